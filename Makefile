@@ -1,0 +1,60 @@
+# `make` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OMNI := $(BIN)/lightning_omni
+PRESET ?= mini
+OUT ?= data/$(PRESET)
+export MALLOC_MMAP_THRESHOLD_ = 4294967296
+export MALLOC_TRIM_THRESHOLD_ = 100000000000
+export MALLOC_TOP_PAD_ = 268435456
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo prep-data test test-slow lint types bench docs tensorboard clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/lightning_omni: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[prep,eval,dev,docs]'
+	@touch $@
+
+setup: $(BIN)/lightning_omni  ## make .venv with everything but the GPU extra
+
+demo: setup  ## data, tokenizers, three stages, evaluation and report in 20 minutes
+	$(OMNI) prep-data --preset demo --out data/demo
+	OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/image_tokenizer.yaml > runs/demo/image_tokenizer.log 2>&1 & \
+	OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/speech_tokenizer.yaml; wait $$!
+	$(OMNI) fit --config recipes/demo/stage1.yaml
+	$(OMNI) fit --config recipes/demo/stage2.yaml
+	$(OMNI) fit --config recipes/demo/stage3.yaml
+	$(OMNI) evaluate --config recipes/eval/emojiworld_demo.yaml
+	$(OMNI) report --run runs/demo
+
+prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=... OUT=...
+	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
+
+test: setup  ## unit tests, minutes
+	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=lightning_omni,beartype.beartype
+
+test-slow: setup  ## the long tests too
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff and the import contracts
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: setup  ## mypy --strict
+	$(BIN)/mypy
+
+bench: setup  ## speed of training and sampling on this machine
+	$(OMNI) bench
+
+docs: setup  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tensorboard:  ## watch the runs
+	$(BIN)/tensorboard --logdir runs
+
+clean:  ## remove runs, built documentation and caches; data and .venv stay
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

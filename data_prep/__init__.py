@@ -1,0 +1,1 @@
+"""Builds WebDataset shards from raw corpora: `make prep-data`."""

@@ -1,0 +1,126 @@
+"""Emoji drawings of several styles, as SVG text by code point."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from data_prep.sources import NPM_SOURCES, PIP_SOURCES, SourceError, Sources
+from lightning_omni.errors import OmniError
+
+_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """An emoji as people name it. Skin tones and flags are not concepts."""
+
+    code_point: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Drawings of one hand, by code point."""
+
+    name: str
+    licence: str
+    source: str
+    svgs: Mapping[str, str] = field(repr=False)
+
+
+def plain_code_point(hexcode: str) -> str:
+    """Lower case, without the variation selector: the form two collections agree on."""
+    return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
+
+
+def concepts(sources: Sources) -> list[Concept]:
+    """Every emoji with a label, without people's skin tones, components and flags.
+
+    Raises:
+        SourceError: If the labels cannot be had.
+    """
+    table = _read_json(sources.npm("labels") / "en" / "data.json")
+    components, flags = 2, 9
+    return [
+        Concept(plain_code_point(e["hexcode"]), str(e["label"]).lower())
+        for e in table
+        if e.get("group") not in (None, components, flags)
+    ]
+
+
+def load_style(name: str, sources: Sources) -> Style:
+    """Load a style, or `openmoji` from the Python package where npm is missing.
+
+    Raises:
+        SourceError: If the style cannot be had.
+    """
+    if name == "openmoji":
+        try:
+            return _openmoji(sources)
+        except SourceError as error:
+            sources.provenance.fall_back(f"{error}; OpenMoji comes from npm instead")
+    folder = sources.npm(name)
+    source = NPM_SOURCES[name]
+    return Style(name, source.licence, source.name, _iconify(folder, sources))
+
+
+def _openmoji(sources: Sources) -> Style:
+    folder = sources.pip("openmoji-pip") / "openmoji" / "svg"
+    svgs = _LazyFolder({plain_code_point(path.stem): path for path in sorted(folder.glob("*.svg"))})
+    source = PIP_SOURCES["openmoji-pip"]
+    return Style("openmoji", source.licence, source.name, svgs)
+
+
+class _LazyFolder(dict[str, str]):
+    """Reads a file the first time its code point is asked for."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        super().__init__(dict.fromkeys(paths, ""))
+        self._paths = paths
+
+    def __getitem__(self, code_point: str) -> str:
+        return self._paths[code_point].read_text("utf-8")
+
+
+def _iconify(folder: Path, sources: Sources) -> dict[str, str]:
+    """Code point -> SVG of an Iconify set; sets without code points are joined by their slugs."""
+    icons = _read_json(folder / "icons.json")
+    names: dict[str, str] = {}
+    if (folder / "chars.json").is_file():
+        chars = _read_json(folder / "chars.json")
+        names = {plain_code_point(k): str(v) for k, v in chars.items()}
+    if not names:
+        names = {c.code_point: _slug(c.label) for c in concepts(sources)}
+    found = ((code_point, _icon(icons, name)) for code_point, name in names.items())
+    return {code_point: svg for code_point, svg in found if svg is not None}
+
+
+def _icon(icons: dict[str, Any], name: str) -> str | None:
+    parent = icons.get("aliases", {}).get(name, {}).get("parent")
+    icon = icons["icons"].get(name) or icons["icons"].get(parent)
+    if icon is None:
+        return None
+    width = icon.get("width", icons.get("width", 16))
+    height = icon.get("height", icons.get("height", 16))
+    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    return f'{_HEAD}width="{width}" height="{height}" viewBox="{box}">{icon["body"]}</svg>'
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", label).strip("-")
+
+
+@cache
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise OmniError(
+            f"cannot read {path}: {error}; delete its folder so that the next build fetches it anew"
+        ) from error

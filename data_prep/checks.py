@@ -1,0 +1,122 @@
+"""The laws of the splits, checked on the finished collection: a leak stops the build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from data_prep.collection import Collection, parts_of
+from data_prep.sentences import normalize
+from data_prep.splits import HoldOut
+from lightning_omni.errors import OmniError
+from lightning_omni.types import SPLITS, Sample
+
+_LIKE_TRAINING = ("train", "val", "test_iid")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What training must not see.
+
+    Attributes:
+        hold_out: Combinations of H1 to H4.
+        styles: Art styles of H5.
+        voices: Voices of H6.
+        text_only_facts: Questions of H7 that training may read but not hear.
+        silent_objects: Objects of H7 that training never asks for aloud.
+    """
+
+    hold_out: HoldOut
+    styles: frozenset[str]
+    voices: frozenset[str]
+    text_only_facts: frozenset[str]
+    silent_objects: frozenset[str]
+
+
+def check_splits(collection: Collection, rules: Rules) -> None:
+    """Check every rule.
+
+    Raises:
+        OmniError: If anything held out occurs where it must not.
+    """
+    for split in _LIKE_TRAINING:
+        for sample in collection.of_split(split):
+            for is_broken, rule in _SAMPLE_RULES:
+                if is_broken(sample, rules):
+                    raise OmniError(
+                        f"leak: {sample.task} sample {sample.key} of {split} breaks the rule "
+                        f"'{rule}' (meta {sample.meta}); this is a bug of the builder"
+                    )
+    _check_sentences(collection)
+    _check_text_only_facts(collection, rules)
+    _check_pictures(collection)
+
+
+def texts_of(samples: Iterable[Sample]) -> set[str]:
+    """Everything written or said in the samples, normalized."""
+    found: set[str] = set()
+    for sample in samples:
+        found.update(normalize(part.text) for part in parts_of(sample) if part.text)
+        for name in ("text", "answer_text", "caption", "question"):
+            if sample.meta.get(name):
+                found.add(normalize(sample.meta[name]))
+    return found
+
+
+def _has_held_out_key(sample: Sample, rules: Rules) -> bool:
+    return any(tuple(key) in rules.hold_out.keys for key in sample.meta.get("keys", ()))
+
+
+def _has_held_out_style(sample: Sample, rules: Rules) -> bool:
+    return sample.meta.get("style") in rules.styles
+
+
+def _has_held_out_voice(sample: Sample, rules: Rules) -> bool:
+    voices = {sample.meta.get("voice"), sample.meta.get("answer_voice")}
+    return bool(voices & rules.voices)
+
+
+def _asks_for_silent_object(sample: Sample, rules: Rules) -> bool:
+    objects = set(sample.meta.get("objects", ()))
+    return sample.task == "s2i" and bool(objects & rules.silent_objects)
+
+
+def _speaks_text_only_fact(sample: Sample, rules: Rules) -> bool:
+    return sample.task != "tqa" and any(
+        sample.meta.get(name) in rules.text_only_facts for name in ("fact", "text")
+    )
+
+
+_SAMPLE_RULES: tuple[tuple[Callable[[Sample, Rules], bool], str], ...] = (
+    (_has_held_out_key, "no held-out combination"),
+    (_has_held_out_style, "no held-out style"),
+    (_has_held_out_voice, "no held-out voice"),
+    (_asks_for_silent_object, "no silent object asked for aloud"),
+    (_speaks_text_only_fact, "no text-only fact spoken"),
+)
+
+
+def _check_sentences(collection: Collection) -> None:
+    """Sentences to transcribe or to read in val and test occur in no training text."""
+    trained = texts_of(collection.of_split("train"))
+    for split in SPLITS[1:]:
+        readings = [s for s in collection.of_split(split) if s.task in ("asr", "tts")]
+        described = [s for s in collection.of_split("test_comp") if s.task in ("t2i", "caption")]
+        both = (texts_of(readings) | texts_of(described)) & trained
+        if both:
+            raise OmniError(f"leak: '{min(both)}' is a sentence of {split} and of training")
+
+
+def _check_text_only_facts(collection: Collection, rules: Rules) -> None:
+    read = {s.meta.get("fact") for s in collection.of_split("train") if s.task == "tqa"}
+    missing = rules.text_only_facts - read
+    if missing:
+        raise OmniError(f"training never reads the text-only fact '{min(missing)}'")
+
+
+def _check_pictures(collection: Collection) -> None:
+    trained = set(collection.media.get(("image", "train"), {}))
+    for split in SPLITS[1:]:
+        both = trained & set(collection.media.get(("image", split), {}))
+        if both:
+            raise OmniError(f"leak: image {min(both)} is in train and in {split}")

@@ -1,0 +1,137 @@
+"""What a build gathers before it writes: samples by task and split, and the media they name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.splits import digest
+from lightning_omni.errors import OmniError
+from lightning_omni.types import SPLITS, TASKS, Part, Role, Sample, Turn
+from lightning_omni.vocab import SPECIAL_TOKENS
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A file of the media shards. `load` runs when the shard is written, not before."""
+
+    key: str
+    modality: str
+    extension: str
+    info: dict[str, Any]
+    load: Callable[[], bytes] = field(repr=False)
+
+
+@dataclass
+class Collection:
+    """Samples and media of a build.
+
+    Every split is complete in itself: media used by two splits are stored in both.
+
+    Attributes:
+        samples: By (task, split), then by key.
+        media: By (modality, split), then by key.
+    """
+
+    samples: dict[tuple[str, str], dict[str, Sample]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    media: dict[tuple[str, str], dict[str, Media]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+
+    def add(self, split: str, sample: Sample, *media: Media) -> None:
+        """Add a sample with the media it names. Adding the same sample twice changes nothing.
+
+        Raises:
+            OmniError: If the split or task is unknown, a key is malformed, or a medium is missing.
+        """
+        if split not in SPLITS:
+            raise OmniError(f"unknown split '{split}'; wanted one of {', '.join(SPLITS)}")
+        if sample.task not in TASKS:
+            raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASKS)}")
+        for medium in media:
+            _check_key(medium.key)
+            self.media[medium.modality, split].setdefault(medium.key, medium)
+        for part in parts_of(sample):
+            if part.key is not None and part.key not in self.media[part.modality, split]:
+                raise OmniError(f"sample {sample.key} names {part.modality} '{part.key}' not given")
+        _check_key(sample.key)
+        self.samples[sample.task, split][sample.key] = sample
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count samples per task and split."""
+        counts: dict[str, dict[str, int]] = {}
+        for task in TASKS:
+            found = {s: len(self.samples[task, s]) for s in SPLITS if self.samples.get((task, s))}
+            if found:
+                counts[task] = found
+        return counts
+
+    def of_split(self, split: str) -> Iterator[Sample]:
+        """Yield every sample of a split."""
+        for (_, where), samples in self.samples.items():
+            if where == split:
+                yield from samples.values()
+
+
+def make_sample(task: str, *turns: Turn, meta: dict[str, Any]) -> Sample:
+    """Make a sample whose key is the hash of its content: sorting by key shuffles the shard.
+
+    Raises:
+        OmniError: If a text holds one of the vocabulary's special tokens.
+    """
+    plain = Sample("", task, turns, meta).to_json()
+    for turn in turns:
+        for part in turn.parts:
+            if part.text is not None:
+                refuse_special_tokens(part.text)
+    return Sample(digest(json.dumps(plain, sort_keys=True))[:20], task, turns, meta)
+
+
+def refuse_special_tokens(text: str) -> None:
+    """Reject text that could forge the template's tokens.
+
+    Raises:
+        OmniError: If a special token or a media placeholder is left in the text.
+    """
+    for token in (*SPECIAL_TOKENS, "<|image|>", "<|audio|>"):
+        if token in text:
+            raise OmniError(f"the text holds the reserved token {token}; remove it")
+
+
+def say(role: Role, *parts: Part) -> Turn:
+    """Build a turn."""
+    return Turn(role, parts)
+
+
+def text(content: str) -> Part:
+    """Build a text part."""
+    return Part("text", text=content)
+
+
+def image(medium: Media) -> Part:
+    """Build a part that names an image."""
+    return Part("image", key=medium.key)
+
+
+def speech(medium: Media) -> Part:
+    """Build a part that names a recording."""
+    return Part("speech", key=medium.key)
+
+
+def parts_of(sample: Sample) -> Iterator[Part]:
+    """Yield every part of a sample."""
+    for turn in sample.turns:
+        yield from turn.parts
+
+
+def _check_key(key: str) -> None:
+    if KEY_PATTERN.fullmatch(key) is None:
+        raise OmniError(f"key '{key}' is malformed; wanted 1 to 128 of A-Z a-z 0-9 _ -")

@@ -1,0 +1,71 @@
+"""Speaks one line after another, each in a child of its own.
+
+espeak-ng carries hidden state from sentence to sentence. A child that has spoken nothing before
+makes a clip depend on its text and voice only. Nothing but the standard library is imported here,
+so that a child is cheap.
+
+Protocol: the first line out is the sample rate. Each line in is `voice<TAB>text`; the answer is a
+line with the number of bytes (0 for failure), then that many bytes of 16-bit samples.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+import espeakng_loader
+
+_SYNCHRONOUS_OUTPUT = 2
+_DONT_EXIT = 0x8000
+_UTF8 = 1
+_RATE_PARAMETER = 1
+_WORDS_PER_MINUTE = 150
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
+    """Return the samples of a sentence, or nothing where the voice or the text is unfit."""
+    samples = bytearray()
+
+    def collect(wave: ctypes.c_void_p, count: int, _events: ctypes.c_void_p) -> int:
+        if wave and count > 0:
+            samples.extend(ctypes.string_at(wave, count * 2))
+        return 0
+
+    callback = _Callback(collect)
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        return b""
+    library.espeak_SetParameter(_RATE_PARAMETER, _WORDS_PER_MINUTE, 0)
+    raw = text.encode() + b"\0"
+    library.espeak_Synth(raw, len(raw), 0, 0, 0, _UTF8, None, None)
+    library.espeak_Synchronize()
+    return bytes(samples)
+
+
+def main() -> int:
+    """Serve until the input ends."""
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    data = str(espeakng_loader.get_data_path()).encode()
+    rate = library.espeak_Initialize(_SYNCHRONOUS_OUTPUT, 0, data, _DONT_EXIT)
+    out = sys.stdout.buffer
+    out.write(f"{rate}\n".encode())
+    out.flush()
+    for line in sys.stdin:
+        voice, _, text = line.rstrip("\n").partition("\t")
+        child = os.fork()
+        if child == 0:
+            samples = speak(library, voice, text)
+            out.write(f"{len(samples)}\n".encode() + samples)
+            out.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

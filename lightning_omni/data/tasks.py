@@ -1,0 +1,58 @@
+"""The nine tasks as declarations: what the user turn says and which holes the answer has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_omni.errors import OmniError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task's template.
+
+    Attributes:
+        name: As used in shards, recipes and on the command line.
+        instruction: Words put before the user's content; `{voice}` is filled from the sample.
+        asks: Modalities of the user's content, in order; the instruction leads.
+        answers: Modalities of the answer, in order; each becomes one hole.
+        summary: One line for people.
+    """
+
+    name: str
+    instruction: str
+    asks: tuple[str, ...]
+    answers: tuple[str, ...]
+    summary: str
+
+
+_ALL = (
+    Task("asr", "Convert the speech to text.", ("speech",), ("text",), "speech recognition"),
+    Task("tts", "Convert the text to speech by {voice}.", ("text",), ("speech",), "text to speech"),
+    Task("t2i", "Generate an image.", ("text",), ("image",), "text to image"),
+    Task("caption", "Describe the image.", ("image",), ("text",), "image captioning"),
+    Task("vqa", "", ("text", "image"), ("text",), "visual question answering"),
+    Task("s2i", "Generate an image from the speech.", ("speech",), ("image",), "speech to image"),
+    Task(
+        "svqa",
+        "Answer the speech about the image.",
+        ("speech", "image"),
+        ("text", "speech"),
+        "spoken visual question answering",
+    ),
+    Task("sqa", "Answer the speech.", ("speech",), ("text", "speech"), "spoken question answering"),
+    Task("tqa", "", ("text",), ("text",), "text question answering"),
+    Task("chat", "", (), (), "free conversation in the turns given"),
+)
+TASKS_BY_NAME = {task.name: task for task in _ALL}
+
+
+def task_named(name: str) -> Task:
+    """Look a task up.
+
+    Raises:
+        OmniError: If there is no such task; the message lists those there are.
+    """
+    if name not in TASKS_BY_NAME:
+        raise OmniError(f"unknown task '{name}'; choose one of {', '.join(TASKS_BY_NAME)}")
+    return TASKS_BY_NAME[name]

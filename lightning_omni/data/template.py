@@ -1,0 +1,214 @@
+"""Render a sample to ids: chat turns, bracketed media, answer holes with their tail pads.
+
+Training and generation share this file. A hole is where the answer goes: in training it holds the
+answer, its terminator and tail pads; in generation it holds masks. Brackets and turn ends around a
+hole are known beforehand, so they are written, never predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from lightning_omni.data.tasks import task_named
+from lightning_omni.errors import OmniError
+from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.types import TASKS, Part, Sample, Sequence, Turn
+from lightning_omni.vocab import Vocab
+
+DEFAULT_VOICE = "rms"
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A run of positions the model fills: `[start, stop)` of a sequence, all of one modality."""
+
+    modality: str
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Collects tokens with their places while a sample is rendered."""
+
+    ids: list[int] = field(default_factory=list)
+    places: list[tuple[int, int, int]] = field(default_factory=list)
+    maskable: list[bool] = field(default_factory=list)
+    is_tail_pad: list[bool] = field(default_factory=list)
+    modality: list[int] = field(default_factory=list)
+
+    def add(
+        self,
+        ids: list[int],
+        *,
+        grid: list[tuple[int, int]] | None = None,
+        answer_of: int = -1,
+        tail_pads: int = 0,
+    ) -> None:
+        """Append ids; `answer_of` is the modality index if they are to be predicted."""
+        start = len(self.ids)
+        self.ids.extend(ids)
+        grid = grid or []
+        for offset in range(len(ids)):
+            row, column = grid[offset] if offset < len(grid) else (0, 0)
+            self.places.append((start + offset, row, column))
+        self.maskable.extend([answer_of >= 0] * len(ids))
+        self.modality.extend([answer_of] * len(ids))
+        self.is_tail_pad.extend(i >= len(ids) - tail_pads for i in range(len(ids)))
+
+
+class Template:
+    """Turns samples into sequences over one vocabulary.
+
+    Args:
+        vocab: The joint id space.
+        text: Its text tokenizer.
+        image_columns: Codes per image row, to place image codes on their grid.
+        codebooks: Speech codes per frame, to place speech codes in their frame.
+        max_tail_pads: Training appends 0..this many extra pads to a hole, so that generation may
+            offer a hole that is a little too long.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocab,
+        text: TextTokenizer,
+        *,
+        image_columns: int,
+        codebooks: int,
+        max_tail_pads: int,
+    ) -> None:
+        if text.size != vocab.span("text").size:
+            raise OmniError(
+                f"the vocab has {vocab.span('text').size} text ids but the text ranks have "
+                f"{text.size}; set text: {text.size} in the recipe's vocab"
+            )
+        self.vocab, self.text = vocab, text
+        self.image_columns, self.codebooks = image_columns, codebooks
+        self.max_tail_pads = max_tail_pads
+
+    def render(self, sample: Sample, *, rng: Random, drop_condition: bool = False) -> Sequence:
+        """Render a sample for training.
+
+        Args:
+            sample: Encoded: media parts carry codes.
+            rng: Draws the number of tail pads.
+            drop_condition: Leave out the user's content, keep the instruction, so that guidance
+                has a trained unconditional model.
+        """
+        out = _Builder()
+        last = len(sample.turns) - 1
+        for i, turn in enumerate(sample.turns):
+            self._open(out, turn.role)
+            if turn.role == "assistant":
+                for part in turn.parts:
+                    self._answer(out, part, rng)
+            else:
+                self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
+            self._close(out, final=i == last)
+        return self._sequence(out, sample)
+
+    def render_prompt(
+        self, sample: Sample, *, part: int, lengths: list[int], drop_condition: bool = False
+    ) -> tuple[Sequence, list[Hole]]:
+        """Render a sample for generation: answer parts from `part` on become holes of masks.
+
+        Args:
+            sample: Encoded; the parts of its last turn say the modalities, those before `part`
+                carry what was already answered.
+            part: First answer part that is a hole.
+            lengths: Positions of each hole.
+            drop_condition: As in `render`.
+        """
+        out, holes = _Builder(), []
+        for i, turn in enumerate(sample.turns[:-1]):
+            self._open(out, turn.role)
+            self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
+            self._close(out, final=False)
+        answer = sample.turns[-1].parts
+        self._open(out, "assistant")
+        for answered in answer[:part]:
+            self._answer(out, answered, Random(0))
+        for hole, length in zip(answer[part:], lengths, strict=True):
+            holes.append(self._hole(out, hole.modality, length))
+        self._close(out, final=True)
+        return self._sequence(out, sample), holes
+
+    def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
+        """Write a hole of masks inside its brackets."""
+        self._bracket(out, "begin", modality)
+        start = len(out.ids)
+        masks = [self.vocab.mask_token_id] * length
+        index = self.vocab.modalities.index(modality)
+        out.add(masks, grid=self._grid(modality, length), answer_of=index)
+        if modality == "image":
+            self._bracket(out, "end", modality)
+        return Hole(modality, start, start + length)
+
+    def _open(self, out: _Builder, role: str) -> None:
+        out.add([self.vocab.special("<|im_start|>"), *self.text.encode(role + "\n")])
+
+    def _close(self, out: _Builder, *, final: bool) -> None:
+        newline = [] if final else self.text.encode("\n")
+        out.add([self.vocab.special("<|im_end|>"), *newline])
+
+    def _ask(
+        self, out: _Builder, sample: Sample, turn: Turn, *, with_instruction: bool, content: bool
+    ) -> None:
+        instruction = task_named(sample.task).instruction
+        if with_instruction and instruction:
+            voice = sample.meta.get("voice", DEFAULT_VOICE)
+            out.add(self.text.encode(instruction.format(voice=voice) + "\n"))
+        for part in turn.parts if content else ():
+            if part.modality == "text":
+                out.add(self.text.encode(part.text or ""))
+            else:
+                ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
+                self._bracket(out, "begin", part.modality)
+                out.add(ids, grid=self._grid(part.modality, len(ids)))
+                self._bracket(out, "end", part.modality)
+
+    def _answer(self, out: _Builder, part: Part, rng: Random) -> None:
+        """Write one answer part: brackets are given, the rest is to be predicted."""
+        index = self.vocab.modalities.index(part.modality)
+        self._bracket(out, "begin", part.modality)
+        if part.modality == "text":
+            ids = [*self.text.encode(part.text or ""), self.vocab.pad_token_id]
+            self._with_pads(out, ids, rng.randint(0, self.max_tail_pads), index, None)
+        elif part.modality == "image":
+            ids = self.vocab.to_ids("image", list(part.codes or ()))
+            out.add(ids, grid=self._grid("image", len(ids)), answer_of=index)
+            self._bracket(out, "end", "image")
+        else:
+            ids = self.vocab.to_ids(part.modality, list(part.codes or ()))
+            ids.append(self.vocab.special("<|end_of_speech|>"))
+            pads = rng.randint(0, self.max_tail_pads) * self.codebooks
+            self._with_pads(out, ids, pads, index, part.modality)
+
+    def _with_pads(
+        self, out: _Builder, ids: list[int], num_pads: int, index: int, grid_of: str | None
+    ) -> None:
+        ids = ids + [self.vocab.pad_token_id] * num_pads
+        grid = self._grid(grid_of, len(ids)) if grid_of else None
+        out.add(ids, grid=grid, answer_of=index, tail_pads=num_pads)
+
+    def _bracket(self, out: _Builder, side: str, modality: str) -> None:
+        if modality != "text":
+            out.add([self.vocab.special(f"<|{side}_of_{modality}|>")])
+
+    def _grid(self, modality: str, length: int) -> list[tuple[int, int]]:
+        """Places counted from 1, so that (0, 0) means "not on a grid"."""
+        width = {"image": self.image_columns, "speech": self.codebooks}.get(modality)
+        return [] if width is None else [(i // width + 1, i % width + 1) for i in range(length)]
+
+    def _codes(self, part: Part, sample: Sample) -> list[int]:
+        if part.codes is None:
+            raise OmniError(f"sample '{sample.key}' holds {part.modality} without codes; encode it")
+        return list(part.codes)
+
+    def _sequence(self, out: _Builder, sample: Sample) -> Sequence:
+        task = TASKS.index(sample.task)
+        return Sequence(
+            out.ids, out.places, out.maskable, out.is_tail_pad, out.modality, task, sample.key
+        )

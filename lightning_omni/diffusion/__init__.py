@@ -1,0 +1,1 @@
+"""The mathematics of masked diffusion: tensors in, tensors out."""

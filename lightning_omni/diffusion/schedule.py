@@ -1,0 +1,72 @@
+"""Noise schedules: the keep-probability alpha(t) and the weight of the loss at time t."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+T_MIN = 1e-3
+"""Times are clamped to [T_MIN, 1]: below it a sample has no masks and an unbounded weight."""
+
+
+class NoiseSchedule(ABC):
+    """alpha(t) falls from alpha(0) = 1, nothing masked, to alpha(1) = 0, everything masked."""
+
+    @abstractmethod
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Probability that a token is kept at time t in [0, 1]."""
+
+    @abstractmethod
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """-alpha'(t) / (1 - alpha(t)), the weight of each masked token's loss.
+
+        Source: MDLM, arXiv:2406.07524, equation 10.
+        """
+
+
+class Linear(NoiseSchedule):
+    """alpha = 1 - t, weight 1/t: mask ratios are uniform."""
+
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 - t."""
+        return 1 - t
+
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 / t."""
+        return 1 / t.clamp_min(T_MIN)
+
+
+class Cosine(NoiseSchedule):
+    """alpha = 1 - cos(pi (1 - t) / 2): high mask ratios are visited more often.
+
+    The weight makes up for it, so the expected loss is that of `Linear`.
+
+    Source: MaskGIT, arXiv:2202.04200, section 3.3.
+    """
+
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 - cos(pi (1 - t) / 2)."""
+        return 1 - torch.cos(math.pi / 2 * (1 - t))
+
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """pi/2 tan(pi (1 - t) / 2)."""
+        return math.pi / 2 * torch.tan(math.pi / 2 * (1 - t.clamp_min(T_MIN)))
+
+
+class Polynomial(NoiseSchedule):
+    """alpha = 1 - t**power, weight power / t."""
+
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """1 - t**power."""
+        return 1 - t**self.power
+
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Power / t."""
+        return self.power / t.clamp_min(T_MIN)

@@ -1,0 +1,1 @@
+"""From a prompt to pixels, sound or words."""

@@ -1,0 +1,113 @@
+"""`lightning_omni generate`: one task on one input, written to files with a record beside them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from rich.progress import Progress
+
+from lightning_omni import __version__
+from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.tasks import task_named
+from lightning_omni.errors import OmniError
+from lightning_omni.inference.omni import Answer, Omni
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODELS = ("runs/stage3/export", "runs/demo/stage3/export")
+
+
+def generate(
+    task: str,
+    text: str | None = None,
+    image: str | None = None,
+    audio: str | None = None,
+    voice: str | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    temperature: float | None = None,
+) -> None:
+    """Do one task and write the answer.
+
+    Args:
+        task: One of asr, tts, t2i, caption, vqa, s2i, svqa, sqa, tqa.
+        text: Prompt or question.
+        image: Picture file.
+        audio: Sound file.
+        voice: Voice of spoken answers.
+        out: Where to write, without or with a suffix; by default the task's name in this folder.
+        model: Exported model folder; by default the newest run's.
+        seed: Of all randomness.
+        steps: Denoising steps of each hole.
+        guidance: Classifier-free guidance scale.
+        temperature: 0 takes the likeliest tokens.
+    """
+    task_named(task)
+    _check_settings(steps=steps, temperature=temperature)
+    omni = Omni.from_pretrained(_model_folder(model))
+    rate = omni.speech_tokenizer.sample_rate
+    with Progress(transient=True) as progress:
+        bar = progress.add_task(f"{task}: denoising", total=None)
+        answer = omni.generate(
+            task,
+            text=text,
+            image=read_image(Path(image)) if image is not None else None,
+            speech=read_audio(Path(audio), sample_rate=rate) if audio is not None else None,
+            voice=voice,
+            seed=seed,
+            num_steps=steps,
+            guidance_scale=guidance,
+            temperature=temperature,
+            on_step=lambda step, ids: progress.update(bar, completed=step),
+        )
+    asked = {"text": text, "image": image, "audio": audio, "voice": voice}
+    for path in write_answer(answer, Path(out or task), asked=asked):
+        log.info("wrote %s", path)
+    if answer.text is not None:
+        log.info("answer: %s", answer.text)
+
+
+def write_answer(answer: Answer, out: Path, *, asked: dict[str, Any]) -> list[Path]:
+    """Write each modality of an answer and its JSON record; returns the paths."""
+    stem = out.with_suffix("") if out.suffix in (".png", ".wav", ".txt", ".json") else out
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    written = []
+    if answer.text is not None:
+        written.append(stem.with_name(stem.name + ".txt"))
+        written[-1].write_text(answer.text + "\n")
+    if answer.image is not None:
+        written.append(stem.with_name(stem.name + ".png"))
+        answer.image.save(written[-1])
+    if answer.speech is not None:
+        written.append(stem.with_name(stem.name + ".wav"))
+        soundfile.write(written[-1], answer.speech, answer.sample_rate)
+    record = {"version": __version__, "asked": asked, **answer.record}
+    record["files"] = [path.name for path in written]
+    written.append(stem.with_name(stem.name + ".json"))
+    written[-1].write_text(json.dumps(record, indent=2) + "\n")
+    return written
+
+
+def _check_settings(*, steps: int | None, temperature: float | None) -> None:
+    if steps is not None and not 1 <= steps <= 4096:
+        raise OmniError(f"steps is {steps}, wanted 1 to 4096")
+    if temperature is not None and temperature < 0:
+        raise OmniError(f"temperature is {temperature}, wanted 0 or more")
+
+
+def _model_folder(model: str | None) -> Path:
+    candidates = [model] if model is not None else DEFAULT_MODELS
+    for candidate in candidates:
+        if (Path(candidate) / "config.json").is_file():
+            return Path(candidate)
+    raise OmniError(
+        f"no joint model in {' or '.join(map(repr, candidates))}; train one with `make demo` or "
+        "give --model with an exported folder"
+    )

@@ -1,0 +1,99 @@
+"""An exported joint model: everything generation needs, in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.data.template import Template
+from lightning_omni.errors import OmniError
+from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.vocab import Vocab
+
+VOCAB_FILE = "vocab.json"
+RANKS_FILE = "text.tiktoken"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The parts of an exported model, loaded."""
+
+    backbone: Transformer
+    template: Template
+    image: ImageTokenizer
+    speech: SpeechTokenizer
+    lengths: dict[str, LengthRule]
+    fingerprint: str
+
+
+def write_model_folder(
+    folder: Path,
+    backbone: Transformer,
+    template: Template,
+    lengths: dict[str, LengthRule],
+    *,
+    image_tokenizer: Path,
+    speech_tokenizer: Path,
+    text_ranks: Path | None,
+    card: str,
+) -> Path:
+    """Write an exported model; existing files are replaced."""
+    backbone.save_pretrained(folder)
+    vocab = template.vocab
+    plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
+    (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
+    shutil.copyfile(text_ranks or DEFAULT_RANKS, folder / RANKS_FILE)
+    save_lengths(lengths, folder)
+    for name, source in (
+        ("image_tokenizer", image_tokenizer),
+        ("speech_tokenizer", speech_tokenizer),
+    ):
+        (folder / name).mkdir(exist_ok=True)
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(source / file, folder / name / file)
+    (folder / "README.md").write_text(card)
+    return folder
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Load an exported model.
+
+    Raises:
+        OmniError: If a part is missing or the parts do not fit each other.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, RANKS_FILE, "lengths.json"):
+        if not (folder / name).is_file():
+            raise OmniError(
+                f"no joint model in '{folder}': {name} is missing; give the export folder of a "
+                "stage run, such as runs/stage3/export"
+            )
+    plain: dict[str, Any] = json.loads((folder / VOCAB_FILE).read_text())
+    vocab = Vocab.from_dict(plain)
+    image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
+    speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
+    for tokenizer in (image, speech):
+        size = vocab.span(tokenizer.name).size
+        if tokenizer.num_codes != size:
+            raise OmniError(
+                f"vocab span '{tokenizer.name}' has {size} codes but the {tokenizer.name} "
+                f"tokenizer in '{folder}' has {tokenizer.num_codes}; export the model again"
+            )
+    template = Template(
+        vocab,
+        TextTokenizer(folder / RANKS_FILE),
+        image_columns=image.image_size // image.downsample_factor,
+        codebooks=speech.num_codebooks,
+        max_tail_pads=0,
+    )
+    weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    backbone = Transformer.from_pretrained(folder)
+    return ModelFolder(backbone, template, image, speech, load_lengths(folder), weights)

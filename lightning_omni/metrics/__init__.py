@@ -1,0 +1,1 @@
+"""What is measured, in and outside of training."""

@@ -1,0 +1,255 @@
+"""The joint model's training: masked discrete diffusion over packed text, speech and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
+from lightning_omni.diffusion.noise import sample_t, uniform
+from lightning_omni.diffusion.objective import masked_nll, weighted_mean
+from lightning_omni.diffusion.schedule import NoiseSchedule
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
+from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.pretrained import WEIGHTS_FILE
+from lightning_omni.types import TASKS, Batch
+from lightning_omni.vocab import Vocab
+
+NUM_BINS = 5
+BackboneFactory = Callable[[int, list[list[int]]], Transformer]
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupted:
+    """A batch after the forward process, flat over its T = B * L tokens.
+
+    Attributes:
+        x_t: Ids with masks, Int[T].
+        masked: Positions of the masks, Int[M].
+        weight: Loss weight of each mask, Float[M].
+        ratio: Mask ratio of each mask's sample and modality, Float[M].
+    """
+
+    x_t: Tensor
+    masked: Tensor
+    weight: Tensor
+    ratio: Tensor
+
+
+class MaskedDiffusionModule(L.LightningModule):
+    """Trains one bidirectional transformer to predict masked answer tokens.
+
+    Args:
+        vocab: Ids per span in order (linked from the data).
+        backbone: Builds the transformer from the vocabulary's size and code spans.
+        code_feature_dims: Feature size of each modality whose codes carry features; may be empty.
+        schedules: Noise schedule of each modality.
+        masking: `bernoulli` masks tokens independently at the sample's ratio; `counted` masks
+            exactly that share of a sample's tokens, which bounds the loss weight.
+        tail_pad_ratio: Tail pads are masked at this multiple of the sample's ratio (gamma).
+        modality_weight: Loss weight of each modality.
+        optimizer: Built from the parameter groups.
+        weight_decay: Of matrices.
+        warmup_steps: Of the learning rate.
+        total_steps: Where its cosine ends.
+        final_lr_share: What is left of the rate there.
+        init_from: Exported folder of the stage before; None starts from random weights.
+        noise_seed: Of times and masks.
+
+    Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
+    """
+
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        backbone: BackboneFactory,
+        code_feature_dims: dict[str, int],
+        schedules: dict[str, NoiseSchedule],
+        masking: Literal["bernoulli", "counted"],
+        tail_pad_ratio: float,
+        modality_weight: dict[str, float],
+        optimizer: OptimizerFactory,
+        weight_decay: float,
+        warmup_steps: int,
+        total_steps: int,
+        final_lr_share: float,
+        init_from: str | None,
+        noise_seed: int,
+    ) -> None:
+        super().__init__()
+        self.vocab = Vocab(vocab["text"], {k: v for k, v in vocab.items() if k != "text"})
+        _require_all(self.vocab, schedules=schedules, modality_weight=modality_weight)
+        spans = {name: self.vocab.span(name) for name in code_feature_dims}
+        self.code_spans = {
+            name: [span.start, span.size, code_feature_dims[name]] for name, span in spans.items()
+        }
+        self.backbone = backbone(self.vocab.size, list(self.code_spans.values()))
+        self.schedules = [schedules[name] for name in self.vocab.modalities]
+        self.masking, self.tail_pad_ratio = masking, tail_pad_ratio
+        weights = torch.tensor([modality_weight[name] for name in self.vocab.modalities])
+        self.register_buffer("modality_weight", weights, persistent=False)
+        self.optimizer_factory, self.weight_decay = optimizer, weight_decay
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.final_lr_share, self.init_from = final_lr_share, init_from
+        self.noise_seed = noise_seed
+
+    def setup(self, stage: str) -> None:
+        """Load the stage before and the codes' features; a resumed checkpoint overrides both."""
+        if stage != "fit":
+            return
+        if self.init_from is not None:
+            self._load_backbone(Path(self.init_from))
+        datamodule = getattr(self.trainer, "datamodule", None)
+        features = datamodule.code_features() if datamodule is not None else {}
+        for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
+            assert isinstance(module, CodeSpanFeatures)  # noqa: S101
+            if features[name].shape != module.features.shape:
+                raise OmniError(
+                    f"{name} codes have features of shape {tuple(features[name].shape)} but the "
+                    f"model expects {tuple(module.features.shape)}; set code_feature_dims"
+                )
+            module.load(features[name])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of the paper's algorithm."""
+        noisy = self.corrupt(batch)
+        nats = self.nats(batch, noisy)
+        loss = self._loss(batch, noisy, nats)
+        self._log_losses("train", batch, noisy, nats.detach(), loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss with the same noise each time."""
+        noisy = self.corrupt(batch)
+        nats = self.nats(batch, noisy)
+        self._log_losses("val", batch, noisy, nats, self._loss(batch, noisy, nats))
+
+    def corrupt(self, batch: Batch) -> Corrupted:
+        """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
+        segment = batch.segment_ids.flatten()
+        x0, maskable = batch.ids.flatten(), batch.maskable.flatten()
+        pads, modality = batch.is_tail_pad.flatten(), batch.modality.flatten()
+        index = torch.arange(len(segment), device=segment.device)
+        position = index - batch.cu_seqlens.long().to(segment.device)[segment]
+        u = uniform(self.noise_seed, batch.visits[segment], position)
+        t_N = sample_t(self.noise_seed, batch.visits)
+        alpha, weight = self._by_modality(t_N)
+        group = modality.clamp_min(0) * batch.num_segments + segment
+        core = maskable & ~pads
+        ratio = 1 - alpha.flatten()[group]
+        if self.masking == "counted":
+            is_masked, realised = _counted(u, core, 1 - alpha, modality, segment)
+            loss_weight = weight.flatten()[group] * ratio / realised.flatten()[group]
+        else:
+            is_masked, loss_weight = bernoulli_mask(u, core, 1 - ratio), weight.flatten()[group]
+        is_masked = is_masked | (pads & maskable & (u < ratio * self.tail_pad_ratio))
+        masked = is_masked.nonzero().squeeze(1)
+        x_t = x0.masked_fill(is_masked, self.vocab.mask_token_id)
+        return Corrupted(x_t, masked, loss_weight[masked].float(), ratio[masked].float())
+
+    def nats(self, batch: Batch, noisy: Corrupted) -> Tensor:
+        """-log p(x_0 | x_t) at each mask, Float[M]."""
+        lengths = batch.cu_seqlens.diff().tolist()
+        layout = SegmentLayout.of(lengths, device=noisy.x_t.device)
+        hidden = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
+        logits = self.backbone.logits(hidden[noisy.masked])
+        x0 = batch.ids.flatten()[noisy.masked]
+        return masked_nll(logits, x0, mask_token_id=self.vocab.mask_token_id)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The recipe's optimizer with warm-up and cosine."""
+        groups: Any = decay_groups(self.backbone, self.weight_decay)
+        optimizer = self.optimizer_factory(groups)
+        schedule = warmup_cosine(
+            optimizer,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
+            final_share=self.final_lr_share,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _loss(self, batch: Batch, noisy: Corrupted, nats: Tensor) -> Tensor:
+        modality = batch.modality.flatten()
+        of_modality: Any = self.modality_weight
+        weight = noisy.weight * of_modality[modality[noisy.masked]]
+        core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
+        return weighted_mean(nats, weight, of_modality[modality[core]].sum())
+
+    def _by_modality(self, t_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep-probability and weight per modality and segment, Float[modalities N]."""
+        alphas = [schedule.alpha(t_N) for schedule in self.schedules]
+        weights = [schedule.weight(t_N) for schedule in self.schedules]
+        return torch.stack(alphas), torch.stack(weights)
+
+    def _log_losses(
+        self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, loss: Tensor
+    ) -> None:
+        self.log(f"{stage}/loss", loss, prog_bar=True)
+        modality = batch.modality.flatten()[noisy.masked]
+        task = batch.tasks[batch.segment_ids.flatten()[noisy.masked]]
+        bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        for m, name in enumerate(self.vocab.modalities):
+            self._log_mean(f"{stage}_loss_unweighted/{name}", nats[modality == m])
+            for b in range(NUM_BINS):
+                self._log_mean(f"{stage}_loss_t_{name}/bin{b}", nats[(modality == m) & (bins == b)])
+        for k, name in enumerate(TASKS):
+            self._log_mean(f"{stage}_loss_task/{name}", nats[task == k])
+
+    def _log_mean(self, name: str, nats: Tensor) -> None:
+        """Log a mean over masks; a batch without such masks adds nothing, rather than a zero."""
+        if len(nats):
+            self.log(name, nats.mean(), batch_size=len(nats), on_step=None)
+
+    def _load_backbone(self, folder: Path) -> None:
+        if not (folder / WEIGHTS_FILE).is_file():
+            raise OmniError(
+                f"no weights of the stage before in '{folder}'; run that stage first, or pass "
+                "--model.init_from null to start from random weights"
+            )
+        state = load_file(folder / WEIGHTS_FILE)
+        own = self.backbone.state_dict()
+        differ = sorted(
+            k
+            for k in {*state, *own}
+            if getattr(state.get(k), "shape", None) != getattr(own.get(k), "shape", 0)
+        )
+        if differ:
+            raise OmniError(
+                f"'{folder}' holds another architecture: {len(differ)} tensors differ, first "
+                f"'{differ[0]}'; use the backbone and vocab of the stage before"
+            )
+        self.backbone.load_state_dict(state)
+
+
+def _counted(
+    u: Tensor, core: Tensor, ratio: Tensor, modality: Tensor, segment: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`counted_mask` per modality; ratios are Float[modalities N]."""
+    is_masked = torch.zeros_like(core)
+    realised = torch.ones_like(ratio)
+    for m in range(ratio.shape[0]):
+        chosen, realised[m] = counted_mask(u, core & (modality == m), ratio[m], segment)
+        is_masked |= chosen
+    return is_masked, realised
+
+
+def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:
+    for name, table in given.items():
+        if set(table) != set(vocab.modalities):
+            raise OmniError(
+                f"{name} is given for {sorted(table)} but the vocab has {sorted(vocab.modalities)}"
+                "; state one value for each"
+            )

@@ -1,0 +1,1 @@
+"""Plain torch blocks: they know no medium, no diffusion and no Lightning."""

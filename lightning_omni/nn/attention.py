@@ -1,0 +1,169 @@
+"""Bidirectional attention over packed segments, without a dense L x L mask.
+
+`SegmentLayout` says where segments lie in a flat run of tokens; `segment_attention` picks the
+kernel: flash-attn, then torch's varlen kernel on CUDA, and one scaled-dot-product call per segment
+elsewhere. All of them are exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentLayout:
+    """Segment lengths of a flat run of tokens, in order.
+
+    `lengths` steers loops on the host; `cu_seqlens` (Int32[N + 1], on the device) steers kernels.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+
+    @classmethod
+    def of(
+        cls, lengths: list[int] | tuple[int, ...], *, device: torch.device | str
+    ) -> SegmentLayout:
+        """Build the layout from lengths."""
+        ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
+        return cls(tuple(lengths), ends.to(torch.int32).to(device))
+
+    @property
+    def max_length(self) -> int:
+        """Length of the longest segment."""
+        return max(self.lengths)
+
+
+@functools.cache
+def attention_backend(device_type: str) -> str:
+    """Name the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; logged once."""
+    backend = "sdpa"
+    if device_type == "cuda":  # pragma: no cover
+        if importlib.util.find_spec("flash_attn") is not None:
+            backend = "flash_attn"
+        elif importlib.util.find_spec("torch.nn.attention.varlen") is not None:
+            backend = "varlen"
+    log.info("attention backend on %s: %s", device_type, backend)
+    return backend
+
+
+def segment_attention(
+    query: Float[Tensor, "T H K"],
+    key: Float[Tensor, "T G K"],
+    value: Float[Tensor, "T G K"],
+    layout: SegmentLayout,
+) -> Float[Tensor, "T H K"]:
+    """Attend within each segment only; G key-value heads serve H query heads."""
+    backend = attention_backend(query.device.type)
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if backend == "flash_attn" and half:  # pragma: no cover
+        return _flash(query, key, value, layout)
+    if backend == "varlen" and half:  # pragma: no cover
+        return _varlen(query, key, value, layout)
+    return _per_segment(query, key, value, layout)
+
+
+def _per_segment(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    lengths = layout.lengths
+    if len(set(lengths)) == 1:
+        shape = (len(lengths), lengths[0], query.shape[1], query.shape[2])
+        q, k, v = (x.reshape(shape).transpose(1, 2) for x in (query, key, value))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(query.shape)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
+    parts = [
+        F.scaled_dot_product_attention(*qkv)
+        for qkv in zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), strict=True)
+    ]
+    return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    cu, longest = layout.cu_seqlens, layout.max_length
+    out: Tensor = flash_attn_varlen_func(
+        query, key, value, cu, cu, longest, longest, dropout_p=0.0, causal=False
+    )
+    return out
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    cu, longest = layout.cu_seqlens, layout.max_length
+    out: Tensor = varlen_attn(query, key, value, cu, cu, longest, longest)
+    return out
+
+
+class GroupedQueryAttention(nn.Module):
+    """Multi-head attention whose key-value heads are shared by groups of query heads.
+
+    Source: GQA, arXiv:2305.13245; query-key norm, arXiv:2302.05442 section 3.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        qkv_bias: bool,
+        qk_norm: bool,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.head_dim = dim // num_heads
+        self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
+        kv_dim = num_kv_heads * self.head_dim
+        self.q_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "T D"],
+        cos: Float[Tensor, "T K"],
+        sin: Float[Tensor, "T K"],
+        layout: SegmentLayout,
+    ) -> Float[Tensor, "T D"]:
+        """Mix tokens within their segment; `cos` and `sin` are the rotary tables."""
+        query = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            query = self.q_norm(query.float()).to(value.dtype)
+            key = self.k_norm(key.float()).to(value.dtype)
+        mixed = segment_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, layout)
+        out: Tensor = self.o_proj(mixed.flatten(1))
+        return out
+
+
+def rotate(
+    x: Float[Tensor, "T H K"], cos: Float[Tensor, "T K"], sin: Float[Tensor, "T K"]
+) -> Float[Tensor, "T H K"]:
+    """Rotate pairs (i, i + K/2) of each head by the token's angles, in the dtype of `x`.
+
+    Source: RoFormer, arXiv:2104.09864, in the half-rotation form.
+    """
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * cos[:, None].to(x.dtype) + turned * sin[:, None].to(x.dtype)

@@ -1,0 +1,172 @@
+"""The backbone: a bidirectional transformer over packed segments of one id space."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_omni.errors import OmniError
+from lightning_omni.nn.attention import GroupedQueryAttention, SegmentLayout
+from lightning_omni.nn.embedding import OmniEmbedding
+from lightning_omni.pretrained import Pretrained
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer. Source: arXiv:2002.05202."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
+        """Apply the layer to each token."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward with residual connections."""
+
+    def __init__(
+        self, dim: int, ffn_dim: int, attention: GroupedQueryAttention, eps: float
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim, eps=eps)
+        self.attention = attention
+        self.ffn_norm = nn.RMSNorm(dim, eps=eps)
+        self.ffn = SwiGLU(dim, ffn_dim)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: SegmentLayout) -> Tensor:
+        """Transform the tokens of all segments, Float[T D]."""
+        x = x + self.attention(self.attention_norm(x), cos, sin, layout)
+        out: Tensor = x + self.ffn(self.ffn_norm(x))
+        return out
+
+
+class RotaryAngles(nn.Module):
+    """Rotary tables from `(index, row, column)` positions.
+
+    With `sections = [a, b, c]` the first `a` frequencies turn with the index, the next `b` with the
+    row and the last `c` with the column, so a code knows its place on the grid (an image's row
+    and column, a speech code's frame and codebook level). `None` turns all with the index.
+
+    Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
+    """
+
+    def __init__(self, head_dim: int, *, theta: float, sections: list[int] | None) -> None:
+        super().__init__()
+        half = head_dim // 2
+        sections = sections or [half, 0, 0]
+        if sum(sections) != half or len(sections) != 3:
+            raise OmniError(
+                f"rope_sections {sections} must be three numbers that sum to half the head "
+                f"size, {half}"
+            )
+        steps = [torch.arange(n) / max(n, 1) for n in sections]
+        self.register_buffer("inv_freq", theta ** -torch.cat(steps), persistent=False)
+        axis = [i for i, n in enumerate(sections) for _ in range(n)]
+        self.register_buffer("axis", torch.tensor(axis), persistent=False)
+
+    def forward(
+        self, position_ids: Int[Tensor, "T 3"]
+    ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """Cosine and sine of every angle, in float32."""
+        angle = position_ids[:, self.axis].float() * self.inv_freq  # type: ignore[index]
+        angle = torch.cat((angle, angle), dim=-1)
+        return angle.cos(), angle.sin()
+
+
+class Transformer(Pretrained):
+    """Bidirectional transformer: RMSNorm, rotary positions, grouped heads, SwiGLU.
+
+    It has no time input: for masked diffusion the number of masks says the time.
+
+    Args:
+        vocab_size: Ids of the joint vocabulary.
+        code_spans: `[start, num_codes, feature_dim]` of spans with code features; may be empty.
+        dim: Width D, divisible by `num_heads`.
+        num_layers: Blocks.
+        num_heads: Query heads.
+        num_kv_heads: Key-value heads, a divisor of `num_heads`.
+        ffn_dim: Hidden width of SwiGLU.
+        rope_theta: Base of the rotary frequencies.
+        rope_sections: Frequencies for index, row and column; None for index only.
+        qkv_bias: Biases on the three projections, as in Qwen2.5.
+        qk_norm: Normalise queries and keys per head.
+        tie_embeddings: Share the input and output tables.
+        norm_eps: Of every RMSNorm.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        code_spans: list[list[int]],
+        *,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int,
+        ffn_dim: int,
+        rope_theta: float,
+        rope_sections: list[int] | None,
+        qkv_bias: bool,
+        qk_norm: bool,
+        tie_embeddings: bool,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads or num_heads % num_kv_heads:
+            raise OmniError(
+                f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
+                f"num_kv_heads {num_kv_heads}"
+            )
+        self.embedding = OmniEmbedding(
+            vocab_size, dim, code_spans=code_spans, tie_embeddings=tie_embeddings
+        )
+        self.rotary = RotaryAngles(dim // num_heads, theta=rope_theta, sections=rope_sections)
+        self.blocks = nn.ModuleList()
+        for _ in range(num_layers):
+            attention = GroupedQueryAttention(
+                dim,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                qkv_bias=qkv_bias,
+                qk_norm=qk_norm,
+                norm_eps=norm_eps,
+            )
+            self.blocks.append(Block(dim, ffn_dim, attention, norm_eps))
+        self.norm = nn.RMSNorm(dim, eps=norm_eps)
+        for name, parameter in self.blocks.named_parameters():
+            if name.endswith("_proj.weight"):
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("_proj.bias"):
+                nn.init.zeros_(parameter)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
+
+    def forward(
+        self, ids: Int[Tensor, " T"], position_ids: Int[Tensor, "T 3"], layout: SegmentLayout
+    ) -> Float[Tensor, "T D"]:
+        """Final hidden states; `self.logits` turns those you need into scores.
+
+        Args:
+            ids: Tokens of all segments, one behind another.
+            position_ids: Index, row and column of each.
+            layout: Where the segments lie.
+        """
+        x = self.embedding.embed(ids)
+        cos, sin = self.rotary(position_ids)
+        for block in self.blocks:
+            x = block(x, cos, sin, layout)
+        out: Tensor = self.norm(x)
+        return out
+
+    def logits(
+        self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
+    ) -> Float[Tensor, "M G"]:
+        """Scores of the ids given, or of the whole vocabulary; row i scores its own position."""
+        return self.embedding.logits(hidden, ids)

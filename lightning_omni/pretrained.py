@@ -1,0 +1,118 @@
+"""Save and load a network as a folder: how to build it beside its weights."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lightning_omni.errors import OmniError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_TRUSTED = ("lightning_omni.",)
+_Module = TypeVar("_Module", bound="Pretrained")
+
+
+class Pretrained(nn.Module):
+    """A module that remembers how it was built, so that it can be saved and rebuilt.
+
+    Subclasses write an ordinary `__init__` with plain arguments or other `Pretrained` modules;
+    the arguments are recorded as a `class_path` and `init_args`, the form recipes use.
+    """
+
+    init_args: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    def config(self) -> dict[str, Any]:
+        """Describe how to rebuild this module, without its weights."""
+        cls = type(self)
+        args = {
+            name: value.config() if isinstance(value, Pretrained) else value
+            for name, value in self.init_args.items()
+        }
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json` and `model.safetensors` into `folder` and return it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE)
+        (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls: type[_Module], folder: str | Path) -> _Module:
+        """Rebuild a module from a folder written by `save_pretrained`, in evaluation mode.
+
+        Raises:
+            OmniError: If the folder is incomplete, or holds another kind of module.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise OmniError(
+                    f"no {cls.__name__} in '{folder}': {name} is missing; "
+                    "give the folder that training exported, or train one first"
+                )
+        module = build(json.loads((folder / CONFIG_FILE).read_text()))
+        if not isinstance(module, cls):
+            raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a {cls.__name__}")
+        try:
+            module.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        except RuntimeError as error:
+            raise OmniError(
+                f"weights in '{folder}' do not fit its {CONFIG_FILE}: {error}"
+            ) from error
+        return module.eval()
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Hash the config and weights in an exported folder; equal if and only if the bytes are."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update((Path(folder) / name).read_bytes())
+    return digest.hexdigest()
+
+
+def build(config: Any) -> Any:
+    """Build a tree of `class_path` and `init_args`; classes outside this package are refused."""
+    if not (isinstance(config, dict) and "class_path" in config):
+        return config
+    path = str(config["class_path"])
+    if not path.startswith(_TRUSTED):
+        raise OmniError(f"refused to build '{path}': only lightning_omni's classes are trusted")
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise OmniError(f"no class '{path}' in this version of lightning_omni") from error
+    return cls(**{k: build(v) for k, v in config.get("init_args", {}).items()})
+
+
+def _recording(init: Any) -> Any:
+    """Wrap an `__init__` so that the outermost call records its bound arguments."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recorded(self: Pretrained, *args: Any, **kwargs: Any) -> None:
+        if "init_args" not in self.__dict__:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            plain = {k: v for k, v in bound.arguments.items() if k != "self"}
+            object.__setattr__(self, "init_args", plain)
+        init(self, *args, **kwargs)
+
+    return recorded

@@ -1,0 +1,1 @@
+"""Show a whole run on one page."""

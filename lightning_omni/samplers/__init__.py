@@ -1,0 +1,1 @@
+"""Samplers, one file each: which masks to commit, and to what."""

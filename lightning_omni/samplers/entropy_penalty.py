@@ -1,0 +1,80 @@
+"""The paper's sampler: lowest entropy first, with repetition and position penalties."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.score import choose, negative_entropy, truncate
+
+
+class EntropyPenalty(Sampler):
+    """Commit the positions of lowest entropy.
+
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: Nucleus kept before scoring; 1 keeps all.
+        top_k: Tokens kept after the nucleus; None keeps all.
+        repetition_penalty: Scores of tokens already in the sample's holes are divided (if
+            positive) or multiplied by this; 1 is off.
+        position_penalty: Later positions are damped by up to this factor while many masks are
+            open, so that a long answer is not begun at both ends; 1 is off.
+        free_positions: Open positions per sample that are never damped.
+
+    Source: Omni-Diffusion, arXiv:2603.06577, section 3.4.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        repetition_penalty: float = 1.0,
+        position_penalty: float = 1.0,
+        free_positions: int = 100,
+    ) -> None:
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.repetition_penalty = repetition_penalty
+        self.position_penalty, self.free_positions = position_penalty, free_positions
+
+    def propose(
+        self, canvas: Canvas, scores: Scores, *, rng: Generator
+    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+        """Penalise, then take the token and rank by negative entropy."""
+        logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
+        if self.repetition_penalty != 1:
+            seen = _seen(canvas, scores)
+            logits = torch.where(seen, _damp(logits, self.repetition_penalty), logits)
+        if self.position_penalty != 1:
+            logits = _damp(logits, self._position_factor(scores)[:, None])
+        log_p = logits.log_softmax(-1)
+        column = choose(logits, temperature=self.temperature, rng=rng)
+        return scores.allowed[column], negative_entropy(log_p)
+
+    def _position_factor(self, scores: Scores) -> Tensor:
+        """1 for the first `free_positions` open positions, rising to the penalty at the last."""
+        beyond = (scores.rank - self.free_positions).clamp(min=0)
+        span = (scores.num_open - self.free_positions).clamp(min=1)
+        return 1 + beyond / span * (self.position_penalty - 1)
+
+
+def _damp(logits: Tensor, factor: Tensor | float) -> Tensor:
+    """Move scores towards "unlikely": positive ones are divided, negative ones multiplied."""
+    return torch.where(logits >= 0, logits / factor, logits * factor)
+
+
+def _seen(canvas: Canvas, scores: Scores) -> Tensor:
+    """True where a column's id was already committed in the row's sample, Bool[M, G]."""
+    committed = (canvas.hole >= 0) & (canvas.ids != canvas.mask_token_id)
+    num_samples = canvas.num_steps.shape[0]
+    column = torch.full((int(scores.allowed.max().item()) + 1,), -1, device=canvas.ids.device)
+    column[scores.allowed] = torch.arange(len(scores.allowed), device=canvas.ids.device)
+    ids = canvas.ids[committed]
+    inside = ids < len(column)
+    place = column[ids[inside]]
+    sample = canvas.sample[committed][inside]
+    table = torch.zeros(num_samples, len(scores.allowed), dtype=torch.bool, device=ids.device)
+    table[sample[place >= 0], place[place >= 0]] = True
+    return table[canvas.sample[scores.where]]

@@ -1,0 +1,39 @@
+"""MaskGIT: sample tokens, rank by confidence with annealed noise, many at once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.score import choose, gumbel
+
+
+class MaskGIT(Sampler):
+    """Few steps at first, many masks at the end (cosine), with noise that fades.
+
+    Args:
+        temperature: Of the token draw; 0 takes the likeliest.
+        noise: Scale of the Gumbel noise on log-confidence at the first step; it falls to zero.
+
+    Source: MaskGIT, arXiv:2202.04200, section 3.3.
+    """
+
+    def __init__(self, temperature: float = 1.0, noise: float = 4.5) -> None:
+        self.temperature, self.noise = temperature, noise
+
+    def propose(
+        self, canvas: Canvas, scores: Scores, *, rng: Generator
+    ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
+        """Draw tokens; rank by their log-probability plus annealed noise."""
+        column = choose(scores.logits, temperature=self.temperature, rng=rng)
+        log_p = scores.logits.log_softmax(-1).gather(-1, column[:, None]).squeeze(-1).double()
+        scale = self.noise * (1 - scores.progress)
+        return scores.allowed[column], log_p + scale * gumbel((len(column),), rng=rng)
+
+    def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """cos(pi (1 - t) / 2): few commits early, when least is known."""
+        return torch.cos(math.pi / 2 * (1 - t))

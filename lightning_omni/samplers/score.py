@@ -1,0 +1,53 @@
+"""How sure a model is of a position: the measures samplers rank by."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+
+def max_probability(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+    """Probability of the likeliest token."""
+    return log_p.max(-1).values.exp()
+
+
+def negative_entropy(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+    """Sum of p log p, in nats; 0 when certain."""
+    return (log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
+
+
+def truncate(
+    logits: Float[Tensor, "M G"], *, top_p: float, top_k: int | None
+) -> Float[Tensor, "M G"]:
+    """Set what lies outside the nucleus, then outside the `top_k` likeliest, to -inf.
+
+    Source: nucleus sampling, arXiv:1904.09751. The token that crosses `top_p` is kept.
+    """
+    if top_p < 1:
+        ordered, index = logits.sort(dim=-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before > top_p)
+        logits = logits.masked_fill(dropped, -torch.inf)
+    if top_k is not None and top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    return logits
+
+
+def gumbel(shape: tuple[int, ...], *, rng: Generator) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel noise in float64; float32 noise lowers the temperature silently.
+
+    Source: ReMDM, arXiv:2503.00307, and arXiv:2409.02908 on the float32 truncation.
+    """
+    u = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device)
+    return -torch.log(-torch.log(u.clamp_min(1e-300)).clamp_min(1e-300))
+
+
+def choose(
+    logits: Float[Tensor, "M G"], *, temperature: float, rng: Generator
+) -> Int[Tensor, " M"]:
+    """Column of the likeliest token at temperature 0, of a sampled one above it."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return (logits.double() / temperature + gumbel(tuple(logits.shape), rng=rng)).argmax(-1)

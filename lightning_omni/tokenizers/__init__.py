@@ -1,0 +1,1 @@
+"""Tokenizers, one file per modality: media to codes and back."""

@@ -1,0 +1,70 @@
+"""Text <-> byte-pair ids through tiktoken, with ranks that ship with the package."""
+
+from __future__ import annotations
+
+import base64
+import re
+import unicodedata
+from pathlib import Path
+
+import tiktoken
+
+from lightning_omni.errors import OmniError
+
+DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
+MAX_BYTES = 16_384
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+)
+_SPECIAL = re.compile(r"<\|[^|<>]{1,64}\|>")
+
+
+class TextTokenizer:
+    """Byte-pair encoding that never emits a special token.
+
+    Text that spells a special token is refused: were it passed on, a user could close the turn or
+    plant a mask.
+
+    Args:
+        ranks: File with one `base64(bytes) rank` per line.
+    """
+
+    def __init__(self, ranks: str | Path = DEFAULT_RANKS) -> None:
+        path = Path(ranks)
+        if not path.is_file():
+            raise OmniError(f"no text ranks at '{path}'; give a .tiktoken file")
+        pairs = (line.split() for line in path.read_bytes().splitlines() if line)
+        table = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        self.size = len(table)
+        self._encoding = tiktoken.Encoding(
+            path.stem, pat_str=PATTERN, mergeable_ranks=table, special_tokens={}
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into ids in [0, size), after NFC normalisation.
+
+        Raises:
+            OmniError: If the text holds a special token, a NUL or a lone surrogate, or is longer
+                than `MAX_BYTES` bytes.
+        """
+        if found := _SPECIAL.search(text):
+            raise OmniError(
+                f"text holds the special token '{found.group()}'; remove it, special tokens are "
+                "placed by the template only"
+            )
+        try:
+            num_bytes = len(text.encode("utf-8"))
+        except UnicodeEncodeError as error:
+            raise OmniError("text holds a lone surrogate; pass valid Unicode") from error
+        if num_bytes > MAX_BYTES:
+            raise OmniError(
+                f"text has {num_bytes} bytes, at most {MAX_BYTES} are accepted; split it"
+            )
+        if "\0" in text:
+            raise OmniError("text holds a NUL character; remove it")
+        return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
+
+    def decode(self, ids: list[int]) -> str:
+        """Turn ids back into text; bytes that are not UTF-8 become replacement characters."""
+        return self._encoding.decode(ids, errors="replace")

@@ -1,0 +1,137 @@
+"""One id space: text, then special tokens, then one appended span of codes per modality."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_omni.errors import OmniError
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|mask|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|begin_of_image|>",
+    "<|end_of_image|>",
+    "<|begin_of_speech|>",
+    "<|end_of_speech|>",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of consecutive ids: `[start, start + size)`."""
+
+    name: str
+    start: int
+    size: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last id."""
+        return self.start + self.size
+
+
+class Vocab:
+    """The only place that knows an id.
+
+    Text ids come first, then `SPECIAL_TOKENS`, then the modality spans in the order given. Spans
+    are appended, so adding one never moves an older id.
+
+    Args:
+        text_size: Number of text tokens.
+        spans: `{modality: number of codes}`, in order.
+
+    Raises:
+        OmniError: If a size is not positive or a name is taken.
+    """
+
+    def __init__(self, text_size: int, spans: dict[str, int]) -> None:
+        sizes = {"text": text_size, "special": len(SPECIAL_TOKENS)}
+        for name, size in spans.items():
+            if name in sizes:
+                raise OmniError(f"vocab span '{name}' is taken; name the modality differently")
+            sizes[name] = size
+        self.spans: dict[str, Span] = {}
+        start = 0
+        for name, size in sizes.items():
+            if size <= 0:
+                raise OmniError(f"vocab span '{name}' has {size} ids, wanted at least 1")
+            self.spans[name] = Span(name, start, size)
+            start += size
+        self.size = start
+        base = self.spans["special"].start
+        self._special = {token: base + i for i, token in enumerate(SPECIAL_TOKENS)}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities, text first."""
+        return tuple(n for n in self.spans if n != "special")
+
+    def special(self, token: str) -> int:
+        """Id of a special token such as `<|mask|>`."""
+        return self._special[token]
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of the mask."""
+        return self._special["<|mask|>"]
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that ends a text and fills what is left of a hole."""
+        return self._special["<|endoftext|>"]
+
+    def to_ids(self, modality: str, codes: list[int]) -> list[int]:
+        """Shift codes of one modality into the joint id space.
+
+        Raises:
+            OmniError: If a code is outside the modality's span.
+        """
+        span = self.span(modality)
+        if codes and not (min(codes) >= 0 and max(codes) < span.size):
+            raise OmniError(
+                f"{modality} codes reach from {min(codes)} to {max(codes)} but the vocab span has "
+                f"{span.size} codes; encode the shards with the tokenizer this vocab was made for"
+            )
+        return [span.start + c for c in codes]
+
+    def to_codes(self, modality: str, ids: list[int]) -> list[int]:
+        """Undo `to_ids`, dropping ids of other spans."""
+        span = self.span(modality)
+        return [i - span.start for i in ids if span.start <= i < span.stop]
+
+    def span(self, modality: str) -> Span:
+        """Return the span of a modality.
+
+        Raises:
+            OmniError: If the vocabulary has no such modality.
+        """
+        if modality not in self.spans:
+            raise OmniError(f"unknown modality '{modality}'; this vocab has {list(self.spans)}")
+        return self.spans[modality]
+
+    def modality_of(self, token_id: int) -> str:
+        """Name the span that holds an id (`special` included)."""
+        for span in self.spans.values():
+            if span.start <= token_id < span.stop:
+                return span.name
+        raise OmniError(f"id {token_id} is outside the vocabulary of {self.size} ids")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain description, the inverse of `from_dict`."""
+        sizes = {n: s.size for n, s in self.spans.items() if n not in ("text", "special")}
+        return {"text_size": self.spans["text"].size, "spans": sizes}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Vocab:
+        """Build a vocabulary from `to_dict`'s description."""
+        return cls(int(plain["text_size"]), {str(k): int(v) for k, v in plain["spans"].items()})
+
+    def fingerprint(self) -> str:
+        """Hash of every id's meaning; shards and checkpoints carry it."""
+        layout = [(span.name, span.start, span.size) for span in self.spans.values()]
+        return hashlib.sha256(json.dumps([layout, SPECIAL_TOKENS]).encode()).hexdigest()

@@ -1,0 +1,53 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_omni.data.packing import pack
+from lightning_omni.errors import OmniError
+from lightning_omni.types import Sequence
+
+
+def sequence(length, key="s"):
+    places = [(i, 0, 0) for i in range(length)]
+    return Sequence(
+        list(range(length)), places, [True] * length, [False] * length, [0] * length, 0, key
+    )
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3))
+def test_every_sequence_is_packed_once_and_whole(lengths, rows):
+    stream = [(visit, sequence(n)) for visit, n in enumerate(lengths)]
+    seen = {}
+    for batch in pack(stream, rows=rows, row_length=16, pad_token_id=99):
+        assert batch.ids.shape == (rows, 16)
+        flat = batch.ids.flatten()
+        for n in range(batch.num_segments):
+            start, stop = batch.cu_seqlens[n : n + 2].tolist()
+            assert (batch.segment_ids.flatten()[start:stop] == n).all()
+            if batch.tasks[n] >= 0:
+                visit = int(batch.visits[n])
+                assert visit not in seen
+                seen[visit] = flat[start:stop].tolist()
+            else:
+                assert not batch.maskable.flatten()[start:stop].any()
+    assert seen == {visit: list(range(n)) for visit, n in enumerate(lengths)}
+
+
+def test_no_segment_crosses_a_row():
+    stream = [(i, sequence(5)) for i in range(7)]
+    for batch in pack(stream, rows=2, row_length=12, pad_token_id=99):
+        assert not set(batch.segment_ids[0].tolist()) & set(batch.segment_ids[1].tolist())
+
+
+def test_a_sequence_longer_than_a_row_is_refused_by_key():
+    with pytest.raises(OmniError, match="sample 'long' has 17 tokens but rows have 16"):
+        list(pack([(0, sequence(17, "long"))], rows=1, row_length=16, pad_token_id=0))
+
+
+def test_a_batch_moves_as_one():
+    (batch,) = pack([(0, sequence(3))], rows=1, row_length=4, pad_token_id=0)
+    moved = batch.to("meta")
+    assert moved.ids.device.type == "meta"
+    assert moved.cu_seqlens.device.type == "cpu"
+    assert torch.equal(batch.ids, torch.tensor([[0, 1, 2, 0]]))

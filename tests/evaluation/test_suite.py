@@ -1,0 +1,140 @@
+import json
+import math
+from random import Random
+
+import numpy as np
+import pytest
+from toy_world import NINE, SpellingRecognizer, TableAnswerer
+
+from lightning_omni.evaluation.cases import Reply, load_cases, pick
+from lightning_omni.evaluation.chance import derangement
+from lightning_omni.evaluation.suite import Plan, make_suite
+from lightning_omni.pretrained import fingerprint
+
+STEPS = 120  # of the scene oracle
+PLAN = Plan(NINE, ("test_iid",), limit=40, speech_limit=40, seed=3, batch_size=7, gallery=2)
+
+
+@pytest.fixture(scope="module")
+def suite(toy):
+    judges = {"recognizer": SpellingRecognizer(), "reconstructor": None}
+    return make_suite(toy.folder, toy.codes, tasks=NINE, oracle_steps=STEPS, **judges)
+
+
+@pytest.fixture(scope="module")
+def truths(toy):
+    """The true answer of every test case, by key."""
+    cases = [
+        case
+        for task in NINE
+        for case in load_cases(toy.folder, toy.codes, task, "test_iid", limit=60, seed=0)[0]
+    ]
+    return {case.sample.key: case.wanted for case in cases}
+
+
+def rows_of(suite, replies, out):
+    results = suite.run(TableAnswerer(replies), PLAN, out)
+    return results, [r for r in results["rows"] if r["slice"] is None]
+
+
+def test_the_truth_reaches_the_ceiling_in_every_metric(suite, truths, tmp_path):
+    results, rows = rows_of(suite, truths, tmp_path)
+    assert {r["task"] for r in rows if r["is_primary"]} == set(NINE)
+    for row in rows:
+        ceiling = row["ceiling"]
+        assert row["failures"] == 0
+        assert math.isclose(row["value"], ceiling), row
+        assert row["verdict"] == "at the ceiling", row
+    assert not results["missing"]
+
+
+def test_silence_earns_nothing_and_is_counted(suite, tmp_path):
+    _, rows = rows_of(suite, {}, tmp_path)
+    for row in rows:
+        assert row["value"] == (1 if row["is_lower_better"] else 0), row
+        assert row["failures"] == row["n"], row
+
+
+def test_shuffled_truths_are_at_chance(suite, truths, tmp_path):
+    shuffled = {}
+    for task in NINE:
+        keys = sorted(k for k in truths if k.startswith(f"{task}-"))
+        places = derangement(len(keys), Random(1))
+        shuffled |= {k: truths[keys[p]] for k, p in zip(keys, places, strict=True)}
+    _, rows = rows_of(suite, shuffled, tmp_path)
+    for row in rows:
+        if row["task"] in ("asr", "tts", "t2i", "s2i", "caption"):
+            spread = max(0.16, row["high"] - row["low"])
+            assert abs(row["value"] - row["chance"]) < spread, row
+        if row["is_primary"]:
+            assert row["verdict"] != "at the ceiling", row
+
+
+class Breaking:
+    """Raises for every other sample."""
+
+    def __init__(self, truths):
+        self.truths = truths
+
+    def answer(self, samples, *, seed):
+        if any(int(s.key[-1]) % 2 for s in samples):
+            raise ValueError("broken")
+        return [self.truths[s.key] for s in samples]
+
+
+def test_a_raising_sample_costs_one_wrong_answer_not_its_batch(suite, truths, tmp_path):
+    plan = Plan(("tqa",), ("test_iid",), 40, 40, 3, 8, 0)
+    results = suite.run(Breaking(truths), plan, tmp_path)
+    broken = [s for s in results["samples"] if int(s["key"][-1]) % 2]
+    (row,) = [r for r in results["rows"] if r["slice"] is None]
+    assert row["failures"] == len(broken) > 0
+    assert math.isclose(row["value"], 1 - len(broken) / 40)
+    assert all("ValueError: broken" in s["failure"] for s in broken)
+
+
+def test_speech_that_is_not_finite_is_a_failure(suite, toy, tmp_path):
+    nan = Reply(speech=np.full(16000, np.nan, np.float32))
+    keys = [f"tts-test_iid-{i:04d}" for i in range(60)]
+    plan = Plan(("tts",), ("test_iid",), 5, 5, 3, 8, 1)
+    results = suite.run(TableAnswerer(dict.fromkeys(keys, nan)), plan, tmp_path)
+    assert {s["failure"] for s in results["samples"]} == {"speech is not finite"}
+
+
+def test_the_same_seed_picks_the_same_cases_and_not_the_first(toy):
+    keys = [
+        [c.sample.key for c in load_cases(toy.folder, toy.codes, "vqa", "test_iid", **o)[0]]
+        for o in ({"limit": 9, "seed": 1}, {"limit": 9, "seed": 1}, {"limit": 9, "seed": 2})
+    ]
+    assert keys[0] == keys[1] != keys[2]
+    assert sorted(keys[0]) != [f"vqa-test_iid-{i:04d}" for i in range(9)]
+
+
+def test_a_larger_limit_keeps_the_cases_of_a_smaller_one(toy):
+    pool = load_cases(toy.folder, toy.codes, "vqa", "test_iid", limit=1, seed=0)[1]
+    few, many = (pick(pool, n, seed=4, salt="x") for n in (5, 20))
+    assert many[:5] == few
+
+
+def test_results_table_and_gallery_are_written(suite, truths, tmp_path):
+    rows_of(suite, truths, tmp_path)
+    entries = json.loads((tmp_path / "gallery.json").read_text())
+    assert {e["task"] for e in entries} == set(NINE)
+    files = [e[s][m] for e in entries for s in ("asked", "wanted", "generated") for m in e[s]
+             if m != "text"]  # fmt: skip
+    assert files
+    assert all((tmp_path / f).is_file() for f in files)
+    assert "| tqa | test_iid | **exact** |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_split_that_a_task_lacks_is_reported_as_missing(suite, truths, tmp_path):
+    plan = Plan(("tqa",), ("test_iid", "test_voice"), 4, 4, 3)
+    results = suite.run(TableAnswerer(truths), plan, tmp_path)
+    assert results["missing"] == [{"task": "tqa", "split": "test_voice"}]
+
+
+def test_the_oracle_is_trained_once_per_data_folder(suite, toy):
+    (kept,) = (toy.folder / "oracle").iterdir()
+    before = fingerprint(kept)
+    judges = {"recognizer": None, "reconstructor": None}
+    make_suite(toy.folder, toy.codes, tasks=["t2i"], oracle_steps=STEPS, **judges)
+    assert [fingerprint(f) for f in (toy.folder / "oracle").iterdir()] == [before]

@@ -1,0 +1,154 @@
+"""Laws every sampler must keep, tried on a toy denoiser."""
+
+import pytest
+import torch
+
+from lightning_omni.samplers.ancestral import Ancestral
+from lightning_omni.samplers.base import Canvas, fill, num_to_commit
+from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.maskgit import MaskGIT
+
+MASK, VOCAB = 20, 21
+SAMPLERS = [
+    Ancestral(),
+    Confidence(),
+    EntropyPenalty(),
+    EntropyPenalty(
+        temperature=0.7, top_p=0.9, top_k=5, repetition_penalty=1.3, position_penalty=2.0
+    ),
+    MaskGIT(),
+]
+GREEDY = [
+    Confidence(),
+    EntropyPenalty(),
+    EntropyPenalty(repetition_penalty=1.2, position_penalty=2.0, free_positions=2),
+]
+
+
+def name(sampler):
+    return type(sampler).__name__
+
+
+def toy_denoiser(lengths):
+    """Logits from the tokens of the position's own sample only, so batches must not matter."""
+    weights = torch.randn(64, VOCAB, VOCAB, generator=torch.Generator().manual_seed(3))
+    segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    index = torch.cat([torch.arange(n) for n in lengths])
+
+    def denoise(ids):
+        counts = torch.zeros(len(lengths), VOCAB).index_put_(
+            (segment, ids), torch.ones(len(ids)), accumulate=True
+        )
+        logits = torch.einsum("tv,tvw->tw", counts[segment], weights[index])
+        return lambda where, allowed: logits[where][:, allowed]
+
+    return denoise
+
+
+def canvas_of(prompts, holes, steps):
+    """Samples `[prompt] + [hole]`; odd positions of holes may hold 0..9, even ones 10..19."""
+    ids, hole, grammar = [], [], []
+    for prompt, size in zip(prompts, holes, strict=True):
+        ids += [*prompt, *[MASK] * size]
+        hole += [*[-1] * len(prompt), *[0] * size]
+        grammar += [*[-1] * len(prompt), *[(len(prompt) + i) % 2 for i in range(size)]]
+    lengths = [len(p) + n for p, n in zip(prompts, holes, strict=True)]
+    sample = torch.arange(len(prompts)).repeat_interleave(torch.tensor(lengths))
+    allowed = (torch.arange(10, 20), torch.arange(10))
+    return lengths, Canvas(
+        torch.tensor(ids),
+        sample,
+        torch.tensor(hole),
+        torch.tensor(grammar),
+        allowed,
+        torch.tensor(steps)[:, None],
+        MASK,
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps, rng):
+    lengths, canvas = canvas_of([[1, 2], [5]], [9, 4], [steps, steps])
+    ids = fill(toy_denoiser(lengths), canvas, sampler, rng=rng)
+    given = canvas.hole < 0
+    assert (ids != MASK).all()
+    assert torch.equal(ids[given], canvas.ids[given])
+    for row, allowed in enumerate(canvas.allowed):
+        assert torch.isin(ids[canvas.grammar == row], allowed).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_the_same_seed_gives_the_same_tokens(sampler):
+    lengths, canvas = canvas_of([[1, 2]], [9], [4])
+    runs = [
+        fill(toy_denoiser(lengths), canvas, sampler, rng=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    ]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("sampler", GREEDY, ids=name)
+def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens(sampler, rng):
+    prompts, holes, steps = [[1, 2], [5], [7, 7, 7]], [9, 4, 12], [9, 2, 5]
+    lengths, canvas = canvas_of(prompts, holes, steps)
+    together = fill(toy_denoiser(lengths), canvas, sampler, rng=rng).split(lengths)
+    for n in range(3):
+        lengths, canvas = canvas_of(prompts[n : n + 1], holes[n : n + 1], steps[n : n + 1])
+        assert torch.equal(fill(toy_denoiser(lengths), canvas, sampler, rng=rng), together[n])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "want"),
+    [
+        (50, 25, [1] + [2] * 23 + [3]),
+        (260, 260, [1] * 260),
+        (260, 10, [25] + [26] * 8 + [27]),
+    ],
+)
+def test_commits_per_step_follow_the_released_schedule(tokens, steps, want):
+    left, commits = tokens, []
+    for step in range(steps):
+        one = torch.tensor([left])
+        commits.append(int(num_to_commit(one, step, torch.tensor([steps]), Confidence())))
+        left -= commits[-1]
+    assert left == 0
+    assert commits == want
+
+
+def test_one_hole_is_finished_before_the_next_is_begun(rng):
+    lengths, canvas = canvas_of([[1]], [6], [3])
+    hole = torch.tensor([-1, 0, 0, 0, 1, 1, 1])
+    canvas = Canvas(
+        canvas.ids,
+        canvas.sample,
+        hole,
+        canvas.grammar,
+        canvas.allowed,
+        torch.tensor([[3, 3]]),
+        MASK,
+    )
+    seen = []
+    fill(
+        toy_denoiser(lengths),
+        canvas,
+        Confidence(),
+        rng=rng,
+        on_step=lambda n, ids: seen.append(ids.clone()),
+    )
+    begun_second = [bool((ids[4:] != MASK).any()) for ids in seen]
+    done_first = [bool((ids[1:4] != MASK).all()) for ids in seen]
+    assert all(done for begun, done in zip(begun_second, done_first, strict=True) if begun)
+    assert len(seen) == 6
+
+
+def test_the_position_penalty_factor_rises_from_one_after_the_free_positions():
+    from lightning_omni.samplers.base import Scores
+
+    rank = torch.tensor([0, 99, 100, 180, 259])
+    scores = Scores(
+        rank, torch.arange(3), torch.zeros(5, 3), rank, torch.full((5,), 260), torch.zeros(5)
+    )
+    factor = EntropyPenalty(position_penalty=2.0)._position_factor(scores)
+    torch.testing.assert_close(factor, torch.tensor([1.0, 1.0, 1.0, 1.5, 1.99375]))

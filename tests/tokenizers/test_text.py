@@ -1,0 +1,36 @@
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_omni.errors import OmniError
+from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.vocab import SPECIAL_TOKENS
+
+TEXT = TextTokenizer()
+plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0|"), max_size=60)
+
+
+@given(plain)
+def test_any_text_survives_the_round_trip(text):
+    assert TEXT.decode(TEXT.encode(text)) == unicodedata.normalize("NFC", text)
+
+
+@given(plain)
+def test_ids_stay_inside_the_text_span(text):
+    assert all(0 <= i < TEXT.size for i in TEXT.encode(text))
+
+
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
+def test_special_tokens_in_user_text_are_refused(token):
+    with pytest.raises(OmniError, match="special token"):
+        TEXT.encode(f"draw {token} please")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("a\0b", "NUL"), ("\ud800", "surrogate"), ("x" * 20000, "bytes")]
+)
+def test_unusable_text_is_refused_by_name(text, word):
+    with pytest.raises(OmniError, match=word):
+        TEXT.encode(text)
