@@ -32,24 +32,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(_usage())
         return 0
     try:
-        _run(args[0], args)
+        return _run(args[0], args)
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    return 0
 
 
-def _run(verb: str, args: list[str]) -> None:
+def _run(verb: str, args: list[str]) -> int:
     if verb in TRAINER_VERBS:
         build_cli(args)
     elif verb in FUNCTION_VERBS:
         _call(verb, args[1:])
     elif verb == "prep-data":
-        from data_prep.__main__ import prepare
+        from data_prep.__main__ import main as prep_data
 
-        prepare(args[1:])
+        return prep_data(args[1:])
     else:
         raise OmniError(f"unknown verb '{verb}'; choose one of {', '.join(VERBS)}")
+    return 0
 
 
 def _usage() -> str:

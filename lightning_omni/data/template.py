@@ -16,7 +16,7 @@ from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import TASKS, Part, Sample, Sequence, Turn
 from lightning_omni.vocab import Vocab
 
-DEFAULT_VOICE = "rms"
+DEFAULT_VOICE = "flite-rms"
 
 
 @dataclass(frozen=True, slots=True)

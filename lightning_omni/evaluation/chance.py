@@ -34,7 +34,7 @@ def rule_for(task: str) -> str:
 def kind_of_question(sample: Sample) -> str:
     """Name the group of questions that a guesser can tell from the question alone."""
     meta = sample.meta
-    return str(meta.get("kind") or meta.get("set") or "all")
+    return str(meta.get("kind") or meta.get("topic") or meta.get("set") or "all")
 
 
 def majority_answers(pool: Sequence[Sample]) -> dict[str, str]:

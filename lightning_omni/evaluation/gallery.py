@@ -16,7 +16,8 @@ from lightning_omni.evaluation.outcome import Outcome
 
 GALLERY = "gallery"
 INDEX = "gallery.json"
-_META = ("set", "family", "kind", "voice", "style", "question", "answer", "caption", "fact")
+_META = ("set", "family", "kind", "topic", "voice", "answer_voice", "style")
+_META += ("question", "answer", "answer_text", "caption", "text", "fact", "source")
 
 
 @dataclass(frozen=True, slots=True)

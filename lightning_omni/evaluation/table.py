@@ -96,10 +96,10 @@ def verdict(estimate: Estimate, *, chance: float | None, ceiling: float | None, 
     if chance is not None and worst <= sign * chance <= best:
         return "not distinguishable from chance"
     if chance is not None and best < sign * chance:
-        return "below chance"
+        return "worse than chance"
     if ceiling is not None and best >= sign * ceiling:
         return "at the ceiling"
-    return "above chance" if chance is not None else "measured"
+    return "better than chance" if chance is not None else "measured"
 
 
 def _row(

@@ -166,7 +166,7 @@ class MaskedDiffusionModule(L.LightningModule):
         x0 = batch.ids.flatten()[noisy.masked]
         return masked_nll(logits, x0, mask_token_id=self.vocab.mask_token_id)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
         groups: Any = decay_groups(self.backbone, self.weight_decay)
         optimizer = self.optimizer_factory(groups)

@@ -62,7 +62,7 @@ class OmniEmbedding(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, dim)
         self.head = nn.Linear(dim, vocab_size, bias=False)
-        self.spans = nn.ModuleList(CodeSpanFeatures(*span, dim) for span in code_spans)
+        self.spans = nn.ModuleList(CodeSpanFeatures(start, size, features, dim) for start, size, features in code_spans)
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         for span in self.spans:
@@ -85,7 +85,7 @@ class OmniEmbedding(nn.Module):
     ) -> Float[Tensor, "M G"]:
         """Score the ids given (all of the vocabulary when None); column j belongs to `ids[j]`."""
         weight = self.head.weight if ids is None else self.head.weight[ids]
-        scores = hidden @ weight.to(hidden.dtype).T
+        scores: Tensor = hidden @ weight.to(hidden.dtype).T
         for span in self.spans:
             scores = self._add_span(scores, hidden, ids, span)
         return scores

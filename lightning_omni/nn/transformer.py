@@ -57,6 +57,9 @@ class RotaryAngles(nn.Module):
     Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
     """
 
+    inv_freq: Tensor
+    axis: Tensor
+
     def __init__(self, head_dim: int, *, theta: float, sections: list[int] | None) -> None:
         super().__init__()
         half = head_dim // 2
@@ -75,7 +78,7 @@ class RotaryAngles(nn.Module):
         self, position_ids: Int[Tensor, "T 3"]
     ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         """Cosine and sine of every angle, in float32."""
-        angle = position_ids[:, self.axis].float() * self.inv_freq  # type: ignore[index]
+        angle = position_ids[:, self.axis].float() * self.inv_freq
         angle = torch.cat((angle, angle), dim=-1)
         return angle.cos(), angle.sin()
 

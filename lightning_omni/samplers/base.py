@@ -128,13 +128,13 @@ def _step(
     rank, num_open = rank_within(sample, len(steps))
     progress = (step / steps[sample]).clamp(max=1.0)
     token = torch.empty_like(where)
-    confidence = torch.empty(len(where), dtype=torch.float64, device=ids.device)
+    confidence = torch.empty(len(where), device=ids.device)
     grammar = canvas.grammar[where]
     now = Canvas(
         ids, canvas.sample, canvas.hole, canvas.grammar, canvas.allowed, steps, canvas.mask_token_id
     )
     logits_at = denoise(ids)
-    for g in grammar.unique().tolist():
+    for g in sorted(set(grammar.tolist())):
         chosen = (grammar == g).nonzero().squeeze(1)
         allowed = canvas.allowed[g]
         logits = logits_at(where[chosen], allowed).float()
@@ -142,15 +142,16 @@ def _step(
             where[chosen], allowed, logits, rank[chosen], num_open[chosen], progress[chosen]
         )
         proposed, sure = sampler.propose(now, scores, rng=rng)
-        token[chosen], confidence[chosen] = proposed, sure.double()
-    quota = num_to_commit(num_open, step, steps[sample], sampler)
-    best = confidence_rank(confidence, sample) < quota
-    ids[where[best]] = token[best]
+        token[chosen], confidence[chosen] = proposed, sure.float()
+    opened = torch.bincount(sample, minlength=len(steps))
+    quota = num_to_commit(opened, step, steps, sampler).tolist()
+    chosen = surest(confidence, where, canvas.sample, sample, quota)
+    ids[where[chosen]] = token[chosen]
 
 
 def num_to_commit(
-    num_open: Int[Tensor, " M"], step: int, steps: Int[Tensor, " M"], sampler: Sampler
-) -> Int[Tensor, " M"]:
+    num_open: Int[Tensor, " S"], step: int, steps: Int[Tensor, " S"], sampler: Sampler
+) -> Int[Tensor, " S"]:
     """How many masks a sample commits at a step: max(1, floor(open * (1 - r(s) / r(t)))).
 
     Times run from 1 down to 1e-3 in `steps` equal steps; the last step commits all.
@@ -173,13 +174,28 @@ def rank_within(
     return torch.arange(len(sample), device=sample.device) - first[sample], count[sample]
 
 
-def confidence_rank(
-    confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"]
-) -> Int[Tensor, " M"]:
-    """Place of each by falling confidence within its sample; ties go to the earlier position."""
-    by_confidence = confidence.argsort(descending=True, stable=True)
-    order = by_confidence[sample[by_confidence].argsort(stable=True)]
-    place, _ = rank_within(sample[order], int(sample.max().item()) + 1)
-    result = torch.empty_like(place)
-    result[order] = place
-    return result
+def surest(
+    confidence: Float[Tensor, " M"],
+    where: Int[Tensor, " M"],
+    sample_of: Int[Tensor, " T"],
+    sample: Int[Tensor, " M"],
+    quota: list[int],
+) -> Int[Tensor, " K"]:
+    """Entries to commit: each sample's `quota` largest confidences.
+
+    Every sample is ranked over its own whole length, so the outcome does not depend on what else is
+    in the batch, and ties fall as they do in a single-sample loop over `torch.topk`.
+    """
+    entry = torch.full((len(sample_of),), -1, device=where.device)
+    entry[where] = torch.arange(len(where), device=where.device)
+    full = torch.full((len(sample_of),), -torch.inf, dtype=confidence.dtype, device=where.device)
+    full[where] = confidence
+    lengths = torch.bincount(sample_of, minlength=len(quota)).tolist()
+    open_counts = torch.bincount(sample, minlength=len(quota)).tolist()
+    chosen, start = [], 0
+    for length, count, k in zip(lengths, open_counts, quota, strict=True):
+        if count:
+            best = full[start : start + length].topk(min(k, count)).indices
+            chosen.append(entry[start + best])
+        start += length
+    return torch.cat(chosen)

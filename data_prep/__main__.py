@@ -1,0 +1,95 @@
+"""Command line: `python -m data_prep --preset demo --out data/demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_prep.collection import Collection
+from data_prep.corpora import CORPORA, prepare_corpus
+from data_prep.emojiworld import build
+from data_prep.espeak import close_espeak
+from data_prep.presets import PRESETS
+from data_prep.sources import Sources
+from data_prep.writer import attribution, write_new
+from lightning_omni.errors import OmniError
+from lightning_omni.types import SPLITS
+
+log = logging.getLogger("data_prep")
+
+_TOOLS = ("numpy", "pillow", "resvg-py", "soundfile", "soxr")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build a data folder; returns 0, or 2 after one line on stderr if the user can mend it."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if args.corpus is not None:
+            if args.source is None or args.out is None:
+                raise OmniError("--corpus needs --source DIR_OR_FILE and --out DIR")
+            prepare_corpus(args.corpus, args.source, args.out, split=args.split)
+        else:
+            prepare_preset(
+                args.preset or "mini", args.out, cache=args.cache, online=not args.offline
+            )
+    except OmniError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def prepare_preset(
+    name: str, out: Path | None, *, cache: Path, online: bool = True
+) -> dict[str, Any]:
+    """Build a preset's folder and return its manifest."""
+    start = time.monotonic()
+    sources = Sources(cache.expanduser().resolve(), online=online)
+    folder = out or Path("data") / name
+    try:
+        built = build(PRESETS[name], sources)
+    finally:
+        close_espeak()
+    about = {**built.about, **tools(), "counts": built.collection.counts()}
+    manifest = write_new(built.collection, folder, about)
+    (folder / "ATTRIBUTION.md").write_text(attribution(about["sources"]), encoding="utf-8")
+    _report(built.collection, folder, time.monotonic() - start)
+    return manifest
+
+
+def tools() -> dict[str, Any]:
+    """Versions of what decides the bytes."""
+    versions = {name: metadata.version(name) for name in _TOOLS}
+    return {"tools": {"python": platform.python_version(), **versions}}
+
+
+def _report(collection: Collection, folder: Path, seconds: float) -> None:
+    for task, counts in collection.counts().items():
+        log.info("%-8s %s", task, "  ".join(f"{s} {n}" for s, n in counts.items()))
+    log.info("%s is ready after %.0f s", folder, seconds)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="data_prep", description=__doc__)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
+    what.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
+    parser.add_argument("--source", type=Path, help="folder or file of your own corpus")
+    parser.add_argument("--out", type=Path, help="data folder to write (default: data/PRESET)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="split of your corpus")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/lightning_omni"), help="downloads and speech"
+    )
+    parser.add_argument("--offline", action="store_true", help="use only what is already here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Pictures for the image tokenizer, from prepared media shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_omni.data.media import read_image, square
+from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
+from lightning_omni.errors import OmniError
+
+
+class Pictures(Dataset[Tensor]):
+    """Decoded square pictures, kept in memory as bytes."""
+
+    def __init__(self, pixels: UInt8[Tensor, "N 3 Y X"]) -> None:
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Pixels in [-1, 1], Float[3 Y X]."""
+        return self.pixels[index].float() / 127.5 - 1
+
+
+class ImageData(L.LightningDataModule):
+    """Training and validation pictures.
+
+    Args:
+        data: Folder written by `make prep-data`.
+        image_size: Side of the pictures in pixels; others are scaled and cut.
+        batch_size: Pictures of a batch.
+        seed: Of their order.
+    """
+
+    def __init__(self, data: str, image_size: int, batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.data, self.image_size = Path(data), image_size
+        self.batch_size, self.seed = batch_size, seed
+
+    def setup(self, stage: str) -> None:
+        """Read and decode the shards."""
+        read_manifest(self.data)
+        self.pictures = {split: Pictures(self._read(split)) for split in ("train", "val")}
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Shuffled training pictures."""
+        rng = torch.Generator().manual_seed(self.seed)
+        return DataLoader(
+            self.pictures["train"], self.batch_size, shuffle=True, generator=rng, drop_last=True
+        )
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """All validation pictures."""
+        return DataLoader(self.pictures["val"], self.batch_size)
+
+    def _read(self, split: str) -> Tensor:
+        images = []
+        for path in shard_paths(self.data / "media", "image", split):
+            for key, files in read_shard(path):
+                content = next(v for k, v in files.items() if k != "json")
+                picture = square(read_image(content, name=key), self.image_size)
+                images.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8))
+        if not images:
+            raise OmniError(f"no image-{split} shards in '{self.data / 'media'}'; prepare pictures")
+        size = self.image_size
+        return torch.stack(images).view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,94 @@
+"""Speech for the speech tokenizer, from prepared media shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_omni.data.media import read_audio
+from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
+from lightning_omni.errors import OmniError
+
+
+class Crops(IterableDataset[Tensor]):
+    """Endless random crops of clips laid end to end, Float[B T]."""
+
+    def __init__(self, wave: Float[Tensor, " T"], *, crop: int, batch_size: int, seed: int) -> None:
+        self.wave, self.crop, self.batch_size, self.seed = wave, crop, batch_size, seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Draw batches forever."""
+        rng = torch.Generator().manual_seed(self.seed)
+        last = len(self.wave) - self.crop
+        while True:
+            starts = torch.randint(last + 1, (self.batch_size,), generator=rng).tolist()
+            yield torch.stack([self.wave[s : s + self.crop] for s in starts])
+
+
+class SpeechData(L.LightningDataModule):
+    """Training crops and validation crops.
+
+    Args:
+        data: Folder written by `make prep-data`.
+        sample_rate: In Hz; clips are resampled to it.
+        crop_s: Length of a crop in seconds.
+        batch_size: Crops of a batch.
+        val_batches: Batches of validation crops, the same each time.
+        seed: Of all draws.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        sample_rate: int,
+        crop_s: float,
+        batch_size: int,
+        val_batches: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.data, self.sample_rate = Path(data), sample_rate
+        self.crop = round(crop_s * sample_rate)
+        self.batch_size, self.val_batches, self.seed = batch_size, val_batches, seed
+
+    def setup(self, stage: str) -> None:
+        """Read and decode the shards."""
+        read_manifest(self.data)
+        self.waves = {split: self._read(split) for split in ("train", "val")}
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Endless random crops."""
+        return DataLoader(self._crops("train", self.seed), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """A fixed list of crops."""
+        crops = iter(self._crops("val", self.seed + 1))
+        fixed = [next(crops) for _ in range(self.val_batches)]
+        return DataLoader(fixed, batch_size=None)  # type: ignore[arg-type]
+
+    def _crops(self, split: str, seed: int) -> Crops:
+        return Crops(self.waves[split], crop=self.crop, batch_size=self.batch_size, seed=seed)
+
+    def _read(self, split: str) -> Tensor:
+        clips = [
+            read_audio(
+                next(v for k, v in files.items() if k != "json"),
+                sample_rate=self.sample_rate,
+                name=key,
+            )
+            for path in shard_paths(self.data / "media", "speech", split)
+            for key, files in read_shard(path)
+        ]
+        if sum(map(len, clips)) < self.crop:
+            raise OmniError(
+                f"the speech-{split} shards in '{self.data / 'media'}' hold less sound than one "
+                f"crop of {self.crop} samples; prepare more speech or shorten crop_s"
+            )
+        return torch.from_numpy(np.concatenate(clips))

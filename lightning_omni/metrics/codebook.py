@@ -1,0 +1,38 @@
+"""How much of a codebook is used, and how evenly."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class CodebookUse(Metric):
+    """Share of codes seen and perplexity of their distribution.
+
+    Args:
+        num_codes: Size of the codebook.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_codes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(num_codes), dist_reduce_fx="sum")
+
+    def update(self, codes: Int[Tensor, "*shape"]) -> None:
+        """Count codes."""
+        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
+
+    def compute(self) -> dict[str, Tensor]:
+        """`usage` in [0, 1], `perplexity` in [1, num_codes], `dead_codes`."""
+        used = self.counts > 0
+        p = self.counts / self.counts.sum().clamp_min(1)
+        entropy = -(p[used] * p[used].log()).sum()
+        return {
+            "usage": used.float().mean(),
+            "perplexity": entropy.exp(),
+            "dead_codes": (~used).sum().float(),
+        }

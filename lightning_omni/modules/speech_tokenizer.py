@@ -1,0 +1,150 @@
+"""Trains the speech tokenizer: continuous warm-up, k-means, then residual quantization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
+from lightning_omni.metrics.codebook import CodebookUse
+from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
+from lightning_omni.nn.mel import LogMel
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+
+RESTART_EVERY = 20
+
+
+class SpeechTokenizerModule(L.LightningModule):
+    """Codec training without a critic.
+
+    The quantizer joins after `continuous_steps`, its codebooks fitted by k-means to what the
+    encoder has learned; begun together they collapse.
+
+    Args:
+        tokenizer: The network to train.
+        optimizer: Built from the parameter groups.
+        weight_decay: Of matrices.
+        warmup_steps: Of the learning rate.
+        total_steps: Where its cosine ends.
+        final_lr_share: What is left of the rate there.
+        continuous_steps: Steps without quantizer; noise of size `latent_noise` stands in for it.
+        latent_noise: Standard deviation of that noise.
+        kmeans_vectors: Latent vectors the codebooks are fitted to.
+        quantizer_dropout: Probability that a batch uses a random number of levels, which orders
+            the levels from coarse to fine.
+        mel_weight: Of the decoder's log-mel estimate.
+        commitment_weight: Of the distance to the first codebook.
+        seed: Of all draws.
+
+    Source: EnCodec, arXiv:2210.13438; quantizer dropout, SoundStream, arXiv:2107.03312.
+    """
+
+    def __init__(
+        self,
+        tokenizer: SpeechTokenizer,
+        optimizer: OptimizerFactory,
+        weight_decay: float,
+        warmup_steps: int,
+        total_steps: int,
+        final_lr_share: float,
+        continuous_steps: int,
+        latent_noise: float,
+        kmeans_vectors: int,
+        quantizer_dropout: float,
+        mel_weight: float,
+        commitment_weight: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.optimizer_factory, self.weight_decay = optimizer, weight_decay
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.final_lr_share = final_lr_share
+        self.continuous_steps, self.latent_noise = continuous_steps, latent_noise
+        self.kmeans_vectors, self.quantizer_dropout = kmeans_vectors, quantizer_dropout
+        self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
+        self.spectral = MultiResolutionSpectralLoss(tokenizer.sample_rate, drawn=2)
+        self.log_mel = LogMel(tokenizer.sample_rate, 640, 160, 80)
+        self.rng = torch.Generator().manual_seed(seed)
+        size, levels = tokenizer.codebook_size, tokenizer.quantizer.num_codebooks
+        self.use = torch.nn.ModuleList(CodebookUse(size) for _ in range(levels))
+        self.latents: list[Tensor] = []
+
+    def training_step(self, wave: Tensor, batch_idx: int) -> Tensor:
+        """Reconstruct crops, through the quantizer once it has joined."""
+        z = self.tokenizer.encoder(wave)
+        if self.global_step < self.continuous_steps:
+            self._collect(z)
+            noise = torch.randn(z.shape, generator=self.rng).to(z)
+            latents, commitment = z + self.latent_noise * noise, z.new_zeros(())
+        else:
+            if self.global_step == self.continuous_steps:
+                self._fit_codebooks()
+            quantized = self.tokenizer.quantizer(z, num_codebooks=self._levels())
+            latents, commitment = quantized.latents, quantized.commitment
+            if self.global_step % RESTART_EVERY == 0:
+                self.tokenizer.quantizer.restart_dead(z.detach().flatten(0, 1), rng=self.rng)
+        rebuilt, mel = self.tokenizer.decoder(latents)
+        spectral = self.spectral(rebuilt, wave, rng=self.rng)
+        loss: Tensor = spectral + self.commitment_weight * commitment
+        if mel is not None:
+            loss = loss + self.mel_weight * F.l1_loss(mel, self.log_mel(wave))
+        self.log("train_loss/spectral", spectral.detach(), prog_bar=True)
+        self.log("train_loss/commitment", commitment.detach())
+        return loss
+
+    def validation_step(self, wave: Tensor, batch_idx: int) -> None:
+        """Measure the log-mel distance and the use of each codebook."""
+        levels = self.tokenizer.quantizer.num_codebooks
+        quantized = self.tokenizer.quantize(wave, num_codebooks=levels)
+        for level, use in enumerate(self.use):
+            use.update(quantized.codes[..., level])
+        used = self.tokenizer.quantizer.decode(quantized.codes[..., : self.tokenizer.num_codebooks])
+        rebuilt, _ = self.tokenizer.decoder(used)
+        distance = F.l1_loss(self.log_mel(rebuilt), self.log_mel(wave))
+        self.log("tokenizer/speech/mel_l1", distance, prog_bar=True, batch_size=len(wave))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log usage, perplexity and dead codes of each level."""
+        for level, use in enumerate(self.use):
+            assert isinstance(use, CodebookUse)  # noqa: S101
+            for name, value in use.compute().items():
+                self.log(f"tokenizer/speech/{name}_q{level}", value)
+            use.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer with warm-up and cosine."""
+        groups: Any = decay_groups(self.tokenizer, self.weight_decay)
+        optimizer = self.optimizer_factory(groups)
+        schedule = warmup_cosine(
+            optimizer,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
+            final_share=self.final_lr_share,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _levels(self) -> int:
+        """All levels, or a random number of them."""
+        levels = self.tokenizer.quantizer.num_codebooks
+        if torch.rand((), generator=self.rng) < self.quantizer_dropout:
+            return int(torch.randint(1, levels + 1, (), generator=self.rng))
+        return levels
+
+    def _collect(self, z: Tensor) -> None:
+        """Keep the newest latent vectors for the codebooks."""
+        self.latents.append(z.detach().flatten(0, 1).float())
+        while sum(map(len, self.latents[1:])) >= self.kmeans_vectors:
+            self.latents.pop(0)
+
+    def _fit_codebooks(self) -> None:
+        vectors = torch.cat(self.latents)
+        self.tokenizer.quantizer.initialise(vectors, iterations=12, rng=self.rng)
+        self.latents = []

@@ -1,0 +1,135 @@
+"""Find what a run folder holds: stages with their curves, and evaluations."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    SCALARS,
+    EventAccumulator,
+)
+
+from lightning_omni.errors import OmniError
+
+STAGES = ("image_tokenizer", "speech_tokenizer", "stage1", "stage2", "stage3")
+EVENTS = "events.out.tfevents.*"
+_UNPLOTTED = ("epoch", "hp_metric")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One logged scalar: optimizer steps, and a value at each."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A training run: its curves, the recipe as it was resolved, and how long it logged."""
+
+    name: str
+    curves: list[Curve]
+    recipe: str | None
+    seconds: float
+    is_exported: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results with their gallery; `folder` is where the gallery's paths start."""
+
+    folder: Path
+    results: dict[str, Any]
+    gallery: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Everything a report shows."""
+
+    folder: Path
+    stages: list[Stage]
+    evaluation: Evaluation | None
+    manifest: dict[str, Any] | None
+
+    @property
+    def missing(self) -> list[str]:
+        """Parts of a whole run that are not there, in words."""
+        have = {stage.name for stage in self.stages}
+        absent = [f"training of {name}" for name in STAGES if name not in have]
+        return absent if self.evaluation else [*absent, "evaluation"]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        OmniError: If it holds neither a training nor an evaluation.
+    """
+    if not folder.is_dir():
+        raise OmniError(f"no run at '{folder}'; give the folder that holds the stages of a run")
+    homes = sorted({path.parent for path in folder.rglob(EVENTS)}, key=_stage_order)
+    stages = [_read_stage(home, folder) for home in homes]
+    evaluation = _read_evaluation(folder)
+    if not stages and evaluation is None:
+        raise OmniError(
+            f"'{folder}' holds neither TensorBoard events nor results.json; train or evaluate first"
+        )
+    return RunFiles(folder, stages, evaluation, _read_manifest(evaluation))
+
+
+def read_curves(home: Path) -> tuple[list[Curve], float]:
+    """Read all scalars below a stage's folder, and the seconds between first and last."""
+    accumulator = EventAccumulator(str(home), size_guidance={SCALARS: 0})
+    accumulator.Reload()
+    curves, times = [], []
+    for name in accumulator.Tags()[SCALARS]:
+        events = sorted(accumulator.Scalars(name), key=lambda e: e.step)
+        times += [e.wall_time for e in events]
+        if name not in _UNPLOTTED:
+            curves.append(Curve(name, [e.step for e in events], [e.value for e in events]))
+    return curves, max(times) - min(times) if times else 0.0
+
+
+def _stage_order(home: Path) -> tuple[int, str]:
+    known = [i for i, name in enumerate(STAGES) if name in home.parts]
+    return (known[0] if known else len(STAGES), str(home))
+
+
+def _read_stage(home: Path, folder: Path) -> Stage:
+    curves, seconds = read_curves(home)
+    recipe = home / "config.yaml"
+    name = home.name if home == folder else home.relative_to(folder).as_posix()
+    return Stage(
+        name,
+        curves,
+        recipe.read_text() if recipe.is_file() else None,
+        seconds,
+        (home / "export").is_dir(),
+    )
+
+
+def _read_evaluation(folder: Path) -> Evaluation | None:
+    """Newest results below the run."""
+    found = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        return None
+    home = found[-1].parent
+    index = home / "gallery.json"
+    gallery = json.loads(index.read_text()) if index.is_file() else []
+    return Evaluation(home, json.loads(found[-1].read_text()), gallery)
+
+
+def _read_manifest(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    path = Path(evaluation.results.get("arguments", {}).get("data", "")) / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest

@@ -1,0 +1,91 @@
+"""Images <-> codes: a convolutional autoencoder with lookup-free quantization."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_omni.nn.conv import ConvDecoder, ConvEncoder
+from lightning_omni.nn.lfq import LookupFreeQuantizer, Quantized
+from lightning_omni.tokenizers.base import Tokenizer
+
+
+class ImageTokenizer(Tokenizer):
+    """MAGVIT-v2 shaped image tokenizer.
+
+    Args:
+        image_size: Side of the square pictures it is meant for, in pixels.
+        bits: Bits of a code; there are 2**bits codes.
+        channels: Base width.
+        encoder_multipliers: See `ConvEncoder`.
+        encoder_blocks: Residual blocks per level.
+        decoder_multipliers: See `ConvDecoder`.
+        decoder_blocks: Residual blocks per level.
+        groups: Of the group norms.
+        stem: Pixels folded into channels per side.
+
+    Source: MAGVIT-v2, arXiv:2310.05737.
+    """
+
+    name = "image"
+
+    def __init__(
+        self,
+        image_size: int,
+        bits: int,
+        channels: int,
+        encoder_multipliers: list[int],
+        encoder_blocks: list[int],
+        decoder_multipliers: list[int],
+        decoder_blocks: list[int],
+        groups: int = 32,
+        stem: int = 1,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.bits = image_size, bits
+        self.downsample_factor = stem * 2 ** (len(encoder_multipliers) - 1)
+        self.encoder = ConvEncoder(
+            channels, encoder_multipliers, encoder_blocks, bits, groups, stem
+        )
+        self.quant_conv = nn.Conv2d(bits, bits, 1)
+        self.quantizer = LookupFreeQuantizer(bits)
+        self.post_quant_conv = nn.Conv2d(bits, bits, 1)
+        self.decoder = ConvDecoder(
+            channels, decoder_multipliers, decoder_blocks, bits, groups, stem
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """2**bits."""
+        return int(2**self.bits)
+
+    @property
+    def code_features(self) -> Float[Tensor, "N F"]:
+        """Sign bits of every code."""
+        codes = torch.arange(self.num_codes, device=self.quantizer.powers.device)
+        return self.quantizer.vectors(codes)
+
+    def grid(self, num_tokens: int) -> list[tuple[int, int]]:
+        """Row and column of each code, in raster order."""
+        columns = self.image_size // self.downsample_factor
+        return [divmod(i, columns) for i in range(num_tokens)]
+
+    def quantize(self, images: Float[Tensor, "B 3 Y X"]) -> Quantized:
+        """Encode to quantized latents, with the losses training needs."""
+        quantized: Quantized = self.quantizer(self.quant_conv(self.encoder(images)))
+        return quantized
+
+    def reconstruct(self, latents: Float[Tensor, "B C V W"]) -> Float[Tensor, "B 3 Y X"]:
+        """Decode quantized latents."""
+        images: Tensor = self.decoder(self.post_quant_conv(latents))
+        return images
+
+    def encode(self, images: Float[Tensor, "B 3 Y X"]) -> Int[Tensor, "B N"]:
+        """Turn pixels in [-1, 1] into codes in raster order; sides must divide by the factor."""
+        return self.quantize(images).codes.flatten(1)
+
+    def decode(self, codes: Int[Tensor, "B N"], *, rows: int) -> Float[Tensor, "B 3 Y X"]:
+        """Turn codes of a grid with `rows` rows into pixels in [-1, 1]."""
+        vectors = self.quantizer.vectors(codes.reshape(len(codes), rows, -1))
+        return self.reconstruct(vectors.permute(0, 3, 1, 2)).clamp(-1, 1)

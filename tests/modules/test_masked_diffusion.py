@@ -1,0 +1,171 @@
+from functools import partial
+from random import Random
+
+import pytest
+import torch
+
+from lightning_omni.data.packing import pack
+from lightning_omni.data.template import Template
+from lightning_omni.diffusion.schedule import Cosine, Linear
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.types import Part, Sample, Turn
+from lightning_omni.vocab import Vocab
+
+TEXT = TextTokenizer()
+SIZES = {"text": TEXT.size, "speech": 32, "image": 64}
+
+
+def module(**changes) -> MaskedDiffusionModule:
+    torch.manual_seed(0)
+    backbone = partial(
+        Transformer,
+        dim=32,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        ffn_dim=48,
+        rope_theta=1e4,
+        rope_sections=[2, 1, 1],
+        qkv_bias=False,
+        qk_norm=True,
+        tie_embeddings=False,
+    )
+    recipe = {
+        "vocab": SIZES,
+        "backbone": backbone,
+        "code_feature_dims": {},
+        "schedules": {"text": Linear(), "speech": Linear(), "image": Cosine()},
+        "masking": "counted",
+        "tail_pad_ratio": 0.6,
+        "modality_weight": {"text": 1.0, "speech": 1.0, "image": 1.0},
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3),
+        "weight_decay": 0.0,
+        "warmup_steps": 1,
+        "total_steps": 10,
+        "final_lr_share": 0.1,
+        "init_from": None,
+        "noise_seed": 1,
+    }
+    return MaskedDiffusionModule(**{**recipe, **changes})
+
+
+def batches(count=40, rows=2):
+    vocab = Vocab(TEXT.size, {"speech": 32, "image": 64})
+    template = Template(vocab, TEXT, image_columns=4, codebooks=2, max_tail_pads=4)
+    rng = Random(0)
+
+    def stream():
+        for visit in range(count):
+            codes = tuple(rng.randrange(64) for _ in range(16))
+            speech = tuple(16 * (i % 2) + rng.randrange(16) for i in range(10))
+            turns = (
+                Turn("user", (Part("image", codes=codes),)),
+                Turn("assistant", (Part("text", text="a cat"), Part("speech", codes=speech))),
+            )
+            yield visit, template.render(Sample("s", "svqa", turns), rng=rng)
+
+    return list(pack(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
+
+
+def ratios(noisy, batch):
+    """Realised mask ratio per segment and modality."""
+    modality, segment = batch.modality.flatten(), batch.segment_ids.flatten()
+    core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
+    is_masked = torch.zeros_like(core)
+    is_masked[noisy.masked] = True
+    for m in range(3):
+        for n in range(batch.num_segments):
+            here = core & (modality == m) & (segment == n)
+            if here.any():
+                yield (is_masked & here).sum() / here.sum()
+
+
+@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+def test_mask_ratios_cover_the_whole_unit_interval(masking):
+    model = module(masking=masking)
+    seen = torch.stack([r for b in batches(300) for r in ratios(model.corrupt(b), b)])
+    assert seen.min() < 0.12
+    assert seen.max() > 0.95
+    assert 0.15 < (seen < 0.35).float().mean() < 0.5
+
+
+def test_tail_pads_are_masked_at_gamma_times_the_ratio():
+    model, hits, total = module(), 0, 0
+    for batch in batches(600):
+        noisy = model.corrupt(batch)
+        pads = batch.is_tail_pad.flatten()
+        hits += int(pads[noisy.masked].sum())
+        total += int(pads.sum())
+    assert abs(hits / total - 0.3) < 0.04
+
+
+def test_prompts_and_row_ends_are_never_masked_and_the_rest_is_kept():
+    model = module()
+    for batch in batches():
+        noisy = model.corrupt(batch)
+        assert batch.maskable.flatten()[noisy.masked].all()
+        kept = torch.ones(batch.ids.numel(), dtype=torch.bool)
+        kept[noisy.masked] = False
+        assert torch.equal(noisy.x_t[kept], batch.ids.flatten()[kept])
+
+
+def test_the_noise_of_a_sample_does_not_depend_on_how_it_was_packed():
+    model = module()
+
+    def masks(rows):
+        found = {}
+        for batch in batches(20, rows=rows):
+            noisy = model.corrupt(batch)
+            for n in range(batch.num_segments):
+                start, stop = batch.cu_seqlens[n : n + 2].tolist()
+                if batch.tasks[n] >= 0:
+                    found[int(batch.visits[n])] = noisy.x_t[start:stop].tolist()
+        return found
+
+    assert masks(1) == masks(3)
+
+
+def test_a_uniform_model_costs_the_log_of_the_vocabulary_per_token_at_any_schedule():
+    for schedules in ({m: Linear() for m in SIZES}, {m: Cosine() for m in SIZES}):
+        model = module(schedules=schedules, tail_pad_ratio=0.0)
+        losses = []
+        for batch in batches(1000):
+            noisy = model.corrupt(batch)
+            nats = torch.ones(len(noisy.masked))
+            losses.append(model._loss(batch, noisy, nats))
+        assert abs(torch.stack(losses).mean() - 1) < 0.06
+
+
+def test_training_on_one_batch_lowers_its_loss():
+    model, (batch, *_) = module(), batches(10)
+    optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        noisy = model.corrupt(batch)
+        loss = model._loss(batch, noisy, model.nats(batch, noisy))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_modality_without_a_schedule_is_named():
+    with pytest.raises(OmniError, match="schedules is given for"):
+        module(schedules={"text": Linear()})
+
+
+def test_a_missing_stage_before_says_how_to_go_on(tmp_path):
+    model = module(init_from=str(tmp_path))
+    with pytest.raises(OmniError, match="init_from null"):
+        model.setup("fit")
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    module().backbone.save_pretrained(tmp_path)
+    other = module(vocab={**SIZES, "image": 65}, init_from=str(tmp_path))
+    with pytest.raises(OmniError, match="another architecture"):
+        other.setup("fit")

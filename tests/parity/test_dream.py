@@ -1,0 +1,82 @@
+"""Numbers of the reference release: its network, its loss and its sampler."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.dream import load_dream
+from lightning_omni.samplers.base import Canvas, fill
+from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+
+FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numbers are not here")
+
+
+def forward(model, ids, lengths):
+    index = torch.cat([torch.arange(n) for n in lengths])
+    places = torch.stack((index, index * 0, index * 0), dim=1)
+    return model.logits(model(ids, places, SegmentLayout.of(lengths, device="cpu")))
+
+
+@torch.no_grad()
+def test_logits_of_a_single_and_of_packed_sequences_are_the_reference_s():
+    model, case = load_dream(FOLDER), load_file(FOLDER / "forward.safetensors")
+    single = forward(model, case["single.input_ids"][0], [40])
+    torch.testing.assert_close(single, case["single.logits"][0], atol=1e-4, rtol=0)
+    position = case["packed.position_ids"][0]
+    starts = [*(position == 0).nonzero().squeeze(1).tolist(), len(position)]
+    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    packed = forward(model, case["packed.input_ids"][0], lengths)
+    torch.testing.assert_close(packed, case["packed.logits"][0], atol=1e-4, rtol=0)
+    labels = case["packed.labels"][0]
+    loss = F.cross_entropy(packed[:-1], labels[1:], ignore_index=-100)
+    torch.testing.assert_close(loss, case["packed.loss"].squeeze(), atol=1e-5, rtol=0)
+
+
+def runs():
+    """The runs of the paper's own rule over a single block."""
+    if not FOLDER.is_dir():
+        return []
+    every = json.loads((FOLDER / "sampling.json").read_text())["runs"]
+    ours = [r for r in every if r["settings"]["alg"] in ("entropy", "entropy-penalty")]
+    return [r for r in ours if "block_size" not in r["settings"]]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("run", runs(), ids=lambda r: str(sorted(r["settings"].items()))[:60])
+def test_sampled_tokens_are_the_reference_s(run):
+    spec, settings = json.loads((FOLDER / "sampling.json").read_text()), run["settings"]
+    model, mask = load_dream(FOLDER), spec["mask_token_id"]
+    size, prompt = settings["max_new_tokens"], spec["prompt_ids"]
+    total = len(prompt) + size
+
+    def denoise(ids):
+        logits = forward(model, ids, [total])
+        return lambda where, allowed: logits[where - 1][:, allowed]
+
+    hole = torch.tensor([-1] * len(prompt) + [0] * size)
+    canvas = Canvas(
+        torch.tensor(prompt + [mask] * size),
+        torch.zeros(total, dtype=torch.long),
+        hole,
+        hole,
+        (torch.arange(512),),
+        torch.tensor([[min(settings["steps"], size)]]),
+        mask,
+    )
+    sampler = EntropyPenalty(
+        top_p=settings["top_p"],
+        top_k=settings["top_k"],
+        repetition_penalty=settings.get("repeat_penalty", 1.0),
+        position_penalty=settings.get("max_position_penalty", 1.0),
+    )
+    steps = []
+    rng = torch.Generator().manual_seed(0)
+    ids = fill(denoise, canvas, sampler, rng=rng, on_step=lambda n, x: steps.append(x[-size:].clone()))
+    assert steps[0].tolist() == run["first_step"]
+    assert ids[-size:].tolist() == run["output"]

@@ -1,0 +1,34 @@
+import pytest
+
+from lightning_omni.cli import VERBS, main, one_line
+
+
+def test_without_a_verb_the_verbs_are_listed(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["sing"], "unknown verb 'sing'"),
+        (["generate", "--task", "sing"], "unknown task 'sing'"),
+        (["generate", "--task", "t2i", "--model", "nowhere", "--text", "x"], "no joint model in"),
+        (["generate", "--tusk", "t2i"], "tusk"),
+        (["generate", "--task", "t2i", "--steps", "0"], "steps is 0"),
+        (["generate", "--task", "t2i", "--temperature", "-1"], "temperature is -1"),
+        (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(args, words, capsys):
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_a_long_report_is_folded_and_cut():
+    assert one_line("a\n  b\nGiven value: {...}") == "a b"
+    assert len(one_line("x" * 5000)) == 700
