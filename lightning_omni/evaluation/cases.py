@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_omni.data.shards import read_samples
+from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.media import SAMPLE_RATE, Recording, read_images, read_speech
 from lightning_omni.types import Part, Role, Sample, Turn
@@ -41,13 +42,15 @@ class Case:
     """A question with its true answer.
 
     `sample` is the encoded form that a model is given; `said` the words of a spoken answer, which
-    may be a whole sentence where the text of the answer is a word.
+    may be a whole sentence where the text of the answer is a word; `choices` the texts of all
+    answers that the split has to the same kind of question.
     """
 
     sample: Sample
     asked: Reply
     wanted: Reply
     said: str | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -59,6 +62,12 @@ def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
     """First part of a modality that a side says."""
     parts = (p for t in sample.turns if t.role == role for p in t.parts)
     return next((p for p in parts if p.modality == modality), None)
+
+
+def kind_of_question(sample: Sample) -> str:
+    """Name the group of questions that a guesser can tell from the question alone."""
+    meta = sample.meta
+    return str(meta.get("kind") or meta.get("topic") or meta.get("set") or "all")
 
 
 def is_judgeable(task: str, sample: Sample) -> bool:
@@ -92,12 +101,14 @@ def load_cases(
         )
     images = read_images(data, _keys(chosen, "image"))
     speech = read_speech(data, _keys(chosen, "speech"))
+    choices = _choices(plain) if task_named(task).answers == ("text", "speech") else {}
     cases = [
         Case(
             encoded[s.key],
             _media_reply(s, "user", images, speech),
             _media_reply(s, "assistant", images, speech),
             _words_said(s, speech),
+            choices.get(kind_of_question(s), ()),
         )
         for s in chosen
     ]
@@ -132,6 +143,16 @@ def _media_reply(
         images[image.key] if image and image.key else None,
         speech[sound.key].wave if sound and sound.key else None,
     )
+
+
+def _choices(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
+    """Distinct texts of the answers, by kind of question."""
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        part = part_of(sample, "assistant", "text")
+        if part is not None and part.text:
+            found.setdefault(kind_of_question(sample), set()).add(part.text)
+    return {kind: tuple(sorted(texts)) for kind, texts in found.items()}
 
 
 def _words_said(sample: Sample, speech: dict[str, Recording]) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from lightning_omni.evaluation.cases import Case, part_of
+from lightning_omni.evaluation.cases import Case, kind_of_question, part_of
 from lightning_omni.evaluation.normalize import normalize_answer
 from lightning_omni.evaluation.reading import Reading
 from lightning_omni.types import Sample
@@ -29,12 +29,6 @@ RULES = {
 def rule_for(task: str) -> str:
     """Say how a task's chance level was found."""
     return RULES["question"] if task in QUESTION_TASKS else RULES[task]
-
-
-def kind_of_question(sample: Sample) -> str:
-    """Name the group of questions that a guesser can tell from the question alone."""
-    meta = sample.meta
-    return str(meta.get("kind") or meta.get("topic") or meta.get("set") or "all")
 
 
 def majority_answers(pool: Sequence[Sample]) -> dict[str, str]:

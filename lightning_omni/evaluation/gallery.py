@@ -16,8 +16,10 @@ from lightning_omni.evaluation.outcome import Outcome
 
 GALLERY = "gallery"
 INDEX = "gallery.json"
-_META = ("set", "family", "kind", "topic", "voice", "answer_voice", "style")
-_META += ("question", "answer", "answer_text", "caption", "text", "fact", "source")
+_META = (
+    *("set", "family", "kind", "topic", "voice", "answer_voice", "style", "source"),
+    *("question", "answer", "answer_text", "caption", "text", "fact"),
+)
 
 
 @dataclass(frozen=True, slots=True)

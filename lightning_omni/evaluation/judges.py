@@ -12,6 +12,7 @@ from lightning_omni.evaluation.normalize import normalize, normalize_answer, say
 from lightning_omni.evaluation.oracle_training import judge_scene, truth_of
 from lightning_omni.evaluation.outcome import Outcome, proportions
 from lightning_omni.evaluation.reading import Reading
+from lightning_omni.metrics.wer import character_errors, word_errors
 
 Metrics = dict[str, tuple[float, float]]
 PRIMARY = {
@@ -48,21 +49,12 @@ def judge(task: str, case: Case, reading: Reading, *, inks: Iterable[str]) -> Ou
 
 def error_rates(hypothesis: str | None, reference: str) -> Metrics:
     """Edits over reference length, in words and in characters; silence is all deletions."""
-    said, wanted = words(hypothesis or ""), words(reference)
+    said, wanted = normalize(hypothesis or ""), normalize(reference)
+    by_word, by_character = word_errors(wanted, said), character_errors(wanted, said)
     return {
-        "wer": (edits(wanted, said), len(wanted)),
-        "cer": (edits(" ".join(wanted), " ".join(said)), len(" ".join(wanted))),
+        "wer": (by_word.errors, by_word.length),
+        "cer": (by_character.errors, by_character.length),
     }
-
-
-def edits(reference: list[str] | str, hypothesis: list[str] | str) -> int:
-    """Levenshtein distance: substitutions, deletions and insertions."""
-    row = list(range(len(hypothesis) + 1))
-    for i, wanted in enumerate(reference, start=1):
-        diagonal, row[0] = row[0], i
-        for j, said in enumerate(hypothesis, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (wanted != said))
-    return row[-1]
 
 
 def is_exact(text: str | None, wanted: str) -> bool:
@@ -76,6 +68,21 @@ def is_spoken(transcript: str | None, answer: str) -> bool:
         return False
     room = len(words(answer)) + _CARRIER_WORDS
     return len(words(transcript)) <= room and says(transcript, answer)
+
+
+def is_closest(transcript: str | None, case: Case) -> bool:
+    """Tell whether no other possible answer sounds more like what was heard.
+
+    Recognizers mishear short words ("it is gray" as "it is great"); a choice among the answers
+    that the question can have forgives that, as a listener would. Ties count as wrong.
+    """
+    heard = normalize(transcript or "")
+    wanted = case.wanted.text or ""
+    if not heard or not wanted:
+        return False
+    distance = character_errors(normalize(wanted), heard).errors
+    others = (c for c in case.choices if normalize(c) != normalize(wanted))
+    return all(character_errors(normalize(c), heard).errors > distance for c in others)
 
 
 def true_answer(case: Case) -> str:
@@ -93,7 +100,7 @@ def _judge_tts(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
 
 
 def _judge_image(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return proportions(judge_scene(reading.scene, _asked_scene(case.meta)))
+    return proportions(_countable(case, judge_scene(reading.scene, _asked_scene(case.meta))))
 
 
 def _judge_caption(case: Case, reading: Reading, inks: frozenset[str]) -> Metrics:
@@ -102,7 +109,7 @@ def _judge_caption(case: Case, reading: Reading, inks: frozenset[str]) -> Metric
     exact = reading.text is not None and normalize(reading.text) == normalize(wanted)
     scene = parse_caption(wanted, inks=inks) if case.meta.get("set") == "scene" else None
     verdict = compare(stated, scene) if scene is not None else {}
-    return proportions({**verdict, "exact": exact})
+    return proportions({**_countable(case, verdict), "exact": exact})
 
 
 def _judge_text_answer(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
@@ -115,9 +122,15 @@ def _judge_spoken_answer(case: Case, reading: Reading, inks: frozenset[str]) -> 
     rates = error_rates(reading.transcript, case.said or case.wanted.text or "")
     return {
         **_judge_text_answer(case, reading, inks),
-        **proportions({"spoken": spoken}),
+        **proportions({"spoken": spoken, "spoken_closest": is_closest(reading.transcript, case)}),
         "wer": rates["wer"],
     }
+
+
+def _countable(case: Case, verdict: dict[str, bool]) -> dict[str, bool]:
+    """Report counts where counting was asked; elsewhere one is always right."""
+    is_asked = case.meta.get("family") == "count"
+    return {k: v for k, v in verdict.items() if k != "count" or is_asked}
 
 
 def _asked_scene(meta: dict[str, Any]) -> Scene:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lightning_omni.evaluation.cases import Case
-from lightning_omni.evaluation.chance import kind_of_question, rule_for
+from lightning_omni.evaluation.cases import Case, kind_of_question
+from lightning_omni.evaluation.chance import rule_for
 from lightning_omni.evaluation.judges import PRIMARY
 from lightning_omni.evaluation.outcome import (
     Estimate,

@@ -31,9 +31,7 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCount:
     if not words:
         raise ValueError(f"reference '{reference}' has no words; a rate is not defined")
     found = jiwer.process_words(words, normalise(hypothesis))
-    return ErrorCount(
-        found.substitutions + found.deletions + found.insertions, len(words.split())
-    )
+    return ErrorCount(found.substitutions + found.deletions + found.insertions, len(words.split()))
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCount:

@@ -126,6 +126,14 @@ class ImageTokenizerModule(L.LightningModule):
                 pairs.append((optimizer, self._schedule(optimizer)))
         return [o for o, _ in pairs], [s for _, s in pairs]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the number of updates; with a critic `global_step` counts both optimizers."""
+        checkpoint["updates"] = self.updates
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
+        self.updates = checkpoint["updates"]
+
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         return warmup_cosine(
             optimizer,

@@ -9,17 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_omni.losses.adversarial import (
+    feature_matching,
+    hinge_discriminator,
+    hinge_generator,
+)
+from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
 from lightning_omni.nn.mel import LogMel
+from lightning_omni.nn.stft_discriminator import STFTDiscriminator
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 RESTART_EVERY = 20
 
 
 class SpeechTokenizerModule(L.LightningModule):
-    """Codec training without a critic.
+    """Codec training, with or without a critic.
 
     The quantizer joins after `continuous_steps`, its codebooks fitted by k-means to what the
     encoder has learned; begun together they collapse.
@@ -38,6 +45,9 @@ class SpeechTokenizerModule(L.LightningModule):
             the levels from coarse to fine.
         mel_weight: Of the decoder's log-mel estimate.
         commitment_weight: Of the distance to the first codebook.
+        discriminator: Critic of the waveform, or None.
+        loss_shares: With a critic, shares of the gradient at the waveform of the losses
+            `spectral`, `adversarial` and `features`.
         seed: Of all draws.
 
     Source: EnCodec, arXiv:2210.13438; quantizer dropout, SoundStream, arXiv:2107.03312.
@@ -57,10 +67,14 @@ class SpeechTokenizerModule(L.LightningModule):
         quantizer_dropout: float,
         mel_weight: float,
         commitment_weight: float,
+        discriminator: STFTDiscriminator | None,
+        loss_shares: dict[str, float],
         seed: int,
     ) -> None:
         super().__init__()
-        self.tokenizer = tokenizer
+        self.automatic_optimization = False
+        self.tokenizer, self.discriminator = tokenizer, discriminator
+        self.balancer = GradientBalancer(loss_shares)
         self.optimizer_factory, self.weight_decay = optimizer, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share = final_lr_share
@@ -73,29 +87,79 @@ class SpeechTokenizerModule(L.LightningModule):
         size, levels = tokenizer.codebook_size, tokenizer.quantizer.num_codebooks
         self.use = torch.nn.ModuleList(CodebookUse(size) for _ in range(levels))
         self.latents: list[Tensor] = []
+        self.updates = 0
 
-    def training_step(self, wave: Tensor, batch_idx: int) -> Tensor:
-        """Reconstruct crops, through the quantizer once it has joined."""
-        z = self.tokenizer.encoder(wave)
-        if self.global_step < self.continuous_steps:
-            self._collect(z)
-            noise = torch.randn(z.shape, generator=self.rng).to(z)
-            latents, commitment = z + self.latent_noise * noise, z.new_zeros(())
-        else:
-            if self.global_step == self.continuous_steps:
-                self._fit_codebooks()
-            quantized = self.tokenizer.quantizer(z, num_codebooks=self._levels())
-            latents, commitment = quantized.latents, quantized.commitment
-            if self.global_step % RESTART_EVERY == 0:
-                self.tokenizer.quantizer.restart_dead(z.detach().flatten(0, 1), rng=self.rng)
+    def training_step(self, wave: Tensor, batch_idx: int) -> None:
+        """One update of the tokenizer, and of the critic if there is one."""
+        optimizers, schedules = self._as_lists()
+        latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
         spectral = self.spectral(rebuilt, wave, rng=self.rng)
-        loss: Tensor = spectral + self.commitment_weight * commitment
+        inner = self.commitment_weight * commitment
         if mel is not None:
-            loss = loss + self.mel_weight * F.l1_loss(mel, self.log_mel(wave))
-        self.log("train_loss/spectral", spectral.detach(), prog_bar=True)
-        self.log("train_loss/commitment", commitment.detach())
-        return loss
+            inner = inner + self.mel_weight * F.l1_loss(mel, self.log_mel(wave))
+        self.toggle_optimizer(optimizers[0])
+        optimizers[0].zero_grad()
+        self._backward(wave, rebuilt, spectral, inner)
+        self._update(optimizers[0], schedules[0])
+        if self.discriminator is not None:
+            self._train_critic(optimizers[1], schedules[1], wave, rebuilt.detach())
+        self.updates += 1
+        self.log("train_loss/spectral", spectral.detach(), prog_bar=True, batch_size=len(wave))
+        self.log("train_loss/commitment", commitment.detach(), batch_size=len(wave))
+
+    def _latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder sees, and the commitment loss."""
+        if self.updates < self.continuous_steps:
+            self._collect(z)
+            noise = torch.randn(z.shape, generator=self.rng).to(z)
+            return z + self.latent_noise * noise, z.new_zeros(())
+        if self.updates == self.continuous_steps:
+            self._fit_codebooks()
+        quantized = self.tokenizer.quantizer(z, num_codebooks=self._levels())
+        if self.updates % RESTART_EVERY == 0:
+            self.tokenizer.quantizer.restart_dead(z.detach().flatten(0, 1), rng=self.rng)
+        return quantized.latents, quantized.commitment
+
+    def _backward(self, wave: Tensor, rebuilt: Tensor, spectral: Tensor, inner: Tensor) -> None:
+        """Plain sum without a critic; balanced gradients at the waveform with one."""
+        if self.discriminator is None:
+            self.manual_backward(spectral + inner)
+            return
+        scores, fake = self.discriminator(rebuilt)
+        _, real = self.discriminator(wave)
+        losses = {
+            "spectral": spectral,
+            "adversarial": torch.stack([hinge_generator(s) for s in scores]).mean(),
+            "features": feature_matching(real, fake),
+        }
+        balanced = self.balancer.gradient(losses, rebuilt)
+        if inner.requires_grad:
+            self.manual_backward(inner, retain_graph=True)
+        rebuilt.backward(balanced)
+
+    def _train_critic(self, optimizer: Any, schedule: Any, wave: Tensor, fake: Tensor) -> None:
+        assert self.discriminator is not None  # noqa: S101
+        self.toggle_optimizer(optimizer)
+        optimizer.zero_grad()
+        pairs = zip(self.discriminator(wave)[0], self.discriminator(fake)[0], strict=True)
+        loss = torch.stack([hinge_discriminator(real, made) for real, made in pairs]).mean()
+        self.manual_backward(loss)
+        self._update(optimizer, schedule)
+        self.log("train_loss/critic", loss.detach(), batch_size=len(wave))
+
+    def _update(self, optimizer: Any, schedule: Any) -> None:
+        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
+        schedule.step()
+
+    def _as_lists(self) -> tuple[list[Any], list[Any]]:
+        optimizers: Any = self.optimizers()
+        schedules: Any = self.lr_schedulers()
+        if not isinstance(optimizers, list):
+            return [optimizers], [schedules]
+        return optimizers, schedules
 
     def validation_step(self, wave: Tensor, batch_idx: int) -> None:
         """Measure the log-mel distance and the use of each codebook."""
@@ -117,19 +181,34 @@ class SpeechTokenizerModule(L.LightningModule):
             use.reset()
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimizer with warm-up and cosine."""
-        groups: Any = decay_groups(self.tokenizer, self.weight_decay)
-        optimizer = self.optimizer_factory(groups)
-        schedule = warmup_cosine(
-            optimizer,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.total_steps,
-            final_share=self.final_lr_share,
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        """One optimizer for the tokenizer, a second if there is a critic."""
+        pairs = []
+        for network in (self.tokenizer, self.discriminator):
+            if network is not None:
+                groups: Any = decay_groups(network, self.weight_decay)
+                optimizer = self.optimizer_factory(groups)
+                schedule = warmup_cosine(
+                    optimizer,
+                    warmup_steps=self.warmup_steps,
+                    total_steps=self.total_steps,
+                    final_share=self.final_lr_share,
+                )
+                pairs.append((optimizer, schedule))
+        return [o for o, _ in pairs], [s for _, s in pairs]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the optimizers do not know: progress, noise and vectors collected so far."""
+        checkpoint["speech_tokenizer"] = {
+            "updates": self.updates,
+            "rng": self.rng.get_state(),
+            "latents": self.latents,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore it."""
+        state = checkpoint["speech_tokenizer"]
+        self.updates, self.latents = state["updates"], state["latents"]
+        self.rng.set_state(state["rng"])
 
     def _levels(self) -> int:
         """All levels, or a random number of them."""

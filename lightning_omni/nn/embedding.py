@@ -62,7 +62,9 @@ class OmniEmbedding(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, dim)
         self.head = nn.Linear(dim, vocab_size, bias=False)
-        self.spans = nn.ModuleList(CodeSpanFeatures(start, size, features, dim) for start, size, features in code_spans)
+        self.spans = nn.ModuleList(
+            CodeSpanFeatures(start, size, features, dim) for start, size, features in code_spans
+        )
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         for span in self.spans:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from encodec.quantization.core_vq import ResidualVectorQuantization
@@ -51,7 +52,7 @@ class ResidualQuantizer(Pretrained):
         super().__init__()
         self.dim, self.num_codebooks, self.codebook_size = dim, num_codebooks, codebook_size
         self.dead_below = dead_below
-        self.layers = ResidualVectorQuantization(
+        self.layers: Any = ResidualVectorQuantization(  # type: ignore[no-untyped-call]
             num_quantizers=num_codebooks,
             dim=dim,
             codebook_size=codebook_size,
@@ -114,12 +115,12 @@ class ResidualQuantizer(Pretrained):
         return restarted
 
 
-def _set_codebook(book: Tensor, where: Tensor | slice, vectors: Tensor, size: Tensor) -> None:
+def _set_codebook(book: Any, where: Tensor | slice, vectors: Tensor, size: Tensor) -> None:
     """Set vectors together with the averages they are recomputed from."""
-    book.embed[where] = vectors  # type: ignore[attr-defined]
-    book.cluster_size[where] = size  # type: ignore[attr-defined]
-    book.embed_avg[where] = vectors * size[:, None]  # type: ignore[attr-defined]
-    book.inited.fill_(True)  # type: ignore[attr-defined]
+    book.embed[where] = vectors
+    book.cluster_size[where] = size
+    book.embed_avg[where] = vectors * size[:, None]
+    book.inited.fill_(True)
 
 
 def _k_means(x: Tensor, num_centres: int, iterations: int, rng: Generator) -> Tensor:

@@ -30,6 +30,7 @@ METRIC_NAMES = {
     "relation": "relation right",
     "exact": "exact answer",
     "spoken": "spoken answer right",
+    "spoken_closest": "spoken answer closest",
 }
 _SPLIT_ORDER = ("test_iid", "test_comp", "test_style", "test_voice", "test_xmodal")
 _BADGES = {"better than chance": "good", "at the ceiling": "good", "worse than chance": "bad"}

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from toy_world import NINE, SpellingRecognizer, TableAnswerer
 
-from lightning_omni.evaluation.cases import Reply, load_cases, pick
+from lightning_omni.evaluation.cases import Case, Reply, load_cases, pick
 from lightning_omni.evaluation.chance import derangement
+from lightning_omni.evaluation.judges import is_closest
+from lightning_omni.evaluation.outcome import Estimate
 from lightning_omni.evaluation.suite import Plan, make_suite
+from lightning_omni.evaluation.table import verdict
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.types import Sample
 
 STEPS = 120  # of the scene oracle
 PLAN = Plan(NINE, ("test_iid",), limit=40, speech_limit=40, seed=3, batch_size=7, gallery=2)
@@ -138,3 +142,32 @@ def test_the_oracle_is_trained_once_per_data_folder(suite, toy):
     judges = {"recognizer": None, "reconstructor": None}
     make_suite(toy.folder, toy.codes, tasks=["t2i"], oracle_steps=STEPS, **judges)
     assert [fingerprint(f) for f in (toy.folder / "oracle").iterdir()] == [before]
+
+
+def test_a_misheard_answer_counts_as_closest_only_if_no_other_is_nearer():
+    choices = ("it is gray", "it is pink", "it is blue")
+    case = Case(
+        Sample("k", "svqa", (), {"answer": "gray"}), Reply(), Reply("it is gray"), choices=choices
+    )
+    assert is_closest("It is great.", case)
+    assert not is_closest("It is pin", case)
+    assert not is_closest(None, case)
+    assert not is_closest("", case)
+
+
+@pytest.mark.parametrize(
+    ("interval", "metric", "said"),
+    [
+        ((0.4, 0.3, 0.5), "exact", "better than chance"),
+        ((0.2, 0.1, 0.3), "exact", "not distinguishable from chance"),
+        ((0.1, 0.0, 0.15), "exact", "worse than chance"),
+        ((0.95, 0.9, 1.0), "exact", "at the ceiling"),
+        ((0.1, 0.05, 0.15), "wer", "at the ceiling"),
+        ((0.9, 0.8, 1.1), "wer", "worse than chance"),
+    ],
+)
+def test_a_verdict_says_where_the_interval_lies(interval, metric, said):
+    value, low, high = interval
+    chance, ceiling = (0.2, 1.0) if metric == "exact" else (0.7, 0.1)
+    got = verdict(Estimate(value, low, high, 50), chance=chance, ceiling=ceiling, metric=metric)
+    assert got == said

@@ -1,0 +1,42 @@
+"""Make loss weights mean shares of the gradient, whatever the losses' scales."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class GradientBalancer:
+    """Rescales each loss's gradient at the model's output to its share of a unit norm.
+
+    Args:
+        weights: Share of each loss, by name.
+        decay: Of the running gradient norms.
+
+    Source: EnCodec, arXiv:2210.13438, section 3.4, equation 6.
+    """
+
+    def __init__(self, weights: dict[str, float], decay: float = 0.999) -> None:
+        self.weights, self.decay = weights, decay
+        self.norms: dict[str, float] = {}
+        self.corrections: dict[str, float] = {}
+
+    def gradient(
+        self, losses: dict[str, Tensor], output: Float[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        """Balanced gradient of the losses at `output`, to be passed to `output.backward`."""
+        total = sum(self.weights[name] for name in losses)
+        balanced = torch.zeros_like(output)
+        for name, loss in losses.items():
+            (grad,) = torch.autograd.grad(loss, output, retain_graph=True)
+            norm = self._running_norm(name, float(grad.norm(dim=-1).mean()))
+            balanced += self.weights[name] / total * grad / (norm + 1e-12)
+        return balanced
+
+    def _running_norm(self, name: str, norm: float) -> float:
+        """Bias-corrected exponential mean of a loss's gradient norm."""
+        old, weight = self.norms.get(name, 0.0), self.corrections.get(name, 0.0)
+        self.norms[name] = self.decay * old + (1 - self.decay) * norm
+        self.corrections[name] = self.decay * weight + (1 - self.decay)
+        return self.norms[name] / self.corrections[name]

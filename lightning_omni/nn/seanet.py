@@ -1,0 +1,61 @@
+"""EnCodec's SEANet encoder and decoder behind our codec interface: the full-scale variant."""
+
+from __future__ import annotations
+
+import math
+
+from encodec.modules import SEANetDecoder, SEANetEncoder
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_omni.pretrained import Pretrained
+
+
+class SEANetSpeechEncoder(Pretrained):
+    """Waveform to latent frames by strided convolutions and an LSTM.
+
+    Args:
+        num_filters: Width of the first layer.
+        ratios: Strides from the decoder's side; their product is the hop in samples.
+        latent_dim: Size of a latent frame.
+        lstm_layers: Recurrent layers at the frame rate.
+
+    Source: EnCodec, arXiv:2210.13438, section 3.1.
+    """
+
+    def __init__(
+        self, num_filters: int, ratios: list[int], latent_dim: int, lstm_layers: int
+    ) -> None:
+        super().__init__()
+        self.hop_length = math.prod(ratios)
+        self.network = SEANetEncoder(  # type: ignore[no-untyped-call]
+            dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
+        )
+
+    def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N D"]:
+        """Encode samples; T must be a multiple of `hop_length`."""
+        out: Tensor = self.network(wave[:, None]).transpose(1, 2)
+        return out
+
+
+class SEANetSpeechDecoder(Pretrained):
+    """Mirror of `SEANetSpeechEncoder`; gives no log-mel estimate.
+
+    Args:
+        num_filters: Width of the last layer.
+        ratios: As the encoder's.
+        latent_dim: Size of a latent frame.
+        lstm_layers: Recurrent layers at the frame rate.
+    """
+
+    def __init__(
+        self, num_filters: int, ratios: list[int], latent_dim: int, lstm_layers: int
+    ) -> None:
+        super().__init__()
+        self.network = SEANetDecoder(  # type: ignore[no-untyped-call]
+            dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
+        )
+
+    def forward(self, latents: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B T"], None]:
+        """Decode to samples."""
+        return self.network(latents.transpose(1, 2)).squeeze(1), None
