@@ -27,7 +27,24 @@ PATTERN = (
 """How text is cut before merging. Whoever encodes with these ranks must cut the same way."""
 
 _ASSET = Path(__file__).resolve().parent.parent / "lightning_omni" / "assets" / "text_1k.tiktoken"
-_ROLES = ("system", "user", "assistant", "image", "speech", "voice", "text", "describe", "draw")
+_ROLES = (
+    "system",
+    "user",
+    "assistant",
+    "image",
+    "speech",
+    "voice",
+    "text",
+    "describe",
+    "draw",
+    "write",
+    "say",
+    "answer",
+    "flite",
+    "rms",
+    "slt",
+    "kal",
+)
 _PUNCTUATION = (
     "Hello! How are you? I'm fine, thanks. It's 10 o'clock (or 11:30); see you in 2 minutes.",
     "What is this? That's a picture of two dogs. Which one is bigger? The one on the left.",

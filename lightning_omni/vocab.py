@@ -12,8 +12,10 @@ from lightning_omni.errors import OmniError
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|mask|>",
-    "<|im_start|>",
-    "<|im_end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end_of_turn|>",
     "<|begin_of_image|>",
     "<|end_of_image|>",
     "<|begin_of_speech|>",

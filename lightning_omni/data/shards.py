@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
 
-import webdataset as wds
+from webdataset.tariterators import group_by_keys, tar_file_expander  # noqa: E402
 
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample
@@ -51,16 +51,15 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """
     try:
         _check_headers(path)
-        pipeline = wds.WebDataset(
-            str(path), shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-        )
-        for item in pipeline:
-            key = str(item["__key__"])
-            if not _KEY.fullmatch(key):
-                raise OmniError(
-                    f"'{path}' holds the key '{key}'; keys are letters, digits, _ and -"
-                )
-            yield key, {k: v for k, v in item.items() if not k.startswith("__")}
+        with path.open("rb") as stream:
+            source = [{"url": str(path), "stream": stream}]
+            for item in group_by_keys(tar_file_expander(source)):
+                key = str(item["__key__"])
+                if not _KEY.fullmatch(key):
+                    raise OmniError(
+                        f"'{path}' holds the key '{key}'; keys are letters, digits, _ and -"
+                    )
+                yield key, {k: v for k, v in item.items() if not k.startswith("__")}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise OmniError(
             f"'{path}' is not a readable tar ({error}); prepare the data again"

@@ -27,20 +27,20 @@ class Task:
 
 
 _ALL = (
-    Task("asr", "Convert the speech to text.", ("speech",), ("text",), "speech recognition"),
-    Task("tts", "Convert the text to speech by {voice}.", ("text",), ("speech",), "text to speech"),
-    Task("t2i", "Generate an image.", ("text",), ("image",), "text to image"),
-    Task("caption", "Describe the image.", ("image",), ("text",), "image captioning"),
+    Task("asr", "write ", ("speech",), ("text",), "speech recognition"),
+    Task("tts", "say {voice} ", ("text",), ("speech",), "text to speech"),
+    Task("t2i", "draw ", ("text",), ("image",), "text to image"),
+    Task("caption", "describe ", ("image",), ("text",), "image captioning"),
     Task("vqa", "", ("text", "image"), ("text",), "visual question answering"),
-    Task("s2i", "Generate an image from the speech.", ("speech",), ("image",), "speech to image"),
+    Task("s2i", "draw ", ("speech",), ("image",), "speech to image"),
     Task(
         "svqa",
-        "Answer the speech about the image.",
+        "answer ",
         ("speech", "image"),
         ("text", "speech"),
         "spoken visual question answering",
     ),
-    Task("sqa", "Answer the speech.", ("speech",), ("text", "speech"), "spoken question answering"),
+    Task("sqa", "answer ", ("speech",), ("text", "speech"), "spoken question answering"),
     Task("tqa", "", ("text",), ("text",), "text question answering"),
     Task("chat", "", (), (), "free conversation in the turns given"),
 )

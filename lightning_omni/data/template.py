@@ -98,7 +98,6 @@ class Template:
                 has a trained unconditional model.
         """
         out = _Builder()
-        last = len(sample.turns) - 1
         for i, turn in enumerate(sample.turns):
             self._open(out, turn.role)
             if turn.role == "assistant":
@@ -106,7 +105,7 @@ class Template:
                     self._answer(out, part, rng)
             else:
                 self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
-            self._close(out, final=i == last)
+            self._close(out)
         return self._sequence(out, sample)
 
     def render_prompt(
@@ -125,14 +124,14 @@ class Template:
         for i, turn in enumerate(sample.turns[:-1]):
             self._open(out, turn.role)
             self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
-            self._close(out, final=False)
+            self._close(out)
         answer = sample.turns[-1].parts
         self._open(out, "assistant")
         for answered in answer[:part]:
             self._answer(out, answered, Random(0))
         for hole, length in zip(answer[part:], lengths, strict=True):
             holes.append(self._hole(out, hole.modality, length))
-        self._close(out, final=True)
+        self._close(out)
         return self._sequence(out, sample), holes
 
     def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
@@ -147,11 +146,10 @@ class Template:
         return Hole(modality, start, start + length)
 
     def _open(self, out: _Builder, role: str) -> None:
-        out.add([self.vocab.special("<|im_start|>"), *self.text.encode(role + "\n")])
+        out.add([self.vocab.special(f"<|{role}|>")])
 
-    def _close(self, out: _Builder, *, final: bool) -> None:
-        newline = [] if final else self.text.encode("\n")
-        out.add([self.vocab.special("<|im_end|>"), *newline])
+    def _close(self, out: _Builder) -> None:
+        out.add([self.vocab.special("<|end_of_turn|>")])
 
     def _ask(
         self, out: _Builder, sample: Sample, turn: Turn, *, with_instruction: bool, content: bool
@@ -159,7 +157,7 @@ class Template:
         instruction = task_named(sample.task).instruction
         if with_instruction and instruction:
             voice = sample.meta.get("voice", DEFAULT_VOICE)
-            out.add(self.text.encode(instruction.format(voice=voice) + "\n"))
+            out.add(self.text.encode(instruction.format(voice=voice)))
         for part in turn.parts if content else ():
             if part.modality == "text":
                 out.add(self.text.encode(part.text or ""))

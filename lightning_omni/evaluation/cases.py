@@ -43,7 +43,8 @@ class Case:
 
     `sample` is the encoded form that a model is given; `said` the words of a spoken answer, which
     may be a whole sentence where the text of the answer is a word; `choices` the texts of all
-    answers that the split has to the same kind of question.
+    answers that the split has to the same kind of question, or all its sentences where speech is
+    read or spoken as it stands.
     """
 
     sample: Sample
@@ -102,13 +103,14 @@ def load_cases(
     images = read_images(data, _keys(chosen, "image"))
     speech = read_speech(data, _keys(chosen, "speech"))
     choices = _choices(plain) if task_named(task).answers == ("text", "speech") else {}
+    sentences = _sentences(plain) if task in ("asr", "tts") else ()
     cases = [
         Case(
             encoded[s.key],
             _media_reply(s, "user", images, speech),
             _media_reply(s, "assistant", images, speech),
             _words_said(s, speech),
-            choices.get(kind_of_question(s), ()),
+            choices.get(kind_of_question(s), sentences),
         )
         for s in chosen
     ]
@@ -143,6 +145,12 @@ def _media_reply(
         images[image.key] if image and image.key else None,
         speech[sound.key].wave if sound and sound.key else None,
     )
+
+
+def _sentences(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Distinct sentences that a split reads or speaks."""
+    texts = (p.text for s in samples for t in s.turns for p in t.parts if p.modality == "text")
+    return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def _choices(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:

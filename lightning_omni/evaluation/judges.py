@@ -70,18 +70,17 @@ def is_spoken(transcript: str | None, answer: str) -> bool:
     return len(words(transcript)) <= room and says(transcript, answer)
 
 
-def is_closest(transcript: str | None, case: Case) -> bool:
+def is_closest(transcript: str | None, wanted: str, choices: Iterable[str]) -> bool:
     """Tell whether no other possible answer sounds more like what was heard.
 
     Recognizers mishear short words ("it is gray" as "it is great"); a choice among the answers
     that the question can have forgives that, as a listener would. Ties count as wrong.
     """
     heard = normalize(transcript or "")
-    wanted = case.wanted.text or ""
     if not heard or not wanted:
         return False
     distance = character_errors(normalize(wanted), heard).errors
-    others = (c for c in case.choices if normalize(c) != normalize(wanted))
+    others = (c for c in choices if normalize(c) != normalize(wanted))
     return all(character_errors(normalize(c), heard).errors > distance for c in others)
 
 
@@ -92,11 +91,17 @@ def true_answer(case: Case) -> str:
 
 
 def _judge_asr(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return error_rates(reading.text, case.wanted.text or "")
+    return _judge_words(reading.text, case.wanted.text or "", case)
 
 
 def _judge_tts(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return error_rates(reading.transcript, case.asked.text or "")
+    return _judge_words(reading.transcript, case.asked.text or "", case)
+
+
+def _judge_words(heard: str | None, wanted: str, case: Case) -> Metrics:
+    """Error rates, and whether the sentence can be told from the split's others."""
+    closest = is_closest(heard, wanted, case.choices)
+    return {**error_rates(heard, wanted), **proportions({"closest": closest})}
 
 
 def _judge_image(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
@@ -119,10 +124,11 @@ def _judge_text_answer(case: Case, reading: Reading, _: frozenset[str]) -> Metri
 
 def _judge_spoken_answer(case: Case, reading: Reading, inks: frozenset[str]) -> Metrics:
     spoken = is_spoken(reading.transcript, true_answer(case))
+    closest = is_closest(reading.transcript, case.wanted.text or "", case.choices)
     rates = error_rates(reading.transcript, case.said or case.wanted.text or "")
     return {
         **_judge_text_answer(case, reading, inks),
-        **proportions({"spoken": spoken, "spoken_closest": is_closest(reading.transcript, case)}),
+        **proportions({"spoken": spoken, "spoken_closest": closest}),
         "wer": rates["wer"],
     }
 

@@ -132,6 +132,8 @@ def _reply(answer: Answer) -> Reply:
 
 
 def _check(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
+    if not (tasks and splits):
+        raise OmniError("nothing to evaluate: name at least one task and one split")
     for task in tasks:
         if not task_named(task).answers:
             raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
@@ -145,4 +147,7 @@ def _check(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
 def _recognizer(tasks: Sequence[str]) -> Recognizer | None:
     """Load the recognizer if any task needs one."""
     is_heard = any("speech" in task_named(t).answers or t == "asr" for t in tasks)
-    return WhisperRecognizer() if is_heard else None
+    if not is_heard:
+        return None
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every recording
+    return WhisperRecognizer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -12,6 +13,7 @@ _WIDTH, _HEIGHT = 320, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
 _POINTS = 240
 _TICKS = 4
+_STAGE = re.compile(r"(train|val|test)[/_]")
 _FIRST = ("loss", "nelbo", "psnr", "mel", "accuracy", "spectral")
 
 
@@ -48,13 +50,20 @@ def group_curves(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     for curve in sorted(curves, key=lambda c: c.name):
         if curve.name.endswith("_epoch"):
             continue
-        quantity = curve.name.removesuffix("_step").partition("/")[2] or curve.name
-        groups.setdefault(quantity, []).append(curve)
+        groups.setdefault(quantity_of(curve.name), []).append(curve)
     return dict(sorted(groups.items(), key=lambda item: (_rank(item[0]), item[0])))
 
 
+def quantity_of(name: str) -> str:
+    """Name without the stage: `train/loss`, `val/loss` and `train_loss` are all `loss`."""
+    found = _STAGE.match(name)
+    return (name[found.end() :] if found else name).removesuffix("_step") or name
+
+
 def _rank(quantity: str) -> int:
-    """What a reader looks for first."""
+    """What a reader looks for first; breakdowns by noise level come last."""
+    if "/bin" in quantity:
+        return len(_FIRST) + 1
     found = (i for i, word in enumerate(_FIRST) if word in quantity)
     return next(found, len(_FIRST))
 

@@ -84,15 +84,26 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def read_curves(home: Path) -> tuple[list[Curve], float]:
-    """Read all scalars below a stage's folder, and the seconds between first and last."""
-    accumulator = EventAccumulator(str(home), size_guidance={SCALARS: 0})
-    accumulator.Reload()
-    curves, times = [], []
-    for name in accumulator.Tags()[SCALARS]:
-        events = sorted(accumulator.Scalars(name), key=lambda e: e.step)
-        times += [e.wall_time for e in events]
-        if name not in _UNPLOTTED:
-            curves.append(Curve(name, [e.step for e in events], [e.value for e in events]))
+    """Read the scalars logged into a folder, and the seconds from first to last.
+
+    A run that was started again continues in a new file: where files overlap, the newer one holds.
+    """
+    found: dict[str, dict[int, float]] = {}
+    times: list[float] = []
+    for path in sorted(home.glob(EVENTS), key=lambda p: (p.stat().st_mtime, p.name)):
+        accumulator = EventAccumulator(str(path), size_guidance={SCALARS: 0})
+        accumulator.Reload()
+        for name in accumulator.Tags()[SCALARS]:
+            events = accumulator.Scalars(name)
+            start = min(e.step for e in events)
+            older = {s: v for s, v in found.get(name, {}).items() if s < start}
+            found[name] = {**older, **{e.step: e.value for e in events}}
+            times += [e.wall_time for e in events]
+    curves = [
+        Curve(name, sorted(points), [points[s] for s in sorted(points)])
+        for name, points in sorted(found.items())
+        if name not in _UNPLOTTED
+    ]
     return curves, max(times) - min(times) if times else 0.0
 
 

@@ -36,7 +36,7 @@ def sample(task) -> Sample:
 def test_only_the_answer_can_be_masked_and_all_of_it_can(task):
     rendered = template().render(sample(task), rng=Random(0))
     answers = task_named(task).answers
-    start = len(rendered.ids) - 1 - rendered.ids[::-1].index(VOCAB.special("<|im_start|>"))
+    start = len(rendered.ids) - 1 - rendered.ids[::-1].index(VOCAB.special("<|assistant|>"))
     assert not any(rendered.maskable[:start])
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
     for modality in answers:

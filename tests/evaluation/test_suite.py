@@ -149,10 +149,10 @@ def test_a_misheard_answer_counts_as_closest_only_if_no_other_is_nearer():
     case = Case(
         Sample("k", "svqa", (), {"answer": "gray"}), Reply(), Reply("it is gray"), choices=choices
     )
-    assert is_closest("It is great.", case)
-    assert not is_closest("It is pin", case)
-    assert not is_closest(None, case)
-    assert not is_closest("", case)
+    assert is_closest("It is great.", case.wanted.text, case.choices)
+    assert not is_closest("It is pin", case.wanted.text, case.choices)
+    assert not is_closest(None, case.wanted.text, case.choices)
+    assert not is_closest("", case.wanted.text, case.choices)
 
 
 @pytest.mark.parametrize(

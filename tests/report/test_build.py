@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +13,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.report.build import build_report
 from lightning_omni.report.curves import draw_curves, group_curves
 from lightning_omni.report.media import spectrogram
-from lightning_omni.report.run_files import Curve
+from lightning_omni.report.run_files import Curve, read_curves
 
 NASTY = "<script>alert('&')</script>\"“"
 
@@ -178,3 +179,14 @@ def test_a_tone_is_brightest_at_its_frequency():
     assert abs(brightest - 2000) < 100
     assert levels.min() >= 0
     assert levels.max() <= 1
+
+
+def test_a_run_started_again_shows_the_newer_values_where_files_overlap(tmp_path):
+    write_stage(tmp_path, {"train/loss": [9.0, 8.0, 7.0]})
+    (first,) = tmp_path.iterdir()
+    os.utime(first, (1, 1))
+    first.rename(tmp_path / "events.out.tfevents.0.host.1")
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("train/loss", 1.0, 1)
+    (curve,), _ = read_curves(tmp_path)
+    assert (curve.steps, curve.values) == ([0, 1], [9.0, 1.0])

@@ -1,0 +1,45 @@
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.provenance import git_commit, provenance
+from lightning_omni.evaluation.run import evaluate
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
+ARGUMENTS = {
+    **{"model": Path("model"), "data": Path("data"), "out": Path("out"), "tasks": ["vqa"]},
+    **{"splits": ["test_iid"], "limit": 1, "speech_limit": 1, "seed": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ["dance"]}, "unknown task 'dance'"),
+        ({"tasks": ["chat"]}, "no test"),
+        ({"splits": ["test"]}, "unknown split 'test'"),
+        ({"limit": 0}, "wanted at least 1"),
+        ({"tasks": []}, "nothing to evaluate"),
+        ({"model": Path("absent")}, "absent"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_loaded(change, message):
+    with pytest.raises(OmniError, match=message):
+        evaluate(**{**ARGUMENTS, **change})
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_names_exactly_the_options_there_are(recipe):
+    assert (
+        yaml.safe_load(recipe.read_text()).keys() == inspect.signature(evaluate).parameters.keys()
+    )
+
+
+def test_provenance_names_versions_and_the_commit_if_there_is_one():
+    facts = provenance()
+    assert facts["packages"]["torch"]
+    commit = git_commit()
+    assert commit is None or len(commit.removesuffix("+changes")) == 40

@@ -1,0 +1,103 @@
+"""The debug recipes, trained, resumed and sampled through the real command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from data_prep.__main__ import main as prep_data
+from lightning_omni.cli import main
+from lightning_omni.data.tasks import TASKS_BY_NAME
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+NINE = [name for name in TASKS_BY_NAME if name != "chat"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Trying to infer the `batch_size`",
+    "ignore:.*ModelCheckpoint with manual optimization.*",
+    "ignore:Checkpoint directory .* exists and is not empty",
+)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with smoke data, tokenizers and a joint model, all made by the command line."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert prep_data(["--preset", "smoke", "--out", "data/smoke", "--cache", "cache"]) == 0
+        for name in ("image_tokenizer", "speech_tokenizer", "stage3"):
+            assert fit(name) == 0
+        yield folder
+
+
+def fit(name, *more):
+    return main(["fit", "--config", str(RECIPES / "debug" / f"{name}.yaml"), *more])
+
+
+def test_the_seanet_variant_trains_and_exports(workplace):
+    assert fit("speech_tokenizer_seanet") == 0
+    assert (workplace / "runs/debug/speech_tokenizer_seanet/export/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["image_tokenizer", "speech_tokenizer"])
+def test_a_tokenizer_run_resumes_from_its_last_checkpoint(workplace, name):
+    run = workplace / "runs/debug" / name
+    steps = {"image_tokenizer": "16", "speech_tokenizer": "12"}[name]
+    kept = workplace / f"{name}-kept"
+    shutil.copytree(run, kept)
+    assert fit(name, "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_steps", steps) == 0
+    shutil.rmtree(run)
+    kept.rename(run)
+
+
+def test_a_resumed_joint_run_ends_with_the_weights_of_an_unbroken_one(workplace):
+    whole = load_file(workplace / "runs/debug/stage3/export/model.safetensors")
+    aside = "runs/debug/resumed"
+    moved = ["--trainer.default_root_dir", aside]
+    shutil.copy(workplace / "runs/debug/stage3/checkpoints/last.ckpt", workplace / "unused.ckpt")
+    first = next((workplace / "runs/debug/stage3/checkpoints").glob("*step=2*.ckpt"), None)
+    if first is None:
+        config = ["--trainer.max_steps", "4", *moved]
+        assert fit("stage3", *config) == 0
+        first = workplace / "runs/debug/stage3/checkpoints/last.ckpt"
+    assert fit("stage3", "--ckpt_path", str(first), *moved) == 0
+    again = load_file(workplace / aside / "export/model.safetensors")
+    assert whole.keys() == again.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("task", NINE)
+def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(workplace, task):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(workplace / "in.png")
+    soundfile.write(workplace / "in.wav", rng.normal(0, 0.1, 16000), 16000)
+    given = {"text": ["--text", "what is it"], "image": ["--image", "in.png"], "speech": ["--audio", "in.wav"]}
+    declared = TASKS_BY_NAME[task]
+    args = [x for modality in declared.asks for x in given[modality]]
+    outs = [workplace / f"out/{task}-{n}" for n in range(2)]
+    for out in outs:
+        model = ["--model", "runs/debug/stage3/export"]
+        assert main(["generate", "--task", task, *args, "--out", str(out), *model]) == 0
+    suffixes = {"text": ".txt", "image": ".png", "speech": ".wav"}
+    for modality in declared.answers:
+        first, second = (out.with_suffix(suffixes[modality]).read_bytes() for out in outs)
+        assert first == second
+    record = json.loads(outs[0].with_suffix(".json").read_text())
+    assert record["task"] == task
+    assert record["seed"] == 0
+    for hole in record["holes"].values():
+        if hole["modality"] == "image":
+            assert len(hole["ids"]) == 64
+
+
+def test_changing_the_vocabulary_is_refused_by_name(workplace, capsys):
+    vocab = '{"text": 1024, "speech": 33, "image": 64}'
+    assert fit("stage3", "--data.vocab", vocab) == 2
+    assert "the vocab has spans" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""Every recipe parses and builds its objects, the largest ones on the meta device."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_omni.cli import build_cli
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if "model" in (yaml.safe_load(p.read_text()) or {}) and "trainer" in yaml.safe_load(p.read_text()))
+
+
+def build(*args: str):
+    with torch.device("meta"):
+        return build_cli(list(args), run=False)
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
+def test_a_recipe_builds_and_its_config_round_trips(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = build("--config", str(path))
+    text = cli.parser.dump(cli.config)
+    again = tmp_path / "again.yaml"
+    again.write_text(text)
+    second = build("--config", str(again))
+    assert second.parser.dump(second.config) == text
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
+def test_a_recipe_opens_with_what_source_cost_and_run(path):
+    head = path.read_text().split("seed_everything")[0]
+    assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
+    assert str(path.relative_to(RECIPES.parent)) in head
+
+
+def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stage = str(RECIPES / "stage3.yaml")
+    model = str(RECIPES / "model" / "7b.yaml")
+    cli = build("--config", stage, "--model.backbone", model)
+    blocks = cli.model.backbone.blocks
+    assert sum(p.numel() for p in blocks[0].parameters()) == 233_057_792
+    assert len(blocks) == 28
