@@ -8,6 +8,7 @@ OUT ?= data/$(PRESET)
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 export MALLOC_TOP_PAD_ = 268435456
+export GOMP_SPINCOUNT = 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo prep-data test test-slow lint types bench docs tensorboard clean
@@ -24,8 +25,9 @@ setup: $(BIN)/lightning_omni  ## make .venv with everything but the GPU extra
 
 demo: setup  ## data, tokenizers, three stages, evaluation and report in 20 minutes
 	$(OMNI) prep-data --preset demo --out data/demo
+	mkdir -p runs/demo
 	OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/image_tokenizer.yaml > runs/demo/image_tokenizer.log 2>&1 & \
-	OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/speech_tokenizer.yaml; wait $$!
+	other=$$!; OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/speech_tokenizer.yaml && wait $$other
 	$(OMNI) fit --config recipes/demo/stage1.yaml
 	$(OMNI) fit --config recipes/demo/stage2.yaml
 	$(OMNI) fit --config recipes/demo/stage3.yaml
@@ -36,7 +38,7 @@ prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
 
 test: setup  ## unit tests, minutes
-	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=lightning_omni,beartype.beartype
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=lightning_omni,beartype.beartype
 
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m slow

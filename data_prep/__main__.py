@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from data_prep.collection import Collection
 from data_prep.corpora import CORPORA, prepare_corpus
@@ -29,21 +29,22 @@ _TOOLS = ("numpy", "pillow", "resvg-py", "soundfile", "soxr")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a data folder; returns 0, or 2 after one line on stderr if the user can mend it."""
-    args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if args.corpus is not None:
-            if args.source is None or args.out is None:
-                raise OmniError("--corpus needs --source DIR_OR_FILE and --out DIR")
-            prepare_corpus(args.corpus, args.source, args.out, split=args.split)
-        else:
-            prepare_preset(
-                args.preset or "mini", args.out, cache=args.cache, online=not args.offline
-            )
+        _prepare(_parser().parse_args(argv))
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    if args.corpus is None:
+        prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
+    elif args.source is None or args.out is None:
+        raise OmniError("--corpus needs --source DIR_OR_FILE and --out DIR")
+    else:
+        prepare_corpus(args.corpus, args.source, args.out, split=args.split, about=tools())
 
 
 def prepare_preset(
@@ -76,8 +77,16 @@ def _report(collection: Collection, folder: Path, seconds: float) -> None:
     log.info("%s is ready after %.0f s", folder, seconds)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as `OmniError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the parser's message."""
+        raise OmniError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="data_prep", description=__doc__)
+    parser = _Parser(prog="data_prep", description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
     what.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")

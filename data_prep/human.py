@@ -61,7 +61,9 @@ def _book_passages(sources: Sources) -> Iterator[Media]:
 
 
 def _media(path: Path, said: str, voice: str, source: str) -> Media:
-    wave, rate = _read_g722(path) if path.suffix == ".g722" else soundfile.read(path, dtype="float32")
+    wave, rate = (
+        _read_g722(path) if path.suffix == ".g722" else soundfile.read(path, dtype="float32")
+    )
     polished = polish(wave, rate)
     info = {
         "text": normalize(said),

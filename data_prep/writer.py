@@ -104,7 +104,9 @@ def _write_media(collection: Collection, out: Path) -> Iterator[Shard]:
     for (modality, split), media in sorted(collection.media.items()):
         stem = f"media/{modality}-{split}"
         in_order = [media[key] for key in sorted(media)]
-        yield from _write_shards(in_order, out, stem, modality, split, MEDIA_PER_SHARD, _media_files)
+        yield from _write_shards(
+            in_order, out, stem, modality, split, MEDIA_PER_SHARD, _media_files
+        )
 
 
 def _write_tasks(collection: Collection, out: Path) -> Iterator[Shard]:

@@ -7,6 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni.errors import OmniError
@@ -20,8 +21,10 @@ FUNCTION_VERBS = {
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "report": ("lightning_omni.report.build", "build_report"),
 }
+CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
 _MAX_MESSAGE = 700
+_MAX_ECHO = 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(args[0], args)
-    except OmniError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (OmniError, ValueError) as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"error: {mistake}\n")
         return 2
+
+
+def _mistake(error: BaseException | None) -> OmniError | None:
+    """The user's mistake behind an error; a parser wraps those of constructors in its own."""
+    while error is not None and not isinstance(error, OmniError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _run(verb: str, args: list[str]) -> int:
@@ -90,6 +103,8 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from lightning_omni.callbacks.progress import PlainProgress
+
     class Parser(LightningArgumentParser):
         """Reports mistakes as `OmniError`."""
 
@@ -105,6 +120,12 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             parser.add_argument("-c", "--config", action="config", help="Recipe; may be repeated.")
             return parser
 
+        def before_instantiate_classes(self) -> None:
+            """Refuse a checkpoint that is not there before anything is built."""
+            path = self._get(self.config, "ckpt_path")
+            if path and path not in CHECKPOINT_WORDS and not Path(path).is_file():
+                raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
+
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.init_args.vocab", "model.init_args.vocab")
 
@@ -117,6 +138,7 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [PlainProgress()]},
             args=args,
             run=run,
         )
@@ -125,6 +147,11 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
 def one_line(message: str) -> str:
     """Fold a parser's report into one line, without the echo of the whole value."""
     kept = [line.strip() for line in message.splitlines() if line.strip()]
-    kept = [line for line in kept if not line.startswith(("Given value", "Subtypes:"))]
+    kept = [
+        line
+        for line in kept
+        if not line.startswith(("Subtypes:", "Given value type:"))
+        and not (line.startswith("Given value") and len(line) > _MAX_ECHO)
+    ]
     text = " ".join(kept)
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 3] + "..."

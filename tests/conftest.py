@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # lightning 2.6.6 calls deprecated names of jsonargparse 4.53
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -15,3 +17,27 @@ torch.set_num_threads(1)
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(956)
+
+
+DEBUG = Path(__file__).parents[1] / "recipes" / "debug"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder with smoke data, tokenizers and a joint model, all made by the command line."""
+    from lightning_omni.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["prep-data", "--preset", "smoke", "--out", "data/smoke", "--cache", "c"]) == 0
+        for name in ("image_tokenizer", "speech_tokenizer", "stage3"):
+            assert main(["fit", "--config", str(DEBUG / f"{name}.yaml")]) == 0
+    return folder
+
+
+@pytest.fixture
+def workplace(trained, monkeypatch):
+    """`trained`, as the current folder."""
+    monkeypatch.chdir(trained)
+    return trained

@@ -89,7 +89,10 @@ def _encode(
     }
     counts: dict[str, int] = {}
     for path in sorted((data / "tasks").glob("*.tar")):
-        with wds.TarWriter(str(folder / path.name), mtime=0, encoder=False) as writer:
+        with (
+            (folder / path.name).open("wb") as stream,
+            wds.TarWriter(stream, mtime=0, encoder=False) as writer,
+        ):
             for key, files in read_shard(path):
                 sample = _with_codes(parse_sample(key, files, path), codes)
                 plain = json.dumps(sample.to_json(), separators=(",", ":"))

@@ -1,6 +1,7 @@
 """Numbers of the reference release: its network, its loss and its sampler."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_logits_of_a_single_and_of_packed_sequences_are_the_reference_s():
     torch.testing.assert_close(single, case["single.logits"][0], atol=1e-4, rtol=0)
     position = case["packed.position_ids"][0]
     starts = [*(position == 0).nonzero().squeeze(1).tolist(), len(position)]
-    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    lengths = [b - a for a, b in pairwise(starts)]
     packed = forward(model, case["packed.input_ids"][0], lengths)
     torch.testing.assert_close(packed, case["packed.logits"][0], atol=1e-4, rtol=0)
     labels = case["packed.labels"][0]
@@ -77,6 +78,8 @@ def test_sampled_tokens_are_the_reference_s(run):
     )
     steps = []
     rng = torch.Generator().manual_seed(0)
-    ids = fill(denoise, canvas, sampler, rng=rng, on_step=lambda n, x: steps.append(x[-size:].clone()))
+    ids = fill(
+        denoise, canvas, sampler, rng=rng, on_step=lambda n, x: steps.append(x[-size:].clone())
+    )
     assert steps[0].tolist() == run["first_step"]
     assert ids[-size:].tolist() == run["output"]

@@ -11,29 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from data_prep.__main__ import main as prep_data
 from lightning_omni.cli import main
 from lightning_omni.data.tasks import TASKS_BY_NAME
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+pytestmark = pytest.mark.xdist_group("workplace")
 NINE = [name for name in TASKS_BY_NAME if name != "chat"]
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Trying to infer the `batch_size`",
-    "ignore:.*ModelCheckpoint with manual optimization.*",
-    "ignore:Checkpoint directory .* exists and is not empty",
-)
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder with smoke data, tokenizers and a joint model, all made by the command line."""
-    folder = tmp_path_factory.mktemp("work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert prep_data(["--preset", "smoke", "--out", "data/smoke", "--cache", "cache"]) == 0
-        for name in ("image_tokenizer", "speech_tokenizer", "stage3"):
-            assert fit(name) == 0
-        yield folder
 
 
 def fit(name, *more):
@@ -51,7 +34,10 @@ def test_a_tokenizer_run_resumes_from_its_last_checkpoint(workplace, name):
     steps = {"image_tokenizer": "16", "speech_tokenizer": "12"}[name]
     kept = workplace / f"{name}-kept"
     shutil.copytree(run, kept)
-    assert fit(name, "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_steps", steps) == 0
+    assert (
+        fit(name, "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_steps", steps)
+        == 0
+    )
     shutil.rmtree(run)
     kept.rename(run)
 
@@ -78,7 +64,11 @@ def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(wor
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(workplace / "in.png")
     soundfile.write(workplace / "in.wav", rng.normal(0, 0.1, 16000), 16000)
-    given = {"text": ["--text", "what is it"], "image": ["--image", "in.png"], "speech": ["--audio", "in.wav"]}
+    given = {
+        "text": ["--text", "what is it"],
+        "image": ["--image", "in.png"],
+        "speech": ["--audio", "in.wav"],
+    }
     declared = TASKS_BY_NAME[task]
     args = [x for modality in declared.asks for x in given[modality]]
     outs = [workplace / f"out/{task}-{n}" for n in range(2)]

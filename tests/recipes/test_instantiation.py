@@ -9,7 +9,12 @@ import yaml
 from lightning_omni.cli import build_cli
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if "model" in (yaml.safe_load(p.read_text()) or {}) and "trainer" in yaml.safe_load(p.read_text()))
+TRAINING = sorted(
+    p
+    for p in RECIPES.rglob("*.yaml")
+    if "model" in (yaml.safe_load(p.read_text()) or {})
+    and "trainer" in yaml.safe_load(p.read_text())
+)
 
 
 def build(*args: str):

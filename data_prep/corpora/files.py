@@ -1,0 +1,77 @@
+"""Reading the small text files corpora come with, with errors that name file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.errors import OmniError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+
+
+def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files below a folder with one of the suffixes, sorted.
+
+    Raises:
+        OmniError: If the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise OmniError(f"no folder '{folder}'; check --source")
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+
+
+def beside(file: Path, suffix: str) -> str:
+    """Text of the file of the same name with another suffix.
+
+    Raises:
+        OmniError: If there is none or it is empty.
+    """
+    path = file.with_suffix(suffix)
+    if not path.is_file():
+        raise OmniError(f"'{file}' has no '{path.name}' beside it; write its text there")
+    content = path.read_text("utf-8").strip()
+    if not content:
+        raise OmniError(f"'{path}' is empty; write the text of '{file.name}' there")
+    return content
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield `(line number, object)` of a JSON Lines file.
+
+    Raises:
+        OmniError: If the file does not exist or a line is no JSON object.
+    """
+    if not path.is_file():
+        raise OmniError(f"no file '{path}'; check --source")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                plain = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise OmniError(f"'{path}' line {number} is not JSON ({error})") from error
+            if not isinstance(plain, dict):
+                raise OmniError(f"'{path}' line {number} is not a JSON object")
+            yield number, plain
+
+
+def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield `(line number, row)` of a tab-separated file that has the columns.
+
+    Raises:
+        OmniError: If the file or a column is missing.
+    """
+    if not path.is_file():
+        raise OmniError(f"no file '{path}'; check --source")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [c for c in columns if c not in (reader.fieldnames or ())]
+        if missing:
+            raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {reader.fieldnames}")
+        yield from enumerate(reader, 2)

@@ -1,0 +1,86 @@
+"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpora.entries import Conversation, Entry, Line
+from data_prep.corpora.files import json_lines
+from lightning_omni.data.tasks import TASKS_BY_NAME
+from lightning_omni.errors import OmniError
+
+_ROLES = {
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "system": "system",
+}
+_PLACEHOLDER = re.compile(r"(<\|image\|>|<\|audio\|>)")
+_INSTRUCTIONS = {
+    "asr": "Convert the speech to text.",
+    "tts": "Convert the text to speech.",
+    "t2i": "Generate an image based on the provided text description.",
+}
+
+
+def read(source: Path, *, split: str) -> Iterator[Entry]:
+    """Yield every conversation; files are named relative to the folder of `source`."""
+    for number, plain in json_lines(source):
+        where = f"'{source}' line {number}"
+        messages = plain.get("messages") or plain.get("conversations")
+        if not isinstance(messages, list) or not messages:
+            raise OmniError(f"{where} has no messages")
+        files = {m: [source.parent / f for f in plain.get(m) or []] for m in ("images", "audios")}
+        turns = [_turn(message, files, where) for message in messages]
+        left = {name: rest for name, rest in files.items() if rest}
+        if left:
+            name, rest = next(iter(left.items()))
+            raise OmniError(f"{where} lists {len(rest)} {name} more than it has placeholders")
+        yield _conversation(f"{source}:{number}", turns)
+
+
+def _turn(message: Any, files: dict[str, list[Path]], where: str) -> tuple[str, tuple[Line, ...]]:
+    role = str(message.get("role", message.get("from")))
+    if role not in _ROLES:
+        raise OmniError(f"{where} has the role '{role}'; wanted one of {', '.join(_ROLES)}")
+    lines = []
+    for piece in _PLACEHOLDER.split(str(message.get("content", message.get("value", "")))):
+        name = {"<|image|>": "images", "<|audio|>": "audios"}.get(piece)
+        if name is None:
+            if piece.strip():
+                lines.append(Line("text", piece.strip()))
+            continue
+        if not files[name]:
+            raise OmniError(f"{where} has more {piece} placeholders than {name}")
+        modality = "image" if name == "images" else "speech"
+        lines.append(Line(modality, files[name].pop(0)))
+    return _ROLES[role], tuple(lines)
+
+
+def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Entry:
+    """Recognise the nine tasks by instruction and shape; all else is `chat`."""
+    bare = [turn for turn in turns if turn[0] != "system"]
+    if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:
+        for name, task in TASKS_BY_NAME.items():
+            asked = _without(bare[0][1], _INSTRUCTIONS.get(name))
+            if asked is None:
+                continue
+            shape = tuple(line.modality for line in asked)
+            answers = tuple(line.modality for line in bare[1][1])
+            if shape == task.asks and answers == task.answers and shape:
+                return Conversation(origin, name, (("user", asked), bare[1]))
+    return Conversation(origin, "chat", tuple(turns))
+
+
+def _without(lines: tuple[Line, ...], instruction: str | None) -> tuple[Line, ...] | None:
+    """Cut a leading instruction; None if it should be there and is not."""
+    if instruction is None:
+        return lines
+    if not lines or not str(lines[0].content).startswith(instruction):
+        return None
+    rest = str(lines[0].content)[len(instruction) :].strip()
+    return ((Line("text", rest),) if rest else ()) + lines[1:]

@@ -1,0 +1,244 @@
+"""Every adapter on a tiny corpus in its published layout, and its mistakes."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from data_prep.__main__ import main
+from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+
+WAVE = np.sin(np.arange(24000) * 0.1) * 0.3
+
+
+def picture(path, colour="red"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16), colour).save(path)
+
+
+def sound(path, rate=24000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = {"format": "MP3"} if path.suffix == ".mp3" else {}
+    soundfile.write(path, WAVE, rate, **kind)
+
+
+def image_folder(root):
+    picture(root / "a/cat.png")
+    (root / "a/cat.txt").write_text("a red cat")
+    return root, {"t2i": 1, "caption": 1}
+
+
+def audio_transcripts(root):
+    sound(root / "anna/one.wav")
+    (root / "anna/one.txt").write_text("hello there")
+    return root, {"asr": 1, "tts": 1}
+
+
+def librispeech(root):
+    folder = root / "dev-clean/84/121"
+    for i in range(2):
+        sound(folder / f"84-121-000{i}.flac", 16000)
+    (folder / "84-121.trans.txt").write_text("84-121-0000 GO DO\n84-121-0001 YOU HEAR\n")
+    return root, {"asr": 2, "tts": 2}
+
+
+def libritts(root):
+    sound(root / "dev/84/121/84_121_000_000.wav")
+    (root / "dev/84/121/84_121_000_000.normalized.txt").write_text("Go. Do you hear?")
+    return root, {"asr": 1, "tts": 1}
+
+
+def common_voice(root):
+    sound(root / "clips/a.mp3")
+    (root / "train.tsv").write_text('client_id\tpath\tsentence\nabc\ta.mp3\tHe said "no"\n')
+    return root, {"asr": 1, "tts": 1}
+
+
+def journeydb(root):
+    picture(root / "imgs/000/x.jpg")
+    line = {"img_path": "./000/x.jpg", "prompt": "a city", "Task2": {"Caption": "A quiet city."}}
+    (root / "train_anno_realease_repath.jsonl").write_text(json.dumps(line) + "\n")
+    return root, {"t2i": 1, "caption": 1}
+
+
+def blip3o(root):
+    root.mkdir(exist_ok=True)
+    raw = io.BytesIO()
+    Image.new("RGB", (20, 16)).save(raw, "JPEG")
+    with tarfile.open(root / "00000.tar", "w") as tar:
+        for name, content in (("k.jpg", raw.getvalue()), ("k.txt", b"a dark room")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return root, {"t2i": 1, "caption": 1}
+
+
+def llava_onevision(root):
+    picture(root / "images/x.png")
+    talk = [
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A wall."},
+        {"from": "human", "value": "Its colour?"},
+        {"from": "gpt", "value": "Red."},
+    ]
+    (root / "data.json").write_text(json.dumps([{"image": "images/x.png", "conversations": talk}]))
+    return root / "data.json", {"vqa": 2}
+
+
+def messages(root):
+    picture(root / "x.png")
+    sound(root / "x.wav")
+    lines = [
+        {
+            "messages": [
+                {"role": "user", "content": "Convert the speech to text.\n<|audio|>"},
+                {"role": "assistant", "content": "hello"},
+            ],
+            "audios": ["x.wav"],
+        },
+        {
+            "messages": [
+                {"role": "human", "content": "What is it?\n<|image|>"},
+                {"role": "gpt", "content": "A wall."},
+            ],
+            "images": ["x.png"],
+        },
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello."},
+                {"role": "user", "content": "Bye"},
+                {"role": "assistant", "content": "<|image|> Bye."},
+            ],
+            "images": ["x.png"],
+        },
+    ]
+    (root / "talk.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root / "talk.jsonl", {"asr": 1, "vqa": 1, "chat": 1}
+
+
+LAYOUTS = [
+    image_folder,
+    audio_transcripts,
+    librispeech,
+    libritts,
+    common_voice,
+    journeydb,
+    blip3o,
+    llava_onevision,
+    messages,
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+def test_a_corpus_becomes_samples_whose_media_are_in_the_shards(layout, tmp_path):
+    root = tmp_path / "corpus"
+    root.mkdir()
+    source, wanted = layout(root)
+    out = tmp_path / "out"
+    args = ["--corpus", layout.__name__, "--source", str(source), "--out", str(out)]
+    assert main(args) == 0
+    samples = {task: read_samples(out / "tasks", task, "train") for task in wanted}
+    assert {task: len(found) for task, found in samples.items()} == wanted
+    manifest = read_manifest(out)
+    assert {task: n["train"] for task, n in manifest["counts"].items()} == wanted
+    keys = {k for path in (out / "media").glob("*.tar") for k, _ in read_shard(path)}
+    named = {p.key for s in samples.values() for x in s for t in x.turns for p in t.parts if p.key}
+    assert named == keys
+
+
+def test_speech_is_stored_at_sixteen_kilohertz_and_keeps_its_length(tmp_path):
+    audio_transcripts(tmp_path / "in")
+    out = tmp_path / "out"
+    args = ["--corpus", "audio_transcripts", "--source", str(tmp_path / "in"), "--out", str(out)]
+    assert main(args) == 0
+    ((_, files),) = read_shard(next((out / "media").glob("speech-train-*.tar")))
+    wave, rate = soundfile.read(io.BytesIO(files["flac"]))
+    assert rate == 16000
+    assert abs(len(wave) / rate - 1) < 0.01
+
+
+def test_two_splits_share_a_folder_and_the_same_split_twice_is_refused(tmp_path, capsys):
+    image_folder(tmp_path / "in")
+    args = ["--corpus", "image_folder", "--source", str(tmp_path / "in")]
+    args += ["--out", str(tmp_path / "out"), "--split"]
+    assert main([*args, "train"]) == 0
+    assert main([*args, "val"]) == 0
+    assert len(read_manifest(tmp_path / "out")["shards"]) == 6
+    assert main([*args, "val"]) == 2
+    assert "already holds the split val" in capsys.readouterr().err
+
+
+def test_the_same_corpus_gives_the_same_bytes(tmp_path):
+    image_folder(tmp_path / "in")
+    args = ["--corpus", "image_folder", "--source", str(tmp_path / "in"), "--out"]
+    for name in ("one", "two"):
+        assert main([*args, str(tmp_path / name)]) == 0
+    first, second = (read_manifest(tmp_path / name)["shards"] for name in ("one", "two"))
+    assert first == second
+
+
+MISTAKES = {
+    "no_placeholder_file": (
+        {"messages": [{"role": "user", "content": "<|image|>"}]},
+        "line 1 has more",
+    ),
+    "file_too_many": (
+        {"messages": [{"role": "user", "content": "hi"}], "images": ["a.png"]},
+        "lists 1 images more",
+    ),
+    "unknown_role": ({"messages": [{"role": "robot", "content": "hi"}]}, "role 'robot'"),
+    "no_messages": ({"talk": []}, "has no messages"),
+    "special": (
+        {"messages": [{"role": "user", "content": "<|mask|>"}, {"role": "gpt", "content": "x"}]},
+        "reserved token <|mask|>",
+    ),
+    "gone": (
+        {"messages": [{"role": "user", "content": "<|image|>"}], "images": ["gone.png"]},
+        "gone.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_messages_names_the_line(name, tmp_path, capsys):
+    plain, words = MISTAKES[name]
+    (tmp_path / "m.jsonl").write_text(json.dumps(plain) + "\n")
+    args = ["--corpus", "messages", "--source", str(tmp_path / "m.jsonl")]
+    assert main([*args, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_one_unreadable_picture_of_many_is_counted_and_reported(tmp_path, capsys):
+    for i in range(40):
+        picture(tmp_path / f"in/{i}.png", (i, 0, 0))
+        (tmp_path / f"in/{i}.txt").write_text(f"number {i}")
+    (tmp_path / "in/7.png").write_bytes(b"broken")
+    args = ["--corpus", "image_folder", "--source", str(tmp_path / "in"), "--out"]
+    assert main([*args, str(tmp_path / "out")]) == 0
+    manifest = read_manifest(tmp_path / "out")
+    assert len(manifest["left_out"]) == 1
+    assert "7.png" in manifest["left_out"][0]
+    assert manifest["counts"]["t2i"]["train"] == 39
+
+
+def test_too_many_unreadable_pictures_stop_the_build(tmp_path, capsys):
+    for i in range(4):
+        picture(tmp_path / f"in/{i}.png", (i, 0, 0))
+        (tmp_path / f"in/{i}.txt").write_text(f"number {i}")
+    (tmp_path / "in/2.png").write_bytes(b"broken")
+    args = ["--corpus", "image_folder", "--source", str(tmp_path / "in"), "--out"]
+    assert main([*args, str(tmp_path / "out")]) == 2
+    assert "1 of 4 entries are unusable" in capsys.readouterr().err
+
+
+def test_a_picture_without_a_caption_is_named(tmp_path, capsys):
+    picture(tmp_path / "in/lonely.png")
+    args = ["--corpus", "image_folder", "--source", str(tmp_path / "in"), "--out"]
+    assert main([*args, str(tmp_path / "out")]) == 2
+    assert "lonely.txt" in capsys.readouterr().err
