@@ -8,7 +8,6 @@ OUT ?= data/$(PRESET)
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 export MALLOC_TOP_PAD_ = 268435456
-export GOMP_SPINCOUNT = 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo prep-data test test-slow lint types bench docs tensorboard clean

@@ -133,9 +133,9 @@ _DEMO = Preset(
         "test_voice": 80,
     },
     cast=Cast(
-        targets=("flite-rms", "flite-slt"),
+        targets=("flite-rms",),
         answers=("flite-rms",),
-        inputs=("flite-rms", "flite-slt", "flite-kal16"),
+        inputs=("flite-rms", "flite-slt"),
         rare=(),
         held_out=("flite-awb",),
     ),
