@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 OMNI := $(BIN)/lightning_omni
 PRESET ?= mini
 OUT ?= data/$(PRESET)
+# packages whose tensor shapes are checked at run time in tests
+SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 100000000000
 export MALLOC_TOP_PAD_ = 268435456
@@ -37,7 +39,7 @@ prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
 
 test: setup  ## unit tests, minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=lightning_omni,beartype.beartype
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(SHAPES)
 
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m slow

@@ -1,4 +1,4 @@
-"""Speech from the espeak-ng library that a Python package carries: works where nothing else does."""
+"""Speech from the espeak-ng library that a Python package carries: it works everywhere."""
 
 from __future__ import annotations
 

@@ -92,10 +92,29 @@ INKS: dict[str, str] = {
 }
 """Colour name -> fill of a silhouette. Darker than every background, so figures stand out."""
 
-NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 
 _PLURAL_ONLY = frozenset({"grapes", "scissors"})
 _PLURALS = {
@@ -129,5 +148,7 @@ def number_word(n: int) -> str:
     """Write 0..99 in words, so that a question reads as it sounds."""
     if n < len(NUMBERS):
         return NUMBERS[n]
-    tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()[n // 10 - 2]
+    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"][
+        n // 10 - 2
+    ]
     return tens if n % 10 == 0 else f"{tens} {NUMBERS[n % 10]}"

@@ -51,7 +51,7 @@ class Scene:
             "count": c.count,
             "relation": c.relation,
             "style": self.style,
-            "keys": [list(key) for key in c.keys()],
+            "keys": [list(key) for key in c.keys()],  # noqa: SIM118 - not a dict
             "caption": c.caption(),
         }
 

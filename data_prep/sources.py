@@ -179,7 +179,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _publish(built: Path, folder: Path) -> None:
-    """Move a finished folder in place, so that an interrupted download is never mistaken for one."""
+    """Move a finished folder in place: an interrupted download is never mistaken for one."""
     shutil.rmtree(folder, ignore_errors=True)
     built.rename(folder)
 

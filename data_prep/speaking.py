@@ -200,6 +200,10 @@ class Speaker:
             else:
                 is_val = bucket("composed", caption, of=_VAL_OF) == 0
                 unseen["val" if is_val else "test_iid"].append(caption)
+        self._want_unseen(unseen)
+
+    def _want_unseen(self, unseen: dict[str, list[str]]) -> None:
+        """Plan test sentences in every input voice, and some in the held-out ones."""
         for split, texts in unseen.items():
             for sentence in texts:
                 for voice in self._cast.inputs:

@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
 
-from webdataset.tariterators import group_by_keys, tar_file_expander  # noqa: E402
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample

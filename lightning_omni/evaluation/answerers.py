@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 _ANSWER_ERRORS = (OmniError, RuntimeError, ValueError, LookupError, OSError, ArithmeticError)
 
 
+@runtime_checkable
 class Answerer(Protocol):
     """Anything that answers encoded samples, one reply each."""
 
@@ -23,6 +24,7 @@ class Answerer(Protocol):
         """Answer the user's turn; the assistant's names the modalities wanted and holds nothing."""
 
 
+@runtime_checkable
 class Reconstructor(Protocol):
     """Anything that turns the codes of a sample back into media."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from lightning_omni.evaluation.scene_oracle import SceneOracle
 _SHORTEST_S = 0.05
 
 
+@runtime_checkable
 class Recognizer(Protocol):
     """Speech to text."""
 

@@ -28,6 +28,8 @@ def test_the_seanet_variant_trains_and_exports(workplace):
     assert (workplace / "runs/debug/speech_tokenizer_seanet/export/model.safetensors").is_file()
 
 
+# pictures are shuffled anew by a resumed run: every epoch sees each once, in another order
+@pytest.mark.filterwarnings("ignore:You.re resuming from a checkpoint that ended before")
 @pytest.mark.parametrize("name", ["image_tokenizer", "speech_tokenizer"])
 def test_a_tokenizer_run_resumes_from_its_last_checkpoint(workplace, name):
     run = workplace / "runs/debug" / name
@@ -42,21 +44,21 @@ def test_a_tokenizer_run_resumes_from_its_last_checkpoint(workplace, name):
     kept.rename(run)
 
 
-def test_a_resumed_joint_run_ends_with_the_weights_of_an_unbroken_one(workplace):
+def test_a_resumed_joint_run_ends_with_the_weights_of_an_unbroken_one(
+    workplace, tmp_path, monkeypatch
+):
+    (tmp_path / "data").symlink_to(workplace / "data")
+    (tmp_path / "runs/debug").mkdir(parents=True)
+    for name in ("image_tokenizer", "speech_tokenizer"):
+        (tmp_path / "runs/debug" / name).symlink_to(workplace / "runs/debug" / name)
+    monkeypatch.chdir(tmp_path)
+    assert fit("stage3", "--trainer.max_steps", "4") == 0
+    assert fit("stage3", "--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt") == 0
     whole = load_file(workplace / "runs/debug/stage3/export/model.safetensors")
-    aside = "runs/debug/resumed"
-    moved = ["--trainer.default_root_dir", aside]
-    shutil.copy(workplace / "runs/debug/stage3/checkpoints/last.ckpt", workplace / "unused.ckpt")
-    first = next((workplace / "runs/debug/stage3/checkpoints").glob("*step=2*.ckpt"), None)
-    if first is None:
-        config = ["--trainer.max_steps", "4", *moved]
-        assert fit("stage3", *config) == 0
-        first = workplace / "runs/debug/stage3/checkpoints/last.ckpt"
-    assert fit("stage3", "--ckpt_path", str(first), *moved) == 0
-    again = load_file(workplace / aside / "export/model.safetensors")
-    assert whole.keys() == again.keys()
+    resumed = load_file("runs/debug/stage3/export/model.safetensors")
+    assert whole.keys() == resumed.keys()
     for name, value in whole.items():
-        torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
+        assert torch.equal(resumed[name], value), name
 
 
 @pytest.mark.parametrize("task", NINE)

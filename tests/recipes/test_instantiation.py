@@ -26,11 +26,11 @@ def build(*args: str):
 def test_a_recipe_builds_and_its_config_round_trips(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli = build("--config", str(path))
-    text = cli.parser.dump(cli.config)
+    text = cli.parser.dump(cli.config, skip_none=False)
     again = tmp_path / "again.yaml"
     again.write_text(text)
     second = build("--config", str(again))
-    assert second.parser.dump(second.config) == text
+    assert second.parser.dump(second.config, skip_none=False) == text
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))

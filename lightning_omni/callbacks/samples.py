@@ -1,0 +1,158 @@
+"""Answers of the model in training to fixed prompts: pictures, sound, text and denoising strips."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_omni.callbacks.tensorboard_media import MediaLog
+from lightning_omni.data.media import tensor_to_image
+from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.shards import read_samples
+from lightning_omni.data.template import Template
+from lightning_omni.inference.folder import ModelFolder
+from lightning_omni.inference.lengths import fit_lengths
+from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.types import Sample
+
+STRIP = 8
+LENGTH_SAMPLES = 500
+
+
+class Samples(L.Callback):
+    """Logs `samples/<task>/...` and `denoise/...` at the first validation samples of each task.
+
+    Args:
+        every_n_steps: Training steps between two looks; one more is taken at the end.
+        num_per_task: Prompts of each task.
+        seed: Of sampling; the same each time, so that looks can be compared.
+    """
+
+    def __init__(self, every_n_steps: int, num_per_task: int, seed: int) -> None:
+        self.every_n_steps, self.num_per_task, self.seed = every_n_steps, num_per_task, seed
+        self.last_step = 0
+        self._parts: dict[str, Any] = {}
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look if it is time."""
+        if trainer.global_step - self.last_step >= self.every_n_steps:
+            self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look once more, at the averaged weights if there are."""
+        if trainer.global_step > self.last_step:
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.last_step = trainer.global_step
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(data, OmniData):
+            return
+        assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
+        start, media = time.perf_counter(), MediaLog(trainer)
+        omni = self._omni(data, pl_module)
+        for task in data.tasks:
+            prompts = self._parts["prompts"][task]
+            answers = omni.answer(prompts, seed=self.seed)
+            _log_answers(media, omni, task, prompts, answers)
+        if "t2i" in data.tasks:
+            _log_strip(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
+        pl_module.backbone.train()
+        seconds = time.perf_counter() - start
+        for logger in trainer.loggers:
+            values = {"monitor/samples_s": seconds, "monitor/failures": float(media.failures)}
+            logger.log_metrics(values, step=trainer.global_step)
+
+    def _omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
+        """The model in training as an `Omni`; tokenizers, prompts and lengths are loaded once."""
+        if not self._parts:
+            seen = [read_samples(data.folder, t, "train")[:LENGTH_SAMPLES] for t in data.tasks]
+            template = data.template
+            self._parts = {
+                "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
+                "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
+                "lengths": fit_lengths((s for task in seen for s in task), template.text),
+                "template": Template(
+                    template.vocab,
+                    template.text,
+                    image_columns=template.image_columns,
+                    codebooks=template.codebooks,
+                    max_tail_pads=0,
+                ),
+                "prompts": {
+                    task: read_samples(data.folder, task, "val")[: self.num_per_task]
+                    for task in data.tasks
+                },
+            }
+        parts = {k: self._parts[k] for k in ("template", "image", "speech", "lengths")}
+        folder = ModelFolder(backbone=module.backbone, fingerprint="in training", **parts)
+        return Omni(folder, device=str(module.device))
+
+
+def _log_answers(
+    media: MediaLog, omni: Omni, task: str, prompts: list[Sample], answers: list[Answer]
+) -> None:
+    rows, pictures = [], []
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        asked = [p for t in prompt.turns[:-1] for p in t.parts]
+        wanted = prompt.turns[-1].parts
+        words = [" ".join(p.text or "" for p in parts).strip() for parts in (asked, wanted)]
+        rows.append([words[0] or str(prompt.meta.get("text", "")), words[1], answer.text or ""])
+        codes = [p.codes for p in (*asked, *wanted) if p.modality == "image" and p.codes]
+        pictures += [_picture(omni, c) for c in codes]
+        if answer.image is not None:
+            pictures.append(answer.image)
+        if answer.speech is not None and len(answer.speech):
+            media.audio(f"samples/{task}/{i}", answer.speech, answer.sample_rate)
+    media.table(f"samples/{task}/text", ["asked", "wanted", "answered"], rows)
+    media.images(f"samples/{task}/real_then_generated", pictures)
+
+
+def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
+    """One picture's denoising in `STRIP` steps; what is still masked is grey."""
+    span = omni.vocab.span("image")
+    frames: list[Image.Image] = []
+
+    def keep(step: int, ids: Tensor) -> None:
+        is_open = ids == omni.vocab.mask_token_id
+        is_code = (ids >= span.start) & (ids < span.stop)
+        held = ids[is_open | is_code]
+        masked = held == omni.vocab.mask_token_id
+        codes = (held - span.start).masked_fill(masked, 0)
+        picture = _picture(omni, tuple(codes.tolist()))
+        frames.append(_grey(picture, masked, omni.template.image_columns))
+
+    text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
+    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=keep)
+    media.images("denoise/image_strip", frames)
+
+
+def _picture(omni: Omni, codes: tuple[int, ...]) -> Image.Image:
+    with torch.inference_mode():
+        grid = torch.tensor([codes], device=omni.device)
+        pixels = omni.image_tokenizer.decode(grid, rows=omni.template.image_columns)
+    return tensor_to_image(pixels[0])
+
+
+def _grey(picture: Image.Image, masked: Tensor, columns: int) -> Image.Image:
+    side = picture.width // columns
+    for i in masked.nonzero().flatten().tolist():
+        row, column = divmod(i, columns)
+        box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
+        picture.paste((128, 128, 128), box)
+    return picture

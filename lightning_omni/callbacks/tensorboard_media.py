@@ -1,0 +1,66 @@
+"""Write pictures, sound and text to TensorBoard without ever stopping a training."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+MAX_SECONDS = 10
+
+
+class MediaLog:
+    """Guards each write: a failure is counted and logged as `monitor/failures`."""
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+        self.writer = loggers[0].experiment if loggers and trainer.is_global_zero else None
+        self.step = trainer.global_step
+        self.failures = 0
+
+    def images(self, tag: str, pictures: list[Image.Image]) -> None:
+        """A row of pictures, left to right."""
+        if self.writer is None or not pictures:
+            return
+        height = max(p.height for p in pictures)
+        sheet = Image.new("RGB", (sum(p.width + 2 for p in pictures), height), "white")
+        left = 0
+        for picture in pictures:
+            sheet.paste(picture, (left, 0))
+            left += picture.width + 2
+        pixels = torch.from_numpy(np.array(sheet))
+        self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
+
+    def audio(self, tag: str, wave: NDArray[np.float32] | Tensor, sample_rate: int) -> None:
+        """Mono sound, made finite, clamped and cut to `MAX_SECONDS`; silence is left out."""
+        sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
+        sound = sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)
+        if self.writer is None or len(sound) == 0:
+            return
+        self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
+
+    def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
+        """A Markdown table; cells are escaped."""
+        if self.writer is None or not rows:
+            return
+        cells = [[html.escape(cell).replace("|", "&#124;") or " " for cell in row] for row in rows]
+        lines = [header, ["---"] * len(header), *cells]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        self._write(lambda: self.writer.add_text(tag, text, self.step))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
+            self.failures += 1
+            log.warning("could not write to TensorBoard: %s", error)

@@ -1,0 +1,81 @@
+"""Where a training step's time goes, and what the batches are made of."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightning_omni.types import TASKS, Batch
+
+
+class Throughput(L.Callback):
+    """Logs tokens per second, the split of a step's time, packing and the realised task mix.
+
+    `perf/data_wait_s` is the time between steps, `perf/compute_s` the time in them. Means are over
+    `log_every_n_steps`.
+    """
+
+    def __init__(self) -> None:
+        self.started = self.ended = time.perf_counter()
+        self.wait_s = self.compute_s = 0.0
+        self.tokens = self.useful = self.answer = self.steps = 0
+        self.tasks = torch.zeros(len(TASKS))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock of waiting."""
+        self.started = time.perf_counter()
+        self.wait_s += self.started - self.ended
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the step, and log if it is time."""
+        self.ended = time.perf_counter()
+        self.compute_s += self.ended - self.started
+        assert isinstance(batch, Batch)  # noqa: S101
+        used = batch.tasks >= 0
+        self.tokens += batch.ids.numel()
+        self.useful += int((batch.tasks[batch.segment_ids] >= 0).sum())
+        self.answer += int(batch.maskable.sum())
+        self.tasks += torch.bincount(batch.tasks[used].cpu(), minlength=len(TASKS))
+        self.steps += 1
+        if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._log(trainer)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Log the gradient's norm before clipping, and the learning rate."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads)
+            pl_module.log("optim/grad_norm", norm, batch_size=1)
+            pl_module.log("optim/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+
+    def _log(self, trainer: L.Trainer) -> None:
+        total_s = self.wait_s + self.compute_s
+        values = {
+            "perf/tokens_per_s": self.tokens / total_s,
+            "perf/useful_tokens_per_s": self.useful / total_s,
+            "perf/data_wait_s": self.wait_s / self.steps,
+            "perf/compute_s": self.compute_s / self.steps,
+            "data/packing_efficiency": self.useful / self.tokens,
+            "data/answer_share": self.answer / self.tokens,
+        }
+        shares = self.tasks / self.tasks.sum()
+        values |= {f"data_task/{n}": float(s) for n, s in zip(TASKS, shares, strict=True) if s}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        self.wait_s = self.compute_s = 0.0
+        self.tokens = self.useful = self.answer = self.steps = 0
+        self.tasks.zero_()
