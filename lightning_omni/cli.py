@@ -20,6 +20,7 @@ FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "report": ("lightning_omni.report.build", "build_report"),
+    "bench": ("lightning_omni.evaluation.bench", "bench"),
 }
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
