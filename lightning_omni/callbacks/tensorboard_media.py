@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -24,7 +25,8 @@ class MediaLog:
 
     def __init__(self, trainer: L.Trainer) -> None:
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
-        self.writer = loggers[0].experiment if loggers and trainer.is_global_zero else None
+        is_on = bool(loggers) and trainer.is_global_zero
+        self.writer: Any = loggers[0].experiment if is_on else None
         self.step = trainer.global_step
         self.failures = 0
 

@@ -108,8 +108,9 @@ class ImageTokenizerModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log PSNR in dB, SSIM and codebook use."""
-        self.log("tokenizer/image/psnr_db", self.psnr.compute(), prog_bar=True)
-        self.log("tokenizer/image/ssim", self.ssim.compute())
+        psnr, ssim = self.psnr.compute(), self.ssim.compute()
+        self.log("tokenizer/image/psnr_db", psnr, prog_bar=True)
+        self.log("tokenizer/image/ssim", ssim if isinstance(ssim, Tensor) else ssim[0])
         for name, value in self.use.compute().items():
             self.log(f"tokenizer/image/{name}", value, prog_bar=name == "usage")
         for metric in (self.psnr, self.ssim, self.use):

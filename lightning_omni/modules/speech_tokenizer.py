@@ -136,7 +136,7 @@ class SpeechTokenizerModule(L.LightningModule):
         balanced = self.balancer.gradient(losses, rebuilt)
         if inner.requires_grad:
             self.manual_backward(inner, retain_graph=True)
-        rebuilt.backward(balanced)
+        rebuilt.backward(balanced)  # type: ignore[no-untyped-call]
 
     def _train_critic(self, optimizer: Any, schedule: Any, wave: Tensor, fake: Tensor) -> None:
         assert self.discriminator is not None  # noqa: S101
@@ -166,6 +166,7 @@ class SpeechTokenizerModule(L.LightningModule):
         levels = self.tokenizer.quantizer.num_codebooks
         quantized = self.tokenizer.quantize(wave, num_codebooks=levels)
         for level, use in enumerate(self.use):
+            assert isinstance(use, CodebookUse)  # noqa: S101
             use.update(quantized.codes[..., level])
         used = self.tokenizer.quantizer.decode(quantized.codes[..., : self.tokenizer.num_codebooks])
         rebuilt, _ = self.tokenizer.decoder(used)

@@ -85,7 +85,7 @@ def _per_segment(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayou
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     parts = [
         F.scaled_dot_product_attention(*qkv)
-        for qkv in zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), strict=True)
+        for qkv in zip(*(torch.split(x, list(lengths), 2) for x in (q, k, v)), strict=True)
     ]
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
 
@@ -107,8 +107,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) ->
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     cu, longest = layout.cu_seqlens, layout.max_length
-    out: Tensor = varlen_attn(query, key, value, cu, cu, longest, longest)
-    return out
+    out = varlen_attn(query, key, value, cu, cu, longest, longest)
+    return out if isinstance(out, Tensor) else out[0]
 
 
 class GroupedQueryAttention(nn.Module):

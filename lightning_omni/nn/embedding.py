@@ -101,4 +101,5 @@ class OmniEmbedding(nn.Module):
         inside = (ids >= span.start) & (ids < span.stop)
         codes = (ids - span.start).clamp(0, span.stop - span.start - 1)
         columns = span.features[codes] * inside[:, None]
-        return scores + span.out_of(hidden) @ columns.to(hidden.dtype).T
+        extra: Tensor = span.out_of(hidden) @ columns.to(hidden.dtype).T
+        return scores + extra

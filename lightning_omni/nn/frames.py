@@ -127,4 +127,5 @@ class SpectrumFrameDecoder(Pretrained):
             total[:, i : i + count] += hops[:, :, i]
         start = (self.n_fft - self.hop) // 2
         wave = total.flatten(1)[:, start : start + count * self.hop]
-        return wave / (self.window.square().sum() / self.hop)
+        samples: Tensor = wave / (self.window.square().sum() / self.hop)
+        return samples

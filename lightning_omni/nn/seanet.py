@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from encodec.modules import SEANetDecoder, SEANetEncoder
+from encodec.modules.seanet import SEANetDecoder, SEANetEncoder
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,7 +28,7 @@ class SEANetSpeechEncoder(Pretrained):
     ) -> None:
         super().__init__()
         self.hop_length = math.prod(ratios)
-        self.network = SEANetEncoder(  # type: ignore[no-untyped-call]
+        self.network = SEANetEncoder(
             dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
         )
 
@@ -52,7 +52,7 @@ class SEANetSpeechDecoder(Pretrained):
         self, num_filters: int, ratios: list[int], latent_dim: int, lstm_layers: int
     ) -> None:
         super().__init__()
-        self.network = SEANetDecoder(  # type: ignore[no-untyped-call]
+        self.network = SEANetDecoder(
             dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
         )
 

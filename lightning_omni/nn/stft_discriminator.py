@@ -19,7 +19,7 @@ class STFTDiscriminator(nn.Module):
 
     def __init__(self, filters: int, n_ffts: list[int]) -> None:
         super().__init__()
-        self.network = MultiScaleSTFTDiscriminator(  # type: ignore[no-untyped-call]
+        self.network = MultiScaleSTFTDiscriminator(
             filters=filters,
             n_ffts=n_ffts,
             hop_lengths=[n // 4 for n in n_ffts],

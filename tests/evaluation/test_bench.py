@@ -11,4 +11,4 @@ def test_bench_measures_training_and_sampling(tmp_path):
     numbers = json.loads(out.read_text())
     assert numbers["train_tokens_per_s"] > 0
     assert numbers["sample_s"]["median"] > 0
-    assert 0 < numbers["train_share_of_fp32_gemm"]
+    assert numbers["train_share_of_fp32_gemm"] > 0
