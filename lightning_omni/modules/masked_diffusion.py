@@ -125,14 +125,17 @@ class MaskedDiffusionModule(L.LightningModule):
         noisy = self.corrupt(batch)
         nats = self.nats(batch, noisy)
         loss = self._loss(batch, noisy, nats)
-        self._log_losses("train", batch, noisy, nats.detach(), loss.detach())
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_losses("train", batch, noisy, nats.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss with the same noise each time."""
         noisy = self.corrupt(batch)
         nats = self.nats(batch, noisy)
-        self._log_losses("val", batch, noisy, nats, self._loss(batch, noisy, nats))
+        self.log("val/loss", self._loss(batch, noisy, nats), prog_bar=True)
+        self._log_losses("val", batch, noisy, nats)
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
@@ -194,10 +197,8 @@ class MaskedDiffusionModule(L.LightningModule):
         weights = [schedule.weight(t_N) for schedule in self.schedules]
         return torch.stack(alphas), torch.stack(weights)
 
-    def _log_losses(
-        self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, loss: Tensor
-    ) -> None:
-        self.log(f"{stage}/loss", loss, prog_bar=True)
+    def _log_losses(self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor) -> None:
+        """Log nats per mask by modality, by modality and mask ratio, and by task."""
         modality = batch.modality.flatten()[noisy.masked]
         task = batch.tasks[batch.segment_ids.flatten()[noisy.masked]]
         bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
