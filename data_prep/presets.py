@@ -97,7 +97,7 @@ _SMOKE = Preset(
         answers=("espeak-en-us",),
         inputs=("espeak-en-us", "espeak-en"),
         rare=(),
-        held_out=("espeak-en-us-f3",),
+        held_out=("espeak-en-us-m3",),
     ),
     captions_spoken=30,
     voices_per_caption=1,
