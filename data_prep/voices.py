@@ -27,9 +27,9 @@ _SILENCE_DB = -42.0  # below the loudest window
 _MARGIN_S = 0.06
 _WINDOW_S = 0.01
 
-_STAND_INS = {
+STAND_INS = {
     "flite-rms": "espeak-en-us",
-    "flite-slt": "espeak-en-us-f3",
+    "flite-slt": "espeak-en-us-m3",
     "flite-kal16": "espeak-en",
     "flite-awb": "espeak-en-gb-scotland",
 }
@@ -72,7 +72,7 @@ class Voices:
                 flite = find_flite(sources)
             except SourceError as error:
                 sources.provenance.fall_back(f"espeak-ng speaks for flite: {error}")
-        chosen = {v: v if flite or v not in _STAND_INS else _STAND_INS[v] for v in wanted}
+        chosen = {v: v if flite or v not in STAND_INS else STAND_INS[v] for v in wanted}
         if any(voice.startswith("espeak-") for voice in chosen.values()):
             sources.pip("espeak")
         return cls(flite), chosen

@@ -19,6 +19,7 @@ TRAINER_VERBS = ("fit", "validate", "test", "predict")
 FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
+    "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "report": ("lightning_omni.report.build", "build_report"),
     "bench": ("lightning_omni.evaluation.bench", "bench"),
 }

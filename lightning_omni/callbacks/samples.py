@@ -30,6 +30,9 @@ LENGTH_SAMPLES = 500
 class Samples(L.Callback):
     """Logs `samples/<task>/...` and `denoise/...` at the first validation samples of each task.
 
+    `denoise/image_strip` shows a picture while its masks go, `denoise/commit_order` when each of
+    its tokens was decided (dark first), `denoise/text` a caption step by step.
+
     Args:
         every_n_steps: Training steps between two looks; one more is taken at the end.
         num_per_task: Prompts of each task.
@@ -72,6 +75,9 @@ class Samples(L.Callback):
             _log_answers(media, omni, task, prompts, answers)
         if "t2i" in data.tasks:
             _log_strip(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
+        texts = [t for t in ("caption", "asr", "tqa") if t in data.tasks]
+        if texts:
+            _log_text(media, omni, self._parts["prompts"][texts[0]][0], self.seed)
         pl_module.backbone.train()
         seconds = time.perf_counter() - start
         for logger in trainer.loggers:
@@ -127,6 +133,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """One picture's denoising in `STRIP` steps; what is still masked is grey."""
     span = omni.vocab.span("image")
     frames: list[Image.Image] = []
+    masks: list[Tensor] = []
 
     def keep(step: int, ids: Tensor) -> None:
         is_open = ids == omni.vocab.mask_token_id
@@ -136,10 +143,44 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         codes = (held - span.start).masked_fill(masked, 0)
         picture = _picture(omni, tuple(codes.tolist()))
         frames.append(_grey(picture, masked, omni.template.image_columns))
+        masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
     omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=keep)
     media.images("denoise/image_strip", frames)
+    if masks:
+        order = torch.stack(masks).sum(0)
+        media.images("denoise/commit_order", [_order_map(order, omni.template.image_columns)])
+
+
+def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
+    """One text's denoising; masks are blocks, the end is a dot."""
+    frames: list[list[int]] = []
+    (answer,) = omni.answer([prompt], seed=seed, on_step=lambda _, ids: frames.append(ids.tolist()))
+    hole = answer.record["holes"]["0"]["ids"]
+    kept = [f for f in frames if len(f) == len(frames[-1])]
+    starts = range(len(kept[-1]) - len(hole), -1, -1)
+    start = next(i for i in starts if kept[-1][i : i + len(hole)] == hole)
+    rows = []
+    for number, ids in enumerate(kept, start=1):
+        tokens = [_glyph(omni, i) for i in ids[start : start + len(hole)]]
+        rows.append([str(number), "".join(tokens)])
+    media.table("denoise/text", ["step", "answer"], rows)
+
+
+def _glyph(omni: Omni, token_id: int) -> str:
+    if token_id == omni.vocab.mask_token_id:
+        return "\N{FULL BLOCK}"
+    is_text = omni.vocab.modality_of(token_id) == "text"
+    return omni.text.decode([token_id]) if is_text else "\N{MIDDLE DOT}"
+
+
+def _order_map(order: Tensor, columns: int) -> Image.Image:
+    """Grey levels of the step at which each token was decided, enlarged."""
+    shade = (order.float() / order.max().clamp_min(1) * 255).to(torch.uint8)
+    grid = Image.fromarray(shade.view(-1, columns).cpu().numpy(), "L")
+    side = 8 * columns
+    return grid.resize((side, side), Image.Resampling.NEAREST).convert("RGB")
 
 
 def _picture(omni: Omni, codes: tuple[int, ...]) -> Image.Image:

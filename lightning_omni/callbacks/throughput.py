@@ -14,13 +14,21 @@ from lightning_omni.types import TASKS, Batch
 class Throughput(L.Callback):
     """Logs tokens per second, the split of a step's time, packing and the realised task mix.
 
-    `perf/data_wait_s` is the time between steps, `perf/compute_s` the time in them. Means are over
-    `log_every_n_steps`.
+    `perf/data_wait_s` is the time between steps, `perf/compute_s` the time in them, made of
+    `perf/forward_s`, `perf/backward_s` and `perf/update_s` (clipping and the optimizer). Means are
+    over `log_every_n_steps`; on a GPU, which works behind the program's back, only the sum is true.
+
+    Attributes:
+        latest: What was logged last.
     """
 
     def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
         self.started = self.ended = time.perf_counter()
-        self.wait_s = self.compute_s = 0.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self.wait_s = self.compute_s = self.forward_s = self.backward_s = 0.0
         self.tokens = self.useful = self.answer = self.steps = 0
         self.tasks = torch.zeros(len(TASKS))
 
@@ -30,6 +38,16 @@ class Throughput(L.Callback):
         """Stop the clock of waiting."""
         self.started = time.perf_counter()
         self.wait_s += self.started - self.ended
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Note the end of the forward pass."""
+        self.forward_s += time.perf_counter() - self.started
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the end of the backward pass."""
+        self.backward_s += time.perf_counter() - self.started
 
     def on_train_batch_end(
         self,
@@ -69,6 +87,9 @@ class Throughput(L.Callback):
             "perf/useful_tokens_per_s": self.useful / total_s,
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
+            "perf/forward_s": self.forward_s / self.steps,
+            "perf/backward_s": (self.backward_s - self.forward_s) / self.steps,
+            "perf/update_s": (self.compute_s - self.backward_s) / self.steps,
             "data/packing_efficiency": self.useful / self.tokens,
             "data/answer_share": self.answer / self.tokens,
         }
@@ -76,6 +97,5 @@ class Throughput(L.Callback):
         values |= {f"data_task/{n}": float(s) for n, s in zip(TASKS, shares, strict=True) if s}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
-        self.wait_s = self.compute_s = 0.0
-        self.tokens = self.useful = self.answer = self.steps = 0
-        self.tasks.zero_()
+        self.latest = values
+        self._restart()

@@ -98,7 +98,7 @@ def evaluate(
     suite = make_suite(
         data,
         codes,
-        recognizer=_recognizer(tasks),
+        recognizer=recognizer_for(tasks),
         reconstructor=TokenizerReconstructor(model),
         tasks=tasks,
     )
@@ -144,10 +144,13 @@ def _check(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
         raise OmniError(f"limit is {limit}, wanted at least 1 case per task and split")
 
 
-def _recognizer(tasks: Sequence[str]) -> Recognizer | None:
-    """Load the recognizer if any task needs one."""
+def recognizer_for(tasks: Sequence[str]) -> Recognizer | None:
+    """Load the recognizer if any task needs one.
+
+    Raises:
+        OmniError: If it is not installed.
+    """
     is_heard = any("speech" in task_named(t).answers or t == "asr" for t in tasks)
     if not is_heard:
         return None
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every recording
     return WhisperRecognizer()

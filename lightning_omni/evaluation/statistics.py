@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
@@ -39,3 +49,23 @@ def bootstrap_interval(
     ratios = top[picks].sum(axis=1)[sums > 0] / sums[sums > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(low), float(high)
+
+
+def bootstrap_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    seed: int,
+    draws: int = 2000,
+) -> Measured:
+    """(sum(first) - sum(second)) / sum(denominators): paired, so what both share cancels out."""
+    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    low, high = bootstrap_interval(gaps.tolist(), denominators, seed=seed, draws=draws)
+    return Measured(float(gaps.sum() / sum(denominators)), low, high)
+
+
+def mean_over(values: Sequence[float], *, seed: int) -> Measured:
+    """Mean of per-item values, items resampled."""
+    low, high = bootstrap_interval(values, [1.0] * len(values), seed=seed)
+    return Measured(float(np.mean(values)), low, high)

@@ -121,8 +121,12 @@ class Omni:
         num_steps: int | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
+        on_step: StepHook | None = None,
     ) -> list[Answer]:
-        """Answer encoded samples in batches, ignoring the content of their last turn."""
+        """Answer encoded samples in batches, ignoring the content of their last turn.
+
+        Options are those of `generate`; `on_step` is told the packed ids of a batch.
+        """
         settings = Settings(seed, num_steps, guidance_scale, temperature)
         answers: dict[int, Answer] = {}
         by_task: dict[str, list[int]] = {}
@@ -131,7 +135,7 @@ class Omni:
         for indices in by_task.values():
             for start in range(0, len(indices), BATCH):
                 chunk = indices[start : start + BATCH]
-                results = self._answer_batch([samples[i] for i in chunk], settings, None)
+                results = self._answer_batch([samples[i] for i in chunk], settings, on_step)
                 answers.update(zip(chunk, results, strict=True))
         return [answers[i] for i in range(len(samples))]
 

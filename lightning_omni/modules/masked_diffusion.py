@@ -123,19 +123,21 @@ class MaskedDiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of the paper's algorithm."""
         noisy = self.corrupt(batch)
-        nats = self.nats(batch, noisy)
+        logits = self.logits(batch, noisy)
+        nats = self.nats(batch, noisy, logits)
         loss = self._loss(batch, noisy, nats)
         self.log("train/loss", loss.detach(), prog_bar=True)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_losses("train", batch, noisy, nats.detach())
+            self._log_slices("train", batch, noisy, nats.detach(), logits.detach())
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss with the same noise each time."""
         noisy = self.corrupt(batch)
-        nats = self.nats(batch, noisy)
+        logits = self.logits(batch, noisy)
+        nats = self.nats(batch, noisy, logits)
         self.log("val/loss", self._loss(batch, noisy, nats), prog_bar=True)
-        self._log_losses("val", batch, noisy, nats)
+        self._log_slices("val", batch, noisy, nats, logits)
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
@@ -160,12 +162,15 @@ class MaskedDiffusionModule(L.LightningModule):
         x_t = x0.masked_fill(is_masked, self.vocab.mask_token_id)
         return Corrupted(x_t, masked, loss_weight[masked].float(), ratio[masked].float())
 
-    def nats(self, batch: Batch, noisy: Corrupted) -> Tensor:
-        """-log p(x_0 | x_t) at each mask, Float[M]."""
+    def logits(self, batch: Batch, noisy: Corrupted) -> Tensor:
+        """Scores of every id at each mask, Float[M V]."""
         lengths = batch.cu_seqlens.diff().tolist()
         layout = SegmentLayout.of(lengths, device=noisy.x_t.device)
         hidden = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
-        logits = self.backbone.logits(hidden[noisy.masked])
+        return self.backbone.logits(hidden[noisy.masked])
+
+    def nats(self, batch: Batch, noisy: Corrupted, logits: Tensor) -> Tensor:
+        """-log p(x_0 | x_t) at each mask, Float[M]."""
         x0 = batch.ids.flatten()[noisy.masked]
         return masked_nll(logits, x0, mask_token_id=self.vocab.mask_token_id)
 
@@ -197,22 +202,38 @@ class MaskedDiffusionModule(L.LightningModule):
         weights = [schedule.weight(t_N) for schedule in self.schedules]
         return torch.stack(alphas), torch.stack(weights)
 
-    def _log_losses(self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor) -> None:
-        """Log nats per mask by modality, by modality and mask ratio, and by task."""
+    def _log_slices(
+        self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, logits: Tensor
+    ) -> None:
+        """Log nats and accuracy by modality, by modality and mask ratio, and by task.
+
+        `<stage>_confusion/<modality>` is the share of masks whose likeliest id lies in another
+        span of the vocabulary than the true one.
+        """
         modality = batch.modality.flatten()[noisy.masked]
         task = batch.tasks[batch.segment_ids.flatten()[noisy.masked]]
         bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        guess, truth = logits.argmax(-1), batch.ids.flatten()[noisy.masked]
+        is_right = (guess == truth).float()
+        stops = torch.tensor([s.stop for s in self.vocab.spans.values()], device=guess.device)
+        is_foreign = (
+            torch.bucketize(guess, stops, right=True) != torch.bucketize(truth, stops, right=True)
+        ).float()
         for m, name in enumerate(self.vocab.modalities):
-            self._log_mean(f"{stage}_loss_unweighted/{name}", nats[modality == m])
+            of_m = modality == m
+            self._log_mean(f"{stage}_loss_unweighted/{name}", nats[of_m])
+            self._log_mean(f"{stage}_confusion/{name}", is_foreign[of_m])
             for b in range(NUM_BINS):
-                self._log_mean(f"{stage}_loss_t_{name}/bin{b}", nats[(modality == m) & (bins == b)])
+                chosen = of_m & (bins == b)
+                self._log_mean(f"{stage}_loss_t_{name}/bin{b}", nats[chosen])
+                self._log_mean(f"{stage}_acc_t_{name}/bin{b}", is_right[chosen])
         for k, name in enumerate(TASKS):
             self._log_mean(f"{stage}_loss_task/{name}", nats[task == k])
 
-    def _log_mean(self, name: str, nats: Tensor) -> None:
+    def _log_mean(self, name: str, values: Tensor) -> None:
         """Log a mean over masks; a batch without such masks adds nothing, rather than a zero."""
-        if len(nats):
-            self.log(name, nats.mean(), batch_size=len(nats), on_step=None)
+        if len(values):
+            self.log(name, values.mean(), batch_size=len(values), on_step=None)
 
     def _load_backbone(self, folder: Path) -> None:
         if not (folder / WEIGHTS_FILE).is_file():

@@ -25,14 +25,28 @@ def warmup_cosine(
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay matrices only; norms, biases and other vectors are left alone."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    """Decay matrices and tables only; norms, biases and other vectors are left alone.
+
+    The `kind` of a group is for optimizers that treat them differently: `matrices` map vectors to
+    vectors, `tables` hold one vector per id, convolutions count as `filters`.
+    """
+    by_kind: dict[str, list[nn.Parameter]] = {k: [] for k in ("matrices", "tables", "filters")}
+    vectors = []
+    for name, p in module.named_parameters():
+        if not p.requires_grad:
+            continue
+        if p.ndim < 2:
+            vectors.append(p)
+        elif p.ndim > 2:
+            by_kind["filters"].append(p)
+        else:
+            by_kind["tables" if "embedding" in name else "matrices"].append(p)
+    groups: list[dict[str, object]] = [
+        {"params": found, "weight_decay": weight_decay, "kind": kind}
+        for kind, found in by_kind.items()
+        if found
     ]
+    return [*groups, {"params": vectors, "weight_decay": 0.0, "kind": "vectors"}]
 
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]

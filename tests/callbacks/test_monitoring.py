@@ -1,5 +1,7 @@
 """What a debug run leaves in its TensorBoard events."""
 
+import json
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -37,3 +39,30 @@ def test_pictures_sound_and_text_are_logged_and_nothing_failed(events):
     assert "samples/t2i/real_then_generated" in tags["images"]
     assert "samples/caption/text/text_summary" in tags["tensors"]
     assert all(event.value == 0 for event in events.Scalars("monitor/failures"))
+
+
+def test_accuracy_confusion_and_the_split_of_a_step_are_logged(events):
+    tags = set(events.Tags()["scalars"])
+    assert {t for t in tags if t.startswith("train_acc_t_image/bin")}
+    assert {f"train_confusion/{m}" for m in ("text", "speech", "image")} <= tags
+    parts = ["perf/forward_s", "perf/backward_s", "perf/update_s"]
+    for whole, *split in zip(
+        *(events.Scalars(name) for name in ["perf/compute_s", *parts]), strict=True
+    ):
+        assert all(part.value > 0 for part in split)
+        assert sum(part.value for part in split) == pytest.approx(whole.value, rel=1e-3)
+
+
+def test_the_order_of_commitment_and_a_text_with_masks_are_logged(events):
+    tags = events.Tags()
+    assert "denoise/commit_order" in tags["images"]
+    assert "denoise/text/text_summary" in tags["tensors"]
+    shown = events.Tensors("denoise/text/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert shown.startswith("| step | answer |")
+
+
+def test_the_stage_ends_with_an_evaluation_of_what_it_exported(trained, events):
+    results = json.loads((trained / "runs/debug/stage3/eval/results.json").read_text())
+    assert {row["task"] for row in results["rows"]} == {"tqa", "vqa"}
+    assert results["model"] == "runs/debug/stage3/export"
+    assert {"eval/tqa_test_iid/exact", "eval/vqa_test_iid/exact"} <= set(events.Tags()["scalars"])

@@ -145,7 +145,7 @@ def test_training_on_one_batch_lowers_its_loss():
     losses = []
     for _ in range(40):
         noisy = model.corrupt(batch)
-        loss = model._loss(batch, noisy, model.nats(batch, noisy))
+        loss = model._loss(batch, noisy, model.nats(batch, noisy, model.logits(batch, noisy)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

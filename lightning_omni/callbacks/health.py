@@ -1,0 +1,133 @@
+"""Notice a run that goes wrong while it still runs."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import lightning as L
+
+from lightning_omni.callbacks.tensorboard_media import MediaLog
+from lightning_omni.callbacks.throughput import Throughput
+
+log = logging.getLogger(__name__)
+
+_ENOUGH = 10  # logged values before a rule speaks
+_SLOW, _FAST = 0.02, 0.2  # weights of the newest value in the running means
+
+
+class HealthMonitor(L.Callback):
+    """Warns on the console and under `health/alerts`, and counts in `monitor/alerts`.
+
+    Rules, on the metrics as they are logged: a loss that is not finite; a gradient norm far above
+    its median; loading that takes more than a share of the time; codebook use below a share; a
+    mask-ratio bin whose loss rises while the total falls. The same alert is repeated only after
+    `quiet_steps`.
+
+    Args:
+        max_gradient_ratio: Gradient norm over its median of the last hundred.
+        max_wait_share: Share of a step spent waiting for data.
+        min_usage: Share of codes in use at validation.
+        rise: A bin's recent loss over its long-run mean.
+        quiet_steps: Steps before an alert is repeated.
+    """
+
+    def __init__(
+        self,
+        max_gradient_ratio: float = 10.0,
+        max_wait_share: float = 0.3,
+        min_usage: float = 0.2,
+        rise: float = 1.1,
+        quiet_steps: int = 500,
+    ) -> None:
+        self.max_gradient_ratio, self.max_wait_share = max_gradient_ratio, max_wait_share
+        self.min_usage, self.rise, self.quiet_steps = min_usage, rise, quiet_steps
+        self.alerts: list[tuple[int, str]] = []
+        self._gradients: deque[float] = deque(maxlen=100)
+        self._means: dict[str, tuple[float, float, int]] = {}
+        self._spoken: dict[str, int] = defaultdict(lambda: -(10**9))
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look at what was just logged."""
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values = {k: float(v) for k, v in trainer.logged_metrics.items()}
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Throughput):
+                    values |= callback.latest
+            self._tell(trainer, dict(self.check(values)))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the codebooks."""
+        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        self._tell(trainer, dict(self.check_usage(values)))
+
+    def check(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+        """Yield `(rule, sentence)` for what is wrong with a step's metrics."""
+        for name, value in values.items():
+            if "loss" in name and not math.isfinite(value):
+                yield f"finite {name}", f"{name} is {value}; lower the learning rate"
+        norm = values.get("optim/grad_norm")
+        if norm is not None:
+            yield from self._check_gradient(norm)
+        wait, compute = values.get("perf/data_wait_s"), values.get("perf/compute_s")
+        if wait and compute and wait / (wait + compute) > self.max_wait_share:
+            share = wait / (wait + compute)
+            yield "wait", f"{share:.0%} of the time is spent waiting for data; add workers"
+        yield from self._check_bins(values)
+
+    def check_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+        """Yield an alert for every codebook hardly used."""
+        for name, value in values.items():
+            if name.startswith("tokenizer/") and "/usage" in name and value < self.min_usage:
+                yield name, f"{name} is {value:.0%}; the codebook may be collapsing"
+
+    def _check_gradient(self, norm: float) -> Iterator[tuple[str, str]]:
+        if len(self._gradients) >= _ENOUGH:
+            usual = median(self._gradients)
+            if not norm <= self.max_gradient_ratio * usual:
+                yield "gradient", f"the gradient norm is {norm:.3g}, its median {usual:.3g}"
+        if math.isfinite(norm):
+            self._gradients.append(norm)
+
+    def _check_bins(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+        for name, value in values.items():
+            if name.startswith("train_loss_t_") or name == "train/loss":
+                slow, fast, count = self._means.get(name, (value, value, 0))
+                slow += _SLOW * (value - slow)
+                fast += _FAST * (value - fast)
+                self._means[name] = (slow, fast, count + 1)
+        total = self._means.get("train/loss")
+        if total is None or total[1] > total[0]:
+            return
+        for name, (slow, fast, count) in self._means.items():
+            if name != "train/loss" and count >= 1 / _SLOW and fast > self.rise * slow:
+                yield (
+                    f"rise {name}",
+                    f"{name} rises ({slow:.3g} to {fast:.3g}) while the total falls",
+                )
+
+    def _tell(self, trainer: L.Trainer, found: dict[str, str]) -> None:
+        step = trainer.global_step
+        due = {k: v for k, v in found.items() if step - self._spoken[k] >= self.quiet_steps}
+        if not due or not trainer.is_global_zero:
+            return
+        media = MediaLog(trainer)
+        for rule, sentence in due.items():
+            self._spoken[rule] = step
+            self.alerts.append((step, sentence))
+            log.warning("health, step %d: %s", step, sentence)
+        rows = [[str(at), sentence] for at, sentence in self.alerts]
+        media.table("health/alerts", ["step", "what"], rows)
+        for logger in trainer.loggers:
+            logger.log_metrics({"monitor/alerts": float(len(self.alerts))}, step=step)

@@ -1,0 +1,121 @@
+"""What an image tokenizer loses: PSNR and SSIM of unseen pictures, and how it uses its codes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from lightning_omni.data.media import image_to_tensor, square
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.statistics import Measured, mean_over
+from lightning_omni.metrics.codebook import CodebookUse
+from lightning_omni.tokenizers.image import ImageTokenizer
+
+_BATCH = 64
+_RANGE = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCodecScores:
+    """Of `n` pictures.
+
+    Attributes:
+        psnr_db: Mean over pictures of the peak signal-to-noise ratio.
+        ssim: Mean over pictures of the structural similarity.
+        usage: Share of the codes that any picture uses.
+        perplexity: Of the codes' distribution.
+        flat_entropy_bits: Entropy of the code of a one-coloured patch, given its colour: near 0
+            where the tokenizer spends no codes on nothing. None without such patches.
+        flat_share: Share of patches of one colour.
+        n: Pictures.
+    """
+
+    psnr_db: Measured
+    ssim: Measured
+    usage: float
+    perplexity: float
+    flat_entropy_bits: float | None
+    flat_share: float
+    n: int
+
+
+@torch.inference_mode()
+def score_image_codec(
+    tokenizer: ImageTokenizer, pictures: Sequence[Image.Image], *, seed: int
+) -> ImageCodecScores:
+    """Reconstruct pictures.
+
+    Raises:
+        OmniError: If there are none.
+    """
+    if not pictures:
+        raise OmniError("no pictures to reconstruct; name a split that has some")
+    use = CodebookUse(tokenizer.num_codes)
+    psnr: list[float] = []
+    ssim: list[float] = []
+    colors: list[Tensor] = []
+    flat_codes: list[Tensor] = []
+    num_patches = 0
+    for start in range(0, len(pictures), _BATCH):
+        squares = [square(p, tokenizer.image_size) for p in pictures[start : start + _BATCH]]
+        real = torch.stack([image_to_tensor(p) for p in squares])
+        codes = tokenizer.encode(real)
+        rows = tokenizer.image_size // tokenizer.downsample_factor
+        rebuilt = tokenizer.decode(codes, rows=rows).clamp(*_RANGE)
+        use.update(codes)
+        for a, b in zip(rebuilt, real, strict=True):
+            psnr.append(float(peak_signal_noise_ratio(a[None], b[None], data_range=_RANGE)))
+        each = structural_similarity_index_measure(
+            rebuilt, real, data_range=_RANGE, reduction="none"
+        )
+        assert isinstance(each, Tensor)  # noqa: S101
+        ssim += each.tolist()
+        color, is_flat = flat_patches(real, tokenizer.downsample_factor)
+        colors.append(color[is_flat])
+        flat_codes.append(codes[is_flat])
+        num_patches += codes.numel()
+    used = use.compute()
+    flat = torch.cat(flat_codes)
+    return ImageCodecScores(
+        psnr_db=mean_over(psnr, seed=seed),
+        ssim=mean_over(ssim, seed=seed),
+        usage=float(used["usage"]),
+        perplexity=float(used["perplexity"]),
+        flat_entropy_bits=conditional_entropy_bits(flat, torch.cat(colors)) if len(flat) else None,
+        flat_share=len(flat) / num_patches,
+        n=len(pictures),
+    )
+
+
+def flat_patches(images: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Colour of each patch's first pixel as one integer, and whether the patch has no other.
+
+    Args:
+        images: Float[B 3 H W] in [-1, 1].
+        side: Of a patch, in pixels.
+
+    Returns:
+        Int[B N] and Bool[B N], N patches in raster order.
+    """
+    levels = ((images + 1) * 127.5).round().long()
+    colors = (levels[:, 0] * 256 + levels[:, 1]) * 256 + levels[:, 2]
+    patches = colors.unfold(1, side, side).unfold(2, side, side).flatten(3).flatten(1, 2)
+    return patches[..., 0], (patches == patches[..., :1]).all(-1)
+
+
+def conditional_entropy_bits(codes: Tensor, given: Tensor) -> float:
+    """H(code | given) in bits of the paired Int[N] values."""
+    pairs = Counter(zip(given.tolist(), codes.tolist(), strict=True))
+    of_value = Counter(given.tolist())
+    bits = (n * math.log2(of_value[value] / n) for (value, _), n in pairs.items())
+    return sum(bits) / len(codes)

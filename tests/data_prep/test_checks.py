@@ -1,0 +1,109 @@
+"""Each law of the splits stops a build that breaks it."""
+
+import pytest
+
+from data_prep.checks import Rules, check_splits
+from data_prep.collection import Collection, Media, image, make_sample, say, speech, text
+from data_prep.splits import HoldOut
+from lightning_omni.errors import OmniError
+
+RULES = Rules(
+    hold_out=HoldOut(frozenset({("ink", "cat", "red")})),
+    styles=frozenset({"fluent"}),
+    voices=frozenset({"awb"}),
+    text_only_facts=frozenset({"what is one plus one"}),
+    silent_objects=frozenset({"snail"}),
+)
+FACT = make_sample(
+    "tqa",
+    say("user", text("what is one plus one")),
+    say("assistant", text("two")),
+    meta={"fact": "what is one plus one"},
+)
+
+
+def picture(key):
+    return Media(key, "image", "png", {}, lambda: b"")
+
+
+def sound(key):
+    return Media(key, "speech", "flac", {}, lambda: b"")
+
+
+def drawing(caption, key, **meta):
+    medium = picture(key)
+    return make_sample(
+        "t2i", say("user", text(caption)), say("assistant", image(medium)), meta=meta
+    ), medium
+
+
+def reading(sentence, key, **meta):
+    medium = sound(key)
+    return make_sample(
+        "asr", say("user", speech(medium)), say("assistant", text(sentence)), meta=meta
+    ), medium
+
+
+def collection(*entries):
+    made = Collection()
+    made.add("train", FACT)
+    for split, (sample, *media) in entries:
+        made.add(split, sample, *media)
+    return made
+
+
+def test_a_clean_collection_passes():
+    check_splits(
+        collection(
+            ("train", drawing("a blue cat", "a", keys=[["ink", "cat", "blue"]], style="noto")),
+            ("test_comp", drawing("a red cat", "b", keys=[["ink", "cat", "red"]])),
+            ("test_style", drawing("a dog", "c", style="fluent")),
+            ("test_voice", reading("hello there", "d", voice="awb")),
+        ),
+        RULES,
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test_iid"])
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        (drawing("a red cat", "a", keys=[["ink", "cat", "red"]]), "no held-out combination"),
+        (drawing("a cat", "a", style="fluent"), "no held-out style"),
+        (reading("hello", "a", voice="awb"), "no held-out voice"),
+        (reading("hello", "a", answer_voice="awb"), "no held-out voice"),
+        (reading("what is one plus one", "a", fact="what is one plus one"), "no text-only fact"),
+    ],
+)
+def test_what_is_held_out_may_not_be_where_training_looks(split, entry, rule):
+    with pytest.raises(OmniError, match=rule):
+        check_splits(collection((split, entry)), RULES)
+
+
+def test_a_silent_object_is_not_asked_for_aloud():
+    asked, drawn = sound("s"), picture("p")
+    sample = make_sample(
+        "s2i",
+        say("user", speech(asked)),
+        say("assistant", image(drawn)),
+        meta={"objects": ["snail"]},
+    )
+    with pytest.raises(OmniError, match="no silent object"):
+        check_splits(collection(("train", (sample, asked, drawn))), RULES)
+
+
+def test_a_test_sentence_must_not_be_a_training_text():
+    entries = [("train", drawing("A cat!", "a")), ("test_iid", reading("a cat", "b"))]
+    with pytest.raises(OmniError, match="'a cat' is a sentence of test_iid and of training"):
+        check_splits(collection(*entries), RULES)
+
+
+def test_a_picture_must_not_be_in_two_splits():
+    entries = [("train", drawing("a cat", "same")), ("val", drawing("a dog", "same"))]
+    with pytest.raises(OmniError, match="image same is in train and in val"):
+        check_splits(collection(*entries), RULES)
+
+
+def test_a_text_only_fact_must_be_read_in_training():
+    with pytest.raises(OmniError, match="never reads the text-only fact"):
+        check_splits(Collection(), RULES)
