@@ -129,8 +129,8 @@ def _facts_named(name: str, sources: Sources) -> list[Fact]:
         return fact_sources.sums_from_zero(20)
     if name == "everyday":
         return fact_sources.everyday()
-    if name == "countries":
-        return fact_sources.countries(sources.npm("countries"))
+    if name == "capitals":
+        return fact_sources.capitals()
     words = [c.label for c in concepts(sources) if c.label.isalpha()]
     return fact_sources.definitions(words, _wordnet(sources))
 

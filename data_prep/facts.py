@@ -69,6 +69,34 @@ def everyday() -> list[Fact]:
     return facts
 
 
+CAPITALS = {
+    "argentina": "buenos aires", "australia": "canberra", "austria": "vienna",
+    "bangladesh": "dhaka", "belgium": "brussels", "bulgaria": "sofia", "canada": "ottawa",
+    "chile": "santiago", "china": "beijing", "colombia": "bogota", "croatia": "zagreb",
+    "cuba": "havana", "denmark": "copenhagen", "egypt": "cairo", "ethiopia": "addis ababa",
+    "finland": "helsinki", "france": "paris", "germany": "berlin", "ghana": "accra",
+    "greece": "athens", "hungary": "budapest", "iceland": "reykjavik", "india": "new delhi",
+    "iraq": "baghdad", "ireland": "dublin", "italy": "rome", "jamaica": "kingston",
+    "japan": "tokyo", "kenya": "nairobi", "latvia": "riga", "lebanon": "beirut",
+    "mongolia": "ulaanbaatar", "morocco": "rabat", "nepal": "kathmandu", "norway": "oslo",
+    "pakistan": "islamabad", "peru": "lima", "poland": "warsaw", "portugal": "lisbon",
+    "romania": "bucharest", "russia": "moscow", "senegal": "dakar", "serbia": "belgrade",
+    "spain": "madrid", "sweden": "stockholm", "thailand": "bangkok", "tunisia": "tunis",
+    "turkey": "ankara", "ukraine": "kyiv", "uruguay": "montevideo", "vietnam": "hanoi",
+    "zambia": "lusaka",
+}  # fmt: skip
+
+
+def capitals() -> list[Fact]:
+    """Capitals, asked for and asked by."""
+    facts = [_plain(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
+    facts += [
+        _plain(f"which country has the capital {v}", k, "country of capital")
+        for k, v in CAPITALS.items()
+    ]
+    return facts
+
+
 def countries(folder: Path) -> list[Fact]:
     """Capitals, continents, languages, currencies and borders from `countries.json`.
 

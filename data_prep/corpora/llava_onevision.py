@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: a JSON list of `{image, conversations}` beside the pictures."""
+"""LLaVA-OneVision: `{image, conversations}` as a JSON list beside pictures, or as Parquet."""
 
 from __future__ import annotations
 
@@ -6,18 +6,33 @@ import json
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from data_prep.corpora.entries import Asked, Entry
+from data_prep.corpora.files import with_suffix
 from lightning_omni.errors import OmniError
+
+_ROWS = 256
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield each question-answer pair of each conversation about a picture.
 
     Args:
-        source: The JSON file; pictures are named relative to its folder.
+        source: The JSON file, whose pictures are named relative to its folder; or a Parquet file
+            or a folder of them, which hold the pictures' bytes.
         split: Not used: the release has one split.
     """
+    is_parquet = source.is_dir() or source.suffix == ".parquet"
+    records = _parquet(source) if is_parquet else _json(source)
+    for where, picture, turns in records:
+        for asked, answered in pairwise(turns):
+            if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
+                question = str(asked["value"]).replace("<image>", "").strip()
+                yield Asked(where, picture, question, str(answered["value"]))
+
+
+def _json(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
     if not source.is_file():
         raise OmniError(f"no file '{source}'; give the JSON file of the conversations")
     try:
@@ -25,11 +40,33 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     except json.JSONDecodeError as error:
         raise OmniError(f"'{source}' is not JSON ({error})") from error
     for number, record in enumerate(records):
-        if "image" not in record:
-            continue
-        turns = record.get("conversations", [])
-        for asked, answered in pairwise(turns):
-            if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
-                question = str(asked["value"]).replace("<image>", "").strip()
-                picture = source.parent / str(record["image"])
-                yield Asked(f"{source}[{number}]", picture, question, str(answered["value"]))
+        if "image" in record:
+            picture = source.parent / str(record["image"])
+            yield f"{source}[{number}]", picture, record.get("conversations", [])
+
+
+def _parquet(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise OmniError(
+            "Parquet needs the parquet extra; pip install 'lightning-omni[parquet]'"
+        ) from error
+    paths = with_suffix(source, (".parquet",)) if source.is_dir() else [source]
+    for path in paths:
+        number = 0
+        file = ParquetFile(_existing(path))
+        missing = {"image", "conversations"} - set(file.schema_arrow.names)
+        if missing:
+            raise OmniError(f"'{path}' has no column '{min(missing)}'")
+        for batch in file.iter_batches(_ROWS, columns=["image", "conversations"]):
+            for row in batch.to_pylist():
+                if row["image"] is not None:
+                    yield f"{path}[{number}]", row["image"]["bytes"], row["conversations"]
+                number += 1
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise OmniError(f"no file '{path}'; give a Parquet file or a folder of them")
+    return path

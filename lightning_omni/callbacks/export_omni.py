@@ -8,7 +8,9 @@ from pathlib import Path
 import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.shards import read_samples
+from lightning_omni.data.shards import read_manifest, read_samples
+from lightning_omni.evaluation.media import manifest_hash
+from lightning_omni.evaluation.provenance import git_commit
 from lightning_omni.inference.folder import write_model_folder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -36,13 +38,42 @@ class ExportOmni(L.Callback):
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             text_ranks=Path(data.text_ranks) if data.text_ranks else None,
-            card=_card(data, trainer.global_step),
+            card=_card(data, pl_module, trainer.global_step),
         )
 
 
-def _card(data: OmniData, steps: int) -> str:
-    return (
-        "# A lightning_omni joint model\n\n"
-        f"Trained for {steps} steps on `{data.data}` in the tasks {', '.join(data.tasks)}.\n\n"
-        '```\nlightning_omni generate --model THIS_FOLDER --task t2i --text "a green whale"\n```\n'
-    )
+def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
+    """Say what the model is, what it was trained on, under which licences, and how to use it."""
+    made_from = read_manifest(data.data)
+    sources = made_from.get("sources", [])
+    parameters = sum(p.numel() for p in module.backbone.parameters())
+    task = next(iter(data.tasks))
+    lines = [
+        "# A lightning_omni joint model",
+        "",
+        f"A bidirectional transformer of {parameters / 1e6:.1f} M parameters over text, speech and "
+        "image tokens, trained by masked discrete diffusion; its tokenizers are in the folders "
+        "beside this file.",
+        "",
+        f"- Tasks of the last stage: {', '.join(data.tasks)}",
+        f"- Steps of the last stage: {steps}, batches of {data.rows} x {data.row_length} tokens",
+        f"- Started from: {module.init_from or 'random weights'}",
+        f"- Data: `{data.data}`, preset {made_from.get('preset', 'own')}, manifest sha256 "
+        f"{manifest_hash(data.data)[:16]}",
+        f"- Seeds: data {data.seed}, noise {module.noise_seed}",
+        f"- Code: commit {git_commit() or 'unknown'}",
+        "",
+        "## Use",
+        "",
+        "```",
+        f"lightning_omni generate --model THIS_FOLDER --task {task} ...",
+        "```",
+        "",
+        "It knows the small world it was trained on and nothing else; numbers are in the folder's "
+        "evaluation.",
+        "",
+        "## Data sources",
+        "",
+        *(f"- {s['name']} {s['version']}: {s['licence']}" for s in sources),
+    ]
+    return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ from lightning_omni.data.shards import SampleStream, mixture, read_manifest, rea
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
+from lightning_omni.shipped import locate
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import Batch, Sequence
 from lightning_omni.vocab import Vocab
@@ -74,8 +75,9 @@ class OmniData(L.LightningDataModule):
 
     Args:
         data: Folder written by `make prep-data`.
-        image_tokenizer: Exported folder of the image tokenizer.
-        speech_tokenizer: Exported folder of the speech tokenizer.
+        image_tokenizer: Exported folder of the image tokenizer, or several in order of preference;
+            `shipped` is the package's own.
+        speech_tokenizer: The same of the speech tokenizer.
         vocab: Ids per span in order, `{text: ..., speech: ..., image: ...}`; checked against the
             tokenizers.
         tasks: Share of each task among the training samples; need not sum to one.
@@ -91,8 +93,8 @@ class OmniData(L.LightningDataModule):
     def __init__(
         self,
         data: str,
-        image_tokenizer: str,
-        speech_tokenizer: str,
+        image_tokenizer: str | list[str],
+        speech_tokenizer: str | list[str],
         vocab: dict[str, int],
         tasks: dict[str, float],
         rows: int,
@@ -107,7 +109,8 @@ class OmniData(L.LightningDataModule):
         for task in tasks:
             task_named(task)
         self.data, self.seed = Path(data), seed
-        self.image_tokenizer, self.speech_tokenizer = Path(image_tokenizer), Path(speech_tokenizer)
+        self.image_tokenizer = locate(image_tokenizer, "image_tokenizer")
+        self.speech_tokenizer = locate(speech_tokenizer, "speech_tokenizer")
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout

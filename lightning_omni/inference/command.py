@@ -15,10 +15,12 @@ from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.pretrained import CONFIG_FILE
+from lightning_omni.shipped import SHIPPED, locate
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MODELS = ("runs/stage3/export", "runs/demo/stage3/export")
+DEFAULT_MODELS = ["runs/stage3/export", "runs/demo/stage3/export", SHIPPED]
 
 
 def generate(
@@ -43,7 +45,8 @@ def generate(
         audio: Sound file.
         voice: Voice of spoken answers.
         out: Where to write, without or with a suffix; by default the task's name in this folder.
-        model: Exported model folder; by default the newest run's.
+        model: Exported model folder; by default stage 3's of this folder, else the demo's, else the
+            one that comes with the package.
         seed: Of all randomness.
         steps: Denoising steps of each hole.
         guidance: Classifier-free guidance scale.
@@ -103,11 +106,10 @@ def _check_settings(*, steps: int | None, temperature: float | None) -> None:
 
 
 def _model_folder(model: str | None) -> Path:
-    candidates = [model] if model is not None else DEFAULT_MODELS
-    for candidate in candidates:
-        if (Path(candidate) / "config.json").is_file():
-            return Path(candidate)
-    raise OmniError(
-        f"no joint model in {' or '.join(map(repr, candidates))}; train one with `make demo` or "
-        "give --model with an exported folder"
-    )
+    folder = locate(model or DEFAULT_MODELS)
+    if not (folder / CONFIG_FILE).is_file():
+        raise OmniError(
+            f"no joint model in '{folder}'; train one with `make demo` or give --model with an "
+            "exported folder"
+        )
+    return folder

@@ -22,6 +22,7 @@ from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.embedding import CodeSpanFeatures
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE
+from lightning_omni.shipped import locate
 from lightning_omni.types import TASKS, Batch
 from lightning_omni.vocab import Vocab
 
@@ -63,8 +64,9 @@ class MaskedDiffusionModule(L.LightningModule):
         warmup_steps: Of the learning rate.
         total_steps: Where its cosine ends.
         final_lr_share: What is left of the rate there.
-        init_from: Exported folder of the stage before; None starts from random weights.
         noise_seed: Of times and masks.
+        init_from: Exported folder of the stage before, or several in order of preference (`shipped`
+            is the package's own model); None starts from random weights.
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -83,8 +85,8 @@ class MaskedDiffusionModule(L.LightningModule):
         warmup_steps: int,
         total_steps: int,
         final_lr_share: float,
-        init_from: str | None,
         noise_seed: int,
+        init_from: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         self.vocab = Vocab(vocab["text"], {k: v for k, v in vocab.items() if k != "text"})
@@ -108,7 +110,7 @@ class MaskedDiffusionModule(L.LightningModule):
         if stage != "fit":
             return
         if self.init_from is not None:
-            self._load_backbone(Path(self.init_from))
+            self._load_backbone(locate(self.init_from))
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):

@@ -19,10 +19,11 @@ ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is s
 
 
 class MuonAdamW(Optimizer):
-    """Orthogonalised momentum for the groups of kind `matrices`, AdamW for all others.
+    """Orthogonalised momentum for the groups `matrices` and `filters`, AdamW for all others.
 
     Both use the group's learning rate, as Muon's updates are scaled to the size of AdamW's.
-    Matrices of one shape are orthogonalised together.
+    Matrices of one shape are orthogonalised together; a convolution counts as one matrix from its
+    inputs to its output channels.
 
     Args:
         params: Groups with a `kind`, as `decay_groups` makes them.
@@ -67,7 +68,7 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
-            if group["kind"] == "matrices":
+            if group["kind"] in ("matrices", "filters"):
                 self._muon(group, with_grad)
             elif with_grad:
                 self._adamw(group, with_grad)
@@ -78,12 +79,12 @@ class MuonAdamW(Optimizer):
         for p in parameters:
             by_shape[p.shape].append(p)
         for shape, same in by_shape.items():
-            updates = torch.stack([self._momentum(p, group["momentum"]) for p in same])
+            updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in same])
             updates = orthogonalise(updates, steps=group["ns_steps"])
-            scale = ADAMW_RMS * max(shape) ** 0.5
+            scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
             for p, update in zip(same, updates, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * scale)
+                p.add_(update.view(shape), alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, beta: float) -> Tensor:
         assert p.grad is not None  # noqa: S101

@@ -89,6 +89,24 @@ def llava_onevision(root):
     return root / "data.json", {"vqa": 2}
 
 
+def test_llava_onevision_is_read_from_parquet_too(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    picture(tmp_path / "x.png")
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A wall."}]
+    rows = [
+        {"image": {"bytes": (tmp_path / "x.png").read_bytes(), "path": "x"}, "conversations": talk},
+        {"image": None, "conversations": talk},
+    ]
+    (tmp_path / "in").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "in/a.parquet")
+    out = tmp_path / "out"
+    args = ["--corpus", "llava_onevision", "--source", str(tmp_path / "in"), "--out", str(out)]
+    assert main(args) == 0
+    (sample,) = read_samples(out / "tasks", "vqa", "train")
+    assert sample.meta["question"] == "What?"
+
+
 def messages(root):
     picture(root / "x.png")
     sound(root / "x.wav")

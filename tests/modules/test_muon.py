@@ -39,6 +39,16 @@ def test_vectors_move_as_with_adamw_and_matrices_do_not():
         assert torch.allclose(a, b, atol=1e-7) == (a.ndim < 2), name
 
 
+def test_a_convolution_is_one_matrix():
+    conv = torch.nn.Conv2d(3, 4, 3, bias=False)
+    before = conv.weight.detach().clone()
+    conv(torch.ones(1, 3, 5, 5)).sum().backward()
+    conv.weight.grad = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    MuonAdamW(decay_groups(conv, 0.0), lr=0.01).step()
+    step = (before - conv.weight.detach()).flatten(1)
+    assert torch.linalg.svdvals(step / (0.01 * 0.2 * 27**0.5)).max() < 1.3
+
+
 def test_it_resumes_from_its_state(tmp_path):
     def train(model, optimizer, steps):
         x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))

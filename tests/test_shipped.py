@@ -1,0 +1,33 @@
+"""Recipes fall back on the package's weights only where they say so."""
+
+import pytest
+
+from lightning_omni import shipped
+from lightning_omni.shipped import locate
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "package")
+    (tmp_path / "package" / "image_tokenizer").mkdir(parents=True)
+    for folder in ("package", "package/image_tokenizer"):
+        (tmp_path / folder / "config.json").write_text("{}")
+    return tmp_path
+
+
+def test_what_was_trained_comes_first(package):
+    own = package / "runs" / "export"
+    assert locate([str(own), "shipped"], "image_tokenizer") == package / "package/image_tokenizer"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text("{}")
+    assert locate([str(own), "shipped"], "image_tokenizer") == own
+
+
+def test_the_whole_model_is_the_folder_itself(package):
+    assert locate("shipped") == package / "package"
+
+
+def test_without_the_word_nothing_is_taken_from_the_package(package):
+    missing = package / "runs" / "export"
+    assert locate(str(missing), "image_tokenizer") == missing
+    assert locate([str(missing), "elsewhere"]) == missing
