@@ -20,6 +20,7 @@ FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
+    "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),
     "bench": ("lightning_omni.evaluation.bench", "bench"),
 }

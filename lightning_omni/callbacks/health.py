@@ -17,7 +17,7 @@ from lightning_omni.callbacks.throughput import Throughput
 log = logging.getLogger(__name__)
 
 _ENOUGH = 10  # logged values before a rule speaks
-_SLOW, _FAST = 0.02, 0.2  # weights of the newest value in the running means
+_SLOW, _FAST = 0.01, 0.05  # weights of the newest value in the running means
 
 
 class HealthMonitor(L.Callback):
@@ -41,7 +41,7 @@ class HealthMonitor(L.Callback):
         max_gradient_ratio: float = 10.0,
         max_wait_share: float = 0.3,
         min_usage: float = 0.2,
-        rise: float = 1.1,
+        rise: float = 1.2,
         quiet_steps: int = 500,
     ) -> None:
         self.max_gradient_ratio, self.max_wait_share = max_gradient_ratio, max_wait_share

@@ -1,0 +1,58 @@
+"""`lightning_omni shrink`: a model folder in half precision, to share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_omni.errors import OmniError
+from lightning_omni.inference.folder import read_model_folder
+from lightning_omni.pretrained import WEIGHTS_FILE
+
+log = logging.getLogger(__name__)
+
+SUMS_FILE = "SHA256SUMS"
+_LARGEST = float(torch.finfo(torch.float16).max)
+
+
+def shrink(model: Path, out: Path) -> None:
+    """Copy an exported model with its weights in half precision, and list checksums.
+
+    Args:
+        model: Folder that a stage exported.
+        out: Folder to write; must not exist or be empty.
+
+    Raises:
+        OmniError: If `model` is no model, `out` is not empty, or a weight is too large.
+    """
+    read_model_folder(model)
+    if out.exists() and any(out.iterdir()):
+        raise OmniError(f"'{out}' is not empty; choose another --out")
+    for path in sorted(p for p in model.rglob("*") if p.is_file()):
+        target = out / path.relative_to(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == WEIGHTS_FILE:
+            save_file(_halved(path), target)
+        elif path.name != SUMS_FILE:
+            shutil.copyfile(path, target)
+    written = sorted(p for p in out.rglob("*") if p.is_file())
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out)}" for p in written]
+    (out / SUMS_FILE).write_text("\n".join(sums) + "\n")
+    size = sum(p.stat().st_size for p in written)
+    log.info("wrote %s: %d files, %.1f MB", out, len(written), size / 1e6)
+
+
+def _halved(path: Path) -> dict[str, torch.Tensor]:
+    halved = {}
+    for name, tensor in load_file(path).items():
+        if tensor.is_floating_point():
+            if tensor.abs().max() > _LARGEST:
+                raise OmniError(f"'{name}' in '{path}' has values beyond half precision")
+            tensor = tensor.half()
+        halved[name] = tensor
+    return halved
