@@ -38,8 +38,8 @@ demo: setup  ## data, tokenizers, three stages, evaluation and report in 20 minu
 prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=... OUT=...
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
 
-test: setup  ## unit tests, minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(SHAPES)
+test: setup  ## unit tests, minutes; COVERAGE=1 measures coverage and fails below its threshold
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(SHAPES) $(if $(COVERAGE),--cov --cov-report=term)
 
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m slow

@@ -21,7 +21,7 @@ from data_prep.sentences import wordnet_sentences
 from data_prep.sources import SourceError, Sources
 from data_prep.speaking import Speaker
 from data_prep.speech_bank import SpeechBank
-from data_prep.splits import HoldOut, hashed_share
+from data_prep.splits import HoldOut, hashed_order, hashed_share
 from data_prep.sprites import SpriteSheet
 from data_prep.voices import Voices
 
@@ -131,14 +131,14 @@ def _facts_named(name: str, sources: Sources) -> list[Fact]:
         return fact_sources.everyday()
     if name == "capitals":
         return fact_sources.capitals()
+    if name == "countries":
+        return fact_sources.countries(sources.npm("countries"))
     words = [c.label for c in concepts(sources) if c.label.isalpha()]
     return fact_sources.definitions(words, _wordnet(sources))
 
 
 def _spoken_facts(preset: Preset, facts: list[Fact]) -> list[str]:
     """Choose the questions that are asked aloud: short ones first to last in hash order."""
-    from data_prep.splits import hashed_order
-
     topics = ("sum", "capital", "color", "kind")
     able = [f.question for f in facts if f.can_be_spoken and f.topic in topics]
     return hashed_order(able, "spoken")[: preset.facts_spoken]
