@@ -151,8 +151,8 @@ _DEMO = Preset(
 )  # fmt: skip
 
 # Training data of mini carry no share-alike licence, so that weights trained on them may be shared.
-# Sixteen objects in three styles, as silhouettes, in crowds and in pairs are what three hours of two
-# CPU cores can learn; `full` has the whole lexicon.
+# Sixteen objects in three styles, as silhouettes, in crowds and in pairs are what two CPU cores can
+# learn in three hours; `full` has the whole lexicon.
 _MINI = Preset(
     name="mini",
     world=World(

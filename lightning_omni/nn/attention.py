@@ -165,5 +165,6 @@ def rotate(
     Source: RoFormer, arXiv:2104.09864, in the half-rotation form.
     """
     first, second = x.chunk(2, dim=-1)
+    cos, sin = (table[:, None].to(x.dtype) for table in (cos, sin))
     turned = torch.cat((-second, first), dim=-1)
-    return x * cos[:, None].to(x.dtype) + turned * sin[:, None].to(x.dtype)
+    return torch.addcmul(x * cos, turned, sin)

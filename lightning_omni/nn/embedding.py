@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,10 +42,10 @@ class CodeSpanFeatures(nn.Module):
         projected: Tensor = self.into(self.features[codes])
         return projected * inside[:, None].to(projected.dtype)
 
-    def logits(self, hidden: Float[Tensor, "M D"]) -> Float[Tensor, "M N"]:
-        """Score every code of the span by its features."""
-        scores: Tensor = self.out_of(hidden) @ self.features.to(hidden.dtype).T
-        return scores
+    def output_rows(self, codes: Int[Tensor, " N"] | slice) -> Float[Tensor, "N D"]:
+        """What the features of some codes add to their rows of the output table."""
+        rows: Tensor = self.features[codes] @ self.out_of.weight
+        return rows
 
 
 class OmniEmbedding(nn.Module):
@@ -86,20 +88,27 @@ class OmniEmbedding(nn.Module):
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
     ) -> Float[Tensor, "M G"]:
         """Score the ids given (all of the vocabulary when None); column j belongs to `ids[j]`."""
-        weight = self.head.weight if ids is None else self.head.weight[ids]
-        scores: Tensor = hidden @ weight.to(hidden.dtype).T
-        for span in self.spans:
-            scores = self._add_span(scores, hidden, ids, span)
-        return scores
+        weight = self._table() if ids is None else self._rows(ids)
+        return hidden @ weight.to(hidden.dtype).T
 
-    @staticmethod
-    def _add_span(scores: Tensor, hidden: Tensor, ids: Tensor | None, span: nn.Module) -> Tensor:
-        assert isinstance(span, CodeSpanFeatures)  # noqa: S101
-        if ids is None:
-            before, after = span.start, scores.shape[1] - span.stop
-            return scores + nn.functional.pad(span.logits(hidden), (before, after))
-        inside = (ids >= span.start) & (ids < span.stop)
-        codes = (ids - span.start).clamp(0, span.stop - span.start - 1)
-        columns = span.features[codes] * inside[:, None]
-        extra: Tensor = span.out_of(hidden) @ columns.to(hidden.dtype).T
-        return scores + extra
+    def _table(self) -> Float[Tensor, "V D"]:
+        """Output table with every span's features folded in, so that one product scores all."""
+        pieces, start = [], 0
+        for span in self._ordered():
+            here = self.head.weight[span.start : span.stop]
+            pieces += [self.head.weight[start : span.start], here + span.output_rows(slice(None))]
+            start = span.stop
+        return torch.cat((*pieces, self.head.weight[start:])) if pieces else self.head.weight
+
+    def _rows(self, ids: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
+        """Rows of that table."""
+        rows: Tensor = self.head.weight[ids]
+        for span in self._ordered():
+            inside = (ids >= span.start) & (ids < span.stop)
+            codes = (ids - span.start).clamp(0, span.stop - span.start - 1)
+            rows = rows + span.output_rows(codes) * inside[:, None]
+        return rows
+
+    def _ordered(self) -> list[CodeSpanFeatures]:
+        spans: list[Any] = sorted(self.spans, key=lambda span: cast("Any", span).start)
+        return spans
