@@ -158,7 +158,7 @@ _MINI = Preset(
     world=World(
         objects=(
             "apple", "banana", "butterfly", "car", "cat", "elephant", "fish", "guitar", "house",
-            "key", "mushroom", "penguin", "rocket", "star", "tree", "umbrella",
+            "key", "mushroom", "rocket", "star", "tree", "umbrella", "whale",
         ),
         inks=tuple(INKS),
         backgrounds=tuple(BACKGROUNDS),

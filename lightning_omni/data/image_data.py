@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning as L
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_omni.data.media import read_image, square
+from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
 from lightning_omni.errors import OmniError
+
+
+def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bytes to [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
 class Pictures(Dataset[Tensor]):
@@ -27,10 +33,10 @@ class Pictures(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """Pixels in [-1, 1], Float[3 Y X]."""
-        return self.pixels[index].float() / 127.5 - 1
+        return to_float(self.pixels[index])
 
 
-class ImageData(L.LightningDataModule):
+class ImageData(ResumableData):
     """Training and validation pictures.
 
     Args:
@@ -51,11 +57,22 @@ class ImageData(L.LightningDataModule):
         self.pictures = {split: Pictures(self._read(split)) for split in ("train", "val")}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Shuffled training pictures."""
-        rng = torch.Generator().manual_seed(self.seed)
-        return DataLoader(
-            self.pictures["train"], self.batch_size, shuffle=True, generator=rng, drop_last=True
-        )
+        """Every picture once per epoch, without end; what does not fill a batch waits."""
+        pixels = self.pictures["train"].pixels
+        per_epoch = len(pixels) // self.batch_size
+        if per_epoch == 0:
+            raise OmniError(
+                f"'{self.data}' has {len(pixels)} training pictures, fewer than one batch of "
+                f"{self.batch_size}; prepare more, or lower data.batch_size"
+            )
+
+        def draw(number: int) -> Tensor:
+            epoch, batch = divmod(number, per_epoch)
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(pixels))
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            return to_float(pixels[torch.from_numpy(chosen)])
+
+        return self.endless(draw)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """All validation pictures."""

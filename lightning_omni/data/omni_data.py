@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import lightning as L
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_omni.data.encode import ensure_codes, load_features
 from lightning_omni.data.packing import pack
+from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
@@ -70,7 +69,7 @@ class PackedMixture(IterableDataset[Batch]):
             yield visit, self.template.render(next(streams[task]), rng=rng, drop_condition=drop)
 
 
-class OmniData(L.LightningDataModule):
+class OmniData(ResumableData):
     """Data of the three joint stages.
 
     Args:
@@ -115,7 +114,6 @@ class OmniData(L.LightningDataModule):
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
         self.val_samples, self.text_ranks = val_samples, text_ranks
-        self.batches_used = 0
 
     def prepare_data(self) -> None:
         """Encode the media once, on one process."""
@@ -148,16 +146,7 @@ class OmniData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless packed batches; end training with max_steps or max_time."""
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        stream = PackedMixture(
-            self.folder,
-            self.template,
-            self,
-            rank=rank,
-            world_size=world_size,
-            first_batch=self.batches_used,
-        )
+        stream = PackedMixture(self.folder, self.template, self, **self.place)
         return DataLoader(stream, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -171,20 +160,6 @@ class OmniData(L.LightningDataModule):
             )
         )
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count the training batches used; a loader may have fetched more than that."""
-        if self.trainer is not None and self.trainer.training:
-            self.batches_used += 1
-        return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Saved in checkpoints: where the training stream stands."""
-        return {"batches_used": self.batches_used}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restored from checkpoints before the loaders are made."""
-        self.batches_used = int(state_dict["batches_used"])
 
     def _validation(self) -> Iterator[tuple[int, Sequence]]:
         visit = 0

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_omni.data.media import read_audio
+from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
 from lightning_omni.errors import OmniError
 
 
-class Crops(IterableDataset[Tensor]):
-    """Endless random crops of clips laid end to end, Float[B T]."""
-
-    def __init__(self, wave: Float[Tensor, " T"], *, crop: int, batch_size: int, seed: int) -> None:
-        self.wave, self.crop, self.batch_size, self.seed = wave, crop, batch_size, seed
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Draw batches forever."""
-        rng = torch.Generator().manual_seed(self.seed)
-        last = len(self.wave) - self.crop
-        while True:
-            starts = torch.randint(last + 1, (self.batch_size,), generator=rng).tolist()
-            yield torch.stack([self.wave[s : s + self.crop] for s in starts])
-
-
-class SpeechData(L.LightningDataModule):
+class SpeechData(ResumableData):
     """Training crops and validation crops.
 
     Args:
@@ -64,17 +47,19 @@ class SpeechData(L.LightningDataModule):
         self.waves = {split: self._read(split) for split in ("train", "val")}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Endless random crops."""
-        return DataLoader(self._crops("train", self.seed), batch_size=None)
+        """Random crops of the training clips laid end to end, Float[B T], without end."""
+        return self.endless(lambda number: self._crops("train", (self.seed, number)))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """A fixed list of crops."""
-        crops = iter(self._crops("val", self.seed + 1))
-        fixed = [next(crops) for _ in range(self.val_batches)]
+        fixed = [self._crops("val", (self.seed, 0, n)) for n in range(self.val_batches)]
         return DataLoader(fixed, batch_size=None)  # type: ignore[arg-type]
 
-    def _crops(self, split: str, seed: int) -> Crops:
-        return Crops(self.waves[split], crop=self.crop, batch_size=self.batch_size, seed=seed)
+    def _crops(self, split: str, seed: tuple[int, ...]) -> Tensor:
+        wave = self.waves[split]
+        last = len(wave) - self.crop
+        starts = np.random.default_rng(seed).integers(last, size=self.batch_size, endpoint=True)
+        return torch.stack([wave[s : s + self.crop] for s in starts.tolist()])
 
     def _read(self, split: str) -> Tensor:
         clips = [

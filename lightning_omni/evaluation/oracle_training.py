@@ -30,11 +30,13 @@ from lightning_omni.evaluation.scene_oracle import (
 from lightning_omni.types import Sample
 
 log = logging.getLogger(__name__)
-_VERSION = 1  # raise when a change of this file or of the oracle makes cached ones stale
+_VERSION = 2  # raise when a change of this file or of the oracle makes cached ones stale
 _SIZE = 64  # pixels; every image is resized to this before it is read
 _IGNORE = -100
 _IMAGES = 12_000
-NUM_STEPS = 700
+NUM_STEPS = 700  # of the first attempt
+_GOOD = 0.98  # share of held-out real scenes that must be read right in every attribute
+_MAX_DOUBLINGS = 3
 _BATCH = 32
 _WIDTH = 96
 _LEARNING_RATE = 3e-3
@@ -169,15 +171,23 @@ def judge_scene(read: Scene | None, wanted: Scene) -> dict[str, bool]:
 def ensure_oracle(
     data: Path, train: Sequence[Sample], val: Sequence[Sample], *, num_steps: int = NUM_STEPS
 ) -> SceneOracle:
-    """Load the oracle kept for this data folder, or train and keep it."""
+    """Load the oracle kept for this data folder, or train and keep it.
+
+    A larger world needs longer: while held-out real scenes are read worse than they should be, an
+    oracle is trained anew for twice the steps. What it reaches is kept beside it, and every
+    evaluation measures its ceiling on the real images of its own split.
+    """
     key = hashlib.sha256(f"{manifest_hash(data)}/{_VERSION}/{num_steps}".encode()).hexdigest()[:12]
     folder = data / "oracle" / key
     if not (folder / "accuracy.json").is_file():
-        oracle = train_oracle(
-            collect_scenes(data, train, limit=_IMAGES), seed=0, num_steps=num_steps
-        )
-        held_out = accuracy(oracle, collect_scenes(data, val, limit=500))
-        log.info("scene oracle on held-out real scenes: %s", held_out)
+        seen = collect_scenes(data, train, limit=_IMAGES)
+        unseen = collect_scenes(data, val, limit=500)
+        for doubling in range(_MAX_DOUBLINGS + 1):
+            oracle = train_oracle(seen, seed=0, num_steps=num_steps << doubling)
+            held_out = accuracy(oracle, unseen)
+            log.info("scene oracle on held-out real scenes: %s", held_out)
+            if held_out["attributes"] >= _GOOD:
+                break
         oracle.save_pretrained(folder)
         (folder / "accuracy.json").write_text(json.dumps(held_out, indent=2) + "\n")
     return SceneOracle.from_pretrained(folder)
