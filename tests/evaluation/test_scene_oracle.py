@@ -4,6 +4,7 @@ import pytest
 import torch
 from toy_world import draw_scene
 
+from lightning_omni.evaluation import oracle_training
 from lightning_omni.evaluation.caption import Scene
 from lightning_omni.evaluation.oracle_training import (
     Scenes,
@@ -12,6 +13,7 @@ from lightning_omni.evaluation.oracle_training import (
     judge_scene,
     to_tensor,
     train_oracle,
+    train_until_good,
     truth_of,
 )
 from lightning_omni.evaluation.scene_oracle import SceneOracle, border_color
@@ -32,6 +34,25 @@ def test_the_oracle_reads_held_out_scenes(oracle):
     got = accuracy(oracle, scenes("test", 150))
     assert got["background"] == got["ink"] == 1
     assert min(got["object"], got["count"], got["relation"], got["attributes"]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("good_from", "attempts"), [(1, [5]), (3, [5, 10, 20]), (9, [5, 10, 20, 40])]
+)
+def test_an_oracle_that_misreads_is_trained_anew_for_longer(monkeypatch, good_from, attempts):
+    tried = []
+
+    def train(seen, *, seed, num_steps):
+        tried.append(num_steps)
+
+    def measure(trained, unseen):
+        return {"attributes": 0.99 if len(tried) >= good_from else 0.97}
+
+    monkeypatch.setattr(oracle_training, "train_oracle", train)
+    monkeypatch.setattr(oracle_training, "accuracy", measure)
+    _, held_out = train_until_good(None, None, seed=0, num_steps=5)
+    assert tried == attempts
+    assert held_out["attributes"] == (0.99 if good_from < 9 else 0.97)
 
 
 def test_the_oracle_survives_saving(oracle, tmp_path):
