@@ -56,14 +56,22 @@ class Collection:
             raise OmniError(f"unknown split '{split}'; wanted one of {', '.join(SPLITS)}")
         if sample.task not in TASKS:
             raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASKS)}")
-        for medium in media:
-            _check_key(medium.key)
-            self.media[medium.modality, split].setdefault(medium.key, medium)
+        self.add_media(split, *media)
         for part in parts_of(sample):
             if part.key is not None and part.key not in self.media[part.modality, split]:
                 raise OmniError(f"sample {sample.key} names {part.modality} '{part.key}' not given")
         _check_key(sample.key)
         self.samples[sample.task, split][sample.key] = sample
+
+    def add_media(self, split: str, *media: Media) -> None:
+        """Add media of which no sample is made: the tokenizers use them.
+
+        Raises:
+            OmniError: If a key is malformed.
+        """
+        for medium in media:
+            _check_key(medium.key)
+            self.media[medium.modality, split].setdefault(medium.key, medium)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Count samples per task and split."""

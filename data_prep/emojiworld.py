@@ -13,7 +13,7 @@ from data_prep.checks import Rules, check_splits
 from data_prep.collection import Collection, Media
 from data_prep.facts import Fact
 from data_prep.human import recordings
-from data_prep.icons import add_icons
+from data_prep.icons import add_icons, well_named
 from data_prep.pictures import add_easy_vqa, add_scene, scene_media
 from data_prep.presets import Cast, Preset
 from data_prep.scenes import Scene, draw_scenes
@@ -191,14 +191,14 @@ def _add_extras(
     preset: Preset, sources: Sources, collection: Collection, hold_out: HoldOut
 ) -> None:
     provenance = sources.provenance
-    if preset.has_icons:
+    if preset.max_icons:
         try:
-            named = concepts(sources)
+            named = well_named(concepts(sources), hold_out)[: preset.max_icons]
         except SourceError as error:
             provenance.fall_back(f"icons are left out: {error}")
         else:
             styles = _styles(preset.world.styles, sources)
-            add_icons(collection, named, styles, _styles(preset.test_styles, sources), hold_out)
+            add_icons(collection, named, styles, _styles(preset.test_styles, sources))
     if preset.has_easy_vqa:
         try:
             add_easy_vqa(collection, sources.pip("easy-vqa"), val_of=_EASY_VQA_VAL_OF)

@@ -20,24 +20,28 @@ _MAX_LABEL_WORDS = 4
 _TEST_OF, _VAL_OF = 10, 60  # one (concept, style) cell in so many
 
 
+def well_named(concepts: list[Concept], hold_out: HoldOut) -> list[Concept]:
+    """Concepts with a short plain name that says nothing held out, in hash order."""
+    kept = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
+    return sorted(kept, key=lambda c: digest("icon", c.label))
+
+
 def add_icons(
     collection: Collection,
     concepts: list[Concept],
     styles: list[Style],
     test_styles: list[Style],
-    hold_out: HoldOut,
 ) -> None:
     """Add icons; the cell (concept, style) decides the split, test styles go to test_style."""
-    named = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
     for style in styles:
-        for concept in _drawn(named, style):
+        for concept in _drawn(concepts, style):
             medium = _media(concept, style)
             meta = _meta(concept, style)
             split = _split(concept, style)
             add_drawing(collection, split, concept.label, medium, meta)
             add_caption(collection, split, medium, concept.label, meta)
     for style in test_styles:
-        for concept in _drawn(named, style):
+        for concept in _drawn(concepts, style):
             medium = _media(concept, style)
             add_caption(collection, "test_style", medium, concept.label, _meta(concept, style))
 

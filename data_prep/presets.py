@@ -40,12 +40,14 @@ class Preset:
         spoken_scenes: Upper bound of spoken questions and of spoken captions per split.
         cast: The voices.
         captions_spoken: Upper bound of distinct training captions that are spoken.
-        voices_per_caption: How many voices say each of them.
+        voices_per_caption: How many input voices say each of them, besides the targets.
         facts: Names of the fact collections.
         facts_spoken: Upper bound of facts that are asked aloud.
         facts_asked_in_test: Upper bound of facts per fact test.
         sentences: Number of WordNet sentences per split, 0 for none.
-        has_icons: Add the emoji themselves, with their names.
+        reads_sentences: Train on reading and transcribing them; otherwise they are for the speech
+            tokenizer alone, and test_words asks for words that training never heard.
+        max_icons: How many emoji are added as themselves, with their names.
         has_easy_vqa: Add the easy-VQA questions.
         has_human_speech: Add recordings of people to test_voice.
         hold_out: Share of combinations no training sample may contain.
@@ -66,7 +68,8 @@ class Preset:
     facts_spoken: int
     facts_asked_in_test: int
     sentences: dict[str, int]
-    has_icons: bool
+    reads_sentences: bool
+    max_icons: int
     has_easy_vqa: bool
     has_human_speech: bool
     hold_out: float = 0.1
@@ -105,7 +108,8 @@ _SMOKE = Preset(
     facts_spoken=10,
     facts_asked_in_test=10,
     sentences={},
-    has_icons=False,
+    reads_sentences=False,
+    max_icons=0,
     has_easy_vqa=False,
     has_human_speech=False,
 )  # fmt: skip
@@ -145,7 +149,8 @@ _DEMO = Preset(
     facts_spoken=1000,
     facts_asked_in_test=60,
     sentences={},
-    has_icons=False,
+    reads_sentences=False,
+    max_icons=0,
     has_easy_vqa=False,
     has_human_speech=False,
 )  # fmt: skip
@@ -163,10 +168,10 @@ _MINI = Preset(
         inks=tuple(INKS),
         backgrounds=tuple(BACKGROUNDS),
         styles=("noto", "twemoji", "fluent"),
-        families=("ink", "one", "count", "pair"),
+        families=("ink", "ink", "one", "one", "count", "pair"),
         image_size=64,
-        sprite_size=(42, 58),
-        jitter=10,
+        sprite_size=(46, 52),
+        jitter=4,
     ),
     test_styles=("openmoji", "emojione", "fxemoji"),
     use_glyphs=True,
@@ -179,8 +184,8 @@ _MINI = Preset(
         "test_voice": 200,
     },
     cast=Cast(
-        targets=("flite-rms", "flite-slt"),
-        answers=("flite-rms", "flite-slt"),
+        targets=("flite-rms",),
+        answers=("flite-rms",),
         inputs=("flite-rms", "flite-slt", "flite-kal16"),
         rare=("espeak-en-us",),
         held_out=("flite-awb",),
@@ -190,8 +195,9 @@ _MINI = Preset(
     facts=("sums", "everyday", "capitals"),
     facts_spoken=600,
     facts_asked_in_test=290,
-    sentences={"train": 1800, "val": 60, "test_iid": 150},
-    has_icons=True,
+    sentences={"train": 1800, "val": 60, "test_words": 150},
+    reads_sentences=False,
+    max_icons=200,
     has_easy_vqa=True,
     has_human_speech=True,
 )  # fmt: skip
@@ -199,13 +205,24 @@ _MINI = Preset(
 _FULL = replace(
     _MINI,
     name="full",
-    world=replace(_MINI.world, objects=tuple(OBJECTS)),
+    world=replace(
+        _MINI.world,
+        objects=tuple(OBJECTS),
+        families=("ink", "one", "count", "pair"),
+        sprite_size=(42, 58),
+        jitter=10,
+    ),
+    cast=replace(
+        _MINI.cast, targets=("flite-rms", "flite-slt"), answers=("flite-rms", "flite-slt")
+    ),
     scenes={**_MINI.scenes, "train": 60_000, "val": 1000, "test_comp": 3000},
     spoken_scenes={**_MINI.spoken_scenes, "train": 60_000},
     captions_spoken=9000,
     facts=("sums", "everyday", "capitals", "countries", "definitions"),
     facts_spoken=1500,
-    sentences={"train": 6000, "val": 60, "test_iid": 300},
+    sentences={"train": 6000, "val": 60, "test_words": 300},
+    reads_sentences=True,
+    max_icons=10_000,
 )
 
 PRESETS = {preset.name: preset for preset in (_SMOKE, _DEMO, _MINI, _FULL)}

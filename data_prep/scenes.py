@@ -164,10 +164,11 @@ def _place_many(
 ) -> tuple[Placed, ...]:
     """Spread the copies over the quarters of the canvas."""
     half = world.image_size // 2
+    slack = min(3, world.jitter // 2)
     size = half - 3
     quarters = rng.sample([(0, 0), (half, 0), (0, half), (half, half)], content.count)
     return tuple(
-        Placed(look, content.objects[0], x + rng.randint(0, 3), y + rng.randint(0, 3), size)
+        Placed(look, content.objects[0], x + rng.randint(0, slack), y + rng.randint(0, slack), size)
         for x, y in sorted(quarters)
     )
 
@@ -177,12 +178,13 @@ def _place_pair(
 ) -> tuple[Placed, ...]:
     half = world.image_size // 2
     size = half - 2
+    reach = min(6, world.jitter)
     first_is_low = content.relation in ("left of", "above")
     along = (0, half) if first_is_low else (half, 0)
     placed = []
     for word, start in zip(content.objects, along, strict=True):
         a = start + rng.randint(0, 2)
-        b = half // 2 + rng.randint(-6, 6)
+        b = half // 2 + rng.randint(-reach, reach)
         x, y = (a, b) if content.relation in ("left of", "right of") else (b, a)
         placed.append(Placed(look, word, x, y, size))
     return tuple(placed)

@@ -27,7 +27,8 @@ from data_prep.spoken import (
 
 _VAL_OF = 4  # one held-out sentence in so many goes to val
 _FACT_VAL_OF = 5
-_TESTED_VOICE_SENTENCES = 60
+_COMPOSED = 240  # captions of held-out combinations that are read, at most
+_READ_BY_UNKNOWN = 120  # sentences that a held-out voice reads, at most
 
 Pictures = dict[str, list[tuple[Scene, Media]]]
 Job = Callable[[], None]
@@ -80,7 +81,8 @@ class Speaker:
         trained = {scene.content.caption() for scene, _ in pictures["train"]}
         spoken = set(hashed_order(trained, "caption")[: self._preset.captions_spoken])
         for caption in sorted(spoken):
-            for voice in input_voices(self._cast, caption, self._preset.voices_per_caption):
+            heard = input_voices(self._cast, caption, self._preset.voices_per_caption)
+            for voice in sorted({*self._cast.targets, *heard}):
                 self._want_reading("train", caption, voice, "caption")
         for split, drawn in pictures.items():
             able = [(s, m) for s, m in drawn if self._may_be_asked(split, s, spoken)]
@@ -189,17 +191,19 @@ class Speaker:
 
     def _plan_sentences(self, pictures: Pictures, sentences: dict[str, list[str]]) -> None:
         """Plan sentences to transcribe and to read. Tests take sentences no training text has."""
-        for sentence in sentences.get("train", []):
-            (voice,) = input_voices(self._cast, sentence, 1)
-            self._want_reading("train", sentence, voice, "sentence")
-        unseen = {s: list(sentences.get(s, [])) for s in ("val", "test_iid", "test_comp")}
+        for split in ("train", "val"):
+            for sentence in sentences.get(split, []):
+                (voice,) = input_voices(self._cast, sentence, 1)
+                if self._preset.reads_sentences:
+                    self._want_reading(split, sentence, voice, "sentence")
+                else:
+                    self._want_sound(split, sentence, voice)
+        unseen: dict[str, list[str]] = {"val": [], "test_iid": []}
         composed = {scene.content.caption() for scene, _ in pictures["test_comp"]}
-        for caption in hashed_order(composed, "composed")[: 2 * _TESTED_VOICE_SENTENCES]:
-            if sentences:
-                unseen["test_comp"].append(caption)
-            else:
-                is_val = bucket("composed", caption, of=_VAL_OF) == 0
-                unseen["val" if is_val else "test_iid"].append(caption)
+        for caption in hashed_order(composed, "composed")[:_COMPOSED]:
+            is_val = bucket("composed", caption, of=_VAL_OF) == 0
+            unseen["val" if is_val else "test_iid"].append(caption)
+        unseen["test_words"] = sentences.get("test_words", [])
         self._want_unseen(unseen)
 
     def _want_unseen(self, unseen: dict[str, list[str]]) -> None:
@@ -208,9 +212,14 @@ class Speaker:
             for sentence in texts:
                 for voice in self._cast.inputs:
                     self._want_reading(split, sentence, voice, "unseen")
-        for sentence in (unseen["test_iid"] + unseen["test_comp"])[: 2 * _TESTED_VOICE_SENTENCES]:
+        for sentence in unseen["test_iid"][:_READ_BY_UNKNOWN]:
             for voice in self._cast.held_out:
                 self._want_reading("test_voice", sentence, voice, "unseen")
+
+    def _want_sound(self, split: str, sentence: str, voice: str) -> None:
+        """Plan a recording that only the speech tokenizer uses."""
+        clip = self._bank.want(sentence, voice)
+        self._jobs.append(lambda: self._collection.add_media(split, self._media(clip)))
 
     def _want_reading(self, split: str, sentence: str, voice: str, kind: str) -> None:
         if (split, sentence, voice) in self._read:

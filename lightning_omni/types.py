@@ -14,7 +14,16 @@ from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
 TASKS = ("asr", "tts", "t2i", "caption", "vqa", "s2i", "svqa", "sqa", "tqa", "chat")
-SPLITS = ("train", "val", "test_iid", "test_comp", "test_style", "test_voice", "test_xmodal")
+SPLITS = (
+    "train",
+    "val",
+    "test_iid",
+    "test_comp",
+    "test_style",
+    "test_voice",
+    "test_words",
+    "test_xmodal",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,39 @@ import torch
 from lightning_omni.types import TASKS, Batch
 
 
+class _LastOfAll(L.Callback):
+    """Starts the clock of waiting when every other callback is done."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        self.throughput = throughput
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Setting up is no waiting."""
+        self.throughput.ended = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nor is validation."""
+        self.throughput.ended = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Nor are samples, checkpoints and logs."""
+        self.throughput.ended = time.perf_counter()
+
+
 class Throughput(L.Callback):
     """Logs tokens per second, the split of a step's time, packing and the realised task mix.
 
-    `perf/data_wait_s` is the time between steps, `perf/compute_s` the time in them, made of
-    `perf/forward_s`, `perf/backward_s` and `perf/update_s` (clipping and the optimizer). Means are
-    over `log_every_n_steps`; on a GPU, which works behind the program's back, only the sum is true.
+    `perf/data_wait_s` is the time until the next batch is there, without validation, samples and
+    checkpoints; `perf/compute_s` the step's own, made of `perf/forward_s`, `perf/backward_s` and
+    `perf/update_s` (clipping and the optimizer). Means are over `log_every_n_steps`; on a GPU, which
+    works behind the program's back, only the sum is true.
 
     Attributes:
         latest: What was logged last.
@@ -31,6 +58,12 @@ class Throughput(L.Callback):
         self.wait_s = self.compute_s = self.forward_s = self.backward_s = 0.0
         self.tokens = self.useful = self.answer = self.steps = 0
         self.tasks = torch.zeros(len(TASKS))
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Put the clock's starter behind every callback."""
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, _LastOfAll) for callback in callbacks):
+            callbacks.append(_LastOfAll(self))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

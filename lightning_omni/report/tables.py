@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from lightning_omni.report.curves import draw_interval
+from lightning_omni.types import SPLITS
 
 TASK_NAMES = {
     "asr": "Speech recognition",
@@ -32,7 +33,7 @@ METRIC_NAMES = {
     "spoken": "spoken answer right",
     "spoken_closest": "spoken answer closest",
 }
-_SPLIT_ORDER = ("test_iid", "test_comp", "test_style", "test_voice", "test_xmodal")
+_SPLIT_ORDER = tuple(split for split in SPLITS if split.startswith("test"))
 _BADGES = {"better than chance": "good", "at the ceiling": "good", "worse than chance": "bad"}
 _HEAD = ("task", "metric", "value", "95 % interval", "", "n", "chance", "codes", "real", "verdict")
 
