@@ -42,8 +42,8 @@ class Throughput(L.Callback):
 
     `perf/data_wait_s` is the time until the next batch is there, without validation, samples and
     checkpoints; `perf/compute_s` the step's own, made of `perf/forward_s`, `perf/backward_s` and
-    `perf/update_s` (clipping and the optimizer). Means are over `log_every_n_steps`; on a GPU, which
-    works behind the program's back, only the sum is true.
+    `perf/update_s` (clipping and the optimizer). Means are over `log_every_n_steps`; on a GPU,
+    which works behind the program's back, only the sum is true.
 
     Attributes:
         latest: What was logged last.
