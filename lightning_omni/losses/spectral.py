@@ -34,7 +34,11 @@ class MultiResolutionSpectralLoss(nn.Module):
     def forward(
         self, wave: Float[Tensor, "B T"], target: Float[Tensor, "B T"], *, rng: Generator
     ) -> Float[Tensor, ""]:
-        """Distance of two waveforms."""
+        """Distance of two waveforms, in float32 also under autocast."""
+        with torch.autocast(wave.device.type, enabled=False):
+            return self._distance(wave.float(), target, rng)
+
+    def _distance(self, wave: Tensor, target: Tensor, rng: Generator) -> Tensor:
         terms = []
         for i in torch.randperm(len(self.spectra), generator=rng)[: self.drawn].tolist():
             a, b = self.spectra[i](wave), self.spectra[i](target)

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from lightning_omni.errors import OmniError
+from lightning_omni.nn.precision import matmul_dtype
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
@@ -80,7 +81,8 @@ class MuonAdamW(Optimizer):
             by_shape[p.shape].append(p)
         for shape, same in by_shape.items():
             updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in same])
-            updates = orthogonalise(updates, steps=group["ns_steps"])
+            updates = updates.to(matmul_dtype(updates.device.type))
+            updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
             scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
             for p, update in zip(same, updates, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])

@@ -64,6 +64,7 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N M"]:
-        """Log-mel frames of samples in [-1, 1]."""
-        energy: Tensor = self.spectrum(wave) @ self.filters
+        """Log-mel frames of samples in [-1, 1], in float32 also under autocast."""
+        with torch.autocast(wave.device.type, enabled=False):
+            energy: Tensor = self.spectrum(wave.float()) @ self.filters
         return (energy.clamp_min(FLOOR).log() + 4) / 2

@@ -24,6 +24,15 @@ def test_segment_attention_equals_dense_attention_under_a_block_mask(lengths, kv
     torch.testing.assert_close(segment_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-4)
 
 
+def test_attention_in_bfloat16_is_that_in_float32_rounded_once(rng):
+    q, k, v = (torch.randn(12, 2, 8, generator=rng).bfloat16() for _ in range(3))
+    layout = SegmentLayout.of([5, 7], device="cpu")
+    wide = segment_attention(q.float(), k.float(), v.float(), layout)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = segment_attention(q, k, v, layout)
+    assert torch.equal(narrow, wide.bfloat16())
+
+
 def test_rotation_keeps_lengths_and_depends_on_distance_only(rng):
     x, y = torch.randn(1, 1, 8, generator=rng), torch.randn(1, 1, 8, generator=rng)
 
