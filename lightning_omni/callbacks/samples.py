@@ -98,7 +98,7 @@ class Samples(L.Callback):
                     template.text,
                     image_columns=template.image_columns,
                     codebooks=template.codebooks,
-                    max_tail_pads=0,
+                    max_tail_pads={},
                 ),
                 "prompts": {
                     task: read_samples(data.folder, task, "val")[: self.num_per_task]

@@ -98,7 +98,7 @@ class OmniData(ResumableData):
         tasks: dict[str, float],
         rows: int,
         row_length: int,
-        max_tail_pads: int,
+        max_tail_pads: dict[str, int],
         condition_dropout: float,
         val_samples: int,
         seed: int,

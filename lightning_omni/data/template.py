@@ -1,8 +1,11 @@
 """Render a sample to ids: chat turns, bracketed media, answer holes with their tail pads.
 
-Training and generation share this file. A hole is where the answer goes: in training it holds the
-answer, its terminator and tail pads; in generation it holds masks. Brackets and turn ends around a
-hole are known beforehand, so they are written, never predicted.
+Training and generation share this file. A hole is where an answer part goes: in training it holds
+the answer, its terminator and tail pads; in generation it holds masks. Brackets and turn ends
+around a hole are known beforehand, so they are written, never predicted.
+
+Answers of several parts (text, then the speech that says it) are a chain: a sequence has one hole,
+the parts before it are given and those behind it are not there yet, in training as in generation.
 """
 
 from __future__ import annotations
@@ -66,8 +69,9 @@ class Template:
         text: Its text tokenizer.
         image_columns: Codes per image row, to place image codes on their grid.
         codebooks: Speech codes per frame, to place speech codes in their frame.
-        max_tail_pads: Training appends 0..this many extra pads to a hole, so that generation may
-            offer a hole that is a little too long.
+        max_tail_pads: By modality; training appends 0..this many extra pads (for speech, frames of
+            them) to a hole, so that generation may offer a hole that is too long by as much.
+            Modalities not named get none.
     """
 
     def __init__(
@@ -77,8 +81,14 @@ class Template:
         *,
         image_columns: int,
         codebooks: int,
-        max_tail_pads: int,
+        max_tail_pads: dict[str, int],
     ) -> None:
+        unknown = sorted(set(max_tail_pads) - {"text", "speech"})
+        if unknown:
+            raise OmniError(
+                f"max_tail_pads is given for {', '.join(unknown)}, whose answers have one length; "
+                "it takes text and speech"
+            )
         if text.size != vocab.span("text").size:
             raise OmniError(
                 f"the vocab has {vocab.span('text').size} text ids but the text ranks have "
@@ -89,50 +99,52 @@ class Template:
         self.max_tail_pads = max_tail_pads
 
     def render(self, sample: Sample, *, rng: Random, drop_condition: bool = False) -> Sequence:
-        """Render a sample for training.
+        """Render a sample for training, with one of its answer parts, drawn by `rng`, in the hole.
 
         Args:
             sample: Encoded: media parts carry codes.
-            rng: Draws the number of tail pads.
+            rng: Draws the part and the number of tail pads.
             drop_condition: Leave out the user's content, keep the instruction, so that guidance
                 has a trained unconditional model.
         """
+        turn, part = rng.choice(_answers(sample))
         out = _Builder()
-        for i, turn in enumerate(sample.turns):
-            self._open(out, turn.role)
-            if turn.role == "assistant":
-                for part in turn.parts:
-                    self._answer(out, part, rng)
-            else:
-                self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
-            self._close(out)
+        self._before(out, sample, turn, part, drop_condition=drop_condition)
+        self._answer(out, sample.turns[turn].parts[part], rng)
+        self._close(out)
         return self._sequence(out, sample)
 
     def render_prompt(
-        self, sample: Sample, *, part: int, lengths: list[int], drop_condition: bool = False
+        self, sample: Sample, *, part: int, length: int, drop_condition: bool = False
     ) -> tuple[Sequence, list[Hole]]:
-        """Render a sample for generation: answer parts from `part` on become holes of masks.
+        """Render a sample for generation: an answer part of its last turn becomes a hole of masks.
 
         Args:
-            sample: Encoded; the parts of its last turn say the modalities, those before `part`
-                carry what was already answered.
-            part: First answer part that is a hole.
-            lengths: Positions of each hole.
+            sample: Encoded; parts of its last turn before `part` carry what was already answered.
+            part: The answer part that is the hole; of it and those behind only the modality counts.
+            length: Positions of the hole.
             drop_condition: As in `render`.
         """
-        out, holes = _Builder(), []
-        for i, turn in enumerate(sample.turns[:-1]):
-            self._open(out, turn.role)
-            self._ask(out, sample, turn, with_instruction=i == 0, content=not drop_condition)
-            self._close(out)
-        answer = sample.turns[-1].parts
-        self._open(out, "assistant")
-        for answered in answer[:part]:
-            self._answer(out, answered, Random(0))
-        for hole, length in zip(answer[part:], lengths, strict=True):
-            holes.append(self._hole(out, hole.modality, length))
+        out = _Builder()
+        last = len(sample.turns) - 1
+        self._before(out, sample, last, part, drop_condition=drop_condition)
+        hole = self._hole(out, sample.turns[last].parts[part].modality, length)
         self._close(out)
-        return self._sequence(out, sample), holes
+        return self._sequence(out, sample), [hole]
+
+    def _before(
+        self, out: _Builder, sample: Sample, turn: int, part: int, *, drop_condition: bool
+    ) -> None:
+        """Write everything that is given when a part of a turn is answered."""
+        for i, earlier in enumerate(sample.turns[:turn]):
+            self._open(out, earlier.role)
+            if earlier.role == "assistant":
+                self._give(out, earlier.parts)
+            else:
+                self._ask(out, sample, earlier, with_instruction=i == 0, content=not drop_condition)
+            self._close(out)
+        self._open(out, "assistant")
+        self._give(out, sample.turns[turn].parts[:part])
 
     def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
         """Write a hole of masks inside its brackets."""
@@ -167,29 +179,35 @@ class Template:
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
                 self._bracket(out, "end", part.modality)
 
-    def _answer(self, out: _Builder, part: Part, rng: Random) -> None:
-        """Write one answer part: brackets are given, the rest is to be predicted."""
-        index = self.vocab.modalities.index(part.modality)
-        self._bracket(out, "begin", part.modality)
-        if part.modality == "text":
-            ids = [*self.text.encode(part.text or ""), self.vocab.pad_token_id]
-            self._with_pads(out, ids, rng.randint(0, self.max_tail_pads), index, None)
-        elif part.modality == "image":
-            ids = self.vocab.to_ids("image", list(part.codes or ()))
-            out.add(ids, grid=self._grid("image", len(ids)), answer_of=index)
-            self._bracket(out, "end", "image")
-        else:
-            ids = self.vocab.to_ids(part.modality, list(part.codes or ()))
-            ids.append(self.vocab.special("<|end_of_speech|>"))
-            pads = rng.randint(0, self.max_tail_pads) * self.codebooks
-            self._with_pads(out, ids, pads, index, part.modality)
+    def _give(self, out: _Builder, parts: tuple[Part, ...]) -> None:
+        """Write answer parts that are already there."""
+        for part in parts:
+            self._bracket(out, "begin", part.modality)
+            ids = self._answer_ids(part)
+            out.add(ids, grid=self._grid(part.modality, len(ids)))
+            if part.modality == "image":
+                self._bracket(out, "end", "image")
 
-    def _with_pads(
-        self, out: _Builder, ids: list[int], num_pads: int, index: int, grid_of: str | None
-    ) -> None:
-        ids = ids + [self.vocab.pad_token_id] * num_pads
-        grid = self._grid(grid_of, len(ids)) if grid_of else None
-        out.add(ids, grid=grid, answer_of=index, tail_pads=num_pads)
+    def _answer(self, out: _Builder, part: Part, rng: Random) -> None:
+        """Write an answer part that is to be predicted, its tail pads behind it."""
+        pads = rng.randint(0, self.max_tail_pads.get(part.modality, 0))
+        if part.modality == "speech":
+            pads *= self.codebooks
+        ids = self._answer_ids(part) + [self.vocab.pad_token_id] * pads
+        self._bracket(out, "begin", part.modality)
+        index = self.vocab.modalities.index(part.modality)
+        out.add(ids, grid=self._grid(part.modality, len(ids)), answer_of=index, tail_pads=pads)
+        if part.modality == "image":
+            self._bracket(out, "end", "image")
+
+    def _answer_ids(self, part: Part) -> list[int]:
+        """Ids of an answer part with its terminator; an image needs none."""
+        if part.modality == "text":
+            return [*self.text.encode(part.text or ""), self.vocab.pad_token_id]
+        ids = self.vocab.to_ids(part.modality, list(part.codes or ()))
+        if part.modality == "speech":
+            ids.append(self.vocab.special("<|end_of_speech|>"))
+        return ids
 
     def _bracket(self, out: _Builder, side: str, modality: str) -> None:
         if modality != "text":
@@ -210,3 +228,13 @@ class Template:
         return Sequence(
             out.ids, out.places, out.maskable, out.is_tail_pad, out.modality, task, sample.key
         )
+
+
+def _answers(sample: Sample) -> list[tuple[int, int]]:
+    """Places (turn, part) of everything the assistant says."""
+    return [
+        (t, p)
+        for t, turn in enumerate(sample.turns)
+        if turn.role == "assistant"
+        for p in range(len(turn.parts))
+    ]

@@ -92,7 +92,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         TextTokenizer(folder / RANKS_FILE),
         image_columns=image.image_size // image.downsample_factor,
         codebooks=speech.num_codebooks,
-        max_tail_pads=0,
+        max_tail_pads={},
     )
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     backbone = Transformer.from_pretrained(folder)

@@ -82,7 +82,7 @@ def make_canvas(
     num_steps: list[int],
     vocab: Vocab,
 ) -> Canvas:
-    """Make the canvas on which the first hole of every sample is filled; later ones stay masks."""
+    """Make the canvas on which the holes of every sample are filled."""
     total, device = len(packed.ids), packed.ids.device
     hole_of, row_of = [-1] * total, [-1] * total
     start = 0
@@ -108,13 +108,13 @@ def make_canvas(
 def render_prompts(
     template: Template,
     samples: list[Sample],
-    lengths: list[list[int]],
+    lengths: list[int],
     *,
     part: int,
     drop_condition: bool,
 ) -> list[tuple[Sequence, list[Hole]]]:
-    """Render every sample with holes of the lengths given, from answer part `part` on."""
+    """Render every sample with answer part `part` as a hole of the length given."""
     return [
-        template.render_prompt(sample, part=part, lengths=length, drop_condition=drop_condition)
+        template.render_prompt(sample, part=part, length=length, drop_condition=drop_condition)
         for sample, length in zip(samples, lengths, strict=True)
     ]

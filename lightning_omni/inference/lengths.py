@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample
@@ -13,30 +16,34 @@ from lightning_omni.types import Part, Sample
 LENGTHS_FILE = "lengths.json"
 
 
+COVERED = 0.99
+"""Share of the training answers that fit a hole at once where the length follows something."""
+
+
 @dataclass(frozen=True, slots=True)
 class LengthRule:
-    """A hole has `ceil(ratio * source) + base` positions, terminator included.
+    """A hole has `ceil(ratio * source + base)` positions, terminator included.
 
-    `source` counts the tokens that the answer's length follows: the text that is spoken, the
-    speech that is transcribed; it is 0 where the length follows nothing.
+    `source` is what the answer's length follows: the characters of the text that is spoken, the
+    codes of the speech that is transcribed; it is 0 where the length follows nothing.
     """
 
     ratio: float
-    base: int
+    base: float
 
     def positions(self, source: int) -> int:
-        """Positions for an answer to a source of this many tokens."""
-        return int(-(-self.ratio * source // 1)) + self.base
+        """Positions for an answer to a source of this size."""
+        return max(1, math.ceil(self.ratio * source + self.base))
 
 
-def source_length(sample: Sample, part_index: int, text: TextTokenizer) -> int:
-    """Tokens that the length of an answer part follows."""
+def source_length(sample: Sample, part_index: int) -> int:
+    """Size of what the length of an answer part follows."""
     answer = sample.turns[-1].parts
     modality = answer[part_index].modality
     asked = [p for turn in sample.turns[:-1] for p in turn.parts]
     if modality == "speech":
         spoken = [p for p in answer[:part_index] if p.modality == "text"] or asked
-        return sum(len(text.encode(p.text or "")) for p in spoken if p.modality == "text")
+        return sum(len(p.text or "") for p in spoken if p.modality == "text")
     if modality == "text" and sample.task == "asr":
         return sum(len(p.codes or ()) for p in asked if p.modality == "speech")
     return 0
@@ -50,19 +57,27 @@ def part_length(part: Part, text: TextTokenizer) -> int:
 
 
 def fit_lengths(samples: Iterable[Sample], text: TextTokenizer) -> dict[str, LengthRule]:
-    """Fit one rule per `task/part`: the mean ratio, and a base that covers every answer seen."""
+    """Fit one rule per `task/part` by least squares.
+
+    Where the length follows a source, the line is raised until it covers `COVERED` of the answers
+    seen; else the hole has room for the longest. An answer that does not fit makes its hole grow.
+    """
     pairs: dict[str, list[tuple[int, int]]] = {}
     for sample in samples:
         for i, part in enumerate(sample.turns[-1].parts):
-            pair = source_length(sample, i, text), part_length(part, text)
+            pair = source_length(sample, i), part_length(part, text)
             pairs.setdefault(f"{sample.task}/{i}", []).append(pair)
-    rules = {}
-    for name, seen in pairs.items():
-        total = sum(source for source, _ in seen)
-        ratio = sum(length for _, length in seen) / total if total else 0.0
-        base = max(length - int(ratio * source) for source, length in seen)
-        rules[name] = LengthRule(round(ratio, 4), max(base, 1))
-    return rules
+    return {name: _fit(seen) for name, seen in pairs.items()}
+
+
+def _fit(seen: list[tuple[int, int]]) -> LengthRule:
+    source, length = np.array(seen, dtype=np.float64).T
+    spread = source - source.mean()
+    if not spread.any():
+        return LengthRule(0.0, float(length.max()))
+    ratio = max(0.0, round(float(spread @ length / (spread @ spread)), 4))
+    base = float(np.quantile(length - ratio * source, COVERED))
+    return LengthRule(ratio, round(base, 4))
 
 
 def save_lengths(rules: dict[str, LengthRule], folder: Path) -> None:

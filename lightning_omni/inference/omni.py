@@ -254,11 +254,11 @@ class Omni:
         """Run the reverse process for one part; returns the hole's ids and steps per sample."""
         modality = samples[0].turns[-1].parts[part].modality
         defaults = defaults_for(samples[0].task, modality)
-        lengths = [self._hole_lengths(sample, part, growth) for sample in samples]
+        lengths = [self._hole_length(sample, part, growth) for sample in samples]
         prompts = self._prompts(samples, lengths, part, drop=False)
         packed = pack_prompts(prompts, device=self.device)
-        steps = [settings.num_steps or defaults.num_steps(length[0]) for length in lengths]
-        steps = [min(s, length[0]) for s, length in zip(steps, lengths, strict=True)]
+        steps = [settings.num_steps or defaults.num_steps(length) for length in lengths]
+        steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
         canvas = make_canvas(prompts, packed, self.grammar, num_steps=steps, vocab=self.vocab)
         scale = (
             defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
@@ -280,30 +280,24 @@ class Omni:
         ]
 
     def _prompts(
-        self, samples: list[Sample], lengths: list[list[int]], part: int, *, drop: bool
+        self, samples: list[Sample], lengths: list[int], part: int, *, drop: bool
     ) -> list[tuple[Any, list[Hole]]]:
         return render_prompts(self.template, samples, lengths, part=part, drop_condition=drop)
 
-    def _hole_lengths(self, sample: Sample, part: int, growth: float) -> list[int]:
-        """Positions of the hole to fill and of those behind it."""
-        codebooks = self.speech_tokenizer.num_codebooks
-        columns = self.template.image_columns
-        result = []
-        for i, answer in enumerate(sample.turns[-1].parts[part:], start=part):
-            if answer.modality == "image":
-                result.append(columns * columns)
-                continue
-            rule = self.lengths.get(f"{sample.task}/{i}")
-            if rule is None:
-                raise OmniError(
-                    f"this model was not trained on task '{sample.task}'; it knows "
-                    f"{', '.join(sorted({name.split('/')[0] for name in self.lengths}))}"
-                )
-            length = int(rule.positions(source_length(sample, i, self.text)) * growth)
-            if answer.modality == "speech":
-                length = -(-length // codebooks) * codebooks
-            result.append(max(length, codebooks))
-        return result
+    def _hole_length(self, sample: Sample, part: int, growth: float) -> int:
+        """Positions of the hole of an answer part."""
+        modality = sample.turns[-1].parts[part].modality
+        if modality == "image":
+            return self.template.image_columns**2
+        rule = self.lengths.get(f"{sample.task}/{part}")
+        if rule is None:
+            raise OmniError(
+                f"this model was not trained on task '{sample.task}'; it knows "
+                f"{', '.join(sorted({name.split('/')[0] for name in self.lengths}))}"
+            )
+        codebooks = self.speech_tokenizer.num_codebooks if modality == "speech" else 1
+        length = int(rule.positions(source_length(sample, part)) * growth)
+        return max(-(-length // codebooks) * codebooks, codebooks)
 
     def _content(self, modality: str, ids: list[int]) -> tuple[list[int], bool]:
         """Cut a filled hole at its terminator; the flag says whether there was one."""

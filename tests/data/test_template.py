@@ -19,8 +19,9 @@ PARTS = {
 }
 
 
-def template(max_tail_pads=3) -> Template:
-    return Template(VOCAB, TEXT, image_columns=4, codebooks=2, max_tail_pads=max_tail_pads)
+def template(pads=3) -> Template:
+    most = {"text": pads, "speech": pads}
+    return Template(VOCAB, TEXT, image_columns=4, codebooks=2, max_tail_pads=most)
 
 
 def sample(task) -> Sample:
@@ -32,29 +33,36 @@ def sample(task) -> Sample:
     return Sample("key", task, turns)
 
 
-@pytest.mark.parametrize("task", NINE)
-def test_only_the_answer_can_be_masked_and_all_of_it_can(task):
-    rendered = template().render(sample(task), rng=Random(0))
-    answers = task_named(task).answers
+def render(task, part, **options):
+    """Render for training, asking until the part wanted is the one in the hole."""
+    index = VOCAB.modalities.index(task_named(task).answers[part])
+    rendered = (template(**options).render(sample(task), rng=Random(i)) for i in range(99))
+    return next(r for r in rendered if index in r.modality)
+
+
+PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).answers))]
+
+
+@pytest.mark.parametrize(("task", "part"), PARTS_OF_NINE)
+def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
+    rendered = render(task, part)
     start = len(rendered.ids) - 1 - rendered.ids[::-1].index(VOCAB.special("<|assistant|>"))
     assert not any(rendered.maskable[:start])
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
-    for modality in answers:
-        part = PARTS[modality]
-        want = TEXT.encode(part.text) if part.text else VOCAB.to_ids(modality, list(part.codes))
-        text = ",".join(map(str, predicted))
-        assert ",".join(map(str, want)) in text
+    pads = sum(rendered.is_tail_pad)
+    modality = task_named(task).answers[part]
+    answer = PARTS[modality]
+    want = TEXT.encode(answer.text) if answer.text else VOCAB.to_ids(modality, list(answer.codes))
+    ends = {"text": [VOCAB.pad_token_id], "speech": [VOCAB.special("<|end_of_speech|>")]}
+    assert predicted == want + ends.get(modality, []) + [VOCAB.pad_token_id] * pads
 
 
-@pytest.mark.parametrize("task", NINE)
-def test_training_and_generation_lay_an_answer_out_alike(task):
-    whole = sample(task)
-    trained = template(max_tail_pads=0).render(whole, rng=Random(0))
-    lengths = [
-        {"text": len(TEXT.encode("a green whale")) + 1, "speech": 7, "image": 16}[m]
-        for m in task_named(task).answers
-    ]
-    asked, holes = template().render_prompt(whole, part=0, lengths=lengths)
+@pytest.mark.parametrize(("task", "part"), PARTS_OF_NINE)
+def test_training_and_generation_lay_an_answer_out_alike(task, part):
+    trained = render(task, part, pads=0)
+    lengths = {"text": len(TEXT.encode("a green whale")) + 1, "speech": 7, "image": 16}
+    length = lengths[task_named(task).answers[part]]
+    asked, holes = template().render_prompt(sample(task), part=part, length=length)
     assert asked.position_ids == trained.position_ids
     in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
     assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
@@ -62,10 +70,43 @@ def test_training_and_generation_lay_an_answer_out_alike(task):
         assert a == (VOCAB.mask_token_id if i in in_hole else b)
 
 
+def test_every_part_of_an_answer_is_trained_equally_often():
+    texts = 0
+    for seed in range(400):
+        rendered = template().render(sample("svqa"), rng=Random(seed))
+        texts += VOCAB.modalities.index("text") in rendered.modality
+    assert 160 < texts < 240
+
+
 def test_a_spoken_answer_follows_the_text_already_given():
-    asked, holes = template().render_prompt(sample("svqa"), part=1, lengths=[8])
+    asked, holes = template().render_prompt(sample("svqa"), part=1, length=8)
     assert [h.modality for h in holes] == ["speech"]
     assert ",".join(map(str, TEXT.encode("a green whale"))) in ",".join(map(str, asked.ids))
+
+
+def test_a_text_answer_does_not_see_the_speech_that_will_follow():
+    asked, _ = template().render_prompt(sample("svqa"), part=0, length=4)
+    answer = asked.ids[asked.ids.index(VOCAB.special("<|assistant|>")) :]
+    assert VOCAB.special("<|begin_of_speech|>") not in answer
+
+
+def test_each_turn_of_a_conversation_is_trained_with_what_came_before():
+    def says(role, text):
+        return Turn(role, (Part("text", text=text),))
+
+    turns = (says("user", "a"), says("assistant", "b"), says("user", "c"), says("assistant", "d"))
+    seen = set()
+    for seed in range(20):
+        rendered = template(0).render(Sample("key", "chat", turns), rng=Random(seed))
+        predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
+        given = TEXT.decode([i for i in rendered.ids if i < TEXT.size])
+        seen.add((TEXT.decode(predicted[:-1]), given))
+    assert seen == {("b", "ab"), ("d", "abcd")}
+
+
+def test_images_take_no_tail_pads():
+    with pytest.raises(OmniError, match="max_tail_pads is given for image"):
+        Template(VOCAB, TEXT, image_columns=4, codebooks=2, max_tail_pads={"image": 3})
 
 
 def test_dropping_the_condition_keeps_the_instruction_and_the_answer():
@@ -92,10 +133,9 @@ def test_tail_pads_are_whole_speech_frames_and_marked():
 
 
 def test_a_vocabulary_of_another_text_size_is_refused():
+    vocab = Vocab(7, {"speech": 2, "image": 2})
     with pytest.raises(OmniError, match="text ranks have 1024"):
-        Template(
-            Vocab(7, {"speech": 2, "image": 2}), TEXT, image_columns=1, codebooks=1, max_tail_pads=0
-        )
+        Template(vocab, TEXT, image_columns=1, codebooks=1, max_tail_pads={})
 
 
 def test_an_unknown_task_is_named_with_the_known_ones():

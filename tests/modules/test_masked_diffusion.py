@@ -54,7 +54,9 @@ def module(**changes) -> MaskedDiffusionModule:
 
 def batches(count=40, rows=2):
     vocab = Vocab(TEXT.size, {"speech": 32, "image": 64})
-    template = Template(vocab, TEXT, image_columns=4, codebooks=2, max_tail_pads=4)
+    template = Template(
+        vocab, TEXT, image_columns=4, codebooks=2, max_tail_pads={"text": 4, "speech": 4}
+    )
     rng = Random(0)
 
     def stream():
