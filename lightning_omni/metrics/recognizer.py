@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import soxr
+import torch
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
@@ -22,7 +23,7 @@ class Recognizer:
 
     Args:
         weights: Folder of a CTranslate2 Whisper model; None takes tiny.en from the `eval` extra.
-        threads: Of the inference engine.
+        threads: Of the inference engine; None takes as many as torch uses.
 
     Raises:
         OmniError: If the `eval` extra is not installed.
@@ -30,7 +31,7 @@ class Recognizer:
     Source: Whisper, arXiv:2212.04356.
     """
 
-    def __init__(self, weights: Path | None = None, *, threads: int = 2) -> None:
+    def __init__(self, weights: Path | None = None, *, threads: int | None = None) -> None:
         try:
             from faster_whisper import WhisperModel
         except ImportError as error:
@@ -40,7 +41,10 @@ class Recognizer:
         logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every recording
         folder = weights or _packaged_weights()
         self._model = WhisperModel(
-            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
+            str(folder),
+            device="cpu",
+            compute_type="int8",
+            cpu_threads=threads or torch.get_num_threads(),
         )
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
