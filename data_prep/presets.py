@@ -139,7 +139,7 @@ _DEMO = Preset(
     cast=Cast(
         targets=("flite-rms",),
         answers=("flite-rms",),
-        inputs=("flite-rms", "flite-slt"),
+        inputs=("flite-rms", "flite-slt", "flite-kal16"),
         rare=(),
         held_out=("flite-awb",),
     ),
