@@ -19,6 +19,7 @@ class GenerationDefaults:
         temperature: 0 takes the likeliest token.
         repetition_penalty: See `EntropyPenalty`.
         position_penalty: See `EntropyPenalty`.
+        free_positions: See `EntropyPenalty`.
     """
 
     steps_per_token: float
@@ -27,6 +28,7 @@ class GenerationDefaults:
     temperature: float = 0.0
     repetition_penalty: float = 1.0
     position_penalty: float = 1.0
+    free_positions: int = 100
 
     def num_steps(self, positions: int) -> int:
         """Steps for a hole of this many positions."""
@@ -38,11 +40,14 @@ class GenerationDefaults:
             temperature=self.temperature if temperature is None else temperature,
             repetition_penalty=self.repetition_penalty,
             position_penalty=self.position_penalty,
+            free_positions=self.free_positions,
         )
 
 
 _TEXT = GenerationDefaults(steps_per_token=1.0, max_steps=64)
-_SPEECH = GenerationDefaults(steps_per_token=0.5, max_steps=64)
+_SPEECH = GenerationDefaults(
+    steps_per_token=0.5, max_steps=64, guidance_scale=1.0, position_penalty=2.0, free_positions=4
+)
 _IMAGE = GenerationDefaults(
     steps_per_token=0.5, max_steps=64, guidance_scale=1.0, position_penalty=2.0
 )
