@@ -58,10 +58,16 @@ def prepare_preset(
         built = build(PRESETS[name], sources)
     finally:
         close_espeak()
-    about = {**built.about, **tools(), "counts": built.collection.counts()}
-    manifest = write_new(built.collection, folder, about)
+    gathered = built.collection
+    about = {
+        **built.about,
+        **tools(),
+        "counts": gathered.counts(),
+        "train_licences": gathered.licences("train"),
+    }
+    manifest = write_new(gathered, folder, about)
     (folder / "ATTRIBUTION.md").write_text(attribution(about["sources"]), encoding="utf-8")
-    _report(built.collection, folder, time.monotonic() - start)
+    _report(gathered, folder, time.monotonic() - start)
     return manifest
 
 

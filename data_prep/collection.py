@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from data_prep.splits import digest
@@ -81,6 +82,12 @@ class Collection:
             if found:
                 counts[task] = found
         return counts
+
+    def licences(self, split: str) -> dict[str, int]:
+        """Count the media of a split by licence."""
+        found = (media.values() for (_, where), media in self.media.items() if where == split)
+        names = (str(m.info.get("licence", "not stated")) for m in chain.from_iterable(found))
+        return dict(sorted(Counter(names).items()))
 
     def of_split(self, split: str) -> Iterator[Sample]:
         """Yield every sample of a split."""

@@ -72,7 +72,13 @@ def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
         "It knows the small world it was trained on and nothing else; numbers are in the folder's "
         "evaluation.",
         "",
-        "## Data sources",
+        "## Data",
+        "",
+        "Licences of the media it was trained on:",
+        "",
+        *(f"- {licence}: {n}" for licence, n in made_from.get("train_licences", {}).items()),
+        "",
+        "All sources of the data folder, those of its tests included:",
         "",
         *(f"- {s['name']} {s['version']}: {s['licence']}" for s in sources),
     ]
