@@ -41,7 +41,8 @@ def gumbel(shape: tuple[int, ...], *, rng: Generator) -> Float[Tensor, "*shape"]
     Source: ReMDM, arXiv:2503.00307, and arXiv:2409.02908 on the float32 truncation.
     """
     u = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device)
-    return -torch.log(-torch.log(u.clamp_min(1e-300)).clamp_min(1e-300))
+    waiting = -torch.log(u.clamp_min(1e-300))
+    return -torch.log(waiting.clamp_min(1e-300))
 
 
 def choose(

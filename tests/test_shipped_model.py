@@ -1,0 +1,60 @@
+"""The model that comes with the package is whole, small, and does what the README says."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from lightning_omni.inference.omni import Omni
+from lightning_omni.shipped import FOLDER
+
+PINK = (250, 175, 210)
+
+
+@pytest.fixture(scope="module")
+def omni():
+    return Omni.from_pretrained(FOLDER)
+
+
+def distance(pixels, color):
+    return float(np.abs(pixels.reshape(-1, 3).astype(float) - color).max(1).mean())
+
+
+def test_every_file_is_the_one_whose_checksum_is_listed():
+    lines = (FOLDER / "SHA256SUMS").read_text().splitlines()
+    assert len(lines) >= 9
+    for line in lines:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_it_takes_at_most_forty_megabytes():
+    assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) <= 40_000_000
+
+
+def test_its_card_names_the_data_and_their_licences():
+    card = (FOLDER / "README.md").read_text()
+    assert "manifest sha256" in card
+    _, _, licences = card.partition("trained on:")
+    trained_on, _, tested_on = licences.partition("All sources")
+    assert "Apache-2.0" in trained_on
+    assert "-SA-" not in trained_on
+    assert "openmoji" in tested_on
+
+
+def test_it_draws_a_green_whale_on_a_pink_background(omni):
+    image = omni.generate("t2i", text="a green whale on a pink background").image
+    pixels = np.asarray(image)
+    assert distance(pixels[:3], PINK) < 30
+    red, green, blue = np.moveaxis(pixels.astype(int), 2, 0)
+    assert np.mean((green > red + 40) & (green > blue + 20)) > 0.05
+
+
+def test_it_says_what_it_can_then_write_down(omni):
+    spoken = omni.generate("tts", text="a green whale on a pink background").speech
+    assert omni.generate("asr", speech=spoken).text == "a green whale on a pink background"
+
+
+def test_it_describes_what_it_draws(omni):
+    image = omni.generate("t2i", text="a red car on a white background").image
+    assert omni.generate("caption", image=image).text == "a red car on a white background"
