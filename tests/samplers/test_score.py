@@ -19,7 +19,7 @@ def test_tokens_are_drawn_in_proportion_to_their_probability(rng, temperature):
 
 def test_at_temperature_zero_the_likeliest_token_is_taken(rng):
     logits = torch.randn(50, 7, generator=rng)
-    assert torch.equal(choose(logits, temperature=0, rng=rng), logits.argmax(-1))
+    assert torch.equal(choose(logits, temperature=0.0, rng=rng), logits.argmax(-1))
 
 
 def test_gumbel_noise_is_finite_with_the_mean_and_spread_of_its_law(rng):
