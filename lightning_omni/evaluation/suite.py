@@ -68,7 +68,7 @@ class Suite:
     inks: frozenset[str]
 
     def run(self, answerer: Answerer, plan: Plan, out: Path) -> dict[str, Any]:
-        """Evaluate, write `results.json`, `results.md` and the gallery, and return the results."""
+        """Evaluate, write `results.md` after every task and the gallery, and return the results."""
         rows: list[Row] = []
         samples: list[dict[str, Any]] = []
         missing: list[dict[str, str]] = []
@@ -87,6 +87,8 @@ class Suite:
                 samples.extend(_records(scored))
                 exhibits.extend(self._exhibits(scored, replies, plan))
             entries.extend(save_gallery(out, task, _spread(exhibits, plan)))
+            if rows:  # what is known, should the rest never end
+                (out / TABLE).write_text(markdown(rows))
         if not rows:
             raise OmniError(
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "
@@ -94,7 +96,6 @@ class Suite:
             )
         results = {"rows": [asdict(r) for r in rows], "missing": missing, "samples": samples}
         write_index(out, entries)
-        (out / TABLE).write_text(markdown(rows))
         return results
 
     def score(
