@@ -46,6 +46,7 @@ def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
     """Say what the model is, what it was trained on, under which licences, and how to use it."""
     made_from = read_manifest(data.data)
     sources = made_from.get("sources", [])
+    licences = made_from.get("train_licences") or {"not counted in the manifest of the data": "all"}
     parameters = sum(p.numel() for p in module.backbone.parameters())
     task = next(iter(data.tasks))
     lines = [
@@ -76,7 +77,7 @@ def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
         "",
         "Licences of the media it was trained on:",
         "",
-        *(f"- {licence}: {n}" for licence, n in made_from.get("train_licences", {}).items()),
+        *(f"- {licence}: {n}" for licence, n in licences.items()),
         "",
         "All sources of the data folder, those of its tests included:",
         "",
