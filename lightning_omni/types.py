@@ -31,16 +31,20 @@ class Part:
     """One piece of a turn.
 
     `modality` is `text` or the name of a modality span. Text carries `text`; media carry a `key`
-    (a file in the media shards) before encoding and `codes` after it.
+    (a file in the media shards) before encoding and `codes` after it. A transcript is text that the
+    assistant writes down of the user's speech before it answers.
     """
 
     modality: str
     text: str | None = None
     key: str | None = None
     codes: tuple[int, ...] | None = None
+    is_transcript: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """`{"text": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""
+        """`{"text": "hi"}`, `{"transcript": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""
+        if self.is_transcript:
+            return {"transcript": self.text}
         value = self.text if self.modality == "text" else self.key
         return {self.modality: value if self.codes is None else list(self.codes)}
 
@@ -48,8 +52,8 @@ class Part:
     def from_json(cls, plain: dict[str, Any]) -> Part:
         """Undo `to_json`."""
         ((modality, value),) = plain.items()
-        if modality == "text":
-            return cls("text", text=value)
+        if modality in ("text", "transcript"):
+            return cls("text", text=value, is_transcript=modality == "transcript")
         if isinstance(value, list):
             return cls(modality, codes=tuple(value))
         return cls(modality, key=value)

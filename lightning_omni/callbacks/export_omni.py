@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.shards import read_manifest, read_samples
+from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.media import manifest_hash
 from lightning_omni.evaluation.provenance import git_commit
 from lightning_omni.inference.folder import write_model_folder
@@ -28,7 +28,7 @@ class ExportOmni(L.Callback):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         seen = chain.from_iterable(
-            islice(read_samples(data.folder, task, "train"), LENGTH_SAMPLES) for task in data.tasks
+            data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks
         )
         write_model_folder(
             Path(trainer.default_root_dir) / "export",

@@ -13,8 +13,6 @@ from torch import Tensor
 from lightning_omni.callbacks.tensorboard_media import MediaLog
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.shards import read_samples
-from lightning_omni.data.template import Template
 from lightning_omni.inference.folder import ModelFolder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.inference.omni import Answer, Omni
@@ -87,22 +85,14 @@ class Samples(L.Callback):
     def _omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
         """The model in training as an `Omni`; tokenizers, prompts and lengths are loaded once."""
         if not self._parts:
-            seen = [read_samples(data.folder, t, "train")[:LENGTH_SAMPLES] for t in data.tasks]
-            template = data.template
+            seen = [data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks]
             self._parts = {
                 "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
                 "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
-                "lengths": fit_lengths((s for task in seen for s in task), template.text),
-                "template": Template(
-                    template.vocab,
-                    template.text,
-                    image_columns=template.image_columns,
-                    codebooks=template.codebooks,
-                    max_tail_pads={},
-                ),
+                "lengths": fit_lengths((s for task in seen for s in task), data.template.text),
+                "template": data.template.without_tail_pads(),
                 "prompts": {
-                    task: read_samples(data.folder, task, "val")[: self.num_per_task]
-                    for task in data.tasks
+                    task: data.samples(task, "val", limit=self.num_per_task) for task in data.tasks
                 },
             }
         parts = {k: self._parts[k] for k in ("template", "image", "speech", "lengths")}
@@ -116,7 +106,7 @@ def _log_answers(
     rows, pictures = [], []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         asked = [p for t in prompt.turns[:-1] for p in t.parts]
-        wanted = prompt.turns[-1].parts
+        wanted = [p for p in prompt.turns[-1].parts if not p.is_transcript]
         words = [" ".join(p.text or "" for p in parts).strip() for parts in (asked, wanted)]
         rows.append([words[0] or str(prompt.meta.get("text", "")), words[1], answer.text or ""])
         codes = [p.codes for p in (*asked, *wanted) if p.modality == "image" and p.codes]

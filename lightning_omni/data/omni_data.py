@@ -16,10 +16,11 @@ from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
+from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.shipped import locate
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import Batch, Sequence
+from lightning_omni.types import Batch, Sample, Sequence
 from lightning_omni.vocab import Vocab
 
 
@@ -66,7 +67,8 @@ class PackedMixture(IterableDataset[Batch]):
                 continue
             rng = Random(f"{options.seed}-{visit}")
             drop = rng.random() < options.condition_dropout
-            yield visit, self.template.render(next(streams[task]), rng=rng, drop_condition=drop)
+            sample = options.chained(next(streams[task]))
+            yield visit, self.template.render(sample, rng=rng, drop_condition=drop)
 
 
 class OmniData(ResumableData):
@@ -86,6 +88,7 @@ class OmniData(ResumableData):
         condition_dropout: Probability that a sample is seen without its condition.
         val_samples: Validation samples per task.
         seed: Of order, pads and dropout.
+        transcribe_first: Tasks whose spoken request is written down before it is answered.
         text_ranks: Text ranks; None for those that ship with the package.
     """
 
@@ -102,11 +105,14 @@ class OmniData(ResumableData):
         condition_dropout: float,
         val_samples: int,
         seed: int,
+        transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
     ) -> None:
         super().__init__()
         for task in tasks:
             task_named(task)
+        self.transcribe_first = transcribe_first or []
+        check_transcribed(self.transcribe_first)
         self.data, self.seed = Path(data), seed
         self.image_tokenizer = locate(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = locate(speech_tokenizer, "speech_tokenizer")
@@ -140,6 +146,14 @@ class OmniData(ResumableData):
         )
         self.folder, self.manifest = folder, manifest
 
+    def samples(self, task: str, split: str, *, limit: int) -> list[Sample]:
+        """First encoded samples of a task, as training sees them."""
+        return [self.chained(s) for s in islice(read_samples(self.folder, task, split), limit)]
+
+    def chained(self, sample: Sample) -> Sample:
+        """Begin the answer with a transcript if the sample's task is one to transcribe."""
+        return with_transcript(sample) if sample.task in self.transcribe_first else sample
+
     def code_features(self) -> dict[str, Tensor]:
         """Features of each modality's codes, for `Transformer`'s embeddings."""
         return load_features(self.folder)
@@ -164,7 +178,7 @@ class OmniData(ResumableData):
     def _validation(self) -> Iterator[tuple[int, Sequence]]:
         visit = 0
         for task in self.tasks:
-            for sample in read_samples(self.folder, task, "val")[: self.val_samples]:
+            for sample in self.samples(task, "val", limit=self.val_samples):
                 yield visit, self.template.render(sample, rng=Random(f"val-{visit}"))
                 visit += 1
 

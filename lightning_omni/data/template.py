@@ -104,8 +104,8 @@ class Template:
         Args:
             sample: Encoded: media parts carry codes.
             rng: Draws the part and the number of tail pads.
-            drop_condition: Leave out the user's content, keep the instruction, so that guidance
-                has a trained unconditional model.
+            drop_condition: Leave out the user's content and its transcript, keep the instruction,
+                so that guidance has a trained unconditional model.
         """
         turn, part = rng.choice(_answers(sample))
         out = _Builder()
@@ -132,6 +132,16 @@ class Template:
         self._close(out)
         return self._sequence(out, sample), [hole]
 
+    def without_tail_pads(self) -> Template:
+        """The same layout for generation, where a hole is as long as it is asked to be."""
+        return Template(
+            self.vocab,
+            self.text,
+            image_columns=self.image_columns,
+            codebooks=self.codebooks,
+            max_tail_pads={},
+        )
+
     def _before(
         self, out: _Builder, sample: Sample, turn: int, part: int, *, drop_condition: bool
     ) -> None:
@@ -144,7 +154,8 @@ class Template:
                 self._ask(out, sample, earlier, with_instruction=i == 0, content=not drop_condition)
             self._close(out)
         self._open(out, "assistant")
-        self._give(out, sample.turns[turn].parts[:part])
+        given = sample.turns[turn].parts[:part]
+        self._give(out, tuple(p for p in given if not (drop_condition and p.is_transcript)))
 
     def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
         """Write a hole of masks inside its brackets."""

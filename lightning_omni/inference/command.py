@@ -73,6 +73,8 @@ def generate(
     asked = {"text": text, "image": image, "audio": audio, "voice": voice}
     for path in write_answer(answer, Path(out or task), asked=asked):
         log.info("wrote %s", path)
+    if answer.transcript is not None:
+        log.info("heard: %s", answer.transcript)
     if answer.text is not None:
         log.info("answer: %s", answer.text)
 
@@ -92,6 +94,8 @@ def write_answer(answer: Answer, out: Path, *, asked: dict[str, Any]) -> list[Pa
         written.append(stem.with_name(stem.name + ".wav"))
         soundfile.write(written[-1], answer.speech, answer.sample_rate)
     record = {"version": __version__, "asked": asked, **answer.record}
+    if answer.transcript is not None:
+        record["transcript"] = answer.transcript
     record["files"] = [path.name for path in written]
     written.append(stem.with_name(stem.name + ".json"))
     written[-1].write_text(json.dumps(record, indent=2) + "\n")

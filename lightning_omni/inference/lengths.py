@@ -42,11 +42,20 @@ def source_length(sample: Sample, part_index: int) -> int:
     modality = answer[part_index].modality
     asked = [p for turn in sample.turns[:-1] for p in turn.parts]
     if modality == "speech":
-        spoken = [p for p in answer[:part_index] if p.modality == "text"] or asked
+        said = [p for p in answer[:part_index] if p.modality == "text" and not p.is_transcript]
+        spoken = said or asked
         return sum(len(p.text or "") for p in spoken if p.modality == "text")
-    if modality == "text" and sample.task == "asr":
+    if answer[part_index].is_transcript or (modality == "text" and sample.task == "asr"):
         return sum(len(p.codes or ()) for p in asked if p.modality == "speech")
     return 0
+
+
+def rule_name(sample: Sample, part_index: int) -> str:
+    """Name of the rule of an answer part: `sqa/transcript`, or `sqa/0` for the answer's first."""
+    parts = sample.turns[-1].parts
+    if parts[part_index].is_transcript:
+        return f"{sample.task}/transcript"
+    return f"{sample.task}/{sum(not p.is_transcript for p in parts[:part_index])}"
 
 
 def part_length(part: Part, text: TextTokenizer) -> int:
@@ -57,7 +66,7 @@ def part_length(part: Part, text: TextTokenizer) -> int:
 
 
 def fit_lengths(samples: Iterable[Sample], text: TextTokenizer) -> dict[str, LengthRule]:
-    """Fit one rule per `task/part` by least squares.
+    """Fit one rule per answer part, named by `rule_name`, by least squares.
 
     Where the length follows a source, the line is raised until it covers `COVERED` of the answers
     seen; else the hole has room for the longest. An answer that does not fit makes its hole grow.
@@ -66,7 +75,7 @@ def fit_lengths(samples: Iterable[Sample], text: TextTokenizer) -> dict[str, Len
     for sample in samples:
         for i, part in enumerate(sample.turns[-1].parts):
             pair = source_length(sample, i), part_length(part, text)
-            pairs.setdefault(f"{sample.task}/{i}", []).append(pair)
+            pairs.setdefault(rule_name(sample, i), []).append(pair)
     return {name: _fit(seen) for name, seen in pairs.items()}
 
 

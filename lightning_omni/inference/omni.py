@@ -17,12 +17,13 @@ from torch import Tensor
 from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import DEFAULT_VOICE, Hole
+from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.defaults import defaults_for
 from lightning_omni.inference.denoise import conditional, guided
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
-from lightning_omni.inference.lengths import source_length
+from lightning_omni.inference.lengths import rule_name, source_length
 from lightning_omni.samplers.base import fill
 from lightning_omni.types import Part, Sample, Turn
 
@@ -35,14 +36,16 @@ StepHook = Callable[[int, Tensor], None]
 class Answer:
     """What the model answers; absent modalities are None.
 
-    `record` says how it came about: task, seed, steps, guidance, tokens, seconds, whether a hole
-    was grown or never closed.
+    `transcript` is what it heard, if it writes that down before it answers. `record` says how it
+    came about: task, seed, steps, guidance, tokens, seconds, whether a hole was grown or never
+    closed.
     """
 
     text: str | None
     image: Image.Image | None
     speech: NDArray[np.float32] | None
     sample_rate: int
+    transcript: str | None
     record: dict[str, Any]
 
 
@@ -193,7 +196,7 @@ class Omni:
         """Fill the holes of samples of one task, part by part."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
-        samples = [_without_answer(sample) for sample in samples]
+        samples = [self._unanswered(sample) for sample in samples]
         for part in range(len(samples[0].turns[-1].parts)):
             samples = self._fill_part(samples, part, settings, records, on_step)
         seconds = (time.perf_counter() - start) / len(samples)
@@ -228,7 +231,8 @@ class Omni:
             for i, (ids, steps) in zip(todo, filled, strict=True):
                 content, closed = self._content(modality, ids)
                 done[i] = _with_answer(samples[i], part, content, self)
-                records[i].setdefault("holes", {})[str(part)] = {
+                name = rule_name(samples[i], part).partition("/")[2]
+                records[i].setdefault("holes", {})[name] = {
                     "modality": modality,
                     "positions": len(ids),
                     "steps": steps,
@@ -289,7 +293,7 @@ class Omni:
         modality = sample.turns[-1].parts[part].modality
         if modality == "image":
             return self.template.image_columns**2
-        rule = self.lengths.get(f"{sample.task}/{part}")
+        rule = self.lengths.get(rule_name(sample, part))
         if rule is None:
             raise OmniError(
                 f"this model was not trained on task '{sample.task}'; it knows "
@@ -313,8 +317,11 @@ class Omni:
 
     def _decode(self, sample: Sample, record: dict[str, Any]) -> Answer:
         """Turn the answer's parts into media."""
-        text, image, speech = None, None, None
+        transcript, text, image, speech = None, None, None, None
         for part in sample.turns[-1].parts:
+            if part.is_transcript:
+                transcript = (part.text or "").strip()
+                continue
             if part.modality == "text":
                 text = (part.text or "").strip()
                 continue
@@ -326,15 +333,20 @@ class Omni:
                 speech = np.zeros(0, dtype=np.float32)
             else:
                 speech = self.speech_tokenizer.decode(codes)[0].float().cpu().numpy()
-        return Answer(text, image, speech, self.speech_tokenizer.sample_rate, record)
+        rate = self.speech_tokenizer.sample_rate
+        return Answer(text, image, speech, rate, transcript, record)
 
+    def _unanswered(self, sample: Sample) -> Sample:
+        """Forget the content of the last turn, keep which modalities it has.
 
-def _without_answer(sample: Sample) -> Sample:
-    """Forget the content of the last turn, keep which modalities it has."""
-    if sample.turns[-1].role != "assistant":
-        raise OmniError(f"sample '{sample.key}' does not end with an assistant turn")
-    parts = tuple(Part(p.modality) for p in sample.turns[-1].parts)
-    return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", parts)))
+        It begins with a transcript if the model was trained to write one.
+        """
+        if sample.turns[-1].role != "assistant":
+            raise OmniError(f"sample '{sample.key}' does not end with an assistant turn")
+        parts = tuple(Part(p.modality) for p in sample.turns[-1].parts if not p.is_transcript)
+        empty = replace(sample, turns=(*sample.turns[:-1], Turn("assistant", parts)))
+        is_transcribed = f"{sample.task}/transcript" in self.lengths
+        return expecting_transcript(empty) if is_transcribed else empty
 
 
 def _with_answer(sample: Sample, part: int, ids: list[int], omni: Omni) -> Sample:
@@ -342,7 +354,7 @@ def _with_answer(sample: Sample, part: int, ids: list[int], omni: Omni) -> Sampl
     parts = list(sample.turns[-1].parts)
     modality = parts[part].modality
     if modality == "text":
-        parts[part] = Part("text", text=omni.text.decode(ids))
+        parts[part] = replace(parts[part], text=omni.text.decode(ids))
     else:
         parts[part] = Part(modality, codes=tuple(omni.vocab.to_codes(modality, ids)))
     return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))
