@@ -6,6 +6,7 @@ import logging
 import math
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,30 @@ log = logging.getLogger(__name__)
 
 _ENOUGH = 10  # logged values before a rule speaks
 _SLOW, _FAST = 0.01, 0.05  # weights of the newest value in the running means
+_SURE = 4.0  # standard errors of the fast mean that a rise must exceed
+
+
+@dataclass(slots=True)
+class _Running:
+    """A long-run and a recent mean of a metric, and its variance."""
+
+    slow: float
+    fast: float
+    variance: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Take one more value in."""
+        self.variance += _SLOW * ((value - self.slow) ** 2 - self.variance)
+        self.slow += _SLOW * (value - self.slow)
+        self.fast += _FAST * (value - self.fast)
+        self.count += 1
+
+    def has_risen(self, ratio: float) -> bool:
+        """Tell whether the recent mean is above the long-run one by more than its noise."""
+        error = math.sqrt(self.variance * _FAST / (2 - _FAST))
+        is_known = self.count >= 1 / _SLOW
+        return is_known and self.fast > max(ratio * self.slow, self.slow + _SURE * error)
 
 
 class HealthMonitor(L.Callback):
@@ -25,8 +50,8 @@ class HealthMonitor(L.Callback):
 
     Rules, on the metrics as they are logged: a loss that is not finite; a gradient norm far above
     its median; loading that takes more than a share of the time; codebook use below a share; a
-    mask-ratio bin whose loss rises while the total falls. The same alert is repeated only after
-    `quiet_steps`.
+    mask-ratio bin whose loss rises by more than its noise while the total falls. The same alert is
+    repeated only after `quiet_steps`.
 
     Args:
         max_gradient_ratio: Gradient norm over its median of the last hundred.
@@ -48,7 +73,7 @@ class HealthMonitor(L.Callback):
         self.min_usage, self.rise, self.quiet_steps = min_usage, rise, quiet_steps
         self.alerts: list[tuple[int, str]] = []
         self._gradients: deque[float] = deque(maxlen=100)
-        self._means: dict[str, tuple[float, float, int]] = {}
+        self._means: dict[str, _Running] = {}
         self._spoken: dict[str, int] = defaultdict(lambda: -(10**9))
 
     def on_train_batch_end(
@@ -103,18 +128,15 @@ class HealthMonitor(L.Callback):
     def _check_bins(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         for name, value in values.items():
             if name.startswith("train_loss_t_") or name == "train/loss":
-                slow, fast, count = self._means.get(name, (value, value, 0))
-                slow += _SLOW * (value - slow)
-                fast += _FAST * (value - fast)
-                self._means[name] = (slow, fast, count + 1)
+                self._means.setdefault(name, _Running(value, value)).add(value)
         total = self._means.get("train/loss")
-        if total is None or total[1] > total[0]:
+        if total is None or total.fast > total.slow:
             return
-        for name, (slow, fast, count) in self._means.items():
-            if name != "train/loss" and count >= 1 / _SLOW and fast > self.rise * slow:
+        for name, mean in self._means.items():
+            if name != "train/loss" and mean.has_risen(self.rise):
                 yield (
                     f"rise {name}",
-                    f"{name} rises ({slow:.3g} to {fast:.3g}) while the total falls",
+                    f"{name} rises ({mean.slow:.3g} to {mean.fast:.3g}) while the total falls",
                 )
 
     def _tell(self, trainer: L.Trainer, found: dict[str, str]) -> None:

@@ -148,7 +148,7 @@ class OmniData(ResumableData):
 
     def samples(self, task: str, split: str, *, limit: int) -> list[Sample]:
         """First encoded samples of a task, as training sees them."""
-        return [self.chained(s) for s in islice(read_samples(self.folder, task, split), limit)]
+        return [self.chained(s) for s in read_samples(self.folder, task, split, limit=limit)]
 
     def chained(self, sample: Sample) -> Sample:
         """Begin the answer with a transcript if the sample's task is one to transcribe."""

@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -80,13 +81,21 @@ def _check_headers(path: Path) -> None:
         raise tarfile.ReadError(f"damaged after byte {end} of {size}")
 
 
-def read_samples(folder: Path, task: str, split: str) -> list[Sample]:
-    """All samples of a task and split, in stored order; empty if there are no such shards."""
-    return [
+def read_samples(folder: Path, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
+    """Samples of a task and split, in stored order; empty if there are no such shards.
+
+    Args:
+        folder: Of task shards.
+        task: Name of the task.
+        split: Name of the split.
+        limit: Stop after this many, which leaves later shards unread.
+    """
+    samples = (
         parse_sample(key, files, path)
         for path in shard_paths(folder, task, split)
         for key, files in read_shard(path)
-    ]
+    )
+    return list(islice(samples, limit))
 
 
 def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:

@@ -1,5 +1,7 @@
 """Each rule of the health monitor speaks when it should, and only then."""
 
+from random import Random
+
 import pytest
 
 from lightning_omni.callbacks.health import HealthMonitor
@@ -53,3 +55,11 @@ def test_a_bin_that_rises_while_the_total_falls_is_named():
 def test_a_codebook_hardly_used_is_named():
     used = {"tokenizer/image/usage": 0.05, "tokenizer/speech/usage_q0": 0.9}
     assert list(dict(HealthMonitor().check_usage(used))) == ["tokenizer/image/usage"]
+
+
+def test_a_bin_with_few_masks_may_be_noisy():
+    rng, monitor = Random(0), HealthMonitor()
+    for i in range(3000):
+        noisy = rng.lognormvariate(0, 1.0)
+        values = {"train/loss": 5 - 0.001 * i, "train_loss_t_text/bin0": noisy}
+        assert alerts(monitor, values) == {}
