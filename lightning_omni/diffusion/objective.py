@@ -1,35 +1,108 @@
-"""The training loss: a bound on the negative log-likelihood, from scores at masked positions."""
+"""The training loss: a bound on the negative log-likelihood, from states at masked positions."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK = 256
 
 
-def masked_nll(
-    logits: Float[Tensor, "M V"], x0: Int[Tensor, " M"], *, mask_token_id: int
-) -> Float[Tensor, " M"]:
-    """-log p(x_0) in nats at each masked position, in float32.
+def weighted_nll(
+    hidden: Float[Tensor, "M D"],
+    table: Float[Tensor, "V D"],
+    x0: Int[Tensor, " M"],
+    weight: Float[Tensor, " M"],
+    *,
+    mask_token_id: int,
+    chunk: int = CHUNK,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
+    """Weighted sum of -log p(x_0) in nats, and the nats of each masked position, detached.
 
-    The mask itself is never a valid prediction, so its score is removed.
+    Scores are `hidden @ table.T`; the mask itself is never a valid prediction, so its score is
+    removed. Only `chunk` rows of scores exist at one time, and their gradient is formed with them,
+    so memory does not grow with M times V. Products run in autocast's format, the rest in float32.
+
+    Args:
+        hidden: Final states at the masked positions.
+        table: Output table.
+        x0: True ids.
+        weight: Of each position in the sum.
+        mask_token_id: Id of the mask.
+        chunk: Rows at one time.
 
     Source: MDLM, arXiv:2406.07524, section 3.2.3 (zero masking probability).
     """
-    logits = logits.float()
-    forbidden = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-    forbidden[mask_token_id] = True
-    return F.cross_entropy(logits.masked_fill(forbidden, -torch.inf), x0, reduction="none")
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    out: tuple[Tensor, Tensor] = _WeightedNLL.apply(
+        hidden, table, x0, weight, mask_token_id, chunk, dtype
+    )
+    return out
 
 
-def weighted_mean(
-    nats: Float[Tensor, " M"],
-    weight: Float[Tensor, " M"],
-    num_maskable: Float[Tensor, ""] | float,
+def per_maskable(
+    total: Float[Tensor, ""], num_maskable: Float[Tensor, ""] | float
 ) -> Float[Tensor, ""]:
     """Weighted nats per maskable token: the bound of a batch.
 
     Dividing by the maskable tokens, not by the masked ones, is what keeps 1/t weights unbiased.
     """
-    return (nats * weight).sum() / num_maskable
+    return total / num_maskable
+
+
+class _WeightedNLL(torch.autograd.Function):
+    """One pass over chunks computes the loss and, as its weights are known, both gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        x0: Tensor,
+        weight: Tensor,
+        mask_token_id: int,
+        chunk: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        h, w = hidden.detach().to(dtype), table.detach().to(dtype)
+        exact = torch.promote_types(dtype, torch.float32)
+        weight = weight.to(exact)
+        nats = torch.empty(len(h), dtype=exact, device=h.device)
+        needs_hidden, needs_table = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(h) if needs_hidden else None
+        grad_table = torch.zeros_like(w, dtype=exact) if needs_table else None
+        for start in range(0, len(h), chunk):
+            rows = slice(start, start + chunk)
+            scores = (h[rows] @ w.T).to(exact)
+            scores[:, mask_token_id] = -torch.inf
+            top, true = scores.amax(1, keepdim=True), x0[rows, None]
+            at_true = scores.gather(1, true)
+            scores.sub_(top).exp_()
+            total = scores.sum(1, keepdim=True)
+            nats[rows] = (total.log() + top - at_true).squeeze(1)
+            if not (needs_hidden or needs_table):
+                continue
+            scores.mul_(weight[rows, None] / total).scatter_add_(1, true, -weight[rows, None])
+            grad_scores = scores.to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_scores @ w
+            if grad_table is not None:
+                grad_table += grad_scores.T @ h[rows]
+        ctx.save_for_backward(grad_hidden, grad_table)
+        ctx.dtypes = hidden.dtype, table.dtype
+        ctx.mark_non_differentiable(nats)
+        return (nats * weight).sum(), nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (
+            None if saved is None else (grad * saved).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        )
+        return (*grads, None, None, None, None, None)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_omni.diffusion.objective import masked_nll
+from lightning_omni.diffusion.objective import weighted_nll
 from lightning_omni.nn.attention import SegmentLayout, attention_backend
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import Canvas, LogitsAt, fill
@@ -96,9 +96,12 @@ def _train_step(
     """Forward and backward with loss at half of the positions."""
     ids = torch.randint(0, vocab_size - 1, (sum(lengths),), generator=rng)
     hidden = model(ids, _places(lengths), SegmentLayout.of(lengths, device="cpu"))
-    nats = masked_nll(model.logits(hidden[::2]), ids[::2], mask_token_id=vocab_size - 1)
+    table, x0 = model.embedding.table(), ids[::2]
+    loss, _ = weighted_nll(
+        hidden[::2], table, x0, torch.ones(len(x0)) / len(x0), mask_token_id=vocab_size - 1
+    )
     model.zero_grad()
-    nats.mean().backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
 from lightning_omni.diffusion.noise import sample_t, uniform
-from lightning_omni.diffusion.objective import masked_nll, weighted_mean
+from lightning_omni.diffusion.objective import CHUNK, per_maskable, weighted_nll
 from lightning_omni.diffusion.schedule import NoiseSchedule
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
@@ -125,21 +125,20 @@ class MaskedDiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step of the paper's algorithm."""
         noisy = self.corrupt(batch)
-        logits = self.logits(batch, noisy)
-        nats = self.nats(batch, noisy, logits)
-        loss = self._loss(batch, noisy, nats)
+        hidden = self.hidden(batch, noisy)
+        loss, nats = self._loss(batch, noisy, hidden)
         self.log("train/loss", loss.detach(), prog_bar=True)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_slices("train", batch, noisy, nats.detach(), logits.detach())
+            self._log_slices("train", batch, noisy, nats, hidden)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss with the same noise each time."""
         noisy = self.corrupt(batch)
-        logits = self.logits(batch, noisy)
-        nats = self.nats(batch, noisy, logits)
-        self.log("val/loss", self._loss(batch, noisy, nats), prog_bar=True)
-        self._log_slices("val", batch, noisy, nats, logits)
+        hidden = self.hidden(batch, noisy)
+        loss, nats = self._loss(batch, noisy, hidden)
+        self.log("val/loss", loss, prog_bar=True)
+        self._log_slices("val", batch, noisy, nats, hidden)
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
@@ -164,17 +163,12 @@ class MaskedDiffusionModule(L.LightningModule):
         x_t = x0.masked_fill(is_masked, self.vocab.mask_token_id)
         return Corrupted(x_t, masked, loss_weight[masked].float(), ratio[masked].float())
 
-    def logits(self, batch: Batch, noisy: Corrupted) -> Tensor:
-        """Scores of every id at each mask, Float[M V]."""
+    def hidden(self, batch: Batch, noisy: Corrupted) -> Tensor:
+        """Final states at the masks, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
         layout = SegmentLayout.of(lengths, device=noisy.x_t.device)
-        hidden = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
-        return self.backbone.logits(hidden[noisy.masked])
-
-    def nats(self, batch: Batch, noisy: Corrupted, logits: Tensor) -> Tensor:
-        """-log p(x_0 | x_t) at each mask, Float[M]."""
-        x0 = batch.ids.flatten()[noisy.masked]
-        return masked_nll(logits, x0, mask_token_id=self.vocab.mask_token_id)
+        states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
+        return states[noisy.masked]
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
@@ -191,12 +185,20 @@ class MaskedDiffusionModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _loss(self, batch: Batch, noisy: Corrupted, nats: Tensor) -> Tensor:
+    def _loss(self, batch: Batch, noisy: Corrupted, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and -log p(x_0 | x_t) at each mask, Float[M]."""
         modality = batch.modality.flatten()
         of_modality: Any = self.modality_weight
         weight = noisy.weight * of_modality[modality[noisy.masked]]
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
-        return weighted_mean(nats, weight, of_modality[modality[core]].sum())
+        total, nats = weighted_nll(
+            hidden,
+            self.backbone.embedding.table(),
+            batch.ids.flatten()[noisy.masked],
+            weight,
+            mask_token_id=self.vocab.mask_token_id,
+        )
+        return per_maskable(total, of_modality[modality[core]].sum()), nats
 
     def _by_modality(self, t_N: Tensor) -> tuple[Tensor, Tensor]:
         """Keep-probability and weight per modality and segment, Float[modalities N]."""
@@ -205,7 +207,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return torch.stack(alphas), torch.stack(weights)
 
     def _log_slices(
-        self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, logits: Tensor
+        self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, hidden: Tensor
     ) -> None:
         """Log nats and accuracy by modality, by modality and mask ratio, and by task.
 
@@ -215,7 +217,7 @@ class MaskedDiffusionModule(L.LightningModule):
         modality = batch.modality.flatten()[noisy.masked]
         task = batch.tasks[batch.segment_ids.flatten()[noisy.masked]]
         bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        guess, truth = logits.argmax(-1), batch.ids.flatten()[noisy.masked]
+        guess, truth = self._likeliest(hidden), batch.ids.flatten()[noisy.masked]
         is_right = (guess == truth).float()
         stops = torch.tensor([s.stop for s in self.vocab.spans.values()], device=guess.device)
         is_foreign = (
@@ -231,6 +233,12 @@ class MaskedDiffusionModule(L.LightningModule):
                 self._log_mean(f"{stage}_acc_t_{name}/bin{b}", is_right[chosen])
         for k, name in enumerate(TASKS):
             self._log_mean(f"{stage}_loss_task/{name}", nats[task == k])
+
+    @torch.no_grad()
+    def _likeliest(self, hidden: Tensor) -> Tensor:
+        """Likeliest id of each mask, Int[M], a chunk of scores at one time."""
+        guesses = [self.backbone.logits(h).argmax(-1) for h in torch.split(hidden, CHUNK)]
+        return torch.cat(guesses) if guesses else hidden.new_empty(0, dtype=torch.long)
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         """Log a mean over masks; a batch without such masks adds nothing, rather than a zero."""

@@ -88,10 +88,10 @@ class OmniEmbedding(nn.Module):
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
     ) -> Float[Tensor, "M G"]:
         """Score the ids given (all of the vocabulary when None); column j belongs to `ids[j]`."""
-        weight = self._table() if ids is None else self._rows(ids)
+        weight = self.table() if ids is None else self._rows(ids)
         return hidden @ weight.to(hidden.dtype).T
 
-    def _table(self) -> Float[Tensor, "V D"]:
+    def table(self) -> Float[Tensor, "V D"]:
         """Output table with every span's features folded in, so that one product scores all."""
         pieces, start = [], 0
         for span in self._ordered():
