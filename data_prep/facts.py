@@ -69,6 +69,23 @@ def everyday() -> list[Fact]:
     return facts
 
 
+_REPHRASED = (
+    (r"what is (\w+ plus \w+)", ("how much is {}", "tell me {}")),
+    (r"what color is (.+)", ("tell me the color of {}", "which color has {}")),
+    (r"what kind of thing is (.+)", ("tell me what {} is", "what is {}")),
+    (r"what is the capital of (.+)", ("name the capital of {}", "which city is the capital of {}")),
+)
+
+
+def rephrased(question: str) -> list[str]:
+    """Ask the same in other words; empty where no other words are known."""
+    for pattern, ways in _REPHRASED:
+        found = re.fullmatch(pattern, question)
+        if found:
+            return [way.format(found[1]) for way in ways]
+    return []
+
+
 CAPITALS = {
     "argentina": "buenos aires", "australia": "canberra", "austria": "vienna",
     "bangladesh": "dhaka", "belgium": "brussels", "bulgaria": "sofia", "canada": "ottawa",

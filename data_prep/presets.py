@@ -44,6 +44,7 @@ class Preset:
         facts: Names of the fact collections.
         facts_spoken: Upper bound of facts that are asked aloud.
         facts_asked_in_test: Upper bound of facts per fact test.
+        rephrases_facts: Training hears each fact in other words too, in every input voice.
         sentences: Number of WordNet sentences per split, 0 for none.
         reads_sentences: Train on reading and transcribing them; otherwise they are for the speech
             tokenizer alone, and test_words asks for words that training never heard.
@@ -75,6 +76,7 @@ class Preset:
     hold_out: float = 0.1
     text_only_facts: float = 0.2
     silent_objects: float = 0.1
+    rephrases_facts: bool = False
 
 
 _SMOKE = Preset(
@@ -153,6 +155,7 @@ _DEMO = Preset(
     max_icons=0,
     has_easy_vqa=False,
     has_human_speech=False,
+    rephrases_facts=True,
 )  # fmt: skip
 
 # Training data of mini carry no share-alike licence, so that weights trained on them may be shared.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 from data_prep.checks import Rules
 from data_prep.collection import Collection, Media
-from data_prep.facts import Fact
+from data_prep.facts import Fact, rephrased
 from data_prep.presets import Preset
 from data_prep.scene_text import Question
 from data_prep.scenes import Scene
@@ -161,6 +162,9 @@ class Speaker:
             *trained, kept = hashed_order(self._cast.inputs, fact.question)
             for voice in trained:
                 self._plan_fact("train", fact, voice)
+            for question in rephrased(fact.question) if self._preset.rephrases_facts else ():
+                for voice in self._cast.inputs:
+                    self._plan_fact("train", replace(fact, question=question), voice)
             is_val = bucket("sqa", fact.question, of=_FACT_VAL_OF) == 0
             self._plan_fact("val" if is_val else "test_iid", fact, kept)
             if tests < self._preset.facts_asked_in_test // 2:
