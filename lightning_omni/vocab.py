@@ -129,6 +129,17 @@ class Vocab:
         return {"text_size": self.spans["text"].size, "spans": sizes}
 
     @classmethod
+    def of_sizes(cls, sizes: dict[str, int]) -> Vocab:
+        """Build a vocabulary from a recipe's `{text: ..., speech: ..., image: ...}`.
+
+        Raises:
+            OmniError: If text is missing.
+        """
+        if "text" not in sizes:
+            raise OmniError(f"the vocab has {', '.join(sizes) or 'nothing'} but no text; add it")
+        return cls(sizes["text"], {k: v for k, v in sizes.items() if k != "text"})
+
+    @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Vocab:
         """Build a vocabulary from `to_dict`'s description."""
         return cls(int(plain["text_size"]), {str(k): int(v) for k, v in plain["spans"].items()})

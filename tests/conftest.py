@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what no sentence was written for is a bug, and shall look like one
+os.environ.setdefault("LIGHTNING_OMNI_TRACEBACK", "1")
 # lightning 2.6.6 calls deprecated names of jsonargparse 4.53
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 

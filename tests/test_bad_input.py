@@ -1,8 +1,10 @@
 """Mistakes of a user: one clear sentence each, exit code 2, no traceback."""
 
+import io
 import json
 import shutil
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.xdist_group("workplace")
 STAGE = str(Path(__file__).parents[1] / "recipes" / "debug" / "stage3.yaml")
 IMAGE_RECIPE = str(Path(__file__).parents[1] / "recipes" / "debug" / "image_tokenizer.yaml")
 SPEECH_RECIPE = str(Path(__file__).parents[1] / "recipes" / "debug" / "speech_tokenizer.yaml")
+IMAGE_CHECKPOINT = "runs/debug/image_tokenizer/checkpoints/last.ckpt"
 MODEL = ["--model", "runs/debug/stage3/export"]
 
 
@@ -45,6 +48,9 @@ def files(workplace):
     soundfile.write("long.wav", np.zeros(8000 * 61), 8000)
     soundfile.write("nan.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
     Path("text.wav").write_text("not a sound")
+    soundfile.write("slow.wav", np.zeros(50), 1)
+    Path("folder.txt").mkdir(exist_ok=True)
+    Path("latin.yaml").write_bytes(b"caf\xe9: 1\n")
     return workplace
 
 
@@ -67,6 +73,18 @@ GENERATE = [
     (["--task", "t2i", "--text", "x", "--model", "nowhere"], "no joint model in 'nowhere'"),
     (["--task", "t2i", "--text", "x", "--steps", "0", *MODEL], "steps is 0"),
     (["--task", "t2i", "--text", "x", "--steps", "many", *MODEL], "many"),
+    (["--task", "t2i", "--text", "x", "--steps", "-3", *MODEL], "steps is -3, wanted 1 to"),
+    (["--task", "t2i", "--text", "x", "--seed", "9" * 25, *MODEL], "seed is 9"),
+    (["--task", "t2i", "--text", "x", "--seed", "-1", *MODEL], "seed is -1"),
+    (["--task", "t2i", "--text", "x", "--guidance", "nan", *MODEL], "guidance: "),
+    (["--task", "t2i", "--text", "x", "--temperature", "-1", *MODEL], "temperature is -1"),
+    (["--task", "chat", *MODEL], "task 'chat' is for training; choose one of asr"),
+    (["--task", "tqa", "--text", "x", "--out", "good.png/x", *MODEL], "cannot write into"),
+    (["--task", "tqa", "--text", "x", "--out", "folder", *MODEL], "'folder.txt' is a folder"),
+    (["--task", "tqa", "--text", "x", "--out", "..", *MODEL], "--out is '..'"),
+    (["--task", "t2i", "--text", "x", "--out", "a.jpg", *MODEL], "pictures are .png"),
+    (["--task", "caption", "--image", ".", *MODEL], "cannot read the image '.'"),
+    (["--task", "asr", "--audio", "slow.wav", *MODEL], "1 samples per second"),
     (["--task", "t2i", "--text", "x", "--tempratur", "1", *MODEL], "tempratur"),
     (["--text", "x", *MODEL], "task"),
 ]
@@ -83,6 +101,26 @@ FIT = [
     (["--config", STAGE, "--model.init_from", "gone"], "no weights of the stage before"),
     (["--config", STAGE, "--data.vocab", '{"text": 9, "speech": 32, "image": 64}'], "text ids"),
     (["--config", STAGE, "--ckpt_path", "gone.ckpt"], "gone.ckpt"),
+    (["--config", STAGE, "--ckpt_path", "good.png"], "'good.png' is not a checkpoint"),
+    (["--config", STAGE, "--ckpt_path", IMAGE_CHECKPOINT], "of another model"),
+    (["--config", "latin.yaml"], "not UTF-8"),
+    (["--config", STAGE, "--seed_everything", "-5"], "seed_everything is -5"),
+    (["--config", STAGE, "--data.tasks", "{}"], "no task a share"),
+    (["--config", STAGE, "--data.tasks", '{"t2i": -1, "tqa": 1}'], "data.tasks.t2i is -1"),
+    (["--config", STAGE, "--data.vocab", '{"speech": 32, "image": 64}'], "no text"),
+    (["--config", STAGE, "--data.rows", "0"], "data.rows is 0"),
+    (["--config", STAGE, "--data.max_tail_pads", '{"text": -1}'], "max_tail_pads.text is -1"),
+    (["--config", STAGE, "--data.condition_dropout", "2"], "condition_dropout is 2"),
+    (["--config", STAGE, "--model.warmup_steps", "-5"], "warmup_steps is -5"),
+    (["--config", STAGE, "--model.optimizer.lr", "-1"], "model.optimizer: "),
+    (["--config", STAGE, "--trainer.accelerator", "gpu"], "gpu"),
+    (["--config", STAGE, "--trainer.devices", "0"], "devices"),
+    (["--config", STAGE, "--data.transcribe_first", "[t2i]"], "transcribe_first names 't2i'"),
+    (["--config", STAGE, "--data.text_ranks", "text.wav"], "no text ranks"),
+    (["--config", IMAGE_RECIPE, "--data.image_size", "0"], "image_size is 0"),
+    (["--config", IMAGE_RECIPE, "--data.batch_size", "0"], "batch_size is 0"),
+    (["--config", SPEECH_RECIPE, "--data.sample_rate", "0"], "sample_rate is 0"),
+    (["--config", SPEECH_RECIPE, "--data.crop_s", "-1"], "crop_s is -1"),
     (["--config", IMAGE_RECIPE, "--data.data", "data/gone"], "no manifest.json"),
     (["--config", SPEECH_RECIPE, "--data.crop_s", "100000"], "shorten crop_s"),
 ]
@@ -91,11 +129,22 @@ EVALUATE = [
     (["--config", "gone.yaml"], "gone.yaml"),
     (["--model", "gone", "--tasks", "[t2i]"], "no joint model in 'gone'"),
     (["--tasks", "[sing]", "--model", "runs/debug/stage3/export"], "sing"),
+    (["--num_steps", "-2"], "steps is -2"),
+    (["--batch_size", "0"], "batch_size is 0"),
+    (["--out", "good.png"], "cannot write into 'good.png'"),
 ]
 
 PREPARE = [
     (["--preset", "enormous"], "enormous"),
     (["--corpus", "image_folder", "--source", "gone", "--out", "o"], "gone"),
+    (["--preset", "smoke", "--out", "good.png"], "'good.png' is a file"),
+    (["--preset", "smoke", "--out", "good.png/x"], "cannot write into"),
+    (["--preset", "smoke", "--out", "precious"], "holds 'thesis.tex'"),
+    (["--preset", "demo", "--out", "data/smoke"], "preset smoke, wanted demo"),
+    (["--preset", "smoke", "--source", "x"], "--source is for --corpus"),
+    (["--corpus", "messages", "--source", "latin.jsonl", "--out", "o"], "line 1 is not JSON"),
+    (["--corpus", "messages", "--source", "shape.jsonl", "--out", "o"], "images is 7"),
+    (["--corpus", "messages", "--source", "null.jsonl", "--out", "o"], "the content None"),
     (["--corpus", "tapes", "--source", "gone", "--out", "o"], "tapes"),
     (["--corpus", "messages", "--source", "bad.jsonl", "--out", "o"], "bad.jsonl"),
 ]
@@ -131,20 +180,10 @@ def test_fit_refuses(args, expected, files, capsys):
     ("args", "expected"), EVALUATE, ids=lambda x: words(x) if isinstance(x, list) else ""
 )
 def test_evaluate_refuses(args, expected, files, capsys):
-    more = [
-        "--data",
-        "data/smoke",
-        "--out",
-        "o",
-        "--limit",
-        "1",
-        "--speech_limit",
-        "1",
-        "--seed",
-        "0",
-    ]
-    more += ["--splits", "[test_iid]"]
-    refused(["evaluate", *args, *(more if "--config" not in args else [])], expected, capsys)
+    usual = "--model runs/debug/stage3/export --tasks [tqa] --data data/smoke --out o --limit 1"
+    usual += " --speech_limit 1 --seed 0 --splits [test_iid]"
+    before = [] if "--config" in args else usual.split()
+    refused(["evaluate", *before, *args], expected, capsys)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +191,13 @@ def test_evaluate_refuses(args, expected, files, capsys):
 )
 def test_prep_data_refuses(args, expected, files, capsys):
     Path("bad.jsonl").write_text('{"messages": [}\n')
+    Path("latin.jsonl").write_bytes(b'{"messages": "caf\xe9"}\n')
+    turn = {"role": "user", "content": "hi"}
+    Path("shape.jsonl").write_text(json.dumps({"messages": [turn], "images": 7}))
+    Path("null.jsonl").write_text(json.dumps({"messages": [turn | {"content": None}]}))
+    Path("precious").mkdir(exist_ok=True)
+    Path("precious/manifest.json").write_text('{"name": "something else"}')
+    Path("precious/thesis.tex").write_text("years of work")
     refused(["prep-data", *args], expected, capsys)
 
 
@@ -170,6 +216,76 @@ def test_a_model_whose_parts_do_not_fit_is_refused(files, capsys, tmp_path):
     shutil.copytree("runs/debug/stage3/export", model)
     plain = json.loads((model / "vocab.json").read_text())
     plain["spans"]["image"] = 65
+    del plain["fingerprint"]
     (model / "vocab.json").write_text(json.dumps(plain))
     args = ["generate", "--task", "t2i", "--text", "x", "--model", str(model)]
     refused(args, "vocab span 'image' has 65 codes", capsys)
+
+
+DAMAGES = [
+    ("config.json", b"{", "config.json' is not JSON"),
+    ("config.json", b"[]", "holds a JSON list, not an object"),
+    ("config.json", b'{"class_path": "os.system"}', "refused to build 'os.system'"),
+    ("model.safetensors", b"garbage", "is damaged"),
+    ("vocab.json", b"{}", "describes no vocabulary"),
+    ("vocab.json", b"\xff", "vocab.json' is not JSON"),
+    (
+        "vocab.json",
+        b'{"text_size": 1024, "spans": {"speech": 1}, "fingerprint": "x"}',
+        "fingerprint",
+    ),
+    ("lengths.json", b'{"t2i/0": 3}', "holds no rules of ratio and base"),
+    ("text.tiktoken", b"one two three", "holds no text ranks"),
+    ("image_tokenizer/model.safetensors", b"", "is damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DAMAGES)
+def test_a_damaged_model_is_refused(name, content, expected, files, capsys, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree("runs/debug/stage3/export", model)
+    (model / name).write_bytes(content)
+    for args in (["generate", "--task", "tqa", "--text", "x"], ["shrink", "--out", "small"]):
+        refused([*args, "--model", str(model)], expected, capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["shrink", "--model", "runs/debug/stage3/export", "--out", "good.png"], "cannot write"),
+        (["report", "--run", "runs/debug", "--out", "folder.txt"], "'folder.txt' is a folder"),
+        (["report", "--run", "gone"], "gone"),
+        (["bench", "--repeats", "0"], "repeats is 0"),
+        (["bench", "--out", "good.png/x"], "cannot write into"),
+        (["predict", "--config", STAGE], "unknown verb 'predict'"),
+        (["test", "--config", STAGE], "give --ckpt_path"),
+    ],
+    ids=lambda x: words(x) if isinstance(x, list) else "",
+)
+def test_other_verbs_refuse(args, expected, files, capsys):
+    refused(args, expected, capsys)
+
+
+def test_building_data_leaves_other_folders_alone(files, capsys):
+    Path("mine").mkdir()
+    for name in ("manifest.json", "thesis.tex"):
+        Path("mine", name).write_text("{}")
+    refused(["prep-data", "--preset", "smoke", "--out", "mine"], "holds 'thesis.tex'", capsys)
+    assert Path("mine/thesis.tex").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"[]", "a JSON list"), (b"\xff", "is not JSON")]
+)
+def test_a_damaged_manifest_is_named(content, expected, files, capsys, tmp_path):
+    (tmp_path / "manifest.json").write_bytes(content)
+    refused(["fit", "--config", IMAGE_RECIPE, "--data.data", str(tmp_path)], expected, capsys)
+
+
+def test_shards_without_media_or_samples_are_named(files, capsys, tmp_path):
+    for kind, recipe in (("image", IMAGE_RECIPE), ("speech", SPEECH_RECIPE)):
+        data = tmp_path / kind
+        shutil.copytree("data/smoke", data, ignore=shutil.ignore_patterns("codes"))
+        with tarfile.open(next((data / "media").glob(f"{kind}-train-*.tar")), "w") as tar:
+            tar.addfile(tarfile.TarInfo("only.json"), io.BytesIO())
+        refused(["fit", "--config", recipe, "--data.data", str(data)], "key 'only'", capsys)

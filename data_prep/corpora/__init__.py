@@ -21,6 +21,7 @@ from data_prep.corpora import (
 from data_prep.corpora.entries import Entry, Gathered
 from data_prep.writer import MANIFEST, attribution, read_manifest, write_into
 from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,17 @@ def prepare_corpus(
     """
     if not source.exists():
         raise OmniError(f"no file or folder '{source}'; check --source")
+    make_folder(out)
     earlier = read_manifest(out) if (out / MANIFEST).is_file() else {"shards": [], "sources": []}
+    if not isinstance(earlier.get("shards"), list) or earlier.get("preset"):
+        raise OmniError(f"'{out}' holds other data; choose another --out")
     taken = [s for s in earlier["shards"] if s["split"] == split]
     if taken:
         raise OmniError(f"'{out}' already holds the split {split}; choose another --out or --split")
     gathered = Gathered(name, split)
     gathered.add_all(CORPORA[name](source, split=split))
     where = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
-    sources = [*earlier["sources"], where]
+    sources = [*earlier.get("sources", []), where]
     counts = {**earlier.get("counts", {})}
     for task, found in gathered.collection.counts().items():
         counts[task] = {**counts.get(task, {}), **found}

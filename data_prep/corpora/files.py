@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +35,22 @@ def beside(file: Path, suffix: str) -> str:
     path = file.with_suffix(suffix)
     if not path.is_file():
         raise OmniError(f"'{file}' has no '{path.name}' beside it; write its text there")
-    content = path.read_text("utf-8").strip()
+    content = read_text(path).strip()
     if not content:
         raise OmniError(f"'{path}' is empty; write the text of '{file.name}' there")
     return content
+
+
+def read_text(path: Path) -> str:
+    """Text of a file.
+
+    Raises:
+        OmniError: If it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -48,13 +61,13 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                plain = json.loads(line)
-            except json.JSONDecodeError as error:
+                plain = json.loads(line.decode("utf-8"))
+            except ValueError as error:
                 raise OmniError(f"'{path}' line {number} is not JSON ({error})") from error
             if not isinstance(plain, dict):
                 raise OmniError(f"'{path}' line {number} is not a JSON object")
@@ -65,13 +78,18 @@ def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     """Yield `(line number, row)` of a tab-separated file that has the columns.
 
     Raises:
-        OmniError: If the file or a column is missing.
+        OmniError: If the file or a column is missing, or a row has nothing in one of them.
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [c for c in columns if c not in (reader.fieldnames or ())]
-        if missing:
-            raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {reader.fieldnames}")
-        yield from enumerate(reader, 2)
+    reader = csv.DictReader(
+        io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, restval=""
+    )
+    missing = [c for c in columns if c not in (reader.fieldnames or ())]
+    if missing:
+        raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {reader.fieldnames}")
+    for number, row in enumerate(reader, 2):
+        empty = [c for c in columns if not row[c]]
+        if empty:
+            raise OmniError(f"'{path}' line {number} has nothing in column '{empty[0]}'")
+        yield number, row

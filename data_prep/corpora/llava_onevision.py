@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.entries import Asked, Entry
-from data_prep.corpora.files import with_suffix
+from data_prep.corpora.files import read_text, with_suffix
 from lightning_omni.errors import OmniError
 
 _ROWS = 256
@@ -27,6 +27,8 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     records = _parquet(source) if is_parquet else _json(source)
     for where, picture, turns in records:
         for asked, answered in pairwise(turns):
+            if not all(isinstance(turn, dict) and "value" in turn for turn in (asked, answered)):
+                raise OmniError(f"{where} has a turn without from and value")
             if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
                 question = str(asked["value"]).replace("<image>", "").strip()
                 yield Asked(where, picture, question, str(answered["value"]))
@@ -36,10 +38,14 @@ def _json(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]
     if not source.is_file():
         raise OmniError(f"no file '{source}'; give the JSON file of the conversations")
     try:
-        records = json.loads(source.read_text("utf-8"))
+        records = json.loads(read_text(source))
     except json.JSONDecodeError as error:
         raise OmniError(f"'{source}' is not JSON ({error})") from error
+    if not isinstance(records, list):
+        raise OmniError(f"'{source}' holds a JSON {type(records).__name__}, wanted a list")
     for number, record in enumerate(records):
+        if not isinstance(record, dict) or not isinstance(record.get("conversations", []), list):
+            raise OmniError(f"'{source}' entry {number} is no object with conversations")
         if "image" in record:
             picture = source.parent / str(record["image"])
             yield f"{source}[{number}]", picture, record.get("conversations", [])

@@ -20,6 +20,7 @@ _ROLES = {
     "system": "system",
 }
 _PLACEHOLDER = re.compile(r"(<\|image\|>|<\|audio\|>)")
+_MEDIA = ("images", "audios")
 _INSTRUCTIONS = {
     "asr": "Convert the speech to text.",
     "tts": "Convert the text to speech.",
@@ -34,7 +35,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         messages = plain.get("messages") or plain.get("conversations")
         if not isinstance(messages, list) or not messages:
             raise OmniError(f"{where} has no messages")
-        files = {m: [source.parent / f for f in plain.get(m) or []] for m in ("images", "audios")}
+        files = {m: _files(plain.get(m), source.parent, f"{where}: {m}") for m in _MEDIA}
         turns = [_turn(message, files, where) for message in messages]
         left = {name: rest for name, rest in files.items() if rest}
         if left:
@@ -43,12 +44,24 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         yield _conversation(f"{source}:{number}", turns)
 
 
+def _files(names: Any, folder: Path, where: str) -> list[Path]:
+    names = names or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise OmniError(f"{where} is {names!r}, wanted a list of file names")
+    return [folder / name for name in names]
+
+
 def _turn(message: Any, files: dict[str, list[Path]], where: str) -> tuple[str, tuple[Line, ...]]:
+    if not isinstance(message, dict):
+        raise OmniError(f"{where} has the message {message!r}, wanted an object")
+    content = message.get("content", message.get("value", ""))
+    if not isinstance(content, str):
+        raise OmniError(f"{where} has the content {content!r}, wanted text")
     role = str(message.get("role", message.get("from")))
     if role not in _ROLES:
         raise OmniError(f"{where} has the role '{role}'; wanted one of {', '.join(_ROLES)}")
     lines = []
-    for piece in _PLACEHOLDER.split(str(message.get("content", message.get("value", "")))):
+    for piece in _PLACEHOLDER.split(content):
         name = {"<|image|>": "images", "<|audio|>": "audios"}.get(piece)
         if name is None:
             if piece.strip():

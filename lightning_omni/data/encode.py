@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
-from lightning_omni.data.shards import MANIFEST, parse_sample, read_manifest, read_shard
+from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -117,10 +117,7 @@ def _encode(
 def _media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
     for path in track(sorted((data / "media").glob(f"{kind}-*.tar")), f"encoding {kind}"):
         for key, files in read_shard(path):
-            content = next((v for k, v in files.items() if k != "json"), None)
-            if content is None:
-                raise OmniError(f"'{path}' holds no {kind} for key '{key}'; prepare the data again")
-            yield key, content
+            yield key, medium_of(files, key, path)
 
 
 def _image_codes(

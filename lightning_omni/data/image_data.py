@@ -10,9 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_omni.arguments import check_within
 from lightning_omni.data.media import read_image, square
 from lightning_omni.data.resumable import ResumableData
-from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
+from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
 from lightning_omni.errors import OmniError
 
 
@@ -48,6 +49,9 @@ class ImageData(ResumableData):
 
     def __init__(self, data: str, image_size: int, batch_size: int, seed: int) -> None:
         super().__init__()
+        check_within("data.image_size", image_size, 1)
+        check_within("data.batch_size", batch_size, 1)
+        check_within("data.seed", seed, 0)
         self.data, self.image_size = Path(data), image_size
         self.batch_size, self.seed = batch_size, seed
 
@@ -82,7 +86,7 @@ class ImageData(ResumableData):
         images = []
         for path in shard_paths(self.data / "media", "image", split):
             for key, files in read_shard(path):
-                content = next(v for k, v in files.items() if k != "json")
+                content = medium_of(files, key, path)
                 picture = square(read_image(content, name=key), self.image_size)
                 images.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8))
         if not images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import soxr
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
@@ -20,42 +21,82 @@ from lightning_omni.errors import OmniError
 MAX_PIXELS = 40_000_000
 MAX_SECONDS = 60.0
 MIN_SECONDS = 0.05
+MIN_RATE = 4000
+_BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
 def read_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
-    """Decode a PNG, JPEG or WebP to RGB; the first frame of an animation.
+    """Decode a PNG, JPEG or WebP to RGB, upright, on white where it is transparent.
+
+    Of an animation it is the first frame; 16-bit greys are scaled to 8 bits.
 
     Raises:
         OmniError: If the file is absent, unreadable or has more than `MAX_PIXELS`.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
+    raw = _read(source, name, "image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            raw = source.read_bytes() if isinstance(source, Path) else source
             image = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP"))
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise OmniError(
-                f"'{name}' has {width} x {height} pixels, at most {MAX_PIXELS // 10**6} megapixels "
-                "are accepted; scale it down"
-            )
-        return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise OmniError(f"no image at '{name}'; check the path") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise OmniError(f"'{name}' is not a readable PNG, JPEG or WebP ({error})") from error
+        _check_size(*image.size, name)
+        return _on_white(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
+        raise OmniError(
+            f"'{name}' has {pixels} pixels, at most {MAX_PIXELS // 10**6} megapixels are accepted; "
+            "scale it down"
+        ) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise OmniError(
+            f"'{name}' is not a readable PNG, JPEG or WebP ({_plain(error)})"
+        ) from error
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """Scale the shorter side to `size` and cut the centre, as the image tokenizer expects."""
-    width, height = image.size
-    scale = size / min(width, height)
-    if scale != 1:
-        wide = (max(size, round(width * scale)), max(size, round(height * scale)))
-        image = image.resize(wide, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    """Cut the central square and scale it to `size`, as the image tokenizer expects."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    if side == size:
+        return image.crop(box)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _read(source: Path | bytes, name: str, kind: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except FileNotFoundError as error:
+        raise OmniError(f"no {kind} at '{name}'; check the path") from error
+    except OSError as error:
+        raise OmniError(f"cannot read the {kind} '{name}' ({error.strerror})") from error
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise OmniError(
+            f"'{name}' has {width} x {height} = {width * height} pixels, at most "
+            f"{MAX_PIXELS // 10**6} megapixels are accepted; scale it down"
+        )
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Convert to RGB; what is transparent shows a white ground."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float64) / 257
+        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    clear = image.convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, clear).convert("RGB")
+
+
+def _plain(error: Exception) -> str:
+    """An error's text without the name of the buffer it read from."""
+    return _BUFFER.sub("the file", str(error))
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 Y X"]:
@@ -80,17 +121,19 @@ def read_audio(
             values that are not finite.
     """
     name = name or (str(source) if isinstance(source, Path) else "audio")
+    raw = _read(source, name, "audio")
     try:
-        raw = source.read_bytes() if isinstance(source, Path) else source
         with soundfile.SoundFile(io.BytesIO(raw)) as sound:
             rate = sound.samplerate
+            if rate < MIN_RATE:
+                raise OmniError(
+                    f"'{name}' has {rate} samples per second, wanted {MIN_RATE} or more"
+                )
             _check_length(sound.frames / rate, name)
             wave = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True).mean(1)
-    except FileNotFoundError as error:
-        raise OmniError(f"no audio at '{name}'; check the path") from error
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
-            f"'{name}' is not readable audio ({error}); give WAV, FLAC, OGG or MP3"
+            f"'{name}' is not readable audio ({_plain(error)}); give WAV, FLAC, OGG or MP3"
         ) from error
     _check_length(len(wave) / rate, name)
     if not np.isfinite(wave).all():

@@ -10,6 +10,7 @@ from random import Random
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.arguments import check_within
 from lightning_omni.data.encode import ensure_codes, load_features
 from lightning_omni.data.packing import pack
 from lightning_omni.data.resumable import ResumableData
@@ -86,7 +87,7 @@ class OmniData(ResumableData):
         row_length: Tokens of a row, L.
         max_tail_pads: See `Template`.
         condition_dropout: Probability that a sample is seen without its condition.
-        val_samples: Validation samples per task.
+        val_samples: Validation samples per task, and test samples of the verb `test`.
         seed: Of order, pads and dropout.
         transcribe_first: Tasks whose spoken request is written down before it is answered.
         text_ranks: Text ranks; None for those that ship with the package.
@@ -109,8 +110,18 @@ class OmniData(ResumableData):
         text_ranks: str | None = None,
     ) -> None:
         super().__init__()
-        for task in tasks:
+        for task, share in tasks.items():
             task_named(task)
+            check_within(f"data.tasks.{task}", share, 0)
+        if not any(tasks.values()):
+            raise OmniError("data.tasks gives no task a share; name at least one, such as t2i: 1")
+        Vocab.of_sizes(vocab)
+        check_within("data.rows", rows, 1)
+        check_within("data.row_length", row_length, 1)
+        check_within("data.condition_dropout", condition_dropout, 0, 1)
+        check_within("data.val_samples", val_samples, 0)
+        for modality, pads in max_tail_pads.items():
+            check_within(f"data.max_tail_pads.{modality}", pads, 0)
         self.transcribe_first = transcribe_first or []
         check_transcribed(self.transcribe_first)
         self.data, self.seed = Path(data), seed
@@ -165,9 +176,16 @@ class OmniData(ResumableData):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The same packed batches of the validation split each time."""
+        return self._fixed("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The same of the test split, for `lightning_omni test`."""
+        return self._fixed("test_iid")
+
+    def _fixed(self, split: str) -> DataLoader[Batch]:
         batches = list(
             pack(
-                self._validation(),
+                self._in_order(split),
                 rows=self.rows,
                 row_length=self.row_length,
                 pad_token_id=self.template.vocab.pad_token_id,
@@ -175,11 +193,11 @@ class OmniData(ResumableData):
         )
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
-    def _validation(self) -> Iterator[tuple[int, Sequence]]:
+    def _in_order(self, split: str) -> Iterator[tuple[int, Sequence]]:
         visit = 0
         for task in self.tasks:
-            for sample in self.samples(task, "val", limit=self.val_samples):
-                yield visit, self.template.render(sample, rng=Random(f"val-{visit}"))
+            for sample in self.samples(task, split, limit=self.val_samples):
+                yield visit, self.template.render(sample, rng=Random(f"{split}-{visit}"))
                 visit += 1
 
     def _folder(self) -> Path:

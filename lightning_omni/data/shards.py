@@ -17,6 +17,7 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample
 
 MANIFEST = "manifest.json"
@@ -27,16 +28,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Load `manifest.json`.
 
     Raises:
-        OmniError: If the folder was never prepared.
+        OmniError: If the folder was never prepared, or its manifest is damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise OmniError(f"'{path}' is not JSON ({error}); prepare the folder again") from error
-    return plain
+    return read_json_object(path, remedy="prepare the folder again")
 
 
 def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
@@ -79,6 +76,18 @@ def _check_headers(path: Path) -> None:
         rest = file.read()
     if end > size or len(rest) < 1024 or rest.strip(b"\0"):
         raise tarfile.ReadError(f"damaged after byte {end} of {size}")
+
+
+def medium_of(files: dict[str, bytes], key: str, path: Path) -> bytes:
+    """The picture or sound among a key's files.
+
+    Raises:
+        OmniError: If there is none.
+    """
+    content = next((v for k, v in files.items() if k != "json"), None)
+    if content is None:
+        raise OmniError(f"'{path}' holds no medium for key '{key}'; prepare the data again")
+    return content
 
 
 def read_samples(folder: Path, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
@@ -140,6 +149,8 @@ class SampleStream:
 
     def __next__(self) -> Sample:
         """The next sample."""
+        if not len(self):
+            raise OmniError(f"the shards of '{self.task}' hold no samples, first '{self.paths[0]}'")
         epoch, position = divmod(self._count, len(self))
         self._count += 1
         order = list(range(len(self.paths)))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_omni.data.media import read_audio
+from lightning_omni.arguments import check_within
+from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.resumable import ResumableData
-from lightning_omni.data.shards import read_manifest, read_shard, shard_paths
+from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
 from lightning_omni.errors import OmniError
 
 
@@ -37,6 +38,11 @@ class SpeechData(ResumableData):
         seed: int,
     ) -> None:
         super().__init__()
+        check_within("data.sample_rate", sample_rate, MIN_RATE)
+        check_within("data.crop_s", crop_s, MIN_SECONDS)
+        check_within("data.batch_size", batch_size, 1)
+        check_within("data.val_batches", val_batches, 1)
+        check_within("data.seed", seed, 0)
         self.data, self.sample_rate = Path(data), sample_rate
         self.crop = round(crop_s * sample_rate)
         self.batch_size, self.val_batches, self.seed = batch_size, val_batches, seed
@@ -64,7 +70,7 @@ class SpeechData(ResumableData):
     def _read(self, split: str) -> Tensor:
         clips = [
             read_audio(
-                next(v for k, v in files.items() if k != "json"),
+                medium_of(files, key, path),
                 sample_rate=self.sample_rate,
                 name=key,
             )

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.objective import weighted_nll
+from lightning_omni.files import make_room_for
 from lightning_omni.nn.attention import SegmentLayout, attention_backend
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import Canvas, LogitsAt, fill
@@ -49,6 +51,13 @@ def bench(
         repeats: Timed repetitions after one to warm up; medians are reported.
         seed: Of weights and data.
     """
+    for name in ("num_layers", "num_segments", "segment_length", "answer_length", "steps"):
+        check_within(name, locals()[name], 1)
+    check_within("repeats", repeats, 1)
+    check_within("seed", seed, 0)
+    check_within("vocab_size", vocab_size, 3)
+    check_within("dim", dim, 64)
+    make_room_for(out)
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = Transformer(
@@ -83,7 +92,6 @@ def bench(
         "sample_s": sample,
         "sample_forwards": steps,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(numbers, indent=2) + "\n")
     for name, value in numbers.items():
         log.info("%s: %s", name, value)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lightning_omni.arguments import check_within
 from lightning_omni.data.encode import ensure_codes
 from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
@@ -18,9 +19,11 @@ from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.reading import Recognizer
 from lightning_omni.evaluation.reconstruction import TokenizerReconstructor
 from lightning_omni.evaluation.suite import Plan, make_suite, write_results
-from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.files import make_folder
+from lightning_omni.inference.omni import Answer, Omni, Settings
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.shipped import locate
 from lightning_omni.types import SPLITS, Sample
 
 log = logging.getLogger(__name__)
@@ -89,6 +92,11 @@ def evaluate(
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     _check(tasks, splits, limit=min(limit, speech_limit))
+    check_within("batch_size", batch_size, 1)
+    check_within("gallery", gallery, 0)
+    Settings(seed, num_steps, guidance_scale, temperature)
+    make_folder(out)
+    model = locate(str(model))
     omni = Omni.from_pretrained(model)
     codes = ensure_codes(
         data,
@@ -106,7 +114,6 @@ def evaluate(
     answerer = OmniAnswerer(
         omni, num_steps=num_steps, guidance_scale=guidance_scale, temperature=temperature
     )
-    out.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
         measured = suite.run(answerer, plan, out)
     results = {

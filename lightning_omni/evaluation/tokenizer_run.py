@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.arguments import check_within
 from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.cases import part_of, pick
@@ -16,9 +17,11 @@ from lightning_omni.evaluation.media import manifest_hash, read_images, read_spe
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.speech_codec import SpeechCodecScores, score_speech_codec
 from lightning_omni.evaluation.statistics import Measured
+from lightning_omni.files import make_folder
 from lightning_omni.metrics.dnsmos import DNSMOS
 from lightning_omni.metrics.recognizer import Recognizer
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.shipped import locate
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import SPLITS
@@ -54,6 +57,15 @@ def evaluate_tokenizers(
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     _check(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
+    check_within("seed", seed, 0)
+    make_folder(out)
+    image_tokenizer, speech_tokenizer = (
+        locate(str(folder), name) if folder else None
+        for folder, name in (
+            (image_tokenizer, "image_tokenizer"),
+            (speech_tokenizer, "speech_tokenizer"),
+        )
+    )
     images = _score_images(image_tokenizer, data, splits, limit=limit, seed=seed)
     speech = _score_speech(speech_tokenizer, data, splits, limit=speech_limit, seed=seed)
     if not (images or speech):
@@ -70,7 +82,6 @@ def evaluate_tokenizers(
         "arguments": arguments,
         **provenance(),
     }
-    out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / "tokenizers.md").write_text(markdown(images, speech))
     log.info("wrote %s", out / "tokenizers.md")

@@ -12,14 +12,18 @@ from rich.progress import Progress
 
 from lightning_omni import __version__
 from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.tasks import task_named
+from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.files import make_room_for
+from lightning_omni.inference.omni import Answer, Omni, Settings
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.shipped import SHIPPED, locate
 
 log = logging.getLogger(__name__)
 
+NINE = [name for name, task in TASKS_BY_NAME.items() if task.answers]
+SUFFIXES = {"text": ".txt", "image": ".png", "speech": ".wav"}
+_FOREIGN = (".jpg", ".jpeg", ".webp", ".gif", ".flac", ".mp3", ".ogg", ".m4a")
 DEFAULT_MODELS = ["runs/stage3/export", "runs/demo/stage3/export", SHIPPED]
 
 
@@ -52,8 +56,10 @@ def generate(
         guidance: Classifier-free guidance scale.
         temperature: 0 takes the likeliest tokens.
     """
-    task_named(task)
-    _check_settings(steps=steps, temperature=temperature)
+    if not task_named(task).answers:
+        raise OmniError(f"task '{task}' is for training; choose one of {', '.join(NINE)}")
+    Settings(seed, steps, guidance, temperature)
+    stem = _stem(Path(out or task), task)
     omni = Omni.from_pretrained(_model_folder(model))
     rate = omni.speech_tokenizer.sample_rate
     with Progress(transient=True) as progress:
@@ -71,27 +77,30 @@ def generate(
             on_step=lambda step, ids: progress.update(bar, completed=step),
         )
     asked = {"text": text, "image": image, "audio": audio, "voice": voice}
-    for path in write_answer(answer, Path(out or task), asked=asked):
+    for path in write_answer(answer, stem, asked=asked):
         log.info("wrote %s", path)
+    for name, hole in answer.record["holes"].items():
+        if not hole["closed"]:
+            log.warning(
+                "part %s did not end within %d tokens; it is cut there", name, hole["positions"]
+            )
     if answer.transcript is not None:
         log.info("heard: %s", answer.transcript)
     if answer.text is not None:
         log.info("answer: %s", answer.text)
 
 
-def write_answer(answer: Answer, out: Path, *, asked: dict[str, Any]) -> list[Path]:
-    """Write each modality of an answer and its JSON record; returns the paths."""
-    stem = out.with_suffix("") if out.suffix in (".png", ".wav", ".txt", ".json") else out
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def write_answer(answer: Answer, stem: Path, *, asked: dict[str, Any]) -> list[Path]:
+    """Write each modality of an answer and its JSON record as `<stem>.*`; returns the paths."""
     written = []
     if answer.text is not None:
-        written.append(stem.with_name(stem.name + ".txt"))
+        written.append(stem.with_name(stem.name + SUFFIXES["text"]))
         written[-1].write_text(answer.text + "\n")
     if answer.image is not None:
-        written.append(stem.with_name(stem.name + ".png"))
+        written.append(stem.with_name(stem.name + SUFFIXES["image"]))
         answer.image.save(written[-1])
     if answer.speech is not None:
-        written.append(stem.with_name(stem.name + ".wav"))
+        written.append(stem.with_name(stem.name + SUFFIXES["speech"]))
         soundfile.write(written[-1], answer.speech, answer.sample_rate)
     record = {"version": __version__, "asked": asked, **answer.record}
     if answer.transcript is not None:
@@ -102,11 +111,17 @@ def write_answer(answer: Answer, out: Path, *, asked: dict[str, Any]) -> list[Pa
     return written
 
 
-def _check_settings(*, steps: int | None, temperature: float | None) -> None:
-    if steps is not None and not 1 <= steps <= 4096:
-        raise OmniError(f"steps is {steps}, wanted 1 to 4096")
-    if temperature is not None and temperature < 0:
-        raise OmniError(f"temperature is {temperature}, wanted 0 or more")
+def _stem(out: Path, task: str) -> Path:
+    """Cut a suffix that is ours off `out` and make room for the files of the task."""
+    if out.suffix.lower() in _FOREIGN:
+        raise OmniError(f"--out names a {out.suffix} file; pictures are .png, sound is .wav")
+    if not out.name or out.name == "..":
+        raise OmniError(f"--out is '{out}', wanted the name of a file without its suffix")
+    stem = out.with_suffix("") if out.suffix in (*SUFFIXES.values(), ".json") else out
+    suffixes = [SUFFIXES[modality] for modality in task_named(task).answers]
+    for suffix in (*suffixes, ".json"):
+        make_room_for(stem.with_name(stem.name + suffix))
+    return stem
 
 
 def _model_folder(model: str | None) -> Path:

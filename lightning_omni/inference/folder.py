@@ -7,10 +7,10 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
@@ -35,6 +35,21 @@ class ModelFolder:
     fingerprint: str
 
 
+def _read_vocab(path: Path) -> Vocab:
+    remedy = "export the model again"
+    plain = read_json_object(path, remedy=remedy)
+    try:
+        vocab = Vocab.from_dict(plain)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OmniError(f"'{path}' describes no vocabulary ({error!r}); {remedy}") from error
+    if plain.get("fingerprint", vocab.fingerprint()) != vocab.fingerprint():
+        raise OmniError(
+            f"'{path}' carries the fingerprint of another vocabulary than it describes, or of "
+            f"another version's special tokens; {remedy}"
+        )
+    return vocab
+
+
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
@@ -47,6 +62,7 @@ def write_model_folder(
     card: str,
 ) -> Path:
     """Write an exported model; existing files are replaced."""
+    make_folder(folder)
     backbone.save_pretrained(folder)
     vocab = template.vocab
     plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
@@ -76,8 +92,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"no joint model in '{folder}': {name} is missing; give the export folder of a "
                 "stage run, such as runs/stage3/export"
             )
-    plain: dict[str, Any] = json.loads((folder / VOCAB_FILE).read_text())
-    vocab = Vocab.from_dict(plain)
+    vocab = _read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
     for tokenizer in (image, speech):

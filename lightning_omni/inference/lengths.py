@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_omni.errors import OmniError
+from lightning_omni.files import read_json_object
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample
 
@@ -96,6 +98,19 @@ def save_lengths(rules: dict[str, LengthRule], folder: Path) -> None:
 
 
 def load_lengths(folder: Path) -> dict[str, LengthRule]:
-    """Read `lengths.json`."""
-    plain = json.loads((folder / LENGTHS_FILE).read_text())
-    return {name: LengthRule(**rule) for name, rule in plain.items()}
+    """Read `lengths.json`.
+
+    Raises:
+        OmniError: If it is damaged.
+    """
+    path = folder / LENGTHS_FILE
+    plain = read_json_object(path, remedy="export the model again")
+    try:
+        return {
+            name: LengthRule(float(rule["ratio"]), float(rule["base"]))
+            for name, rule in plain.items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise OmniError(
+            f"'{path}' holds no rules of ratio and base ({error!r}); export the model again"
+        ) from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import DEFAULT_VOICE, Hole
@@ -29,6 +30,8 @@ from lightning_omni.types import Part, Sample, Turn
 
 BATCH = 16
 MAX_GROWTHS = 2
+MAX_SEED = 2**63 - 1
+MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 StepHook = Callable[[int, Tensor], None]
 
 
@@ -51,12 +54,25 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to sample; None takes the task's default."""
+    """How to sample; None takes the task's default.
+
+    Raises:
+        OmniError: If a number is out of its range.
+    """
 
     seed: int
     num_steps: int | None = None
     guidance_scale: float | None = None
     temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        check_within("seed", self.seed, 0, MAX_SEED)
+        if self.num_steps is not None:
+            check_within("steps", self.num_steps, 1, MAX_STEPS)
+        if self.guidance_scale is not None:
+            check_within("guidance", self.guidance_scale, 0, MAX_GUIDANCE)
+        if self.temperature is not None:
+            check_within("temperature", self.temperature, 0, MAX_TEMPERATURE)
 
 
 class Omni:

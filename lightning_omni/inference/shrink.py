@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder
 from lightning_omni.inference.folder import read_model_folder
-from lightning_omni.pretrained import WEIGHTS_FILE
+from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def shrink(model: Path, out: Path) -> None:
         OmniError: If `model` is no model, `out` is not empty, or a weight is too large.
     """
     read_model_folder(model)
-    if out.exists() and any(out.iterdir()):
+    make_folder(out)
+    if any(out.iterdir()):
         raise OmniError(f"'{out}' is not empty; choose another --out")
     for path in sorted(p for p in model.rglob("*") if p.is_file()):
         target = out / path.relative_to(model)
@@ -49,7 +51,7 @@ def shrink(model: Path, out: Path) -> None:
 
 def _halved(path: Path) -> dict[str, torch.Tensor]:
     halved = {}
-    for name, tensor in load_file(path).items():
+    for name, tensor in load_weights(path.parent).items():
         if tensor.is_floating_point():
             if tensor.abs().max() > _LARGEST:
                 raise OmniError(f"'{name}' in '{path}' has values beyond half precision")

@@ -13,7 +13,13 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
+from lightning_omni.modules.optim import (
+    OptimizerFactory,
+    build_optimizer,
+    check_schedule,
+    decay_groups,
+    warmup_cosine,
+)
 from lightning_omni.nn.patch_discriminator import PatchDiscriminator
 from lightning_omni.tokenizers.image import ImageTokenizer
 
@@ -60,6 +66,7 @@ class ImageTokenizerModule(L.LightningModule):
         adversarial_start: int,
     ) -> None:
         super().__init__()
+        check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         self.automatic_optimization = False
         self.tokenizer = tokenizer
         self.perceptual, self.discriminator = perceptual, discriminator
@@ -122,8 +129,8 @@ class ImageTokenizerModule(L.LightningModule):
         pairs = []
         for network in networks:
             if network is not None:
-                groups: Any = decay_groups(network, self.weight_decay)
-                optimizer = self.optimizer_factory(groups)
+                groups = decay_groups(network, self.weight_decay)
+                optimizer = build_optimizer(self.optimizer_factory, groups)
                 pairs.append((optimizer, self._schedule(optimizer)))
         return [o for o, _ in pairs], [s for _, s in pairs]
 

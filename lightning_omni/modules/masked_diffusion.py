@@ -9,19 +9,25 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
 from lightning_omni.diffusion.noise import sample_t, uniform
 from lightning_omni.diffusion.objective import CHUNK, per_maskable, weighted_nll
 from lightning_omni.diffusion.schedule import NoiseSchedule
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
+from lightning_omni.modules.optim import (
+    OptimizerFactory,
+    build_optimizer,
+    check_schedule,
+    decay_groups,
+    warmup_cosine,
+)
 from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.embedding import CodeSpanFeatures
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import WEIGHTS_FILE
+from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 from lightning_omni.shipped import locate
 from lightning_omni.types import TASKS, Batch
 from lightning_omni.vocab import Vocab
@@ -89,7 +95,11 @@ class MaskedDiffusionModule(L.LightningModule):
         init_from: str | list[str] | None = None,
     ) -> None:
         super().__init__()
-        self.vocab = Vocab(vocab["text"], {k: v for k, v in vocab.items() if k != "text"})
+        check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
+        check_within("model.tail_pad_ratio", tail_pad_ratio, 0, 1)
+        for name, weight in modality_weight.items():
+            check_within(f"model.modality_weight.{name}", weight, 0)
+        self.vocab = Vocab.of_sizes(vocab)
         _require_all(self.vocab, schedules=schedules, modality_weight=modality_weight)
         spans = {name: self.vocab.span(name) for name in code_feature_dims}
         self.code_spans = {
@@ -108,6 +118,8 @@ class MaskedDiffusionModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Load the stage before and the codes' features; a resumed checkpoint overrides both."""
         if stage != "fit":
+            if self.trainer.ckpt_path is None:
+                raise OmniError(f"{stage} needs weights; give --ckpt_path with a .ckpt of a run")
             return
         if self.init_from is not None:
             self._load_backbone(locate(self.init_from))
@@ -134,11 +146,18 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same loss with the same noise each time."""
+        self._measure("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same on the test split."""
+        self._measure("test", batch)
+
+    def _measure(self, stage: str, batch: Batch) -> None:
         noisy = self.corrupt(batch)
         hidden = self.hidden(batch, noisy)
         loss, nats = self._loss(batch, noisy, hidden)
-        self.log("val/loss", loss, prog_bar=True)
-        self._log_slices("val", batch, noisy, nats, hidden)
+        self.log(f"{stage}/loss", loss, prog_bar=True)
+        self._log_slices(stage, batch, noisy, nats, hidden)
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
@@ -172,8 +191,8 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
-        groups: Any = decay_groups(self.backbone, self.weight_decay)
-        optimizer = self.optimizer_factory(groups)
+        groups = decay_groups(self.backbone, self.weight_decay)
+        optimizer = build_optimizer(self.optimizer_factory, groups)
         schedule = warmup_cosine(
             optimizer,
             warmup_steps=self.warmup_steps,
@@ -251,7 +270,7 @@ class MaskedDiffusionModule(L.LightningModule):
                 f"no weights of the stage before in '{folder}'; run that stage first, or pass "
                 "--model.init_from null to start from random weights"
             )
-        state = load_file(folder / WEIGHTS_FILE)
+        state = load_weights(folder)
         own = self.backbone.state_dict()
         differ = sorted(
             k

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
+from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.precision import matmul_dtype
 
@@ -46,6 +47,11 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> None:
+        check_within("lr", lr, 0)
+        check_within("momentum", momentum, 0, 1)
+        check_within("ns_steps", ns_steps, 1)
+        for beta in betas:
+            check_within("betas", beta, 0, 1)
         groups = list(params)
         for group in groups:
             if "kind" not in group:

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_omni.arguments import check_within
+from lightning_omni.errors import OmniError
+
+
+def check_schedule(
+    warmup_steps: int, total_steps: int, final_lr_share: float, weight_decay: float
+) -> None:
+    """Refuse numbers of a recipe that no schedule can follow.
+
+    Raises:
+        OmniError: Naming the first.
+    """
+    check_within("model.warmup_steps", warmup_steps, 0)
+    check_within("model.total_steps", total_steps, 1)
+    check_within("model.final_lr_share", final_lr_share, 0, 1)
+    check_within("model.weight_decay", weight_decay, 0)
 
 
 def warmup_cosine(
@@ -50,3 +68,15 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, objec
 
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def build_optimizer(factory: OptimizerFactory, groups: Any) -> Optimizer:
+    """Build the recipe's optimizer for parameter groups.
+
+    Raises:
+        OmniError: If it refuses one of the recipe's numbers.
+    """
+    try:
+        return factory(groups)
+    except ValueError as error:
+        raise OmniError(f"model.optimizer: {error}") from error

@@ -17,7 +17,13 @@ from lightning_omni.losses.adversarial import (
 from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.optim import OptimizerFactory, decay_groups, warmup_cosine
+from lightning_omni.modules.optim import (
+    OptimizerFactory,
+    build_optimizer,
+    check_schedule,
+    decay_groups,
+    warmup_cosine,
+)
 from lightning_omni.nn.mel import LogMel
 from lightning_omni.nn.stft_discriminator import STFTDiscriminator
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -72,6 +78,7 @@ class SpeechTokenizerModule(L.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
+        check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         self.automatic_optimization = False
         self.tokenizer, self.discriminator = tokenizer, discriminator
         self.balancer = GradientBalancer(loss_shares)
@@ -186,8 +193,8 @@ class SpeechTokenizerModule(L.LightningModule):
         pairs = []
         for network in (self.tokenizer, self.discriminator):
             if network is not None:
-                groups: Any = decay_groups(network, self.weight_decay)
-                optimizer = self.optimizer_factory(groups)
+                groups = decay_groups(network, self.weight_decay)
+                optimizer = build_optimizer(self.optimizer_factory, groups)
                 schedule = warmup_cosine(
                     optimizer,
                     warmup_steps=self.warmup_steps,

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from lightning_omni.files import make_room_for
 from lightning_omni.report.curves import draw_curves, group_curves
 from lightning_omni.report.gallery import gallery
 from lightning_omni.report.run_files import Evaluation, RunFiles, Stage, read_run
@@ -53,8 +54,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     page = template.substitute(
         title=escape(f"Lightning Omni · {name}"), body="\n".join(s for s in sections if s)
     )
-    out = out or run / "report.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = make_room_for(out or run / "report.html")
     out.write_text(page, encoding="utf-8")
     log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)
     return out

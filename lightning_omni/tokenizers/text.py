@@ -35,7 +35,12 @@ class TextTokenizer:
         if not path.is_file():
             raise OmniError(f"no text ranks at '{path}'; give a .tiktoken file")
         pairs = (line.split() for line in path.read_bytes().splitlines() if line)
-        table = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        try:
+            table = {base64.b64decode(token): int(rank) for token, rank in pairs}
+        except ValueError as error:
+            raise OmniError(
+                f"'{path}' holds no text ranks ({error}); wanted lines of base64 bytes and a rank"
+            ) from error
         self.size = len(table)
         self._encoding = tiktoken.Encoding(
             path.stem, pat_str=PATTERN, mergeable_ranks=table, special_tokens={}

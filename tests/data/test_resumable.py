@@ -20,8 +20,8 @@ def images(num_pictures=10, batch_size=3):
 
 
 def speech():
-    data = SpeechData("unused", sample_rate=10, crop_s=1.0, batch_size=4, val_batches=2, seed=1)
-    data.waves = dict.fromkeys(("train", "val"), torch.arange(100.0))
+    data = SpeechData("unused", sample_rate=4000, crop_s=0.1, batch_size=4, val_batches=2, seed=1)
+    data.waves = dict.fromkeys(("train", "val"), torch.arange(40_000.0))
     return data
 
 
