@@ -124,7 +124,7 @@ def _facts_named(name: str, sources: Sources) -> list[Fact]:
     if name == "tiny":
         return fact_sources.small_sums(2) + fact_sources.everyday()[:8]
     if name == "small sums":
-        return fact_sources.small_sums(4)
+        return fact_sources.small_sums(5)
     if name == "sums":
         return fact_sources.sums_from_zero(20)
     if name == "everyday":

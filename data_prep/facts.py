@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ class Fact:
 
 
 def small_sums(largest: int) -> list[Fact]:
-    """Every sum of two numbers from 1 to `largest`, in words."""
+    """Every sum of two numbers from 1 to `largest`, in words.
+
+    The sentence is longer than `it is four`, which a recognizer tends to mishear.
+    """
     numbers = range(1, largest + 1)
-    return [_sum(a, b) for a in numbers for b in numbers]
+    sums = [_sum(a, b) for a in numbers for b in numbers]
+    return [replace(fact, sentence=f"the answer is {fact.answer}") for fact in sums]
 
 
 def sums_from_zero(largest: int) -> list[Fact]:
