@@ -40,6 +40,8 @@ class _LastOfAll(L.Callback):
 class Throughput(L.Callback):
     """Logs tokens per second, the split of a step's time, packing and the realised task mix.
 
+    A tokenizer's run, whose batches hold no tokens yet, logs samples per second and waiting.
+
     `perf/data_wait_s` is the time until the next batch is there, without validation, samples and
     checkpoints; `perf/compute_s` the step's own, made of `perf/forward_s`, `perf/backward_s` and
     `perf/update_s` (clipping and the optimizer). Means are over `log_every_n_steps`; on a GPU,
@@ -56,7 +58,7 @@ class Throughput(L.Callback):
 
     def _restart(self) -> None:
         self.wait_s = self.compute_s = self.forward_s = self.backward_s = 0.0
-        self.tokens = self.useful = self.answer = self.steps = 0
+        self.tokens = self.useful = self.answer = self.samples = self.steps = 0
         self.tasks = torch.zeros(len(TASKS))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -93,15 +95,20 @@ class Throughput(L.Callback):
         """Count the step, and log if it is time."""
         self.ended = time.perf_counter()
         self.compute_s += self.ended - self.started
-        assert isinstance(batch, Batch)  # noqa: S101
+        if isinstance(batch, Batch):
+            self._count(batch)
+        else:
+            self.samples += len(batch)
+        self.steps += 1
+        if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._log(trainer)
+
+    def _count(self, batch: Batch) -> None:
         used = batch.tasks >= 0
         self.tokens += batch.ids.numel()
         self.useful += int((batch.tasks[batch.segment_ids] >= 0).sum())
         self.answer += int(batch.maskable.sum())
         self.tasks += torch.bincount(batch.tasks[used].cpu(), minlength=len(TASKS))
-        self.steps += 1
-        if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._log(trainer)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -116,10 +123,22 @@ class Throughput(L.Callback):
     def _log(self, trainer: L.Trainer) -> None:
         total_s = self.wait_s + self.compute_s
         values = {
-            "perf/tokens_per_s": self.tokens / total_s,
-            "perf/useful_tokens_per_s": self.useful / total_s,
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
+            **(self._of_tokens(total_s) if self.tokens else self._of_samples(total_s)),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        self.latest = values
+        self._restart()
+
+    def _of_samples(self, total_s: float) -> dict[str, float]:
+        return {"perf/samples_per_s": self.samples / total_s}
+
+    def _of_tokens(self, total_s: float) -> dict[str, float]:
+        values = {
+            "perf/tokens_per_s": self.tokens / total_s,
+            "perf/useful_tokens_per_s": self.useful / total_s,
             "perf/forward_s": self.forward_s / self.steps,
             "perf/backward_s": (self.backward_s - self.forward_s) / self.steps,
             "perf/update_s": (self.compute_s - self.backward_s) / self.steps,
@@ -128,7 +147,4 @@ class Throughput(L.Callback):
         }
         shares = self.tasks / self.tasks.sum()
         values |= {f"data_task/{n}": float(s) for n, s in zip(TASKS, shares, strict=True) if s}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
-        self.latest = values
-        self._restart()
+        return values

@@ -66,3 +66,15 @@ def test_the_stage_ends_with_an_evaluation_of_what_it_exported(trained, events):
     assert {row["task"] for row in results["rows"]} == {"tqa", "vqa"}
     assert results["model"] == "runs/debug/stage3/export"
     assert {"eval/tqa_test_iid/exact", "eval/vqa_test_iid/exact"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("kind", ["image", "speech"])
+def test_a_tokenizer_shows_what_it_leaves_of_real_media_and_where_its_time_goes(trained, kind):
+    found = EventAccumulator(str(trained / f"runs/debug/{kind}_tokenizer"))
+    found.Reload()
+    tags = found.Tags()
+    assert {"perf/samples_per_s", "perf/data_wait_s"} <= set(tags["scalars"])
+    if kind == "image":
+        assert tags["images"] == ["reconstructions/real_then_decoded"]
+    else:
+        assert {"reconstructions/0_real", "reconstructions/0_decoded"} <= set(tags["audio"])
