@@ -78,6 +78,8 @@ GENERATE = [
     (["--task", "t2i", "--text", "x", "--seed", "-1", *MODEL], "seed is -1"),
     (["--task", "t2i", "--text", "x", "--guidance", "nan", *MODEL], "guidance: "),
     (["--task", "t2i", "--text", "x", "--temperature", "-1", *MODEL], "temperature is -1"),
+    (["--task", "tts", "--text", "x", "--voice", "nobody", *MODEL], "it knows espeak-en-us"),
+    (["--task", "tqa", "--text", "x", "--voice", "nobody", *MODEL], "takes no voice"),
     (["--task", "chat", *MODEL], "task 'chat' is for training; choose one of asr"),
     (["--task", "tqa", "--text", "x", "--out", "good.png/x", *MODEL], "cannot write into"),
     (["--task", "tqa", "--text", "x", "--out", "folder", *MODEL], "'folder.txt' is a folder"),

@@ -27,14 +27,14 @@ class ExportOmni(L.Callback):
         if not trainer.is_global_zero or not isinstance(data, OmniData):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
-        seen = chain.from_iterable(
-            data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks
-        )
+        seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
+        voices = {str(s.meta["voice"]) for s in seen.get("tts", []) if s.meta.get("voice")}
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
             pl_module.backbone,
             data.template,
-            fit_lengths(seen, data.template.text),
+            fit_lengths(chain.from_iterable(seen.values()), data.template.text),
+            voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             text_ranks=Path(data.text_ranks) if data.text_ranks else None,

@@ -26,6 +26,11 @@ class Task:
     summary: str
 
 
+def takes_voice(task: Task) -> bool:
+    """Tell whether the task is told the voice to speak with."""
+    return "{voice}" in task.instruction
+
+
 _ALL = (
     Task("asr", "write ", ("speech",), ("text",), "speech recognition"),
     Task("tts", "say {voice} ", ("text",), ("speech",), "text to speech"),

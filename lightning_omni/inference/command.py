@@ -47,7 +47,7 @@ def generate(
         text: Prompt or question.
         image: Picture file.
         audio: Sound file.
-        voice: Voice of spoken answers.
+        voice: Voice to speak with (tts); by default one that the model knows.
         out: Where to write, without or with a suffix; by default the task's name in this folder.
         model: Exported model folder; by default stage 3's of this folder, else the demo's, else the
             one that comes with the package.

@@ -21,6 +21,7 @@ from lightning_omni.vocab import Vocab
 
 VOCAB_FILE = "vocab.json"
 RANKS_FILE = "text.tiktoken"
+VOICES_FILE = "voices.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class ModelFolder:
     speech: SpeechTokenizer
     lengths: dict[str, LengthRule]
     fingerprint: str
+    voices: tuple[str, ...] = ()
+    """Voices it learned to speak with; empty if that is not known."""
 
 
 def _read_vocab(path: Path) -> Vocab:
@@ -50,12 +53,23 @@ def _read_vocab(path: Path) -> Vocab:
     return vocab
 
 
+def _read_voices(folder: Path) -> tuple[str, ...]:
+    path = folder / VOICES_FILE
+    if not path.is_file():
+        return ()
+    voices = read_json_object(path, remedy="export the model again").get("voices")
+    if not isinstance(voices, list) or not all(isinstance(voice, str) for voice in voices):
+        raise OmniError(f"'{path}' lists no voices; export the model again")
+    return tuple(voices)
+
+
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
     template: Template,
     lengths: dict[str, LengthRule],
     *,
+    voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
     text_ranks: Path | None,
@@ -69,6 +83,7 @@ def write_model_folder(
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     shutil.copyfile(text_ranks or DEFAULT_RANKS, folder / RANKS_FILE)
     save_lengths(lengths, folder)
+    (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
     for name, source in (
         ("image_tokenizer", image_tokenizer),
         ("speech_tokenizer", speech_tokenizer),
@@ -111,4 +126,6 @@ def read_model_folder(folder: Path) -> ModelFolder:
     )
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     backbone = Transformer.from_pretrained(folder)
-    return ModelFolder(backbone, template, image, speech, load_lengths(folder), weights)
+    return ModelFolder(
+        backbone, template, image, speech, load_lengths(folder), weights, _read_voices(folder)
+    )

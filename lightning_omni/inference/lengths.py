@@ -32,6 +32,8 @@ class LengthRule:
 
     ratio: float
     base: float
+    largest: int = 0
+    """Largest source seen in training; 0 if unknown."""
 
     def positions(self, source: int) -> int:
         """Positions for an answer to a source of this size."""
@@ -84,11 +86,12 @@ def fit_lengths(samples: Iterable[Sample], text: TextTokenizer) -> dict[str, Len
 def _fit(seen: list[tuple[int, int]]) -> LengthRule:
     source, length = np.array(seen, dtype=np.float64).T
     spread = source - source.mean()
+    largest = int(source.max())
     if not spread.any():
-        return LengthRule(0.0, float(length.max()))
+        return LengthRule(0.0, float(length.max()), largest)
     ratio = max(0.0, round(float(spread @ length / (spread @ spread)), 4))
     base = float(np.quantile(length - ratio * source, COVERED))
-    return LengthRule(ratio, round(base, 4))
+    return LengthRule(ratio, round(base, 4), largest)
 
 
 def save_lengths(rules: dict[str, LengthRule], folder: Path) -> None:
@@ -107,10 +110,10 @@ def load_lengths(folder: Path) -> dict[str, LengthRule]:
     plain = read_json_object(path, remedy="export the model again")
     try:
         return {
-            name: LengthRule(float(rule["ratio"]), float(rule["base"]))
+            name: LengthRule(float(rule["ratio"]), float(rule["base"]), int(rule.get("largest", 0)))
             for name, rule in plain.items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise OmniError(
             f"'{path}' holds no rules of ratio and base ({error!r}); export the model again"
         ) from error

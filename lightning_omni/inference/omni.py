@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor
 from lightning_omni.arguments import check_within
 from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
-from lightning_omni.data.template import DEFAULT_VOICE, Hole
+from lightning_omni.data.template import Hole
 from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.defaults import defaults_for
@@ -25,8 +26,11 @@ from lightning_omni.inference.denoise import conditional, guided
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
 from lightning_omni.inference.lengths import rule_name, source_length
+from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.samplers.base import fill
 from lightning_omni.types import Part, Sample, Turn
+
+log = logging.getLogger(__name__)
 
 BATCH = 16
 MAX_GROWTHS = 2
@@ -89,7 +93,7 @@ class Omni:
         self.speech_tokenizer = parts.speech.to(self.device).eval()
         self.template, self.lengths = parts.template, parts.lengths
         self.vocab, self.text = parts.template.vocab, parts.template.text
-        self.fingerprint = parts.fingerprint
+        self.fingerprint, self.voices = parts.fingerprint, parts.voices
         self.grammar = Grammar(self.vocab, self.speech_tokenizer.num_codebooks, device=self.device)
 
     @classmethod
@@ -118,7 +122,7 @@ class Omni:
             text: Prompt or question, where the task takes text.
             image: Picture, where the task takes one; it is scaled and cut to the tokenizer's size.
             speech: Mono samples in [-1, 1] at the speech tokenizer's rate.
-            voice: Voice of spoken answers.
+            voice: Voice to speak with, where the task takes one: one of `voices`.
             seed: Of all randomness; the same seed gives the same answer.
             num_steps: Denoising steps of each hole.
             guidance_scale: Of classifier-free guidance.
@@ -169,20 +173,12 @@ class Omni:
         voice: str | None = None,
     ) -> Sample:
         """Encode inputs into a sample with an empty answer."""
-        template = task_named(task)
-        given = {"text": text, "image": image, "speech": speech}
-        for modality, value in given.items():
-            if (value is not None) != (modality in template.asks):
-                verb = "does not take" if value is not None else "needs"
-                raise OmniError(
-                    f"task '{task}' ({template.summary}) {verb} {modality}; it takes "
-                    f"{' and '.join(template.asks) or 'nothing'}"
-                )
+        wanted = task_named(task)
+        check_given(wanted, {"text": text, "image": image, "speech": speech})
+        meta = choose_voice(wanted, voice, self.voices)
         parts = []
-        for modality in template.asks:
+        for modality in wanted.asks:
             if modality == "text":
-                if not (text or "").strip():
-                    raise OmniError(f"task '{task}' got an empty text; say what you want")
                 self.text.encode(text or "")
                 parts.append(Part("text", text=text))
             elif modality == "image" and image is not None:
@@ -190,10 +186,10 @@ class Omni:
             elif speech is not None:
                 parts.append(Part("speech", codes=self._encode_speech(speech)))
         answer = tuple(
-            Part(modality, text="" if modality == "text" else None) for modality in template.answers
+            Part(modality, text="" if modality == "text" else None) for modality in wanted.answers
         )
         turns = (Turn("user", tuple(parts)), Turn("assistant", answer))
-        return Sample("request", task, turns, {"voice": voice or DEFAULT_VOICE})
+        return Sample("request", task, turns, meta)
 
     def _encode_image(self, image: Image.Image) -> tuple[int, ...]:
         pixels = image_to_tensor(square(image.convert("RGB"), self.image_tokenizer.image_size))
@@ -316,7 +312,13 @@ class Omni:
                 f"{', '.join(sorted({name.split('/')[0] for name in self.lengths}))}"
             )
         codebooks = self.speech_tokenizer.num_codebooks if modality == "speech" else 1
-        length = int(rule.positions(source_length(sample, part)) * growth)
+        source = source_length(sample, part)
+        if rule.largest and source > rule.largest:
+            log.warning(
+                "%s: the input is %.1f times as long as any in training; expect a poor answer",
+                *(sample.task, source / rule.largest),
+            )
+        length = int(rule.positions(source) * growth)
         return max(-(-length // codebooks) * codebooks, codebooks)
 
     def _content(self, modality: str, ids: list[int]) -> tuple[list[int], bool]:
