@@ -123,6 +123,8 @@ def _gather_facts(preset: Preset, sources: Sources) -> list[Fact]:
 def _facts_named(name: str, sources: Sources) -> list[Fact]:
     if name == "tiny":
         return fact_sources.small_sums(2) + fact_sources.everyday()[:8]
+    if name == "everyday, in writing":
+        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday()]
     if name == "small sums":
         return fact_sources.small_sums(5)
     if name == "sums":

@@ -44,7 +44,7 @@ class Preset:
         facts: Names of the fact collections.
         facts_spoken: Upper bound of facts that are asked aloud.
         facts_asked_in_test: Upper bound of facts per fact test.
-        rephrases_facts: Training hears each fact in other words too, in every input voice.
+        rephrases_facts: Training hears sums in other words too, in every input voice.
         sentences: Number of WordNet sentences per split, 0 for none.
         reads_sentences: Train on reading and transcribing them; otherwise they are for the speech
             tokenizer alone, and test_words asks for words that training never heard.
@@ -147,7 +147,7 @@ _DEMO = Preset(
     ),
     captions_spoken=1000,
     voices_per_caption=2,
-    facts=("small sums", "everyday"),
+    facts=("small sums", "everyday, in writing"),
     facts_spoken=1000,
     facts_asked_in_test=60,
     sentences={},

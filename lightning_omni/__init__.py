@@ -1,3 +1,20 @@
 """Any-to-any masked diffusion over text, speech and image tokens."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_omni.inference.omni import Omni
+
 __version__ = "0.1.0"
+__all__ = ["Omni", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load `Omni` when it is first asked for, so that small imports stay fast."""
+    if name == "Omni":
+        from lightning_omni.inference.omni import Omni
+
+        return Omni
+    raise AttributeError(f"module 'lightning_omni' has no attribute '{name}'")

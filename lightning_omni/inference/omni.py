@@ -28,6 +28,7 @@ from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, 
 from lightning_omni.inference.lengths import rule_name, source_length
 from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.samplers.base import fill
+from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,11 @@ class Omni:
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Omni:
         """Load a folder that a stage run exported."""
         return cls(read_model_folder(Path(folder)), device=device)
+
+    @classmethod
+    def shipped(cls, *, device: str = "cpu") -> Omni:
+        """Load the small model that comes with the package."""
+        return cls.from_pretrained(locate(SHIPPED), device=device)
 
     def generate(
         self,
