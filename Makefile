@@ -53,8 +53,10 @@ lint: setup  ## ruff and the import contracts
 types: setup  ## mypy --strict
 	$(BIN)/mypy
 
-bench: setup  ## speed of training and sampling on this machine
-	$(OMNI) bench
+bench: setup  ## speed of training and sampling beside a peer, in runs/bench
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(OMNI) bench --suite train
+	$(OMNI) bench --suite sample
 
 docs: setup  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

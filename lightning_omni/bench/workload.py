@@ -1,0 +1,116 @@
+"""What is measured: one network, and samples of mixed lengths with answers to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the network and of the batch.
+
+    Attributes:
+        dim: Width; heads have 64 channels, three query heads share a key-value head where they can.
+        num_layers: Blocks.
+        vocab_size: Ids, the mask being the last.
+        tokens: Tokens of a batch, B * L.
+        shortest: Shortest sample.
+        longest: Longest sample.
+    """
+
+    dim: int = 384
+    num_layers: int = 6
+    vocab_size: int = 20_000
+    tokens: int = 2048
+    shortest: int = 40
+    longest: int = 400
+
+    @property
+    def mask_token_id(self) -> int:
+        """Id of the mask."""
+        return self.vocab_size - 1
+
+
+def make_network(shape: Shape, *, seed: int) -> Transformer:
+    """A Qwen2-shaped network with random weights."""
+    torch.manual_seed(seed)
+    heads = max(1, shape.dim // 64)
+    return Transformer(
+        shape.vocab_size,
+        [],
+        dim=shape.dim,
+        num_layers=shape.num_layers,
+        num_heads=heads,
+        num_kv_heads=heads // 3 if heads % 3 == 0 else heads,
+        ffn_dim=shape.dim * 8 // 3,
+        rope_theta=1e4,
+        rope_sections=None,
+        qkv_bias=True,
+        qk_norm=False,
+        tie_embeddings=False,
+    )
+
+
+def places(lengths: list[int]) -> Tensor:
+    """Positions from 0 in each segment, Int[T 3]."""
+    index = torch.cat([torch.arange(n) for n in lengths])
+    return torch.stack((index, index * 0, index * 0), dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples one behind another, half of each masked.
+
+    Attributes:
+        lengths: Tokens of each.
+        x0: True ids, Int[T].
+        x_t: Ids with masks, Int[T].
+        masked: Places of the masks, Int[M].
+    """
+
+    lengths: list[int]
+    x0: Tensor
+    x_t: Tensor
+    masked: Tensor
+
+    @property
+    def layout(self) -> SegmentLayout:
+        """Where the samples lie."""
+        return SegmentLayout.of(self.lengths, device="cpu")
+
+
+def make_samples(shape: Shape, *, rng: Generator) -> Samples:
+    """Draw samples of `shortest` to `longest` tokens until the batch is full.
+
+    Half of each sample is its answer, and of answers half is masked, as is usual on average.
+    """
+    lengths: list[int] = []
+    while (room := shape.tokens - sum(lengths)) >= shape.shortest:
+        drawn = torch.randint(shape.shortest, shape.longest + 1, (), generator=rng).item()
+        rest = room - int(drawn)
+        lengths.append(int(drawn) if rest >= shape.shortest or rest == 0 else room)
+    x0 = torch.randint(0, shape.mask_token_id, (sum(lengths),), generator=rng)
+    is_answer = torch.cat([torch.arange(n) >= n // 2 for n in lengths])
+    is_masked = is_answer & (torch.rand(len(x0), generator=rng) < 0.5)
+    x_t = x0.masked_fill(is_masked, shape.mask_token_id)
+    return Samples(lengths, x0, x_t, is_masked.nonzero().squeeze(1))
+
+
+def useful_gflop(network: Transformer, samples: Samples) -> float:
+    """Arithmetic that a training step needs: products of tokens that carry something.
+
+    Forward and both gradients: 6 per weight and token, 12 per pair of tokens that see each other,
+    width and layer; the head at the masks only.
+    """
+    in_blocks = sum(p.numel() for p in network.blocks.parameters() if p.ndim > 1)
+    heads: int = network.embedding.head.weight.shape[1]
+    pairs = sum(n * n for n in samples.lengths)
+    attention = 12 * pairs * heads * len(network.blocks)
+    head = 6 * len(samples.masked) * network.embedding.head.weight.numel()
+    return float(6 * in_blocks * len(samples.x0) + attention + head) / 1e9

@@ -1,0 +1,59 @@
+"""The benchmark compares like with like, and counts what it says."""
+
+import json
+
+import pytest
+import torch
+
+from lightning_omni.bench.timing import Timing, ratio, take_turns
+from lightning_omni.bench.workload import Shape, make_network, make_samples, useful_gflop
+from lightning_omni.cli import main
+
+SMALL = Shape(dim=64, num_layers=1, vocab_size=50, tokens=60, shortest=5, longest=20)
+
+
+def test_runs_take_turns_and_the_first_round_is_not_counted():
+    calls = []
+    timings = take_turns(
+        {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3, warm_up=1
+    )
+    assert calls == ["a", "b"] * 4
+    assert {len(t.seconds) for t in timings.values()} == {3}
+
+
+def test_the_ratio_is_that_of_rounds_not_of_medians():
+    assert ratio(Timing((2.0, 8.0, 6.0)), Timing((1.0, 2.0, 3.0)))[0] == 2.0
+
+
+def test_samples_fill_the_batch_and_hide_answers_only(rng):
+    samples = make_samples(SMALL, rng=rng)
+    assert sum(samples.lengths) > SMALL.tokens - SMALL.shortest
+    assert all(SMALL.shortest <= n <= SMALL.tokens for n in samples.lengths)
+    index = torch.cat([torch.arange(n) / n for n in samples.lengths])
+    assert (index[samples.masked] >= 0.4).all()
+    assert (samples.x_t != samples.x0).nonzero().squeeze(1).tolist() == samples.masked.tolist()
+
+
+def test_useful_arithmetic_grows_with_samples_and_masks(rng):
+    network, samples = make_network(SMALL, seed=0), make_samples(SMALL, rng=rng)
+    weights = sum(p.numel() for p in network.blocks.parameters() if p.ndim > 1)
+    head = len(samples.masked) * SMALL.dim * SMALL.vocab_size
+    pairs = sum(n * n for n in samples.lengths)
+    expected = 6 * weights * sum(samples.lengths) + 12 * pairs * SMALL.dim + 6 * head
+    assert useful_gflop(network, samples) == pytest.approx(expected / 1e9)
+
+
+def test_both_sides_agree_on_loss_and_tokens(tmp_path):
+    pytest.importorskip("transformers")
+    small = ["--dim", "64", "--num_layers", "1", "--vocab_sizes", "[20000]", "--repeats", "2"]
+    train = ["--tokens", "60", "--shortest", "5", "--longest", "20", "--memory", "false"]
+    args = ["bench", "--suite", "train", "--out", str(tmp_path), "--dtype", "float32"]
+    assert main([*args, *small, *train]) == 0
+    (row,) = json.loads((tmp_path / "train.json").read_text())["rows"]
+    assert row["loss"]["ours"] == pytest.approx(row["loss"]["peer"], rel=1e-5)
+    assert row["useful_tokens"] < row["padded_tokens"]
+    sample = ["--suite", "sample", "--prompt", "5", "--answer", "8", "--steps", "[8, 4, 1]"]
+    assert main(["bench", *sample, "--out", str(tmp_path), *small, *train]) == 0
+    rows = json.loads((tmp_path / "sample.json").read_text())["rows"]
+    assert [row["equal_tokens"] for row in rows] == [1.0, 1.0, 1.0]
+    assert (tmp_path / "sample.png").stat().st_size > 1000
