@@ -23,6 +23,7 @@ _NAMES = (
     (".ffn.", ".mlp."),
 )
 IGNORED = -100
+_LAST = 1e-3  # the time at which the released schedule ends
 
 
 def make_peer(network: Transformer, shape: Shape) -> Any:
@@ -103,7 +104,7 @@ def fill_by_full_forwards(
     """Fill the masks of one sequence the released way.
 
     Every step runs the whole sequence, scores every position over the whole vocabulary, and commits
-    the surest of the positions that are still open, evenly many at each step.
+    the surest of the positions that are still open, as many as the released schedule says.
 
     Args:
         peer: The network.
@@ -113,7 +114,6 @@ def fill_by_full_forwards(
         mask_token_id: Id of an open position.
     """
     ids = ids.clone()
-    total = int((ids == mask_token_id).sum())
     for step in range(steps):
         scores = logits(peer, ids[None], None)[0].float()
         scores[:, : span[0]] = -torch.inf
@@ -121,8 +121,9 @@ def fill_by_full_forwards(
         probability, token = scores.softmax(-1).max(-1)
         is_open = ids == mask_token_id
         probability = probability.masked_fill(~is_open, -1.0)
-        left = total * (steps - step - 1) // steps
-        count = int(is_open.sum()) - left
+        now, then = (1 - (1 - _LAST) * s / steps for s in (step, step + 1))
+        left = int(is_open.sum())
+        count = left if step + 1 == steps else max(1, int(left * (1 - then / now) + 1e-6))
         chosen = probability.topk(count).indices
         ids[chosen] = token[chosen]
     return ids
