@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 
 from lightning_omni.arguments import check_within
+from lightning_omni.bench.data import compare_reading
 from lightning_omni.bench.machine import describe
 from lightning_omni.bench.plot import draw_ratios
 from lightning_omni.bench.sample import compare_sampling
+from lightning_omni.bench.scale import measure_growth
 from lightning_omni.bench.train import compare_training
 from lightning_omni.bench.workload import Shape
 from lightning_omni.errors import OmniError
@@ -24,7 +26,8 @@ from lightning_omni.files import make_folder
 
 log = logging.getLogger(__name__)
 
-Suite = Literal["train", "sample"]
+Suite = Literal["train", "sample", "data", "scale"]
+_SAMPLES = 2000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MEMORY = "import sys; from lightning_omni.bench.command import memory_of; memory_of(*sys.argv[1:])"
 
@@ -44,6 +47,7 @@ def bench(
     steps: list[int] = [256, 64, 16],  # noqa: B006
     repeats: int = 5,
     memory: bool = True,
+    codes: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure ours and a `transformers` model in turns, in one process, on the same work.
@@ -53,6 +57,7 @@ def bench(
 
     Args:
         suite: `train`: whole steps on samples of mixed lengths. `sample`: filling an answer.
+            `data`: reading shards. `scale`: how our step grows.
         out: Folder for `<suite>.json` and `<suite>.png`.
         dim: Width of the network; heads have 64 channels.
         num_layers: Blocks.
@@ -66,6 +71,7 @@ def bench(
         steps: Denoising steps, one measurement each.
         repeats: Timed rounds after one to warm up.
         memory: Measure the peak memory of training, each side in a process of its own.
+        codes: Folder of code shards, for the suite `data`.
         seed: Of weights and samples.
     """
     for name, value in {"repeats": repeats, "num_layers": num_layers, "prompt": prompt}.items():
@@ -89,6 +95,10 @@ def bench(
     log.info("machine: %s", results["machine"])
     if suite == "train":
         results["rows"] = [_train(shape, dtype, repeats, seed, memory=memory) for shape in shapes]
+    elif suite == "data":
+        results["rows"] = _read(codes, repeats, seed)
+    elif suite == "scale":
+        results["rows"] = measure_growth(shapes[0], repeats=repeats, seed=seed)
     else:
         results["rows"] = [
             {"vocab_size": shape.vocab_size, **row}
@@ -100,7 +110,8 @@ def bench(
     for row in results["rows"]:
         log.info("%s", _line(suite, row))
     (out / f"{suite}.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw_ratios(results, out / f"{suite}.png")
+    if suite != "scale":
+        draw_ratios(results, out / f"{suite}.png")
     log.info("wrote %s", out / f"{suite}.json")
     return results
 
@@ -120,6 +131,17 @@ def _train(shape: Shape, dtype: str, repeats: int, seed: int, *, memory: bool) -
     return row
 
 
+def _read(codes: Path | None, repeats: int, seed: int) -> list[dict[str, Any]]:
+    if codes is None:
+        raise OmniError("the suite data needs --codes, a folder such as data/mini/codes/<name>")
+    tasks = sorted({path.name.split("-")[0] for path in codes.glob("*-train-*.tar")})
+    if not tasks:
+        raise OmniError(f"no training shards in '{codes}'; give a folder of code shards")
+    return [
+        compare_reading(codes, task, samples=_SAMPLES, repeats=repeats, seed=seed) for task in tasks
+    ]
+
+
 def _peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
     """Ask a process of its own, whose memory nothing else has touched."""
     command = [sys.executable, "-c", _MEMORY, side, json.dumps(asdict(shape)), dtype, str(seed)]
@@ -130,6 +152,15 @@ def _peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
 
 
 def _line(suite: Suite, row: dict[str, Any]) -> str:
+    if suite == "scale":
+        points = ", ".join(f"{size}: {1000 * s:.0f} ms" for size, s in row["seconds"].items())
+        return f"against {row['against']}: exponent {row['exponent']:.2f} ({points})"
+    if suite == "data":
+        rate = row["samples_per_s"]
+        return (
+            f"{row['task']}: ours {rate['ours']:.0f} samples/s, plain WebDataset "
+            f"{rate['plain']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f})"
+        )
     if suite == "sample":
         times = {name: timing["median_s"] for name, timing in row["fill_s"].items()}
         return (

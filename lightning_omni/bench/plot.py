@@ -14,10 +14,7 @@ def draw_ratios(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = results["rows"]
-    labels = [
-        f"{row['vocab_size']:,} ids" + (f"\n{row['steps']} steps" if "steps" in row else "")
-        for row in rows
-    ]
+    labels = [_label(row) for row in rows]
     figure, axes = plt.subplots(figsize=(1.5 + 1.2 * len(rows), 3.5))
     bars = axes.bar(labels, [row["ratio"] for row in rows], color="#2563b0", width=0.6)
     axes.errorbar(
@@ -36,3 +33,10 @@ def draw_ratios(results: dict[str, Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _label(row: dict[str, Any]) -> str:
+    if "task" in row:
+        return str(row["task"])
+    steps = f"\n{row['steps']} steps" if "steps" in row else ""
+    return f"{row['vocab_size']:,} ids{steps}"

@@ -14,6 +14,7 @@ from lightning_omni.evaluation.provenance import git_commit
 from lightning_omni.inference.folder import write_model_folder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.shipped import locate
 
 LENGTH_SAMPLES = 2000
 
@@ -58,7 +59,7 @@ def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
         "",
         f"- Tasks of the last stage: {', '.join(data.tasks)}",
         f"- Steps of the last stage: {steps}, batches of {data.rows} x {data.row_length} tokens",
-        f"- Started from: {module.init_from or 'random weights'}",
+        f"- Started from: {locate(module.init_from) if module.init_from else 'random weights'}",
         f"- Data: `{data.data}`, preset {made_from.get('preset', 'own')}, manifest sha256 "
         f"{manifest_hash(data.data)[:16]}",
         f"- Seeds: data {data.seed}, noise {module.noise_seed}",

@@ -20,7 +20,8 @@ from lightning_omni.evaluation.reading import Recognizer
 from lightning_omni.evaluation.reconstruction import TokenizerReconstructor
 from lightning_omni.evaluation.suite import Plan, make_suite, write_results
 from lightning_omni.files import make_folder
-from lightning_omni.inference.omni import Answer, Omni, Settings
+from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.inference.settings import Settings
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
@@ -39,12 +40,14 @@ class OmniAnswerer:
         num_steps: int | None,
         guidance_scale: float | None,
         temperature: float | None,
+        refresh_every: int | None = None,
     ) -> None:
         self.omni = omni
         options = {
             "num_steps": num_steps,
             "guidance_scale": guidance_scale,
             "temperature": temperature,
+            "refresh_every": refresh_every,
         }
         self.options: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
 
@@ -69,6 +72,7 @@ def evaluate(
     num_steps: int | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
+    refresh_every: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -86,6 +90,7 @@ def evaluate(
         num_steps: Sampling steps; None for each task's own.
         guidance_scale: Classifier-free guidance; None for each task's own.
         temperature: Of sampling; None for each task's own.
+        refresh_every: Steps between two passes over the whole prompt; None for each task's own.
 
     Raises:
         OmniError: If a folder, a task or a split does not exist.
@@ -94,7 +99,7 @@ def evaluate(
     _check(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
-    Settings(seed, num_steps, guidance_scale, temperature)
+    Settings(seed, num_steps, guidance_scale, temperature, refresh_every)
     make_folder(out)
     model = locate(str(model))
     omni = Omni.from_pretrained(model)
@@ -112,7 +117,11 @@ def evaluate(
     )
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     answerer = OmniAnswerer(
-        omni, num_steps=num_steps, guidance_scale=guidance_scale, temperature=temperature
+        omni,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        temperature=temperature,
+        refresh_every=refresh_every,
     )
     with torch.inference_mode():
         measured = suite.run(answerer, plan, out)

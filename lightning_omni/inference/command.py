@@ -15,7 +15,8 @@ from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
-from lightning_omni.inference.omni import Answer, Omni, Settings
+from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.inference.settings import Settings
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.shipped import SHIPPED, locate
 
@@ -39,6 +40,7 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     temperature: float | None = None,
+    refresh_every: int | None = None,
 ) -> None:
     """Do one task and write the answer.
 
@@ -55,10 +57,11 @@ def generate(
         steps: Denoising steps of each hole.
         guidance: Classifier-free guidance scale.
         temperature: 0 takes the likeliest tokens.
+        refresh_every: Steps between two passes over the whole prompt; 1 is exact.
     """
     if not task_named(task).answers:
         raise OmniError(f"task '{task}' is for training; choose one of {', '.join(NINE)}")
-    Settings(seed, steps, guidance, temperature)
+    Settings(seed, steps, guidance, temperature, refresh_every)
     stem = _stem(Path(out or task), task)
     omni = Omni.from_pretrained(_model_folder(model))
     rate = omni.speech_tokenizer.sample_rate
@@ -74,6 +77,7 @@ def generate(
             num_steps=steps,
             guidance_scale=guidance,
             temperature=temperature,
+            refresh_every=refresh_every,
             on_step=lambda step, ids: progress.update(bar, completed=step),
         )
     asked = {"text": text, "image": image, "audio": audio, "voice": voice}

@@ -17,6 +17,8 @@ class GenerationDefaults:
         max_steps: Upper bound of the steps of a hole.
         guidance_scale: Of classifier-free guidance; 0 is off.
         temperature: 0 takes the likeliest token.
+        refresh_every: Steps between two passes over all tokens; in between only the hole is
+            computed, and the prompt answers as it was. 1 is exact.
         repetition_penalty: See `EntropyPenalty`.
         position_penalty: See `EntropyPenalty`.
         free_positions: See `EntropyPenalty`.
@@ -26,6 +28,7 @@ class GenerationDefaults:
     max_steps: int
     guidance_scale: float = 0.0
     temperature: float = 0.0
+    refresh_every: int = 1
     repetition_penalty: float = 1.0
     position_penalty: float = 1.0
     free_positions: int = 100

@@ -1,4 +1,4 @@
-"""The backbone as a denoiser, alone or with classifier-free guidance."""
+"""The backbone as a denoiser, alone or with classifier-free guidance, with or without memory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,88 @@ from torch import Tensor
 
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import Denoiser, LogitsAt
 
 
-def conditional(backbone: Transformer, prompts: PackedPrompts) -> Denoiser:
-    """One forward pass per step; logits only where and over what they are asked for."""
+class Runner:
+    """Runs the backbone over a packed run of tokens again and again.
+
+    Args:
+        backbone: The network.
+        position_ids: Places of all tokens, Int[T 3].
+        layout: Where the segments lie.
+        live: Places of the tokens that change between runs, ascending.
+        refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
+            is exact.
+    """
+
+    def __init__(
+        self,
+        backbone: Transformer,
+        position_ids: Tensor,
+        layout: SegmentLayout,
+        *,
+        live: Tensor,
+        refresh_every: int,
+    ) -> None:
+        self.backbone, self.position_ids, self.layout = backbone, position_ids, layout
+        self.live, self.refresh_every, self.runs = live, refresh_every, 0
+        self.memory = Memory(live, layout, num_layers=len(backbone.blocks))
+        self.row = torch.full((len(position_ids),), -1, device=live.device)
+        self.row[live] = torch.arange(len(live), device=live.device)
+
+    def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute final states; the second value maps places of live tokens to their rows."""
+        is_full = self.runs % self.refresh_every == 0
+        self.runs += 1
+        if self.refresh_every == 1:
+            hidden = self.backbone(ids, self.position_ids, self.layout)
+            return hidden, torch.arange(len(ids), device=ids.device)
+        if is_full:
+            self.memory.forget()
+            hidden = self.backbone(ids, self.position_ids, self.layout, self.memory)
+            return hidden, torch.arange(len(ids), device=ids.device)
+        live = self.memory.live
+        hidden = self.backbone(
+            ids[live], self.position_ids[live], self.memory.live_layout, self.memory
+        )
+        return hidden, self.row
+
+
+def conditional(
+    backbone: Transformer, prompts: PackedPrompts, *, refresh_every: int = 1
+) -> Denoiser:
+    """One forward pass per step; logits only where and over what they are asked for.
+
+    Args:
+        backbone: The network.
+        prompts: What is to be filled.
+        refresh_every: See `Runner`.
+    """
+    runner = Runner(
+        backbone,
+        prompts.position_ids,
+        prompts.layout,
+        live=prompts.hole_positions,
+        refresh_every=refresh_every,
+    )
 
     def denoise(ids: Tensor) -> LogitsAt:
-        hidden = backbone(ids, prompts.position_ids, prompts.layout)
-        return lambda where, allowed: backbone.logits(hidden[where], allowed)
+        hidden, row = runner.run(ids)
+        return lambda where, allowed: backbone.logits(hidden[row[where]], allowed)
 
     return denoise
 
 
 def guided(
-    backbone: Transformer, prompts: PackedPrompts, bare: PackedPrompts, *, scale: float
+    backbone: Transformer,
+    prompts: PackedPrompts,
+    bare: PackedPrompts,
+    *,
+    scale: float,
+    refresh_every: int = 1,
 ) -> Denoiser:
     """Classifier-free guidance: (1 + scale) * conditional - scale * unconditional logits.
 
@@ -34,25 +100,29 @@ def guided(
         prompts: With the condition.
         bare: The same prompts without it; their holes are equally long.
         scale: 0 is no guidance.
+        refresh_every: See `Runner`.
 
     Source: arXiv:2207.12598, equation 6.
     """
-    size = len(prompts.ids)
-    position_ids = torch.cat((prompts.position_ids, bare.position_ids))
-    layout = SegmentLayout.of(
-        (*prompts.layout.lengths, *bare.layout.lengths), device=prompts.ids.device
+    size, device = len(prompts.ids), prompts.ids.device
+    runner = Runner(
+        backbone,
+        torch.cat((prompts.position_ids, bare.position_ids)),
+        SegmentLayout.of((*prompts.layout.lengths, *bare.layout.lengths), device=device),
+        live=torch.cat((prompts.hole_positions, size + bare.hole_positions)),
+        refresh_every=refresh_every,
     )
-    counterpart = torch.full((size,), -1, device=prompts.ids.device)
+    counterpart = torch.full((size,), -1, device=device)
     counterpart[prompts.hole_positions] = bare.hole_positions
 
     def denoise(ids: Tensor) -> LogitsAt:
         bare_ids = bare.ids.clone()
         bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
-        hidden = backbone(torch.cat((ids, bare_ids)), position_ids, layout)
+        hidden, row = runner.run(torch.cat((ids, bare_ids)))
 
         def logits_at(where: Tensor, allowed: Tensor) -> Tensor:
-            with_condition = backbone.logits(hidden[where], allowed)
-            without = backbone.logits(hidden[size + counterpart[where]], allowed)
+            with_condition = backbone.logits(hidden[row[where]], allowed)
+            without = backbone.logits(hidden[row[size + counterpart[where]]], allowed)
             return (1 + scale) * with_condition - scale * without
 
         return logits_at

@@ -44,6 +44,28 @@ class SegmentLayout:
         return max(self.lengths)
 
 
+class LayerMemory:
+    """Keys and values of one layer that outlive a pass.
+
+    Args:
+        live: Places of the tokens that later passes bring up to date, Int[R].
+        layout: Where the segments of all tokens lie.
+    """
+
+    def __init__(self, live: Tensor, layout: SegmentLayout) -> None:
+        self.live, self.layout = live, layout
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in the keys and values of a pass and return those of all tokens."""
+        if self.key is None or self.value is None:
+            self.key, self.value = key.clone(), value.clone()
+        else:
+            self.key[self.live], self.value[self.live] = key, value
+        return self.key, self.value
+
+
 @functools.cache
 def attention_backend(device_type: str) -> str:
     """Name the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; logged once."""
@@ -58,61 +80,101 @@ def attention_backend(device_type: str) -> str:
 
 
 def segment_attention(
-    query: Float[Tensor, "T H K"],
+    query: Float[Tensor, "R H K"],
     key: Float[Tensor, "T G K"],
     value: Float[Tensor, "T G K"],
     layout: SegmentLayout,
-) -> Float[Tensor, "T H K"]:
-    """Attend within each segment only; G key-value heads serve H query heads."""
+    key_layout: SegmentLayout | None = None,
+) -> Float[Tensor, "R H K"]:
+    """Attend within each segment only; G key-value heads serve H query heads.
+
+    Args:
+        query: Of the tokens that ask.
+        key: Of the tokens that answer.
+        value: Of the same.
+        layout: Where the segments lie among the tokens that ask.
+        key_layout: The same among those that answer; None if they are the same tokens.
+    """
+    key_layout = key_layout or layout
     backend = attention_backend(query.device.type)
     half = query.dtype in (torch.float16, torch.bfloat16)
     if backend == "flash_attn" and half:  # pragma: no cover
-        return _flash(query, key, value, layout)
+        return _flash(query, key, value, layout, key_layout)
     if backend == "varlen" and half:  # pragma: no cover
-        return _varlen(query, key, value, layout)
-    return _per_segment(query, key, value, layout)
+        return _varlen(query, key, value, layout, key_layout)
+    return _per_segment(query, key, value, layout, key_layout)
 
 
-def _per_segment(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+def _per_segment(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
     """One product per segment; bfloat16 is widened, as its CPU kernel is 4 times slower."""
     if query.device.type == "cpu" and query.dtype is torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
             query, key, value = (x.float() for x in (query, key, value))
-            return _per_segment(query, key, value, layout).to(torch.bfloat16)
+            return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    lengths = layout.lengths
-    if len(set(lengths)) == 1:
-        shape = (len(lengths), lengths[0], query.shape[1], query.shape[2])
-        q, k, v = (x.reshape(shape).transpose(1, 2) for x in (query, key, value))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(query.shape)
+    if len(set(layout.lengths)) == len(set(key_layout.lengths)) == 1:
+        return _all_at_once(query, key, value, layout, key_layout)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
+    q_parts = torch.split(q, list(layout.lengths), 2)
+    k_parts, v_parts = (torch.split(x, list(key_layout.lengths), 2) for x in (k, v))
     parts = [
         F.scaled_dot_product_attention(*qkv)
-        for qkv in zip(*(torch.split(x, list(lengths), 2) for x in (q, k, v)), strict=True)
+        for qkv in zip(q_parts, k_parts, v_parts, strict=True)
+        if qkv[0].shape[2]
     ]
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+def _all_at_once(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
+    """Segments of one length are a batch."""
+    q = query.reshape(len(layout.lengths), -1, *query.shape[1:]).transpose(1, 2)
+    shape = len(key_layout.lengths), -1, *key.shape[1:]
+    k, v = (x.reshape(shape).transpose(1, 2) for x in (key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(query.shape)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    cu, longest = layout.cu_seqlens, layout.max_length
     out: Tensor = flash_attn_varlen_func(
-        query, key, value, cu, cu, longest, longest, dropout_p=0.0, causal=False
+        query,
+        key,
+        value,
+        layout.cu_seqlens,
+        key_layout.cu_seqlens,
+        layout.max_length,
+        key_layout.max_length,
+        dropout_p=0.0,
+        causal=False,
     )
     return out
 
 
-def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout) -> Tensor:
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    cu, longest = layout.cu_seqlens, layout.max_length
-    out = varlen_attn(query, key, value, cu, cu, longest, longest)
+    out = varlen_attn(
+        query,
+        key,
+        value,
+        layout.cu_seqlens,
+        key_layout.cu_seqlens,
+        layout.max_length,
+        key_layout.max_length,
+    )
     return out if isinstance(out, Tensor) else out[0]
 
 
@@ -149,15 +211,25 @@ class GroupedQueryAttention(nn.Module):
         cos: Float[Tensor, "T K"],
         sin: Float[Tensor, "T K"],
         layout: SegmentLayout,
+        memory: LayerMemory | None = None,
     ) -> Float[Tensor, "T D"]:
-        """Mix tokens within their segment; `cos` and `sin` are the rotary tables."""
+        """Mix tokens within their segment; `cos` and `sin` are the rotary tables.
+
+        With a filled `memory` the tokens given are the live ones of `memory.layout`; without one
+        they are all, and are remembered.
+        """
         query = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
         key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query.float()).to(value.dtype)
             key = self.k_norm(key.float()).to(value.dtype)
-        mixed = segment_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, layout)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        key_layout = layout
+        if memory is not None:
+            key, value = memory.update(key, value)
+            key_layout = memory.layout
+        mixed = segment_attention(query, key, value, layout, key_layout)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out
 

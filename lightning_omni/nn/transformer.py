@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.attention import GroupedQueryAttention, SegmentLayout
+from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory, SegmentLayout
 from lightning_omni.nn.embedding import OmniEmbedding
+from lightning_omni.nn.memory import Memory
 from lightning_omni.pretrained import Pretrained
 
 
@@ -40,9 +41,16 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(dim, eps=eps)
         self.ffn = SwiGLU(dim, ffn_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: SegmentLayout) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layout: SegmentLayout,
+        memory: LayerMemory | None = None,
+    ) -> Tensor:
         """Transform the tokens of all segments, Float[T D]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, layout)
+        x = x + self.attention(self.attention_norm(x), cos, sin, layout, memory)
         out: Tensor = x + self.ffn(self.ffn_norm(x))
         return out
 
@@ -152,7 +160,11 @@ class Transformer(Pretrained):
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
 
     def forward(
-        self, ids: Int[Tensor, " T"], position_ids: Int[Tensor, "T 3"], layout: SegmentLayout
+        self,
+        ids: Int[Tensor, " T"],
+        position_ids: Int[Tensor, "T 3"],
+        layout: SegmentLayout,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "T D"]:
         """Final hidden states; `self.logits` turns those you need into scores.
 
@@ -160,11 +172,14 @@ class Transformer(Pretrained):
             ids: Tokens of all segments, one behind another.
             position_ids: Index, row and column of each.
             layout: Where the segments lie.
+            memory: Keys and values to be remembered by this pass; once it is filled, `ids`,
+                `position_ids` and `layout` are those of its live tokens.
         """
         x = self.embedding.embed(ids)
         cos, sin = self.rotary(position_ids)
-        for block in self.blocks:
-            x = block(x, cos, sin, layout)
+        remembered = memory.layers if memory is not None else [None] * len(self.blocks)
+        for block, layer in zip(self.blocks, remembered, strict=True):
+            x = block(x, cos, sin, layout, layer)
         out: Tensor = self.norm(x)
         return out
 

@@ -75,6 +75,21 @@ class Sampler(ABC):
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Propose a token id and a confidence for each open position; the surest are committed."""
 
+    def quota(
+        self,
+        scheduled: Int[Tensor, " S"],
+        confidence: Float[Tensor, " M"],
+        sample: Int[Tensor, " M"],
+    ) -> Int[Tensor, " S"]:
+        """How many positions each sample commits at a step; by default what the schedule says.
+
+        Args:
+            scheduled: The schedule's number per sample.
+            confidence: Of each open position.
+            sample: Of each open position.
+        """
+        return scheduled
+
     def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Share of a hole still masked at time t; the identity spends steps evenly."""
         return t
@@ -144,8 +159,9 @@ def _step(
         proposed, sure = sampler.propose(now, scores, rng=rng)
         token[chosen], confidence[chosen] = proposed, sure.float()
     opened = torch.bincount(sample, minlength=len(steps))
-    quota = num_to_commit(opened, step, steps, sampler).tolist()
-    chosen = surest(confidence, where, canvas.sample, sample, quota)
+    scheduled = num_to_commit(opened, step, steps, sampler)
+    quota = sampler.quota(scheduled, confidence, sample)
+    chosen = surest(confidence, where, canvas.sample, sample, quota.tolist())
     ids[where[chosen]] = token[chosen]
 
 

@@ -1,13 +1,17 @@
 """The benchmark compares like with like, and counts what it says."""
 
+import io
 import json
+import tarfile
 
 import pytest
 import torch
 
+from lightning_omni.bench.data import compare_reading
 from lightning_omni.bench.timing import Timing, ratio, take_turns
 from lightning_omni.bench.workload import Shape, make_network, make_samples, useful_gflop
 from lightning_omni.cli import main
+from lightning_omni.types import Part, Sample, Turn
 
 SMALL = Shape(dim=64, num_layers=1, vocab_size=50, tokens=60, shortest=5, longest=20)
 
@@ -57,3 +61,18 @@ def test_both_sides_agree_on_loss_and_tokens(tmp_path):
     rows = json.loads((tmp_path / "sample.json").read_text())["rows"]
     assert [row["equal_tokens"] for row in rows] == [1.0, 1.0, 1.0]
     assert (tmp_path / "sample.png").stat().st_size > 1000
+
+
+def test_reading_is_compared_on_real_shards(tmp_path):
+    for i in range(3):
+        with tarfile.open(tmp_path / f"tqa-train-00000{i}.tar", "w") as tar:
+            for j in range(4):
+                sample = Sample(f"k{i}{j}", "tqa", (Turn("user", (Part("text", text="hi"),)),))
+                raw = json.dumps(sample.to_json()).encode()
+                header = tarfile.TarInfo(f"{sample.key}.json")
+                header.size = len(raw)
+                tar.addfile(header, io.BytesIO(raw))
+    row = compare_reading(tmp_path, "tqa", samples=30, repeats=1, seed=0)
+    assert row["samples_per_s"]["ours"] > 0
+    assert row["samples_per_s"]["plain"] > 0
+    assert main(["bench", "--suite", "data", "--out", str(tmp_path), "--repeats", "1"]) == 2

@@ -7,10 +7,10 @@ from lightning_omni.data.shards import read_manifest, read_samples
 from lightning_omni.data.tasks import TASKS_BY_NAME
 
 
-@pytest.mark.slow
-def test_the_same_preset_built_twice_gives_the_same_bytes_and_keeps_its_splits_apart(tmp_path):
+@pytest.mark.parametrize("preset", ["smoke", pytest.param("demo", marks=pytest.mark.slow)])
+def test_a_preset_built_twice_gives_the_same_bytes_and_keeps_its_splits_apart(tmp_path, preset):
     for name in ("one", "two"):
-        args = ["--preset", "smoke", "--out", str(tmp_path / name)]
+        args = ["--preset", preset, "--out", str(tmp_path / name)]
         assert main([*args, "--cache", str(tmp_path / f"cache-{name}")]) == 0
     first, second = (read_manifest(tmp_path / name)["shards"] for name in ("one", "two"))
     assert first == second

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_omni.tokenizers.magvitv2 import load_magvitv2
+from lightning_omni.interop.magvitv2 import load_magvitv2
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "magvitv2"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numbers are not here")

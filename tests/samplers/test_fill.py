@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.base import Canvas, fill, num_to_commit
+from lightning_omni.samplers.base import Canvas, Scores, fill, num_to_commit
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.margin import Margin
 from lightning_omni.samplers.maskgit import MaskGIT
+from lightning_omni.samplers.threshold import Threshold
 
 MASK, VOCAB = 20, 21
 SAMPLERS = [
@@ -18,9 +20,14 @@ SAMPLERS = [
         temperature=0.7, top_p=0.9, top_k=5, repetition_penalty=1.3, position_penalty=2.0
     ),
     MaskGIT(),
+    Margin(),
+    Margin(temperature=0.7),
+    Threshold(0.3),
 ]
 GREEDY = [
     Confidence(),
+    Margin(),
+    Threshold(0.3),
     EntropyPenalty(),
     EntropyPenalty(repetition_penalty=1.2, position_penalty=2.0, free_positions=2),
 ]
@@ -144,11 +151,61 @@ def test_one_hole_is_finished_before_the_next_is_begun(rng):
 
 
 def test_the_position_penalty_factor_rises_from_one_after_the_free_positions():
-    from lightning_omni.samplers.base import Scores
-
     rank = torch.tensor([0, 99, 100, 180, 259])
     scores = Scores(
         rank, torch.arange(3), torch.zeros(5, 3), rank, torch.full((5,), 260), torch.zeros(5)
     )
     factor = EntropyPenalty(position_penalty=2.0)._position_factor(scores)
     torch.testing.assert_close(factor, torch.tensor([1.0, 1.0, 1.0, 1.5, 1.99375]))
+
+
+def counted(denoise):
+    """A denoiser that counts its forwards, and the list of counts."""
+    calls = []
+
+    def run(ids):
+        calls.append(1)
+        return denoise(ids)
+
+    return run, calls
+
+
+def sure_of(positions):
+    """A denoiser that is certain at some places and knows nothing at others."""
+
+    def denoise(ids):
+        def logits_at(where, allowed):
+            logits = torch.zeros(len(where), len(allowed))
+            logits[torch.isin(where, torch.tensor(positions)), 0] = 50.0
+            return logits
+
+        return logits_at
+
+    return denoise
+
+
+@pytest.mark.parametrize(("sure", "forwards"), [(range(2, 11), 1), (range(2, 8), 4), ((), 9)])
+def test_what_is_sure_enough_is_committed_at_once_and_filling_ends_early(sure, forwards, rng):
+    _, canvas = canvas_of([[1, 2]], [9], [9])
+    denoise, calls = counted(sure_of(list(sure)))
+    ids = fill(denoise, canvas, Threshold(0.9), rng=rng)
+    assert len(calls) == forwards
+    assert (ids != MASK).all()
+
+
+def test_the_schedule_bounds_the_forwards_where_nothing_is_sure(rng):
+    _, canvas = canvas_of([[1, 2]], [9], [3])
+    denoise, calls = counted(sure_of([]))
+    fill(denoise, canvas, Threshold(0.9), rng=rng)
+    assert len(calls) == 3
+
+
+def test_margin_prefers_a_clear_lead_to_a_large_share(rng):
+    probability = torch.tensor([[0.48, 0.47, 0.05], [0.4, 0.3, 0.3], [0.45, 0.2, 0.35]])
+    where = torch.arange(3)
+    scores = Scores(
+        where, torch.arange(3), probability.log(), where, torch.full((3,), 3), torch.zeros(3)
+    )
+    token, confidence = Margin().propose(None, scores, rng=rng)
+    assert token.tolist() == [0, 0, 0]
+    torch.testing.assert_close(confidence, torch.tensor([0.01, 0.1, 0.1]))

@@ -1,0 +1,80 @@
+"""Any backbone on disk as a function of ids, with the scores where they belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_omni.errors import OmniError
+from lightning_omni.interop.dream import load_dream, read_config
+from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.transformer import Transformer
+
+
+class Backbone(nn.Module):
+    """Row i of its logits scores token i, whatever the checkpoint's own habit.
+
+    Args:
+        transformer: The network.
+        is_shifted: Its output at position i - 1 scores token i, as in networks that grew out of
+            autoregressive ones; the first token of a segment is scored by its own position.
+    """
+
+    def __init__(self, transformer: Transformer, *, is_shifted: bool) -> None:
+        super().__init__()
+        self.transformer, self.is_shifted = transformer, is_shifted
+
+    def forward(
+        self, input_ids: Int[Tensor, "B L"], position_ids: Int[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L V"]:
+        """Scores of every id at every position.
+
+        Args:
+            input_ids: Rows of tokens.
+            position_ids: Positions; a 0 begins a new segment, and segments do not see each other.
+                None means one segment a row.
+        """
+        rows, length = input_ids.shape
+        if position_ids is None:
+            position_ids = torch.arange(length, device=input_ids.device).expand(rows, length)
+        starts_here = position_ids == 0
+        starts_here[:, 0] = True
+        starts = starts_here.flatten().nonzero().squeeze(1)
+        ends = torch.cat((starts[1:], starts.new_tensor([rows * length])))
+        layout = SegmentLayout.of((ends - starts).tolist(), device=input_ids.device)
+        index = position_ids.flatten()
+        places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
+        hidden = self.transformer(input_ids.flatten(), places, layout)
+        if self.is_shifted:
+            source = torch.arange(rows * length, device=input_ids.device) - 1
+            source[starts] += 1
+            hidden = hidden[source]
+        return self.transformer.logits(hidden).view(rows, length, -1)
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Load a backbone: our own export, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
+
+    Args:
+        path: Folder with `config.json` and safetensors, in one file or in shards with an index.
+
+    Raises:
+        OmniError: If files are missing or damaged, or the network is of a kind we have not.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    if "class_path" in config:
+        return Backbone(Transformer.from_pretrained(folder), is_shifted=False).eval()
+    kind = str(config.get("model_type", "")).lower()
+    names = [str(name) for name in config.get("architectures") or []]
+    if kind == "dream" or any(name.startswith("Dream") for name in names):
+        return Backbone(load_dream(folder), is_shifted=True).eval()
+    if kind == "qwen2":
+        return Backbone(load_dream(folder), is_shifted=False).eval()
+    raise OmniError(
+        f"'{folder}' holds a model of type '{config.get('model_type')}'; Dream, qwen2 and our own "
+        "exports can be read"
+    )

@@ -1,0 +1,73 @@
+"""Any image tokenizer on disk as two functions: pictures to codes and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lightning_omni.errors import OmniError
+from lightning_omni.interop.checkpoint import read_weights, weight_files
+from lightning_omni.interop.magvitv2 import load_magvitv2
+from lightning_omni.pretrained import CONFIG_FILE
+from lightning_omni.tokenizers.image import ImageTokenizer
+
+
+class PublishedImageTokenizer(nn.Module):
+    """Encodes and decodes pictures of any size that the network's factor divides."""
+
+    def __init__(self, tokenizer: ImageTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def encode(self, image: Float[Tensor, "B 3 Y X"]) -> Int[Tensor, "B N"]:
+        """Pixels in [-1, 1] to codes in raster order.
+
+        Raises:
+            OmniError: If a side is no multiple of the network's factor.
+        """
+        factor = self.tokenizer.downsample_factor
+        if image.shape[-1] % factor or image.shape[-2] % factor:
+            raise OmniError(
+                f"the picture has {image.shape[-2]} x {image.shape[-1]} pixels, wanted multiples "
+                f"of {factor}"
+            )
+        return self.tokenizer.encode(image)
+
+    @torch.inference_mode()
+    def decode(
+        self, codes: Int[Tensor, "B N"], *, rows: int | None = None
+    ) -> Float[Tensor, "B 3 Y X"]:
+        """Codes to pixels in [-1, 1].
+
+        Args:
+            codes: In raster order.
+            rows: Rows of the grid of codes; None for a square one.
+
+        Raises:
+            OmniError: If the codes fill no such grid.
+        """
+        count = codes.shape[1]
+        rows = rows or round(count**0.5)
+        if count % rows or (rows * rows != count and rows == round(count**0.5)):
+            raise OmniError(f"{count} codes fill no square grid; give the number of rows")
+        return self.tokenizer.decode(codes, rows=rows)
+
+
+def load_image_tokenizer(path: str | Path) -> PublishedImageTokenizer:
+    """Load an image tokenizer: our own export, or the published MAGVIT-v2.
+
+    Args:
+        path: Folder with safetensors (and `config.json` where it is ours), or one such file.
+
+    Raises:
+        OmniError: If files are missing or damaged, or the weights are of another network.
+    """
+    path = Path(path)
+    if (path / CONFIG_FILE).is_file() and "class_path" in (path / CONFIG_FILE).read_text():
+        return PublishedImageTokenizer(ImageTokenizer.from_pretrained(path)).eval()
+    files = [path] if path.is_file() else weight_files(path)
+    return PublishedImageTokenizer(load_magvitv2(dict(read_weights(files)))).eval()

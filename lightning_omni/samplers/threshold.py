@@ -1,0 +1,39 @@
+"""Commit whatever is sure enough: few steps where the model is certain, many where it is not."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_omni.arguments import check_within
+from lightning_omni.samplers.confidence import Confidence
+
+
+class Threshold(Confidence):
+    """Commit every position whose likeliest token is at least this probable.
+
+    The schedule's number is committed in any case, so that `num_steps` bounds the forwards: with as
+    many steps as positions, one token; with fewer, more.
+
+    Args:
+        threshold: Probability from which a token is committed.
+        temperature: 0 takes the likeliest tokens.
+
+    Source: Fast-dLLM, arXiv:2505.22618, section 3.3 (confidence-aware parallel decoding).
+    """
+
+    def __init__(self, threshold: float = 0.9, temperature: float = 0.0) -> None:
+        check_within("threshold", threshold, 0, 1)
+        super().__init__(temperature)
+        self.threshold = threshold
+
+    def quota(
+        self,
+        scheduled: Int[Tensor, " S"],
+        confidence: Float[Tensor, " M"],
+        sample: Int[Tensor, " M"],
+    ) -> Int[Tensor, " S"]:
+        """As many as are sure enough, at least the schedule's."""
+        sure = sample[confidence >= self.threshold].bincount(minlength=len(scheduled))
+        return torch.maximum(scheduled, sure)
