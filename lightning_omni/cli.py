@@ -27,8 +27,10 @@ FUNCTION_VERBS = {
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),
+    "import": ("lightning_omni.interop.command", "import_checkpoint"),
     "bench": ("lightning_omni.bench.command", "bench"),
 }
+_ALIASES = {"--from": "--kind"}  # a word of Python's own cannot name an argument
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
 TRACEBACK = "LIGHTNING_OMNI_TRACEBACK"
@@ -143,7 +145,7 @@ def _call(verb: str, args: list[str]) -> None:
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
     parser.add_function_arguments(function, fail_untyped=True)
-    options = parser.parse_args(args)
+    options = parser.parse_args([_ALIASES.get(arg, arg) for arg in args])
     options.pop("config", None)
     function(**parser.instantiate_classes(options).as_dict())
 

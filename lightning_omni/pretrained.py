@@ -50,8 +50,7 @@ class Pretrained(nn.Module):
         """Write `config.json` and `model.safetensors` into `folder` and return it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE)
+        save_file(_unshared(self.state_dict()), folder / WEIGHTS_FILE)
         (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
         return folder
 
@@ -85,6 +84,18 @@ class Pretrained(nn.Module):
                 f"weights in '{folder}' do not fit its {CONFIG_FILE}: {error}"
             ) from error
         return module.eval()
+
+
+def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a file takes them: contiguous, and copied only where two names share one."""
+    seen: set[int] = set()
+    unshared = {}
+    for name, value in state.items():
+        tensor = value.detach().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return unshared
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.dream import load_dream, read_config
 from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.pretrained import Pretrained
 
 
-class Backbone(nn.Module):
+class Backbone(Pretrained):
     """Row i of its logits scores token i, whatever the checkpoint's own habit.
 
     Args:
@@ -55,6 +56,14 @@ class Backbone(nn.Module):
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 
+def _ours(module: Pretrained, folder: Path) -> Backbone:
+    if isinstance(module, Transformer):
+        return Backbone(module, is_shifted=False).eval()
+    if not isinstance(module, Backbone):
+        raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
+    return module
+
+
 def load_backbone(path: str | Path) -> Backbone:
     """Load a backbone: our own export, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
 
@@ -67,7 +76,7 @@ def load_backbone(path: str | Path) -> Backbone:
     folder = Path(path)
     config = read_config(folder)
     if "class_path" in config:
-        return Backbone(Transformer.from_pretrained(folder), is_shifted=False).eval()
+        return _ours(Pretrained.from_pretrained(folder), folder)
     kind = str(config.get("model_type", "")).lower()
     names = [str(name) for name in config.get("architectures") or []]
     if kind == "dream" or any(name.startswith("Dream") for name in names):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_backbone
 from lightning_omni.interop.checkpoint import weight_files
@@ -157,3 +158,17 @@ def test_weights_keep_their_format_and_no_copy_is_made(tmp_path):
     ours = load_backbone(tmp_path)
     assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
     assert not any(p.is_meta for p in (*ours.parameters(), *ours.buffers()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_import_is_the_same_network_in_our_format(tmp_path, tied):
+    qwen2(tmp_path / "theirs", tied=tied)
+    config = json.loads((tmp_path / "theirs/config.json").read_text()) | {"model_type": "Dream"}
+    (tmp_path / "theirs/config.json").write_text(json.dumps(config))
+    folders = ["--input", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")]
+    assert main(["import", "--from", "dream", *folders]) == 0
+    ids = torch.randint(0, 97, (2, 7))
+    both = [load_backbone(tmp_path / name)(ids) for name in ("theirs", "ours")]
+    assert torch.equal(*both)
+    assert main(["import", "--from", "dream", *folders]) == 2
