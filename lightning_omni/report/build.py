@@ -132,7 +132,7 @@ def _tokenizers(files: RunFiles) -> str:
         for r in rows
         if r["reconstruction"] is not None and r["ceiling"] is not None and not r["slice"]
     ]
-    parts = []
+    parts = [plain_table(head, rest) for head, *rest in files.tokenizer_tables]
     if lines:
         parts.append(plain_table(("tokenizer", "validation score", "value", "step"), lines))
     if through:

@@ -16,6 +16,8 @@ from lightning_omni.errors import OmniError
 
 STAGES = ("image_tokenizer", "speech_tokenizer", "stage1", "stage2", "stage3")
 EVENTS = "events.out.tfevents.*"
+_OWN_STAGES = {(), *((stage,) for stage in STAGES)}
+"""Where a run keeps its stages; runs that lie inside it, such as the demo's, are not its own."""
 _UNPLOTTED = ("epoch", "hp_metric")
 
 
@@ -56,6 +58,8 @@ class RunFiles:
     stages: list[Stage]
     evaluation: Evaluation | None
     manifest: dict[str, Any] | None
+    tokenizer_tables: list[list[list[str]]]
+    """Tables of `evaluate-tokenizers`, each a head and rows of cells; empty if it never ran."""
 
     @property
     def missing(self) -> list[str]:
@@ -74,13 +78,15 @@ def read_run(folder: Path) -> RunFiles:
     if not folder.is_dir():
         raise OmniError(f"no run at '{folder}'; give the folder that holds the stages of a run")
     homes = sorted({path.parent for path in folder.rglob(EVENTS)}, key=_stage_order)
-    stages = [_read_stage(home, folder) for home in homes]
+    own = [home for home in homes if home.relative_to(folder).parts[:1] in _OWN_STAGES]
+    stages = [_read_stage(home, folder) for home in own or homes]
     evaluation = _read_evaluation(folder)
     if not stages and evaluation is None:
         raise OmniError(
             f"'{folder}' holds neither TensorBoard events nor results.json; train or evaluate first"
         )
-    return RunFiles(folder, stages, evaluation, _read_manifest(evaluation))
+    tables = _read_tables(folder)
+    return RunFiles(folder, stages, evaluation, _read_manifest(evaluation), tables)
 
 
 def read_curves(home: Path) -> tuple[list[Curve], float]:
@@ -126,14 +132,33 @@ def _read_stage(home: Path, folder: Path) -> Stage:
 
 
 def _read_evaluation(folder: Path) -> Evaluation | None:
-    """Newest results below the run."""
-    found = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime)
+    """The run's own results, else the newest below it."""
+    own = folder / "eval" / "results.json"
+    below = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime)
+    found = [own] if own.is_file() else below
     if not found:
         return None
     home = found[-1].parent
     index = home / "gallery.json"
     gallery = json.loads(index.read_text()) if index.is_file() else []
     return Evaluation(home, json.loads(found[-1].read_text()), gallery)
+
+
+def _read_tables(folder: Path) -> list[list[list[str]]]:
+    """Tables of the newest `tokenizers.md` in the run or a folder of it."""
+    found = [*folder.glob("tokenizers.md"), *folder.glob("*/tokenizers.md")]
+    if not found:
+        return []
+    newest = max(found, key=lambda p: p.stat().st_mtime)
+    blocks = newest.read_text("utf-8").strip().split("\n\n")
+    return [
+        [
+            [cell.strip() for cell in line.strip("| ").split("|")]
+            for line in block.splitlines()
+            if not line.startswith("|---")
+        ]
+        for block in blocks
+    ]
 
 
 def _read_manifest(evaluation: Evaluation | None) -> dict[str, Any] | None:

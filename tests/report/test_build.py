@@ -190,3 +190,19 @@ def test_a_run_started_again_shows_the_newer_values_where_files_overlap(tmp_path
         writer.add_scalar("train/loss", 1.0, 1)
     (curve,), _ = read_curves(tmp_path)
     assert (curve.steps, curve.values) == ([0, 1], [9.0, 1.0])
+
+
+def test_a_run_shows_its_own_stages_results_and_tokenizers_not_those_of_runs_inside_it(tmp_path):
+    write_stage(tmp_path / "stage1", {"train/loss": [3.0, 2.0]})
+    write_stage(tmp_path / "demo/stage2", {"train/loss": [9.0, 8.0]})
+    write_evaluation(tmp_path / "eval", [row(value=0.111)])
+    write_evaluation(tmp_path / "demo/eval", [row(value=0.222)])
+    os.utime(tmp_path / "eval/results.json", (1, 1))
+    (tmp_path / "tokenizers_eval").mkdir()
+    table = "| split | n | PSNR dB |\n|---|---|---|\n| test_iid | 1000 | 25.68 |\n"
+    (tmp_path / "tokenizers_eval/tokenizers.md").write_text(table)
+    page = build_report(tmp_path).read_text()
+    assert "0.111" in page
+    assert "0.222" not in page
+    assert "stage2" not in page.partition("Training</h2>")[2].partition("<h2")[0]
+    assert ">25.68</td>" in page
