@@ -126,7 +126,7 @@ def _facts_named(name: str, sources: Sources) -> list[Fact]:
     if name == "everyday, in writing":
         return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday()]
     if name == "small sums":
-        return fact_sources.small_sums(5)
+        return fact_sources.small_sums(4)
     if name == "sums":
         return fact_sources.sums_from_zero(20)
     if name == "everyday":
