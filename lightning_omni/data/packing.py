@@ -9,43 +9,78 @@ import torch
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Batch, Sequence
 
+LOOKAHEAD = 16
+Visit = tuple[int, Sequence]
+
+
+class _OpenRows:
+    """Rows that are being filled."""
+
+    def __init__(self, rows: int, row_length: int) -> None:
+        self.rows: list[list[Visit]] = [[] for _ in range(rows)]
+        self.room = [row_length] * rows
+
+    def place(self, visit: Visit) -> bool:
+        """Put a sequence into the fullest row that it fits in, if there is one."""
+        length = len(visit[1].ids)
+        fitting = [r for r, room in enumerate(self.room) if room >= length]
+        if not fitting:
+            return False
+        row = min(fitting, key=lambda r: self.room[r])
+        self.rows[row].append(visit)
+        self.room[row] -= length
+        return True
+
 
 def pack(
-    stream: Iterable[tuple[int, Sequence]], *, rows: int, row_length: int, pad_token_id: int
+    stream: Iterable[Visit],
+    *,
+    rows: int,
+    row_length: int,
+    pad_token_id: int,
+    lookahead: int = LOOKAHEAD,
 ) -> Iterator[Batch]:
-    """Fill `rows` rows first-fit and emit a batch when the next sequence fits in none.
+    """Fill `rows` rows best-fit; what fits in none waits for the next batch.
+
+    A batch is emitted when more than `lookahead` sequences wait; they come first in the next one,
+    so none waits long.
 
     Args:
         stream: `(visit, sequence)` pairs; the visit numbers the noise.
         rows: Rows of a batch, B.
         row_length: Positions of a row, L.
         pad_token_id: Id at the unused end of a row.
+        lookahead: Sequences that may wait while later ones fill the gaps.
 
     Raises:
         OmniError: If a sequence is longer than a row.
     """
-    open_rows: list[list[tuple[int, Sequence]]] = [[] for _ in range(rows)]
-    room = [row_length] * rows
-    for visit, sequence in stream:
-        length = len(sequence.ids)
-        if length > row_length:
-            raise OmniError(
-                f"sample '{sequence.key}' has {length} tokens but rows have {row_length}; raise "
-                "row_length in the recipe or shorten the sample"
-            )
-        row = next((r for r in range(rows) if room[r] >= length), None)
-        if row is None:
-            yield collate(open_rows, row_length=row_length, pad_token_id=pad_token_id)
-            open_rows, room, row = [[] for _ in range(rows)], [row_length] * rows, 0
-        open_rows[row].append((visit, sequence))
-        room[row] -= length
-    if any(open_rows):
-        yield collate(open_rows, row_length=row_length, pad_token_id=pad_token_id)
+    open_rows, waiting = _OpenRows(rows, row_length), list[Visit]()
+    for visit in stream:
+        _check_length(visit[1], row_length)
+        if not open_rows.place(visit):
+            waiting.append(visit)
+        if len(waiting) > lookahead:
+            yield collate(open_rows.rows, row_length=row_length, pad_token_id=pad_token_id)
+            open_rows = _OpenRows(rows, row_length)
+            waiting = [late for late in waiting if not open_rows.place(late)]
+    while any(open_rows.rows):
+        yield collate(open_rows.rows, row_length=row_length, pad_token_id=pad_token_id)
+        open_rows = _OpenRows(rows, row_length)
+        waiting = [late for late in waiting if not open_rows.place(late)]
 
 
-def collate(rows: list[list[tuple[int, Sequence]]], *, row_length: int, pad_token_id: int) -> Batch:
+def _check_length(sequence: Sequence, row_length: int) -> None:
+    if len(sequence.ids) > row_length:
+        raise OmniError(
+            f"sample '{sequence.key}' has {len(sequence.ids)} tokens but rows have {row_length}; "
+            "raise row_length in the recipe or shorten the sample"
+        )
+
+
+def collate(rows: list[list[Visit]], *, row_length: int, pad_token_id: int) -> Batch:
     """Lay sequences one behind another; a row's unused end becomes a segment of its own."""
-    filled: list[list[tuple[int, Sequence]]] = []
+    filled: list[list[Visit]] = []
     for row in rows:
         unused = row_length - sum(len(s.ids) for _, s in row)
         filled.append([*row, (0, _filler(unused, pad_token_id))] if unused else row)

@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,3 +53,14 @@ def test_a_batch_moves_as_one():
     assert moved.ids.device.type == "meta"
     assert moved.cu_seqlens.device.type == "cpu"
     assert torch.equal(batch.ids, torch.tensor([[0, 1, 2, 0]]))
+
+
+def test_waiting_sequences_fill_rows_to_the_brim_and_do_not_wait_long():
+    rng = Random(0)
+    stream = [(visit, sequence(rng.randint(20, 180))) for visit in range(3000)]
+    batches = list(pack(stream, rows=4, row_length=512, pad_token_id=0))[:-3]
+    used = sum(int((b.tasks[b.segment_ids] >= 0).sum()) for b in batches)
+    assert used / sum(b.ids.numel() for b in batches) > 0.97
+    first_seen = [int(b.visits[b.tasks >= 0].min()) for b in batches]
+    last_seen = [int(b.visits[b.tasks >= 0].max()) for b in batches]
+    assert max(hi - lo for hi, lo in zip(last_seen, first_seen, strict=True)) < 120
