@@ -206,6 +206,7 @@ def test_margin_prefers_a_clear_lead_to_a_large_share(rng):
     scores = Scores(
         where, torch.arange(3), probability.log(), where, torch.full((3,), 3), torch.zeros(3)
     )
-    token, confidence = Margin().propose(None, scores, rng=rng)
+    _, canvas = canvas_of([[1]], [3], [3])
+    token, confidence = Margin().propose(canvas, scores, rng=rng)
     assert token.tolist() == [0, 0, 0]
     torch.testing.assert_close(confidence, torch.tensor([0.01, 0.1, 0.1]))
