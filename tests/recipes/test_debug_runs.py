@@ -83,3 +83,10 @@ def test_changing_the_vocabulary_is_refused_by_name(workplace, capsys):
     vocab = '{"text": 1024, "speech": 33, "image": 64}'
     assert fit("stage3", "--data.vocab", vocab) == 2
     assert "the vocab has spans" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
+    recipe = ["--config", str(RECIPES / "debug" / "stage3.yaml")]
+    checkpoint = ["--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt"]
+    assert main(["test", *recipe, *checkpoint]) == 0
+    assert "test/loss" in capsys.readouterr().out
