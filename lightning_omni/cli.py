@@ -180,9 +180,9 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             """Refuse what cannot work before anything is loaded."""
             super().parse_arguments(parser, args)
             given: Any = self.config
-            if "subcommand" in given:
-                given = given[given["subcommand"]]
-            check_checkpoint(given.get("ckpt_path"))
+            verb = given.get("subcommand", "fit")
+            given = given.get(verb, given)
+            check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
             check_seed(given.get("seed_everything"))
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -203,12 +203,16 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
         )
 
 
-def check_checkpoint(path: str | None) -> None:
-    """Refuse a checkpoint that is not there, or is none.
+def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
+    """Refuse a checkpoint that is needed and not given, is not there, or is none.
 
     Raises:
         OmniError: If so.
     """
+    if not path and is_needed:
+        raise OmniError(
+            "this verb measures trained weights; give --ckpt_path with a .ckpt of a run"
+        )
     if not path or path in CHECKPOINT_WORDS:
         return
     if not Path(path).is_file():

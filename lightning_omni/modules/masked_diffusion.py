@@ -118,8 +118,6 @@ class MaskedDiffusionModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Load the stage before and the codes' features; a resumed checkpoint overrides both."""
         if stage != "fit":
-            if self.trainer.ckpt_path is None:
-                raise OmniError(f"{stage} needs weights; give --ckpt_path with a .ckpt of a run")
             return
         if self.init_from is not None:
             self._load_backbone(locate(self.init_from))
