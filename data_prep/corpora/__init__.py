@@ -64,7 +64,8 @@ def prepare_corpus(
     counts = {**earlier.get("counts", {})}
     for task, found in gathered.collection.counts().items():
         counts[task] = {**counts.get(task, {}), **found}
-    facts = {"preset": None, "sources": sources, "counts": counts, "left_out": gathered.bad}
+    left_out = [*earlier.get("left_out", []), *gathered.bad]
+    facts = {"preset": None, "sources": sources, "counts": counts, "left_out": left_out}
     manifest = write_into(gathered.collection, out, {**about, **facts}, earlier=earlier["shards"])
     (out / "ATTRIBUTION.md").write_text(attribution(sources), encoding="utf-8")
     log.info("%s: %d entries, %d left out, in %s", name, gathered.good, len(gathered.bad), out)

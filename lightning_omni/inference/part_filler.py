@@ -81,7 +81,7 @@ class PartFiller:
                 }
                 if not closed:
                     unfinished.append(i)
-            todo, growth = unfinished, growth * 1.5
+            todo, growth = unfinished, growth * GROWTH
             if not todo:
                 break
         return done

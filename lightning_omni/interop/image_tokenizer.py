@@ -51,8 +51,9 @@ class PublishedImageTokenizer(nn.Module):
             OmniError: If the codes fill no such grid.
         """
         count = codes.shape[1]
+        is_given = rows is not None
         rows = rows or round(count**0.5)
-        if count % rows or (rows * rows != count and rows == round(count**0.5)):
+        if not rows or count % rows or (not is_given and rows * rows != count):
             raise OmniError(f"{count} codes fill no square grid; give the number of rows")
         return self.tokenizer.decode(codes, rows=rows)
 
