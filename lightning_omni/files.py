@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,24 @@ def make_folder(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".lightning_omni"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OmniError(
             f"cannot write into '{folder}' ({error.strerror}); choose another place"
         ) from error
+    return folder
+
+
+def make_empty_folder(folder: Path) -> Path:
+    """Make a folder that takes a whole result.
+
+    Raises:
+        OmniError: If that cannot be done, or it holds something.
+    """
+    make_folder(folder)
+    if any(folder.iterdir()):
+        raise OmniError(f"'{folder}' is not empty; choose another place")
     return folder
 
 

@@ -37,6 +37,8 @@ def weighted_nll(
 
     Source: MDLM, arXiv:2406.07524, section 3.2.3 (zero masking probability).
     """
+    if not torch.is_grad_enabled():  # a function of autograd looks at its inputs only
+        hidden, table = hidden.detach(), table.detach()
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     out: tuple[Tensor, Tensor] = _WeightedNLL.apply(

@@ -34,27 +34,26 @@ class Runner:
         refresh_every: int,
     ) -> None:
         self.backbone, self.position_ids, self.layout = backbone, position_ids, layout
-        self.live, self.refresh_every, self.runs = live, refresh_every, 0
-        self.memory = Memory(live, layout, num_layers=len(backbone.blocks))
-        self.row = torch.full((len(position_ids),), -1, device=live.device)
-        self.row[live] = torch.arange(len(live), device=live.device)
+        self.refresh_every, self.runs = refresh_every, 0
+        self.memory: Memory | None = None
+        if refresh_every > 1:
+            self.memory = Memory(live, layout, num_layers=len(backbone.blocks))
+        self.row_of_all = torch.arange(len(position_ids), device=live.device)
+        self.row_of_live = torch.full_like(self.row_of_all, -1)
+        self.row_of_live[live] = torch.arange(len(live), device=live.device)
 
     def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Compute final states; the second value maps places of live tokens to their rows."""
         is_full = self.runs % self.refresh_every == 0
         self.runs += 1
-        if self.refresh_every == 1:
-            hidden = self.backbone(ids, self.position_ids, self.layout)
-            return hidden, torch.arange(len(ids), device=ids.device)
-        if is_full:
-            self.memory.forget()
-            hidden = self.backbone(ids, self.position_ids, self.layout, self.memory)
-            return hidden, torch.arange(len(ids), device=ids.device)
-        live = self.memory.live
-        hidden = self.backbone(
-            ids[live], self.position_ids[live], self.memory.live_layout, self.memory
-        )
-        return hidden, self.row
+        memory = self.memory
+        if memory is None or is_full:
+            if memory is not None:
+                memory.forget()
+            return self.backbone(ids, self.position_ids, self.layout, memory), self.row_of_all
+        live = memory.live
+        hidden = self.backbone(ids[live], self.position_ids[live], memory.live_layout, memory)
+        return hidden, self.row_of_live
 
 
 def conditional(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_folder
+from lightning_omni.files import make_empty_folder
 from lightning_omni.inference.folder import read_model_folder
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 
@@ -32,9 +32,7 @@ def shrink(model: Path, out: Path) -> None:
         OmniError: If `model` is no model, `out` is not empty, or a weight is too large.
     """
     read_model_folder(model)
-    make_folder(out)
-    if any(out.iterdir()):
-        raise OmniError(f"'{out}' is not empty; choose another --out")
+    make_empty_folder(out)
     for path in sorted(p for p in model.rglob("*") if p.is_file()):
         target = out / path.relative_to(model)
         target.parent.mkdir(parents=True, exist_ok=True)

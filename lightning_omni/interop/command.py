@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_folder
+from lightning_omni.files import make_empty_folder
 from lightning_omni.interop.backbone import load_backbone
 from lightning_omni.interop.image_tokenizer import load_image_tokenizer
 from lightning_omni.pretrained import Pretrained
@@ -36,9 +36,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path) -> None:
     load: Callable[[Path], Pretrained] = load_backbone
     if kind == "magvitv2":
         load = _image_tokenizer
-    make_folder(output)
-    if any(output.iterdir()):
-        raise OmniError(f"'{output}' is not empty; choose another --output")
+    make_empty_folder(output)
     module = load(input)
     partial = output.with_name(output.name + ".partial")
     if partial.exists():

@@ -113,9 +113,7 @@ def _per_segment(
         with torch.autocast("cpu", enabled=False):
             query, key, value = (x.float() for x in (query, key, value))
             return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = _one_per_query_head(query, key, value)
     if len(set(layout.lengths)) == len(set(key_layout.lengths)) == 1:
         return _all_at_once(query, key, value, layout, key_layout)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
@@ -144,17 +142,8 @@ def _flash(
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    out: Tensor = flash_attn_varlen_func(
-        query,
-        key,
-        value,
-        layout.cu_seqlens,
-        key_layout.cu_seqlens,
-        layout.max_length,
-        key_layout.max_length,
-        dropout_p=0.0,
-        causal=False,
-    )
+    extents = _extents(layout, key_layout)
+    out: Tensor = flash_attn_varlen_func(query, key, value, *extents, dropout_p=0.0, causal=False)
     return out
 
 
@@ -163,19 +152,22 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    out = varlen_attn(
-        query,
-        key,
-        value,
-        layout.cu_seqlens,
-        key_layout.cu_seqlens,
-        layout.max_length,
-        key_layout.max_length,
-    )
+    key, value = _one_per_query_head(query, key, value)
+    out = varlen_attn(query, key, value, *_extents(layout, key_layout))
     return out if isinstance(out, Tensor) else out[0]
+
+
+def _extents(layout: SegmentLayout, key_layout: SegmentLayout) -> tuple[Tensor, Tensor, int, int]:
+    """Where segments begin and how long the longest is, as variable-length kernels take it."""
+    return layout.cu_seqlens, key_layout.cu_seqlens, layout.max_length, key_layout.max_length
+
+
+def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat the key-value heads that groups of query heads share."""
+    groups = query.shape[1] // key.shape[1]
+    if groups == 1:
+        return key, value
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
 class GroupedQueryAttention(nn.Module):

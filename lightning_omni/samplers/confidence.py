@@ -18,9 +18,13 @@ class Confidence(Sampler):
     def __init__(self, temperature: float = 0.0) -> None:
         self.temperature = temperature
 
+    def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+        """The measure positions are ranked by: the largest probability."""
+        return max_probability(log_p)
+
     def propose(
         self, canvas: Canvas, scores: Scores, *, rng: Generator
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Take the token, rank by the largest probability."""
+        """Take the token, rank by how sure it is."""
         column = choose(scores.logits, temperature=self.temperature, rng=rng)
-        return scores.allowed[column], max_probability(scores.logits.log_softmax(-1))
+        return scores.allowed[column], self.sureness(scores.logits.log_softmax(-1))

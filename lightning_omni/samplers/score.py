@@ -12,6 +12,12 @@ def max_probability(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
     return log_p.max(-1).values.exp()
 
 
+def lead(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+    """Probability of the likeliest token less that of the second; of a single one, its own."""
+    best = log_p.topk(min(2, log_p.shape[-1]), dim=-1).values.exp()
+    return best[:, 0] - best[:, 1:].sum(-1)
+
+
 def negative_entropy(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
     """Sum of p log p, in nats; 0 when certain."""
     return (log_p.exp() * log_p.clamp_min(-1e4)).sum(-1)
