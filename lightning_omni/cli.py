@@ -145,9 +145,15 @@ def _call(verb: str, args: list[str]) -> None:
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
     parser.add_function_arguments(function, fail_untyped=True)
-    options = parser.parse_args([_ALIASES.get(arg, arg) for arg in args])
+    options = parser.parse_args([_renamed(arg) for arg in args] if verb == "import" else args)
     options.pop("config", None)
     function(**parser.instantiate_classes(options).as_dict())
+
+
+def _renamed(arg: str) -> str:
+    """An argument with the option's name that Python allows, as `--from X` or `--from=X`."""
+    name, equals, value = arg.partition("=")
+    return f"{_ALIASES.get(name, name)}{equals}{value}"
 
 
 def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from lightning_omni.errors import OmniError
 from lightning_omni.inference.omni import Omni
 from lightning_omni.shipped import FOLDER
 
@@ -58,3 +59,8 @@ def test_it_says_what_it_can_then_write_down(omni):
 def test_it_describes_what_it_draws(omni):
     image = omni.generate("t2i", text="a red car on a white background").image
     assert omni.generate("caption", image=image).text == "a red car on a white background"
+
+
+def test_a_task_without_an_answer_is_refused_in_python_too(omni):
+    with pytest.raises(OmniError, match="task 'chat' is for training"):
+        omni.generate("chat")

@@ -53,23 +53,34 @@ def _json(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]
 
 def _parquet(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
     try:
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise OmniError(
             "Parquet needs the parquet extra; pip install 'lightning-omni[parquet]'"
         ) from error
     paths = with_suffix(source, (".parquet",)) if source.is_dir() else [source]
-    for path in paths:
-        number = 0
-        file = ParquetFile(_existing(path))
-        missing = {"image", "conversations"} - set(file.schema_arrow.names)
-        if missing:
-            raise OmniError(f"'{path}' has no column '{min(missing)}'")
-        for batch in file.iter_batches(_ROWS, columns=["image", "conversations"]):
-            for row in batch.to_pylist():
-                if row["image"] is not None:
-                    yield f"{path}[{number}]", row["image"]["bytes"], row["conversations"]
-                number += 1
+    for path in map(_existing, paths):
+        try:
+            yield from _parquet_rows(ParquetFile(path), path)
+        except ArrowException as error:
+            raise OmniError(f"'{path}' is not readable Parquet ({error}); copy it again") from error
+
+
+def _parquet_rows(
+    file: Any, path: Path
+) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
+    missing = {"image", "conversations"} - set(file.schema_arrow.names)
+    if missing:
+        raise OmniError(f"'{path}' has no column '{min(missing)}'")
+    number = 0
+    for batch in file.iter_batches(_ROWS, columns=["image", "conversations"]):
+        for row in batch.to_pylist():
+            if row["image"] is not None:
+                # a picture without bytes is read as an empty one, and counted as unreadable
+                raw = row["image"].get("bytes") or b""
+                yield f"{path}[{number}]", raw, row["conversations"] or []
+            number += 1
 
 
 def _existing(path: Path) -> Path:

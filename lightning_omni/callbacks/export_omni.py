@@ -29,7 +29,8 @@ class ExportOmni(L.Callback):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
-        voices = {str(s.meta["voice"]) for s in seen.get("tts", []) if s.meta.get("voice")}
+        read = data.samples("tts", "train") if "tts" in data.tasks else []
+        voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
             pl_module.backbone,

@@ -157,8 +157,8 @@ class OmniData(ResumableData):
         )
         self.folder, self.manifest = folder, manifest
 
-    def samples(self, task: str, split: str, *, limit: int) -> list[Sample]:
-        """First encoded samples of a task, as training sees them."""
+    def samples(self, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
+        """First encoded samples of a task, or all of them, as training sees them."""
         return [self.chained(s) for s in read_samples(self.folder, task, split, limit=limit)]
 
     def chained(self, sample: Sample) -> Sample:

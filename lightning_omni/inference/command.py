@@ -12,17 +12,17 @@ from rich.progress import Progress
 
 from lightning_omni import __version__
 from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
+from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
 from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.inference.request import check_answerable
 from lightning_omni.inference.settings import Settings
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.shipped import SHIPPED, locate
 
 log = logging.getLogger(__name__)
 
-NINE = [name for name, task in TASKS_BY_NAME.items() if task.answers]
 SUFFIXES = {"text": ".txt", "image": ".png", "speech": ".wav"}
 _FOREIGN = (".jpg", ".jpeg", ".webp", ".gif", ".flac", ".mp3", ".ogg", ".m4a")
 DEFAULT_MODELS = ["runs/stage3/export", "runs/demo/stage3/export", SHIPPED]
@@ -59,8 +59,7 @@ def generate(
         temperature: 0 takes the likeliest tokens.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
     """
-    if not task_named(task).answers:
-        raise OmniError(f"task '{task}' is for training; choose one of {', '.join(NINE)}")
+    check_answerable(task_named(task))
     Settings(seed, steps, guidance, temperature, refresh_every)
     stem = _stem(Path(out or task), task)
     omni = Omni.from_pretrained(_model_folder(model))

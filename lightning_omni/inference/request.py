@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from lightning_omni.data.tasks import Task, takes_voice
+from lightning_omni.data.tasks import TASKS_BY_NAME, Task, takes_voice
 from lightning_omni.data.template import DEFAULT_VOICE
 from lightning_omni.errors import OmniError
 
 _LISTED = 20
+
+
+def check_answerable(task: Task) -> None:
+    """Refuse a task that has no answer of its own.
+
+    Raises:
+        OmniError: Naming those that have one.
+    """
+    if not task.answers:
+        names = ", ".join(name for name, other in TASKS_BY_NAME.items() if other.answers)
+        raise OmniError(f"task '{task.name}' is for training; choose one of {names}")
 
 
 def check_given(task: Task, given: dict[str, object | None]) -> None:
@@ -17,8 +28,9 @@ def check_given(task: Task, given: dict[str, object | None]) -> None:
         given: By modality; None where the user gave nothing.
 
     Raises:
-        OmniError: If something is missing, superfluous, or an empty text.
+        OmniError: If the task has no answer, or something is missing, superfluous or empty.
     """
+    check_answerable(task)
     for modality, value in given.items():
         if (value is not None) != (modality in task.asks):
             verb = "does not take" if value is not None else "needs"

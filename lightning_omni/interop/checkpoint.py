@@ -96,8 +96,9 @@ def fill_module(
             want, got = tuple(own[ours].shape), tuple(tensor.shape)
             misshapen.append(f"{theirs} is {got}, wanted {want}")
         else:
+            value = _like(own[ours], tensor)
             for alias in aliases[id(own[ours])]:
-                _assign(module, alias, tensor)
+                _assign(module, alias, value)
                 filled.add(alias)
     missing = sorted(set(own) - filled)
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
@@ -110,12 +111,13 @@ def fill_module(
         raise OmniError(f"the weights do not fit {about}: {'; '.join(told)}")
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
-    *path, last = name.split(".")
-    for step in path:
-        module = getattr(module, step)
-    old = getattr(module, last)
+def _like(old: Tensor, tensor: Tensor) -> Tensor:
+    """A parameter where there was one, so that tied names go on sharing it."""
     if isinstance(old, nn.Parameter):
-        setattr(module, last, nn.Parameter(tensor, requires_grad=old.requires_grad))
-    else:
-        setattr(module, last, tensor)
+        return nn.Parameter(tensor, requires_grad=old.requires_grad)
+    return tensor
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    path, _, last = name.rpartition(".")
+    setattr(module.get_submodule(path), last, value)

@@ -78,9 +78,9 @@ def read_run(folder: Path) -> RunFiles:
     if not folder.is_dir():
         raise OmniError(f"no run at '{folder}'; give the folder that holds the stages of a run")
     homes = sorted({path.parent for path in folder.rglob(EVENTS)}, key=_stage_order)
-    own = [home for home in homes if home.relative_to(folder).parts[:1] in _OWN_STAGES]
+    own = [home for home in homes if _is_own(home, folder)]
     stages = [_read_stage(home, folder) for home in own or homes]
-    evaluation = _read_evaluation(folder)
+    evaluation = _read_evaluation(folder, only_own=bool(own))
     if not stages and evaluation is None:
         raise OmniError(
             f"'{folder}' holds neither TensorBoard events nor results.json; train or evaluate first"
@@ -131,11 +131,18 @@ def _read_stage(home: Path, folder: Path) -> Stage:
     )
 
 
-def _read_evaluation(folder: Path) -> Evaluation | None:
-    """The run's own results, else the newest below it."""
+def _is_own(home: Path, folder: Path) -> bool:
+    """Tell a stage's folder, or one inside it, from that of a run that lies inside the run."""
+    return home.relative_to(folder).parts[:1] in _OWN_STAGES
+
+
+def _read_evaluation(folder: Path, *, only_own: bool) -> Evaluation | None:
+    """The run's own results, else the newest below it, where `only_own` in its own stages."""
     own = folder / "eval" / "results.json"
     below = sorted(folder.rglob("results.json"), key=lambda p: p.stat().st_mtime)
-    found = [own] if own.is_file() else below
+    found = [p for p in below if _is_own(p.parent, folder) or not only_own]
+    if own.is_file():
+        found = [own]
     if not found:
         return None
     home = found[-1].parent

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+from lightning_omni.errors import OmniError
 
 WAVE = np.sin(np.arange(24000) * 0.1) * 0.3
 
@@ -260,3 +261,22 @@ def test_a_picture_without_a_caption_is_named(tmp_path, capsys):
     args = ["--corpus", "image_folder", "--source", str(tmp_path / "in"), "--out"]
     assert main([*args, str(tmp_path / "out")]) == 2
     assert "lonely.txt" in capsys.readouterr().err
+
+
+def test_a_damaged_parquet_file_is_named_and_a_row_without_a_picture_is_left_out(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    from data_prep.corpora.llava_onevision import read
+
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    with pytest.raises(OmniError, match=r"bad\.parquet' is not readable Parquet"):
+        list(read(tmp_path / "bad.parquet", split="train"))
+    turns = [{"from": "human", "value": "what"}, {"from": "gpt", "value": "that"}]
+    rows = [
+        {"image": {"bytes": None}, "conversations": turns},
+        {"image": {"bytes": b"x"}, "conversations": None},
+    ]
+    write_table(arrow.Table.from_pylist(rows), tmp_path / "odd.parquet")
+    (entry,) = read(tmp_path / "odd.parquet", split="train")
+    assert entry.picture == b""

@@ -171,4 +171,6 @@ def test_an_import_is_the_same_network_in_our_format(tmp_path, tied):
     ids = torch.randint(0, 97, (2, 7))
     both = [load_backbone(tmp_path / name)(ids) for name in ("theirs", "ours")]
     assert torch.equal(*both)
-    assert main(["import", "--from", "dream", *folders]) == 2
+    assert main(["import", "--from=dream", *folders]) == 2
+    embedding = load_backbone(tmp_path / "theirs").transformer.embedding
+    assert (embedding.head.weight is embedding.tokens.weight) == tied

@@ -13,6 +13,7 @@ def test_our_own_export_encodes_and_decodes():
     assert codes.shape == (2, 64)
     assert tokenizer.decode(codes).shape == image.shape
     assert tokenizer.decode(codes[:, :32], rows=4).shape == (2, 3, 32, 64)
+    assert tokenizer.decode(codes[:, :6], rows=2).shape == (2, 3, 16, 24)
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,11 @@ def test_a_run_shows_its_own_stages_results_and_tokenizers_not_those_of_runs_ins
     assert "0.222" not in page
     assert "stage2" not in page.partition("Training</h2>")[2].partition("<h2")[0]
     assert ">25.68</td>" in page
+
+
+def test_results_of_a_run_inside_are_not_taken_for_the_run_s_own(tmp_path):
+    write_stage(tmp_path / "stage1", {"train/loss": [3.0, 2.0]})
+    write_evaluation(tmp_path / "demo/eval", [row(value=0.222)])
+    page = build_report(tmp_path).read_text()
+    assert "0.222" not in page
+    assert "Not evaluated yet" in page
