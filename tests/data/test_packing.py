@@ -17,11 +17,11 @@ def sequence(length, key="s"):
     )
 
 
-@given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3))
-def test_every_sequence_is_packed_once_and_whole(lengths, rows):
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 4))
+def test_every_sequence_is_packed_once_and_whole(lengths, rows, lookahead):
     stream = [(visit, sequence(n)) for visit, n in enumerate(lengths)]
     seen = {}
-    for batch in pack(stream, rows=rows, row_length=16, pad_token_id=99):
+    for batch in pack(stream, rows=rows, row_length=16, pad_token_id=99, lookahead=lookahead):
         assert batch.ids.shape == (rows, 16)
         flat = batch.ids.flatten()
         for n in range(batch.num_segments):
@@ -58,7 +58,9 @@ def test_a_batch_moves_as_one():
 def test_waiting_sequences_fill_rows_to_the_brim_and_do_not_wait_long():
     rng = Random(0)
     stream = [(visit, sequence(rng.randint(20, 180))) for visit in range(3000)]
-    batches = list(pack(stream, rows=4, row_length=512, pad_token_id=0))[:-3]
+    every = list(pack(stream, rows=4, row_length=512, pad_token_id=0))
+    assert sorted(int(v) for b in every for v in b.visits[b.tasks >= 0]) == list(range(3000))
+    batches = every[:-3]
     used = sum(int((b.tasks[b.segment_ids] >= 0).sum()) for b in batches)
     assert used / sum(b.ids.numel() for b in batches) > 0.97
     first_seen = [int(b.visits[b.tasks >= 0].min()) for b in batches]
