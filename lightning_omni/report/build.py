@@ -124,7 +124,7 @@ def _tokenizers(files: RunFiles) -> str:
         for stage in files.stages
         if "tokenizer" in stage.name
         for curve in stage.curves
-        if not curve.name.startswith("train") and curve.values
+        if curve.name.startswith("tokenizer/") and curve.values
     ]
     rows = files.evaluation.results["rows"] if files.evaluation else []
     through = [

@@ -214,3 +214,17 @@ def test_results_of_a_run_inside_are_not_taken_for_the_run_s_own(tmp_path):
     page = build_report(tmp_path).read_text()
     assert "0.222" not in page
     assert "Not evaluated yet" in page
+
+
+def test_the_tokenizers_table_shows_their_scores_and_not_how_they_were_trained(tmp_path):
+    scalars = {
+        "tokenizer/image/psnr_db": [20.0, 24.5],
+        "optim/lr": [0.125],
+        "perf/compute_s": [7.5],
+    }
+    write_stage(tmp_path / "image_tokenizer", scalars)
+    table = build_report(tmp_path).read_text().partition("<h2>Tokenizers</h2>")[2]
+    table = table.partition("<h2")[0]
+    assert "24.5" in table
+    assert "optim/lr" not in table
+    assert "perf/compute_s" not in table
