@@ -7,9 +7,6 @@ PRESET ?= mini
 OUT ?= data/$(PRESET)
 # packages whose tensor shapes are checked at run time in tests
 SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
-export MALLOC_MMAP_THRESHOLD_ = 4294967296
-export MALLOC_TRIM_THRESHOLD_ = 100000000000
-export MALLOC_TOP_PAD_ = 268435456
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo prep-data test test-slow lint types bench docs tensorboard clean

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
+from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes of the user are one line and code 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_omni.bench import peer as peers
 from lightning_omni.bench.timing import ratio, take_turns
 from lightning_omni.bench.workload import Shape, make_network, places
-from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import Canvas, LogitsAt, fill
 from lightning_omni.samplers.confidence import Confidence

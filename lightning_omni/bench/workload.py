@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 256
+_SCORES = 2**24  # at one time, if rows are short: 64 MB
+_ROWS = 256  # at least, as every chunk adds to the whole gradient of the table
 
 
 def weighted_nll(
@@ -19,7 +20,7 @@ def weighted_nll(
     weight: Float[Tensor, " M"],
     *,
     mask_token_id: int,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
     """Weighted sum of -log p(x_0) in nats, and the nats of each masked position, detached.
 
@@ -33,18 +34,24 @@ def weighted_nll(
         x0: True ids.
         weight: Of each position in the sum.
         mask_token_id: Id of the mask.
-        chunk: Rows at one time.
+        chunk: Rows at one time; None for `rows_at_once`.
 
     Source: MDLM, arXiv:2406.07524, section 3.2.3 (zero masking probability).
     """
     if not torch.is_grad_enabled():  # a function of autograd looks at its inputs only
         hidden, table = hidden.detach(), table.detach()
+    rows = chunk or rows_at_once(len(table))
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     out: tuple[Tensor, Tensor] = _WeightedNLL.apply(
-        hidden, table, x0, weight, mask_token_id, chunk, dtype
+        hidden, table, x0, weight, mask_token_id, rows, dtype
     )
     return out
+
+
+def rows_at_once(num_ids: int) -> int:
+    """How many rows of scores over this many ids exist at one time."""
+    return max(_ROWS, _SCORES // num_ids)
 
 
 def per_maskable(
@@ -77,7 +84,7 @@ class _WeightedNLL(torch.autograd.Function):
         nats = torch.empty(len(h), dtype=exact, device=h.device)
         needs_hidden, needs_table = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(h) if needs_hidden else None
-        grad_table = torch.zeros_like(w, dtype=exact) if needs_table else None
+        grad_table: Tensor | None = None
         for start in range(0, len(h), chunk):
             rows = slice(start, start + chunk)
             scores = (h[rows] @ w.T).to(exact)
@@ -93,8 +100,11 @@ class _WeightedNLL(torch.autograd.Function):
             grad_scores = scores.to(dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad_scores @ w
-            if grad_table is not None:
-                grad_table += grad_scores.T @ h[rows]
+            if needs_table:
+                share = (grad_scores.T @ h[rows]).to(exact)
+                grad_table = share if grad_table is None else grad_table.add_(share)
+        if needs_table and grad_table is None:  # nothing was masked
+            grad_table = torch.zeros_like(w, dtype=exact)
         ctx.save_for_backward(grad_hidden, grad_table)
         ctx.dtypes = hidden.dtype, table.dtype
         ctx.mark_non_differentiable(nats)

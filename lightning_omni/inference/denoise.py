@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
 from lightning_omni.inference.layout import PackedPrompts
-from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import Denoiser, LogitsAt
@@ -18,29 +19,31 @@ class Runner:
     Args:
         backbone: The network.
         position_ids: Places of all tokens, Int[T 3].
-        layout: Where the segments lie.
+        lengths: Of the segments.
         live: Places of the tokens that change between runs, ascending.
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
-            is exact.
+            is exact. A network with an isolated prompt computes all once, and is exact.
     """
 
     def __init__(
         self,
         backbone: Transformer,
         position_ids: Tensor,
-        layout: SegmentLayout,
+        lengths: tuple[int, ...],
         *,
         live: Tensor,
         refresh_every: int,
     ) -> None:
-        self.backbone, self.position_ids, self.layout = backbone, position_ids, layout
-        self.refresh_every, self.runs = refresh_every, 0
-        self.memory: Memory | None = None
-        if refresh_every > 1:
-            self.memory = Memory(live, layout, num_layers=len(backbone.blocks))
+        self.backbone, self.position_ids = backbone, position_ids
+        self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.row_of_all = torch.arange(len(position_ids), device=live.device)
         self.row_of_live = torch.full_like(self.row_of_all, -1)
         self.row_of_live[live] = torch.arange(len(live), device=live.device)
+        self.layout = backbone.layout(lengths, self.row_of_live >= 0)
+        self.runs = 0
+        self.memory: Memory | None = None
+        if self.refresh_every > 1:
+            self.memory = Memory(live, self.layout, num_layers=len(backbone.blocks))
 
     def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Compute final states; the second value maps places of live tokens to their rows."""
@@ -69,7 +72,7 @@ def conditional(
     runner = Runner(
         backbone,
         prompts.position_ids,
-        prompts.layout,
+        prompts.layout.lengths,
         live=prompts.hole_positions,
         refresh_every=refresh_every,
     )
@@ -107,7 +110,7 @@ def guided(
     runner = Runner(
         backbone,
         torch.cat((prompts.position_ids, bare.position_ids)),
-        SegmentLayout.of((*prompts.layout.lengths, *bare.layout.lengths), device=device),
+        (*prompts.layout.lengths, *bare.layout.lengths),
         live=torch.cat((prompts.hole_positions, size + bare.hole_positions)),
         refresh_every=refresh_every,
     )

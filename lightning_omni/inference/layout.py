@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_omni.data.template import Hole, Template
-from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.base import Canvas
 from lightning_omni.types import Sample, Sequence
 from lightning_omni.vocab import Vocab

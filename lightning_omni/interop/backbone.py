@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.dream import load_dream, read_config
-from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
 

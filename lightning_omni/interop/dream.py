@@ -10,7 +10,8 @@ import torch
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.interop.checkpoint import fill_module, read_weights, weight_files
-from lightning_omni.nn.transformer import RotaryAngles, Transformer
+from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.nn.transformer import Transformer
 
 _RENAMED = (
     ("model.embed_tokens.", "embedding.tokens."),

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
 from lightning_omni.diffusion.noise import sample_t, uniform
-from lightning_omni.diffusion.objective import CHUNK, per_maskable, weighted_nll
+from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weighted_nll
 from lightning_omni.diffusion.schedule import NoiseSchedule
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.optim import (
@@ -24,7 +24,6 @@ from lightning_omni.modules.optim import (
     decay_groups,
     warmup_cosine,
 )
-from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.embedding import CodeSpanFeatures
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
@@ -183,7 +182,7 @@ class MaskedDiffusionModule(L.LightningModule):
     def hidden(self, batch: Batch, noisy: Corrupted) -> Tensor:
         """Final states at the masks, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
-        layout = SegmentLayout.of(lengths, device=noisy.x_t.device)
+        layout = self.backbone.layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
         return states[noisy.masked]
 
@@ -254,7 +253,8 @@ class MaskedDiffusionModule(L.LightningModule):
     @torch.no_grad()
     def _likeliest(self, hidden: Tensor) -> Tensor:
         """Likeliest id of each mask, Int[M], a chunk of scores at one time."""
-        guesses = [self.backbone.logits(h).argmax(-1) for h in torch.split(hidden, CHUNK)]
+        chunks = torch.split(hidden, rows_at_once(self.vocab.size))
+        guesses = [self.backbone.logits(h).argmax(-1) for h in chunks]
         return torch.cat(guesses) if guesses else hidden.new_empty(0, dtype=torch.long)
 
     def _log_mean(self, name: str, values: Tensor) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from jaxtyping import Int
 from torch import Tensor
 
-from lightning_omni.nn.attention import LayerMemory, SegmentLayout
+from lightning_omni.nn.attention import LayerMemory
+from lightning_omni.nn.segments import SegmentLayout
 
 
 class Memory:
@@ -25,9 +26,7 @@ class Memory:
 
     def __init__(self, live: Int[Tensor, " R"], layout: SegmentLayout, *, num_layers: int) -> None:
         self.live, self.layout, self.num_layers = live, layout, num_layers
-        segment = (live[:, None] >= layout.cu_seqlens[None, 1:]).sum(1)
-        counts = segment.bincount(minlength=len(layout.lengths)).tolist()
-        self.live_layout = SegmentLayout.of(counts, device=live.device)
+        self.live_layout = layout.of_some(live)
         self.forget()
 
     def forget(self) -> None:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,12 @@ def matmul_dtype(device_type: str) -> torch.dtype:
         dtype = dtype_for(CPU_FACTS.read_text())
     log.info("matrix products on %s: %s", device_type, str(dtype).removeprefix("torch."))
     return dtype
+
+
+def as_factor(x: Tensor) -> Tensor:
+    """Round to autocast's format, once for all the matrix products that follow."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def dtype_for(cpuinfo: str) -> torch.dtype:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory, SegmentLayout
+from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.memory import Memory
+from lightning_omni.nn.precision import as_factor
+from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
 
 
@@ -50,45 +52,9 @@ class Block(nn.Module):
         memory: LayerMemory | None = None,
     ) -> Tensor:
         """Transform the tokens of all segments, Float[T D]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, layout, memory)
-        out: Tensor = x + self.ffn(self.ffn_norm(x))
+        x = x + self.attention(as_factor(self.attention_norm(x)), cos, sin, layout, memory)
+        out: Tensor = x + self.ffn(as_factor(self.ffn_norm(x)))
         return out
-
-
-class RotaryAngles(nn.Module):
-    """Rotary tables from `(index, row, column)` positions.
-
-    With `sections = [a, b, c]` the first `a` frequencies turn with the index, the next `b` with the
-    row and the last `c` with the column, so a code knows its place on the grid (an image's row
-    and column, a speech code's frame and codebook level). `None` turns all with the index.
-
-    Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
-    """
-
-    inv_freq: Tensor
-    axis: Tensor
-
-    def __init__(self, head_dim: int, *, theta: float, sections: list[int] | None) -> None:
-        super().__init__()
-        half = head_dim // 2
-        sections = sections or [half, 0, 0]
-        if sum(sections) != half or len(sections) != 3:
-            raise OmniError(
-                f"rope_sections {sections} must be three numbers that sum to half the head "
-                f"size, {half}"
-            )
-        steps = [torch.arange(n) / max(n, 1) for n in sections]
-        self.register_buffer("inv_freq", theta ** -torch.cat(steps), persistent=False)
-        axis = [i for i, n in enumerate(sections) for _ in range(n)]
-        self.register_buffer("axis", torch.tensor(axis), persistent=False)
-
-    def forward(
-        self, position_ids: Int[Tensor, "T 3"]
-    ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-        """Cosine and sine of every angle, in float32."""
-        angle = position_ids[:, self.axis].float() * self.inv_freq
-        angle = torch.cat((angle, angle), dim=-1)
-        return angle.cos(), angle.sin()
 
 
 class Transformer(Pretrained):
@@ -110,6 +76,8 @@ class Transformer(Pretrained):
         qk_norm: Normalise queries and keys per head.
         tie_embeddings: Share the input and output tables.
         norm_eps: Of every RMSNorm.
+        isolate_prompt: Given tokens see only given tokens, so a prompt is computed once for all
+            steps of generation without loss. It must be trained so.
     """
 
     def __init__(
@@ -128,8 +96,10 @@ class Transformer(Pretrained):
         qk_norm: bool,
         tie_embeddings: bool,
         norm_eps: float = 1e-6,
+        isolate_prompt: bool = False,
     ) -> None:
         super().__init__()
+        self.isolate_prompt = isolate_prompt
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
                 f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
@@ -159,6 +129,13 @@ class Transformer(Pretrained):
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
 
+    def layout(
+        self, lengths: list[int] | tuple[int, ...], is_open: Bool[Tensor, " T"]
+    ) -> SegmentLayout:
+        """Where segments of these lengths lie, for a pass in which some tokens are open."""
+        layout = SegmentLayout.of(lengths, device=is_open.device)
+        return layout.isolating(is_open) if self.isolate_prompt else layout
+
     def forward(
         self,
         ids: Int[Tensor, " T"],
@@ -171,7 +148,7 @@ class Transformer(Pretrained):
         Args:
             ids: Tokens of all segments, one behind another.
             position_ids: Index, row and column of each.
-            layout: Where the segments lie.
+            layout: Where the segments lie; `self.layout` makes it.
             memory: Keys and values to be remembered by this pass; once it is filled, `ids`,
                 `position_ids` and `layout` are those of its live tokens.
         """

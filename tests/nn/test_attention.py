@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_omni.nn.attention import SegmentLayout, rotate, segment_attention
+from lightning_omni.nn.half_attention import LONGEST
+from lightning_omni.nn.rotary import rotate
+from lightning_omni.nn.segments import SegmentLayout, segment_attention
 
 lengths_strategy = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -24,13 +26,64 @@ def test_segment_attention_equals_dense_attention_under_a_block_mask(lengths, kv
     torch.testing.assert_close(segment_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_in_bfloat16_is_that_in_float32_rounded_once(rng):
-    q, k, v = (torch.randn(12, 2, 8, generator=rng).bfloat16() for _ in range(3))
-    layout = SegmentLayout.of([5, 7], device="cpu")
+@pytest.mark.parametrize("query_lengths", [None, [3, 0, 5]])
+def test_attention_in_bfloat16_is_that_in_float64_within_its_rounding(rng, query_lengths):
+    lengths = [5, 30, 7]
+    asking = query_lengths or lengths
+    heads = ((sum(asking), 6), (sum(lengths), 2), (sum(lengths), 2), (sum(asking), 6))
+    q, k, v, g = (2 * torch.randn(*shape, 8, generator=rng) for shape in heads)
+    layouts = [SegmentLayout.of(n, device="cpu") for n in (asking, lengths)]
+
+    def run(dtype):
+        given = [x.bfloat16().to(dtype).requires_grad_() for x in (q, k, v)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            out = segment_attention(*given, *layouts)
+        out.backward(g.bfloat16().to(dtype))
+        assert out.dtype is dtype
+        return [x.detach().double() for x in (out, *(x.grad for x in given))]
+
+    for narrow, exact in zip(run(torch.bfloat16), run(torch.float64), strict=True):
+        assert (narrow - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("is_open", [None, False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_given_tokens_see_given_ones_and_open_tokens_all(rng, dtype, is_open):
+    lengths = [5, 9, 1, 6]
+    total = sum(lengths)
+    q, k, v = (torch.randn(total, 4, 8, generator=rng).to(dtype) for _ in "qkv")
+    drawn = torch.rand(total, generator=rng) < 0.4
+    is_open = drawn if is_open is None else torch.full((total,), is_open)
+    segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    mask = (segment[:, None] == segment[None]) & (is_open[:, None] | ~is_open[None])
+    q_h, k_h, v_h = (x.float().transpose(0, 1) for x in (q, k, v))
+    dense = F.scaled_dot_product_attention(q_h, k_h, v_h, attn_mask=mask).transpose(0, 1)
+    layout = SegmentLayout.of(lengths, device="cpu").isolating(is_open)
+    near = {"atol": 2e-2, "rtol": 2e-2} if dtype is torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(segment_attention(q, k, v, layout).float(), dense, **near)
+
+
+def test_long_segments_in_bfloat16_keep_no_weights_and_are_float32_rounded_once(rng):
+    q, k, v = (torch.randn(LONGEST + 8, 2, 8, generator=rng).bfloat16() for _ in range(3))
+    layout = SegmentLayout.of([LONGEST + 1, 7], device="cpu")
     wide = segment_attention(q.float(), k.float(), v.float(), layout)
     with torch.autocast("cpu", torch.bfloat16):
         narrow = segment_attention(q, k, v, layout)
     assert torch.equal(narrow, wide.bfloat16())
+
+
+def test_rotation_and_its_gradient_are_those_of_the_textbook_form(rng):
+    x, grad = (torch.randn(5, 3, 8, generator=rng, dtype=torch.float64) for _ in "xg")
+    angle = torch.randn(5, 4, generator=rng, dtype=torch.float64).repeat(1, 2)
+    cos, sin = angle.cos(), angle.sin()
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    first, second = theirs.chunk(2, dim=-1)
+    textbook = theirs * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+    turned = rotate(ours, cos, sin)
+    turned.backward(grad)
+    textbook.backward(grad)
+    torch.testing.assert_close(turned, textbook)
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_rotation_keeps_lengths_and_depends_on_distance_only(rng):

@@ -2,15 +2,15 @@
 
 import torch
 
-from lightning_omni.nn.attention import SegmentLayout
 from lightning_omni.nn.memory import Memory
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 
 LENGTHS = [7, 4, 9]
 LIVE = torch.tensor([4, 5, 6, 9, 10, 11, 12, 18])  # of the three segments 3, 2 and 3
 
 
-def network(num_layers):
+def network(num_layers, *, isolate_prompt=False):
     torch.manual_seed(0)
     return Transformer(
         50,
@@ -25,6 +25,7 @@ def network(num_layers):
         qkv_bias=True,
         qk_norm=True,
         tie_embeddings=False,
+        isolate_prompt=isolate_prompt,
     ).eval()
 
 
@@ -35,6 +36,12 @@ def run(rng):
     changed = ids.clone()
     changed[LIVE] = torch.randint(0, 50, (len(LIVE),), generator=rng)
     return ids, changed, places, SegmentLayout.of(LENGTHS, device="cpu")
+
+
+def isolated(model):
+    is_open = torch.zeros(sum(LENGTHS), dtype=torch.bool)
+    is_open[LIVE] = True
+    return model.layout(LENGTHS, is_open)
 
 
 def live_pass(model, memory, ids, places):
@@ -98,3 +105,28 @@ def test_forgetting_makes_the_next_pass_exact(rng):
     memory.forget()
     model(changed, places, layout, memory)
     torch.testing.assert_close(live_pass(model, memory, changed, places), exact)
+
+
+@torch.no_grad()
+def test_an_isolated_prompt_is_exact_in_deep_networks(rng):
+    model, (ids, changed, places, plain) = network(3, isolate_prompt=True), run(rng)
+    layout = isolated(model)
+    memory = Memory(LIVE, layout, num_layers=3)
+    model(ids, places, layout, memory)
+    expected = model(changed, places, layout)
+    torch.testing.assert_close(live_pass(model, memory, changed, places), expected[LIVE])
+    assert not torch.allclose(expected, model(changed, places, plain))
+
+
+@torch.no_grad()
+def test_given_tokens_of_an_isolated_prompt_do_not_know_what_is_filled_in(rng):
+    model, (ids, changed, places, _) = network(3, isolate_prompt=True), run(rng)
+    before, after = (model(x, places, isolated(model)) for x in (ids, changed))
+    is_given = torch.ones(len(ids), dtype=torch.bool)
+    is_given[LIVE] = False
+    assert torch.equal(before[is_given], after[is_given])
+    assert not torch.allclose(before[LIVE], after[LIVE])
+
+
+def test_a_network_that_is_not_isolated_gets_a_plain_layout():
+    assert isolated(network(1)).isolation is None

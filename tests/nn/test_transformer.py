@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.attention import SegmentLayout
-from lightning_omni.nn.transformer import RotaryAngles, Transformer
+from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.nn.segments import SegmentLayout
+from lightning_omni.nn.transformer import Transformer
 
 
 def tiny(code_spans=()) -> Transformer:

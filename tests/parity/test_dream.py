@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from lightning_omni.interop.dream import load_dream
-from lightning_omni.nn.attention import SegmentLayout
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.base import Canvas, fill
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 

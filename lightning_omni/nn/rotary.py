@@ -1,0 +1,85 @@
+"""Rotary positions: tables of angles, and the turning of heads by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lightning_omni.errors import OmniError
+
+
+class RotaryAngles(nn.Module):
+    """Rotary tables from `(index, row, column)` positions.
+
+    With `sections = [a, b, c]` the first `a` frequencies turn with the index, the next `b` with the
+    row and the last `c` with the column, so a code knows its place on the grid (an image's row
+    and column, a speech code's frame and codebook level). `None` turns all with the index.
+
+    Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
+    """
+
+    inv_freq: Tensor
+    axis: Tensor
+
+    def __init__(self, head_dim: int, *, theta: float, sections: list[int] | None) -> None:
+        super().__init__()
+        half = head_dim // 2
+        sections = sections or [half, 0, 0]
+        if sum(sections) != half or len(sections) != 3:
+            raise OmniError(
+                f"rope_sections {sections} must be three numbers that sum to half the head "
+                f"size, {half}"
+            )
+        steps = [torch.arange(n) / max(n, 1) for n in sections]
+        self.register_buffer("inv_freq", theta ** -torch.cat(steps), persistent=False)
+        axis = [i for i, n in enumerate(sections) for _ in range(n)]
+        self.register_buffer("axis", torch.tensor(axis), persistent=False)
+
+    def forward(
+        self, position_ids: Int[Tensor, "T 3"]
+    ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+        """Cosine and sine of every angle, in float32."""
+        angle = position_ids[:, self.axis].float() * self.inv_freq
+        angle = torch.cat((angle, angle), dim=-1)
+        return angle.cos(), angle.sin()
+
+
+def rotate(
+    x: Float[Tensor, "T H K"], cos: Float[Tensor, "T K"], sin: Float[Tensor, "T K"]
+) -> Float[Tensor, "T H K"]:
+    """Rotate pairs (i, i + K/2) of each head by the token's angles, in the dtype of `x`.
+
+    Source: RoFormer, arXiv:2104.09864, in the half-rotation form.
+    """
+    half = x.shape[-1] // 2
+    cos, sin = (table[:, None, :half].to(x.dtype) for table in (cos, sin))
+    out: Tensor = _Turn.apply(x, cos, sin)
+    return out
+
+
+class _Turn(torch.autograd.Function):
+    """Half the arithmetic of the textbook form, and a backward pass that turns back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
+    """Turn by the angles, or back by them."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (x1, x2), (y1, y2) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(x1, cos, out=y1).addcmul_(x2, sin, value=-way)
+    torch.mul(x2, cos, out=y2).addcmul_(x1, sin, value=way)
+    return out

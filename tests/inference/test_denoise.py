@@ -1,0 +1,94 @@
+"""Scores depend on the prompt and on the hole, never on what was kept from the step before."""
+
+import pytest
+import torch
+
+from lightning_omni.inference.denoise import conditional, guided
+from lightning_omni.inference.layout import PackedPrompts
+from lightning_omni.nn.segments import SegmentLayout
+from lightning_omni.nn.transformer import Transformer
+
+LENGTHS, BARE = (8, 5), (6, 4)
+HOLES, BARE_HOLES = [5, 6, 7, 11, 12], [3, 4, 5, 8, 9]
+
+
+def network(*, isolate_prompt):
+    torch.manual_seed(0)
+    return Transformer(
+        30,
+        [],
+        dim=32,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        ffn_dim=48,
+        rope_theta=1e4,
+        rope_sections=None,
+        qkv_bias=True,
+        qk_norm=False,
+        tie_embeddings=False,
+        isolate_prompt=isolate_prompt,
+    ).eval()
+
+
+def packed(lengths, holes, rng):
+    index = torch.cat([torch.arange(n) for n in lengths])
+    return PackedPrompts(
+        torch.randint(0, 29, (sum(lengths),), generator=rng),
+        torch.stack((index, index * 0, index * 0), dim=1),
+        SegmentLayout.of(lengths, device="cpu"),
+        torch.tensor(holes),
+    )
+
+
+def canvases(prompts, rng, count=4):
+    for _ in range(count):
+        ids = prompts.ids.clone()
+        ids[prompts.hole_positions] = torch.randint(0, 30, (len(HOLES),), generator=rng)
+        yield ids
+
+
+def one_pass(model, prompts, ids):
+    is_open = torch.zeros(len(ids), dtype=torch.bool)
+    is_open[prompts.hole_positions] = True
+    hidden = model(ids, prompts.position_ids, model.layout(prompts.layout.lengths, is_open))
+    return model.logits(hidden[prompts.hole_positions])
+
+
+@pytest.mark.parametrize("isolate_prompt", [False, True])
+@torch.no_grad()
+def test_every_step_is_that_of_a_whole_pass(rng, isolate_prompt):
+    model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, HOLES, rng)
+    denoise = conditional(model, prompts)
+    for ids in canvases(prompts, rng):
+        ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+        torch.testing.assert_close(ours, one_pass(model, prompts, ids))
+
+
+@torch.no_grad()
+def test_an_isolated_prompt_is_computed_once(rng, monkeypatch):
+    model, prompts = network(isolate_prompt=True), packed(LENGTHS, HOLES, rng)
+    seen, forward = [], Transformer.forward
+    monkeypatch.setattr(
+        Transformer,
+        "forward",
+        lambda self, ids, *rest: seen.append(len(ids)) or forward(self, ids, *rest),
+    )
+    denoise = conditional(model, prompts)
+    for ids in canvases(prompts, rng):
+        denoise(ids)
+    assert seen == [13, 5, 5, 5]
+
+
+@pytest.mark.parametrize("isolate_prompt", [False, True])
+@torch.no_grad()
+def test_guidance_moves_away_from_the_bare_prompt_hole_by_hole(rng, isolate_prompt):
+    model = network(isolate_prompt=isolate_prompt)
+    prompts, bare = packed(LENGTHS, HOLES, rng), packed(BARE, BARE_HOLES, rng)
+    denoise = guided(model, prompts, bare, scale=0.7)
+    for ids in canvases(prompts, rng):
+        bare_ids = bare.ids.clone()
+        bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
+        expected = 1.7 * one_pass(model, prompts, ids) - 0.7 * one_pass(model, bare, bare_ids)
+        ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+        torch.testing.assert_close(ours, expected)
