@@ -25,6 +25,7 @@ TRAINER_VERBS = ("fit", "validate", "test")
 FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
+    "calibrate": ("lightning_omni.evaluation.calibrate", "calibrate"),
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from lightning_omni.evaluation.media import manifest_hash
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.reading import Recognizer
 from lightning_omni.evaluation.reconstruction import TokenizerReconstructor
-from lightning_omni.evaluation.suite import Plan, make_suite, write_results
+from lightning_omni.evaluation.suite import Plan, Suite, make_suite, write_results
 from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Answer, Omni
-from lightning_omni.inference.settings import Settings
+from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
@@ -31,29 +32,16 @@ log = logging.getLogger(__name__)
 
 
 class OmniAnswerer:
-    """Lets an `Omni` take the test with fixed sampling options; None leaves the task's own."""
+    """Lets an `Omni` take the test; `records` gathers what its answers say of themselves."""
 
-    def __init__(
-        self,
-        omni: Omni,
-        *,
-        num_steps: int | None,
-        guidance_scale: float | None,
-        temperature: float | None,
-        refresh_every: int | None = None,
-    ) -> None:
-        self.omni = omni
-        options = {
-            "num_steps": num_steps,
-            "guidance_scale": guidance_scale,
-            "temperature": temperature,
-            "refresh_every": refresh_every,
-        }
-        self.options: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    def __init__(self, omni: Omni, sampling: Sampling) -> None:
+        self.omni, self.sampling = omni, sampling
+        self.records: list[dict[str, Any]] = []
 
     def answer(self, samples: Sequence[Sample], *, seed: int) -> list[Reply]:
         """Answer a batch."""
-        answers = self.omni.answer(list(samples), seed=seed, **self.options)
+        answers = self.omni.answer(list(samples), seed=seed, sampling=self.sampling)
+        self.records += [answer.record for answer in answers]
         return [_reply(answer) for answer in answers]
 
 
@@ -69,10 +57,7 @@ def evaluate(
     seed: int,
     batch_size: int = 16,
     gallery: int = 8,
-    num_steps: int | None = None,
-    guidance_scale: float | None = None,
-    temperature: float | None = None,
-    refresh_every: int | None = None,
+    sampling: Sampling | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -87,21 +72,40 @@ def evaluate(
         seed: Of the choice of cases, of sampling and of intervals.
         batch_size: Cases answered at once.
         gallery: Cases kept as files per task.
-        num_steps: Sampling steps; None for each task's own.
-        guidance_scale: Classifier-free guidance; None for each task's own.
-        temperature: Of sampling; None for each task's own.
-        refresh_every: Steps between two passes over the whole prompt; None for each task's own.
+        sampling: How to sample; None for the defaults.
 
     Raises:
         OmniError: If a folder, a task or a split does not exist.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
-    _check(tasks, splits, limit=min(limit, speech_limit))
+    arguments["sampling"] = plain_sampling(sampling or Sampling())
+    check_wanted(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
-    Settings(seed, num_steps, guidance_scale, temperature, refresh_every)
+    check_seed(seed)
     make_folder(out)
     model = locate(str(model))
+    omni, suite = prepare(model, data, tasks)
+    plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
+    answerer = OmniAnswerer(omni, sampling or Sampling())
+    with torch.inference_mode():
+        measured = suite.run(answerer, plan, out)
+    results = {
+        "model": str(model),
+        "fingerprint": fingerprint(model),
+        "manifest_sha256": manifest_hash(data),
+        "codes": suite.codes.name,
+        "arguments": arguments,
+        **provenance(),
+        **measured,
+    }
+    write_results(out, results)
+    log.info("wrote %s", out / "results.md")
+    return results
+
+
+def prepare(model: Path, data: Path, tasks: Sequence[str]) -> tuple[Omni, Suite]:
+    """Load a model and everything that judges its answers to the tasks."""
     omni = Omni.from_pretrained(model)
     codes = ensure_codes(
         data,
@@ -115,28 +119,15 @@ def evaluate(
         reconstructor=TokenizerReconstructor(model),
         tasks=tasks,
     )
-    plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
-    answerer = OmniAnswerer(
-        omni,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        temperature=temperature,
-        refresh_every=refresh_every,
-    )
-    with torch.inference_mode():
-        measured = suite.run(answerer, plan, out)
-    results = {
-        "model": str(model),
-        "fingerprint": fingerprint(model),
-        "manifest_sha256": manifest_hash(data),
-        "codes": codes.name,
-        "arguments": arguments,
-        **provenance(),
-        **measured,
-    }
-    write_results(out, results)
-    log.info("wrote %s", out / "results.md")
-    return results
+    return omni, suite
+
+
+def plain_sampling(sampling: Sampling) -> dict[str, Any]:
+    """For the record."""
+    plain = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
+    if sampling.sampler is not None:
+        plain["sampler"] = {"class_path": type(sampling.sampler).__name__, **vars(sampling.sampler)}
+    return plain
 
 
 def _reply(answer: Answer) -> Reply:
@@ -147,7 +138,12 @@ def _reply(answer: Answer) -> Reply:
     )
 
 
-def _check(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
+def check_wanted(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
+    """Refuse tasks and splits that there are not.
+
+    Raises:
+        OmniError: If so.
+    """
     if not (tasks and splits):
         raise OmniError("nothing to evaluate: name at least one task and one split")
     for task in tasks:

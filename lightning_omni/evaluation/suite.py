@@ -76,7 +76,7 @@ class Suite:
         for task in plan.tasks:
             exhibits: list[Exhibit] = []
             for split in plan.splits:
-                cases, pool = self._cases(task, split, plan)
+                cases, pool = self.cases(task, split, plan)
                 if not cases:
                     missing.append({"task": task, "split": split})
                     continue
@@ -116,17 +116,22 @@ class Suite:
             task,
             split,
             cases,
-            self._judge(task, cases, self.reader.read(task, replies)),
+            self.judge(task, cases, replies),
             self._judge(task, cases, references),
             self._judge(task, cases, self._reconstructed(task, cases)),
             [self._judge(task, cases, guess) for guess in guesses],
         )
 
-    def _cases(self, task: str, split: str, plan: Plan) -> tuple[list[Case], list[Sample]]:
+    def cases(self, task: str, split: str, plan: Plan) -> tuple[list[Case], list[Sample]]:
+        """Cases of a task and split, and all that they were picked from."""
         answers = task_named(task).answers
         is_slow = "speech" in answers or task == "asr"
         limit = plan.speech_limit if is_slow else plan.limit
         return load_cases(self.data, self.codes, task, split, limit=limit, seed=plan.seed)
+
+    def judge(self, task: str, cases: Sequence[Case], replies: Sequence[Reply]) -> list[Outcome]:
+        """What each reply earns."""
+        return self._judge(task, cases, self.reader.read(task, replies))
 
     def _judge(
         self, task: str, cases: Sequence[Case], readings: Sequence[Reading]

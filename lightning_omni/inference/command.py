@@ -17,8 +17,15 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.request import check_answerable
-from lightning_omni.inference.settings import Settings
+from lightning_omni.inference.sampling import (
+    Precision,
+    Quality,
+    Sampling,
+    SamplingOptions,
+    check_seed,
+)
 from lightning_omni.pretrained import CONFIG_FILE
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.shipped import SHIPPED, locate
 
 log = logging.getLogger(__name__)
@@ -37,10 +44,13 @@ def generate(
     out: str | None = None,
     model: str | None = None,
     seed: int = 0,
+    quality: Quality = "balanced",
     steps: int | None = None,
     guidance: float | None = None,
     temperature: float | None = None,
     refresh_every: int | None = None,
+    sampler: Sampler | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Do one task and write the answer.
 
@@ -54,13 +64,27 @@ def generate(
         model: Exported model folder; by default stage 3's of this folder, else the demo's, else the
             one that comes with the package.
         seed: Of all randomness.
+        quality: How much time to spend: see `inference/defaults.py` and docs/results/sampling.md.
+            The options below overrule it.
         steps: Denoising steps of each hole.
         guidance: Classifier-free guidance scale.
         temperature: 0 takes the likeliest tokens.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
+        sampler: Class of lightning_omni.samplers that decides which tokens are committed.
+        precision: Format of the network's matrix products.
     """
     check_answerable(task_named(task))
-    Settings(seed, steps, guidance, temperature, refresh_every)
+    check_seed(seed)
+    sampling: SamplingOptions = {
+        "quality": quality,
+        "num_steps": steps,
+        "guidance_scale": guidance,
+        "temperature": temperature,
+        "refresh_every": refresh_every,
+        "sampler": sampler,
+        "precision": precision,
+    }
+    Sampling(**sampling)
     stem = _stem(Path(out or task), task)
     omni = Omni.from_pretrained(_model_folder(model))
     rate = omni.speech_tokenizer.sample_rate
@@ -73,11 +97,8 @@ def generate(
             speech=read_audio(Path(audio), sample_rate=rate) if audio is not None else None,
             voice=voice,
             seed=seed,
-            num_steps=steps,
-            guidance_scale=guidance,
-            temperature=temperature,
-            refresh_every=refresh_every,
             on_step=lambda step, ids: progress.update(bar, completed=step),
+            **sampling,
         )
     asked = {"text": text, "image": image, "audio": audio, "voice": voice}
     for path in write_answer(answer, stem, asked=asked):

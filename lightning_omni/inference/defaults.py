@@ -1,24 +1,27 @@
-"""How each task is sampled unless told otherwise."""
+"""How each modality is sampled unless told otherwise: three qualities."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lightning_omni.inference.sampling import Quality
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.threshold import Threshold
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """Steps per position and guidance of a task.
+    """Steps per position, guidance and sampler of a hole.
 
     Attributes:
         steps_per_token: Steps of a hole as a share of its positions; at least one step.
         max_steps: Upper bound of the steps of a hole.
         guidance_scale: Of classifier-free guidance; 0 is off.
-        temperature: 0 takes the likeliest token.
         refresh_every: Steps between two passes over all tokens; in between only the hole is
             computed, and the prompt answers as it was. 1 is exact.
+        threshold: Commit all that is at least this probable, so that steps end early; None commits
+            by the schedule, in the order of the paper's sampler.
         repetition_penalty: See `EntropyPenalty`.
         position_penalty: See `EntropyPenalty`.
         free_positions: See `EntropyPenalty`.
@@ -27,8 +30,8 @@ class GenerationDefaults:
     steps_per_token: float
     max_steps: int
     guidance_scale: float = 0.0
-    temperature: float = 0.0
     refresh_every: int = 1
+    threshold: float | None = None
     repetition_penalty: float = 1.0
     position_penalty: float = 1.0
     free_positions: int = 100
@@ -37,10 +40,12 @@ class GenerationDefaults:
         """Steps for a hole of this many positions."""
         return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
 
-    def sampler(self, temperature: float | None) -> Sampler:
-        """The paper's sampler with this task's penalties."""
+    def sampler(self, temperature: float) -> Sampler:
+        """The paper's sampler with this modality's penalties, or the threshold."""
+        if self.threshold is not None:
+            return Threshold(self.threshold, temperature)
         return EntropyPenalty(
-            temperature=self.temperature if temperature is None else temperature,
+            temperature=temperature,
             repetition_penalty=self.repetition_penalty,
             position_penalty=self.position_penalty,
             free_positions=self.free_positions,
@@ -55,13 +60,21 @@ _IMAGE = GenerationDefaults(
     steps_per_token=0.5, max_steps=64, guidance_scale=1.0, position_penalty=2.0
 )
 
-DEFAULTS = {
-    ("t2i", "image"): _IMAGE,
-    ("s2i", "image"): _IMAGE,
+QUALITIES: dict[Quality, dict[str, GenerationDefaults]] = {
+    "fast": {
+        "text": replace(_TEXT, threshold=0.9),
+        "speech": replace(_SPEECH, threshold=0.9),
+        "image": replace(_IMAGE, threshold=0.9),
+    },
+    "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
+    "best": {
+        "text": _TEXT,
+        "speech": replace(_SPEECH, steps_per_token=1.0, max_steps=256),
+        "image": replace(_IMAGE, steps_per_token=1.0, max_steps=256),
+    },
 }
-BY_MODALITY = {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE}
 
 
-def defaults_for(task: str, modality: str) -> GenerationDefaults:
-    """Settings of a task's hole of this modality."""
-    return DEFAULTS.get((task, modality), BY_MODALITY[modality])
+def defaults_for(modality: str, quality: Quality) -> GenerationDefaults:
+    """Settings of a hole of this modality."""
+    return QUALITIES[quality][modality]

@@ -23,6 +23,7 @@ class Runner:
         live: Places of the tokens that change between runs, ascending.
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
             is exact. A network with an isolated prompt computes all once, and is exact.
+        dtype: Format of matrix products.
     """
 
     def __init__(
@@ -33,7 +34,9 @@ class Runner:
         *,
         live: Tensor,
         refresh_every: int,
+        dtype: torch.dtype,
     ) -> None:
+        self.dtype = dtype
         self.backbone, self.position_ids = backbone, position_ids
         self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.row_of_all = torch.arange(len(position_ids), device=live.device)
@@ -53,14 +56,30 @@ class Runner:
         if memory is None or is_full:
             if memory is not None:
                 memory.forget()
-            return self.backbone(ids, self.position_ids, self.layout, memory), self.row_of_all
+            with self._format():
+                hidden = self.backbone(ids, self.position_ids, self.layout, memory)
+            return hidden, self.row_of_all
         live = memory.live
-        hidden = self.backbone(ids[live], self.position_ids[live], memory.live_layout, memory)
+        with self._format():
+            hidden = self.backbone(ids[live], self.position_ids[live], memory.live_layout, memory)
         return hidden, self.row_of_live
+
+    def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Scores of `ids`, in float32."""
+        with self._format():
+            return self.backbone.logits(hidden, ids).float()
+
+    def _format(self) -> torch.autocast:
+        kind = self.position_ids.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
 
 def conditional(
-    backbone: Transformer, prompts: PackedPrompts, *, refresh_every: int = 1
+    backbone: Transformer,
+    prompts: PackedPrompts,
+    *,
+    refresh_every: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
     """One forward pass per step; logits only where and over what they are asked for.
 
@@ -68,6 +87,7 @@ def conditional(
         backbone: The network.
         prompts: What is to be filled.
         refresh_every: See `Runner`.
+        dtype: See `Runner`.
     """
     runner = Runner(
         backbone,
@@ -75,11 +95,12 @@ def conditional(
         prompts.layout.lengths,
         live=prompts.hole_positions,
         refresh_every=refresh_every,
+        dtype=dtype,
     )
 
     def denoise(ids: Tensor) -> LogitsAt:
         hidden, row = runner.run(ids)
-        return lambda where, allowed: backbone.logits(hidden[row[where]], allowed)
+        return lambda where, allowed: runner.logits(hidden[row[where]], allowed)
 
     return denoise
 
@@ -91,6 +112,7 @@ def guided(
     *,
     scale: float,
     refresh_every: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
     """Classifier-free guidance: (1 + scale) * conditional - scale * unconditional logits.
 
@@ -103,6 +125,7 @@ def guided(
         bare: The same prompts without it; their holes are equally long.
         scale: 0 is no guidance.
         refresh_every: See `Runner`.
+        dtype: See `Runner`.
 
     Source: arXiv:2207.12598, equation 6.
     """
@@ -113,6 +136,7 @@ def guided(
         (*prompts.layout.lengths, *bare.layout.lengths),
         live=torch.cat((prompts.hole_positions, size + bare.hole_positions)),
         refresh_every=refresh_every,
+        dtype=dtype,
     )
     counterpart = torch.full((size,), -1, device=device)
     counterpart[prompts.hole_positions] = bare.hole_positions
@@ -123,8 +147,8 @@ def guided(
         hidden, row = runner.run(torch.cat((ids, bare_ids)))
 
         def logits_at(where: Tensor, allowed: Tensor) -> Tensor:
-            with_condition = backbone.logits(hidden[row[where]], allowed)
-            without = backbone.logits(hidden[row[size + counterpart[where]]], allowed)
+            with_condition = runner.logits(hidden[row[where]], allowed)
+            without = runner.logits(hidden[row[size + counterpart[where]]], allowed)
             return (1 + scale) * with_condition - scale * without
 
         return logits_at

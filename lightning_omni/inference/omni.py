@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.part_filler import PartFiller
 from lightning_omni.inference.request import check_given, choose_voice
-from lightning_omni.inference.settings import Settings, StepHook
+from lightning_omni.inference.sampling import Sampling, SamplingOptions, StepHook, check_seed
 from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.types import Part, Sample, Turn
 
@@ -85,11 +85,8 @@ class Omni:
         speech: NDArray[np.float32] | None = None,
         voice: str | None = None,
         seed: int = 0,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        refresh_every: int | None = None,
         on_step: StepHook | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Answer:
         """Do one task on one input.
 
@@ -100,35 +97,33 @@ class Omni:
             speech: Mono samples in [-1, 1] at the speech tokenizer's rate.
             voice: Voice to speak with, where the task takes one: one of `voices`.
             seed: Of all randomness; the same seed gives the same answer.
-            num_steps: Denoising steps of each hole.
-            guidance_scale: Of classifier-free guidance.
-            temperature: 0 takes the likeliest tokens.
-            refresh_every: Steps between two passes over the whole prompt; 1 is exact.
             on_step: Told the number and the ids after each step.
+            sampling: Fields of `Sampling`.
 
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
         sample = self.ask(task, text=text, image=image, speech=speech, voice=voice)
-        settings = Settings(seed, num_steps, guidance_scale, temperature, refresh_every)
-        return self._answer_batch([sample], settings, on_step)[0]
+        return self.answer([sample], seed=seed, sampling=Sampling(**sampling), on_step=on_step)[0]
 
     def answer(
         self,
         samples: list[Sample],
         *,
         seed: int,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        refresh_every: int | None = None,
+        sampling: Sampling | None = None,
         on_step: StepHook | None = None,
     ) -> list[Answer]:
         """Answer encoded samples in batches, ignoring the content of their last turn.
 
-        Options are those of `generate`; `on_step` is told the packed ids of a batch.
+        Args:
+            samples: Of any tasks.
+            seed: Of all randomness.
+            sampling: How to sample; None for the defaults.
+            on_step: Told the number of each step and the packed ids of a batch after it.
         """
-        settings = Settings(seed, num_steps, guidance_scale, temperature, refresh_every)
+        check_seed(seed)
+        sampling = sampling or Sampling()
         answers: dict[int, Answer] = {}
         by_task: dict[str, list[int]] = {}
         for i, sample in enumerate(samples):
@@ -136,7 +131,7 @@ class Omni:
         for indices in by_task.values():
             for start in range(0, len(indices), BATCH):
                 chunk = indices[start : start + BATCH]
-                results = self._answer_batch([samples[i] for i in chunk], settings, on_step)
+                results = self._answer_batch([samples[i] for i in chunk], sampling, seed, on_step)
                 answers.update(zip(chunk, results, strict=True))
         return [answers[i] for i in range(len(samples))]
 
@@ -181,18 +176,20 @@ class Omni:
 
     @torch.inference_mode()
     def _answer_batch(
-        self, samples: list[Sample], settings: Settings, on_step: StepHook | None
+        self, samples: list[Sample], sampling: Sampling, seed: int, on_step: StepHook | None
     ) -> list[Answer]:
         """Fill the holes of samples of one task, part by part."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
         for part in range(len(samples[0].turns[-1].parts)):
-            samples = self.filler.fill_part(samples, part, settings, records, on_step)
+            samples = self.filler.fill_part(
+                samples, part, sampling, records, seed=seed, on_step=on_step
+            )
         seconds = (time.perf_counter() - start) / len(samples)
         common = {
             "task": samples[0].task,
-            "seed": settings.seed,
+            "seed": seed,
             "model": self.fingerprint,
             "seconds": round(seconds, 4),
         }

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_omni.data.template import Hole, Template
 from lightning_omni.errors import OmniError
@@ -14,7 +15,7 @@ from lightning_omni.inference.defaults import defaults_for
 from lightning_omni.inference.denoise import conditional, guided
 from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
-from lightning_omni.inference.settings import Settings, StepHook
+from lightning_omni.inference.sampling import Sampling, StepHook
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import fill
 from lightning_omni.types import Part, Sample, Turn
@@ -54,8 +55,10 @@ class PartFiller:
         self,
         samples: list[Sample],
         part: int,
-        settings: Settings,
+        sampling: Sampling,
         records: list[dict[str, Any]],
+        *,
+        seed: int,
         on_step: StepHook | None,
     ) -> list[Sample]:
         """Fill one answer part of every sample, growing holes whose answer did not end."""
@@ -65,16 +68,18 @@ class PartFiller:
         modality = samples[0].turns[-1].parts[part].modality
         for attempt in range(MAX_GROWTHS + 1):
             chosen = [samples[i] for i in todo]
-            filled = self._fill_holes(chosen, part, growth, settings, on_step)
+            filled = self._fill_holes(chosen, part, growth, sampling, seed, on_step)
             unfinished = []
-            for i, (ids, steps) in zip(todo, filled, strict=True):
+            for i, (ids, steps, forwards) in zip(todo, filled, strict=True):
                 content, closed = self._content(modality, ids)
                 done[i] = self._with_answer(samples[i], part, content)
                 name = rule_name(samples[i], part).partition("/")[2]
+                records[i]["forwards"] = records[i].get("forwards", 0) + forwards
                 records[i].setdefault("holes", {})[name] = {
                     "modality": modality,
                     "positions": len(ids),
                     "steps": steps,
+                    "forwards": forwards,
                     "grown": attempt,
                     "closed": closed,
                     "ids": ids,
@@ -91,36 +96,53 @@ class PartFiller:
         samples: list[Sample],
         part: int,
         growth: float,
-        settings: Settings,
+        sampling: Sampling,
+        seed: int,
         on_step: StepHook | None,
-    ) -> list[tuple[list[int], int]]:
-        """Run the reverse process for one part; returns the hole's ids and steps per sample."""
+    ) -> list[tuple[list[int], int, int]]:
+        """Run the reverse process for one part.
+
+        Returns:
+            The hole's ids, the steps it was given and those it took, per sample.
+        """
         modality = samples[0].turns[-1].parts[part].modality
-        defaults = defaults_for(samples[0].task, modality)
+        defaults = defaults_for(modality, sampling.quality)
         lengths = [self._hole_length(sample, part, growth) for sample in samples]
         prompts = self._prompts(samples, lengths, part, drop=False)
         packed = pack_prompts(prompts, device=self.device)
-        steps = [settings.num_steps or defaults.num_steps(length) for length in lengths]
+        steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
         steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
         canvas = make_canvas(prompts, packed, self.grammar, num_steps=steps, vocab=self.vocab)
-        scale = (
-            defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-        )
-        refresh = settings.refresh_every or defaults.refresh_every
-        if scale:
+        how = {
+            "refresh_every": sampling.refresh_every or defaults.refresh_every,
+            "dtype": getattr(torch, sampling.precision),
+        }
+        scale = sampling.guidance_scale
+        if scale := defaults.guidance_scale if scale is None else scale:
             bare = pack_prompts(
                 self._prompts(samples, lengths, part, drop=True), device=self.device
             )
-            denoise = guided(self.backbone, packed, bare, scale=scale, refresh_every=refresh)
+            denoise = guided(self.backbone, packed, bare, scale=scale, **how)
         else:
-            denoise = conditional(self.backbone, packed, refresh_every=refresh)
-        rng = torch.Generator(self.device).manual_seed(settings.seed)
-        sampler = defaults.sampler(settings.temperature)
-        ids = fill(denoise, canvas, sampler, rng=rng, on_step=on_step).tolist()
+            denoise = conditional(self.backbone, packed, **how)
+        forwards = torch.zeros(len(samples), dtype=torch.long, device=self.device)
+
+        def count(step: int, ids: Tensor) -> None:
+            is_open = canvas.sample[ids == canvas.mask_token_id]
+            left = torch.bincount(is_open, minlength=len(samples))
+            forwards[(forwards == 0) & (left == 0)] = step
+            if on_step is not None:
+                on_step(step, ids)
+
+        rng = torch.Generator(self.device).manual_seed(seed)
+        sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
+        ids = fill(denoise, canvas, sampler, rng=rng, on_step=count).tolist()
         first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
         return [
-            (ids[int(f) + holes[0].start : int(f) + holes[0].stop], step)
-            for f, (_, holes), step in zip(first, prompts, steps, strict=True)
+            (ids[int(f) + holes[0].start : int(f) + holes[0].stop], step, taken)
+            for f, (_, holes), step, taken in zip(
+                first, prompts, steps, forwards.tolist(), strict=True
+            )
         ]
 
     def _prompts(

@@ -5,11 +5,13 @@ import pytest
 import yaml
 
 from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.calibrate import calibrate
 from lightning_omni.evaluation.provenance import git_commit, provenance
 from lightning_omni.evaluation.run import evaluate
 from lightning_omni.evaluation.tokenizer_run import evaluate_tokenizers
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
+VERBS = {"evaluate": evaluate, "evaluate-tokenizers": evaluate_tokenizers, "calibrate": calibrate}
 ARGUMENTS = {
     **{"model": Path("model"), "data": Path("data"), "out": Path("out"), "tasks": ["vqa"]},
     **{"splits": ["test_iid"], "limit": 1, "speech_limit": 1, "seed": 0},
@@ -34,9 +36,11 @@ def test_a_mistake_is_told_before_anything_is_loaded(change, message):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_names_exactly_the_options_there_are(recipe):
-    function = evaluate_tokenizers if recipe.stem == "tokenizers" else evaluate
-    options = inspect.signature(function).parameters
-    assert yaml.safe_load(recipe.read_text()).keys() == options.keys()
+    function = next(
+        f for verb, f in VERBS.items() if f"lightning_omni {verb} " in recipe.read_text()
+    )
+    options = inspect.signature(function).parameters.keys()
+    assert yaml.safe_load(recipe.read_text()).keys() == options
 
 
 def test_provenance_names_versions_and_the_commit_if_there_is_one():

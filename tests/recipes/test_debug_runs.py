@@ -92,3 +92,54 @@ def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     checkpoint = ["--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt"]
     assert main(["test", *recipe, *checkpoint]) == 0
     assert "test/loss" in capsys.readouterr().out
+
+
+def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
+    given = ["--model", "runs/debug/stage3/export", "--data", "data/smoke", "--out", "calibrated"]
+    plan = ["--split", "val", "--limit", "5", "--speech_limit", "5", "--seed", "1"]
+    threshold = {
+        "class_path": "lightning_omni.samplers.threshold.Threshold",
+        "init_args": {"threshold": 0.0},
+    }
+    ways = {"whole": {}, "same": {"num_steps": 64}, "at_once": {"sampler": threshold}}
+    ways = ["--tasks", "[vqa]", "--ways", json.dumps(ways)]
+    assert main(["calibrate", *given, *plan, *ways]) == 0
+    rows = json.loads(Path("calibrated/calibration.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == ["whole", "same", "at_once"]
+    assert {row["n"] for row in rows} == {5}
+    assert rows[1]["difference"] == rows[1]["difference_error"] == 0
+    assert rows[1]["forwards"] == rows[0]["forwards"] > rows[2]["forwards"]
+    assert Path("calibrated/pareto_vqa.png").is_file()
+
+
+def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
+    asked = ["--task", "t2i", "--text", "a cat", "--model", "runs/debug/stage3/export"]
+    sampler = ["--sampler", "lightning_omni.samplers.margin.Margin"]
+    for name, more in (
+        ("fast", ["--quality", "fast"]),
+        ("best", ["--quality", "best", "--precision", "bfloat16"]),
+        ("margin", [*sampler, "--steps", "3"]),
+    ):
+        assert main(["generate", *asked, *more, "--out", f"out/{name}"]) == 0
+    steps = {
+        name: json.loads(Path(f"out/{name}.json").read_text())["forwards"]
+        for name in ("fast", "best", "margin")
+    }
+    assert steps["margin"] == 3
+    assert steps["best"] == 64
+    assert steps["fast"] <= 32
+
+
+def test_an_isolated_prompt_trains_and_generates(workplace, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(workplace / "data")
+    (tmp_path / "runs/debug").mkdir(parents=True)
+    for name in ("image_tokenizer", "speech_tokenizer"):
+        (tmp_path / "runs/debug" / name).symlink_to(workplace / "runs/debug" / name)
+    monkeypatch.chdir(tmp_path)
+    isolated = ["--model.backbone.init_args.isolate_prompt", "true"]
+    assert fit("stage3", "--trainer.max_steps", "3", *isolated) == 0
+    model = ["--model", "runs/debug/stage3/export"]
+    assert main(["generate", "--task", "t2i", "--text", "a cat", "--out", "cat", *model]) == 0
+    from lightning_omni.inference.omni import Omni
+
+    assert Omni.from_pretrained("runs/debug/stage3/export").backbone.isolate_prompt
