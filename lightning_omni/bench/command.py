@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from lightning_omni.arguments import check_within
-from lightning_omni.bench.data import compare_reading
 from lightning_omni.bench.machine import describe
-from lightning_omni.bench.plot import draw_ratios
-from lightning_omni.bench.sample import compare_sampling
-from lightning_omni.bench.scale import measure_growth
-from lightning_omni.bench.train import compare_training
+from lightning_omni.bench.plot import draw_growth, draw_ratios
+from lightning_omni.bench.sample import Canvases
+from lightning_omni.bench.suites import LINES, SUITES, Options, Suite
 from lightning_omni.bench.workload import Shape
-from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import make_folder
 
 log = logging.getLogger(__name__)
-
-Suite = Literal["train", "sample", "data", "scale"]
-_SAMPLES = 2000
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_MEMORY = "import sys; from lightning_omni.bench.command import memory_of; memory_of(*sys.argv[1:])"
 
 
 def bench(
@@ -45,6 +33,8 @@ def bench(
     prompt: int = 64,
     answer: int = 256,
     steps: list[int] = [256, 64, 16],  # noqa: B006
+    batches: list[int] = [1, 4, 16],  # noqa: B006
+    refresh_every: int = 4,
     repeats: int = 5,
     memory: bool = True,
     codes: Path | None = None,
@@ -57,7 +47,8 @@ def bench(
 
     Args:
         suite: `train`: whole steps on samples of mixed lengths. `sample`: filling an answer.
-            `data`: reading shards. `scale`: how our step grows.
+            `memory`: filling without computing the prompt again. `data`: reading shards.
+            `scale`: how our costs grow.
         out: Folder for `<suite>.json` and `<suite>.png`.
         dim: Width of the network; heads have 64 channels.
         num_layers: Blocks.
@@ -69,6 +60,8 @@ def bench(
         prompt: Tokens given when sampling.
         answer: Tokens filled when sampling.
         steps: Denoising steps, one measurement each.
+        batches: Answers filled at once, for the suite `memory`.
+        refresh_every: Steps between two passes over the prompt, for the suite `memory`.
         repeats: Timed rounds after one to warm up.
         memory: Measure the peak memory of training, each side in a process of its own.
         codes: Folder of code shards, for the suite `data`.
@@ -76,7 +69,7 @@ def bench(
     """
     for name, value in {"repeats": repeats, "num_layers": num_layers, "prompt": prompt}.items():
         check_within(name, value, 1)
-    for name, values in {"vocab_sizes": vocab_sizes, "steps": steps}.items():
+    for name, values in {"vocab_sizes": vocab_sizes, "steps": steps, "batches": batches}.items():
         check_within(name, min(values, default=0), 1)
     check_within("dim", dim, 64)
     check_within("shortest", shortest, 2, longest)
@@ -93,86 +86,24 @@ def bench(
         "shapes": [asdict(shape) for shape in shapes],
     }
     log.info("machine: %s", results["machine"])
-    if suite == "train":
-        results["rows"] = [_train(shape, dtype, repeats, seed, memory=memory) for shape in shapes]
-    elif suite == "data":
-        results["rows"] = _read(codes, repeats, seed)
-    elif suite == "scale":
-        results["rows"] = measure_growth(shapes[0], repeats=repeats, seed=seed)
-    else:
-        results["rows"] = [
-            {"vocab_size": shape.vocab_size, **row}
-            for shape in shapes
-            for row in compare_sampling(
-                shape, prompt=prompt, answer=answer, steps=steps, repeats=repeats, seed=seed
-            )
-        ]
-    for row in results["rows"]:
-        log.info("%s", _line(suite, row))
+    options = Options(
+        shapes,
+        dtype,
+        Canvases(prompt, answer),
+        steps,
+        batches,
+        refresh_every,
+        repeats,
+        memory,
+        codes,
+        seed,
+    )
+    results["rows"] = []
+    for row in SUITES[suite](options):
+        log.info("%s", LINES[suite](row))
+        results["rows"].append(row)
     (out / f"{suite}.json").write_text(json.dumps(results, indent=1) + "\n")
-    if suite != "scale":
-        draw_ratios(results, out / f"{suite}.png")
+    draw = draw_growth if suite == "scale" else draw_ratios
+    draw(results, out / f"{suite}.png")
     log.info("wrote %s", out / f"{suite}.json")
     return results
-
-
-def memory_of(side: str, shape: str, dtype: str, seed: str) -> None:
-    """Print peak megabytes above the resting process; run by a process of its own."""
-    from lightning_omni.bench.train import peak_memory_mb
-
-    peak = peak_memory_mb(side, Shape(**json.loads(shape)), dtype=DTYPES[dtype], seed=int(seed))
-    sys.stdout.write(f"{peak}\n")
-
-
-def _train(shape: Shape, dtype: str, repeats: int, seed: int, *, memory: bool) -> dict[str, Any]:
-    row = compare_training(shape, dtype=DTYPES[dtype], repeats=repeats, seed=seed)
-    if memory:
-        row["peak_mb"] = {side: _peak_mb(side, shape, dtype, seed) for side in ("ours", "peer")}
-    return row
-
-
-def _read(codes: Path | None, repeats: int, seed: int) -> list[dict[str, Any]]:
-    if codes is None:
-        raise OmniError("the suite data needs --codes, a folder such as data/mini/codes/<name>")
-    tasks = sorted({path.name.split("-")[0] for path in codes.glob("*-train-*.tar")})
-    if not tasks:
-        raise OmniError(f"no training shards in '{codes}'; give a folder of code shards")
-    return [
-        compare_reading(codes, task, samples=_SAMPLES, repeats=repeats, seed=seed) for task in tasks
-    ]
-
-
-def _peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
-    """Ask a process of its own, whose memory nothing else has touched."""
-    command = [sys.executable, "-c", _MEMORY, side, json.dumps(asdict(shape)), dtype, str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OmniError(f"the {side} side ran out of memory or failed: {done.stderr[-300:]}")
-    return float(done.stdout.splitlines()[-1])
-
-
-def _line(suite: Suite, row: dict[str, Any]) -> str:
-    if suite == "scale":
-        points = ", ".join(f"{size}: {1000 * s:.0f} ms" for size, s in row["seconds"].items())
-        return f"against {row['against']}: exponent {row['exponent']:.2f} ({points})"
-    if suite == "data":
-        rate = row["samples_per_s"]
-        return (
-            f"{row['task']}: ours {rate['ours']:.0f} samples/s, plain WebDataset "
-            f"{rate['plain']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f})"
-        )
-    if suite == "sample":
-        times = {name: timing["median_s"] for name, timing in row["fill_s"].items()}
-        return (
-            f"{row['vocab_size']} ids, {row['steps']} steps: ours {times['ours']:.3f} s, peer "
-            f"{times['peer']:.3f} s, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}); "
-            f"{row['equal_tokens']:.1%} of the tokens are equal"
-        )
-    rate = row["useful_tokens_per_s"]
-    memory = row.get("peak_mb")
-    held = f"; peak memory {memory['ours']:.0f} and {memory['peer']:.0f} MB" if memory else ""
-    return (
-        f"{row['vocab_size']} ids, {row['dtype']}: ours {rate['ours']:.0f} useful tokens/s, peer "
-        f"{rate['peer']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}); "
-        f"{row['share_of_gemm']:.0%} of the machine's products{held}"
-    )

@@ -61,3 +61,12 @@ def compare_reading(
         "ratio": times,
         "ratio_spread": noise,
     }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    rate = row["samples_per_s"]
+    return (
+        f"{row['task']}: ours {rate['ours']:.0f} samples/s, plain WebDataset {rate['plain']:.0f}, "
+        f"{row['ratio']:.2f} times (+- {row['ratio_spread']:.2f})"
+    )

@@ -1,42 +1,77 @@
-"""One picture per suite: how many times as fast as the peer."""
+"""One picture per suite."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+BLUE, ORANGE = "#2563b0", "#d97706"
+
 
 def draw_ratios(results: dict[str, Any], path: Path) -> None:
-    """Bars of the ratios with their spread; the line at one is the peer."""
+    """Bars of the ratios with their spread; the line at one is what is compared with."""
+    plt = _pyplot()
+    bars = [bar for row in results["rows"] for bar in _bars(row)]
+    labels, ratios, spreads = zip(*bars, strict=True)
+    figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
+    places = range(len(bars))
+    drawn = axes.bar(places, ratios, color=BLUE, width=0.6)
+    axes.errorbar(places, ratios, yerr=spreads, fmt="none", color="black", capsize=4)
+    axes.bar_label(drawn, fmt="%.1f", padding=3)
+    axes.set_xticks(places, labels, fontsize=7)
+    axes.axhline(1, color=ORANGE, linewidth=1)
+    axes.set_ylabel("times as fast")
+    axes.set_title(f"{results['suite']}, {results['machine']['processor']}", fontsize=9)
+    _finish(figure, [axes], path)
+
+
+def draw_growth(results: dict[str, Any], path: Path) -> None:
+    """Time, and memory where it was measured, against each size on logarithmic axes."""
+    plt = _pyplot()
+    rows = results["rows"]
+    figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
+    for axes, row in zip(grid, rows, strict=True):
+        sizes = [int(n) for n in row["seconds"]]
+        axes.loglog(sizes, list(row["seconds"].values()), "o-", color=BLUE)
+        axes.set_title(f"{row['against']}\nexponent {row['exponent']:.2f}", fontsize=8)
+        axes.set_ylabel("seconds", color=BLUE, fontsize=8)
+        axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=6, rotation=45)
+        axes.minorticks_off()
+        if "peak_mb" in row:
+            other = axes.twinx()
+            other.loglog(sizes, list(row["peak_mb"].values()), "s--", color=ORANGE)
+            other.set_ylabel("peak MB", color=ORANGE, fontsize=8)
+            other.minorticks_off()
+    _finish(figure, grid, path)
+
+
+def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Label, ratio and spread of each bar of a row."""
+    if "ratios" in row:
+        what = f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"
+        spreads = row["ratios_spread"]
+        return [(f"{name}\n{what}", r, spreads[name]) for name, r in row["ratios"].items()]
+    if "task" in row:
+        label = str(row["task"])
+    else:
+        label = f"{row['vocab_size']:,} ids"
+        if "steps" in row:
+            label += f"\n{row['steps']} steps beside {row['peer_steps']}"
+    return [(label, row["ratio"], row["ratio_spread"])]
+
+
+def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = results["rows"]
-    labels = [_label(row) for row in rows]
-    figure, axes = plt.subplots(figsize=(1.5 + 1.2 * len(rows), 3.5))
-    bars = axes.bar(labels, [row["ratio"] for row in rows], color="#2563b0", width=0.6)
-    axes.errorbar(
-        labels,
-        [row["ratio"] for row in rows],
-        yerr=[row["ratio_spread"] for row in rows],
-        fmt="none",
-        color="black",
-        capsize=4,
-    )
-    axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.axhline(1, color="#d97706", linewidth=1)
-    axes.set_ylabel("times as fast as the peer")
-    axes.set_title(f"{results['suite']}, {results['machine']['processor']}", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    return plt
+
+
+def _finish(figure: Any, every: Any, path: Path) -> None:
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _label(row: dict[str, Any]) -> str:
-    if "task" in row:
-        return str(row["task"])
-    steps = f"\n{row['steps']} steps" if "steps" in row else ""
-    return f"{row['vocab_size']:,} ids{steps}"
+    _pyplot().close(figure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,6 @@ from lightning_omni.diffusion.objective import weighted_nll
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.transformer import Transformer
 
-_STATUS = Path("/proc/self/status")
-_RESET_PEAK = Path("/proc/self/clear_refs")
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """How far the two losses may lie apart, relative; the peer also considers the mask an answer."""
 
@@ -95,34 +92,28 @@ def compare_training(
     }
 
 
-def peak_memory_mb(
-    side: str, shape: Shape, *, dtype: torch.dtype, seed: int
-) -> float:  # pragma: no cover - runs in a process of its own
-    """Peak resident megabytes that two steps of `ours` or of the `peer` add; Linux only.
-
-    Both sides hold the same weights, gradients and optimizer; the second step has them all.
-    """
+def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Callable[[], None]:
+    """A whole step of `ours` or of the `peer`, with only that side's network in memory."""
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
     if side == "ours":
-        step = _stepper(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
-    else:
-        peer = peers.make_peer(network, shape)
-        batch = peers.padded(samples, shape)
-        del network
-        step = _stepper(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
-    before = _memory_mb("VmRSS")
-    _RESET_PEAK.write_text("5")
-    for _ in range(2):
-        step()
-    return _memory_mb("VmHWM") - before
+        return _stepper(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
+    peer = peers.make_peer(network, shape)
+    batch = peers.padded(samples, shape)
+    del network
+    return _stepper(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
 
 
-def _memory_mb(name: str) -> float:  # pragma: no cover - as above
-    """A line of the kernel's account of this process, in megabytes."""
-    lines = _STATUS.read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return float(line.split()[1]) / 1024
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    rate = row["useful_tokens_per_s"]
+    memory = row.get("peak_mb")
+    held = f"; peak memory {memory['ours']:.0f} and {memory['peer']:.0f} MB" if memory else ""
+    return (
+        f"{row['vocab_size']} ids, {row['dtype']}: ours {rate['ours']:.0f} useful tokens/s, peer "
+        f"{rate['peer']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}); "
+        f"{row['share_of_gemm']:.0%} of the machine's products{held}"
+    )
 
 
 def _autocast(dtype: torch.dtype) -> AbstractContextManager[object]:

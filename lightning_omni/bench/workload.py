@@ -37,7 +37,7 @@ class Shape:
         return self.vocab_size - 1
 
 
-def make_network(shape: Shape, *, seed: int) -> Transformer:
+def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Transformer:
     """A Qwen2-shaped network with random weights."""
     torch.manual_seed(seed)
     heads = max(1, shape.dim // 64)
@@ -54,6 +54,7 @@ def make_network(shape: Shape, *, seed: int) -> Transformer:
         qkv_bias=True,
         qk_norm=False,
         tie_embeddings=False,
+        isolate_prompt=isolate_prompt,
     )
 
 

@@ -64,7 +64,7 @@ QUALITIES: dict[Quality, dict[str, GenerationDefaults]] = {
     "fast": {
         "text": replace(_TEXT, threshold=0.9),
         "speech": replace(_SPEECH, threshold=0.9),
-        "image": replace(_IMAGE, threshold=0.9),
+        "image": replace(_IMAGE, steps_per_token=0.125, max_steps=8),
     },
     "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
     "best": {

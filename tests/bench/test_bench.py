@@ -3,11 +3,16 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_omni.bench.data import compare_reading
+from lightning_omni.bench.memory import peak_mb
+from lightning_omni.bench.plot import draw_growth
+from lightning_omni.bench.scale import slope
 from lightning_omni.bench.timing import Timing, ratio, take_turns
 from lightning_omni.bench.workload import Shape, make_network, make_samples, useful_gflop
 from lightning_omni.cli import main
@@ -59,8 +64,38 @@ def test_both_sides_agree_on_loss_and_tokens(tmp_path):
     sample = ["--suite", "sample", "--prompt", "5", "--answer", "8", "--steps", "[8, 3, 1]"]
     assert main(["bench", *sample, "--out", str(tmp_path), *small, *train]) == 0
     rows = json.loads((tmp_path / "sample.json").read_text())["rows"]
-    assert [row["equal_tokens"] for row in rows] == [1.0, 1.0, 1.0]
+    assert [row["equal_tokens"] for row in rows] == [1.0, 1.0, 1.0, None]
+    assert (rows[-1]["steps"], rows[-1]["peer_steps"]) == (1, 256)
     assert (tmp_path / "sample.png").stat().st_size > 1000
+
+
+def test_isolated_prompts_are_timed_only_where_their_tokens_are_those_of_whole_passes(tmp_path):
+    small = ["--dim", "64", "--num_layers", "2", "--vocab_sizes", "[200]", "--repeats", "1"]
+    sizes = ["--prompt", "12", "--answer", "8", "--steps", "[8]", "--batches", "[1, 3]"]
+    train = ["--tokens", "60", "--shortest", "5", "--longest", "20"]
+    args = ["bench", "--suite", "memory", "--out", str(tmp_path), *small, *sizes, *train]
+    assert main(args) == 0
+    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert [(row["prompt"], row["answer"], row["batch"]) for row in rows] == [
+        *((12, 8, 1), (12, 8, 3), (8, 3, 1), (8, 3, 3))
+    ]
+    assert {row["equal_tokens"] for row in rows} == {1.0}
+    assert (tmp_path / "memory.png").stat().st_size > 1000
+
+
+def test_growth_is_the_slope_of_a_power_law_and_a_picture(tmp_path):
+    assert slope({n: 3e-4 * n**1.5 for n in (10, 40, 90)}) == pytest.approx(1.5)
+    row = {"against": "tokens", "seconds": {10: 1.0, 20: 2.0}, "exponent": 1.0}
+    memory = {**row, "peak_mb": {10: 5.0, 20: 9.0}, "memory_exponent": 0.8}
+    draw_growth({"rows": [row, memory]}, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+def test_peak_memory_counts_weights_gradients_and_both_moments():
+    wide = replace(SMALL, dim=256, vocab_size=20_000)
+    weights = sum(p.numel() for p in make_network(wide, seed=0).parameters()) * 4 / 2**20
+    assert 4 * weights < peak_mb("ours", wide, "float32", 0) < 8 * weights + 100
 
 
 # WebDataset leaves the shards open that it has not read to the end
