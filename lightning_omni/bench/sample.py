@@ -179,7 +179,9 @@ def fill_ours(
         num_steps=torch.full((len(lengths), 1), steps),
         mask_token_id=shape.mask_token_id,
     )
-    denoise = conditional(network, packed, refresh_every=refresh_every)
+    denoise = conditional(
+        network, packed, mask_token_id=shape.mask_token_id, refresh_every=refresh_every
+    )
     if not is_remembering:
         layout = network.layout(lengths, hole >= 0)
 

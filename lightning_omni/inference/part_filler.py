@@ -113,7 +113,8 @@ class PartFiller:
         steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
         steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
         canvas = make_canvas(prompts, packed, self.grammar, num_steps=steps, vocab=self.vocab)
-        how = {
+        how: dict[str, Any] = {
+            "mask_token_id": self.vocab.mask_token_id,
             "refresh_every": sampling.refresh_every or defaults.refresh_every,
             "dtype": getattr(torch, sampling.precision),
         }

@@ -25,9 +25,15 @@ class Memory:
     """
 
     def __init__(self, live: Int[Tensor, " R"], layout: SegmentLayout, *, num_layers: int) -> None:
-        self.live, self.layout, self.num_layers = live, layout, num_layers
-        self.live_layout = layout.of_some(live)
+        self.layout, self.num_layers = layout, num_layers
+        self.live, self.live_layout = live, layout.of_some(live)
         self.forget()
+
+    def narrow(self, live: Int[Tensor, " R"]) -> None:
+        """Bring only these tokens up to date from now on; what is remembered of others stays."""
+        self.live, self.live_layout = live, self.layout.of_some(live)
+        for layer in self.layers:
+            layer.live = live
 
     def forget(self) -> None:
         """Make the next pass a full one."""

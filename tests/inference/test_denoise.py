@@ -9,6 +9,7 @@ from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 
 LENGTHS, BARE = (8, 5), (6, 4)
+MASK = 29
 HOLES, BARE_HOLES = [5, 6, 7, 11, 12], [3, 4, 5, 8, 9]
 
 
@@ -42,9 +43,11 @@ def packed(lengths, holes, rng):
 
 
 def canvases(prompts, rng, count=4):
+    """Holes with tokens, and a mask in each."""
     for _ in range(count):
         ids = prompts.ids.clone()
-        ids[prompts.hole_positions] = torch.randint(0, 30, (len(HOLES),), generator=rng)
+        ids[prompts.hole_positions] = torch.randint(0, MASK, (len(HOLES),), generator=rng)
+        ids[[HOLES[0], HOLES[-1]]] = MASK
         yield ids
 
 
@@ -59,7 +62,7 @@ def one_pass(model, prompts, ids):
 @torch.no_grad()
 def test_every_step_is_that_of_a_whole_pass(rng, isolate_prompt):
     model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, HOLES, rng)
-    denoise = conditional(model, prompts)
+    denoise = conditional(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
         torch.testing.assert_close(ours, one_pass(model, prompts, ids))
@@ -74,10 +77,40 @@ def test_an_isolated_prompt_is_computed_once(rng, monkeypatch):
         "forward",
         lambda self, ids, *rest: seen.append(len(ids)) or forward(self, ids, *rest),
     )
-    denoise = conditional(model, prompts)
+    denoise = conditional(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         denoise(ids)
     assert seen == [13, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("isolate_prompt", "refresh_every", "computed"),
+    [(False, 1, [13, 8, 8, 8]), (True, 1, [13, 3, 3, 3]), (False, 2, [13, 3, 8, 3])],
+)
+@torch.no_grad()
+def test_a_finished_segment_is_not_computed_again(
+    rng, monkeypatch, isolate_prompt, refresh_every, computed
+):
+    model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, HOLES, rng)
+    seen, forward = [], Transformer.forward
+
+    def counting(self, ids, *rest):
+        seen.append(len(ids))
+        return forward(self, ids, *rest)
+
+    denoise = conditional(
+        model, prompts, mask_token_id=MASK, refresh_every=refresh_every, dtype=torch.float32
+    )
+    first, left = torch.arange(30), torch.tensor(HOLES[:3])
+    for step, ids in enumerate(canvases(prompts, rng)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Transformer, "forward", counting)
+            ids[HOLES[3:]] = MASK if step == 0 else 7
+            ours = denoise(ids)(left, first)
+        if isolate_prompt or refresh_every == 1:
+            expected = one_pass(model, prompts, ids)[:3]
+            torch.testing.assert_close(ours, expected)
+    assert seen == computed
 
 
 @pytest.mark.parametrize("isolate_prompt", [False, True])
@@ -85,7 +118,7 @@ def test_an_isolated_prompt_is_computed_once(rng, monkeypatch):
 def test_guidance_moves_away_from_the_bare_prompt_hole_by_hole(rng, isolate_prompt):
     model = network(isolate_prompt=isolate_prompt)
     prompts, bare = packed(LENGTHS, HOLES, rng), packed(BARE, BARE_HOLES, rng)
-    denoise = guided(model, prompts, bare, scale=0.7)
+    denoise = guided(model, prompts, bare, scale=0.7, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         bare_ids = bare.ids.clone()
         bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
