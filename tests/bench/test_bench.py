@@ -111,5 +111,6 @@ def test_reading_is_compared_on_real_shards(tmp_path):
                 tar.addfile(header, io.BytesIO(raw))
     row = compare_reading(tmp_path, "tqa", samples=30, repeats=1, seed=0)
     assert row["samples_per_s"]["ours"] > 0
-    assert row["samples_per_s"]["plain"] > 0
+    assert row["ratios"].keys() >= {"webdataset"}
+    assert min(row["samples_per_s"].values()) > 0
     assert main(["bench", "--suite", "data", "--out", str(tmp_path), "--repeats", "1"]) == 2
