@@ -72,6 +72,8 @@ class MaskedDiffusionModule(L.LightningModule):
         noise_seed: Of times and masks.
         init_from: Exported folder of the stage before, or several in order of preference (`shipped`
             is the package's own model); None starts from random weights.
+        recompute_activations: Trade a second forward pass of each block for its memory.
+        compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -92,6 +94,8 @@ class MaskedDiffusionModule(L.LightningModule):
         final_lr_share: float,
         noise_seed: int,
         init_from: str | list[str] | None = None,
+        recompute_activations: bool = False,
+        compile_pointwise: bool = False,
     ) -> None:
         super().__init__()
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
@@ -105,6 +109,10 @@ class MaskedDiffusionModule(L.LightningModule):
             name: [span.start, span.size, code_feature_dims[name]] for name, span in spans.items()
         }
         self.backbone = backbone(self.vocab.size, list(self.code_spans.values()))
+        if recompute_activations:
+            self.backbone.recompute_activations()
+        if compile_pointwise:
+            self.backbone.compile_pointwise()
         self.schedules = [schedules[name] for name in self.vocab.modalities]
         self.masking, self.tail_pad_ratio = masking, tail_pad_ratio
         weights = torch.tensor([modality_weight[name] for name in self.vocab.modalities])

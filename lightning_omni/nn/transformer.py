@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
@@ -100,6 +102,7 @@ class Transformer(Pretrained):
     ) -> None:
         super().__init__()
         self.isolate_prompt = isolate_prompt
+        self.recomputes = False
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
                 f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
@@ -129,6 +132,20 @@ class Transformer(Pretrained):
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
 
+    def recompute_activations(self) -> None:
+        """Keep only the input of each block for the backward pass and compute the rest again.
+
+        Source: arXiv:1604.06174.
+        """
+        self.recomputes = True
+
+    def compile_pointwise(self) -> None:
+        """Compile what lies between the matrix products: norms and the gated activation."""
+        for block in self.blocks:
+            assert isinstance(block, Block)  # noqa: S101
+            for part in (block.attention_norm, block.ffn_norm, block.ffn):
+                part.compile()
+
     def layout(
         self, lengths: list[int] | tuple[int, ...], is_open: Bool[Tensor, " T"]
     ) -> SegmentLayout:
@@ -155,8 +172,12 @@ class Transformer(Pretrained):
         x = self.embedding.embed(ids)
         cos, sin = self.rotary(position_ids)
         remembered = memory.layers if memory is not None else [None] * len(self.blocks)
+        recomputes = self.recomputes and torch.is_grad_enabled()
         for block, layer in zip(self.blocks, remembered, strict=True):
-            x = block(x, cos, sin, layout, layer)
+            if recomputes:
+                x = checkpoint(block, x, cos, sin, layout, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, layout, layer)
         out: Tensor = self.norm(x)
         return out
 

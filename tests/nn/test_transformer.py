@@ -89,3 +89,44 @@ def test_a_saved_backbone_comes_back_equal(tmp_path):
         model.state_dict().items(), again.state_dict().items(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def gradients(model, ids, layout, *, dtype):
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        loss = model.logits(model(ids, places(list(layout.lengths)), layout)).square().mean()
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_recomputed_activations_give_the_same_gradients_from_less(rng, dtype):
+    plain, frugal = tiny(), tiny()
+    frugal.recompute_activations()
+    ids, layout = torch.randint(0, 50, (12,), generator=rng), SegmentLayout.of([7, 5], device="cpu")
+    kept = {plain: 0, frugal: 0}
+    found = {}
+    for model in kept:
+
+        def keep(x, model=model):
+            kept[model] += x.numel()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            found[model] = gradients(model, ids, layout, dtype=dtype)
+    assert torch.equal(found[plain][0], found[frugal][0])
+    for one, two in zip(found[plain][1], found[frugal][1], strict=True):
+        torch.testing.assert_close(one, two)
+    assert kept[frugal] < kept[plain] / 2
+
+
+# the compiler looks at gradients of what has none
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.slow
+def test_compiled_parts_compute_the_same(rng):
+    plain, compiled = tiny(), tiny()
+    compiled.compile_pointwise()
+    ids, layout = torch.randint(0, 50, (12,), generator=rng), SegmentLayout.of([7, 5], device="cpu")
+    one = gradients(plain, ids, layout, dtype=torch.float32)
+    two = gradients(compiled, ids, layout, dtype=torch.float32)
+    torch.testing.assert_close(one, two)
