@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _SCORES = 2**24  # at one time, if rows are short: 64 MB
+_TINY = 1e-30
 _ROWS = 256  # at least, as every chunk adds to the whole gradient of the table
 
 
@@ -64,6 +65,17 @@ def per_maskable(
     return total / num_maskable
 
 
+def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:
+    """-log p of the true ids, also where p is too small a number, Float[M]."""
+    at_true = p.gather(1, true)
+    nats = -at_true.log()
+    is_lost = (at_true < _TINY).squeeze(1)
+    if is_lost.any():
+        wide = scores[is_lost].to(p.dtype)
+        nats[is_lost] = wide.logsumexp(1, keepdim=True) - wide.gather(1, true[is_lost])
+    return nats.squeeze(1)
+
+
 class _WeightedNLL(torch.autograd.Function):
     """One pass over chunks computes the loss and, as its weights are known, both gradients."""
 
@@ -87,17 +99,14 @@ class _WeightedNLL(torch.autograd.Function):
         grad_table: Tensor | None = None
         for start in range(0, len(h), chunk):
             rows = slice(start, start + chunk)
-            scores = (h[rows] @ w.T).to(exact)
+            scores, true = h[rows] @ w.T, x0[rows, None]
             scores[:, mask_token_id] = -torch.inf
-            top, true = scores.amax(1, keepdim=True), x0[rows, None]
-            at_true = scores.gather(1, true)
-            scores.sub_(top).exp_()
-            total = scores.sum(1, keepdim=True)
-            nats[rows] = (total.log() + top - at_true).squeeze(1)
+            p = scores.softmax(1, dtype=exact)
+            nats[rows] = _nats(scores, p, true)
             if not (needs_hidden or needs_table):
                 continue
-            scores.mul_(weight[rows, None] / total).scatter_add_(1, true, -weight[rows, None])
-            grad_scores = scores.to(dtype)
+            p.mul_(weight[rows, None]).scatter_add_(1, true, -weight[rows, None])
+            grad_scores = p.to(dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad_scores @ w
             if needs_table:

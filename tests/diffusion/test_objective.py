@@ -51,6 +51,17 @@ def test_gradients_are_those_of_finite_differences(rng):
     assert torch.autograd.gradcheck(loss, (hidden, table))
 
 
+@pytest.mark.parametrize("gap", [10.0, 80.0, 100.0, 1000.0])
+def test_an_improbable_truth_costs_its_nats_and_not_infinity(gap):
+    table = torch.eye(4)
+    hidden = torch.tensor([[0.0, gap, 0.0, 0.0]])
+    weight, x0 = torch.ones(1), torch.tensor([0])
+    loss, nats = weighted_nll(hidden, table, x0, weight, mask_token_id=3)
+    expected = math.log(math.exp(gap) + 2) if gap < 700 else gap
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert nats.item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_without_masks_the_loss_is_zero(rng):
     hidden, table, x0, weight = case(rng, masks=0)
     loss, nats = weighted_nll(hidden, table, x0, weight, mask_token_id=9)
