@@ -53,9 +53,7 @@ class GenerationDefaults:
 
 
 _TEXT = GenerationDefaults(steps_per_token=1.0, max_steps=64)
-_SPEECH = GenerationDefaults(
-    steps_per_token=0.5, max_steps=64, guidance_scale=1.0, position_penalty=2.0, free_positions=4
-)
+_SPEECH = GenerationDefaults(steps_per_token=0.5, max_steps=64)
 _IMAGE = GenerationDefaults(
     steps_per_token=0.5, max_steps=64, guidance_scale=1.0, position_penalty=2.0
 )
