@@ -131,7 +131,7 @@ EVALUATE = [
     (["--config", "gone.yaml"], "gone.yaml"),
     (["--model", "gone", "--tasks", "[t2i]"], "no joint model in 'gone'"),
     (["--tasks", "[sing]", "--model", "runs/debug/stage3/export"], "sing"),
-    (["--num_steps", "-2"], "steps is -2"),
+    (["--sampling.num_steps", "-2"], "steps is -2"),
     (["--batch_size", "0"], "batch_size is 0"),
     (["--out", "good.png"], "cannot write into 'good.png'"),
 ]

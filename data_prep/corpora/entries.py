@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,24 @@ class Conversation:
     turns: tuple[tuple[str, tuple[Line, ...]], ...]
 
 
-Entry = Captioned | Transcribed | Asked | Conversation
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A row or file that no sample can be made of, and why."""
+
+    origin: str
+    why: str
+
+
+Usable = Captioned | Transcribed | Asked | Conversation
+Entry = Usable | Unusable
+
+
+def attempt(origin: str, make: Callable[[], Usable]) -> Entry:
+    """The entry, or why there is none: one bad row shall not cost a corpus."""
+    try:
+        return make()
+    except OmniError as error:
+        return Unusable(origin, str(error))
 
 
 @dataclass
@@ -90,12 +107,12 @@ class Gathered:
             OmniError: If there are none, or more than 5 % of them are unreadable.
         """
         for entry in entries:
-            try:
-                self._add(entry)
+            why = entry.why if isinstance(entry, Unusable) else self._why_not(entry)
+            if why is None:
                 self.good += 1
-            except OmniError as error:
-                self.bad.append(f"{entry.origin}: {error}")
-                log.warning("left out %s: %s", entry.origin, error)
+                continue
+            self.bad.append(f"{entry.origin}: {why}")
+            log.warning("left out %s: %s", entry.origin, why)
         total = self.good + len(self.bad)
         if total == 0:
             raise OmniError(f"found nothing of a {self.corpus} corpus there; check --source")
@@ -105,7 +122,15 @@ class Gathered:
                 f"the first is {self.bad[0]}"
             )
 
-    def _add(self, entry: Entry) -> None:
+    def _why_not(self, entry: Usable) -> str | None:
+        """Add an entry; None if that worked, else what is wrong with it."""
+        try:
+            self._add(entry)
+        except OmniError as error:
+            return str(error)
+        return None
+
+    def _add(self, entry: Usable) -> None:
         if isinstance(entry, Captioned):
             picture = self._picture(entry.picture, entry.origin, entry.caption)
             meta = {"set": self.corpus, "caption": entry.caption}

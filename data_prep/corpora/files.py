@@ -53,32 +53,40 @@ def read_text(path: Path) -> str:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` of a JSON Lines file.
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield `(line number, line)` of a JSON Lines file, empty lines left out; see `json_object`.
 
     Raises:
-        OmniError: If the file does not exist or a line is no JSON object.
+        OmniError: If the file does not exist.
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                plain = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise OmniError(f"'{path}' line {number} is not JSON ({error})") from error
-            if not isinstance(plain, dict):
-                raise OmniError(f"'{path}' line {number} is not a JSON object")
-            yield number, plain
+            if line.strip():
+                yield number, line
+
+
+def json_object(line: bytes, *, name: str) -> dict[str, Any]:
+    """A line of a JSON Lines file.
+
+    Raises:
+        OmniError: If it is no JSON object.
+    """
+    try:
+        plain = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise OmniError(f"{name} is not JSON ({error})") from error
+    if not isinstance(plain, dict):
+        raise OmniError(f"{name} is not a JSON object")
+    return plain
 
 
 def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield `(line number, row)` of a tab-separated file that has the columns.
+    """Yield `(line number, row)` of a tab-separated file that has the columns; see `filled`.
 
     Raises:
-        OmniError: If the file or a column is missing, or a row has nothing in one of them.
+        OmniError: If the file or a column is missing.
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
@@ -88,8 +96,15 @@ def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     missing = [c for c in columns if c not in (reader.fieldnames or ())]
     if missing:
         raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {reader.fieldnames}")
-    for number, row in enumerate(reader, 2):
-        empty = [c for c in columns if not row[c]]
-        if empty:
-            raise OmniError(f"'{path}' line {number} has nothing in column '{empty[0]}'")
-        yield number, row
+    yield from enumerate(reader, 2)
+
+
+def filled(row: dict[str, str], column: str, *, name: str) -> str:
+    """What a row has in a column.
+
+    Raises:
+        OmniError: If that is nothing.
+    """
+    if not row[column]:
+        raise OmniError(f"{name} has nothing in column '{column}'")
+    return row[column]

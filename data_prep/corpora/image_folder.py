@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Captioned, Entry
+from data_prep.corpora.entries import Captioned, Entry, attempt
 from data_prep.corpora.files import PICTURES, beside, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every picture below `source`."""
     for path in with_suffix(source, PICTURES):
-        yield Captioned(str(path), path, beside(path, ".txt"))
+        yield attempt(str(path), partial(_captioned, path))
+
+
+def _captioned(path: Path) -> Captioned:
+    return Captioned(str(path), path, beside(path, ".txt"))

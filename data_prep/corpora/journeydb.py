@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Captioned, Entry
-from data_prep.corpora.files import json_lines
+from data_prep.corpora.entries import Captioned, Entry, attempt
+from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
 
 ANNOTATIONS = "train_anno_realease_repath.jsonl"  # spelt so in the release
@@ -15,10 +16,16 @@ ANNOTATIONS = "train_anno_realease_repath.jsonl"  # spelt so in the release
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every annotated picture; a caption, where there is one, is preferred to the prompt."""
     path = source / ANNOTATIONS
-    for number, plain in json_lines(path):
-        task = plain.get("Task2") or {}
-        caption = task.get("Caption") or plain.get("prompt")
-        if not caption or not plain.get("img_path"):
-            raise OmniError(f"'{path}' line {number} needs img_path and a prompt or caption")
-        picture = source / "imgs" / str(plain["img_path"]).removeprefix("./")
-        yield Captioned(f"{path}:{number}", picture, str(caption).strip())
+    for number, line in json_lines(path):
+        origin = f"{path}:{number}"
+        yield attempt(origin, partial(_captioned, source, line, origin))
+
+
+def _captioned(source: Path, line: bytes, origin: str) -> Captioned:
+    plain = json_object(line, name=f"'{origin}'")
+    task = plain.get("Task2") or {}
+    caption = (task.get("Caption") if isinstance(task, dict) else None) or plain.get("prompt")
+    if not caption or not plain.get("img_path"):
+        raise OmniError(f"'{origin}' needs img_path and a prompt or caption")
+    picture = source / "imgs" / str(plain["img_path"]).removeprefix("./")
+    return Captioned(origin, picture, str(caption).strip())

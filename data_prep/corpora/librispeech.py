@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.corpora.entries import Entry, Transcribed
-from data_prep.corpora.files import with_suffix
-from lightning_omni.errors import OmniError
+from data_prep.corpora.entries import Entry, Transcribed, Unusable
+from data_prep.corpora.files import read_text, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
@@ -16,9 +15,11 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         if not transcript.name.endswith(".trans.txt"):
             continue
         speaker = transcript.name.split("-")[0]
-        for number, line in enumerate(transcript.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(read_text(transcript).splitlines(), 1):
+            origin = f"{transcript}:{number}"
             name, _, words = line.partition(" ")
             if not words:
-                raise OmniError(f"'{transcript}' line {number} has no words; wanted 'ID WORDS'")
+                yield Unusable(origin, "no words; wanted 'ID WORDS'")
+                continue
             sound = transcript.with_name(f"{name}.flac")
-            yield Transcribed(f"{transcript}:{number}", sound, words.lower(), f"speaker-{speaker}")
+            yield Transcribed(origin, sound, words.lower(), f"speaker-{speaker}")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Entry, Transcribed
+from data_prep.corpora.entries import Entry, Transcribed, attempt
 from data_prep.corpora.files import beside, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every utterance below `source`."""
     for path in with_suffix(source, (".wav",)):
-        speaker = path.name.split("_")[0]
-        yield Transcribed(str(path), path, beside(path, ".normalized.txt"), f"speaker-{speaker}")
+        yield attempt(str(path), partial(_utterance, path))
+
+
+def _utterance(path: Path) -> Transcribed:
+    words, speaker = beside(path, ".normalized.txt"), path.name.split("_")[0]
+    return Transcribed(str(path), path, words, f"speaker-{speaker}")

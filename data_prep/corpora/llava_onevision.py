@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.entries import Asked, Entry
+from data_prep.corpora.entries import Asked, Entry, Unusable
 from data_prep.corpora.files import read_text, with_suffix
 from lightning_omni.errors import OmniError
 
 _ROWS = 256
+Record = tuple[str, Path | bytes, Any]
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
@@ -26,15 +27,19 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     is_parquet = source.is_dir() or source.suffix == ".parquet"
     records = _parquet(source) if is_parquet else _json(source)
     for where, picture, turns in records:
+        if not isinstance(turns, list):
+            yield Unusable(where, "conversations are no list")
+            continue
         for asked, answered in pairwise(turns):
             if not all(isinstance(turn, dict) and "value" in turn for turn in (asked, answered)):
-                raise OmniError(f"{where} has a turn without from and value")
+                yield Unusable(where, "a turn has no from and value")
+                continue
             if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
                 question = str(asked["value"]).replace("<image>", "").strip()
                 yield Asked(where, picture, question, str(answered["value"]))
 
 
-def _json(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
+def _json(source: Path) -> Iterator[Record]:
     if not source.is_file():
         raise OmniError(f"no file '{source}'; give the JSON file of the conversations")
     try:
@@ -44,14 +49,14 @@ def _json(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]
     if not isinstance(records, list):
         raise OmniError(f"'{source}' holds a JSON {type(records).__name__}, wanted a list")
     for number, record in enumerate(records):
-        if not isinstance(record, dict) or not isinstance(record.get("conversations", []), list):
-            raise OmniError(f"'{source}' entry {number} is no object with conversations")
-        if "image" in record:
-            picture = source.parent / str(record["image"])
-            yield f"{source}[{number}]", picture, record.get("conversations", [])
+        where = f"{source}[{number}]"
+        if not isinstance(record, dict):
+            yield where, b"", record
+        elif "image" in record:
+            yield where, source.parent / str(record["image"]), record.get("conversations", [])
 
 
-def _parquet(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
+def _parquet(source: Path) -> Iterator[Record]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -67,9 +72,7 @@ def _parquet(source: Path) -> Iterator[tuple[str, Path | bytes, list[dict[str, A
             raise OmniError(f"'{path}' is not readable Parquet ({error}); copy it again") from error
 
 
-def _parquet_rows(
-    file: Any, path: Path
-) -> Iterator[tuple[str, Path | bytes, list[dict[str, Any]]]]:
+def _parquet_rows(file: Any, path: Path) -> Iterator[Record]:
     missing = {"image", "conversations"} - set(file.schema_arrow.names)
     if missing:
         raise OmniError(f"'{path}' has no column '{min(missing)}'")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.entries import Conversation, Entry, Line
-from data_prep.corpora.files import json_lines
+from data_prep.corpora.entries import Conversation, Entry, Line, attempt
+from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.data.tasks import TASKS_BY_NAME
 from lightning_omni.errors import OmniError
 
@@ -30,18 +31,24 @@ _INSTRUCTIONS = {
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every conversation; files are named relative to the folder of `source`."""
-    for number, plain in json_lines(source):
+    for number, line in json_lines(source):
         where = f"'{source}' line {number}"
-        messages = plain.get("messages") or plain.get("conversations")
-        if not isinstance(messages, list) or not messages:
-            raise OmniError(f"{where} has no messages")
-        files = {m: _files(plain.get(m), source.parent, f"{where}: {m}") for m in _MEDIA}
-        turns = [_turn(message, files, where) for message in messages]
-        left = {name: rest for name, rest in files.items() if rest}
-        if left:
-            name, rest = next(iter(left.items()))
-            raise OmniError(f"{where} lists {len(rest)} {name} more than it has placeholders")
-        yield _conversation(f"{source}:{number}", turns)
+        origin = f"{source}:{number}"
+        yield attempt(origin, partial(_read_line, source.parent, line, origin, where))
+
+
+def _read_line(folder: Path, line: bytes, origin: str, where: str) -> Conversation:
+    plain = json_object(line, name=where)
+    messages = plain.get("messages") or plain.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise OmniError(f"{where} has no messages")
+    files = {m: _files(plain.get(m), folder, f"{where}: {m}") for m in _MEDIA}
+    turns = [_turn(message, files, where) for message in messages]
+    left = {name: rest for name, rest in files.items() if rest}
+    if left:
+        name, rest = next(iter(left.items()))
+        raise OmniError(f"{where} lists {len(rest)} {name} more than it has placeholders")
+    return _conversation(origin, turns)
 
 
 def _files(names: Any, folder: Path, where: str) -> list[Path]:
@@ -74,7 +81,7 @@ def _turn(message: Any, files: dict[str, list[Path]], where: str) -> tuple[str, 
     return _ROLES[role], tuple(lines)
 
 
-def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Entry:
+def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Conversation:
     """Recognise the nine tasks by instruction and shape; all else is `chat`."""
     bare = [turn for turn in turns if turn[0] != "system"]
     if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:

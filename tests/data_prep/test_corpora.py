@@ -280,3 +280,42 @@ def test_a_damaged_parquet_file_is_named_and_a_row_without_a_picture_is_left_out
     write_table(arrow.Table.from_pylist(rows), tmp_path / "odd.parquet")
     (entry,) = read(tmp_path / "odd.parquet", split="train")
     assert entry.picture == b""
+
+
+def many(folder, layout):
+    """Thirty entries and a bad one, less than 5 %; what is said of it."""
+    folder.mkdir()
+    if layout == "common_voice":
+        rows = [*(f"c{i}\tclip.mp3\tnumber {i}" for i in range(30)), "c31\t\tno clip"]
+        (folder / "train.tsv").write_text("\n".join(["client_id\tpath\tsentence", *rows, ""]))
+        clip = folder / "clips" / "clip.mp3"
+        clip.parent.mkdir()
+        soundfile.write(clip, np.zeros(8000, np.float32), 16000, format="MP3")
+        return folder, "nothing in column 'path'"
+    if layout == "librispeech":
+        chapter = folder / "1" / "2"
+        chapter.mkdir(parents=True)
+        lines = [*(f"1-2-{i:04d} WORD" for i in range(30)), "1-2-0099"]
+        (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
+        for i in range(30):
+            soundfile.write(chapter / f"1-2-{i:04d}.flac", np.full(8000, i / 99, np.float32), 16000)
+        return folder, "no words"
+    if layout == "image_folder":
+        for i in range(30):
+            picture(folder / f"{i}.png", (i, 0, 0))
+            (folder / f"{i}.txt").write_text(f"number {i}")
+        (folder / "3.txt").unlink()
+        return folder, "has no '3.txt' beside it"
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    lines = [*(json.dumps({"messages": talk, "n": i}) for i in range(30)), "{not json"]
+    (folder / "m.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "m.jsonl", "is not JSON"
+
+
+@pytest.mark.parametrize("layout", ["common_voice", "librispeech", "image_folder", "messages"])
+def test_one_malformed_row_of_many_is_counted_and_reported(layout, tmp_path, capsys):
+    source, why = many(tmp_path / "in", layout)
+    args = ["--corpus", layout, "--source", str(source), "--out", str(tmp_path / "out")]
+    assert main(args) == 0, capsys.readouterr().err
+    (left_out,) = read_manifest(tmp_path / "out")["left_out"]
+    assert why in left_out
