@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,11 @@ from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.errors import OmniError
+from lightning_omni.files import read_json_object
+from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.shipped import locate
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import Batch, Sample, Sequence
+from lightning_omni.types import SPLITS, Batch, Sample, Sequence
 from lightning_omni.vocab import Vocab
 
 
@@ -91,6 +94,7 @@ class OmniData(ResumableData):
         seed: Of order, pads and dropout.
         transcribe_first: Tasks whose spoken request is written down before it is answered.
         text_ranks: Text ranks; None for those that ship with the package.
+        test_split: Split that the verb `test` measures.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class OmniData(ResumableData):
         seed: int,
         transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
+        test_split: str = "test_iid",
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -122,6 +127,9 @@ class OmniData(ResumableData):
         check_within("data.val_samples", val_samples, 0)
         for modality, pads in max_tail_pads.items():
             check_within(f"data.max_tail_pads.{modality}", pads, 0)
+        if test_split not in SPLITS:
+            raise OmniError(f"data.test_split is '{test_split}', wanted one of {', '.join(SPLITS)}")
+        self.test_split = test_split
         self.transcribe_first = transcribe_first or []
         check_transcribed(self.transcribe_first)
         self.data, self.seed = Path(data), seed
@@ -169,6 +177,16 @@ class OmniData(ResumableData):
         """Features of each modality's codes, for `Transformer`'s embeddings."""
         return load_features(self.folder)
 
+    def bound_units(self) -> dict[str, dict[str, float]]:
+        """Other units of a bound, by modality: what nats per token are to be multiplied by."""
+        config = read_json_object(self.image_tokenizer / CONFIG_FILE, remedy="export it again")
+        side = config["init_args"]["image_size"]
+        codes = self.manifest["image_columns"] ** 2
+        return {
+            "image": {"bits_per_dimension": codes / (3 * side**2) / math.log(2)},
+            "speech": {"bits_per_second": self.manifest["tokens_per_second"] / math.log(2)},
+        }
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless packed batches; end training with max_steps or max_time."""
         stream = PackedMixture(self.folder, self.template, self, **self.place)
@@ -180,7 +198,7 @@ class OmniData(ResumableData):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The same of the test split, for `lightning_omni test`."""
-        return self._fixed("test_iid")
+        return self._fixed(self.test_split)
 
     def _fixed(self, split: str) -> DataLoader[Batch]:
         batches = list(

@@ -13,10 +13,16 @@ from torch import Tensor
 
 from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
+from lightning_omni.diffusion.likelihood import (
+    bound_per_segment,
+    mask_for_bound,
+    stratified_levels,
+)
 from lightning_omni.diffusion.noise import sample_t, uniform
 from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weighted_nll
 from lightning_omni.diffusion.schedule import NoiseSchedule
 from lightning_omni.errors import OmniError
+from lightning_omni.metrics.bound import BoundPerToken
 from lightning_omni.modules.optim import (
     OptimizerFactory,
     build_optimizer,
@@ -73,6 +79,7 @@ class MaskedDiffusionModule(L.LightningModule):
         init_from: Exported folder of the stage before, or several in order of preference (`shipped`
             is the package's own model); None starts from random weights.
         recompute_activations: Trade a second forward pass of each block for its memory.
+        bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
@@ -96,8 +103,10 @@ class MaskedDiffusionModule(L.LightningModule):
         init_from: str | list[str] | None = None,
         recompute_activations: bool = False,
         compile_pointwise: bool = False,
+        bound_draws: int = 16,
     ) -> None:
         super().__init__()
+        check_within("model.bound_draws", bound_draws, 1)
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         check_within("model.tail_pad_ratio", tail_pad_ratio, 0, 1)
         for name, weight in modality_weight.items():
@@ -120,7 +129,8 @@ class MaskedDiffusionModule(L.LightningModule):
         self.optimizer_factory, self.weight_decay = optimizer, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share, self.init_from = final_lr_share, init_from
-        self.noise_seed = noise_seed
+        self.noise_seed, self.bound_draws = noise_seed, bound_draws
+        self.bound = BoundPerToken(len(self.vocab.modalities))
 
     def setup(self, stage: str) -> None:
         """Load the stage before and the codes' features; a resumed checkpoint overrides both."""
@@ -154,8 +164,37 @@ class MaskedDiffusionModule(L.LightningModule):
         self._measure("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same on the test split."""
+        """The same on the test split, and the bound on -log p of its answers."""
         self._measure("test", batch)
+        segment, visits = batch.segment_ids.flatten(), batch.visits
+        core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
+        total = torch.zeros(batch.num_segments, dtype=torch.float64, device=core.device)
+        levels = stratified_levels(self.noise_seed, visits, draws=self.bound_draws)
+        for draw, level in enumerate(levels):
+            is_masked, factor = mask_for_bound(
+                self.noise_seed, visits, level, core, segment, _position(batch), draw=draw
+            )
+            noisy = self._masked(batch, is_masked)
+            nats = self._nats(batch, noisy, self.hidden(batch, noisy))
+            total += bound_per_segment(nats, segment[noisy.masked], factor.double())
+        modality = torch.full_like(visits, -1)
+        modality[segment[core]] = batch.modality.flatten()[core]  # one part a segment, one modality
+        has = modality >= 0
+        tokens = torch.bincount(segment[core], minlength=batch.num_segments)
+        self.bound.update(total[has] / self.bound_draws, tokens[has], modality[has])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the bound of each modality with its standard error, and in its own unit."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        units = datamodule.bound_units() if datamodule is not None else {}
+        ratio, error = self.bound.compute()
+        for name, value, spread in zip(self.vocab.modalities, ratio, error, strict=True):
+            if value.isfinite():
+                self.log(f"test/nats_per_token/{name}", value.float())
+                self.log(f"test/nats_per_token_error/{name}", spread.float())
+                for unit, factor in units.get(name, {}).items():
+                    self.log(f"test/{unit}/{name}", (value * factor).float())
+        self.bound.reset()
 
     def _measure(self, stage: str, batch: Batch) -> None:
         noisy = self.corrupt(batch)
@@ -169,9 +208,7 @@ class MaskedDiffusionModule(L.LightningModule):
         segment = batch.segment_ids.flatten()
         x0, maskable = batch.ids.flatten(), batch.maskable.flatten()
         pads, modality = batch.is_tail_pad.flatten(), batch.modality.flatten()
-        index = torch.arange(len(segment), device=segment.device)
-        position = index - batch.cu_seqlens.long().to(segment.device)[segment]
-        u = uniform(self.noise_seed, batch.visits[segment], position)
+        u = uniform(self.noise_seed, batch.visits[segment], _position(batch))
         t_N = sample_t(self.noise_seed, batch.visits)
         alpha, weight = self._by_modality(t_N)
         group = modality.clamp_min(0) * batch.num_segments + segment
@@ -215,14 +252,30 @@ class MaskedDiffusionModule(L.LightningModule):
         of_modality: Any = self.modality_weight
         weight = noisy.weight * of_modality[modality[noisy.masked]]
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
-        total, nats = weighted_nll(
+        total, nats = self._weighted(batch, noisy, hidden, weight)
+        return per_maskable(total, of_modality[modality[core]].sum()), nats
+
+    def _nats(self, batch: Batch, noisy: Corrupted, hidden: Tensor) -> Tensor:
+        """-log p of the true token at each mask, Float[M]."""
+        return self._weighted(batch, noisy, hidden, noisy.weight)[1]
+
+    def _weighted(
+        self, batch: Batch, noisy: Corrupted, hidden: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return weighted_nll(
             hidden,
             self.backbone.embedding.table(),
             batch.ids.flatten()[noisy.masked],
             weight,
             mask_token_id=self.vocab.mask_token_id,
         )
-        return per_maskable(total, of_modality[modality[core]].sum()), nats
+
+    def _masked(self, batch: Batch, is_masked: Tensor) -> Corrupted:
+        """A batch with these tokens masked, at no ratio in particular."""
+        masked = is_masked.nonzero().squeeze(1)
+        x_t = batch.ids.flatten().masked_fill(is_masked, self.vocab.mask_token_id)
+        ones = torch.ones(len(masked), device=x_t.device)
+        return Corrupted(x_t, masked, ones, ones)
 
     def _by_modality(self, t_N: Tensor) -> tuple[Tensor, Tensor]:
         """Keep-probability and weight per modality and segment, Float[modalities N]."""
@@ -289,6 +342,13 @@ class MaskedDiffusionModule(L.LightningModule):
                 f"'{differ[0]}'; use the backbone and vocab of the stage before"
             )
         self.backbone.load_state_dict(state)
+
+
+def _position(batch: Batch) -> Tensor:
+    """Place of each token in its segment, Int[T]."""
+    segment = batch.segment_ids.flatten()
+    index = torch.arange(len(segment), device=segment.device)
+    return index - batch.cu_seqlens.long().to(segment.device)[segment]
 
 
 def _counted(

@@ -90,8 +90,12 @@ def test_changing_the_vocabulary_is_refused_by_name(workplace, capsys):
 def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     recipe = ["--config", str(RECIPES / "debug" / "stage3.yaml")]
     checkpoint = ["--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt"]
-    assert main(["test", *recipe, *checkpoint]) == 0
-    assert "test/loss" in capsys.readouterr().out
+    assert main(["test", *recipe, *checkpoint, "--data.test_split", "val"]) == 0
+    said = capsys.readouterr().out
+    for name in ("loss", "nats_per_token/text", "nats_per_token_error/speech", "bits_per_second"):
+        assert f"test/{name}" in said
+    assert "test/bits_per_dimension/image" in said
+    assert main(["test", *recipe, *checkpoint, "--data.test_split", "exam"]) == 2
 
 
 def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
