@@ -65,7 +65,7 @@ def test_both_sides_agree_on_loss_and_tokens(tmp_path):
     assert main(["bench", *sample, "--out", str(tmp_path), *small, *train]) == 0
     rows = json.loads((tmp_path / "sample.json").read_text())["rows"]
     assert [row["equal_tokens"] for row in rows] == [1.0, 1.0, 1.0, None]
-    assert (rows[-1]["steps"], rows[-1]["peer_steps"]) == (1, 256)
+    assert (rows[-1]["steps"], rows[-1]["peer_steps"]) == (2, 256)
     assert (tmp_path / "sample.png").stat().st_size > 1000
 
 

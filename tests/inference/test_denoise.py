@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lightning_omni.bench.workload import Shape, make_network
 from lightning_omni.inference.denoise import conditional, guided
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.segments import SegmentLayout
@@ -14,22 +15,8 @@ HOLES, BARE_HOLES = [5, 6, 7, 11, 12], [3, 4, 5, 8, 9]
 
 
 def network(*, isolate_prompt):
-    torch.manual_seed(0)
-    return Transformer(
-        30,
-        [],
-        dim=32,
-        num_layers=3,
-        num_heads=4,
-        num_kv_heads=2,
-        ffn_dim=48,
-        rope_theta=1e4,
-        rope_sections=None,
-        qkv_bias=True,
-        qk_norm=False,
-        tie_embeddings=False,
-        isolate_prompt=isolate_prompt,
-    ).eval()
+    shape = Shape(dim=192, num_layers=3, vocab_size=30)
+    return make_network(shape, seed=0, isolate_prompt=isolate_prompt).eval()
 
 
 def packed(lengths, holes, rng):
