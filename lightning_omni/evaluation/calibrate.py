@@ -14,12 +14,12 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.answerers import answer_all
-from lightning_omni.evaluation.judges import PRIMARY
 from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
 from lightning_omni.evaluation.pareto import draw_pareto
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.run import OmniAnswerer, check_wanted, plain_sampling, prepare
 from lightning_omni.evaluation.suite import Plan, Suite
+from lightning_omni.evaluation.table import primary_of
 from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Omni
 from lightning_omni.inference.sampling import Sampling, check_seed
@@ -108,7 +108,7 @@ def _compare(
         replies = answer_all(answerer, cases, batch_size=plan.batch_size, seed=plan.seed)
         outcomes = suite.judge(task, cases, replies)
         first = first or outcomes
-        metric = PRIMARY[task]
+        metric = primary_of(task, outcomes)
         estimate = summarize(outcomes, metric, seed=plan.seed)
         assert estimate is not None  # noqa: S101 - there are cases
         difference = paired_difference(outcomes, first, metric)
@@ -137,9 +137,14 @@ def paired_difference(
 ) -> Difference:
     """How much larger a metric is than on the same cases in another way.
 
-    An error rate is a ratio of sums, so a case counts by its errors over the mean length.
+    Cases that the metric does not apply to are left out. An error rate is a ratio of sums, so a
+    case counts by its errors over the mean length.
     """
-    pairs = [(a.metrics[metric], b.metrics[metric]) for a, b in zip(outcomes, others, strict=True)]
+    pairs = [
+        (a.metrics[metric], b.metrics[metric])
+        for a, b in zip(outcomes, others, strict=True)
+        if metric in a.metrics and metric in b.metrics
+    ]
     length = statistics.fmean(bottom for (_, bottom), _ in pairs)
     differences = [(a - b) / length for (a, _), (b, _) in pairs]
     if len(differences) < 2:

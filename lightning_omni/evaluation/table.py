@@ -68,7 +68,7 @@ class Scored:
 def build_rows(scored: Scored, *, seed: int) -> list[Row]:
     """Rows for every metric, then for the primary one by slice."""
     names = metric_names(scored.model)
-    primary = PRIMARY[scored.task] if PRIMARY[scored.task] in names else "exact"
+    primary = primary_of(scored.task, scored.model)
     rows = [_row(scored, name, None, name == primary, seed=seed) for name in names]
     labels = [slice_of(scored.task, case) for case in scored.cases]
     if len(set(labels)) > 1:
@@ -77,6 +77,11 @@ def build_rows(scored: Scored, *, seed: int) -> list[Row]:
             for label in sorted(set(labels))
         ]
     return [row for row in rows if row is not None]
+
+
+def primary_of(task: str, outcomes: Sequence[Outcome]) -> str:
+    """The task's main metric, or exact match where no case has it."""
+    return PRIMARY[task] if PRIMARY[task] in metric_names(outcomes) else "exact"
 
 
 def slice_of(task: str, case: Case) -> str:

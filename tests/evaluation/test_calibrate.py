@@ -28,6 +28,12 @@ def test_a_paired_difference_to_itself_is_zero_without_error():
     assert (found.mean, found.error) == (0, 0)
 
 
+def test_cases_without_the_metric_are_left_out():
+    some = [*outcomes([(1, 1), (0, 1)], "attributes"), Outcome({"exact": (1, 1)})]
+    others = [*outcomes([(0, 1), (0, 1)], "attributes"), Outcome({"exact": (0, 1)})]
+    assert paired_difference(some, others, "attributes").mean == 0.5
+
+
 def row(way, value, forwards, *, is_lower_better=False):
     return {
         **{"task": "t2i", "way": way, "metric": "m", "value": value, "forwards": forwards},
