@@ -47,6 +47,8 @@ _JARGON = (
     (r"Problem with given class_path '[^']*': ", ""),
     (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
     (r"<class '([\w.]+)'>", r"\1"),
+    (r"Expected a typing\.Literal\[(.*?)\]\.", r"wanted one of \1."),
+    (r"Expected a dot import path string: \S+", "wanted a class by its name or dotted path."),
     (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
     (r" +", " "),
 )
