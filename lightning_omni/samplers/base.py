@@ -190,6 +190,15 @@ def rank_within(
     return torch.arange(len(sample), device=sample.device) - first[sample], count[sample]
 
 
+def surest_first(
+    confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
+) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
+    """Order of samples one behind another, each from its surest entry down, and the ranks."""
+    order = confidence.argsort(descending=True, stable=True)
+    order = order[sample[order].argsort(stable=True)]
+    return order, rank_within(sample[order], num_samples)[0]
+
+
 def surest(
     confidence: Float[Tensor, " M"],
     where: Int[Tensor, " M"],

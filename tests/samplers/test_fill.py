@@ -6,7 +6,9 @@ import torch
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Canvas, Scores, fill, num_to_commit
 from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.factor import Factor
 from lightning_omni.samplers.margin import Margin
 from lightning_omni.samplers.maskgit import MaskGIT
 from lightning_omni.samplers.threshold import Threshold
@@ -23,11 +25,16 @@ SAMPLERS = [
     Margin(),
     Margin(temperature=0.7),
     Threshold(0.3),
+    Factor(0.5),
+    EntropyBounded(1.0),
+    EntropyBounded(1.0, temperature=0.7),
 ]
 GREEDY = [
     Confidence(),
     Margin(),
     Threshold(0.3),
+    Factor(0.5),
+    EntropyBounded(1.0),
     EntropyPenalty(),
     EntropyPenalty(repetition_penalty=1.2, position_penalty=2.0, free_positions=2),
 ]

@@ -1,0 +1,57 @@
+"""Commit as many positions as a budget of entropy allows: one knob, in nats, for every modality."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_omni.arguments import check_within
+from lightning_omni.samplers.base import surest_first
+from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.score import negative_entropy
+
+
+class EntropyBounded(Confidence):
+    """Commit the largest set of lowest entropies whose sum without its largest is within a bound.
+
+    That sum bounds how far tokens drawn at once are from tokens drawn one after another. The
+    schedule's number is committed in any case.
+
+    Args:
+        bound: In nats; larger is faster and riskier, 0 commits one position and what is certain.
+        temperature: 0 takes the likeliest tokens.
+
+    Source: EB-Sampler, arXiv:2505.24857.
+    """
+
+    def __init__(self, bound: float = 0.1, temperature: float = 0.0) -> None:
+        check_within("bound", bound, 0)
+        super().__init__(temperature)
+        self.bound = bound
+
+    def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+        """The entropy, negated."""
+        return negative_entropy(log_p)
+
+    def quota(
+        self,
+        scheduled: Int[Tensor, " S"],
+        confidence: Float[Tensor, " M"],
+        sample: Int[Tensor, " M"],
+    ) -> Int[Tensor, " S"]:
+        """What the bound allows, at least the schedule's."""
+        order, rank = surest_first(confidence, sample, len(scheduled))
+        entropy = -confidence[order].double()
+        before = entropy.cumsum(0) - entropy
+        before = before - before[rank == 0].repeat_interleave(_counts(rank))
+        is_within = before <= self.bound
+        allowed = torch.bincount(sample[order][is_within], minlength=len(scheduled))
+        return torch.maximum(scheduled, allowed)
+
+
+def _counts(rank: Int[Tensor, " M"]) -> Int[Tensor, " S"]:
+    """Lengths of the runs of ranks that start at 0."""
+    starts = (rank == 0).nonzero().squeeze(1)
+    ends = torch.cat((starts[1:], starts.new_tensor([len(rank)])))
+    return ends - starts

@@ -1,0 +1,43 @@
+"""Commit as many as are sure together: the more at once, the surer each must be."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_omni.arguments import check_within
+from lightning_omni.samplers.base import surest_first
+from lightning_omni.samplers.confidence import Confidence
+
+
+class Factor(Confidence):
+    """Commit the n surest positions if (n + 1) (1 - p_n) is below a factor, for the largest such n.
+
+    For a factor of 1 tokens that are drawn at once are those that greedy decoding would draw one
+    after another, if the marginals are exact. The schedule's number is committed in any case.
+
+    Args:
+        factor: Larger is faster and riskier.
+        temperature: 0 takes the likeliest tokens.
+
+    Source: Fast-dLLM, arXiv:2505.22618, section 3.3, theorem 1.
+    """
+
+    def __init__(self, factor: float = 1.0, temperature: float = 0.0) -> None:
+        check_within("factor", factor, 0)
+        super().__init__(temperature)
+        self.factor = factor
+
+    def quota(
+        self,
+        scheduled: Int[Tensor, " S"],
+        confidence: Float[Tensor, " M"],
+        sample: Int[Tensor, " M"],
+    ) -> Int[Tensor, " S"]:
+        """The largest n that the rule allows, at least the schedule's."""
+        order, rank = surest_first(confidence, sample, len(scheduled))
+        is_sure = (rank + 2) * (1 - confidence[order]) < self.factor
+        allowed = torch.zeros_like(scheduled)
+        allowed.scatter_reduce_(0, sample[order], (rank + 1) * is_sure, "amax")
+        return torch.maximum(scheduled, allowed)

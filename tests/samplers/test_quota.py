@@ -1,0 +1,71 @@
+"""How many positions a step commits, against the rules as written."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightning_omni.errors import OmniError
+from lightning_omni.samplers.entropy_bounded import EntropyBounded
+from lightning_omni.samplers.factor import Factor
+from lightning_omni.samplers.threshold import Threshold
+
+SAMPLES = st.lists(
+    st.lists(st.floats(0.001, 0.999), min_size=1, max_size=8), min_size=1, max_size=4
+)
+
+
+def flat(samples, value):
+    confidence = torch.tensor([value(p) for ps in samples for p in ps], dtype=torch.float64)
+    sample = torch.tensor([n for n, ps in enumerate(samples) for _ in ps])
+    return confidence, sample
+
+
+def quota(sampler, samples, value=float):
+    scheduled = torch.ones(len(samples), dtype=torch.long)
+    return sampler.quota(scheduled, *flat(samples, value)).tolist()
+
+
+@given(SAMPLES, st.floats(0.05, 3))
+def test_the_factor_rule_takes_the_largest_set_that_is_sure_together(samples, factor):
+    def rule(ps):
+        ps = sorted(ps, reverse=True)
+        fits = [n for n in range(1, len(ps) + 1) if (n + 1) * (1 - ps[n - 1]) < factor]
+        return max([1, *fits])
+
+    assert quota(Factor(factor), samples) == [rule(ps) for ps in samples]
+
+
+@given(SAMPLES, st.floats(0, 3))
+def test_the_entropy_bound_takes_the_largest_set_within_it(samples, bound):
+    def rule(entropies):
+        ordered = sorted(entropies)
+        fits = [n for n in range(1, len(ordered) + 1) if sum(ordered[: n - 1]) <= bound + 1e-12]
+        return max([1, *fits])
+
+    def close(ps):  # a sum that meets the bound may fall on either side
+        ordered = sorted(ps)
+        return any(abs(sum(ordered[:n]) - bound) < 1e-9 for n in range(len(ps)))
+
+    if not any(map(close, samples)):
+        found = quota(EntropyBounded(bound), samples, lambda entropy: -entropy)
+        assert found == [rule(ps) for ps in samples]
+
+
+@given(SAMPLES, st.floats(0, 1))
+def test_the_threshold_takes_whatever_reaches_it(samples, threshold):
+    wanted = [max(1, sum(p >= threshold for p in ps)) for ps in samples]
+    assert quota(Threshold(threshold), samples) == wanted
+
+
+@pytest.mark.parametrize("sampler", [Threshold(0.99), Factor(0.01), EntropyBounded(0.0)])
+def test_the_schedule_s_number_is_committed_in_any_case(sampler):
+    confidence, sample = torch.full((6,), -0.5), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert sampler.quota(torch.tensor([2, 3]), confidence, sample).tolist() == [2, 3]
+
+
+def test_knobs_out_of_range_are_refused():
+    with pytest.raises(OmniError, match="factor is -1"):
+        Factor(-1.0)
+    with pytest.raises(OmniError, match="bound is -1"):
+        EntropyBounded(-1.0)
