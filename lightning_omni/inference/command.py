@@ -50,6 +50,7 @@ def generate(
     temperature: float | None = None,
     refresh_every: int | None = None,
     sampler: Sampler | None = None,
+    block_size: int | None = None,
     precision: Precision = "float32",
 ) -> None:
     """Do one task and write the answer.
@@ -71,6 +72,7 @@ def generate(
         temperature: 0 takes the likeliest tokens.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Class of lightning_omni.samplers that decides which tokens are committed.
+        block_size: Fill in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
     """
     check_answerable(task_named(task))
@@ -82,6 +84,7 @@ def generate(
         "temperature": temperature,
         "refresh_every": refresh_every,
         "sampler": sampler,
+        "block_size": block_size,
         "precision": precision,
     }
     Sampling(**sampling)

@@ -18,6 +18,7 @@ from lightning_omni.inference.lengths import LengthRule, rule_name, source_lengt
 from lightning_omni.inference.sampling import Sampling, StepHook
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.base import fill
+from lightning_omni.samplers.blocks import in_blocks
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,8 @@ class PartFiller:
         steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
         steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
         canvas = make_canvas(prompts, packed, self.grammar, num_steps=steps, vocab=self.vocab)
+        if sampling.block_size is not None:
+            canvas = in_blocks(canvas, sampling.block_size)
         how: dict[str, Any] = {
             "mask_token_id": self.vocab.mask_token_id,
             "refresh_every": sampling.refresh_every or defaults.refresh_every,

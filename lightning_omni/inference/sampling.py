@@ -28,6 +28,7 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float | None
     refresh_every: int | None
     sampler: Sampler | None
+    block_size: int | None
     precision: Precision
 
 
@@ -42,6 +43,7 @@ class Sampling:
         temperature: 0 takes the likeliest tokens. A `sampler` has its own.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Which tokens are committed.
+        block_size: Fill holes in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
 
     Raises:
@@ -54,6 +56,7 @@ class Sampling:
     temperature: float | None = None
     refresh_every: int | None = None
     sampler: Sampler | None = None
+    block_size: int | None = None
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
@@ -65,6 +68,8 @@ class Sampling:
             check_within("temperature", self.temperature, 0, MAX_TEMPERATURE)
         if self.refresh_every is not None:
             check_within("refresh_every", self.refresh_every, 1)
+        if self.block_size is not None:
+            check_within("block_size", self.block_size, 1)
 
 
 def check_seed(seed: int) -> None:

@@ -161,7 +161,7 @@ def _step(
     opened = torch.bincount(sample, minlength=len(steps))
     scheduled = num_to_commit(opened, step, steps, sampler)
     quota = sampler.quota(scheduled, confidence, sample)
-    chosen = surest(confidence, where, canvas.sample, sample, quota.tolist())
+    chosen = surest(confidence, sample, quota)
     ids[where[chosen]] = token[chosen]
 
 
@@ -200,27 +200,19 @@ def surest_first(
 
 
 def surest(
-    confidence: Float[Tensor, " M"],
-    where: Int[Tensor, " M"],
-    sample_of: Int[Tensor, " T"],
-    sample: Int[Tensor, " M"],
-    quota: list[int],
+    confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], quota: Int[Tensor, " S"]
 ) -> Int[Tensor, " K"]:
-    """Entries to commit: each sample's `quota` largest confidences.
+    """Entries to commit: each sample's `quota` largest confidences; `sample` is sorted.
 
-    Every sample is ranked over its own whole length, so the outcome does not depend on what else is
-    in the batch, and ties fall as they do in a single-sample loop over `torch.topk`.
+    Ties fall as `torch.topk` lets them over a sample's own entries, so the outcome does not depend
+    on what else is in the batch.
     """
-    entry = torch.full((len(sample_of),), -1, device=where.device)
-    entry[where] = torch.arange(len(where), device=where.device)
-    full = torch.full((len(sample_of),), -torch.inf, dtype=confidence.dtype, device=where.device)
-    full[where] = confidence
-    lengths = torch.bincount(sample_of, minlength=len(quota)).tolist()
-    open_counts = torch.bincount(sample, minlength=len(quota)).tolist()
-    chosen, start = [], 0
-    for length, count, k in zip(lengths, open_counts, quota, strict=True):
-        if count:
-            best = full[start : start + length].topk(min(k, count)).indices
-            chosen.append(entry[start + best])
-        start += length
-    return torch.cat(chosen)
+    counts = torch.bincount(sample, minlength=len(quota))
+    starts = (counts.cumsum(0) - counts).tolist()
+    parts = torch.split(confidence, counts.tolist())
+    return torch.cat(
+        [
+            start + part.topk(min(k, len(part))).indices
+            for start, part, k in zip(starts, parts, quota.tolist(), strict=True)
+        ]
+    )

@@ -6,17 +6,24 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from lightning_omni.samplers.base import Canvas, Sampler, Scores
-from lightning_omni.samplers.score import choose, max_probability
+from lightning_omni.samplers.score import choose, max_probability, truncate
 
 
 class Confidence(Sampler):
     """Commit the positions whose likeliest token is most probable.
 
+    Args:
+        temperature: 0 takes the likeliest token.
+        top_p: Nucleus kept before scoring; 1 keeps all.
+        top_k: Tokens kept after the nucleus; None keeps all.
+
     Source: LLaDA, arXiv:2502.09992, section 2.4 (low-confidence remasking).
     """
 
-    def __init__(self, temperature: float = 0.0) -> None:
-        self.temperature = temperature
+    def __init__(
+        self, temperature: float = 0.0, top_p: float = 1.0, top_k: int | None = None
+    ) -> None:
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
 
     def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
         """The measure positions are ranked by: the largest probability."""
@@ -26,5 +33,6 @@ class Confidence(Sampler):
         self, canvas: Canvas, scores: Scores, *, rng: Generator
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Take the token, rank by how sure it is."""
-        column = choose(scores.logits, temperature=self.temperature, rng=rng)
-        return scores.allowed[column], self.sureness(scores.logits.log_softmax(-1))
+        logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
+        column = choose(logits, temperature=self.temperature, rng=rng)
+        return scores.allowed[column], self.sureness(logits.log_softmax(-1))

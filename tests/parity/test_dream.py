@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from lightning_omni.interop.dream import load_dream
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.base import Canvas, fill
+from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.margin import Margin
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numbers are not here")
@@ -40,12 +43,23 @@ def test_logits_of_a_single_and_of_packed_sequences_are_the_reference_s():
 
 
 def runs():
-    """The runs of the paper's own rule over a single block."""
+    """Every run of the release."""
     if not FOLDER.is_dir():
         return []
-    every = json.loads((FOLDER / "sampling.json").read_text())["runs"]
-    ours = [r for r in every if r["settings"]["alg"] in ("entropy", "entropy-penalty")]
-    return [r for r in ours if "block_size" not in r["settings"]]
+    return json.loads((FOLDER / "sampling.json").read_text())["runs"]
+
+
+def sampler_of(settings):
+    kept = {"top_p": settings["top_p"], "top_k": settings["top_k"]}
+    if settings["alg"] == "maskgit_plus":
+        return Confidence(**kept)
+    if settings["alg"] == "topk_margin":
+        return Margin(**kept)
+    return EntropyPenalty(
+        **kept,
+        repetition_penalty=settings.get("repeat_penalty", 1.0),
+        position_penalty=settings.get("max_position_penalty", 1.0),
+    )
 
 
 @torch.no_grad()
@@ -70,16 +84,15 @@ def test_sampled_tokens_are_the_reference_s(run):
         torch.tensor([[min(settings["steps"], size)]]),
         mask,
     )
-    sampler = EntropyPenalty(
-        top_p=settings["top_p"],
-        top_k=settings["top_k"],
-        repetition_penalty=settings.get("repeat_penalty", 1.0),
-        position_penalty=settings.get("max_position_penalty", 1.0),
-    )
+    if "block_size" in settings:
+        canvas = in_blocks(canvas, settings["block_size"])
+    sampler, rng = sampler_of(settings), torch.Generator().manual_seed(0)
     steps = []
-    rng = torch.Generator().manual_seed(0)
     ids = fill(
         denoise, canvas, sampler, rng=rng, on_step=lambda n, x: steps.append(x[-size:].clone())
     )
+    left = [size, *(int((x == mask).sum()) for x in steps)]
+    assert [a - b for a, b in pairwise(left)] == run["committed_per_step"]
     assert steps[0].tolist() == run["first_step"]
+    assert run["middle_step"] in [x.tolist() for x in steps]
     assert ids[-size:].tolist() == run["output"]
