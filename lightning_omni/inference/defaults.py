@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from lightning_omni.inference.sampling import Quality
 from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
-from lightning_omni.samplers.threshold import Threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class GenerationDefaults:
         guidance_scale: Of classifier-free guidance; 0 is off.
         refresh_every: Steps between two passes over all tokens; in between only the hole is
             computed, and the prompt answers as it was. 1 is exact.
-        threshold: Commit all that is at least this probable, so that steps end early; None commits
-            by the schedule, in the order of the paper's sampler.
+        entropy_bound: Commit as many as this bound in nats allows, so that steps end early; None
+            commits by the schedule, in the order of the paper's sampler.
         repetition_penalty: See `EntropyPenalty`.
         position_penalty: See `EntropyPenalty`.
         free_positions: See `EntropyPenalty`.
@@ -31,7 +31,7 @@ class GenerationDefaults:
     max_steps: int
     guidance_scale: float = 0.0
     refresh_every: int = 1
-    threshold: float | None = None
+    entropy_bound: float | None = None
     repetition_penalty: float = 1.0
     position_penalty: float = 1.0
     free_positions: int = 100
@@ -41,9 +41,9 @@ class GenerationDefaults:
         return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
 
     def sampler(self, temperature: float) -> Sampler:
-        """The paper's sampler with this modality's penalties, or the threshold."""
-        if self.threshold is not None:
-            return Threshold(self.threshold, temperature)
+        """The paper's sampler with this modality's penalties, or the bound."""
+        if self.entropy_bound is not None:
+            return EntropyBounded(self.entropy_bound, temperature)
         return EntropyPenalty(
             temperature=temperature,
             repetition_penalty=self.repetition_penalty,
@@ -60,8 +60,8 @@ _IMAGE = GenerationDefaults(
 
 QUALITIES: dict[Quality, dict[str, GenerationDefaults]] = {
     "fast": {
-        "text": replace(_TEXT, threshold=0.9),
-        "speech": replace(_SPEECH, steps_per_token=1.0, threshold=0.9),
+        "text": replace(_TEXT, entropy_bound=0.1),
+        "speech": replace(_SPEECH, steps_per_token=1.0, max_steps=256, entropy_bound=0.5),
         "image": replace(_IMAGE, max_steps=8),
     },
     "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
