@@ -145,7 +145,8 @@ class SampleStream:
         self._counts = _stored_counts(folder)
         self._sizes = [self._size(path) for path in self.paths]
         self._epoch, self._order, self._starts = -1, list[int](), list[int]()
-        self._first, self._items = 0, list[Sample]()
+        self._path = self.paths[0]
+        self._first, self._items = 0, list[tuple[str, dict[str, bytes]]]()
 
     def __len__(self) -> int:
         """Samples of one epoch."""
@@ -165,7 +166,7 @@ class SampleStream:
             self._begin(epoch)
         if not self._first <= position < self._first + len(self._items):
             self._load(bisect_right(self._starts, position) - 1)
-        return self._items[position - self._first]
+        return parse_sample(*self._items[position - self._first], self._path)
 
     def _begin(self, epoch: int) -> None:
         """Draw the order of the shards of an epoch."""
@@ -179,8 +180,7 @@ class SampleStream:
         """Read the shard whose turn it is."""
         shard = self._order[turn]
         path, size = self.paths[shard], self._sizes[shard]
-        read = read_shard(path, is_counted=True)
-        self._items = [parse_sample(key, files, path) for key, files in read]
+        self._path, self._items = path, list(read_shard(path, is_counted=True))
         if len(self._items) != size:
             raise OmniError(
                 f"'{path}' is damaged: {len(self._items)} of {size} samples can be read; prepare "
