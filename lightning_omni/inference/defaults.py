@@ -61,7 +61,7 @@ _IMAGE = GenerationDefaults(
 QUALITIES: dict[Quality, dict[str, GenerationDefaults]] = {
     "fast": {
         "text": replace(_TEXT, entropy_bound=0.1),
-        "speech": replace(_SPEECH, steps_per_token=1.0, max_steps=256, entropy_bound=0.5),
+        "speech": replace(_SPEECH, refresh_every=4),
         "image": replace(_IMAGE, max_steps=8),
     },
     "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
