@@ -107,12 +107,12 @@ class Gathered:
             OmniError: If there are none, or more than 5 % of them are unreadable.
         """
         for entry in entries:
-            why = entry.why if isinstance(entry, Unusable) else self._why_not(entry)
-            if why is None:
+            try:
+                self._add(entry)
                 self.good += 1
-                continue
-            self.bad.append(f"{entry.origin}: {why}")
-            log.warning("left out %s: %s", entry.origin, why)
+            except OmniError as error:
+                self.bad.append(f"{entry.origin}: {error}")
+                log.warning("left out %s: %s", entry.origin, error)
         total = self.good + len(self.bad)
         if total == 0:
             raise OmniError(f"found nothing of a {self.corpus} corpus there; check --source")
@@ -122,15 +122,9 @@ class Gathered:
                 f"the first is {self.bad[0]}"
             )
 
-    def _why_not(self, entry: Usable) -> str | None:
-        """Add an entry; None if that worked, else what is wrong with it."""
-        try:
-            self._add(entry)
-        except OmniError as error:
-            return str(error)
-        return None
-
-    def _add(self, entry: Usable) -> None:
+    def _add(self, entry: Entry) -> None:
+        if isinstance(entry, Unusable):
+            raise OmniError(entry.why)
         if isinstance(entry, Captioned):
             picture = self._picture(entry.picture, entry.origin, entry.caption)
             meta = {"set": self.corpus, "caption": entry.caption}

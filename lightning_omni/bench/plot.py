@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-BLUE, ORANGE = "#2563b0", "#d97706"
+from lightning_omni.figures import BLUE, ORANGE, pyplot, save_figure
 
 
 def draw_ratios(results: dict[str, Any], path: Path) -> None:
     """Bars of the ratios with their spread; the line at one is what is compared with."""
-    plt = _pyplot()
+    plt = pyplot()
     bars = [bar for row in results["rows"] for bar in _bars(row)]
     labels, ratios, spreads = zip(*bars, strict=True)
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
@@ -22,12 +22,12 @@ def draw_ratios(results: dict[str, Any], path: Path) -> None:
     axes.axhline(1, color=ORANGE, linewidth=1)
     axes.set_ylabel("times as fast")
     axes.set_title(f"{results['suite']}, {results['machine']['processor']}", fontsize=9)
-    _finish(figure, [axes], path)
+    save_figure(figure, [axes], path)
 
 
 def draw_growth(results: dict[str, Any], path: Path) -> None:
     """Time, and memory where it was measured, against each size on logarithmic axes."""
-    plt = _pyplot()
+    plt = pyplot()
     rows = results["rows"]
     figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
     for axes, row in zip(grid, rows, strict=True):
@@ -42,7 +42,7 @@ def draw_growth(results: dict[str, Any], path: Path) -> None:
             other.loglog(sizes, list(row["peak_mb"].values()), "s--", color=ORANGE)
             other.set_ylabel("peak MB", color=ORANGE, fontsize=8)
             other.minorticks_off()
-    _finish(figure, grid, path)
+    save_figure(figure, grid, path)
 
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
@@ -57,20 +57,3 @@ def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
     if "steps" in row:
         label += f"\n{row['steps']} steps beside {row['peer_steps']}"
     return [(label, row["ratio"], row["ratio_spread"])]
-
-
-def _pyplot() -> Any:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def _finish(figure: Any, every: Any, path: Path) -> None:
-    for axes in every:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    _pyplot().close(figure)

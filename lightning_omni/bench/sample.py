@@ -78,7 +78,8 @@ def compare_sampling(
 
     fast = defaults_for("image", "fast").num_steps(canvases.answer)
     for count, released in [*((n, n) for n in steps), (fast, RELEASED_STEPS)]:
-        same = (ours(count) == theirs(released)) if count == released else None
+        is_compared = count == released
+        equal = _equal_share(packed, ours(count), theirs(released)) if is_compared else None
         runs = {"ours": partial(ours, count), "peer": partial(theirs, released)}
         timings = take_turns(runs, repeats=repeats, warm_up=0)
         times, noise = ratio(timings["peer"], timings["ours"])
@@ -88,7 +89,7 @@ def compare_sampling(
             "peer_steps": released,
             "prompt": canvases.prompt,
             "answer": canvases.answer,
-            "equal_tokens": None if same is None else float(same.float().mean()),
+            "equal_tokens": equal,
             "fill_s": {name: timing.to_json() for name, timing in timings.items()},
             "ratio": times,
             "ratio_spread": noise,
@@ -112,7 +113,7 @@ def compare_memories(
         "isolated": lambda: fill_ours(isolated, packed, steps, shape),
     }
     exact = fill_ours(isolated, packed, steps, shape, is_remembering=False)
-    equal = float((ways["isolated"]() == exact).float().mean())
+    equal = _equal_share(packed, ways["isolated"](), exact)
     timings = take_turns(ways, repeats=repeats)
     ratios = {name: ratio(timings["whole"], t) for name, t in timings.items() if name != "whole"}
     return {
@@ -127,6 +128,12 @@ def compare_memories(
         "ratios": {name: found[0] for name, found in ratios.items()},
         "ratios_spread": {name: found[1] for name, found in ratios.items()},
     }
+
+
+def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
+    """Share of the filled tokens that two ways agree on."""
+    filled = packed.hole_positions
+    return float((one[filled] == other[filled]).float().mean())
 
 
 def line(row: dict[str, Any]) -> str:

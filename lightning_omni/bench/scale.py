@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_omni.bench.memory import peak_mb
+from lightning_omni.bench.peak_memory import peak_mb
 from lightning_omni.bench.sample import Canvases, fill_ours
 from lightning_omni.bench.timing import take_turns
 from lightning_omni.bench.train import our_loss

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.bench import data, sample, scale, train
-from lightning_omni.bench.memory import DTYPES, peak_mb
+from lightning_omni.bench.peak_memory import DTYPES, peak_mb
 from lightning_omni.bench.sample import Canvases
 from lightning_omni.bench.timing import take_turns
 from lightning_omni.bench.workload import Shape

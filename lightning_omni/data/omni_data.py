@@ -20,9 +20,8 @@ from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.errors import OmniError
-from lightning_omni.files import read_json_object
-from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.shipped import locate
+from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, Sequence
 from lightning_omni.vocab import Vocab
@@ -179,8 +178,7 @@ class OmniData(ResumableData):
 
     def bound_units(self) -> dict[str, dict[str, float]]:
         """Other units of a bound, by modality: what nats per token are to be multiplied by."""
-        config = read_json_object(self.image_tokenizer / CONFIG_FILE, remedy="export it again")
-        side = config["init_args"]["image_size"]
+        side = ImageTokenizer.from_pretrained(self.image_tokenizer).image_size
         codes = self.manifest["image_columns"] ** 2
         return {
             "image": {"bits_per_dimension": codes / (3 * side**2) / math.log(2)},

@@ -18,7 +18,7 @@ from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
 from lightning_omni.evaluation.pareto import draw_pareto
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.run import OmniAnswerer, check_wanted, plain_sampling, prepare
-from lightning_omni.evaluation.suite import Plan, Suite
+from lightning_omni.evaluation.suite import Plan, Suite, require_answers
 from lightning_omni.evaluation.table import primary_of
 from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Omni
@@ -106,6 +106,7 @@ def _compare(
     for name, way in ways.items():
         answerer = OmniAnswerer(omni, way)
         replies = answer_all(answerer, cases, batch_size=plan.batch_size, seed=plan.seed)
+        require_answers(task, split, replies)
         outcomes = suite.judge(task, cases, replies)
         first = first or outcomes
         metric = primary_of(task, outcomes)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.figures import BLUE, ORANGE, pyplot, save_figure
+
 
 def draw_pareto(rows: list[dict[str, Any]], folder: Path) -> None:
     """Write `pareto_<task>.png`; ways that no other beats in both are joined by a line."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     for task in dict.fromkeys(row["task"] for row in rows):
         here = [row for row in rows if row["task"] == task]
         figure, axes = plt.subplots(figsize=(6, 4))
         for row in here:
             spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-            axes.errorbar(row["forwards"], row["value"], yerr=spread, fmt="o", color="#2563b0")
+            axes.errorbar(row["forwards"], row["value"], yerr=spread, fmt="o", color=BLUE)
             axes.annotate(
                 row["way"],
                 (row["forwards"], row["value"]),
@@ -27,15 +25,12 @@ def draw_pareto(rows: list[dict[str, Any]], folder: Path) -> None:
                 fontsize=8,
             )
         best = sorted(front(here), key=lambda row: float(row["forwards"]))
-        axes.plot([r["forwards"] for r in best], [r["value"] for r in best], color="#d97706")
+        axes.plot([r["forwards"] for r in best], [r["value"] for r in best], color=ORANGE)
         axes.set_xscale("log")
         axes.set_xlabel("forward passes per answer")
         axes.set_ylabel(here[0]["metric"] + (" ↓" if here[0]["is_lower_better"] else ""))
         axes.set_title(f"{task}, n = {here[0]['n']}", fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.tight_layout()
-        figure.savefig(folder / f"pareto_{task}.png", dpi=120)
-        plt.close(figure)
+        save_figure(figure, [axes], folder / f"pareto_{task}.png")
 
 
 def front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

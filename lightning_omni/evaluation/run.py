@@ -78,7 +78,8 @@ def evaluate(
         OmniError: If a folder, a task or a split does not exist.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
-    arguments["sampling"] = plain_sampling(sampling or Sampling())
+    sampling = sampling or Sampling()
+    arguments["sampling"] = plain_sampling(sampling)
     check_wanted(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
@@ -87,7 +88,7 @@ def evaluate(
     model = locate(str(model))
     omni, suite = prepare(model, data, tasks)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
-    answerer = OmniAnswerer(omni, sampling or Sampling())
+    answerer = OmniAnswerer(omni, sampling)
     with torch.inference_mode():
         measured = suite.run(answerer, plan, out)
     results = {

@@ -82,7 +82,7 @@ class Suite:
                     continue
                 log.info("evaluating %s on %s: %d of %d", task, split, len(cases), len(pool))
                 replies = answer_all(answerer, cases, batch_size=plan.batch_size, seed=plan.seed)
-                _require_answers(task, split, replies)
+                require_answers(task, split, replies)
                 scored = self.score(task, split, cases, replies, pool, seed=plan.seed)
                 rows.extend(build_rows(scored, seed=plan.seed))
                 samples.extend(_records(scored))
@@ -168,7 +168,7 @@ class Suite:
         ]
 
 
-def _require_answers(task: str, split: str, replies: Sequence[Reply]) -> None:
+def require_answers(task: str, split: str, replies: Sequence[Reply]) -> None:
     """Stop where nothing works: numbers would only say so many times over."""
     errors = [reply.error for reply in replies if reply.error]
     if len(errors) == len(replies):

@@ -166,13 +166,13 @@ class MaskedDiffusionModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same on the test split, and the bound on -log p of its answers."""
         self._measure("test", batch)
-        segment, visits = batch.segment_ids.flatten(), batch.visits
+        segment, visits, position = batch.segment_ids.flatten(), batch.visits, _position(batch)
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=core.device)
         levels = stratified_levels(self.noise_seed, visits, draws=self.bound_draws)
         for draw, level in enumerate(levels):
             is_masked, factor = mask_for_bound(
-                self.noise_seed, visits, level, core, segment, _position(batch), draw=draw
+                self.noise_seed, visits, level, core, segment, position, draw=draw
             )
             noisy = self._masked(batch, is_masked)
             nats = self._nats(batch, noisy, self.hidden(batch, noisy))

@@ -81,14 +81,22 @@ class Sampler(ABC):
         confidence: Float[Tensor, " M"],
         sample: Int[Tensor, " M"],
     ) -> Int[Tensor, " S"]:
-        """How many positions each sample commits at a step; by default what the schedule says.
+        """How many positions each sample commits: those that are sure, at least the schedule's.
+
+        So `num_steps` bounds the forwards of every sampler.
 
         Args:
             scheduled: The schedule's number per sample.
             confidence: Of each open position.
             sample: Of each open position.
         """
-        return scheduled
+        return torch.maximum(scheduled, self.num_sure(confidence, sample, len(scheduled)))
+
+    def num_sure(
+        self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
+    ) -> Int[Tensor, " S"]:
+        """How many of each sample's surest positions need not wait for the schedule; here none."""
+        return torch.zeros(num_samples, dtype=torch.long, device=confidence.device)
 
     def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Share of a hole still masked at time t; the identity spends steps evenly."""

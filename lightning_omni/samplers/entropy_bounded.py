@@ -34,24 +34,13 @@ class EntropyBounded(Confidence):
         """The entropy, negated."""
         return negative_entropy(log_p)
 
-    def quota(
-        self,
-        scheduled: Int[Tensor, " S"],
-        confidence: Float[Tensor, " M"],
-        sample: Int[Tensor, " M"],
+    def num_sure(
+        self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
-        """What the bound allows, at least the schedule's."""
-        order, rank = surest_first(confidence, sample, len(scheduled))
+        """What the bound allows."""
+        order, rank = surest_first(confidence, sample, num_samples)
         entropy = -confidence[order].double()
         before = entropy.cumsum(0) - entropy
-        before = before - before[rank == 0].repeat_interleave(_counts(rank))
-        is_within = before <= self.bound
-        allowed = torch.bincount(sample[order][is_within], minlength=len(scheduled))
-        return torch.maximum(scheduled, allowed)
-
-
-def _counts(rank: Int[Tensor, " M"]) -> Int[Tensor, " S"]:
-    """Lengths of the runs of ranks that start at 0."""
-    starts = (rank == 0).nonzero().squeeze(1)
-    ends = torch.cat((starts[1:], starts.new_tensor([len(rank)])))
-    return ends - starts
+        of_first = before[torch.arange(len(rank), device=rank.device) - rank]
+        is_within = before - of_first <= self.bound
+        return sample[order][is_within].bincount(minlength=num_samples)

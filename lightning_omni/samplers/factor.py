@@ -29,15 +29,11 @@ class Factor(Confidence):
         super().__init__(temperature)
         self.factor = factor
 
-    def quota(
-        self,
-        scheduled: Int[Tensor, " S"],
-        confidence: Float[Tensor, " M"],
-        sample: Int[Tensor, " M"],
+    def num_sure(
+        self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
-        """The largest n that the rule allows, at least the schedule's."""
-        order, rank = surest_first(confidence, sample, len(scheduled))
+        """The largest n that the rule allows."""
+        order, rank = surest_first(confidence, sample, num_samples)
         is_sure = (rank + 2) * (1 - confidence[order]) < self.factor
-        allowed = torch.zeros_like(scheduled)
-        allowed.scatter_reduce_(0, sample[order], (rank + 1) * is_sure, "amax")
-        return torch.maximum(scheduled, allowed)
+        allowed = torch.zeros(num_samples, dtype=torch.long, device=confidence.device)
+        return allowed.scatter_reduce_(0, sample[order], (rank + 1) * is_sure, "amax")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -28,12 +27,8 @@ class Threshold(Confidence):
         super().__init__(temperature)
         self.threshold = threshold
 
-    def quota(
-        self,
-        scheduled: Int[Tensor, " S"],
-        confidence: Float[Tensor, " M"],
-        sample: Int[Tensor, " M"],
+    def num_sure(
+        self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
-        """As many as are sure enough, at least the schedule's."""
-        sure = sample[confidence >= self.threshold].bincount(minlength=len(scheduled))
-        return torch.maximum(scheduled, sure)
+        """As many as reach the threshold."""
+        return sample[confidence >= self.threshold].bincount(minlength=num_samples)

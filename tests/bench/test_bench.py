@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_omni.bench.data import compare_reading
-from lightning_omni.bench.memory import peak_mb
+from lightning_omni.bench.peak_memory import peak_mb
 from lightning_omni.bench.plot import draw_growth
 from lightning_omni.bench.scale import slope
 from lightning_omni.bench.timing import Timing, ratio, take_turns

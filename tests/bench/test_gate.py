@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_omni.bench.machine import describe
-from lightning_omni.bench.memory import DTYPES
+from lightning_omni.bench.peak_memory import DTYPES
 from lightning_omni.bench.sample import Canvases, compare_sampling
 from lightning_omni.bench.train import compare_training
 from lightning_omni.bench.workload import Shape

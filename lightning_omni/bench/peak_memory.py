@@ -14,7 +14,7 @@ from lightning_omni.bench.workload import Shape
 from lightning_omni.errors import OmniError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_PROGRAM = "import sys; from lightning_omni.bench.memory import report; report(*sys.argv[1:])"
+_PROGRAM = "import sys; from lightning_omni.bench.peak_memory import report; report(*sys.argv[1:])"
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
