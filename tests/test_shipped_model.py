@@ -64,3 +64,14 @@ def test_it_describes_what_it_draws(omni):
 def test_a_task_without_an_answer_is_refused_in_python_too(omni):
     with pytest.raises(OmniError, match="task 'chat' is for training"):
         omni.generate("chat")
+
+
+def test_each_answer_of_a_batch_counts_its_own_forward_passes(omni):
+    texts = ("it is four", "a green whale to the right of a yellow tree on a pink background")
+    samples = [omni.ask("tts", text=text) for text in texts]
+    records = [answer.record for answer in omni.answer(samples, seed=0)]
+    for record in records:
+        (hole,) = record["holes"].values()
+        assert hole["grown"] == 0
+        assert record["forwards"] == hole["forwards"] == hole["steps"]
+    assert records[0]["forwards"] < records[1]["forwards"]

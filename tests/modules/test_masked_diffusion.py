@@ -173,3 +173,19 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     other = module(vocab={**SIZES, "image": 65}, init_from=str(tmp_path))
     with pytest.raises(OmniError, match="another architecture"):
         other.setup("fit")
+
+
+@pytest.mark.parametrize("draws", [1, 7])
+@torch.no_grad()
+def test_the_bound_of_a_network_that_knows_nothing_is_log_v_a_token(draws, monkeypatch):
+    model = module(bound_draws=draws)
+    model.backbone.embedding.head.weight.zero_()
+    monkeypatch.setattr(model, "log", lambda *args, **options: None)
+    for i, batch in enumerate(batches()):
+        model.test_step(batch, i)
+    ratio, error = model.bound.compute()
+    seen = ratio.isfinite()
+    assert seen.tolist() == [True, True, False]  # images are asked about, never answered
+    wanted = math.log(model.vocab.size - 1)
+    torch.testing.assert_close(ratio[seen], torch.full((2,), wanted).double(), rtol=1e-5, atol=0)
+    assert (error[seen] < 1e-5).all()
