@@ -32,17 +32,26 @@ def draw_growth(results: dict[str, Any], path: Path) -> None:
     figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
     for axes, row in zip(grid, rows, strict=True):
         sizes = [int(n) for n in row["seconds"]]
-        axes.loglog(sizes, list(row["seconds"].values()), "o-", color=BLUE)
-        axes.set_title(f"{row['against']}\nexponent {row['exponent']:.2f}", fontsize=8)
-        axes.set_ylabel("seconds", color=BLUE, fontsize=8)
+        _draw_costs(axes, sizes, list(row["seconds"].values()), "seconds", "o-", BLUE)
+        if "peak_mb" in row:
+            costs = list(row["peak_mb"].values())
+            _draw_costs(axes.twinx(), sizes, costs, "peak MB", "s--", ORANGE)
         axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=6, rotation=45)
         axes.minorticks_off()
-        if "peak_mb" in row:
-            other = axes.twinx()
-            other.loglog(sizes, list(row["peak_mb"].values()), "s--", color=ORANGE)
-            other.set_ylabel("peak MB", color=ORANGE, fontsize=8)
-            other.minorticks_off()
+        axes.set_title(f"{row['against']}\nexponent {row['exponent']:.2f}", fontsize=8)
     save_figure(figure, grid, path)
+
+
+def _draw_costs(
+    axes: Any, sizes: list[int], costs: list[float], unit: str, style: str, color: str
+) -> None:
+    """A curve on logarithmic axes, its least and its largest cost written beside it."""
+    axes.loglog(sizes, costs, style, color=color)
+    axes.set_ylabel(unit, color=color, fontsize=8)
+    ends = [min(costs), max(costs)]
+    axes.set_yticks(ends, [f"{cost:,.3g}" if cost < 1000 else f"{cost:,.0f}" for cost in ends])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.minorticks_off()
 
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
