@@ -125,7 +125,14 @@ class Batch:
     tasks: Tensor  # Int[N], index into TASKS; -1 for a row's unused end
     cu_seqlens: Tensor  # Int32[N + 1], on the CPU
     num_segments: int
-    visits: Tensor  # Int64[N], number of the visit; with the seed it determines the noise
+    visits: Tensor  # Int64[N], number of the visit, or of the complement of one (negative); with
+    # the seed it determines the noise
+
+    def position(self) -> Tensor:
+        """Place of each token in its segment, Int[B * L]."""
+        segment = self.segment_ids.flatten()
+        index = torch.arange(len(segment), device=segment.device)
+        return index - self.cu_seqlens.long().to(segment.device)[segment]
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every tensor but `cu_seqlens`, which steers loops on the host."""

@@ -19,6 +19,7 @@ from lightning_omni.data.shards import SampleStream, mixture, read_manifest, rea
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
+from lightning_omni.diffusion.noise import complement_of
 from lightning_omni.errors import OmniError
 from lightning_omni.shipped import locate
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -71,7 +72,10 @@ class PackedMixture(IterableDataset[Batch]):
             rng = Random(f"{options.seed}-{visit}")
             drop = rng.random() < options.condition_dropout
             sample = options.chained(next(streams[task]))
-            yield visit, self.template.render(sample, rng=rng, drop_condition=drop)
+            sequence = self.template.render(sample, rng=rng, drop_condition=drop)
+            yield visit, sequence
+            if options.complementary:
+                yield complement_of(visit), sequence
 
 
 class OmniData(ResumableData):
@@ -89,6 +93,8 @@ class OmniData(ResumableData):
         row_length: Tokens of a row, L.
         max_tail_pads: See `Template`.
         condition_dropout: Probability that a sample is seen without its condition.
+        complementary: Show every training sample twice, masked where its first showing is visible,
+            so that each of its tokens is predicted once (LaViDa, arXiv:2505.16839, section 3.2).
         val_samples: Validation samples per task, and test samples of the verb `test`.
         seed: Of order, pads and dropout.
         transcribe_first: Tasks whose spoken request is written down before it is answered.
@@ -109,6 +115,7 @@ class OmniData(ResumableData):
         condition_dropout: float,
         val_samples: int,
         seed: int,
+        complementary: bool = False,
         transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
         test_split: str = "test_iid",
@@ -137,6 +144,7 @@ class OmniData(ResumableData):
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
+        self.complementary = complementary
         self.val_samples, self.text_ranks = val_samples, text_ranks
 
     def prepare_data(self) -> None:

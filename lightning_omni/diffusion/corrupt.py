@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_omni.vocab import Vocab
+
 
 def bernoulli_mask(
     u: Float[Tensor, " T"], maskable: Bool[Tensor, " T"], alpha_t: Float[Tensor, " T"]
@@ -53,7 +55,7 @@ def counted_mask(
     count = torch.zeros(num_groups, dtype=torch.long, device=u.device)
     count.scatter_add_(0, member, torch.ones_like(member))
     target = (ratio.double() * count).ceil().long().clamp(min=1)
-    order = (member.double() + u[where].double()).argsort()
+    order = (member.double() + u[where].double()).argsort(stable=True)
     first = count.cumsum(0) - count
     sorted_member = member[order]
     rank = torch.arange(len(order), device=u.device) - first[sorted_member]
@@ -61,3 +63,29 @@ def counted_mask(
     is_masked[where[order[rank < target[sorted_member]]]] = True
     realised = (target.minimum(count.clamp_min(1)) / count.clamp_min(1)).float()
     return is_masked, realised
+
+
+def replaced_ids(
+    x0: Int[Tensor, " T"], u: Float[Tensor, " T"], vocab: Vocab, *, codebooks: int
+) -> Int[Tensor, " T"]:
+    """Draw a random id of the same modality, and for speech of the same codebook, for every token.
+
+    Special tokens stay as they are.
+
+    Args:
+        x0: True ids.
+        u: Uniform noise in [0, 1).
+        vocab: The id space.
+        codebooks: Speech codes per frame; the span holds one codebook behind another.
+
+    Source: edit training of LLaDA 2.1, technical report.
+    """
+    out = x0.clone()
+    for name in vocab.modalities:
+        span = vocab.span(name)
+        size = span.size // (codebooks if name == "speech" else 1)
+        inside = (x0 >= span.start) & (x0 < span.stop)
+        level = (x0 - span.start) // size
+        drawn = span.start + level * size + (u * size).long()
+        out = torch.where(inside, drawn, out)
+    return out

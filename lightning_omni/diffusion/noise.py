@@ -7,7 +7,7 @@ world size, the packing or the point of resumption.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -35,6 +35,17 @@ def sample_t(seed: int, visit: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """
     start = uniform(seed, torch.zeros_like(visit), torch.full_like(visit, -7))
     return (start + visit.double() * GOLDEN_RATIO).frac().float()
+
+
+def complement_of(visit: int) -> int:
+    """Number of the visit that masks what this one shows, and shows what this one masks."""
+    return -1 - visit
+
+
+def split_visits(visits: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """The visits whose noise is taken, and where its complement is."""
+    is_complement = visits < 0
+    return torch.where(is_complement, -1 - visits, visits), is_complement
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
+
 T_MIN = 1e-3
 """Times are clamped to [T_MIN, 1]: below it a sample has no masks and an unbounded weight."""
 
@@ -70,3 +72,31 @@ class Polynomial(NoiseSchedule):
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Power / t."""
         return self.power / t.clamp_min(T_MIN)
+
+
+class Shifted(NoiseSchedule):
+    """Another schedule at the time s(t) = shift t / (1 + (shift - 1) t).
+
+    A shift above 1 visits high mask ratios more often, below 1 low ones.
+
+    Source: LaViDa, arXiv:2505.16839, equation 3.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, shift: float) -> None:
+        check_within("shift", shift, 1e-3)
+        self.schedule, self.shift = schedule, shift
+
+    def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the other schedule at s(t)."""
+        return self.schedule.alpha(shifted(t, self.shift))
+
+    def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the other schedule at s(t), times s'(t)."""
+        t = t.clamp_min(T_MIN)
+        slope = self.shift / (1 + (self.shift - 1) * t) ** 2
+        return self.schedule.weight(shifted(t, self.shift)) * slope
+
+
+def shifted(t: Float[Tensor, "*shape"], shift: Tensor | float) -> Float[Tensor, "*shape"]:
+    """s(t) = shift t / (1 + (shift - 1) t), which keeps 0 and 1 where they are."""
+    return shift * t / (1 + (shift - 1) * t)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from lightning_omni.arguments import check_within
-from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
+from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
 from lightning_omni.diffusion.likelihood import (
     bound_per_segment,
     mask_for_bound,
     stratified_levels,
 )
-from lightning_omni.diffusion.noise import sample_t, uniform
 from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weighted_nll
-from lightning_omni.diffusion.schedule import NoiseSchedule
 from lightning_omni.errors import OmniError
 from lightning_omni.metrics.bound import BoundPerToken
 from lightning_omni.modules.optim import (
@@ -41,23 +38,6 @@ NUM_BINS = 5
 BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 
 
-@dataclass(frozen=True, slots=True)
-class Corrupted:
-    """A batch after the forward process, flat over its T = B * L tokens.
-
-    Attributes:
-        x_t: Ids with masks, Int[T].
-        masked: Positions of the masks, Int[M].
-        weight: Loss weight of each mask, Float[M].
-        ratio: Mask ratio of each mask's sample and modality, Float[M].
-    """
-
-    x_t: Tensor
-    masked: Tensor
-    weight: Tensor
-    ratio: Tensor
-
-
 class MaskedDiffusionModule(L.LightningModule):
     """Trains one bidirectional transformer to predict masked answer tokens.
 
@@ -65,10 +45,7 @@ class MaskedDiffusionModule(L.LightningModule):
         vocab: Ids per span in order (linked from the data).
         backbone: Builds the transformer from the vocabulary's size and code spans.
         code_feature_dims: Feature size of each modality whose codes carry features; may be empty.
-        schedules: Noise schedule of each modality.
-        masking: `bernoulli` masks tokens independently at the sample's ratio; `counted` masks
-            exactly that share of a sample's tokens, which bounds the loss weight.
-        tail_pad_ratio: Tail pads are masked at this multiple of the sample's ratio (gamma).
+        forward_process: Which tokens are masked, and what each loss weighs.
         modality_weight: Loss weight of each modality.
         optimizer: Built from the parameter groups.
         weight_decay: Of matrices.
@@ -90,9 +67,7 @@ class MaskedDiffusionModule(L.LightningModule):
         vocab: dict[str, int],
         backbone: BackboneFactory,
         code_feature_dims: dict[str, int],
-        schedules: dict[str, NoiseSchedule],
-        masking: Literal["bernoulli", "counted"],
-        tail_pad_ratio: float,
+        forward_process: ForwardProcess,
         modality_weight: dict[str, float],
         optimizer: OptimizerFactory,
         weight_decay: float,
@@ -108,11 +83,12 @@ class MaskedDiffusionModule(L.LightningModule):
         super().__init__()
         check_within("model.bound_draws", bound_draws, 1)
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
-        check_within("model.tail_pad_ratio", tail_pad_ratio, 0, 1)
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
         self.vocab = Vocab.of_sizes(vocab)
-        _require_all(self.vocab, schedules=schedules, modality_weight=modality_weight)
+        _require_all(
+            self.vocab, schedules=forward_process.schedules, modality_weight=modality_weight
+        )
         spans = {name: self.vocab.span(name) for name in code_feature_dims}
         self.code_spans = {
             name: [span.start, span.size, code_feature_dims[name]] for name, span in spans.items()
@@ -122,8 +98,7 @@ class MaskedDiffusionModule(L.LightningModule):
             self.backbone.recompute_activations()
         if compile_pointwise:
             self.backbone.compile_pointwise()
-        self.schedules = [schedules[name] for name in self.vocab.modalities]
-        self.masking, self.tail_pad_ratio = masking, tail_pad_ratio
+        self.forward_process, self.codebooks = forward_process, 1
         weights = torch.tensor([modality_weight[name] for name in self.vocab.modalities])
         self.register_buffer("modality_weight", weights, persistent=False)
         self.optimizer_factory, self.weight_decay = optimizer, weight_decay
@@ -140,6 +115,8 @@ class MaskedDiffusionModule(L.LightningModule):
             self._load_backbone(locate(self.init_from))
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
+        if datamodule is not None:
+            self.codebooks = datamodule.template.codebooks
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
             assert isinstance(module, CodeSpanFeatures)  # noqa: S101
             if features[name].shape != module.features.shape:
@@ -166,7 +143,7 @@ class MaskedDiffusionModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same on the test split, and the bound on -log p of its answers."""
         self._measure("test", batch)
-        segment, visits, position = batch.segment_ids.flatten(), batch.visits, _position(batch)
+        segment, visits, position = batch.segment_ids.flatten(), batch.visits, batch.position()
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=core.device)
         levels = stratified_levels(self.noise_seed, visits, draws=self.bound_draws)
@@ -176,7 +153,7 @@ class MaskedDiffusionModule(L.LightningModule):
             )
             noisy = self._masked(batch, is_masked)
             nats = self._nats(batch, noisy, self.hidden(batch, noisy))
-            total += bound_per_segment(nats, segment[noisy.masked], factor.double())
+            total += bound_per_segment(nats, segment[noisy.places], factor.double())
         modality = torch.full_like(visits, -1)
         modality[segment[core]] = batch.modality.flatten()[core]  # one part a segment, one modality
         has = modality >= 0
@@ -205,31 +182,16 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
-        segment = batch.segment_ids.flatten()
-        x0, maskable = batch.ids.flatten(), batch.maskable.flatten()
-        pads, modality = batch.is_tail_pad.flatten(), batch.modality.flatten()
-        u = uniform(self.noise_seed, batch.visits[segment], _position(batch))
-        t_N = sample_t(self.noise_seed, batch.visits)
-        alpha, weight = self._by_modality(t_N)
-        group = modality.clamp_min(0) * batch.num_segments + segment
-        core = maskable & ~pads
-        ratio = 1 - alpha.flatten()[group]
-        if self.masking == "counted":
-            is_masked, realised = _counted(u, core, 1 - alpha, modality, segment)
-            loss_weight = weight.flatten()[group] * ratio / realised.flatten()[group]
-        else:
-            is_masked, loss_weight = bernoulli_mask(u, core, 1 - ratio), weight.flatten()[group]
-        is_masked = is_masked | (pads & maskable & (u < ratio * self.tail_pad_ratio))
-        masked = is_masked.nonzero().squeeze(1)
-        x_t = x0.masked_fill(is_masked, self.vocab.mask_token_id)
-        return Corrupted(x_t, masked, loss_weight[masked].float(), ratio[masked].float())
+        return self.forward_process.corrupt(
+            batch, self.vocab, seed=self.noise_seed, codebooks=self.codebooks
+        )
 
     def hidden(self, batch: Batch, noisy: Corrupted) -> Tensor:
-        """Final states at the masks, Float[M D]."""
+        """Final states at the places that have a loss, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
-        return states[noisy.masked]
+        return states[noisy.places]
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
@@ -247,10 +209,10 @@ class MaskedDiffusionModule(L.LightningModule):
         }
 
     def _loss(self, batch: Batch, noisy: Corrupted, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and -log p(x_0 | x_t) at each mask, Float[M]."""
+        """The loss, and -log p(x_0 | x_t) at each place that has one, Float[M]."""
         modality = batch.modality.flatten()
         of_modality: Any = self.modality_weight
-        weight = noisy.weight * of_modality[modality[noisy.masked]]
+        weight = noisy.weight * of_modality[modality[noisy.places]]
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
         total, nats = self._weighted(batch, noisy, hidden, weight)
         return per_maskable(total, of_modality[modality[core]].sum()), nats
@@ -265,7 +227,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return weighted_nll(
             hidden,
             self.backbone.embedding.table(),
-            batch.ids.flatten()[noisy.masked],
+            batch.ids.flatten()[noisy.places],
             weight,
             mask_token_id=self.vocab.mask_token_id,
         )
@@ -275,13 +237,7 @@ class MaskedDiffusionModule(L.LightningModule):
         masked = is_masked.nonzero().squeeze(1)
         x_t = batch.ids.flatten().masked_fill(is_masked, self.vocab.mask_token_id)
         ones = torch.ones(len(masked), device=x_t.device)
-        return Corrupted(x_t, masked, ones, ones)
-
-    def _by_modality(self, t_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep-probability and weight per modality and segment, Float[modalities N]."""
-        alphas = [schedule.alpha(t_N) for schedule in self.schedules]
-        weights = [schedule.weight(t_N) for schedule in self.schedules]
-        return torch.stack(alphas), torch.stack(weights)
+        return Corrupted(x_t, masked, ones.bool(), ones, ones)
 
     def _log_slices(
         self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, hidden: Tensor
@@ -291,10 +247,12 @@ class MaskedDiffusionModule(L.LightningModule):
         `<stage>_confusion/<modality>` is the share of masks whose likeliest id lies in another
         span of the vocabulary than the true one.
         """
-        modality = batch.modality.flatten()[noisy.masked]
-        task = batch.tasks[batch.segment_ids.flatten()[noisy.masked]]
-        bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        guess, truth = self._likeliest(hidden), batch.ids.flatten()[noisy.masked]
+        masked = noisy.places[noisy.is_mask]
+        nats, hidden = nats[noisy.is_mask], hidden[noisy.is_mask]
+        modality = batch.modality.flatten()[masked]
+        task = batch.tasks[batch.segment_ids.flatten()[masked]]
+        bins = (noisy.ratio[noisy.is_mask] * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        guess, truth = self._likeliest(hidden), batch.ids.flatten()[masked]
         is_right = (guess == truth).float()
         stops = torch.tensor([s.stop for s in self.vocab.spans.values()], device=guess.device)
         is_foreign = (
@@ -342,25 +300,6 @@ class MaskedDiffusionModule(L.LightningModule):
                 f"'{differ[0]}'; use the backbone and vocab of the stage before"
             )
         self.backbone.load_state_dict(state)
-
-
-def _position(batch: Batch) -> Tensor:
-    """Place of each token in its segment, Int[T]."""
-    segment = batch.segment_ids.flatten()
-    index = torch.arange(len(segment), device=segment.device)
-    return index - batch.cu_seqlens.long().to(segment.device)[segment]
-
-
-def _counted(
-    u: Tensor, core: Tensor, ratio: Tensor, modality: Tensor, segment: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`counted_mask` per modality; ratios are Float[modalities N]."""
-    is_masked = torch.zeros_like(core)
-    realised = torch.ones_like(ratio)
-    for m in range(ratio.shape[0]):
-        chosen, realised[m] = counted_mask(u, core & (modality == m), ratio[m], segment)
-        is_masked |= chosen
-    return is_masked, realised
 
 
 def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:

@@ -1,9 +1,16 @@
 import pytest
 import torch
 
-from lightning_omni.diffusion.schedule import T_MIN, Cosine, Linear, NoiseSchedule, Polynomial
+from lightning_omni.diffusion.schedule import (
+    T_MIN,
+    Cosine,
+    Linear,
+    NoiseSchedule,
+    Polynomial,
+    Shifted,
+)
 
-SCHEDULES = [Linear(), Cosine(), Polynomial(2.0), Polynomial(0.5)]
+SCHEDULES = [Linear(), Cosine(), Polynomial(2.0), Polynomial(0.5), Shifted(Cosine(), 3.0)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)

@@ -7,6 +7,7 @@ import torch
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.template import Template
+from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Cosine, Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -17,6 +18,11 @@ from lightning_omni.vocab import Vocab
 
 TEXT = TextTokenizer()
 SIZES = {"text": TEXT.size, "speech": 32, "image": 64}
+
+
+def forward_process(**changes) -> ForwardProcess:
+    schedules = {"text": Linear(), "speech": Linear(), "image": Cosine()}
+    return ForwardProcess(**{"schedules": schedules, "tail_pad_ratio": 0.6, **changes})
 
 
 def module(**changes) -> MaskedDiffusionModule:
@@ -38,9 +44,7 @@ def module(**changes) -> MaskedDiffusionModule:
         "vocab": SIZES,
         "backbone": backbone,
         "code_feature_dims": {},
-        "schedules": {"text": Linear(), "speech": Linear(), "image": Cosine()},
-        "masking": "counted",
-        "tail_pad_ratio": 0.6,
+        "forward_process": forward_process(),
         "modality_weight": {"text": 1.0, "speech": 1.0, "image": 1.0},
         "optimizer": partial(torch.optim.AdamW, lr=1e-3),
         "weight_decay": 0.0,
@@ -78,7 +82,7 @@ def ratios(noisy, batch):
     modality, segment = batch.modality.flatten(), batch.segment_ids.flatten()
     core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
     is_masked = torch.zeros_like(core)
-    is_masked[noisy.masked] = True
+    is_masked[noisy.places] = True
     for m in range(3):
         for n in range(batch.num_segments):
             here = core & (modality == m) & (segment == n)
@@ -88,7 +92,7 @@ def ratios(noisy, batch):
 
 @pytest.mark.parametrize("masking", ["counted", "bernoulli"])
 def test_mask_ratios_cover_the_whole_unit_interval(masking):
-    model = module(masking=masking)
+    model = module(forward_process=forward_process(masking=masking))
     seen = torch.stack([r for b in batches(300) for r in ratios(model.corrupt(b), b)])
     assert seen.min() < 0.12
     assert seen.max() > 0.95
@@ -100,7 +104,7 @@ def test_tail_pads_are_masked_at_gamma_times_the_ratio():
     for batch in batches(600):
         noisy = model.corrupt(batch)
         pads = batch.is_tail_pad.flatten()
-        hits += int(pads[noisy.masked].sum())
+        hits += int(pads[noisy.places].sum())
         total += int(pads.sum())
     assert abs(hits / total - 0.3) < 0.04
 
@@ -109,9 +113,9 @@ def test_prompts_and_row_ends_are_never_masked_and_the_rest_is_kept():
     model = module()
     for batch in batches():
         noisy = model.corrupt(batch)
-        assert batch.maskable.flatten()[noisy.masked].all()
+        assert batch.maskable.flatten()[noisy.places].all()
         kept = torch.ones(batch.ids.numel(), dtype=torch.bool)
-        kept[noisy.masked] = False
+        kept[noisy.places] = False
         assert torch.equal(noisy.x_t[kept], batch.ids.flatten()[kept])
 
 
@@ -133,11 +137,11 @@ def test_the_noise_of_a_sample_does_not_depend_on_how_it_was_packed():
 
 def test_a_uniform_model_costs_the_log_of_the_vocabulary_per_token_at_any_schedule():
     for schedules in ({m: Linear() for m in SIZES}, {m: Cosine() for m in SIZES}):
-        model = module(schedules=schedules, tail_pad_ratio=0.0)
+        model = module(forward_process=forward_process(schedules=schedules, tail_pad_ratio=0.0))
         losses = []
         for batch in batches(1000):
             noisy = model.corrupt(batch)
-            hidden = torch.zeros(len(noisy.masked), model.backbone.norm.weight.shape[0])
+            hidden = torch.zeros(len(noisy.places), model.backbone.norm.weight.shape[0])
             losses.append(model._loss(batch, noisy, hidden)[0])
         ratio = torch.stack(losses).mean() / math.log(model.vocab.size - 1)
         assert abs(ratio - 1) < 0.06
@@ -159,7 +163,7 @@ def test_training_on_one_batch_lowers_its_loss():
 
 def test_a_modality_without_a_schedule_is_named():
     with pytest.raises(OmniError, match="schedules is given for"):
-        module(schedules={"text": Linear()})
+        module(forward_process=forward_process(schedules={"text": Linear()}))
 
 
 def test_a_missing_stage_before_says_how_to_go_on(tmp_path):
