@@ -18,8 +18,9 @@ from lightning_omni.inference.denoise import conditional
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.base import Canvas, fill
+from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.fill import fill
 
 IMAGE_IDS = 8192
 """Codes of the published image tokenizer; fewer where the vocabulary is smaller than twice that."""
@@ -196,4 +197,6 @@ def fill_ours(
             hidden = network(ids, packed.position_ids, layout)
             return lambda where, allowed: network.logits(hidden[where], allowed)
 
-    return fill(denoise, canvas, Confidence(), rng=torch.Generator().manual_seed(0))
+    return fill(
+        denoise, canvas, Confidence(), seeds=canvas.num_steps.new_zeros(len(canvas.num_steps))
+    )

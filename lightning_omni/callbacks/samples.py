@@ -17,6 +17,7 @@ from lightning_omni.inference.folder import ModelFolder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.samplers.fill import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Sample
@@ -125,7 +126,8 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
 
-    def keep(step: int, ids: Tensor) -> None:
+    def keep(event: StepEvent) -> None:
+        ids = event.ids
         is_open = ids == omni.vocab.mask_token_id
         is_code = (ids >= span.start) & (ids < span.stop)
         held = ids[is_open | is_code]
@@ -146,7 +148,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
 def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """One text's denoising; masks are blocks, the end is a dot."""
     frames: list[list[int]] = []
-    (answer,) = omni.answer([prompt], seed=seed, on_step=lambda _, ids: frames.append(ids.tolist()))
+    (answer,) = omni.answer([prompt], seed=seed, on_step=lambda e: frames.append(e.ids.tolist()))
     hole = answer.record["holes"]["0"]["ids"]
     kept = [f for f in frames if len(f) == len(frames[-1])]
     starts = range(len(kept[-1]) - len(hole), -1, -1)

@@ -70,9 +70,9 @@ class PackedMixture(IterableDataset[Batch]):
                 streams[task].skip(1)
                 continue
             rng = Random(f"{options.seed}-{visit}")
-            drop = rng.random() < options.condition_dropout
             sample = options.chained(next(streams[task]))
-            sequence = self.template.render(sample, rng=rng, drop_condition=drop)
+            drop = options.dropped(sample, rng)
+            sequence = self.template.render(sample, rng=rng, drop=drop)
             yield visit, sequence
             if options.complementary:
                 yield complement_of(visit), sequence
@@ -93,6 +93,8 @@ class OmniData(ResumableData):
         row_length: Tokens of a row, L.
         max_tail_pads: See `Template`.
         condition_dropout: Probability that a sample is seen without its condition.
+        modality_dropout: Probability that a sample whose request has several modalities is seen
+            without one of them, for guidance with a scale for each.
         complementary: Show every training sample twice, masked where its first showing is visible,
             so that each of its tokens is predicted once (LaViDa, arXiv:2505.16839, section 3.2).
         val_samples: Validation samples per task, and test samples of the verb `test`.
@@ -116,6 +118,7 @@ class OmniData(ResumableData):
         val_samples: int,
         seed: int,
         complementary: bool = False,
+        modality_dropout: float = 0.0,
         transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
         test_split: str = "test_iid",
@@ -130,6 +133,7 @@ class OmniData(ResumableData):
         check_within("data.rows", rows, 1)
         check_within("data.row_length", row_length, 1)
         check_within("data.condition_dropout", condition_dropout, 0, 1)
+        check_within("data.modality_dropout", modality_dropout, 0, 1 - condition_dropout)
         check_within("data.val_samples", val_samples, 0)
         for modality, pads in max_tail_pads.items():
             check_within(f"data.max_tail_pads.{modality}", pads, 0)
@@ -144,7 +148,7 @@ class OmniData(ResumableData):
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
-        self.complementary = complementary
+        self.complementary, self.modality_dropout = complementary, modality_dropout
         self.val_samples, self.text_ranks = val_samples, text_ranks
 
     def prepare_data(self) -> None:
@@ -179,6 +183,16 @@ class OmniData(ResumableData):
     def chained(self, sample: Sample) -> Sample:
         """Begin the answer with a transcript if the sample's task is one to transcribe."""
         return with_transcript(sample) if sample.task in self.transcribe_first else sample
+
+    def dropped(self, sample: Sample, rng: Random) -> tuple[str, ...]:
+        """Modalities of a training sample's request that are left out this time."""
+        asked = {p.modality: None for t in sample.turns if t.role == "user" for p in t.parts}
+        chance = rng.random()
+        if chance < self.condition_dropout:
+            return tuple(asked)
+        if len(asked) > 1 and chance < self.condition_dropout + self.modality_dropout:
+            return (rng.choice(list(asked)),)
+        return ()
 
     def code_features(self) -> dict[str, Tensor]:
         """Features of each modality's codes, for `Transformer`'s embeddings."""

@@ -10,6 +10,7 @@ the parts before it are given and those behind it are not there yet, in training
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from random import Random
 
@@ -98,24 +99,24 @@ class Template:
         self.image_columns, self.codebooks = image_columns, codebooks
         self.max_tail_pads = max_tail_pads
 
-    def render(self, sample: Sample, *, rng: Random, drop_condition: bool = False) -> Sequence:
+    def render(self, sample: Sample, *, rng: Random, drop: Collection[str] = ()) -> Sequence:
         """Render a sample for training, with one of its answer parts, drawn by `rng`, in the hole.
 
         Args:
             sample: Encoded: media parts carry codes.
             rng: Draws the part and the number of tail pads.
-            drop_condition: Leave out the user's content and its transcript, keep the instruction,
-                so that guidance has a trained unconditional model.
+            drop: Modalities of the user's content to leave out, speech with its transcript; the
+                instruction stays. So guidance has a trained unconditional model.
         """
         turn, part = rng.choice(_answers(sample))
         out = _Builder()
-        self._before(out, sample, turn, part, drop_condition=drop_condition)
+        self._before(out, sample, turn, part, drop)
         self._answer(out, sample.turns[turn].parts[part], rng)
         self._close(out)
         return self._sequence(out, sample)
 
     def render_prompt(
-        self, sample: Sample, *, part: int, length: int, drop_condition: bool = False
+        self, sample: Sample, *, part: int, length: int, drop: Collection[str] = ()
     ) -> tuple[Sequence, list[Hole]]:
         """Render a sample for generation: an answer part of its last turn becomes a hole of masks.
 
@@ -123,11 +124,11 @@ class Template:
             sample: Encoded; parts of its last turn before `part` carry what was already answered.
             part: The answer part that is the hole; of it and those behind only the modality counts.
             length: Positions of the hole.
-            drop_condition: As in `render`.
+            drop: As in `render`.
         """
         out = _Builder()
         last = len(sample.turns) - 1
-        self._before(out, sample, last, part, drop_condition=drop_condition)
+        self._before(out, sample, last, part, drop)
         hole = self._hole(out, sample.turns[last].parts[part].modality, length)
         self._close(out)
         return self._sequence(out, sample), [hole]
@@ -143,7 +144,7 @@ class Template:
         )
 
     def _before(
-        self, out: _Builder, sample: Sample, turn: int, part: int, *, drop_condition: bool
+        self, out: _Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
         """Write everything that is given when a part of a turn is answered."""
         for i, earlier in enumerate(sample.turns[:turn]):
@@ -151,11 +152,11 @@ class Template:
             if earlier.role == "assistant":
                 self._give(out, earlier.parts)
             else:
-                self._ask(out, sample, earlier, with_instruction=i == 0, content=not drop_condition)
+                self._ask(out, sample, earlier, with_instruction=i == 0, drop=drop)
             self._close(out)
         self._open(out, "assistant")
         given = sample.turns[turn].parts[:part]
-        self._give(out, tuple(p for p in given if not (drop_condition and p.is_transcript)))
+        self._give(out, tuple(p for p in given if not ("speech" in drop and p.is_transcript)))
 
     def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
         """Write a hole of masks inside its brackets."""
@@ -175,13 +176,21 @@ class Template:
         out.add([self.vocab.special("<|end_of_turn|>")])
 
     def _ask(
-        self, out: _Builder, sample: Sample, turn: Turn, *, with_instruction: bool, content: bool
+        self,
+        out: _Builder,
+        sample: Sample,
+        turn: Turn,
+        *,
+        with_instruction: bool,
+        drop: Collection[str],
     ) -> None:
         instruction = task_named(sample.task).instruction
         if with_instruction and instruction:
             voice = sample.meta.get("voice", DEFAULT_VOICE)
             out.add(self.text.encode(instruction.format(voice=voice)))
-        for part in turn.parts if content else ():
+        for part in turn.parts:
+            if part.modality in drop:
+                continue
             if part.modality == "text":
                 out.add(self.text.encode(part.text or ""))
             else:

@@ -25,6 +25,7 @@ from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.shipped import locate
 from lightning_omni.types import SPLITS, Sample
 
@@ -127,8 +128,16 @@ def plain_sampling(sampling: Sampling) -> dict[str, Any]:
     """For the record."""
     plain = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
     if sampling.sampler is not None:
-        plain["sampler"] = {"class_path": type(sampling.sampler).__name__, **vars(sampling.sampler)}
+        plain["sampler"] = _plain_sampler(sampling.sampler)
     return plain
+
+
+def _plain_sampler(sampler: Sampler) -> dict[str, Any]:
+    values = {
+        name: _plain_sampler(value) if isinstance(value, Sampler) else value
+        for name, value in vars(sampler).items()
+    }
+    return {"class_path": type(sampler).__name__, **values}
 
 
 def _reply(answer: Answer) -> Reply:

@@ -46,12 +46,15 @@ def generate(
     seed: int = 0,
     quality: Quality = "balanced",
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: float | dict[str, float] | None = None,
+    final_guidance: float | None = None,
     temperature: float | None = None,
     refresh_every: int | None = None,
     sampler: Sampler | None = None,
     block_size: int | None = None,
     precision: Precision = "float32",
+    shift: float | None = None,
+    trace: bool = False,
 ) -> None:
     """Do one task and write the answer.
 
@@ -68,12 +71,16 @@ def generate(
         quality: How much time to spend: see `inference/defaults.py` and docs/results/sampling.md.
             The options below overrule it.
         steps: Denoising steps of each hole.
-        guidance: Classifier-free guidance scale.
+        guidance: Classifier-free guidance scale, or one for each modality of the request, as
+            '{"image": 1.0}'.
+        final_guidance: What the scale becomes as the masks run out.
         temperature: 0 takes the likeliest tokens.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Class of lightning_omni.samplers that decides which tokens are committed.
         block_size: Fill in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
+        shift: Of the schedule's times: above 1 commits late, below 1 early.
+        trace: Write every step's tokens and confidences into the record.
     """
     check_answerable(task_named(task))
     check_seed(seed)
@@ -81,11 +88,14 @@ def generate(
         "quality": quality,
         "num_steps": steps,
         "guidance_scale": guidance,
+        "final_guidance_scale": final_guidance,
         "temperature": temperature,
         "refresh_every": refresh_every,
         "sampler": sampler,
         "block_size": block_size,
         "precision": precision,
+        "shift": shift,
+        "trace": trace,
     }
     Sampling(**sampling)
     stem = _stem(Path(out or task), task)
@@ -100,7 +110,7 @@ def generate(
             speech=read_audio(Path(audio), sample_rate=rate) if audio is not None else None,
             voice=voice,
             seed=seed,
-            on_step=lambda step, ids: progress.update(bar, completed=step),
+            on_step=lambda event: progress.update(bar, completed=event.number),
             **sampling,
         )
     asked = {"text": text, "image": image, "audio": audio, "voice": voice}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from torch import Tensor
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.base import Denoiser, LogitsAt
+from lightning_omni.samplers.canvas import Denoiser, LogitsAt
 
 
 class Runner:
@@ -56,7 +59,7 @@ class Runner:
         """Compute final states; the second value maps places of tokens to their rows."""
         is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         is_active[self.segment[self.is_live & (ids == self.mask_token_id)]] = True
-        is_full = self.runs % self.refresh_every == 0
+        is_full = self.runs % self.refresh_every == 0 or bool((is_active & ~self.is_active).any())
         self.runs += 1
         if is_full:
             self._begin(is_active)
@@ -135,54 +138,93 @@ def conditional(
     return denoise
 
 
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """Prompts without something, from which answers are led away.
+
+    Attributes:
+        bare: The same prompts without it; their holes are equally long.
+        scale: Of the difference between the scores with and without it; 0 is no guidance.
+        final_scale: Of the last masks: the scale falls or rises to it with the share of a sample's
+            positions that are open; None keeps it.
+    """
+
+    bare: PackedPrompts
+    scale: float
+    final_scale: float | None = None
+
+    def scales(self, open_share: Tensor) -> Tensor:
+        """Scales at these shares of open positions."""
+        end = self.scale if self.final_scale is None else self.final_scale
+        return end + (self.scale - end) * open_share
+
+
 def guided(
     backbone: Transformer,
     prompts: PackedPrompts,
-    bare: PackedPrompts,
+    guides: Sequence[Guide],
     *,
-    scale: float,
     mask_token_id: int,
     refresh_every: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
-    """Classifier-free guidance: (1 + scale) * conditional - scale * unconditional logits.
+    """Classifier-free guidance: logits + sum over guides of scale * (logits - bare logits).
 
-    Both prompts run as one batch. The unconditional one is shorter, so its answer lies elsewhere;
-    positions are matched hole by hole, never by absolute index.
+    All prompts run as one batch. A bare one is shorter, so its answer lies elsewhere; positions
+    are matched hole by hole, never by absolute index.
 
     Args:
         backbone: Trained with condition dropout.
         prompts: With the condition.
-        bare: The same prompts without it; their holes are equally long.
-        scale: 0 is no guidance.
+        guides: One without the whole condition, or one for each modality of it.
         mask_token_id: See `Runner`.
         refresh_every: See `Runner`.
         dtype: See `Runner`.
 
-    Source: arXiv:2207.12598, equation 6.
+    Source: arXiv:2207.12598, equation 6; a scale for each condition: InstructPix2Pix,
+    arXiv:2211.09800, section 3.2; scales that change on the way: MAGNeT, arXiv:2401.04577.
     """
-    size, device = len(prompts.ids), prompts.ids.device
+    every = [prompts, *(guide.bare for guide in guides)]
+    starts = list(accumulate((len(p.ids) for p in every), initial=0))
     runner = Runner(
         backbone,
-        torch.cat((prompts.position_ids, bare.position_ids)),
-        (*prompts.layout.lengths, *bare.layout.lengths),
-        live=torch.cat((prompts.hole_positions, size + bare.hole_positions)),
+        torch.cat([p.position_ids for p in every]),
+        tuple(length for p in every for length in p.layout.lengths),
+        live=torch.cat([s + p.hole_positions for s, p in zip(starts[:-1], every, strict=True)]),
         mask_token_id=mask_token_id,
         refresh_every=refresh_every,
         dtype=dtype,
     )
-    counterpart = torch.full((size,), -1, device=device)
-    counterpart[prompts.hole_positions] = bare.hole_positions
+    hole_index = torch.full_like(prompts.ids, -1)
+    hole_index[prompts.hole_positions] = torch.arange(len(prompts.hole_positions)).to(hole_index)
+    lengths = torch.tensor(prompts.layout.lengths, device=prompts.ids.device)
+    sample = torch.arange(len(lengths)).to(lengths).repeat_interleave(lengths)
+
+    def open_share(ids: Tensor) -> Tensor:
+        """Of each sample, the open share of what was open at first, Float[S]."""
+        is_open, was_open = (
+            torch.bincount(sample[x == mask_token_id], minlength=len(lengths))
+            for x in (ids, prompts.ids)
+        )
+        return is_open / was_open.clamp_min(1)
 
     def denoise(ids: Tensor) -> LogitsAt:
-        bare_ids = bare.ids.clone()
-        bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
-        hidden, row = runner.run(torch.cat((ids, bare_ids)))
+        rows = [ids]
+        for guide in guides:
+            rows.append(guide.bare.ids.clone())
+            rows[-1][guide.bare.hole_positions] = ids[prompts.hole_positions]
+        hidden, row = runner.run(torch.cat(rows))
+        share = open_share(ids)
 
         def logits_at(where: Tensor, allowed: Tensor) -> Tensor:
             with_condition = runner.logits(hidden[row[where]], allowed)
-            without = runner.logits(hidden[row[size + counterpart[where]]], allowed)
-            return (1 + scale) * with_condition - scale * without
+            out = with_condition
+            for start, guide in zip(starts[1:-1], guides, strict=True):
+                places = start + guide.bare.hole_positions[hole_index[where]]
+                without = runner.logits(hidden[row[places]], allowed)
+                scale = guide.scales(share[sample[where]])[:, None]
+                out = out + scale * (with_condition - without)
+            return out
 
         return logits_at
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_omni.data.template import Hole, Template
 from lightning_omni.nn.segments import SegmentLayout
-from lightning_omni.samplers.base import Canvas
+from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.types import Sample, Sequence
 from lightning_omni.vocab import Vocab
 
@@ -80,6 +81,7 @@ def make_canvas(
     grammar: Grammar,
     *,
     num_steps: list[int],
+    shift: float,
     vocab: Vocab,
 ) -> Canvas:
     """Make the canvas on which the holes of every sample are filled."""
@@ -102,6 +104,7 @@ def make_canvas(
         allowed=grammar.allowed,
         num_steps=torch.tensor(num_steps, device=device)[:, None],
         mask_token_id=vocab.mask_token_id,
+        shift=torch.full((len(prompts), 1), shift, device=device),
     )
 
 
@@ -111,10 +114,10 @@ def render_prompts(
     lengths: list[int],
     *,
     part: int,
-    drop_condition: bool,
+    drop: Collection[str] = (),
 ) -> list[tuple[Sequence, list[Hole]]]:
     """Render every sample with answer part `part` as a hole of the length given."""
     return [
-        template.render_prompt(sample, part=part, length=length, drop_condition=drop_condition)
+        template.render_prompt(sample, part=part, length=length, drop=drop)
         for sample, length in zip(samples, lengths, strict=True)
     ]

@@ -19,7 +19,8 @@ from lightning_omni.errors import OmniError
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.part_filler import PartFiller
 from lightning_omni.inference.request import check_given, choose_voice
-from lightning_omni.inference.sampling import Sampling, SamplingOptions, StepHook, check_seed
+from lightning_omni.inference.sampling import Sampling, SamplingOptions, check_seed
+from lightning_omni.samplers.fill import StepHook
 from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.types import Part, Sample, Turn
 
@@ -97,7 +98,7 @@ class Omni:
             speech: Mono samples in [-1, 1] at the speech tokenizer's rate.
             voice: Voice to speak with, where the task takes one: one of `voices`.
             seed: Of all randomness; the same seed gives the same answer.
-            on_step: Told the number and the ids after each step.
+            on_step: Told of each step.
             sampling: Fields of `Sampling`.
 
         Raises:
@@ -117,23 +118,19 @@ class Omni:
         """Answer encoded samples in batches, ignoring the content of their last turn.
 
         Args:
-            samples: Of any tasks.
-            seed: Of all randomness.
+            samples: Of any tasks and lengths.
+            seed: Of all randomness: sample i is answered as it would be alone with seed + i.
             sampling: How to sample; None for the defaults.
-            on_step: Told the number of each step and the packed ids of a batch after it.
+            on_step: Told of each step of a batch.
         """
         check_seed(seed)
         sampling = sampling or Sampling()
-        answers: dict[int, Answer] = {}
-        by_task: dict[str, list[int]] = {}
-        for i, sample in enumerate(samples):
-            by_task.setdefault(sample.task, []).append(i)
-        for indices in by_task.values():
-            for start in range(0, len(indices), BATCH):
-                chunk = indices[start : start + BATCH]
-                results = self._answer_batch([samples[i] for i in chunk], sampling, seed, on_step)
-                answers.update(zip(chunk, results, strict=True))
-        return [answers[i] for i in range(len(samples))]
+        answers: list[Answer] = []
+        for start in range(0, len(samples), BATCH):
+            batch = samples[start : start + BATCH]
+            seeds = [seed + start + i for i in range(len(batch))]
+            answers += self._answer_batch(batch, sampling, seeds, on_step)
+        return answers
 
     @torch.inference_mode()
     def ask(
@@ -176,26 +173,41 @@ class Omni:
 
     @torch.inference_mode()
     def _answer_batch(
-        self, samples: list[Sample], sampling: Sampling, seed: int, on_step: StepHook | None
+        self, samples: list[Sample], sampling: Sampling, seeds: list[int], on_step: StepHook | None
     ) -> list[Answer]:
-        """Fill the holes of samples of one task, part by part."""
+        """Fill the holes part by part; parts of one number and modality run together."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
-        for part in range(len(samples[0].turns[-1].parts)):
-            samples = self.filler.fill_part(
-                samples, part, sampling, records, seed=seed, on_step=on_step
-            )
-        seconds = (time.perf_counter() - start) / len(samples)
-        common = {
-            "task": samples[0].task,
-            "seed": seed,
-            "model": self.fingerprint,
-            "seconds": round(seconds, 4),
-        }
+        for part in range(max(len(s.turns[-1].parts) for s in samples)):
+            together: dict[str, list[int]] = {}
+            for i, sample in enumerate(samples):
+                for p in sample.turns[-1].parts[part : part + 1]:
+                    together.setdefault(p.modality, []).append(i)
+            for chosen in together.values():
+                filled = self.filler.fill_part(
+                    [samples[i] for i in chosen],
+                    part,
+                    sampling,
+                    [records[i] for i in chosen],
+                    seeds=[seeds[i] for i in chosen],
+                    on_step=on_step,
+                )
+                for i, sample in zip(chosen, filled, strict=True):
+                    samples[i] = sample
+        seconds = round((time.perf_counter() - start) / len(samples), 4)
         return [
-            self._decode(sample, {**common, **record})
-            for sample, record in zip(samples, records, strict=True)
+            self._decode(
+                sample,
+                {
+                    "task": sample.task,
+                    "seed": seed,
+                    "model": self.fingerprint,
+                    "seconds": seconds,
+                    **record,
+                },
+            )
+            for sample, seed, record in zip(samples, seeds, records, strict=True)
         ]
 
     def _decode(self, sample: Sample, record: dict[str, Any]) -> Answer:

@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from lightning_omni.data.template import Hole, Template
+from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.defaults import defaults_for
-from lightning_omni.inference.denoise import conditional, guided
+from lightning_omni.inference.denoise import Guide, conditional, guided
 from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
-from lightning_omni.inference.sampling import Sampling, StepHook
+from lightning_omni.inference.sampling import Sampling
+from lightning_omni.inference.trace import Trace
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.base import fill
 from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.fill import StepEvent, StepHook, fill
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
@@ -59,31 +59,40 @@ class PartFiller:
         sampling: Sampling,
         records: list[dict[str, Any]],
         *,
-        seed: int,
+        seeds: list[int],
         on_step: StepHook | None,
     ) -> list[Sample]:
-        """Fill one answer part of every sample, growing holes whose answer did not end."""
+        """Fill one answer part of every sample, growing holes whose answer did not end.
+
+        Args:
+            samples: Of any tasks; the part has one modality in all of them.
+            part: Number of the part in the last turn.
+            sampling: How to sample.
+            records: Of each sample; what is done is written down there.
+            seeds: Of each sample.
+            on_step: Told of every step.
+        """
         done = list(samples)
         todo = list(range(len(samples)))
         growth = 1.0
         modality = samples[0].turns[-1].parts[part].modality
         for attempt in range(MAX_GROWTHS + 1):
             chosen = [samples[i] for i in todo]
-            filled = self._fill_holes(chosen, part, growth, sampling, seed, on_step)
+            filled = self._fill_holes(
+                chosen, part, growth, sampling, [seeds[i] for i in todo], on_step
+            )
             unfinished = []
-            for i, (ids, steps, forwards) in zip(todo, filled, strict=True):
-                content, closed = self._content(modality, ids)
+            for i, hole in zip(todo, filled, strict=True):
+                content, closed = self._content(modality, hole["ids"])
                 done[i] = self._with_answer(samples[i], part, content)
                 name = rule_name(samples[i], part).partition("/")[2]
-                records[i]["forwards"] = records[i].get("forwards", 0) + forwards
+                records[i]["forwards"] = records[i].get("forwards", 0) + hole["forwards"]
                 records[i].setdefault("holes", {})[name] = {
                     "modality": modality,
-                    "positions": len(ids),
-                    "steps": steps,
-                    "forwards": forwards,
+                    "positions": len(hole["ids"]),
                     "grown": attempt,
                     "closed": closed,
-                    "ids": ids,
+                    **hole,
                 }
                 if not closed:
                     unfinished.append(i)
@@ -98,22 +107,26 @@ class PartFiller:
         part: int,
         growth: float,
         sampling: Sampling,
-        seed: int,
+        seeds: list[int],
         on_step: StepHook | None,
-    ) -> list[tuple[list[int], int, int]]:
+    ) -> list[dict[str, Any]]:
         """Run the reverse process for one part.
 
         Returns:
-            The hole's ids, the steps it was given and those it took, per sample.
+            Of each sample's hole the ids, the steps it was given, the forwards it took and, if it
+            is wanted, the trace.
         """
         modality = samples[0].turns[-1].parts[part].modality
         defaults = defaults_for(modality, sampling.quality)
         lengths = [self._hole_length(sample, part, growth) for sample in samples]
-        prompts = self._prompts(samples, lengths, part, drop=False)
+        prompts = render_prompts(self.template, samples, lengths, part=part)
         packed = pack_prompts(prompts, device=self.device)
         steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
         steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
-        canvas = make_canvas(prompts, packed, self.grammar, num_steps=steps, vocab=self.vocab)
+        shift = defaults.shift if sampling.shift is None else sampling.shift
+        canvas = make_canvas(
+            prompts, packed, self.grammar, num_steps=steps, shift=shift, vocab=self.vocab
+        )
         if sampling.block_size is not None:
             canvas = in_blocks(canvas, sampling.block_size)
         how: dict[str, Any] = {
@@ -121,38 +134,53 @@ class PartFiller:
             "refresh_every": sampling.refresh_every or defaults.refresh_every,
             "dtype": getattr(torch, sampling.precision),
         }
-        scale = sampling.guidance_scale
-        if scale := defaults.guidance_scale if scale is None else scale:
-            bare = pack_prompts(
-                self._prompts(samples, lengths, part, drop=True), device=self.device
-            )
-            denoise = guided(self.backbone, packed, bare, scale=scale, **how)
+        scales = sampling.guidance_scales() or {"": defaults.guidance_scale}
+        guides = [
+            self._guide(samples, lengths, part, name, scale, sampling.final_guidance_scale)
+            for name, scale in scales.items()
+            if scale or sampling.final_guidance_scale
+        ]
+        if guides:
+            denoise = guided(self.backbone, packed, guides, **how)
         else:
             denoise = conditional(self.backbone, packed, **how)
         forwards = torch.zeros(len(samples), dtype=torch.long, device=self.device)
+        trace = Trace(canvas) if sampling.trace else None
 
-        def count(step: int, ids: Tensor) -> None:
-            is_open = canvas.sample[ids == canvas.mask_token_id]
+        def watch(event: StepEvent) -> None:
+            is_open = canvas.sample[event.ids == canvas.mask_token_id]
             left = torch.bincount(is_open, minlength=len(samples))
-            forwards[(forwards == 0) & (left == 0)] = step
+            forwards[(forwards == 0) & (left == 0)] = event.number
+            if trace is not None:
+                trace.add(event)
             if on_step is not None:
-                on_step(step, ids)
+                on_step(event)
 
-        rng = torch.Generator(self.device).manual_seed(seed)
         sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
-        ids = fill(denoise, canvas, sampler, rng=rng, on_step=count).tolist()
+        seeds_S = torch.tensor(seeds, device=self.device)
+        ids = fill(denoise, canvas, sampler, seeds=seeds_S, on_step=watch).tolist()
         first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
-        return [
-            (ids[int(f) + holes[0].start : int(f) + holes[0].stop], step, taken)
-            for f, (_, holes), step, taken in zip(
-                first, prompts, steps, forwards.tolist(), strict=True
-            )
-        ]
+        out: list[dict[str, Any]] = []
+        for n, (start, (_, holes)) in enumerate(zip(first, prompts, strict=True)):
+            span = slice(int(start) + holes[0].start, int(start) + holes[0].stop)
+            out.append({"steps": steps[n], "forwards": int(forwards[n]), "ids": ids[span]})
+            if trace is not None:
+                out[-1]["trace"] = trace.of(span)
+        return out
 
-    def _prompts(
-        self, samples: list[Sample], lengths: list[int], part: int, *, drop: bool
-    ) -> list[tuple[Any, list[Hole]]]:
-        return render_prompts(self.template, samples, lengths, part=part, drop_condition=drop)
+    def _guide(
+        self,
+        samples: list[Sample],
+        lengths: list[int],
+        part: int,
+        name: str,
+        scale: float,
+        final_scale: float | None,
+    ) -> Guide:
+        """Prompts without a modality of the request, or without all of it."""
+        drop = (name,) if name else self.vocab.modalities
+        bare = render_prompts(self.template, samples, lengths, part=part, drop=drop)
+        return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
 
     def _hole_length(self, sample: Sample, part: int, growth: float) -> int:
         """Positions of the hole of an answer part."""

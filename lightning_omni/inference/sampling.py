@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from torch import Tensor
-
 from lightning_omni.arguments import check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.samplers.base import Sampler
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
-StepHook = Callable[[int, Tensor], None]
-"""Told the number of a step and the packed ids after it."""
+MODALITIES = ("text", "speech", "image")
 Quality = Literal["fast", "balanced", "best"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,12 +22,15 @@ class SamplingOptions(TypedDict, total=False):
 
     quality: Quality
     num_steps: int | None
-    guidance_scale: float | None
+    guidance_scale: float | dict[str, float] | None
+    final_guidance_scale: float | None
     temperature: float | None
     refresh_every: int | None
     sampler: Sampler | None
     block_size: int | None
     precision: Precision
+    shift: float | None
+    trace: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,16 @@ class Sampling:
     Attributes:
         quality: Row of the table in `inference/defaults.py`.
         num_steps: Denoising steps of each hole.
-        guidance_scale: Of classifier-free guidance; 0 is off.
+        guidance_scale: Of classifier-free guidance; 0 is off. One scale leads away from answers to
+            no request at all, a scale for each modality away from answers without that modality.
+        final_guidance_scale: What scales become as the masks run out; None keeps them.
         temperature: 0 takes the likeliest tokens. A `sampler` has its own.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Which tokens are committed.
         block_size: Fill holes in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
+        shift: Of the schedule's times: above 1 commits late, below 1 early.
+        trace: Keep every step's commits in the record.
 
     Raises:
         OmniError: If a number is out of its range.
@@ -52,24 +57,42 @@ class Sampling:
 
     quality: Quality = "balanced"
     num_steps: int | None = None
-    guidance_scale: float | None = None
+    guidance_scale: float | dict[str, float] | None = None
+    final_guidance_scale: float | None = None
     temperature: float | None = None
     refresh_every: int | None = None
     sampler: Sampler | None = None
     block_size: int | None = None
     precision: Precision = "float32"
+    shift: float | None = None
+    trace: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_steps is not None:
-            check_within("steps", self.num_steps, 1, MAX_STEPS)
-        if self.guidance_scale is not None:
-            check_within("guidance", self.guidance_scale, 0, MAX_GUIDANCE)
-        if self.temperature is not None:
-            check_within("temperature", self.temperature, 0, MAX_TEMPERATURE)
-        if self.refresh_every is not None:
-            check_within("refresh_every", self.refresh_every, 1)
-        if self.block_size is not None:
-            check_within("block_size", self.block_size, 1)
+        limits: dict[str, tuple[float | None, float, float]] = {
+            "steps": (self.num_steps, 1, MAX_STEPS),
+            "temperature": (self.temperature, 0, MAX_TEMPERATURE),
+            "refresh_every": (self.refresh_every, 1, math.inf),
+            "block_size": (self.block_size, 1, math.inf),
+            "shift": (self.shift, 0.01, 100),
+            "final_guidance": (self.final_guidance_scale, 0, MAX_GUIDANCE),
+        }
+        for name, scale in self.guidance_scales().items():
+            limits[f"guidance.{name}".rstrip(".")] = (scale, 0, MAX_GUIDANCE)
+            if name not in ("", *MODALITIES):
+                raise OmniError(
+                    f"guidance is given for '{name}', wanted modalities of a request: "
+                    f"{', '.join(MODALITIES)}"
+                )
+        for name, (value, least, most) in limits.items():
+            if value is not None:
+                check_within(name, value, least, most)
+
+    def guidance_scales(self) -> dict[str, float]:
+        """Scales by the modality that is left out, under "" of the whole request."""
+        scale = self.guidance_scale
+        if scale is None:
+            return {}
+        return scale if isinstance(scale, dict) else {"": scale}
 
 
 def check_seed(seed: int) -> None:

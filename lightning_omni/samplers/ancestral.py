@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.canvas import Canvas, Scores
+from lightning_omni.samplers.noise import Noise, Use
 from lightning_omni.samplers.score import choose
 
 
@@ -20,8 +21,9 @@ class Ancestral(Sampler):
         self.temperature = temperature
 
     def propose(
-        self, canvas: Canvas, scores: Scores, *, rng: Generator
+        self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Draw tokens, and an order that ignores them."""
-        column = choose(scores.logits, temperature=self.temperature, rng=rng)
-        return scores.allowed[column], torch.rand(len(column), generator=rng, device=rng.device)
+        where = scores.where
+        column = choose(scores.logits, temperature=self.temperature, noise=noise, where=where)
+        return scores.allowed[column], noise.uniform(where, Use.ORDER)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from lightning_omni.samplers.base import Canvas, rank_within
+from lightning_omni.samplers.canvas import Canvas
+from lightning_omni.samplers.ranking import rank_within
 
 
 def in_blocks(canvas: Canvas, block_size: int) -> Canvas:
@@ -37,4 +38,5 @@ def in_blocks(canvas: Canvas, block_size: int) -> Canvas:
     lengths = torch.bincount(group, minlength=samples * holes)[:, None].clamp_min(1)
     share = counts.view(-1, blocks) * canvas.num_steps.reshape(-1, 1) // lengths
     num_steps = share.clamp_min(1).view(samples, holes * blocks)
-    return replace(canvas, hole=hole, num_steps=num_steps)
+    shift = None if canvas.shift is None else canvas.shift.repeat_interleave(blocks, dim=1)
+    return replace(canvas, hole=hole, num_steps=num_steps, shift=shift)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.canvas import Canvas, Scores
+from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.score import choose, max_probability, truncate
 
 
@@ -30,9 +32,9 @@ class Confidence(Sampler):
         return max_probability(log_p)
 
     def propose(
-        self, canvas: Canvas, scores: Scores, *, rng: Generator
+        self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Take the token, rank by how sure it is."""
         logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
-        column = choose(logits, temperature=self.temperature, rng=rng)
+        column = choose(logits, temperature=self.temperature, noise=noise, where=scores.where)
         return scores.allowed[column], self.sureness(logits.log_softmax(-1))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.canvas import Canvas, Scores
+from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.score import choose, negative_entropy, truncate
 
 
@@ -40,7 +42,7 @@ class EntropyPenalty(Sampler):
         self.position_penalty, self.free_positions = position_penalty, free_positions
 
     def propose(
-        self, canvas: Canvas, scores: Scores, *, rng: Generator
+        self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Penalise, then take the token and rank by negative entropy."""
         logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
@@ -50,7 +52,7 @@ class EntropyPenalty(Sampler):
         if self.position_penalty != 1:
             logits = _damp(logits, self._position_factor(scores)[:, None])
         log_p = logits.log_softmax(-1)
-        column = choose(logits, temperature=self.temperature, rng=rng)
+        column = choose(logits, temperature=self.temperature, noise=noise, where=scores.where)
         return scores.allowed[column], negative_entropy(log_p)
 
     def _position_factor(self, scores: Scores) -> Tensor:

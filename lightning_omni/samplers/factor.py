@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.arguments import check_within
-from lightning_omni.samplers.base import surest_first
 from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.ranking import surest_first
 
 
 class Factor(Confidence):

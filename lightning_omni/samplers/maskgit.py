@@ -6,9 +6,11 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from lightning_omni.samplers.base import Canvas, Sampler, Scores
+from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.canvas import Canvas, Scores
+from lightning_omni.samplers.noise import Noise, Use
 from lightning_omni.samplers.score import choose, gumbel
 
 
@@ -26,13 +28,14 @@ class MaskGIT(Sampler):
         self.temperature, self.noise = temperature, noise
 
     def propose(
-        self, canvas: Canvas, scores: Scores, *, rng: Generator
+        self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Draw tokens; rank by their log-probability plus annealed noise."""
-        column = choose(scores.logits, temperature=self.temperature, rng=rng)
+        where = scores.where
+        column = choose(scores.logits, temperature=self.temperature, noise=noise, where=where)
         log_p = scores.logits.log_softmax(-1).gather(-1, column[:, None]).squeeze(-1).double()
         scale = self.noise * (1 - scores.progress)
-        return scores.allowed[column], log_p + scale * gumbel((len(column),), rng=rng)
+        return scores.allowed[column], log_p + scale * gumbel(noise.uniform(where, Use.ORDER))
 
     def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """cos(pi (1 - t) / 2): few commits early, when least is known."""

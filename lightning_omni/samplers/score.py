@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
+
+from lightning_omni.samplers.noise import Noise, Use
 
 
 def max_probability(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
@@ -41,20 +43,20 @@ def truncate(
     return logits
 
 
-def gumbel(shape: tuple[int, ...], *, rng: Generator) -> Float[Tensor, "*shape"]:
-    """Standard Gumbel noise in float64; float32 noise lowers the temperature silently.
+def gumbel(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Standard Gumbel noise of uniform float64; float32 noise lowers the temperature silently.
 
     Source: ReMDM, arXiv:2503.00307, and arXiv:2409.02908 on the float32 truncation.
     """
-    u = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device)
     waiting = -torch.log(u.clamp_min(1e-300))
     return -torch.log(waiting.clamp_min(1e-300))
 
 
 def choose(
-    logits: Float[Tensor, "M G"], *, temperature: float, rng: Generator
+    logits: Float[Tensor, "M G"], *, temperature: float, noise: Noise, where: Int[Tensor, " M"]
 ) -> Int[Tensor, " M"]:
     """Column of the likeliest token at temperature 0, of a sampled one above it."""
     if temperature == 0:
         return logits.argmax(-1)
-    return (logits.double() / temperature + gumbel(tuple(logits.shape), rng=rng)).argmax(-1)
+    u = noise.table(where, logits.shape[1], Use.TOKEN)
+    return (logits.double() / temperature + gumbel(u)).argmax(-1)

@@ -111,7 +111,7 @@ def test_images_take_no_tail_pads():
 
 def test_dropping_the_condition_keeps_the_instruction_and_the_answer():
     whole = template(0).render(sample("t2i"), rng=Random(0))
-    bare = template(0).render(sample("t2i"), rng=Random(0), drop_condition=True)
+    bare = template(0).render(sample("t2i"), rng=Random(0), drop=("text",))
     instruction = TEXT.encode(task_named("t2i").instruction)
     assert ",".join(map(str, instruction)) in ",".join(map(str, bare.ids))
     assert len(whole.ids) - len(bare.ids) == len(TEXT.encode("a green whale"))

@@ -52,9 +52,9 @@ def test_each_link_of_the_chain_is_trained_with_those_before_it_given():
 
 def test_without_the_condition_neither_request_nor_transcript_is_seen():
     sample = with_transcript(spoken_question())
-    bare, _ = TEMPLATE.render_prompt(sample, part=1, length=4, drop_condition=True)
+    bare, _ = TEMPLATE.render_prompt(sample, part=1, length=4, drop=("speech",))
     assert text_of(bare.ids) == "answer "
-    spoken, _ = TEMPLATE.render_prompt(sample, part=2, length=4, drop_condition=True)
+    spoken, _ = TEMPLATE.render_prompt(sample, part=2, length=4, drop=("speech",))
     assert text_of(spoken.ids) == "answer it is five"
 
 

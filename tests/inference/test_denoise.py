@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_omni.bench.workload import Shape, make_network
-from lightning_omni.inference.denoise import conditional, guided
+from lightning_omni.inference.denoise import Guide, conditional, guided
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
@@ -105,7 +105,7 @@ def test_a_finished_segment_is_not_computed_again(
 def test_guidance_moves_away_from_the_bare_prompt_hole_by_hole(rng, isolate_prompt):
     model = network(isolate_prompt=isolate_prompt)
     prompts, bare = packed(LENGTHS, HOLES, rng), packed(BARE, BARE_HOLES, rng)
-    denoise = guided(model, prompts, bare, scale=0.7, mask_token_id=MASK)
+    denoise = guided(model, prompts, [Guide(bare, 0.7)], mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         bare_ids = bare.ids.clone()
         bare_ids[bare.hole_positions] = ids[prompts.hole_positions]

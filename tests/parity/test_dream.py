@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from lightning_omni.interop.dream import load_dream
 from lightning_omni.nn.segments import SegmentLayout
-from lightning_omni.samplers.base import Canvas, fill
 from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+from lightning_omni.samplers.fill import fill
 from lightning_omni.samplers.margin import Margin
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
@@ -86,11 +87,8 @@ def test_sampled_tokens_are_the_reference_s(run):
     )
     if "block_size" in settings:
         canvas = in_blocks(canvas, settings["block_size"])
-    sampler, rng = sampler_of(settings), torch.Generator().manual_seed(0)
-    steps = []
-    ids = fill(
-        denoise, canvas, sampler, rng=rng, on_step=lambda n, x: steps.append(x[-size:].clone())
-    )
+    sampler, seeds, steps = sampler_of(settings), torch.zeros(1, dtype=torch.long), []
+    ids = fill(denoise, canvas, sampler, seeds=seeds, on_step=lambda e: steps.append(e.ids[-size:]))
     left = [size, *(int((x == mask).sum()) for x in steps)]
     assert [a - b for a, b in pairwise(left)] == run["committed_per_step"]
     assert steps[0].tolist() == run["first_step"]

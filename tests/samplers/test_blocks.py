@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.samplers.base import Canvas, fill
 from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.fill import fill
 from lightning_omni.samplers.threshold import Threshold
 
 MASK = 9
@@ -39,10 +40,8 @@ def random_denoiser(ids):
 def test_no_mask_is_left_and_blocks_are_filled_in_order(holes, steps, size, sampler):
     canvas = in_blocks(canvas_of(holes, steps), size)
     seen = []
-    rng = torch.Generator().manual_seed(0)
-    ids = fill(
-        random_denoiser, canvas, sampler, rng=rng, on_step=lambda n, x: seen.append(x.clone())
-    )
+    seeds = torch.zeros(len(holes), dtype=torch.long)
+    ids = fill(random_denoiser, canvas, sampler, seeds=seeds, on_step=lambda e: seen.append(e.ids))
     assert (ids != MASK).all()
     for state in seen:
         for s in range(len(holes)):

@@ -4,16 +4,22 @@ import pytest
 import torch
 
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.base import Canvas, Scores, fill, num_to_commit
+from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.factor import Factor
+from lightning_omni.samplers.fill import _moment, fill
+from lightning_omni.samplers.klass import KLASS
 from lightning_omni.samplers.margin import Margin
 from lightning_omni.samplers.maskgit import MaskGIT
+from lightning_omni.samplers.noise import Noise
+from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
+from lightning_omni.samplers.token_editing import TokenEditing
 
 MASK, VOCAB = 20, 21
+SEEDS = torch.tensor([7, 8, 9])
 SAMPLERS = [
     Ancestral(),
     Confidence(),
@@ -28,15 +34,13 @@ SAMPLERS = [
     Factor(0.5),
     EntropyBounded(1.0),
     EntropyBounded(1.0, temperature=0.7),
-]
-GREEDY = [
-    Confidence(),
-    Margin(),
-    Threshold(0.3),
-    Factor(0.5),
-    EntropyBounded(1.0),
-    EntropyPenalty(),
-    EntropyPenalty(repetition_penalty=1.2, position_penalty=2.0, free_positions=2),
+    KLASS(0.3, 0.5),
+    KLASS(0.3, 0.5, history=2, temperature=0.7),
+    ReMDM(0.3),
+    ReMDM(0.8, "rescale", start=0.9, stop=0.2),
+    ReMDM(0.8, "confidence"),
+    TokenEditing(Confidence(), 0.2),
+    TokenEditing(ReMDM(0.3), 0.2),
 ]
 
 
@@ -83,9 +87,9 @@ def canvas_of(prompts, holes, steps):
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 @pytest.mark.parametrize("steps", [1, 3, 50])
-def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps, rng):
+def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps):
     lengths, canvas = canvas_of([[1, 2], [5]], [9, 4], [steps, steps])
-    ids = fill(toy_denoiser(lengths), canvas, sampler, rng=rng)
+    ids = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[: len(lengths)])
     given = canvas.hole < 0
     assert (ids != MASK).all()
     assert torch.equal(ids[given], canvas.ids[given])
@@ -96,21 +100,21 @@ def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_the_same_seed_gives_the_same_tokens(sampler):
     lengths, canvas = canvas_of([[1, 2]], [9], [4])
-    runs = [
-        fill(toy_denoiser(lengths), canvas, sampler, rng=torch.Generator().manual_seed(5))
-        for _ in range(2)
-    ]
+    runs = [fill(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([5])) for _ in range(2)]
     assert torch.equal(*runs)
 
 
-@pytest.mark.parametrize("sampler", GREEDY, ids=name)
-def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens(sampler, rng):
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens(sampler):
     prompts, holes, steps = [[1, 2], [5], [7, 7, 7]], [9, 4, 12], [9, 2, 5]
     lengths, canvas = canvas_of(prompts, holes, steps)
-    together = fill(toy_denoiser(lengths), canvas, sampler, rng=rng).split(lengths)
+    together = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[: len(lengths)]).split(
+        lengths
+    )
     for n in range(3):
         lengths, canvas = canvas_of(prompts[n : n + 1], holes[n : n + 1], steps[n : n + 1])
-        assert torch.equal(fill(toy_denoiser(lengths), canvas, sampler, rng=rng), together[n])
+        alone = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[n : n + 1])
+        assert torch.equal(alone, together[n])
 
 
 @pytest.mark.parametrize(
@@ -124,14 +128,14 @@ def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens(sampler, rng):
 def test_commits_per_step_follow_the_released_schedule(tokens, steps, want):
     left, commits = tokens, []
     for step in range(steps):
-        one = torch.tensor([left])
-        commits.append(int(num_to_commit(one, step, torch.tensor([steps]), Confidence())))
+        moment = _moment(step, torch.tensor([steps]), 1.0, torch.tensor([left]))
+        commits.append(int(Confidence().scheduled(moment)))
         left -= commits[-1]
     assert left == 0
     assert commits == want
 
 
-def test_one_hole_is_finished_before_the_next_is_begun(rng):
+def test_one_hole_is_finished_before_the_next_is_begun():
     lengths, canvas = canvas_of([[1]], [6], [3])
     hole = torch.tensor([-1, 0, 0, 0, 1, 1, 1])
     canvas = Canvas(
@@ -148,8 +152,8 @@ def test_one_hole_is_finished_before_the_next_is_begun(rng):
         toy_denoiser(lengths),
         canvas,
         Confidence(),
-        rng=rng,
-        on_step=lambda n, ids: seen.append(ids.clone()),
+        seeds=SEEDS[:1],
+        on_step=lambda event: seen.append(event.ids),
     )
     begun_second = [bool((ids[4:] != MASK).any()) for ids in seen]
     done_first = [bool((ids[1:4] != MASK).all()) for ids in seen]
@@ -192,28 +196,29 @@ def sure_of(positions):
 
 
 @pytest.mark.parametrize(("sure", "forwards"), [(range(2, 11), 1), (range(2, 8), 4), ((), 9)])
-def test_what_is_sure_enough_is_committed_at_once_and_filling_ends_early(sure, forwards, rng):
+def test_what_is_sure_enough_is_committed_at_once_and_filling_ends_early(sure, forwards):
     _, canvas = canvas_of([[1, 2]], [9], [9])
     denoise, calls = counted(sure_of(list(sure)))
-    ids = fill(denoise, canvas, Threshold(0.9), rng=rng)
+    ids = fill(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
     assert len(calls) == forwards
     assert (ids != MASK).all()
 
 
-def test_the_schedule_bounds_the_forwards_where_nothing_is_sure(rng):
+def test_the_schedule_bounds_the_forwards_where_nothing_is_sure():
     _, canvas = canvas_of([[1, 2]], [9], [3])
     denoise, calls = counted(sure_of([]))
-    fill(denoise, canvas, Threshold(0.9), rng=rng)
+    fill(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
     assert len(calls) == 3
 
 
-def test_margin_prefers_a_clear_lead_to_a_large_share(rng):
+def test_margin_prefers_a_clear_lead_to_a_large_share():
     probability = torch.tensor([[0.48, 0.47, 0.05], [0.4, 0.3, 0.3], [0.45, 0.2, 0.35]])
     where = torch.arange(3)
     scores = Scores(
         where, torch.arange(3), probability.log(), where, torch.full((3,), 3), torch.zeros(3)
     )
     _, canvas = canvas_of([[1]], [3], [3])
-    token, confidence = Margin().propose(canvas, scores, rng=rng)
+    noise = Noise.of(SEEDS[:1], canvas.sample)
+    token, confidence = Margin().propose(canvas, scores, noise=noise)
     assert token.tolist() == [0, 0, 0]
     torch.testing.assert_close(confidence, torch.tensor([0.01, 0.1, 0.1]))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
+from lightning_omni.samplers.canvas import Moment
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.factor import Factor
 from lightning_omni.samplers.threshold import Threshold
@@ -21,9 +22,14 @@ def flat(samples, value):
     return confidence, sample
 
 
+def early(*num_open):
+    """A moment at which the schedule commits one position."""
+    ones = torch.ones(len(num_open))
+    return Moment(ones, 0.999 * ones, torch.tensor(num_open))
+
+
 def quota(sampler, samples, value=float):
-    scheduled = torch.ones(len(samples), dtype=torch.long)
-    return sampler.quota(scheduled, *flat(samples, value)).tolist()
+    return sampler.quota(early(*map(len, samples)), *flat(samples, value)).tolist()
 
 
 @given(SAMPLES, st.floats(0.05, 3))
@@ -61,7 +67,8 @@ def test_the_threshold_takes_whatever_reaches_it(samples, threshold):
 @pytest.mark.parametrize("sampler", [Threshold(0.99), Factor(0.01), EntropyBounded(0.0)])
 def test_the_schedule_s_number_is_committed_in_any_case(sampler):
     confidence, sample = torch.full((6,), -0.5), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert sampler.quota(torch.tensor([2, 3]), confidence, sample).tolist() == [2, 3]
+    moment = Moment(torch.ones(2), torch.tensor([1 / 3, 0.0]), torch.tensor([3, 3]))
+    assert sampler.quota(moment, confidence, sample).tolist() == [2, 3]
 
 
 def test_knobs_out_of_range_are_refused():

@@ -1,0 +1,156 @@
+"""The reverse process: fill a canvas of masks in a bounded number of steps.
+
+A canvas holds several samples one behind another. Each has holes that are filled in order (a text
+answer before the speech that says it); within a hole the sampler decides which masks to commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lightning_omni.diffusion.schedule import T_MIN, shifted
+from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Moment, Scores
+from lightning_omni.samplers.noise import Noise
+from lightning_omni.samplers.ranking import rank_within, surest
+
+
+@dataclass(frozen=True, slots=True)
+class StepEvent:
+    """What one step did.
+
+    Attributes:
+        number: Of the step, from 1, over all holes.
+        ids: The canvas after it, Int[T].
+        where: Places that changed, ascending, Int[K].
+        confidence: Of each, as the sampler ranks; NaN where a token was reopened or revised.
+    """
+
+    number: int
+    ids: Tensor
+    where: Tensor
+    confidence: Tensor
+
+
+StepHook = Callable[[StepEvent], None]
+
+
+def fill(
+    denoise: Denoiser,
+    canvas: Canvas,
+    sampler: Sampler,
+    *,
+    seeds: Int[Tensor, " S"],
+    on_step: StepHook | None = None,
+) -> Int[Tensor, " T"]:
+    """Fill every hole and return the ids, with no mask left.
+
+    Args:
+        denoise: The model, or guidance around it.
+        canvas: What to fill; not changed.
+        sampler: Which tokens to commit.
+        seeds: Of each sample's randomness.
+        on_step: Told of every step.
+    """
+    run = _Run(denoise, canvas, sampler.begin(canvas), Noise.of(seeds, canvas.sample))
+    for hole in range(canvas.num_steps.shape[1]):
+        for step in range(int(canvas.num_steps[:, hole].max().item())):
+            if not run.has_work(hole):
+                break
+            event = run.step(hole, step)
+            if on_step is not None:
+                on_step(event)
+    return run.ids
+
+
+class _Run:
+    """A canvas while it is being filled."""
+
+    def __init__(self, denoise: Denoiser, canvas: Canvas, sampler: Sampler, noise: Noise) -> None:
+        self.denoise, self.canvas, self.sampler, self.noise = denoise, canvas, sampler, noise
+        self.ids = canvas.ids.clone()
+        self.was_open = canvas.ids == canvas.mask_token_id
+        self.number = 0
+
+    def has_work(self, hole: int) -> bool:
+        """Whether anything in a hole may still change."""
+        return self.sampler.reopens or bool(self._is_open(hole).any())
+
+    def step(self, hole: int, step: int) -> StepEvent:
+        """Take one step of every sample that has not finished this hole."""
+        steps, is_open = self.canvas.num_steps[:, hole], self._is_open(hole)
+        now = replace(self.canvas, ids=self.ids.clone(), num_steps=steps)
+        num_open = torch.bincount(now.sample[is_open], minlength=len(steps))
+        moment = _moment(step, steps, self._shift(hole), num_open)
+        confidence = torch.full(self.ids.shape, torch.nan, device=self.ids.device)
+        committed = self.was_open & (now.hole == hole) & ~is_open
+        if is_open.any():
+            logits_at = self.denoise(now.ids)
+            where = is_open.nonzero().squeeze(1)
+            self._commit(now, moment, where, _scores(logits_at, now, where, step), confidence)
+            if self.sampler.revises:
+                where = (committed & (num_open > 0)[now.sample]).nonzero().squeeze(1)
+                for chosen, scores in _scores(logits_at, now, where, step):
+                    self.ids[where[chosen]] = self.sampler.revised(now, scores, noise=self.noise)
+        if self.sampler.reopens:
+            where = (committed & (moment.s > 0)[now.sample]).nonzero().squeeze(1)
+            is_again = self.sampler.reopened(now, moment, where, noise=self.noise)
+            self.ids[where[is_again]] = now.mask_token_id
+        self.number += 1
+        self.noise = self.noise.at(self.number)
+        where = (self.ids != now.ids).nonzero().squeeze(1)
+        return StepEvent(self.number, self.ids.clone(), where, confidence[where])
+
+    def _commit(
+        self,
+        now: Canvas,
+        moment: Moment,
+        where: Tensor,
+        scores: list[tuple[Tensor, Scores]],
+        confidence: Tensor,
+    ) -> None:
+        """Write the surest proposals into the ids, and how sure they were into `confidence`."""
+        token, sure = torch.empty_like(where), torch.empty(len(where), device=where.device)
+        for chosen, of_row in scores:
+            proposed, how_sure = self.sampler.propose(now, of_row, noise=self.noise)
+            token[chosen], sure[chosen] = proposed, how_sure.float()
+        sample = now.sample[where]
+        chosen = surest(sure, sample, self.sampler.quota(moment, sure, sample))
+        self.ids[where[chosen]] = token[chosen]
+        confidence[where[chosen]] = sure[chosen]
+
+    def _is_open(self, hole: int) -> Tensor:
+        return (self.ids == self.canvas.mask_token_id) & (self.canvas.hole == hole)
+
+    def _shift(self, hole: int) -> Tensor | float:
+        return 1.0 if self.canvas.shift is None else self.canvas.shift[:, hole]
+
+
+def _moment(step: int, steps: Tensor, shift: Tensor | float, num_open: Tensor) -> Moment:
+    """Times run from 1 down to T_MIN in equal steps, and then to 0."""
+    t, s = ((1 - (1 - T_MIN) * k / steps).clamp_min(T_MIN) for k in (step, step + 1))
+    t, s = shifted(t, shift), shifted(s, shift)
+    return Moment(t, torch.where(step + 1 >= steps, 0.0, s), num_open)
+
+
+def _scores(
+    logits_at: LogitsAt, now: Canvas, where: Tensor, step: int
+) -> list[tuple[Tensor, Scores]]:
+    """Scores of places by grammar row, each with the indices into `where` that it covers."""
+    sample, steps = now.sample[where], now.num_steps
+    rank, count = rank_within(sample, len(steps))
+    progress = (step / steps[sample]).clamp(max=1.0)
+    rows = now.grammar[where]
+    found = []
+    for row in sorted(set(rows.tolist())):
+        chosen = (rows == row).nonzero().squeeze(1)
+        allowed = now.allowed[row]
+        logits = logits_at(where[chosen], allowed).float()
+        of_row = (rank[chosen], count[chosen], progress[chosen], row)
+        found.append((chosen, Scores(where[chosen], allowed, logits, *of_row)))
+    return found
