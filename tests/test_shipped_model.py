@@ -7,6 +7,8 @@ import pytest
 
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.omni import Omni
+from lightning_omni.inference.sampling import Sampling
+from lightning_omni.inference.trace import replay
 from lightning_omni.shipped import FOLDER
 
 PINK = (250, 175, 210)
@@ -75,3 +77,41 @@ def test_each_answer_of_a_batch_counts_its_own_forward_passes(omni):
         assert hole["grown"] == 0
         assert record["forwards"] == hole["forwards"] == hole["steps"]
     assert records[0]["forwards"] < records[1]["forwards"]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, temperature):
+    heard = omni.generate("tts", text="a red car").speech
+    asked = [
+        omni.ask("t2i", text="a red car on a white background"),
+        omni.ask("tts", text="a green whale"),
+        omni.ask("asr", speech=heard),
+        omni.ask("t2i", text="a fish"),
+        omni.ask("sqa", speech=heard),
+    ]
+    sampling = Sampling(temperature=temperature, num_steps=6)
+    together = omni.answer(asked, seed=3, sampling=sampling)
+    for i, sample in enumerate(asked):
+        (alone,) = omni.answer([sample], seed=3 + i, sampling=sampling)
+        assert alone.record["holes"] == together[i].record["holes"]
+        assert alone.record["seed"] == together[i].record["seed"] == 3 + i
+
+
+def test_a_trace_is_kept_and_leads_to_the_answer(omni):
+    answer = omni.generate("t2i", text="a red car", trace=True, num_steps=5, guidance_scale=2.0)
+    hole = answer.record["holes"]["0"]
+    masks = [omni.vocab.mask_token_id] * hole["positions"]
+    assert replay(hole["trace"], masks, mask_token_id=masks[0]) == hole["ids"]
+    assert {change["step"] for change in hole["trace"]} == set(range(1, 6))
+
+
+def test_guidance_may_have_a_scale_for_each_modality_and_fade(omni):
+    image = omni.generate("t2i", text="a red car on a white background").image
+    asked = {"text": "what color is the background", "image": image}
+    plain = omni.generate("vqa", **asked, guidance_scale=0.0)
+    none = omni.generate("vqa", **asked, guidance_scale={"text": 0.0, "image": 0.0})
+    led = omni.generate("vqa", **asked, guidance_scale={"image": 1.0}, final_guidance_scale=0.0)
+    assert plain.record["holes"] == none.record["holes"]
+    assert plain.text == led.text == "white"
+    with pytest.raises(OmniError, match="guidance is given for 'smell'"):
+        omni.generate("vqa", **asked, guidance_scale={"smell": 1.0})

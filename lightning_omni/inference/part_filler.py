@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MAX_GROWTHS = 2
 GROWTH = 1.5
+FAR = 1.1
+"""Beyond the longest input of training by this factor, answers are poor."""
 
 
 class PartFiller:
@@ -195,7 +197,7 @@ class PartFiller:
             )
         codebooks = self.codebooks if modality == "speech" else 1
         source = source_length(sample, part)
-        if rule.largest and source > rule.largest:
+        if rule.largest and source > FAR * rule.largest:
             log.warning(
                 "%s: the input is %.1f times as long as any in training; expect a poor answer",
                 *(sample.task, source / rule.largest),

@@ -1,51 +1,23 @@
 """Laws every sampler must keep, tried on a toy denoiser."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from every_sampler import GREEDY, SAMPLERS, name
 
-from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
-from lightning_omni.samplers.factor import Factor
 from lightning_omni.samplers.fill import _moment, fill
 from lightning_omni.samplers.klass import KLASS
 from lightning_omni.samplers.margin import Margin
-from lightning_omni.samplers.maskgit import MaskGIT
 from lightning_omni.samplers.noise import Noise
-from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
 from lightning_omni.samplers.token_editing import TokenEditing
 
 MASK, VOCAB = 20, 21
 SEEDS = torch.tensor([7, 8, 9])
-SAMPLERS = [
-    Ancestral(),
-    Confidence(),
-    EntropyPenalty(),
-    EntropyPenalty(
-        temperature=0.7, top_p=0.9, top_k=5, repetition_penalty=1.3, position_penalty=2.0
-    ),
-    MaskGIT(),
-    Margin(),
-    Margin(temperature=0.7),
-    Threshold(0.3),
-    Factor(0.5),
-    EntropyBounded(1.0),
-    EntropyBounded(1.0, temperature=0.7),
-    KLASS(0.3, 0.5),
-    KLASS(0.3, 0.5, history=2, temperature=0.7),
-    ReMDM(0.3),
-    ReMDM(0.8, "rescale", start=0.9, stop=0.2),
-    ReMDM(0.8, "confidence"),
-    TokenEditing(Confidence(), 0.2),
-    TokenEditing(ReMDM(0.3), 0.2),
-]
-
-
-def name(sampler):
-    return type(sampler).__name__
 
 
 def toy_denoiser(lengths):
@@ -222,3 +194,108 @@ def test_margin_prefers_a_clear_lead_to_a_large_share():
     token, confidence = Margin().propose(canvas, scores, noise=noise)
     assert token.tolist() == [0, 0, 0]
     torch.testing.assert_close(confidence, torch.tensor([0.01, 0.1, 0.1]))
+
+
+@pytest.mark.parametrize("sampler", GREEDY, ids=name)
+def test_at_temperature_zero_the_seed_does_not_matter(sampler):
+    lengths, canvas = canvas_of([[1, 2]], [9], [4])
+    runs = [
+        fill(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([seed])) for seed in (1, 2)
+    ]
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_tokens_given_within_a_hole_stay(sampler):
+    lengths, canvas = canvas_of([[1, 2]], [9], [4])
+    given = torch.tensor([3, 6, 10])
+    canvas.ids[given] = torch.tensor([4, 15, 17])
+    ids = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[:1])
+    assert ids[given].tolist() == [4, 15, 17]
+    assert (ids != MASK).all()
+
+
+def scripted(*steps):
+    """A denoiser that says, at each forward, which id every place is and how sure that is."""
+    script = iter(steps)
+
+    def denoise(ids):
+        said = next(script)
+
+        def logits_at(where, allowed):
+            p = torch.full((len(ids), len(allowed)), 1e-6)
+            for place, (token, probability) in enumerate(said):
+                p[place] = (1 - probability) / (len(allowed) - 1)
+                p[place, token] = probability
+            return p[where].log()
+
+        return logits_at
+
+    return denoise
+
+
+def plain_canvas(size, steps):
+    zeros = torch.zeros(size, dtype=torch.long)
+    ids = torch.full((size,), MASK)
+    return Canvas(ids, zeros, zeros, zeros, (torch.arange(10),), torch.tensor([[steps]]), MASK)
+
+
+def test_klass_waits_for_a_distribution_that_still_moves():
+    denoise = scripted(
+        [(1, 0.96), (2, 0.95), (3, 0.95), (4, 0.5)],  # nothing is known to have settled: one
+        [(1, 0.95), (2, 0.95), (5, 0.95), (4, 0.5)],  # 1 has, 2 has changed its mind
+        [(1, 0.95), (2, 0.95), (5, 0.95), (4, 0.5)],
+        [(1, 0.95), (2, 0.95), (5, 0.95), (4, 0.5)],
+    )
+    events = []
+    ids = fill(
+        denoise, plain_canvas(4, 4), KLASS(0.9, 0.01), seeds=SEEDS[:1], on_step=events.append
+    )
+    assert [e.where.tolist() for e in events] == [[0], [1], [2], [3]]
+    assert ids.tolist() == [1, 2, 5, 4]
+
+
+def test_klass_commits_all_that_has_settled():
+    still = [(1, 0.95), (2, 0.95), (3, 0.95), (4, 0.95)]
+    events = []
+    fill(
+        scripted(still, still),
+        plain_canvas(4, 4),
+        KLASS(0.9, 0.01),
+        seeds=SEEDS[:1],
+        on_step=events.append,
+    )
+    assert [len(e.where) for e in events] == [1, 3]
+
+
+def test_editing_replaces_a_visible_token_the_model_is_sure_against_and_no_other():
+    denoise = scripted(
+        [(1, 0.9), (2, 0.5), (3, 0.4)],
+        [(7, 0.95), (2, 0.5), (3, 0.4)],
+        [(7, 0.95), (8, 0.8), (3, 0.4)],
+    )
+    events = []
+    ids = fill(
+        denoise,
+        plain_canvas(3, 3),
+        TokenEditing(Confidence(), 0.9),
+        seeds=SEEDS[:1],
+        on_step=events.append,
+    )
+    assert ids.tolist() == [7, 2, 3]
+    assert events[1].where.tolist() == [0, 1]
+    assert events[1].confidence.isnan().tolist() == [True, False]
+
+
+def test_a_shift_below_one_commits_early_and_above_one_late():
+    def commits(shift):
+        canvas = replace(plain_canvas(60, 6), shift=torch.tensor([[shift]]))
+        events = []
+        fill(sure_of([]), canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
+        return [len(e.where) for e in events]
+
+    early, even, late = (commits(shift) for shift in (1 / 3, 1.0, 3.0))
+    assert sum(early) == sum(even) == sum(late) == 60
+    assert even == [9, 10, 10, 10, 10, 11]
+    assert early[0] > 20 > even[0] > late[0]
+    assert early[-1] < 6 < 20 < late[-1]

@@ -1,0 +1,103 @@
+"""With the exact posterior, samplers that promise a distribution draw from it."""
+
+import pytest
+import torch
+from small_world import (
+    LENGTH,
+    MASK,
+    VOCAB,
+    WORLD,
+    empty_canvas,
+    make_joint,
+    posterior_denoiser,
+)
+
+from lightning_omni.samplers.ancestral import Ancestral
+from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.fill import fill
+from lightning_omni.samplers.remdm import ReMDM
+
+DRAWS = 120_000
+CHI_SQUARE = 124.8  # 99.9 % of draws with 80 degrees of freedom
+
+
+def draw(sampler, *, steps, count=DRAWS, block=None):
+    canvas = empty_canvas(count, steps=steps)
+    canvas = canvas if block is None else in_blocks(canvas, block)
+    joint = make_joint()
+    seeds = torch.arange(count) + 10_000_019
+    return fill(posterior_denoiser(joint), canvas, sampler, seeds=seeds).view(-1, LENGTH), joint
+
+
+def chi_square(drawn, joint):
+    found = torch.bincount((drawn * VOCAB ** torch.arange(LENGTH).flip(0)).sum(1), minlength=81)
+    wanted = joint * len(drawn)
+    return ((found - wanted) ** 2 / wanted).sum().item()
+
+
+def test_the_world_is_listed_in_the_order_its_sequences_are_counted():
+    code = (WORLD * VOCAB ** torch.arange(LENGTH).flip(0)).sum(1)
+    assert torch.equal(code, torch.arange(len(WORLD)))
+
+
+@pytest.mark.parametrize(("block", "count"), [(None, DRAWS), (1, 30_000), (3, 30_000)])
+def test_ancestral_samples_follow_the_joint(block, count):
+    assert chi_square(*draw(Ancestral(), steps=LENGTH, block=block, count=count)) < CHI_SQUARE
+
+
+def test_tokens_drawn_all_at_once_do_not():
+    assert chi_square(*draw(Ancestral(), steps=1, count=30_000)) > 10 * CHI_SQUARE
+
+
+@pytest.mark.parametrize(
+    "sampler", [ReMDM(0.0), ReMDM(0.05), ReMDM(0.5, "rescale")], ids=["none", "cap", "rescale"]
+)
+def test_remasking_comes_to_the_joint_as_steps_grow(sampler):
+    """What steps of several commits lose falls with the number of steps."""
+    lost = [chi_square(*draw(sampler, steps=steps, count=8_000)) for steps in (2, 24)]
+    assert lost[1] < 0.05 * lost[0]
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize(
+    "sampler",
+    [ReMDM(0.0), ReMDM(0.1), ReMDM(0.9, "rescale"), ReMDM(0.5, start=0.8, stop=0.3)],
+    ids=["none", "cap", "rescale", "window"],
+)
+def test_remasking_keeps_the_marginals(sampler, shift):
+    """At every time each position is masked with probability t, whatever the others are."""
+    count, steps = 12_000, 6
+    canvas = empty_canvas(count, steps=steps)
+    canvas = type(canvas)(
+        *[getattr(canvas, f) for f in list(canvas.__slots__)[:-1]],
+        torch.full((count, 1), shift),
+    )
+    masked = []
+    fill(
+        posterior_denoiser(make_joint()),
+        canvas,
+        sampler,
+        seeds=torch.arange(count),
+        on_step=lambda event: masked.append((event.ids == MASK).view(-1, LENGTH)),
+    )
+    for step, is_masked in enumerate(masked[:-1], start=1):
+        t = 1 - (1 - 1e-3) * step / steps
+        t = shift * t / (1 + (shift - 1) * t)
+        share = is_masked.double().mean(0)
+        error = (t * (1 - t) / count) ** 0.5
+        assert ((share - t).abs() < 4.5 * error).all()
+        both = (is_masked[:, 0] & is_masked[:, 1]).double().mean()
+        assert abs(both - t**2) < 4.5 * (t**2 * (1 - t**2) / count) ** 0.5
+    assert not masked[-1].any()
+
+
+def test_remasking_does_mask_again():
+    canvas, events = empty_canvas(50, steps=12), []
+    fill(
+        posterior_denoiser(make_joint()),
+        canvas,
+        ReMDM(0.9, "rescale"),
+        seeds=torch.arange(50),
+        on_step=events.append,
+    )
+    assert any((e.ids[e.where] == MASK).any() for e in events)
