@@ -15,11 +15,11 @@ from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
+from lightning_omni.inference.defaults import Quality
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.request import check_answerable
 from lightning_omni.inference.sampling import (
     Precision,
-    Quality,
     Sampling,
     SamplingOptions,
     check_seed,
@@ -46,6 +46,7 @@ def generate(
     seed: int = 0,
     quality: Quality = "balanced",
     steps: int | None = None,
+    steps_per_token: float | None = None,
     guidance: float | dict[str, float] | None = None,
     final_guidance: float | None = None,
     temperature: float | None = None,
@@ -71,6 +72,7 @@ def generate(
         quality: How much time to spend: see `inference/defaults.py` and docs/results/sampling.md.
             The options below overrule it.
         steps: Denoising steps of each hole.
+        steps_per_token: Steps as a share of a hole's positions.
         guidance: Classifier-free guidance scale, or one for each modality of the request, as
             '{"image": 1.0}'.
         final_guidance: What the scale becomes as the masks run out.
@@ -87,6 +89,7 @@ def generate(
     sampling: SamplingOptions = {
         "quality": quality,
         "num_steps": steps,
+        "steps_per_token": steps_per_token,
         "guidance_scale": guidance,
         "final_guidance_scale": final_guidance,
         "temperature": temperature,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from lightning_omni.inference.sampling import Quality
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
+
+Quality = Literal["fast", "balanced", "best"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,7 @@ class PartFiller:
         lengths = [self._hole_length(sample, part, growth) for sample in samples]
         prompts = render_prompts(self.template, samples, lengths, part=part)
         packed = pack_prompts(prompts, device=self.device)
-        steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
-        steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
+        steps = [sampling.steps_of(length, defaults) for length in lengths]
         shift = defaults.shift if sampling.shift is None else sampling.shift
         canvas = make_canvas(
             prompts, packed, self.grammar, num_steps=steps, shift=shift, vocab=self.vocab

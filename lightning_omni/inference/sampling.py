@@ -8,12 +8,12 @@ from typing import Literal, TypedDict
 
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
+from lightning_omni.inference.defaults import GenerationDefaults, Quality
 from lightning_omni.samplers.base import Sampler
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 MODALITIES = ("text", "speech", "image")
-Quality = Literal["fast", "balanced", "best"]
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -22,6 +22,7 @@ class SamplingOptions(TypedDict, total=False):
 
     quality: Quality
     num_steps: int | None
+    steps_per_token: float | None
     guidance_scale: float | dict[str, float] | None
     final_guidance_scale: float | None
     temperature: float | None
@@ -40,6 +41,7 @@ class Sampling:
     Attributes:
         quality: Row of the table in `inference/defaults.py`.
         num_steps: Denoising steps of each hole.
+        steps_per_token: Steps as a share of a hole's positions; `num_steps` overrules it.
         guidance_scale: Of classifier-free guidance; 0 is off. One scale leads away from answers to
             no request at all, a scale for each modality away from answers without that modality.
         final_guidance_scale: What scales become as the masks run out; None keeps them.
@@ -57,6 +59,7 @@ class Sampling:
 
     quality: Quality = "balanced"
     num_steps: int | None = None
+    steps_per_token: float | None = None
     guidance_scale: float | dict[str, float] | None = None
     final_guidance_scale: float | None = None
     temperature: float | None = None
@@ -70,6 +73,7 @@ class Sampling:
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float | None, float, float]] = {
             "steps": (self.num_steps, 1, MAX_STEPS),
+            "steps_per_token": (self.steps_per_token, 0, 100),
             "temperature": (self.temperature, 0, MAX_TEMPERATURE),
             "refresh_every": (self.refresh_every, 1, math.inf),
             "block_size": (self.block_size, 1, math.inf),
@@ -86,6 +90,16 @@ class Sampling:
         for name, (value, least, most) in limits.items():
             if value is not None:
                 check_within(name, value, least, most)
+
+    def steps_of(self, positions: int, defaults: GenerationDefaults) -> int:
+        """Steps of a hole, at most one for each position."""
+        if self.num_steps is not None:
+            wanted = self.num_steps
+        elif self.steps_per_token is not None:
+            wanted = round(self.steps_per_token * positions)
+        else:
+            wanted = defaults.num_steps(positions)
+        return max(1, min(wanted, positions))
 
     def guidance_scales(self) -> dict[str, float]:
         """Scales by the modality that is left out, under "" of the whole request."""
