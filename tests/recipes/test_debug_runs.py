@@ -116,6 +116,44 @@ def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
     assert Path("calibrated/pareto_vqa.png").is_file()
 
 
+def experiment(name, arms, *more):
+    given = ["--name", name, "--claim", "c", "--out", "experiments", "--arms", json.dumps(arms)]
+    plan = ["--tasks", "[vqa]", "--split", "val", "--limit", "3", "--speech_limit", "3"]
+    plan += ["--evaluation_seed", "1", "--recipes", json.dumps([str(RECIPES / "debug/stage3.yaml")])]
+    return main(["experiment", *given, *plan, *more])
+
+
+def test_an_experiment_trains_once_what_its_arms_share_and_resumes(workplace):
+    short = {
+        "trainer.max_steps": 3,
+        "trainer.val_check_interval": 3,
+        "trainer.callbacks.6.init_args.tasks": ["tqa"],
+    }
+    arms = {
+        "base": {"set": short},
+        "few.steps": {"set": short, "sampling": {"num_steps": 1}},
+        "other": {"set": {**short, "model.init_args.weight_decay": 0.5}},
+    }
+    assert experiment("two", dict(list(arms.items())[:2]), "--seeds", "[7]") == 0
+    (run,) = Path("experiments/trained").iterdir()
+    results = json.loads(Path("experiments/two/results.json").read_text())
+    rows = {(row["arm"], row["metric"]): row for row in results["rows"]}
+    assert rows["few.steps", "text/nats_per_token"]["difference"] == 0
+    assert rows["few.steps", "exact"]["n"] == 3
+    assert rows["few.steps", "exact"]["forwards"] == 1
+    assert Path("experiments/two/two.png").is_file()
+    assert "| vqa | exact | base |" in Path("experiments/two/results.md").read_text()
+    weights = (run / "export/model.safetensors").read_bytes()
+    for lost in ("trained.json", "export/config.json"):
+        (run / lost).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (run / "measured").iterdir()}
+    assert experiment("three", arms, "--seeds", "[7]") == 0
+    assert (run / "export/model.safetensors").read_bytes() == weights
+    assert json.loads((run / "trained.json").read_text())["resumed_from"].endswith("last.ckpt")
+    assert kept == {path: path.stat().st_mtime_ns for path in (run / "measured").iterdir()}
+    assert len(list(Path("experiments/trained").iterdir())) == 2
+
+
 def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
     asked = ["--task", "t2i", "--text", "a cat", "--model", "runs/debug/stage3/export"]
     sampler = ["--sampler", "lightning_omni.samplers.margin.Margin"]
