@@ -63,7 +63,7 @@ def _write(path: Path, asked: dict[str, Any], measured: Measured) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(plain, indent=1) + "\n")
+    unfinished.write_text(json.dumps(plain) + "\n")
     unfinished.rename(path)
 
 

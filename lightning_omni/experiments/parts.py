@@ -27,10 +27,11 @@ def check_recipe(recipe: Recipe) -> Parts:
     """
     with torch.device("meta"):
         built = _built(recipe, _parser(with_trainer=True))
+    parts = _joint(built)
     callbacks = built.trainer.callbacks or []
     if not any(isinstance(callback, ExportOmni) for callback in callbacks):
         raise OmniError("nothing would be exported; list ExportOmni in trainer.callbacks")
-    return _joint(built)
+    return parts
 
 
 def build_parts(recipe: Recipe) -> Parts:
