@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's verbs, and generate, evaluate, report and prep-data."""
+"""The command line: LightningCLI's verbs, and those that are functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +26,7 @@ FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "calibrate": ("lightning_omni.evaluation.calibrate", "calibrate"),
+    "experiment": ("lightning_omni.experiments.command", "experiment"),
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),
@@ -136,6 +137,15 @@ def _usage() -> str:
 
 def _call(verb: str, args: list[str]) -> None:
     """A verb that is a typed function: its signature is its options."""
+    _function(verb)(**parse_options(verb, args))
+
+
+def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
+    """Arguments for the function of a verb, its classes built.
+
+    Raises:
+        OmniError: If an option is unknown, wrong or missing.
+    """
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -145,14 +155,19 @@ def _call(verb: str, args: list[str]) -> None:
             """Turn a parser's message into one line."""
             raise OmniError(one_line(message))
 
-    module, name = FUNCTION_VERBS[verb]
-    function = getattr(importlib.import_module(module), name)
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    parser.add_function_arguments(function, fail_untyped=True)
+    parser.add_function_arguments(_function(verb), fail_untyped=True)
     options = parser.parse_args([_renamed(arg) for arg in args] if verb == "import" else args)
     options.pop("config", None)
-    function(**parser.instantiate_classes(options).as_dict())
+    arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
+    return arguments
+
+
+def _function(verb: str) -> Callable[..., Any]:
+    module, name = FUNCTION_VERBS[verb]
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _renamed(arg: str) -> str:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.answerers import answer_all
+from lightning_omni.evaluation.asking import ask, cases_of
 from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
+from lightning_omni.evaluation.paired import paired_difference
 from lightning_omni.evaluation.pareto import draw_pareto
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import OmniAnswerer, check_wanted, plain_sampling, prepare
-from lightning_omni.evaluation.suite import Plan, Suite, require_answers
+from lightning_omni.evaluation.run import check_wanted, plain_sampling, prepare
+from lightning_omni.evaluation.suite import Plan, Suite
 from lightning_omni.evaluation.table import primary_of
 from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Omni
@@ -28,14 +24,6 @@ from lightning_omni.shipped import locate
 
 log = logging.getLogger(__name__)
 CALIBRATION = "calibration.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Mean of a paired difference between two ways of sampling, and its standard error."""
-
-    mean: float
-    error: float
 
 
 def calibrate(
@@ -78,7 +66,7 @@ def calibrate(
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     rows: list[dict[str, Any]] = []
     for task in tasks:
-        rows += _compare(omni, suite, plan, task, split, ways)
+        rows += _compare(omni, suite, plan, task, ways)
         results = {
             "model": str(model),
             "fingerprint": fingerprint(model),
@@ -93,21 +81,16 @@ def calibrate(
     return results
 
 
-@torch.inference_mode()
 def _compare(
-    omni: Omni, suite: Suite, plan: Plan, task: str, split: str, ways: dict[str, Sampling]
+    omni: Omni, suite: Suite, plan: Plan, task: str, ways: dict[str, Sampling]
 ) -> list[dict[str, Any]]:
     """Rows of one task."""
-    cases, _ = suite.cases(task, split, plan)
-    if not cases:
-        raise OmniError(f"task '{task}' has no samples in '{split}'; leave it out")
+    cases = cases_of(suite, plan, task)
     rows = []
     first: list[Outcome] = []
     for name, way in ways.items():
-        answerer = OmniAnswerer(omni, way)
-        replies = answer_all(answerer, cases, batch_size=plan.batch_size, seed=plan.seed)
-        require_answers(task, split, replies)
-        outcomes = suite.judge(task, cases, replies)
+        answered = ask(omni, suite, plan, task, cases, way)
+        outcomes = answered.outcomes
         first = first or outcomes
         metric = primary_of(task, outcomes)
         estimate = summarize(outcomes, metric, seed=plan.seed)
@@ -125,33 +108,12 @@ def _compare(
                 "n": estimate.n,
                 "difference": difference.mean,
                 "difference_error": difference.error,
-                "forwards": statistics.fmean(r["forwards"] for r in answerer.records),
-                "seconds": statistics.fmean(r["seconds"] for r in answerer.records),
+                "forwards": answered.forwards,
+                "seconds": answered.seconds,
             }
         )
         log.info("%s", line(rows[-1]))
     return rows
-
-
-def paired_difference(
-    outcomes: Sequence[Outcome], others: Sequence[Outcome], metric: str
-) -> Difference:
-    """How much larger a metric is than on the same cases in another way.
-
-    Cases that the metric does not apply to are left out. An error rate is a ratio of sums, so a
-    case counts by its errors over the mean length.
-    """
-    pairs = [
-        (a.metrics[metric], b.metrics[metric])
-        for a, b in zip(outcomes, others, strict=True)
-        if metric in a.metrics and metric in b.metrics
-    ]
-    length = statistics.fmean(bottom for (_, bottom), _ in pairs)
-    differences = [(a - b) / length for (a, _), (b, _) in pairs]
-    if len(differences) < 2:
-        return Difference(statistics.fmean(differences), float("nan"))
-    error = statistics.stdev(differences) / len(differences) ** 0.5
-    return Difference(statistics.fmean(differences), error)
 
 
 def line(row: dict[str, Any]) -> str:

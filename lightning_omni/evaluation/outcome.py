@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lightning_omni.evaluation.statistics import bootstrap_interval, wilson_interval
 
 Kind = Literal["proportion", "error_rate"]
-ERROR_RATES = frozenset(("wer", "cer"))
+ERROR_RATES = frozenset(("wer", "cer", "nats_per_token"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,9 @@ class Outcome:
     """What one answer earned.
 
     `metrics` maps a name to (numerator, denominator): (1, 1) or (0, 1) for a proportion, (edits,
-    reference words) for an error rate. A metric that does not apply is absent. `failure` says why
-    an answer could not be read; it has been counted as wrong in `metrics`.
+    reference words) for an error rate, (nats, tokens) for a bound. A metric that does not apply is
+    absent. `failure` says why an answer could not be read; it has been counted as wrong in
+    `metrics`.
     """
 
     metrics: dict[str, tuple[float, float]]

@@ -56,6 +56,11 @@ class Plan:
     batch_size: int = 16
     gallery: int = 8
 
+    def limit_of(self, task: str) -> int:
+        """Cases of a task in each split."""
+        is_slow = "speech" in task_named(task).answers or task == "asr"
+        return self.speech_limit if is_slow else self.limit
+
 
 @dataclass(frozen=True, slots=True)
 class Suite:
@@ -124,9 +129,7 @@ class Suite:
 
     def cases(self, task: str, split: str, plan: Plan) -> tuple[list[Case], list[Sample]]:
         """Cases of a task and split, and all that they were picked from."""
-        answers = task_named(task).answers
-        is_slow = "speech" in answers or task == "asr"
-        limit = plan.speech_limit if is_slow else plan.limit
+        limit = plan.limit_of(task)
         return load_cases(self.data, self.codes, task, split, limit=limit, seed=plan.seed)
 
     def judge(self, task: str, cases: Sequence[Case], replies: Sequence[Reply]) -> list[Outcome]:

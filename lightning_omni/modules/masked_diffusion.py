@@ -143,6 +143,15 @@ class MaskedDiffusionModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """The same on the test split, and the bound on -log p of its answers."""
         self._measure("test", batch)
+        nats, tokens, modality = self.bounds(batch)
+        has = modality >= 0
+        self.bound.update(nats[has], tokens[has], modality[has])
+
+    def bounds(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The bound on -log p of each segment's answer in nats, its tokens and its modality.
+
+        Float64[N], Int[N] and Int[N]; the modality is -1 where nothing is answered.
+        """
         segment, visits, position = batch.segment_ids.flatten(), batch.visits, batch.position()
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=core.device)
@@ -156,9 +165,8 @@ class MaskedDiffusionModule(L.LightningModule):
             total += bound_per_segment(nats, segment[noisy.places], factor.double())
         modality = torch.full_like(visits, -1)
         modality[segment[core]] = batch.modality.flatten()[core]  # one part a segment, one modality
-        has = modality >= 0
         tokens = torch.bincount(segment[core], minlength=batch.num_segments)
-        self.bound.update(total[has] / self.bound_draws, tokens[has], modality[has])
+        return total / self.bound_draws, tokens, modality
 
     def on_test_epoch_end(self) -> None:
         """Log the bound of each modality with its standard error, and in its own unit."""

@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lightning_omni.cli import main
+from lightning_omni.cli import build_cli, main
 from lightning_omni.data.tasks import TASKS_BY_NAME
+from lightning_omni.evaluation.outcome import summarize
+from lightning_omni.experiments.bound import for_test, measure_bound
+from lightning_omni.experiments.resolve import in_folder, load_recipe, write_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -114,6 +117,72 @@ def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
     assert rows[1]["difference"] == rows[1]["difference_error"] == 0
     assert rows[1]["forwards"] == rows[0]["forwards"] > rows[2]["forwards"]
     assert Path("calibrated/pareto_vqa.png").is_file()
+
+
+def experiment(name, recipe, arms):
+    given = ["--name", name, "--claim", "c", "--out", "experiments", "--arms", json.dumps(arms)]
+    plan = ["--tasks", "[vqa]", "--split", "val", "--limit", "3", "--speech_limit", "3"]
+    seeds = ["--evaluation_seed", "1", "--seeds", "[7]", "--recipes", json.dumps([str(recipe)])]
+    return main(["experiment", *given, *plan, *seeds])
+
+
+def short_recipe(path, steps, *callbacks):
+    recipe = load_recipe(RECIPES / "debug" / "stage3.yaml")
+    trainer = recipe["trainer"]
+    trainer.update(max_steps=steps, val_check_interval=steps, plugins=None)
+    trainer["callbacks"] = [c for c in trainer["callbacks"] if c["class_path"].endswith(callbacks)]
+    write_recipe(recipe, path)
+    return recipe
+
+
+def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
+    recipe = in_folder(
+        short_recipe(Path("plain.yaml"), 4, "ModelCheckpoint", "ExportOmni"), Path("plain")
+    )
+    write_recipe(recipe, Path("plain.yaml"))
+    assert main(["fit", "--config", "plain.yaml"]) == 0
+    more = ["--data.init_args.test_split", "val"]
+    last = ["--ckpt_path", "plain/checkpoints/last.ckpt"]
+    logged = build_cli(["test", "--config", "plain.yaml", *last, *more]).trainer.callback_metrics
+    tested = for_test(
+        recipe, tasks=list(recipe["data"]["init_args"]["tasks"]), split="val", limit=2, seed=956
+    )
+    found = measure_bound(tested, Path("plain/export"))
+    for name in ("text", "speech", "image"):
+        metric = f"{name}/nats_per_token"
+        value = summarize(found.outcomes, metric, seed=0).value
+        assert value == pytest.approx(float(logged[f"test/nats_per_token/{name}"]), rel=1e-6)
+        error = float(logged[f"test/nats_per_token_error/{name}"])
+        assert found.errors[metric] == pytest.approx(error, rel=1e-5)
+
+
+def test_an_experiment_trains_what_its_arms_share_once_and_resumes(workplace):
+    short_recipe(Path("short.yaml"), 3, "ModelCheckpoint", "EMAWeightAveraging", "ExportOmni")
+    arms = {"base": {}, "few.steps": {"sampling": {"num_steps": 1}}}
+    assert experiment("two", "short.yaml", arms) == 0
+    (run,) = Path("experiments/trained").iterdir()
+    rows = json.loads(Path("experiments/two/results.json").read_text())["rows"]
+    by_name = {(row["arm"], row["metric"]): row for row in rows}
+    assert by_name["few.steps", "text/nats_per_token"]["difference"] == 0
+    assert {row["n"] for row in rows} == {3}
+    assert by_name["few.steps", "exact"]["forwards"] < by_name["base", "exact"]["forwards"]
+    assert Path("experiments/two/two.png").is_file()
+    assert "| vqa | exact | base |" in Path("experiments/two/results.md").read_text()
+
+    weights, kept = (run / "export/model.safetensors").read_bytes(), times_of(run / "measured")
+    for lost in ("trained.json", "export/model.safetensors"):
+        (run / lost).unlink()
+    more = {**arms, "fewer": {"sampling": {"num_steps": 2}}}
+    assert experiment("three", "short.yaml", more) == 0
+    assert list(Path("experiments/trained").iterdir()) == [run]
+    assert json.loads((run / "trained.json").read_text())["resumed_from"].endswith("last.ckpt")
+    assert (run / "export/model.safetensors").read_bytes() == weights
+    assert len(times_of(run / "measured")) == len(kept) + 1
+    assert kept.items() <= times_of(run / "measured").items()
+
+
+def times_of(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
 def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):

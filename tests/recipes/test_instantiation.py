@@ -6,9 +6,11 @@ import pytest
 import torch
 import yaml
 
-from lightning_omni.cli import build_cli
+from lightning_omni.cli import build_cli, parse_options
+from lightning_omni.experiments.planning import arm_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+EXPERIMENTS = sorted((RECIPES / "experiments").glob("*.yaml"))
 TRAINING = sorted(
     p
     for p in RECIPES.rglob("*.yaml")
@@ -38,6 +40,26 @@ def test_a_recipe_opens_with_what_source_cost_and_run(path):
     head = path.read_text().split("seed_everything")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
     assert str(path.relative_to(RECIPES.parent)) in head
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_arm_of_an_experiment_builds_and_no_two_are_the_same(path, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    options = parse_options("experiment", ["--config", str(path)])
+    assert options["name"] == path.stem
+    recipes = options["recipes"] or []
+    kinds = []
+    for name, arm in options["arms"].items():
+        built = [recipe for _, recipe, _ in arm_recipes(name, arm, recipes)]
+        kinds.append((built, arm.sampling))
+    assert all(kind not in kinds[:n] for n, kind in enumerate(kinds))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_opens_with_what_source_cost_and_run(path):
+    head = path.read_text().split("name:")[0]
+    assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
+    assert f"experiment --config {path.relative_to(RECIPES.parent)}" in head
 
 
 def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Trains and measures the arms of an experiment over several seeds."""
