@@ -19,6 +19,7 @@ from lightning_omni.inference.defaults import Quality
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.request import check_answerable
 from lightning_omni.inference.sampling import (
+    LengthChoice,
     Precision,
     Sampling,
     SamplingOptions,
@@ -55,6 +56,8 @@ def generate(
     block_size: int | None = None,
     precision: Precision = "float32",
     shift: float | None = None,
+    stop_at_end: bool = True,
+    length: LengthChoice = "fitted",
     trace: bool = False,
 ) -> None:
     """Do one task and write the answer.
@@ -82,6 +85,9 @@ def generate(
         block_size: Fill in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
         shift: Of the schedule's times: above 1 commits late, below 1 early.
+        stop_at_end: Take no steps for what lies behind an answer's end.
+        length: How long holes are: by rules fitted on training answers, as longest in training, or
+            as predicted by the network.
         trace: Write every step's tokens and confidences into the record.
     """
     check_answerable(task_named(task))
@@ -98,6 +104,8 @@ def generate(
         "block_size": block_size,
         "precision": precision,
         "shift": shift,
+        "stop_at_end": stop_at_end,
+        "length": length,
         "trace": trace,
     }
     Sampling(**sampling)

@@ -82,6 +82,7 @@ def make_canvas(
     *,
     num_steps: list[int],
     shift: float,
+    stop_at_end: bool,
     vocab: Vocab,
 ) -> Canvas:
     """Make the canvas on which the holes of every sample are filled."""
@@ -105,7 +106,14 @@ def make_canvas(
         num_steps=torch.tensor(num_steps, device=device)[:, None],
         mask_token_id=vocab.mask_token_id,
         shift=torch.full((len(prompts), 1), shift, device=device),
+        ends=end_ids(vocab) if stop_at_end else (),
+        pad_token_id=vocab.pad_token_id,
     )
+
+
+def end_ids(vocab: Vocab) -> tuple[int, ...]:
+    """Ids behind which a text or a spoken answer has nothing more."""
+    return vocab.pad_token_id, vocab.special("<|end_of_speech|>")
 
 
 def render_prompts(

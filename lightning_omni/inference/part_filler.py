@@ -12,12 +12,21 @@ from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.defaults import defaults_for
 from lightning_omni.inference.denoise import Guide, conditional, guided
-from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
+from lightning_omni.inference.layout import (
+    Grammar,
+    PackedPrompts,
+    end_ids,
+    make_canvas,
+    pack_prompts,
+    render_prompts,
+)
+from lightning_omni.inference.length_prediction import predict_lengths
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
-from lightning_omni.inference.sampling import Sampling
+from lightning_omni.inference.sampling import LengthChoice, Sampling
 from lightning_omni.inference.trace import Trace
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.canvas import Denoiser
 from lightning_omni.samplers.fill import StepEvent, StepHook, fill
 from lightning_omni.types import Part, Sample, Turn
 
@@ -120,31 +129,25 @@ class PartFiller:
         """
         modality = samples[0].turns[-1].parts[part].modality
         defaults = defaults_for(modality, sampling.quality)
-        lengths = [self._hole_length(sample, part, growth) for sample in samples]
+        lengths = [self._hole_length(s, part, growth, sampling.length) for s in samples]
+        if sampling.length == "predicted" and modality != "image":
+            lengths = self._predicted(samples, part, lengths)
         prompts = render_prompts(self.template, samples, lengths, part=part)
         packed = pack_prompts(prompts, device=self.device)
         steps = [sampling.steps_of(length, defaults) for length in lengths]
         shift = defaults.shift if sampling.shift is None else sampling.shift
         canvas = make_canvas(
-            prompts, packed, self.grammar, num_steps=steps, shift=shift, vocab=self.vocab
+            prompts,
+            packed,
+            self.grammar,
+            num_steps=steps,
+            shift=shift,
+            stop_at_end=sampling.stop_at_end,
+            vocab=self.vocab,
         )
         if sampling.block_size is not None:
             canvas = in_blocks(canvas, sampling.block_size)
-        how: dict[str, Any] = {
-            "mask_token_id": self.vocab.mask_token_id,
-            "refresh_every": sampling.refresh_every or defaults.refresh_every,
-            "dtype": getattr(torch, sampling.precision),
-        }
-        scales = sampling.guidance_scales() or {"": defaults.guidance_scale}
-        guides = [
-            self._guide(samples, lengths, part, name, scale, sampling.final_guidance_scale)
-            for name, scale in scales.items()
-            if scale or sampling.final_guidance_scale
-        ]
-        if guides:
-            denoise = guided(self.backbone, packed, guides, **how)
-        else:
-            denoise = conditional(self.backbone, packed, **how)
+        denoise = self._denoiser(samples, lengths, part, packed, sampling)
         forwards = torch.zeros(len(samples), dtype=torch.long, device=self.device)
         trace = Trace(canvas) if sampling.trace else None
 
@@ -169,6 +172,33 @@ class PartFiller:
                 out[-1]["trace"] = trace.of(span)
         return out
 
+    def _denoiser(
+        self,
+        samples: list[Sample],
+        lengths: list[int],
+        part: int,
+        packed: PackedPrompts,
+        sampling: Sampling,
+    ) -> Denoiser:
+        """The network over these prompts, guided if that is wanted."""
+        modality = samples[0].turns[-1].parts[part].modality
+        defaults = defaults_for(modality, sampling.quality)
+        how: dict[str, Any] = {
+            "mask_token_id": self.vocab.mask_token_id,
+            "refresh_every": sampling.refresh_every or defaults.refresh_every,
+            "dtype": getattr(torch, sampling.precision),
+        }
+        scales = sampling.guidance_scales() or {"": defaults.guidance_scale}
+        final = sampling.final_guidance_scale
+        guides = [
+            self._guide(samples, lengths, part, name, scale, final)
+            for name, scale in scales.items()
+            if scale or final
+        ]
+        if guides:
+            return guided(self.backbone, packed, guides, **how)
+        return conditional(self.backbone, packed, **how)
+
     def _guide(
         self,
         samples: list[Sample],
@@ -183,7 +213,22 @@ class PartFiller:
         bare = render_prompts(self.template, samples, lengths, part=part, drop=drop)
         return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
 
-    def _hole_length(self, sample: Sample, part: int, growth: float) -> int:
+    def _predicted(self, samples: list[Sample], part: int, lengths: list[int]) -> list[int]:
+        """Lengths as the network sees them, looked for in holes that grow where it sees no end."""
+        lengths, todo = list(lengths), list(range(len(samples)))
+        for _ in range(MAX_GROWTHS + 1):
+            chosen = [lengths[i] for i in todo]
+            prompts = render_prompts(self.template, [samples[i] for i in todo], chosen, part=part)
+            packed = pack_prompts(prompts, device=self.device)
+            seen = predict_lengths(self.backbone, prompts, packed, self.grammar, self.vocab)
+            for i, length in zip(todo, seen, strict=True):
+                lengths[i] = self._whole_frames(samples[i], part, length or GROWTH * lengths[i])
+            todo = [i for i, length in zip(todo, seen, strict=True) if length is None]
+            if not todo:
+                break
+        return lengths
+
+    def _hole_length(self, sample: Sample, part: int, growth: float, choice: LengthChoice) -> int:
         """Positions of the hole of an answer part."""
         modality = sample.turns[-1].parts[part].modality
         if modality == "image":
@@ -194,21 +239,26 @@ class PartFiller:
                 f"this model was not trained on task '{sample.task}'; it knows "
                 f"{', '.join(sorted({name.split('/')[0] for name in self.lengths}))}"
             )
-        codebooks = self.codebooks if modality == "speech" else 1
         source = source_length(sample, part)
         if rule.largest and source > FAR * rule.largest:
             log.warning(
                 "%s: the input is %.1f times as long as any in training; expect a poor answer",
                 *(sample.task, source / rule.largest),
             )
-        length = int(rule.positions(source) * growth)
-        return max(-(-length // codebooks) * codebooks, codebooks)
+        followed = max(source, rule.largest) if choice == "longest" else source
+        return self._whole_frames(sample, part, rule.positions(followed) * growth)
+
+    def _whole_frames(self, sample: Sample, part: int, length: float) -> int:
+        """Positions in whole frames, at least one."""
+        is_speech = sample.turns[-1].parts[part].modality == "speech"
+        codebooks = self.codebooks if is_speech else 1
+        return max(-(-int(length) // codebooks) * codebooks, codebooks)
 
     def _content(self, modality: str, ids: list[int]) -> tuple[list[int], bool]:
         """Cut a filled hole at its terminator; the flag says whether there was one."""
         if modality == "image":
             return ids, True
-        ends = (self.vocab.pad_token_id, self.vocab.special("<|end_of_speech|>"))
+        ends = end_ids(self.vocab)
         stop = next((i for i, token in enumerate(ids) if token in ends), None)
         content = ids if stop is None else ids[:stop]
         if modality == "speech":

@@ -15,6 +15,7 @@ MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 MODALITIES = ("text", "speech", "image")
 Precision = Literal["float32", "bfloat16"]
+LengthChoice = Literal["fitted", "longest", "predicted"]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -31,6 +32,8 @@ class SamplingOptions(TypedDict, total=False):
     block_size: int | None
     precision: Precision
     shift: float | None
+    stop_at_end: bool
+    length: LengthChoice
     trace: bool
 
 
@@ -51,6 +54,9 @@ class Sampling:
         block_size: Fill holes in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
         shift: Of the schedule's times: above 1 commits late, below 1 early.
+        stop_at_end: Take no steps for what lies behind an answer's end once that is decided.
+        length: How long holes are: by the rules `fitted` on training answers to the request, as
+            `longest` in training, or as `predicted` by the network from a first look.
         trace: Keep every step's commits in the record.
 
     Raises:
@@ -68,6 +74,8 @@ class Sampling:
     block_size: int | None = None
     precision: Precision = "float32"
     shift: float | None = None
+    stop_at_end: bool = True
+    length: LengthChoice = "fitted"
     trace: bool = False
 
     def __post_init__(self) -> None:

@@ -23,6 +23,9 @@ class Canvas:
         mask_token_id: Id of an open position.
         shift: Of the times of each (sample, hole), Float[S, holes]; above 1 commits late, below 1
             early; None is 1.
+        ends: Ids that end an answer: what is open behind one becomes a pad at once. Empty lets
+            steps decide.
+        pad_token_id: Written there.
     """
 
     ids: Tensor
@@ -33,6 +36,8 @@ class Canvas:
     num_steps: Tensor
     mask_token_id: int
     shift: Tensor | None = None
+    ends: tuple[int, ...] = ()
+    pad_token_id: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class _Run:
             where = (committed & (moment.s > 0)[now.sample]).nonzero().squeeze(1)
             is_again = self.sampler.reopened(now, moment, where, noise=self.noise)
             self.ids[where[is_again]] = now.mask_token_id
+        self._drop_tails(hole)
         self.number += 1
         self.noise = self.noise.at(self.number)
         where = (self.ids != now.ids).nonzero().squeeze(1)
@@ -123,6 +124,18 @@ class _Run:
         chosen = surest(sure, sample, self.sampler.quota(moment, sure, sample))
         self.ids[where[chosen]] = token[chosen]
         confidence[where[chosen]] = sure[chosen]
+
+    def _drop_tails(self, hole: int) -> None:
+        """Fill what is open behind an answer's end with pads."""
+        if not self.canvas.ends:
+            return
+        ends = torch.tensor(self.canvas.ends, device=self.ids.device)
+        sample, place = self.canvas.sample, torch.arange(len(self.ids), device=self.ids.device)
+        is_end = self.was_open & torch.isin(self.ids, ends)
+        first = torch.full_like(self.canvas.num_steps[:, hole], len(self.ids))
+        first.scatter_reduce_(0, sample[is_end], place[is_end], "amin")
+        is_tail = (self.ids == self.canvas.mask_token_id) & (place > first[sample])
+        self.ids[is_tail & (self.canvas.hole >= 0)] = self.canvas.pad_token_id
 
     def _is_open(self, hole: int) -> Tensor:
         return (self.ids == self.canvas.mask_token_id) & (self.canvas.hole == hole)

@@ -299,3 +299,27 @@ def test_a_shift_below_one_commits_early_and_above_one_late():
     assert even == [9, 10, 10, 10, 10, 11]
     assert early[0] > 20 > even[0] > late[0]
     assert early[-1] < 6 < 20 < late[-1]
+
+
+def test_what_lies_behind_an_end_takes_no_steps():
+    end, pad = 9, 8
+    denoise = scripted(*[[(1, 0.5), (2, 0.6), (end, 0.9), (3, 0.7), (4, 0.8)]] * 5)
+    canvas = replace(plain_canvas(5, 5), ends=(end, pad), pad_token_id=pad)
+    events = []
+    ids = fill(denoise, canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
+    assert ids.tolist() == [1, 2, end, pad, pad]
+    assert [e.where.tolist() for e in events] == [[2, 3, 4], [1], [0]]
+
+
+def test_an_end_in_one_sample_does_not_end_another():
+    end, pad = 9, 8
+    canvas = replace(
+        plain_canvas(4, 2),
+        sample=torch.tensor([0, 0, 1, 1]),
+        num_steps=torch.tensor([[2], [2]]),
+        ends=(end, pad),
+        pad_token_id=pad,
+    )
+    denoise = scripted(*[[(end, 0.9), (2, 0.6), (3, 0.5), (4, 0.8)]] * 2)
+    ids = fill(denoise, canvas, Confidence(), seeds=SEEDS[:2])
+    assert ids.tolist() == [end, pad, 3, 4]
