@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.asking import ask, cases_of
+from lightning_omni.evaluation.choose import Measured, by_quality, choose
 from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
 from lightning_omni.evaluation.paired import paired_difference
 from lightning_omni.evaluation.pareto import draw_pareto
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_wanted, plain_sampling, prepare
+from lightning_omni.evaluation.run import check_wanted, prepare
 from lightning_omni.evaluation.suite import Plan, Suite
 from lightning_omni.evaluation.table import primary_of
 from lightning_omni.files import make_folder
+from lightning_omni.inference.defaults import Quality
 from lightning_omni.inference.omni import Omni
+from lightning_omni.inference.plain_sampling import to_plain
+from lightning_omni.inference.qualities import save_qualities
 from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
@@ -38,8 +43,12 @@ def calibrate(
     speech_limit: int,
     seed: int,
     batch_size: int = 16,
+    into_model: bool = False,
 ) -> dict[str, Any]:
     """Answer the same cases in several ways and write `calibration.json` and a curve per task.
+
+    It says which way each quality should be: the best way for `best`, and the cheapest within one
+    standard error of it for `balanced`, within two for `fast`.
 
     Args:
         model: Folder that training exported.
@@ -52,6 +61,7 @@ def calibrate(
         speech_limit: The same where the recognizer must listen.
         seed: Of the choice of cases and of sampling.
         batch_size: Cases answered at once.
+        into_model: Write the choice into the model's folder, where `generate --quality` reads it.
 
     Raises:
         OmniError: If a folder, a task or a split does not exist, or there is nothing to compare.
@@ -64,34 +74,42 @@ def calibrate(
     model = locate(str(model))
     omni, suite = prepare(model, data, tasks)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
+    omni.qualities = {}  # ways are measured against the package's own defaults
     rows: list[dict[str, Any]] = []
+    choices: dict[str, dict[Quality, str]] = {}
     for task in tasks:
-        rows += _compare(omni, suite, plan, task, ways)
+        found, choices[task] = _compare(omni, suite, plan, task, ways)
+        rows += found
         results = {
             "model": str(model),
             "fingerprint": fingerprint(model),
-            "ways": {name: plain_sampling(way) for name, way in ways.items()},
+            "ways": {name: to_plain(way) for name, way in ways.items()},
             "seed": seed,
             **provenance(),
+            "choice": by_quality(choices),
             "rows": rows,
         }
         (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
     draw_pareto(rows, out)
+    if into_model:
+        named = by_quality(choices).items()
+        save_qualities({q: {task: ways[w] for task, w in of_q.items()} for q, of_q in named}, model)
     log.info("wrote %s", out / CALIBRATION)
     return results
 
 
 def _compare(
     omni: Omni, suite: Suite, plan: Plan, task: str, ways: dict[str, Sampling]
-) -> list[dict[str, Any]]:
-    """Rows of one task."""
+) -> tuple[list[dict[str, Any]], dict[Quality, str]]:
+    """Rows of one task, and the way each quality should be."""
     cases = cases_of(suite, plan, task)
     rows = []
     first: list[Outcome] = []
+    of_way: dict[str, list[Outcome]] = {}
     for name, way in ways.items():
         answered = ask(omni, suite, plan, task, cases, way)
         outcomes = answered.outcomes
-        first = first or outcomes
+        first, of_way[name] = first or outcomes, outcomes
         metric = primary_of(task, outcomes)
         estimate = summarize(outcomes, metric, seed=plan.seed)
         assert estimate is not None  # noqa: S101 - there are cases
@@ -113,7 +131,19 @@ def _compare(
             }
         )
         log.info("%s", line(rows[-1]))
-    return rows
+    return rows, _choice(rows, of_way)
+
+
+def _choice(rows: list[dict[str, Any]], of_way: dict[str, list[Outcome]]) -> dict[Quality, str]:
+    """Compare every way with the best, of equally good ones the cheapest."""
+    sign = 1.0 if rows[0]["is_lower_better"] else -1.0
+    best = min(rows, key=lambda row: (sign * row["value"], row["forwards"]))
+    measured = []
+    for row in rows:
+        found = paired_difference(of_way[row["way"]], of_way[best["way"]], row["metric"])
+        error = 0.0 if math.isnan(found.error) else found.error
+        measured.append(Measured(row["way"], row["forwards"], sign * found.mean, error))
+    return choose(measured)
 
 
 def line(row: dict[str, Any]) -> str:

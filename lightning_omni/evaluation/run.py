@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from lightning_omni.evaluation.reconstruction import TokenizerReconstructor
 from lightning_omni.evaluation.suite import Plan, Suite, make_suite, write_results
 from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
-from lightning_omni.samplers.base import Sampler
 from lightning_omni.shipped import locate
 from lightning_omni.types import SPLITS, Sample
 
@@ -80,7 +79,7 @@ def evaluate(
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     sampling = sampling or Sampling()
-    arguments["sampling"] = plain_sampling(sampling)
+    arguments["sampling"] = to_plain(sampling)
     check_wanted(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
@@ -122,22 +121,6 @@ def prepare(model: Path, data: Path, tasks: Sequence[str]) -> tuple[Omni, Suite]
         tasks=tasks,
     )
     return omni, suite
-
-
-def plain_sampling(sampling: Sampling) -> dict[str, Any]:
-    """For the record."""
-    plain = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
-    if sampling.sampler is not None:
-        plain["sampler"] = _plain_sampler(sampling.sampler)
-    return plain
-
-
-def _plain_sampler(sampler: Sampler) -> dict[str, Any]:
-    values = {
-        name: _plain_sampler(value) if isinstance(value, Sampler) else value
-        for name, value in vars(sampler).items()
-    }
-    return {"class_path": type(sampler).__name__, **values}
 
 
 def _reply(answer: Answer) -> Reply:

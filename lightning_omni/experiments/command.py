@@ -12,7 +12,7 @@ from typing import Any
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_wanted, plain_sampling
+from lightning_omni.evaluation.run import check_wanted
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan
 from lightning_omni.experiments.arms import Arm, check_arms, recipes_of
 from lightning_omni.experiments.compare import compare
@@ -23,6 +23,7 @@ from lightning_omni.experiments.plot import draw_differences
 from lightning_omni.experiments.table import markdown
 from lightning_omni.experiments.training import Training, plan_trainings, train
 from lightning_omni.files import make_folder
+from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling, check_seed
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ def _plain(name: str, arm: Arm, recipes: list[Path]) -> dict[str, Any]:
     return {
         "recipes": [str(path) for path in recipes_of(name, arm, recipes)],
         "set": arm.set,
-        "sampling": plain_sampling(arm.sampling or Sampling()),
+        "sampling": to_plain(arm.sampling or Sampling()),
         "trainings": {},
     }
 

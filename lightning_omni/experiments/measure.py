@@ -8,12 +8,13 @@ from pathlib import Path
 
 from lightning_omni.evaluation.asking import ask, cases_of
 from lightning_omni.evaluation.media import manifest_hash
-from lightning_omni.evaluation.run import plain_sampling, prepare
+from lightning_omni.evaluation.run import prepare
 from lightning_omni.evaluation.suite import Plan, Suite
 from lightning_omni.experiments.bound import for_test, measure_bound
 from lightning_omni.experiments.measured import Measured, kept
 from lightning_omni.experiments.training import Training
 from lightning_omni.inference.omni import Omni
+from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling
 from lightning_omni.pretrained import fingerprint
 
@@ -64,7 +65,7 @@ def measure(
         return measure_bound(recipe, export)
 
     home = training.folder / "measured"
-    way = {"sampling": plain_sampling(sampling), "batch_size": plan.batch_size}
+    way = {"sampling": to_plain(sampling), "batch_size": plan.batch_size}
     found = {}
     for task in plan.tasks:
         question = {**asked, **way, "task": task, "limit": plan.limit_of(task)}

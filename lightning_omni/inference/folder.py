@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.inference.qualities import Qualities, load_qualities
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -36,6 +37,7 @@ class ModelFolder:
     fingerprint: str
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
+    qualities: Qualities = field(default_factory=dict)
 
 
 def _read_vocab(path: Path) -> Vocab:
@@ -127,5 +129,12 @@ def read_model_folder(folder: Path) -> ModelFolder:
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     backbone = Transformer.from_pretrained(folder)
     return ModelFolder(
-        backbone, template, image, speech, load_lengths(folder), weights, _read_voices(folder)
+        backbone,
+        template,
+        image,
+        speech,
+        load_lengths(folder),
+        weights,
+        _read_voices(folder),
+        load_qualities(folder),
     )

@@ -18,6 +18,7 @@ from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.part_filler import PartFiller
+from lightning_omni.inference.qualities import resolve
 from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.inference.sampling import Sampling, SamplingOptions, check_seed
 from lightning_omni.samplers.fill import StepHook
@@ -59,6 +60,7 @@ class Omni:
         self.template, self.lengths = parts.template, parts.lengths
         self.vocab, self.text = parts.template.vocab, parts.template.text
         self.fingerprint, self.voices = parts.fingerprint, parts.voices
+        self.qualities = parts.qualities
         self.filler = PartFiller(
             self.backbone,
             self.template,
@@ -175,20 +177,21 @@ class Omni:
     def _answer_batch(
         self, samples: list[Sample], sampling: Sampling, seeds: list[int], on_step: StepHook | None
     ) -> list[Answer]:
-        """Fill the holes part by part; parts of one number and modality run together."""
+        """Fill the holes part by part; parts of one modality and way of sampling run together."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
         for part in range(max(len(s.turns[-1].parts) for s in samples)):
-            together: dict[str, list[int]] = {}
+            together: list[tuple[str, Sampling, list[int]]] = []
             for i, sample in enumerate(samples):
+                way = resolve(sampling, sample.task, self.qualities)
                 for p in sample.turns[-1].parts[part : part + 1]:
-                    together.setdefault(p.modality, []).append(i)
-            for chosen in together.values():
+                    _join(together, p.modality, way, i)
+            for _, way, chosen in together:
                 filled = self.filler.fill_part(
                     [samples[i] for i in chosen],
                     part,
-                    sampling,
+                    way,
                     [records[i] for i in chosen],
                     seeds=[seeds[i] for i in chosen],
                     on_step=on_step,
@@ -242,3 +245,14 @@ class Omni:
         empty = replace(sample, turns=(*sample.turns[:-1], Turn("assistant", parts)))
         is_transcribed = f"{sample.task}/transcript" in self.lengths
         return expecting_transcript(empty) if is_transcribed else empty
+
+
+def _join(
+    groups: list[tuple[str, Sampling, list[int]]], modality: str, way: Sampling, i: int
+) -> None:
+    """Put a sample into the group of its modality and way, a new one if there is none."""
+    for other, its_way, members in groups:
+        if (other, its_way) == (modality, way):
+            members.append(i)
+            return
+    groups.append((modality, way, [i]))
