@@ -64,7 +64,7 @@ def compare(runs: Runs, *, seed: int) -> list[Row]:
         seed: Of bootstrap intervals.
 
     Raises:
-        OmniError: If an arm was asked other cases than the first.
+        OmniError: If an arm was asked other cases than the first, or none that a metric is for.
     """
     first = next(iter(runs))
     tests = next(iter(runs[first].values()))
@@ -89,12 +89,23 @@ def paired_over_seeds(
     Returns:
         With its error over seeds, from each seed's mean; and over cases, from each case's mean.
         Every seed is asked the same cases, so more seeds alone do not make the latter vanish.
+
+    Raises:
+        OmniError: If no case of a seed has the metric on both sides.
     """
     by_seed = [case_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
-    columns = [[d for d in column if d is not None] for column in zip(*by_seed, strict=True)]
-    means = [statistics.fmean(column) for column in columns if column]
-    per_seed = [statistics.fmean(d for d in row if d is not None) for row in by_seed]
-    return mean_difference(per_seed), mean_difference(means)
+    of_seeds = [_there(row) for row in by_seed]
+    if not all(of_seeds):
+        raise OmniError(f"no case has '{metric}' on both sides; ask more cases")
+    of_cases = [_there(column) for column in zip(*by_seed, strict=True)]
+    return (
+        mean_difference([statistics.fmean(row) for row in of_seeds]),
+        mean_difference([statistics.fmean(column) for column in of_cases if column]),
+    )
+
+
+def _there(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _metrics(test: str, outcomes: Sequence[Outcome]) -> list[str]:
@@ -108,6 +119,8 @@ def _row(runs: Runs, arm: str, test: str, metric: str, *, seed: int) -> Row:
     _check_cases(arm, first, test, list(own.values()), others)
     found = {s: summarize(m.outcomes, metric, seed=seed) for s, m in own.items()}
     estimates = {s: e for s, e in found.items() if e is not None}
+    if len(estimates) < len(own):
+        raise OmniError(f"arm '{arm}' has no case of {test} with '{metric}'; ask more cases")
     mean = mean_difference([e.value for e in estimates.values()])
     only = next(iter(estimates.values())) if len(estimates) == 1 else None
     over_seeds = over_cases = None

@@ -14,7 +14,7 @@ _APART = 0.12  # of the two whiskers of a point
 
 
 def draw_differences(rows: Sequence[Row], path: Path) -> None:
-    """Points with whiskers of one standard error, over seeds and over cases; zero is the first arm.
+    """Points with whiskers of one standard error, over seeds, if several, and over cases.
 
     Args:
         rows: From `compare`.
@@ -44,10 +44,13 @@ def _draw_panel(axes: Any, rows: Sequence[Row]) -> None:
     axes.plot(0, 0, "o", color="black")
     others = rows[1:]
     for color, shift, over in ((BLUE, -_APART, "seeds"), (ORANGE, _APART, "cases")):
+        errors = [getattr(row, f"error_over_{over}") for row in others]
+        if over == "seeds" and None in errors:
+            continue  # there is one seed
         axes.errorbar(
             [row.difference for row in others],
             [place + shift for place in range(1, len(rows))],
-            xerr=[getattr(row, f"error_over_{over}") or 0 for row in others],
+            xerr=[error or 0 for error in errors],
             fmt="o",
             markersize=4,
             capsize=3,

@@ -102,6 +102,13 @@ def test_other_cases_are_not_compared():
         compare(mixed, seed=0)
 
 
+def test_a_metric_that_an_arm_has_no_case_of_is_named():
+    mixed = runs([1], arms=("first", "second"))
+    mixed["second"][1]["bound"] = measured([Outcome({})] * NUM_CASES)
+    with pytest.raises(OmniError, match="arm 'second' has no case of bound"):
+        compare(mixed, seed=0)
+
+
 def test_the_table_has_a_line_for_every_row_and_the_picture_is_drawn(tmp_path):
     for seeds in ([1], [1, 2]):
         rows = compare(runs(seeds), seed=0)
