@@ -1,5 +1,6 @@
 """Every recipe parses and builds its objects, the largest ones on the meta device."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import yaml
 
 from lightning_omni.cli import build_cli, parse_options
 from lightning_omni.experiments.planning import arm_recipes
+from lightning_omni.inference.plain_sampling import from_plain, to_plain
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 EXPERIMENTS = sorted((RECIPES / "experiments").glob("*.yaml"))
+CALIBRATIONS = [RECIPES / "eval/calibrate.yaml", *(RECIPES / "experiments/sampling").glob("*.yaml")]
 TRAINING = sorted(
     p
     for p in RECIPES.rglob("*.yaml")
@@ -60,6 +63,18 @@ def test_an_experiment_opens_with_what_source_cost_and_run(path):
     head = path.read_text().split("name:")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
     assert f"experiment --config {path.relative_to(RECIPES.parent)}" in head
+
+
+@pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda p: p.stem)
+def test_every_way_of_a_calibration_is_a_way_of_its_own_and_can_be_kept(path):
+    options = parse_options("calibrate", ["--config", str(path)])
+    plain = {name: to_plain(way) for name, way in options["ways"].items()}
+    assert all(to_plain(from_plain(way)) == way for way in plain.values())
+    kinds = [json.dumps(way, sort_keys=True) for way in plain.values()]
+    assert len(set(kinds)) == len(kinds) > 1
+    head = path.read_text().split("model:")[0]
+    assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
+    assert f"calibrate --config {path.relative_to(RECIPES.parent)}" in head
 
 
 def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):
