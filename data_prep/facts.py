@@ -79,7 +79,8 @@ _SUM = re.compile(r"what is (\w+ plus \w+)")
 def rephrased(question: str) -> list[str]:
     """Ask for a sum in other words; empty for any other question."""
     found = _SUM.fullmatch(question)
-    return [f"how much is {found[1]}", f"tell me {found[1]}"] if found else []
+    words = ("how much is", "tell me", "what do you get for")
+    return [f"{start} {found[1]}" for start in words] if found else []
 
 
 CAPITALS = {

@@ -44,7 +44,7 @@ class Preset:
         facts: Names of the fact collections.
         facts_spoken: Upper bound of facts that are asked aloud.
         facts_asked_in_test: Upper bound of facts per fact test.
-        rephrases_facts: Training hears sums in other words too, in every input voice.
+        rephrases_facts: Sums are asked aloud in other words too.
         sentences: Number of WordNet sentences per split, 0 for none.
         reads_sentences: Train on reading and transcribing them; otherwise they are for the speech
             tokenizer alone, and test_words asks for words that training never heard.

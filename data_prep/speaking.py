@@ -159,23 +159,22 @@ class Speaker:
             if fact.question in self._rules.text_only_facts:
                 self._plan_fact("test_xmodal", fact, input_voice(self._cast, fact.question))
                 continue
-            *trained, kept = hashed_order(self._cast.inputs, fact.question)
-            self._plan_training_facts(fact, trained)
-            is_val = bucket("sqa", fact.question, of=_FACT_VAL_OF) == 0
-            self._plan_fact("val" if is_val else "test_iid", fact, kept)
+            self._plan_heard_fact(fact)
             if tests < self._preset.facts_asked_in_test // 2:
                 tests += 1
                 for voice in self._cast.held_out:
                     self._plan_fact("test_voice", fact, voice)
 
-    def _plan_training_facts(self, fact: Fact, voices: list[str]) -> None:
-        """Ask a fact in some voices, and in other words in every one."""
-        for voice in voices:
-            self._plan_fact("train", fact, voice)
-        if self._preset.rephrases_facts:
-            for question in rephrased(fact.question):
-                for voice in self._cast.inputs:
-                    self._plan_fact("train", replace(fact, question=question), voice)
+    def _plan_heard_fact(self, fact: Fact) -> None:
+        """Ask a fact in all voices, in each wording one of them for a test."""
+        is_val = bucket("sqa", fact.question, of=_FACT_VAL_OF) == 0
+        others = rephrased(fact.question) if self._preset.rephrases_facts else []
+        for question in (fact.question, *others):
+            asked = replace(fact, question=question)
+            *trained, kept = hashed_order(self._cast.inputs, question)
+            for voice in trained:
+                self._plan_fact("train", asked, voice)
+            self._plan_fact("val" if is_val else "test_iid", asked, kept)
 
     def _plan_written_fact(self, fact: Fact) -> None:
         add_written_fact(self._collection, "train", fact)
