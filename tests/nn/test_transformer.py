@@ -42,6 +42,21 @@ def test_packed_segments_get_the_logits_they_get_alone(rng):
     torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("changed", [0, 1, 3])
+@torch.no_grad()
+def test_a_change_in_one_segment_or_in_the_padding_leaves_all_others_bit_equal(rng, changed, dtype):
+    model, lengths = tiny(), [7, 5, 12, 4]  # the last is a row's unused end
+    ids = torch.randint(0, 50, (28,), generator=rng)
+    segment = torch.arange(4).repeat_interleave(torch.tensor(lengths))
+    other = torch.where(segment == changed, (ids + 7) % 50, ids)
+    layout = SegmentLayout.of(lengths, device="cpu")
+    with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+        one, two = (model.logits(model(x, places(lengths), layout)) for x in (ids, other))
+    assert torch.equal(one[segment != changed], two[segment != changed])
+    assert not torch.equal(one[segment == changed], two[segment == changed])
+
+
 def test_every_position_sees_every_other_of_its_segment_in_both_directions(rng):
     model = tiny()
     vectors = model.embedding.embed(torch.randint(0, 50, (6,), generator=rng)).detach()
