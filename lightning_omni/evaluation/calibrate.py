@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.asking import ask, cases_of
+from lightning_omni.evaluation.calibration_table import markdown
 from lightning_omni.evaluation.choose import Measured, by_quality, choose
 from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
 from lightning_omni.evaluation.paired import paired_difference
@@ -28,7 +29,7 @@ from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
 
 log = logging.getLogger(__name__)
-CALIBRATION = "calibration.json"
+CALIBRATION, TABLE = "calibration.json", "calibration.md"
 
 
 def calibrate(
@@ -45,7 +46,7 @@ def calibrate(
     batch_size: int = 16,
     into_model: bool = False,
 ) -> dict[str, Any]:
-    """Answer the same cases in several ways and write `calibration.json` and a curve per task.
+    """Answer the same cases in several ways and write a table, its JSON and a curve per task.
 
     It says which way each quality should be: the best way for `best`, and the cheapest within one
     standard error of it for `balanced`, within two for `fast`.
@@ -90,11 +91,12 @@ def calibrate(
             "rows": rows,
         }
         (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
+        (out / TABLE).write_text(markdown(rows, choices))
     draw_pareto(rows, out)
     if into_model:
         named = by_quality(choices).items()
         save_qualities({q: {task: ways[w] for task, w in of_q.items()} for q, of_q in named}, model)
-    log.info("wrote %s", out / CALIBRATION)
+    log.info("wrote %s", out / TABLE)
     return results
 
 

@@ -1,3 +1,4 @@
+from lightning_omni.evaluation.calibration_table import markdown
 from lightning_omni.evaluation.pareto import draw_pareto, front
 
 
@@ -18,3 +19,13 @@ def test_the_front_holds_what_no_other_way_beats():
 def test_a_picture_is_drawn_for_each_task(tmp_path):
     draw_pareto([row("a", 0.9, 8), {**row("b", 0.5, 4), "task": "tts"}], tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pareto_t2i.png", "pareto_tts.png"]
+
+
+def test_the_table_has_every_way_its_difference_and_what_was_chosen():
+    measured = {"seconds": 0.5, "difference": -0.02, "difference_error": 0.01}
+    rows = [{**row("plain", 0.9, 8), **measured}, {**row("fast", 0.88, 4), **measured}]
+    choices = {"t2i": {"fast": "fast", "balanced": "plain", "best": "plain"}}
+    text = markdown(rows, choices)
+    assert "| plain | 0.900 | 0.800 to 1.000 |  | 8.0 | 0.500 |" in text
+    assert "| fast | 0.880 | 0.780 to 0.980 | -0.020 ± 0.010 | 4.0 | 0.500 |" in text
+    assert "Chosen: fast fast, balanced plain, best plain." in text

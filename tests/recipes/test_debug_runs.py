@@ -1,6 +1,7 @@
 """The debug recipes, trained, resumed and sampled through the real command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,20 @@ def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
     assert rows[1]["difference"] == rows[1]["difference_error"] == 0
     assert rows[1]["forwards"] == rows[0]["forwards"] > rows[2]["forwards"]
     assert Path("calibrated/pareto_vqa.png").is_file()
+    assert "| at_once |" in Path("calibrated/calibration.md").read_text()
+
+
+def test_a_calibration_is_kept_with_the_model_and_read_by_generate(workplace, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree("runs/debug/stage3/export", model)
+    given = ["--model", str(model), "--data", "data/smoke", "--out", str(tmp_path / "out")]
+    plan = ["--split", "val", "--limit", "5", "--speech_limit", "5", "--seed", "1"]
+    ways = ["--tasks", "[t2i]", "--ways", json.dumps({"two": {"num_steps": 2}})]
+    assert main(["calibrate", *given, *plan, *ways, "--into_model", "true"]) == 0
+    asked = ["generate", "--task", "t2i", "--text", "a cat", "--model", str(model)]
+    for more, forwards in (([], 2), (["--steps", "5"], 5)):
+        assert main([*asked, *more, "--out", str(tmp_path / "cat")]) == 0
+        assert json.loads((tmp_path / "cat.json").read_text())["forwards"] == forwards
 
 
 def experiment(name, recipe, arms):
