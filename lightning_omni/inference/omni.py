@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,7 +17,24 @@ from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
+from lightning_omni.inference.composite import compose_image, compose_speech
+from lightning_omni.inference.draft import (
+    Draft,
+    Times,
+    check_draft,
+    check_has_medium,
+    open_cells,
+    open_frames,
+)
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
+from lightning_omni.inference.part_draft import (
+    ImageDraft,
+    PartDraft,
+    SpeechDraft,
+    TextDraft,
+    by_place,
+    check_part_drafts,
+)
 from lightning_omni.inference.part_filler import PartFiller
 from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.inference.sampling import Sampling, SamplingOptions, check_seed
@@ -25,15 +43,16 @@ from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.types import Part, Sample, Turn
 
 BATCH = 16
+Content = str | Image.Image | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model answers; absent modalities are None.
+    """What the model answers; absent modalities are None, of several parts it is the last.
 
     `transcript` is what it heard, if it writes that down before it answers. `record` says how it
     came about: task, seed, steps, guidance, tokens, seconds, whether a hole was grown or never
-    closed.
+    closed. `parts` are all parts in order, but for the transcript.
     """
 
     text: str | None
@@ -42,6 +61,7 @@ class Answer:
     sample_rate: int
     transcript: str | None
     record: dict[str, Any]
+    parts: tuple[Content, ...] = ()
 
 
 class Omni:
@@ -85,6 +105,9 @@ class Omni:
         image: Image.Image | None = None,
         speech: NDArray[np.float32] | None = None,
         voice: str | None = None,
+        mask: Image.Image | None = None,
+        times: Times | None = None,
+        draft: Draft | None = None,
         seed: int = 0,
         on_step: StepHook | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -97,6 +120,9 @@ class Omni:
             image: Picture, where the task takes one; it is scaled and cut to the tokenizer's size.
             speech: Mono samples in [-1, 1] at the speech tokenizer's rate.
             voice: Voice to speak with, where the task takes one: one of `voices`.
+            mask: Light where `image` is hidden from the model.
+            times: Runs of `speech` that are hidden from the model, in seconds.
+            draft: What is given of the answer.
             seed: Of all randomness; the same seed gives the same answer.
             on_step: Told of each step.
             sampling: Fields of `Sampling`.
@@ -104,8 +130,44 @@ class Omni:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        sample = self.ask(task, text=text, image=image, speech=speech, voice=voice)
-        return self.answer([sample], seed=seed, sampling=Sampling(**sampling), on_step=on_step)[0]
+        sample = self.ask(
+            task, text=text, image=image, speech=speech, voice=voice, mask=mask, times=times
+        )
+        drafts: dict[int, PartDraft] = {}
+        if draft is not None:
+            check_draft(task_named(task), draft)
+            read = self.read_draft(draft)
+            answers = task_named(task).answers
+            drafts = {i: read[name] for i, name in enumerate(answers) if name in read}
+        return self.complete(sample, drafts, seed=seed, on_step=on_step, **sampling)
+
+    def complete(
+        self,
+        sample: Sample,
+        drafts: Mapping[int, PartDraft],
+        *,
+        seed: int = 0,
+        on_step: StepHook | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Answer:
+        """Fill the last turn of an encoded sample, whose parts may be of any kind and order.
+
+        Args:
+            sample: Of its last turn only the modalities of the parts count.
+            drafts: What is given of the last turn's parts, by their number, transcripts not
+                counted; the other parts are filled whole.
+            seed: Of all randomness.
+            on_step: Told of each step.
+            sampling: Fields of `Sampling`.
+
+        Raises:
+            OmniError: If a draft does not fit its part, nothing is left to be filled, or the length
+                of a part is not known.
+        """
+        (answer,) = self.answer(
+            [sample], seed=seed, sampling=Sampling(**sampling), on_step=on_step, drafts=[drafts]
+        )
+        return answer
 
     def answer(
         self,
@@ -114,6 +176,7 @@ class Omni:
         seed: int,
         sampling: Sampling | None = None,
         on_step: StepHook | None = None,
+        drafts: Sequence[Mapping[int, PartDraft]] | None = None,
     ) -> list[Answer]:
         """Answer encoded samples in batches, ignoring the content of their last turn.
 
@@ -122,14 +185,19 @@ class Omni:
             seed: Of all randomness: sample i is answered as it would be alone with seed + i.
             sampling: How to sample; None for the defaults.
             on_step: Told of each step of a batch.
+            drafts: Of each sample what is given of its answer: see `complete`.
         """
         check_seed(seed)
         sampling = sampling or Sampling()
+        drafts = drafts or [{} for _ in samples]
+        for sample, given in zip(samples, drafts, strict=True):
+            check_part_drafts(sample, given)
         answers: list[Answer] = []
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
             seeds = [seed + start + i for i in range(len(batch))]
-            answers += self._answer_batch(batch, sampling, seeds, on_step)
+            given_of = drafts[start : start + BATCH]
+            answers += self._answer_batch(batch, sampling, seeds, given_of, on_step)
         return answers
 
     @torch.inference_mode()
@@ -141,10 +209,14 @@ class Omni:
         image: Image.Image | None = None,
         speech: NDArray[np.float32] | None = None,
         voice: str | None = None,
+        mask: Image.Image | None = None,
+        times: Times | None = None,
     ) -> Sample:
-        """Encode inputs into a sample with an empty answer."""
+        """Encode inputs into a sample with an empty answer; see `generate`."""
         wanted = task_named(task)
         check_given(wanted, {"text": text, "image": image, "speech": speech})
+        check_has_medium("mask", mask, "image", image)
+        check_has_medium("times", times, "speech", speech)
         meta = choose_voice(wanted, voice, self.voices)
         parts = []
         for modality in wanted.asks:
@@ -152,33 +224,67 @@ class Omni:
                 self.text.encode(text or "")
                 parts.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                parts.append(Part("image", codes=self._encode_image(image)))
+                seen = self._read_image(image, mask)
+                parts.append(Part("image", codes=seen.codes, hidden=tuple(seen.open_places)))
             elif speech is not None:
-                parts.append(Part("speech", codes=self._encode_speech(speech)))
+                heard = self._read_speech(speech, times)
+                parts.append(Part("speech", codes=heard.codes, hidden=tuple(heard.open_places)))
         answer = tuple(
             Part(modality, text="" if modality == "text" else None) for modality in wanted.answers
         )
         turns = (Turn("user", tuple(parts)), Turn("assistant", answer))
         return Sample("request", task, turns, meta)
 
-    def _encode_image(self, image: Image.Image) -> tuple[int, ...]:
-        pixels = image_to_tensor(square(image.convert("RGB"), self.image_tokenizer.image_size))
-        return tuple(self.image_tokenizer.encode(pixels[None].to(self.device))[0].tolist())
+    @torch.inference_mode()
+    def read_draft(self, draft: Draft) -> dict[str, PartDraft]:
+        """Turn a draft into tokens, by modality.
 
-    def _encode_speech(self, speech: NDArray[np.float32]) -> tuple[int, ...]:
-        wave = torch.from_numpy(np.ascontiguousarray(speech, dtype=np.float32))[None]
-        rate = self.speech_tokenizer.sample_rate
-        codes = self.speech_tokenizer.encode(wave.to(self.device), sample_rate=rate)
-        return tuple(codes[0].tolist())
+        Raises:
+            OmniError: If it cannot be read, or a mask or times leave nothing open.
+        """
+        read: dict[str, PartDraft] = {}
+        if draft.text is not None:
+            read["text"] = TextDraft.parse(draft.text)
+        if draft.image is not None:
+            read["image"] = self._read_image(draft.image, draft.mask)
+        if draft.speech is not None:
+            read["speech"] = self._read_speech(draft.speech, draft.times)
+        return read
+
+    def _read_image(self, image: Image.Image, mask: Image.Image | None) -> ImageDraft:
+        pixels = square(image.convert("RGB"), self.image_tokenizer.image_size)
+        batch = image_to_tensor(pixels)[None].to(self.device)
+        codes = tuple(self.image_tokenizer.encode(batch)[0].tolist())
+        columns = self.template.image_columns
+        is_open = frozenset() if mask is None else open_cells(image, mask, columns)
+        return ImageDraft(codes, is_open, pixels)
+
+    def _read_speech(self, speech: NDArray[np.float32], times: Times | None) -> SpeechDraft:
+        own = np.ascontiguousarray(speech, dtype=np.float32)
+        tokenizer = self.speech_tokenizer
+        rate, codebooks = tokenizer.sample_rate, tokenizer.num_codebooks
+        wave = torch.from_numpy(own)[None].to(self.device)
+        codes = tuple(tokenizer.encode(wave, sample_rate=rate)[0].tolist())
+        frames: list[int] = []
+        if times is not None:
+            frames = open_frames(len(own), times, rate=rate, hop_length=tokenizer.hop_length)
+        places = (frame * codebooks + q for frame in frames for q in range(codebooks))
+        return SpeechDraft(codes, frozenset(places), own)
 
     @torch.inference_mode()
     def _answer_batch(
-        self, samples: list[Sample], sampling: Sampling, seeds: list[int], on_step: StepHook | None
+        self,
+        samples: list[Sample],
+        sampling: Sampling,
+        seeds: list[int],
+        given: Sequence[Mapping[int, PartDraft]],
+        on_step: StepHook | None,
     ) -> list[Answer]:
         """Fill the holes part by part; parts of one number and modality run together."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
+        drafts = [by_place(sample, own) for sample, own in zip(samples, given, strict=True)]
         for part in range(max(len(s.turns[-1].parts) for s in samples)):
             together: dict[str, list[int]] = {}
             for i, sample in enumerate(samples):
@@ -191,6 +297,7 @@ class Omni:
                     sampling,
                     [records[i] for i in chosen],
                     seeds=[seeds[i] for i in chosen],
+                    drafts=[drafts[i].get(part) for i in chosen],
                     on_step=on_step,
                 )
                 for i, sample in zip(chosen, filled, strict=True):
@@ -206,30 +313,47 @@ class Omni:
                     "seconds": seconds,
                     **record,
                 },
+                own,
             )
-            for sample, seed, record in zip(samples, seeds, records, strict=True)
+            for sample, seed, record, own in zip(samples, seeds, records, drafts, strict=True)
         ]
 
-    def _decode(self, sample: Sample, record: dict[str, Any]) -> Answer:
+    def _decode(
+        self, sample: Sample, record: dict[str, Any], drafts: Mapping[int, PartDraft]
+    ) -> Answer:
         """Turn the answer's parts into media."""
-        transcript, text, image, speech = None, None, None, None
-        for part in sample.turns[-1].parts:
+        transcript, last = None, dict[str, Any]()
+        contents: list[Content] = []
+        for i, part in enumerate(sample.turns[-1].parts):
             if part.is_transcript:
                 transcript = (part.text or "").strip()
                 continue
-            if part.modality == "text":
-                text = (part.text or "").strip()
-                continue
-            codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
-            if part.modality == "image":
-                rows = self.template.image_columns
-                image = tensor_to_image(self.image_tokenizer.decode(codes, rows=rows)[0])
-            elif codes.shape[1] == 0:
-                speech = np.zeros(0, dtype=np.float32)
-            else:
-                speech = self.speech_tokenizer.decode(codes)[0].float().cpu().numpy()
+            contents.append(self._content(part, drafts.get(i)))
+            last[part.modality] = contents[-1]
         rate = self.speech_tokenizer.sample_rate
-        return Answer(text, image, speech, rate, transcript, record)
+        text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
+        return Answer(text, image, speech, rate, transcript, record, tuple(contents))
+
+    def _content(self, part: Part, draft: PartDraft | None) -> Content:
+        """Text, or a decoded medium; where a draft has its own medium, that stays outside gaps."""
+        if part.modality == "text":
+            return (part.text or "").strip() if draft is None else part.text or ""
+        codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
+        if part.modality == "image":
+            columns = self.template.image_columns
+            image = tensor_to_image(self.image_tokenizer.decode(codes, rows=columns)[0])
+            if isinstance(draft, ImageDraft) and draft.pixels is not None:
+                return compose_image(image, draft.pixels, draft.open_places, columns)
+            return image
+        if codes.shape[1] == 0:
+            return np.zeros(0, dtype=np.float32)
+        tokenizer = self.speech_tokenizer
+        speech: NDArray[np.float32] = tokenizer.decode(codes)[0].float().cpu().numpy()
+        if isinstance(draft, SpeechDraft) and draft.wave is not None:
+            frames = {place // tokenizer.num_codebooks for place in draft.open_places}
+            hop, rate = tokenizer.hop_length, tokenizer.sample_rate
+            return compose_speech(speech, draft.wave, frames, hop_length=hop, rate=rate)
+        return speech
 
     def _unanswered(self, sample: Sample) -> Sample:
         """Forget the content of the last turn, keep which modalities it has.

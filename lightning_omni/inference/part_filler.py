@@ -1,4 +1,4 @@
-"""Fill one part of a batch of answers: holes of the right length, denoising, growth."""
+"""Fill one part of a batch of answers: holes of the right length, drafts, growth."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.defaults import defaults_for
-from lightning_omni.inference.denoise import Guide, conditional, guided
-from lightning_omni.inference.layout import Grammar, make_canvas, pack_prompts, render_prompts
+from lightning_omni.inference.blank import Blank, media_blank, text_blanks
+from lightning_omni.inference.hole_filler import HoleFiller
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
+from lightning_omni.inference.part_draft import PartDraft, TextDraft
 from lightning_omni.inference.sampling import Sampling
-from lightning_omni.inference.trace import Trace
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.blocks import in_blocks
-from lightning_omni.samplers.fill import StepEvent, StepHook, fill
+from lightning_omni.samplers.fill import StepHook
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
 
 MAX_GROWTHS = 2
 GROWTH = 1.5
+TOGETHER = 64
+"""Holes that are filled at once."""
 
 
 class PartFiller:
@@ -47,10 +47,9 @@ class PartFiller:
         codebooks: int,
         device: torch.device,
     ) -> None:
-        self.backbone, self.template, self.lengths = backbone, template, lengths
+        self.template, self.lengths, self.codebooks = template, lengths, codebooks
         self.vocab, self.text = template.vocab, template.text
-        self.codebooks, self.device = codebooks, device
-        self.grammar = Grammar(self.vocab, codebooks, device=device)
+        self.holes = HoleFiller(backbone, template, codebooks=codebooks, device=device)
 
     def fill_part(
         self,
@@ -60,6 +59,7 @@ class PartFiller:
         records: list[dict[str, Any]],
         *,
         seeds: list[int],
+        drafts: list[PartDraft | None],
         on_step: StepHook | None,
     ) -> list[Sample]:
         """Fill one answer part of every sample, growing holes whose answer did not end.
@@ -70,6 +70,7 @@ class PartFiller:
             sampling: How to sample.
             records: Of each sample; what is done is written down there.
             seeds: Of each sample.
+            drafts: What is given of each sample's part; None where nothing is.
             on_step: Told of every step.
         """
         done = list(samples)
@@ -77,19 +78,22 @@ class PartFiller:
         growth = 1.0
         modality = samples[0].turns[-1].parts[part].modality
         for attempt in range(MAX_GROWTHS + 1):
-            chosen = [samples[i] for i in todo]
-            filled = self._fill_holes(
-                chosen, part, growth, sampling, [seeds[i] for i in todo], on_step
-            )
+            tries = [
+                (i, blank)
+                for i in todo
+                for blank in self._blanks(samples[i], part, drafts[i], growth)
+            ]
+            filled = self._fill_tries(tries, samples, part, sampling, seeds, on_step)
             unfinished = []
-            for i, hole in zip(todo, filled, strict=True):
+            for i, (blank, hole) in filled.items():
                 content, closed = self._content(modality, hole["ids"])
-                done[i] = self._with_answer(samples[i], part, content)
+                done[i] = self._with_answer(samples[i], part, content, drafts[i], blank)
                 name = rule_name(samples[i], part).partition("/")[2]
                 records[i]["forwards"] = records[i].get("forwards", 0) + hole["forwards"]
                 records[i].setdefault("holes", {})[name] = {
                     "modality": modality,
                     "positions": len(hole["ids"]),
+                    "open": blank.num_open,
                     "grown": attempt,
                     "closed": closed,
                     **hole,
@@ -101,86 +105,52 @@ class PartFiller:
                 break
         return done
 
-    def _fill_holes(
+    def _blanks(
+        self, sample: Sample, part: int, draft: PartDraft | None, growth: float
+    ) -> list[Blank]:
+        """The hole of an answer part; several where gaps of a text may be of several lengths."""
+        if draft is None:
+            return [Blank(self._hole_length(sample, part, growth))]
+        if not isinstance(draft, TextDraft):
+            return [media_blank(draft, self.vocab)]
+        rule = self.lengths.get(rule_name(sample, part))
+        return text_blanks(
+            draft,
+            self.text,
+            pad_token_id=self.vocab.pad_token_id,
+            room=rule.positions(source_length(sample, part)) if rule else 0,
+            growth=growth,
+        )
+
+    def _fill_tries(
         self,
+        tries: list[tuple[int, Blank]],
         samples: list[Sample],
         part: int,
-        growth: float,
         sampling: Sampling,
         seeds: list[int],
         on_step: StepHook | None,
-    ) -> list[dict[str, Any]]:
-        """Run the reverse process for one part.
-
-        Returns:
-            Of each sample's hole the ids, the steps it was given, the forwards it took and, if it
-            is wanted, the trace.
-        """
-        modality = samples[0].turns[-1].parts[part].modality
-        defaults = defaults_for(modality, sampling.quality)
-        lengths = [self._hole_length(sample, part, growth) for sample in samples]
-        prompts = render_prompts(self.template, samples, lengths, part=part)
-        packed = pack_prompts(prompts, device=self.device)
-        steps = [sampling.num_steps or defaults.num_steps(length) for length in lengths]
-        steps = [min(s, length) for s, length in zip(steps, lengths, strict=True)]
-        shift = defaults.shift if sampling.shift is None else sampling.shift
-        canvas = make_canvas(
-            prompts, packed, self.grammar, num_steps=steps, shift=shift, vocab=self.vocab
-        )
-        if sampling.block_size is not None:
-            canvas = in_blocks(canvas, sampling.block_size)
-        how: dict[str, Any] = {
-            "mask_token_id": self.vocab.mask_token_id,
-            "refresh_every": sampling.refresh_every or defaults.refresh_every,
-            "dtype": getattr(torch, sampling.precision),
-        }
-        scales = sampling.guidance_scales() or {"": defaults.guidance_scale}
-        guides = [
-            self._guide(samples, lengths, part, name, scale, sampling.final_guidance_scale)
-            for name, scale in scales.items()
-            if scale or sampling.final_guidance_scale
-        ]
-        if guides:
-            denoise = guided(self.backbone, packed, guides, **how)
-        else:
-            denoise = conditional(self.backbone, packed, **how)
-        forwards = torch.zeros(len(samples), dtype=torch.long, device=self.device)
-        trace = Trace(canvas) if sampling.trace else None
-
-        def watch(event: StepEvent) -> None:
-            is_open = canvas.sample[event.ids == canvas.mask_token_id]
-            left = torch.bincount(is_open, minlength=len(samples))
-            forwards[(forwards == 0) & (left == 0)] = event.number
-            if trace is not None:
-                trace.add(event)
-            if on_step is not None:
-                on_step(event)
-
-        sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
-        seeds_S = torch.tensor(seeds, device=self.device)
-        ids = fill(denoise, canvas, sampler, seeds=seeds_S, on_step=watch).tolist()
-        first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
-        out: list[dict[str, Any]] = []
-        for n, (start, (_, holes)) in enumerate(zip(first, prompts, strict=True)):
-            span = slice(int(start) + holes[0].start, int(start) + holes[0].stop)
-            out.append({"steps": steps[n], "forwards": int(forwards[n]), "ids": ids[span]})
-            if trace is not None:
-                out[-1]["trace"] = trace.of(span)
-        return out
-
-    def _guide(
-        self,
-        samples: list[Sample],
-        lengths: list[int],
-        part: int,
-        name: str,
-        scale: float,
-        final_scale: float | None,
-    ) -> Guide:
-        """Prompts without a modality of the request, or without all of it."""
-        drop = (name,) if name else self.vocab.modalities
-        bare = render_prompts(self.template, samples, lengths, part=part, drop=drop)
-        return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
+    ) -> dict[int, tuple[Blank, dict[str, Any]]]:
+        """Fill every hole and keep the likeliest of each sample, and what was tried beside it."""
+        found: dict[int, list[tuple[Blank, dict[str, Any]]]] = {}
+        for i, blank in tries:
+            if not blank.num_open:
+                ids = [blank.given[place] for place in range(blank.length)]
+                found[i] = [(blank, {"steps": 0, "forwards": 0, "ids": ids})]
+        tries = [(i, blank) for i, blank in tries if blank.num_open]
+        for start in range(0, len(tries), TOGETHER):
+            chosen = tries[start : start + TOGETHER]
+            holes = self.holes.fill(
+                [samples[i] for i, _ in chosen],
+                part,
+                [blank for _, blank in chosen],
+                sampling,
+                seeds=[seeds[i] for i, _ in chosen],
+                on_step=on_step,
+            )
+            for (i, blank), hole in zip(chosen, holes, strict=True):
+                found.setdefault(i, []).append((blank, hole))
+        return {i: _likeliest(several) for i, several in found.items()}
 
     def _hole_length(self, sample: Sample, part: int, growth: float) -> int:
         """Positions of the hole of an answer part."""
@@ -189,9 +159,10 @@ class PartFiller:
             return self.template.image_columns**2
         rule = self.lengths.get(rule_name(sample, part))
         if rule is None:
+            known = ", ".join(sorted({name.split("/")[0] for name in self.lengths}))
             raise OmniError(
-                f"this model was not trained on task '{sample.task}'; it knows "
-                f"{', '.join(sorted({name.split('/')[0] for name in self.lengths}))}"
+                f"this model was not trained on task '{sample.task}', so the length of part {part} "
+                f"({modality}) is not known; it knows {known}, and takes a length from a draft"
             )
         codebooks = self.codebooks if modality == "speech" else 1
         source = source_length(sample, part)
@@ -215,12 +186,30 @@ class PartFiller:
             content = content[: len(content) // codebooks * codebooks]
         return content, stop is not None
 
-    def _with_answer(self, sample: Sample, part: int, ids: list[int]) -> Sample:
+    def _with_answer(
+        self, sample: Sample, part: int, ids: list[int], draft: PartDraft | None, blank: Blank
+    ) -> Sample:
         """Write a filled hole into the sample."""
         parts = list(sample.turns[-1].parts)
         modality = parts[part].modality
-        if modality == "text":
+        if isinstance(draft, TextDraft):
+            fillings = [self.text.decode(ids[start:stop]) for start, stop in blank.gaps]
+            parts[part] = replace(parts[part], text=draft.assemble(fillings))
+        elif modality == "text":
             parts[part] = replace(parts[part], text=self.text.decode(ids))
         else:
             parts[part] = Part(modality, codes=tuple(self.vocab.to_codes(modality, ids)))
         return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))
+
+
+def _likeliest(several: list[tuple[Blank, dict[str, Any]]]) -> tuple[Blank, dict[str, Any]]:
+    """The hole with the likeliest tokens; its record lists all, and the most forwards of any."""
+    if len(several) == 1:
+        return several[0]
+    blank, hole = max(several, key=lambda pair: pair[1]["log_prob"])
+    tried = [
+        {"gaps": list(other.gap_lengths), "log_prob": record["log_prob"]}
+        for other, record in several
+    ]
+    forwards = max(record["forwards"] for _, record in several)
+    return blank, {**hole, "forwards": forwards, "tried": tried}
