@@ -14,8 +14,8 @@ from PIL import Image
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample
 
-_GAP = re.compile(r"_{3,}(?:\{(\d{1,3})\})?")
-MAX_GAP = 64
+GAP = re.compile(r"_{3,}(?:\{(\d{1,3})\})?")
+MAXGAP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class TextDraft:
         """
         if not text.strip():
             raise OmniError("the draft's text is empty; write ___ where something is to be filled")
-        found = _GAP.split(text)
+        found = GAP.split(text)
         lengths = tuple(None if n is None else int(n) for n in found[1::2])
         for length in lengths:
-            if length is not None and not 1 <= length <= MAX_GAP:
+            if length is not None and not 1 <= length <= MAXGAP:
                 raise OmniError(
-                    f"a gap of the draft's text has {length} tokens, wanted 1 to {MAX_GAP}"
+                    f"a gap of the draft's text has {length} tokens, wanted 1 to {MAXGAP}"
                 )
         return cls(tuple(found[::2]), lengths)
 
