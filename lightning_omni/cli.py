@@ -26,6 +26,7 @@ FUNCTION_VERBS = {
     "generate": ("lightning_omni.inference.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "calibrate": ("lightning_omni.evaluation.calibrate", "calibrate"),
+    "evaluate-infilling": ("lightning_omni.evaluation.infilling", "evaluate_infilling"),
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),

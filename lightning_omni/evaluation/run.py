@@ -43,7 +43,7 @@ class OmniAnswerer:
         """Answer a batch."""
         answers = self.omni.answer(list(samples), seed=seed, sampling=self.sampling)
         self.records += [answer.record for answer in answers]
-        return [_reply(answer) for answer in answers]
+        return [reply_of(answer) for answer in answers]
 
 
 def evaluate(
@@ -140,7 +140,8 @@ def _plain_sampler(sampler: Sampler) -> dict[str, Any]:
     return {"class_path": type(sampler).__name__, **values}
 
 
-def _reply(answer: Answer) -> Reply:
+def reply_of(answer: Answer) -> Reply:
+    """An answer as people perceive it."""
     holes = answer.record.get("holes", {}).values()
     is_finished = all(hole["closed"] for hole in holes)
     return Reply(
