@@ -8,7 +8,6 @@ import torch
 
 from lightning_omni.data.template import Template
 from lightning_omni.inference.blank import Blank
-from lightning_omni.inference.commit_scores import CommitScores
 from lightning_omni.inference.defaults import GenerationDefaults, defaults_for
 from lightning_omni.inference.denoise import Guide, conditional, guided
 from lightning_omni.inference.layout import (
@@ -18,7 +17,7 @@ from lightning_omni.inference.layout import (
     pack_prompts,
     render_prompts,
 )
-from lightning_omni.inference.sampling import Sampling
+from lightning_omni.inference.sampling import Precision, Sampling
 from lightning_omni.inference.trace import Trace
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.blocks import in_blocks
@@ -65,8 +64,8 @@ class HoleFiller:
             on_step: Told of every step.
 
         Returns:
-            Of each hole the ids, the steps it was given, the forwards it took, of a text with gaps
-            how likely they are filled and, if it is wanted, the trace.
+            Of each hole the ids, the steps it was given, the forwards it took and, if it is wanted,
+            the trace.
         """
         modality = samples[0].turns[-1].parts[part].modality
         defaults = defaults_for(modality, sampling.quality)
@@ -87,22 +86,45 @@ class HoleFiller:
         if sampling.block_size is not None:
             canvas = in_blocks(canvas, sampling.block_size)
         denoise = self._denoiser(packed, samples, part, blanks, sampling, defaults)
-        scores = CommitScores(denoise) if any(blank.gaps for blank in blanks) else None
-        watch = _Watch(canvas, Trace(canvas) if sampling.trace else None, scores, on_step)
+        watch = _Watch(canvas, Trace(canvas) if sampling.trace else None, on_step)
         sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
         seeds_S = torch.tensor(seeds, device=self.device)
-        ids = fill(scores or denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step).tolist()
+        ids = fill(denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step).tolist()
         first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
         out: list[dict[str, Any]] = []
         for n, (start, (_, holes)) in enumerate(zip(first, prompts, strict=True)):
             span = slice(int(start) + holes[0].start, int(start) + holes[0].stop)
             own = {"steps": steps[n], "forwards": int(watch.forwards[n]), "ids": ids[span]}
-            if scores is not None and blanks[n].gaps:
-                own["log_prob"] = round(scores.mean(span), 4)
             if watch.trace is not None:
                 own["trace"] = watch.trace.of(span)
             out.append(own)
         return out
+
+    @torch.inference_mode()
+    def text_log_probs(
+        self, samples: list[Sample], part: int, texts: list[list[int]], *, precision: Precision
+    ) -> list[float]:
+        """How likely each text is where all of it is masked: the sum over its tokens, in nats.
+
+        Args:
+            samples: What the texts answer.
+            part: Number of the text in the last turn.
+            texts: Ids, terminators included.
+            precision: Format of the network's matrix products.
+        """
+        prompts = render_prompts(self.template, samples, [Blank(len(t)) for t in texts], part=part)
+        packed = pack_prompts(prompts, device=self.device)
+        denoise = conditional(
+            self.backbone,
+            packed,
+            mask_token_id=self.vocab.mask_token_id,
+            dtype=getattr(torch, precision),
+        )
+        allowed = self.grammar.allowed[0]
+        log_p = denoise(packed.ids)(packed.hole_positions, allowed).log_softmax(-1)
+        ids = torch.tensor([i for text in texts for i in text], device=self.device)
+        of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
+        return [own.sum().item() for own in torch.split(of_token, list(map(len, texts)))]
 
     def _denoiser(
         self,
@@ -151,11 +173,10 @@ class _Watch:
         self,
         canvas: Canvas,
         trace: Trace | None,
-        scores: CommitScores | None,
         on_step: StepHook | None,
     ) -> None:
         self.canvas, self.trace = canvas, trace
-        noted = (trace.add if trace else None, scores.add if scores else None, on_step)
+        noted = (None if trace is None else trace.add, on_step)
         self.hooks = [hook for hook in noted if hook is not None]
         self.forwards = torch.zeros(
             len(canvas.num_steps), dtype=torch.long, device=canvas.ids.device

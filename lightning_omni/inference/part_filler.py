@@ -94,6 +94,7 @@ class PartFiller:
                     "modality": modality,
                     "positions": len(hole["ids"]),
                     "open": blank.num_open,
+                    **({"gaps": list(blank.gap_lengths)} if blank.gaps else {}),
                     "grown": attempt,
                     "closed": closed,
                     **hole,
@@ -131,7 +132,7 @@ class PartFiller:
         seeds: list[int],
         on_step: StepHook | None,
     ) -> dict[int, tuple[Blank, dict[str, Any]]]:
-        """Fill every hole and keep the likeliest of each sample, and what was tried beside it."""
+        """Fill every hole, and of several of one sample keep the likeliest text."""
         found: dict[int, list[tuple[Blank, dict[str, Any]]]] = {}
         for i, blank in tries:
             if not blank.num_open:
@@ -150,7 +151,41 @@ class PartFiller:
             )
             for (i, blank), hole in zip(chosen, holes, strict=True):
                 found.setdefault(i, []).append((blank, hole))
-        return {i: _likeliest(several) for i, several in found.items()}
+        return {
+            i: several[0]
+            if len(several) == 1
+            else self._likeliest(samples[i], part, several, sampling)
+            for i, several in found.items()
+        }
+
+    def _likeliest(
+        self,
+        sample: Sample,
+        part: int,
+        several: list[tuple[Blank, dict[str, Any]]],
+        sampling: Sampling,
+    ) -> tuple[Blank, dict[str, Any]]:
+        """The likeliest text of several; the record lists all, and the most forwards of any.
+
+        Whole texts are compared, given words included: gaps that are too short or too long move the
+        words behind them to places where they are unlikely.
+        """
+        pad = [self.vocab.pad_token_id]
+        texts = [self._content("text", hole["ids"])[0] + pad for _, hole in several]
+        log_probs: list[float] = []
+        for start in range(0, len(texts), TOGETHER):
+            some = texts[start : start + TOGETHER]
+            log_probs += self.holes.text_log_probs(
+                [sample] * len(some), part, some, precision=sampling.precision
+            )
+        best = max(range(len(several)), key=lambda n: log_probs[n])
+        tried = [
+            {"gaps": list(blank.gap_lengths), "log_prob": round(log_prob, 3)}
+            for (blank, _), log_prob in zip(several, log_probs, strict=True)
+        ]
+        blank, hole = several[best]
+        forwards = max(record["forwards"] for _, record in several) + 1
+        return blank, {**hole, "forwards": forwards, "tried": tried}
 
     def _hole_length(self, sample: Sample, part: int, growth: float) -> int:
         """Positions of the hole of an answer part."""
@@ -200,16 +235,3 @@ class PartFiller:
         else:
             parts[part] = Part(modality, codes=tuple(self.vocab.to_codes(modality, ids)))
         return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))
-
-
-def _likeliest(several: list[tuple[Blank, dict[str, Any]]]) -> tuple[Blank, dict[str, Any]]:
-    """The hole with the likeliest tokens; its record lists all, and the most forwards of any."""
-    if len(several) == 1:
-        return several[0]
-    blank, hole = max(several, key=lambda pair: pair[1]["log_prob"])
-    tried = [
-        {"gaps": list(other.gap_lengths), "log_prob": record["log_prob"]}
-        for other, record in several
-    ]
-    forwards = max(record["forwards"] for _, record in several)
-    return blank, {**hole, "forwards": forwards, "tried": tried}
