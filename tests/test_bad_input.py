@@ -104,7 +104,7 @@ GENERATE = [
     ([*SAY, "--times", "soon", *MODEL], "times is 'soon', wanted runs of seconds"),
     ([*SAY, "--times", "0.5-0.2", *MODEL], "times 0.5-0.2 are not within the speech"),
     ([*SAY, "--times", "0.5-9", *MODEL], "which lasts 1.00 s"),
-    ([*SAY, "--draft_audio", "gone.wav", "--times", "0-1", *MODEL], "does not take speech"),
+    ([*SAY, "--draft_audio", "good.wav", "--times", "0-1", *MODEL], "does not take speech"),
     (["--task", "tts", "--text", "x", "--draft_audio", "gone.wav", *MODEL], "no audio at 'gone"),
     (["--task", "tts", "--text", "x", "--draft_audio", "good.wav", *MODEL], "nothing to be filled"),
     ([*DESCRIBE, "--draft_text", "a cat", *MODEL], "write ___ into its text"),

@@ -102,17 +102,25 @@ class HoleFiller:
 
     @torch.inference_mode()
     def text_log_probs(
-        self, samples: list[Sample], part: int, texts: list[list[int]], *, precision: Precision
+        self,
+        sample: Sample,
+        part: int,
+        texts: list[list[int]],
+        *,
+        start: int,
+        precision: Precision,
     ) -> list[float]:
-        """How likely each text is where all of it is masked: the sum over its tokens, in nats.
+        """How likely each text goes on as it does: the sum over the tokens masked, in nats.
 
         Args:
-            samples: What the texts answer.
+            sample: What the texts answer.
             part: Number of the text in the last turn.
-            texts: Ids, terminators included.
+            texts: Ids, terminators included; alike before `start`.
+            start: Place from which on all tokens are masked.
             precision: Format of the network's matrix products.
         """
-        prompts = render_prompts(self.template, samples, [Blank(len(t)) for t in texts], part=part)
+        blanks = [Blank(len(text), dict(enumerate(text[:start]))) for text in texts]
+        prompts = render_prompts(self.template, [sample] * len(texts), blanks, part=part)
         packed = pack_prompts(prompts, device=self.device)
         denoise = conditional(
             self.backbone,
@@ -124,7 +132,7 @@ class HoleFiller:
         log_p = denoise(packed.ids)(packed.hole_positions, allowed).log_softmax(-1)
         ids = torch.tensor([i for text in texts for i in text], device=self.device)
         of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
-        return [own.sum().item() for own in torch.split(of_token, list(map(len, texts)))]
+        return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
 
     def _denoiser(
         self,

@@ -13,24 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.composite import compose_image, compose_speech
-from lightning_omni.inference.draft import (
-    Draft,
-    Times,
-    check_draft,
-    check_has_medium,
-    open_cells,
-    open_frames,
-)
+from lightning_omni.inference.draft import Draft, Times, check_draft, check_has_medium
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
+from lightning_omni.inference.media_coder import MediaCoder
 from lightning_omni.inference.part_draft import (
-    ImageDraft,
     PartDraft,
-    SpeechDraft,
     TextDraft,
     by_place,
     check_part_drafts,
@@ -79,6 +69,12 @@ class Omni:
         self.template, self.lengths = parts.template, parts.lengths
         self.vocab, self.text = parts.template.vocab, parts.template.text
         self.fingerprint, self.voices = parts.fingerprint, parts.voices
+        self.media = MediaCoder(
+            self.image_tokenizer,
+            self.speech_tokenizer,
+            columns=self.template.image_columns,
+            device=self.device,
+        )
         self.filler = PartFiller(
             self.backbone,
             self.template,
@@ -224,10 +220,10 @@ class Omni:
                 self.text.encode(text or "")
                 parts.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                seen = self._read_image(image, mask)
+                seen = self.media.read_image(image, mask)
                 parts.append(Part("image", codes=seen.codes, hidden=tuple(seen.open_places)))
             elif speech is not None:
-                heard = self._read_speech(speech, times)
+                heard = self.media.read_speech(speech, times)
                 parts.append(Part("speech", codes=heard.codes, hidden=tuple(heard.open_places)))
         answer = tuple(
             Part(modality, text="" if modality == "text" else None) for modality in wanted.answers
@@ -244,32 +240,13 @@ class Omni:
         """
         read: dict[str, PartDraft] = {}
         if draft.text is not None:
+            self.text.encode(draft.text)
             read["text"] = TextDraft.parse(draft.text)
         if draft.image is not None:
-            read["image"] = self._read_image(draft.image, draft.mask)
+            read["image"] = self.media.read_image(draft.image, draft.mask)
         if draft.speech is not None:
-            read["speech"] = self._read_speech(draft.speech, draft.times)
+            read["speech"] = self.media.read_speech(draft.speech, draft.times)
         return read
-
-    def _read_image(self, image: Image.Image, mask: Image.Image | None) -> ImageDraft:
-        pixels = square(image.convert("RGB"), self.image_tokenizer.image_size)
-        batch = image_to_tensor(pixels)[None].to(self.device)
-        codes = tuple(self.image_tokenizer.encode(batch)[0].tolist())
-        columns = self.template.image_columns
-        is_open = frozenset() if mask is None else open_cells(image, mask, columns)
-        return ImageDraft(codes, is_open, pixels)
-
-    def _read_speech(self, speech: NDArray[np.float32], times: Times | None) -> SpeechDraft:
-        own = np.ascontiguousarray(speech, dtype=np.float32)
-        tokenizer = self.speech_tokenizer
-        rate, codebooks = tokenizer.sample_rate, tokenizer.num_codebooks
-        wave = torch.from_numpy(own)[None].to(self.device)
-        codes = tuple(tokenizer.encode(wave, sample_rate=rate)[0].tolist())
-        frames: list[int] = []
-        if times is not None:
-            frames = open_frames(len(own), times, rate=rate, hop_length=tokenizer.hop_length)
-        places = (frame * codebooks + q for frame in frames for q in range(codebooks))
-        return SpeechDraft(codes, frozenset(places), own)
 
     @torch.inference_mode()
     def _answer_batch(
@@ -328,32 +305,14 @@ class Omni:
             if part.is_transcript:
                 transcript = (part.text or "").strip()
                 continue
-            contents.append(self._content(part, drafts.get(i)))
+            if part.modality == "text":
+                contents.append((part.text or "").strip() if i not in drafts else part.text or "")
+            else:
+                contents.append(self.media.decode(part, drafts.get(i)))
             last[part.modality] = contents[-1]
         rate = self.speech_tokenizer.sample_rate
         text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
         return Answer(text, image, speech, rate, transcript, record, tuple(contents))
-
-    def _content(self, part: Part, draft: PartDraft | None) -> Content:
-        """Text, or a decoded medium; where a draft has its own medium, that stays outside gaps."""
-        if part.modality == "text":
-            return (part.text or "").strip() if draft is None else part.text or ""
-        codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
-        if part.modality == "image":
-            columns = self.template.image_columns
-            image = tensor_to_image(self.image_tokenizer.decode(codes, rows=columns)[0])
-            if isinstance(draft, ImageDraft) and draft.pixels is not None:
-                return compose_image(image, draft.pixels, draft.open_places, columns)
-            return image
-        if codes.shape[1] == 0:
-            return np.zeros(0, dtype=np.float32)
-        tokenizer = self.speech_tokenizer
-        speech: NDArray[np.float32] = tokenizer.decode(codes)[0].float().cpu().numpy()
-        if isinstance(draft, SpeechDraft) and draft.wave is not None:
-            frames = {place // tokenizer.num_codebooks for place in draft.open_places}
-            hop, rate = tokenizer.hop_length, tokenizer.sample_rate
-            return compose_speech(speech, draft.wave, frames, hop_length=hop, rate=rate)
-        return speech
 
     def _unanswered(self, sample: Sample) -> Sample:
         """Forget the content of the last turn, keep which modalities it has.

@@ -147,7 +147,7 @@ def check_part_drafts(sample: Sample, drafts: Mapping[int, PartDraft]) -> None:
                 f"part {number} of the answer is {modalities[number]} but its draft is "
                 f"{draft.modality}; number the drafts as the parts"
             )
-    if len(drafts) == len(modalities) and all(draft.is_whole for draft in drafts.values()):
+    if drafts and len(drafts) == len(modalities) and all(d.is_whole for d in drafts.values()):
         raise OmniError(
             "the draft leaves nothing to be filled; write ___ into its text, give a mask with its "
             "image or times with its speech"

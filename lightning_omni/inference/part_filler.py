@@ -167,16 +167,19 @@ class PartFiller:
     ) -> tuple[Blank, dict[str, Any]]:
         """The likeliest text of several; the record lists all, and the most forwards of any.
 
-        Whole texts are compared, given words included: gaps that are too short or too long move the
-        words behind them to places where they are unlikely.
+        What counts is all from the first gap on, given words included: gaps that are too short or
+        too long move the words behind them to places where they are unlikely.
         """
         pad = [self.vocab.pad_token_id]
         texts = [self._content("text", hole["ids"])[0] + pad for _, hole in several]
         log_probs: list[float] = []
         for start in range(0, len(texts), TOGETHER):
-            some = texts[start : start + TOGETHER]
             log_probs += self.holes.text_log_probs(
-                [sample] * len(some), part, some, precision=sampling.precision
+                sample,
+                part,
+                texts[start : start + TOGETHER],
+                start=several[0][0].gaps[0][0],
+                precision=sampling.precision,
             )
         best = max(range(len(several)), key=lambda n: log_probs[n])
         tried = [

@@ -204,7 +204,10 @@ def test_an_isolated_prompt_trains_and_generates(workplace, tmp_path, monkeypatc
     isolated = ["--model.backbone.init_args.isolate_prompt", "true"]
     assert fit("stage3", "--trainer.max_steps", "3", *isolated) == 0
     model = ["--model", "runs/debug/stage3/export"]
-    assert main(["generate", "--task", "t2i", "--text", "a cat", "--out", "cat", *model]) == 0
+    asked = ["generate", "--task", "t2i", "--text", "a cat", *model]
+    assert main([*asked, "--out", "cat"]) == 0
+    Image.new("L", (2, 2), 255).save("mask.png")
+    assert main([*asked, "--out", "again", "--image", "cat.png", "--mask", "mask.png"]) == 0
     from lightning_omni.inference.omni import Omni
 
     assert Omni.from_pretrained("runs/debug/stage3/export").backbone.isolate_prompt
