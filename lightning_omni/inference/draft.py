@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from math import ceil, floor
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,8 +87,8 @@ def open_cells(image: Image.Image, mask: Image.Image, columns: int) -> frozenset
     """
     is_light = np.asarray(mask.convert("L")) >= _LIGHT
     side = min(image.size)
-    across = _edges((image.width - side) / 2, side, columns, mask.width / image.width)
-    down = _edges((image.height - side) / 2, side, columns, mask.height / image.height)
+    across = _pixels(mask.width, image.width, side, columns)
+    down = _pixels(mask.height, image.height, side, columns)
     touched = [
         row * columns + column
         for row, (top, bottom) in enumerate(down)
@@ -102,13 +102,11 @@ def open_cells(image: Image.Image, mask: Image.Image, columns: int) -> frozenset
     return frozenset(touched)
 
 
-def _edges(start: float, side: float, cells: int, scale: float) -> list[tuple[int, int]]:
-    """Pixels of the mask that each cell of a row touches."""
-    width = side / cells
-    return [
-        (floor(scale * (start + i * width)), ceil(scale * (start + (i + 1) * width)))
-        for i in range(cells)
-    ]
+def _pixels(mask_size: int, image_size: int, side: int, cells: int) -> list[tuple[int, int]]:
+    """Pixels of a mask that each cell of the central square's side touches, as `(start, stop)`."""
+    whole = 2 * cells * image_size
+    edges = [mask_size * ((image_size - side) * cells + 2 * i * side) for i in range(cells + 1)]
+    return [(a // whole, -(-b // whole)) for a, b in pairwise(edges)]
 
 
 def open_frames(num_samples: int, times: Times, *, rate: int, hop_length: int) -> list[int]:

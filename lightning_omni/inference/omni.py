@@ -221,10 +221,14 @@ class Omni:
                 parts.append(Part("text", text=text))
             elif modality == "image" and image is not None:
                 seen = self.media.read_image(image, mask)
-                parts.append(Part("image", codes=seen.codes, hidden=tuple(seen.open_places)))
+                parts.append(
+                    Part("image", codes=seen.codes, hidden=tuple(sorted(seen.open_places)))
+                )
             elif speech is not None:
                 heard = self.media.read_speech(speech, times)
-                parts.append(Part("speech", codes=heard.codes, hidden=tuple(heard.open_places)))
+                parts.append(
+                    Part("speech", codes=heard.codes, hidden=tuple(sorted(heard.open_places)))
+                )
         answer = tuple(
             Part(modality, text="" if modality == "text" else None) for modality in wanted.answers
         )
@@ -299,7 +303,8 @@ class Omni:
         self, sample: Sample, record: dict[str, Any], drafts: Mapping[int, PartDraft]
     ) -> Answer:
         """Turn the answer's parts into media."""
-        transcript, last = None, dict[str, Any]()
+        transcript: str | None = None
+        last: dict[str, Any] = {}
         contents: list[Content] = []
         for i, part in enumerate(sample.turns[-1].parts):
             if part.is_transcript:
