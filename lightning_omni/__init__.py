@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_omni.inference.draft import Draft
     from lightning_omni.inference.omni import Omni
 
 __version__ = "0.1.0"
-__all__ = ["Omni", "__version__"]
+__all__ = ["Draft", "Omni", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load `Omni` when it is first asked for, so that small imports stay fast."""
+    """Load a class when it is first asked for, so that small imports stay fast."""
+    if name == "Draft":
+        from lightning_omni.inference.draft import Draft
+
+        return Draft
     if name == "Omni":
         from lightning_omni.inference.omni import Omni
 

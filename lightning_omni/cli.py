@@ -27,6 +27,7 @@ FUNCTION_VERBS = {
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
     "calibrate": ("lightning_omni.evaluation.calibrate", "calibrate"),
     "experiment": ("lightning_omni.experiments.command", "experiment"),
+    "evaluate-infilling": ("lightning_omni.evaluation.infilling", "evaluate_infilling"),
     "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),

@@ -32,7 +32,8 @@ class Part:
 
     `modality` is `text` or the name of a modality span. Text carries `text`; media carry a `key`
     (a file in the media shards) before encoding and `codes` after it. A transcript is text that the
-    assistant writes down of the user's speech before it answers.
+    assistant writes down of the user's speech before it answers. `hidden` are places of codes in a
+    request that the model is not shown; shards hold none.
     """
 
     modality: str
@@ -40,6 +41,7 @@ class Part:
     key: str | None = None
     codes: tuple[int, ...] | None = None
     is_transcript: bool = False
+    hidden: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """`{"text": "hi"}`, `{"transcript": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""

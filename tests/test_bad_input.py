@@ -40,6 +40,7 @@ def huge_png(path: Path) -> None:
 def files(workplace):
     """Good and bad media in the current folder."""
     Image.new("RGB", (64, 64), "red").save("good.png")
+    Image.new("RGB", (64, 64)).save("dark.png")
     huge_png(Path("huge.png"))
     Path("text.png").write_text("not a picture")
     Path("empty.png").write_bytes(b"")
@@ -54,6 +55,9 @@ def files(workplace):
     return workplace
 
 
+DRAW = ["--task", "t2i", "--text", "x", "--image", "good.png"]
+SAY = ["--task", "tts", "--text", "x", "--audio", "good.wav"]
+DESCRIBE = ["--task", "caption", "--image", "good.png"]
 GENERATE = [
     (["--task", "sing"], "unknown task 'sing'; choose one of"),
     (["--task", "t2i", *MODEL], "needs text"),
@@ -92,6 +96,23 @@ GENERATE = [
     (["--task", "asr", "--audio", "slow.wav", *MODEL], "1 samples per second"),
     (["--task", "t2i", "--text", "x", "--tempratur", "1", *MODEL], "tempratur"),
     (["--text", "x", *MODEL], "task"),
+    (["--task", "t2i", "--text", "x", "--mask", "good.png", *MODEL], "--mask is given without"),
+    (["--task", "tts", "--text", "x", "--times", "0-1", *MODEL], "--times is given without"),
+    ([*DRAW, "--mask", "gone.png", *MODEL], "no image at 'gone.png'"),
+    ([*DRAW, "--mask", "text.png", *MODEL], "not a readable PNG"),
+    ([*DRAW, "--mask", "dark.png", *MODEL], "the mask is empty"),
+    ([*SAY, "--times", "soon", *MODEL], "times is 'soon', wanted runs of seconds"),
+    ([*SAY, "--times", "0.5-0.2", *MODEL], "times 0.5-0.2 are not within the speech"),
+    ([*SAY, "--times", "0.5-9", *MODEL], "which lasts 1.00 s"),
+    ([*SAY, "--draft_audio", "good.wav", "--times", "0-1", *MODEL], "does not take speech"),
+    (["--task", "tts", "--text", "x", "--draft_audio", "gone.wav", *MODEL], "no audio at 'gone"),
+    (["--task", "tts", "--text", "x", "--draft_audio", "good.wav", *MODEL], "nothing to be filled"),
+    ([*DESCRIBE, "--draft_text", "a cat", *MODEL], "write ___ into its text"),
+    ([*DESCRIBE, "--draft_text", "", *MODEL], "the draft's text is empty"),
+    ([*DESCRIBE, "--text", "a ___{99}", *MODEL], "a gap of the draft's text has 99 tokens"),
+    ([*DESCRIBE, "--text", "a ___ <|mask|>", *MODEL], "special token '<|mask|>'"),
+    ([*DESCRIBE, "--text", "a cat", *MODEL], "does not take text"),
+    ([*DESCRIBE, "--draft_image", "good.png", *MODEL], "but the draft holds image"),
 ]
 
 FIT = [

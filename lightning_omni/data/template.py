@@ -10,7 +10,7 @@ the parts before it are given and those behind it are not there yet, in training
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -116,7 +116,13 @@ class Template:
         return self._sequence(out, sample)
 
     def render_prompt(
-        self, sample: Sample, *, part: int, length: int, drop: Collection[str] = ()
+        self,
+        sample: Sample,
+        *,
+        part: int,
+        length: int,
+        given: Mapping[int, int] | None = None,
+        drop: Collection[str] = (),
     ) -> tuple[Sequence, list[Hole]]:
         """Render a sample for generation: an answer part of its last turn becomes a hole of masks.
 
@@ -124,12 +130,13 @@ class Template:
             sample: Encoded; parts of its last turn before `part` carry what was already answered.
             part: The answer part that is the hole; of it and those behind only the modality counts.
             length: Positions of the hole.
+            given: Ids that the hole already holds, by their place in it.
             drop: As in `render`.
         """
         out = _Builder()
         last = len(sample.turns) - 1
         self._before(out, sample, last, part, drop)
-        hole = self._hole(out, sample.turns[last].parts[part].modality, length)
+        hole = self._hole(out, sample.turns[last].parts[part].modality, length, given or {})
         self._close(out)
         return self._sequence(out, sample), [hole]
 
@@ -158,13 +165,13 @@ class Template:
         given = sample.turns[turn].parts[:part]
         self._give(out, tuple(p for p in given if not ("speech" in drop and p.is_transcript)))
 
-    def _hole(self, out: _Builder, modality: str, length: int) -> Hole:
-        """Write a hole of masks inside its brackets."""
+    def _hole(self, out: _Builder, modality: str, length: int, given: Mapping[int, int]) -> Hole:
+        """Write a hole of masks, but for what is given, inside its brackets."""
         self._bracket(out, "begin", modality)
         start = len(out.ids)
-        masks = [self.vocab.mask_token_id] * length
+        ids = [given.get(i, self.vocab.mask_token_id) for i in range(length)]
         index = self.vocab.modalities.index(modality)
-        out.add(masks, grid=self._grid(modality, length), answer_of=index)
+        out.add(ids, grid=self._grid(modality, length), answer_of=index)
         if modality == "image":
             self._bracket(out, "end", modality)
         return Hole(modality, start, start + length)
@@ -195,6 +202,8 @@ class Template:
                 out.add(self.text.encode(part.text or ""))
             else:
                 ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
+                for place in part.hidden:
+                    ids[place] = self.vocab.mask_token_id
                 self._bracket(out, "begin", part.modality)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
                 self._bracket(out, "end", part.modality)

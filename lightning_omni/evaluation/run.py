@@ -42,7 +42,7 @@ class OmniAnswerer:
         """Answer a batch."""
         answers = self.omni.answer(list(samples), seed=seed, sampling=self.sampling)
         self.records += [answer.record for answer in answers]
-        return [_reply(answer) for answer in answers]
+        return [reply_of(answer) for answer in answers]
 
 
 def evaluate(
@@ -123,7 +123,8 @@ def prepare(model: Path, data: Path, tasks: Sequence[str]) -> tuple[Omni, Suite]
     return omni, suite
 
 
-def _reply(answer: Answer) -> Reply:
+def reply_of(answer: Answer) -> Reply:
+    """An answer as people perceive it."""
     holes = answer.record.get("holes", {}).values()
     is_finished = all(hole["closed"] for hole in holes)
     return Reply(

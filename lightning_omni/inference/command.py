@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import soundfile
 from rich.progress import Progress
 
 from lightning_omni import __version__
-from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
 from lightning_omni.inference.defaults import Quality
+from lightning_omni.inference.given_files import GivenFiles
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.request import check_answerable
 from lightning_omni.inference.sampling import (
@@ -42,6 +43,11 @@ def generate(
     image: str | None = None,
     audio: str | None = None,
     voice: str | None = None,
+    mask: str | None = None,
+    times: str | None = None,
+    draft_text: str | None = None,
+    draft_image: str | None = None,
+    draft_audio: str | None = None,
     out: str | None = None,
     model: str | None = None,
     seed: int = 0,
@@ -64,10 +70,17 @@ def generate(
 
     Args:
         task: One of asr, tts, t2i, caption, vqa, s2i, svqa, sqa, tqa.
-        text: Prompt or question.
-        image: Picture file.
-        audio: Sound file.
+        text: Prompt or question; where the task takes none and this holds ___, it is the draft.
+        image: Picture file; where the task takes none and there is a mask, it is the draft.
+        audio: Sound file; where the task takes none and there are times, it is the draft.
         voice: Voice to speak with (tts); by default one that the model knows.
+        mask: Picture file, light where the draft's picture is drawn anew, or where the model does
+            not see the picture it is asked about.
+        times: Seconds such as 0.5-1.2,2-2.4 in which the draft's sound is said anew, or in which
+            the model does not hear the sound it is asked about.
+        draft_text: The answer's text, with ___ where it is to be filled.
+        draft_image: The answer's picture, to be drawn anew where the mask is light.
+        draft_audio: The answer's sound, to be said anew in the times.
         out: Where to write, without or with a suffix; by default the task's name in this folder.
         model: Exported model folder; by default stage 3's of this folder, else the demo's, else the
             one that comes with the package.
@@ -109,6 +122,16 @@ def generate(
         "trace": trace,
     }
     Sampling(**sampling)
+    files = GivenFiles(
+        text=text,
+        image=image,
+        audio=audio,
+        mask=mask,
+        times=times,
+        draft_text=draft_text,
+        draft_image=draft_image,
+        draft_audio=draft_audio,
+    ).sorted_for(task_named(task))
     stem = _stem(Path(out or task), task)
     omni = Omni.from_pretrained(_model_folder(model))
     rate = omni.speech_tokenizer.sample_rate
@@ -116,15 +139,13 @@ def generate(
         bar = progress.add_task(f"{task}: denoising", total=None)
         answer = omni.generate(
             task,
-            text=text,
-            image=read_image(Path(image)) if image is not None else None,
-            speech=read_audio(Path(audio), sample_rate=rate) if audio is not None else None,
             voice=voice,
             seed=seed,
             on_step=lambda event: progress.update(bar, completed=event.number),
+            **files.read(sample_rate=rate),
             **sampling,
         )
-    asked = {"text": text, "image": image, "audio": audio, "voice": voice}
+    asked = {"voice": voice, **asdict(files)}
     for path in write_answer(answer, stem, asked=asked):
         log.info("wrote %s", path)
     for name, hole in answer.record["holes"].items():

@@ -202,8 +202,9 @@ def guided(
 
     def open_share(ids: Tensor) -> Tensor:
         """Of each sample, the open share of what was open at first, Float[S]."""
+        in_hole = hole_index >= 0
         is_open, was_open = (
-            torch.bincount(sample[x == mask_token_id], minlength=len(lengths))
+            torch.bincount(sample[in_hole & (x == mask_token_id)], minlength=len(lengths))
             for x in (ids, prompts.ids)
         )
         return is_open / was_open.clamp_min(1)

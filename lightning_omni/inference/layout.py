@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_omni.data.template import Hole, Template
+from lightning_omni.inference.blank import Blank
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas
+from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Sample, Sequence
 from lightning_omni.vocab import Vocab
 
@@ -20,10 +22,14 @@ class Grammar:
 
     Row 0 is text and its terminator, row 1 image codes, row 2 + q the speech codes of level q and
     the terminators. So an image is always exactly its codes, and a speech code always stands at its
-    own codebook level.
+    own codebook level. Behind them come rows for places within a draft, where an answer does not
+    end: a speech row for each level, text that is more than white space, and such text after a
+    space.
     """
 
-    def __init__(self, vocab: Vocab, codebooks: int, *, device: torch.device) -> None:
+    def __init__(
+        self, vocab: Vocab, text_tokenizer: TextTokenizer, codebooks: int, *, device: torch.device
+    ) -> None:
         def ids(start: int, size: int, *extra: int) -> Tensor:
             return torch.tensor([*extra, *range(start, start + size)], device=device).sort().values
 
@@ -34,14 +40,24 @@ class Grammar:
         for q in range(codebooks):
             ends = (pad, end) if q == 0 else (pad,)
             rows.append(ids(speech.start + q * level, level, *ends))
+        rows += [ids(speech.start + q * level, level) for q in range(codebooks)]
+        for after_space in (False, True):
+            tokens = text_tokenizer.visible(after_space=after_space)
+            rows.append(text.start + torch.tensor(tokens, device=device))
         self.allowed, self.codebooks = tuple(rows), codebooks
 
-    def rows(self, hole: Hole) -> list[int]:
+    def rows(self, modality: str, blank: Blank) -> list[int]:
         """Grammar row of each position of a hole."""
-        length = hole.stop - hole.start
-        if hole.modality == "speech":
-            return [2 + i % self.codebooks for i in range(length)]
-        return [{"text": 0, "image": 1}[hole.modality]] * length
+        if modality == "image":
+            return [1] * blank.length
+        if modality == "speech":
+            levels = (2 + i % self.codebooks for i in range(blank.length))
+            return [row + self.codebooks * (i in blank.inside) for i, row in enumerate(levels)]
+        inside = 2 + 2 * self.codebooks
+        return [
+            inside + (i in blank.after_space) if i in blank.inside else 0
+            for i in range(blank.length)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,7 @@ def make_canvas(
     packed: PackedPrompts,
     grammar: Grammar,
     *,
+    blanks: list[Blank],
     num_steps: list[int],
     shift: float,
     stop_at_end: bool,
@@ -89,11 +106,11 @@ def make_canvas(
     total, device = len(packed.ids), packed.ids.device
     hole_of, row_of = [-1] * total, [-1] * total
     start = 0
-    for sequence, holes in prompts:
+    for (sequence, holes), blank in zip(prompts, blanks, strict=True):
         for h, hole in enumerate(holes):
             span = slice(start + hole.start, start + hole.stop)
             hole_of[span] = [h] * (hole.stop - hole.start)
-            row_of[span] = grammar.rows(hole)
+            row_of[span] = grammar.rows(hole.modality, blank)
         start += len(sequence.ids)
     samples = torch.arange(len(prompts), device=device)
     lengths = torch.tensor(packed.layout.lengths, device=device)
@@ -119,13 +136,13 @@ def end_ids(vocab: Vocab) -> tuple[int, ...]:
 def render_prompts(
     template: Template,
     samples: list[Sample],
-    lengths: list[int],
+    blanks: list[Blank],
     *,
     part: int,
     drop: Collection[str] = (),
 ) -> list[tuple[Sequence, list[Hole]]]:
-    """Render every sample with answer part `part` as a hole of the length given."""
+    """Render every sample with its blank as the hole of answer part `part`."""
     return [
-        template.render_prompt(sample, part=part, length=length, drop=drop)
-        for sample, length in zip(samples, lengths, strict=True)
+        template.render_prompt(sample, part=part, length=blank.length, given=blank.given, drop=drop)
+        for sample, blank in zip(samples, blanks, strict=True)
     ]

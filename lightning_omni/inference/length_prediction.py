@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_omni.data.template import Hole
+from lightning_omni.inference.blank import Blank
 from lightning_omni.inference.denoise import conditional
 from lightning_omni.inference.layout import Grammar, PackedPrompts, end_ids
 from lightning_omni.nn.transformer import Transformer
@@ -43,7 +44,7 @@ def predict_lengths(
     lengths: list[int | None] = []
     start = 0
     for sequence, (hole,) in prompts:
-        rows = torch.tensor(grammar.rows(hole))
+        rows = torch.tensor(grammar.rows(hole.modality, Blank(hole.stop - hole.start)))
         heads = (rows == rows[0]).nonzero().squeeze(1)  # for speech the first code of each frame
         allowed = grammar.allowed[int(rows[0])]
         logits = scores(start + hole.start + heads.to(ends), allowed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,11 +13,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
+from lightning_omni.inference.draft import Draft, Times, check_draft, check_has_medium
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
+from lightning_omni.inference.media_coder import MediaCoder
+from lightning_omni.inference.part_draft import (
+    PartDraft,
+    TextDraft,
+    by_place,
+    check_part_drafts,
+)
 from lightning_omni.inference.part_filler import PartFiller
 from lightning_omni.inference.qualities import resolve
 from lightning_omni.inference.request import check_given, choose_voice
@@ -26,15 +34,16 @@ from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.types import Part, Sample, Turn
 
 BATCH = 16
+Content = str | Image.Image | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model answers; absent modalities are None.
+    """What the model answers; absent modalities are None, of several parts it is the last.
 
     `transcript` is what it heard, if it writes that down before it answers. `record` says how it
     came about: task, seed, steps, guidance, tokens, seconds, whether a hole was grown or never
-    closed.
+    closed. `parts` are all parts in order, but for the transcript.
     """
 
     text: str | None
@@ -43,6 +52,7 @@ class Answer:
     sample_rate: int
     transcript: str | None
     record: dict[str, Any]
+    parts: tuple[Content, ...] = ()
 
 
 class Omni:
@@ -61,6 +71,12 @@ class Omni:
         self.vocab, self.text = parts.template.vocab, parts.template.text
         self.fingerprint, self.voices = parts.fingerprint, parts.voices
         self.qualities = parts.qualities
+        self.media = MediaCoder(
+            self.image_tokenizer,
+            self.speech_tokenizer,
+            columns=self.template.image_columns,
+            device=self.device,
+        )
         self.filler = PartFiller(
             self.backbone,
             self.template,
@@ -87,6 +103,9 @@ class Omni:
         image: Image.Image | None = None,
         speech: NDArray[np.float32] | None = None,
         voice: str | None = None,
+        mask: Image.Image | None = None,
+        times: Times | None = None,
+        draft: Draft | None = None,
         seed: int = 0,
         on_step: StepHook | None = None,
         **sampling: Unpack[SamplingOptions],
@@ -99,6 +118,9 @@ class Omni:
             image: Picture, where the task takes one; it is scaled and cut to the tokenizer's size.
             speech: Mono samples in [-1, 1] at the speech tokenizer's rate.
             voice: Voice to speak with, where the task takes one: one of `voices`.
+            mask: Light where `image` is hidden from the model.
+            times: Runs of `speech` that are hidden from the model, in seconds.
+            draft: What is given of the answer.
             seed: Of all randomness; the same seed gives the same answer.
             on_step: Told of each step.
             sampling: Fields of `Sampling`.
@@ -106,8 +128,44 @@ class Omni:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        sample = self.ask(task, text=text, image=image, speech=speech, voice=voice)
-        return self.answer([sample], seed=seed, sampling=Sampling(**sampling), on_step=on_step)[0]
+        sample = self.ask(
+            task, text=text, image=image, speech=speech, voice=voice, mask=mask, times=times
+        )
+        drafts: dict[int, PartDraft] = {}
+        if draft is not None:
+            check_draft(task_named(task), draft)
+            read = self.read_draft(draft)
+            answers = task_named(task).answers
+            drafts = {i: read[name] for i, name in enumerate(answers) if name in read}
+        return self.complete(sample, drafts, seed=seed, on_step=on_step, **sampling)
+
+    def complete(
+        self,
+        sample: Sample,
+        drafts: Mapping[int, PartDraft],
+        *,
+        seed: int = 0,
+        on_step: StepHook | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Answer:
+        """Fill the last turn of an encoded sample, whose parts may be of any kind and order.
+
+        Args:
+            sample: Of its last turn only the modalities of the parts count.
+            drafts: What is given of the last turn's parts, by their number, transcripts not
+                counted; the other parts are filled whole.
+            seed: Of all randomness.
+            on_step: Told of each step.
+            sampling: Fields of `Sampling`.
+
+        Raises:
+            OmniError: If a draft does not fit its part, nothing is left to be filled, or the length
+                of a part is not known.
+        """
+        (answer,) = self.answer(
+            [sample], seed=seed, sampling=Sampling(**sampling), on_step=on_step, drafts=[drafts]
+        )
+        return answer
 
     def answer(
         self,
@@ -116,6 +174,7 @@ class Omni:
         seed: int,
         sampling: Sampling | None = None,
         on_step: StepHook | None = None,
+        drafts: Sequence[Mapping[int, PartDraft]] | None = None,
     ) -> list[Answer]:
         """Answer encoded samples in batches, ignoring the content of their last turn.
 
@@ -124,14 +183,19 @@ class Omni:
             seed: Of all randomness: sample i is answered as it would be alone with seed + i.
             sampling: How to sample; None for the defaults.
             on_step: Told of each step of a batch.
+            drafts: Of each sample what is given of its answer: see `complete`.
         """
         check_seed(seed)
         sampling = sampling or Sampling()
+        drafts = drafts or [{} for _ in samples]
+        for sample, given in zip(samples, drafts, strict=True):
+            check_part_drafts(sample, given)
         answers: list[Answer] = []
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
             seeds = [seed + start + i for i in range(len(batch))]
-            answers += self._answer_batch(batch, sampling, seeds, on_step)
+            given_of = drafts[start : start + BATCH]
+            answers += self._answer_batch(batch, sampling, seeds, given_of, on_step)
         return answers
 
     @torch.inference_mode()
@@ -143,10 +207,14 @@ class Omni:
         image: Image.Image | None = None,
         speech: NDArray[np.float32] | None = None,
         voice: str | None = None,
+        mask: Image.Image | None = None,
+        times: Times | None = None,
     ) -> Sample:
-        """Encode inputs into a sample with an empty answer."""
+        """Encode inputs into a sample with an empty answer; see `generate`."""
         wanted = task_named(task)
         check_given(wanted, {"text": text, "image": image, "speech": speech})
+        check_has_medium("mask", mask, "image", image)
+        check_has_medium("times", times, "speech", speech)
         meta = choose_voice(wanted, voice, self.voices)
         parts = []
         for modality in wanted.asks:
@@ -154,33 +222,52 @@ class Omni:
                 self.text.encode(text or "")
                 parts.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                parts.append(Part("image", codes=self._encode_image(image)))
+                seen = self.media.read_image(image, mask)
+                parts.append(
+                    Part("image", codes=seen.codes, hidden=tuple(sorted(seen.open_places)))
+                )
             elif speech is not None:
-                parts.append(Part("speech", codes=self._encode_speech(speech)))
+                heard = self.media.read_speech(speech, times)
+                parts.append(
+                    Part("speech", codes=heard.codes, hidden=tuple(sorted(heard.open_places)))
+                )
         answer = tuple(
             Part(modality, text="" if modality == "text" else None) for modality in wanted.answers
         )
         turns = (Turn("user", tuple(parts)), Turn("assistant", answer))
         return Sample("request", task, turns, meta)
 
-    def _encode_image(self, image: Image.Image) -> tuple[int, ...]:
-        pixels = image_to_tensor(square(image.convert("RGB"), self.image_tokenizer.image_size))
-        return tuple(self.image_tokenizer.encode(pixels[None].to(self.device))[0].tolist())
+    @torch.inference_mode()
+    def read_draft(self, draft: Draft) -> dict[str, PartDraft]:
+        """Turn a draft into tokens, by modality.
 
-    def _encode_speech(self, speech: NDArray[np.float32]) -> tuple[int, ...]:
-        wave = torch.from_numpy(np.ascontiguousarray(speech, dtype=np.float32))[None]
-        rate = self.speech_tokenizer.sample_rate
-        codes = self.speech_tokenizer.encode(wave.to(self.device), sample_rate=rate)
-        return tuple(codes[0].tolist())
+        Raises:
+            OmniError: If it cannot be read, or a mask or times leave nothing open.
+        """
+        read: dict[str, PartDraft] = {}
+        if draft.text is not None:
+            self.text.encode(draft.text)
+            read["text"] = TextDraft.parse(draft.text)
+        if draft.image is not None:
+            read["image"] = self.media.read_image(draft.image, draft.mask)
+        if draft.speech is not None:
+            read["speech"] = self.media.read_speech(draft.speech, draft.times)
+        return read
 
     @torch.inference_mode()
     def _answer_batch(
-        self, samples: list[Sample], sampling: Sampling, seeds: list[int], on_step: StepHook | None
+        self,
+        samples: list[Sample],
+        sampling: Sampling,
+        seeds: list[int],
+        given: Sequence[Mapping[int, PartDraft]],
+        on_step: StepHook | None,
     ) -> list[Answer]:
         """Fill the holes part by part; parts of one modality and way of sampling run together."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
+        drafts = [by_place(sample, own) for sample, own in zip(samples, given, strict=True)]
         for part in range(max(len(s.turns[-1].parts) for s in samples)):
             together: list[tuple[str, Sampling, list[int]]] = []
             for i, sample in enumerate(samples):
@@ -194,6 +281,7 @@ class Omni:
                     way,
                     [records[i] for i in chosen],
                     seeds=[seeds[i] for i in chosen],
+                    drafts=[drafts[i].get(part) for i in chosen],
                     on_step=on_step,
                 )
                 for i, sample in zip(chosen, filled, strict=True):
@@ -209,30 +297,30 @@ class Omni:
                     "seconds": seconds,
                     **record,
                 },
+                own,
             )
-            for sample, seed, record in zip(samples, seeds, records, strict=True)
+            for sample, seed, record, own in zip(samples, seeds, records, drafts, strict=True)
         ]
 
-    def _decode(self, sample: Sample, record: dict[str, Any]) -> Answer:
+    def _decode(
+        self, sample: Sample, record: dict[str, Any], drafts: Mapping[int, PartDraft]
+    ) -> Answer:
         """Turn the answer's parts into media."""
-        transcript, text, image, speech = None, None, None, None
-        for part in sample.turns[-1].parts:
+        transcript: str | None = None
+        last: dict[str, Any] = {}
+        contents: list[Content] = []
+        for i, part in enumerate(sample.turns[-1].parts):
             if part.is_transcript:
                 transcript = (part.text or "").strip()
                 continue
             if part.modality == "text":
-                text = (part.text or "").strip()
-                continue
-            codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
-            if part.modality == "image":
-                rows = self.template.image_columns
-                image = tensor_to_image(self.image_tokenizer.decode(codes, rows=rows)[0])
-            elif codes.shape[1] == 0:
-                speech = np.zeros(0, dtype=np.float32)
+                contents.append((part.text or "").strip() if i not in drafts else part.text or "")
             else:
-                speech = self.speech_tokenizer.decode(codes)[0].float().cpu().numpy()
+                contents.append(self.media.decode(part, drafts.get(i)))
+            last[part.modality] = contents[-1]
         rate = self.speech_tokenizer.sample_rate
-        return Answer(text, image, speech, rate, transcript, record)
+        text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
+        return Answer(text, image, speech, rate, transcript, record, tuple(contents))
 
     def _unanswered(self, sample: Sample) -> Sample:
         """Forget the content of the last turn, keep which modalities it has.

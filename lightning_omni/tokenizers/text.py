@@ -70,6 +70,19 @@ class TextTokenizer:
             raise OmniError("text holds a NUL character; remove it")
         return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
+    def visible(self, *, after_space: bool = False) -> list[int]:
+        """Ids of tokens that hold more than white space.
+
+        Args:
+            after_space: Only those that begin with a space.
+        """
+        tokens = (self._encoding.decode_single_token_bytes(i) for i in range(self.size))
+        return [
+            i
+            for i, token in enumerate(tokens)
+            if token.strip() and (token.startswith(b" ") or not after_space)
+        ]
+
     def decode(self, ids: list[int]) -> str:
         """Turn ids back into text; bytes that are not UTF-8 become replacement characters."""
         return self._encoding.decode(ids, errors="replace")

@@ -6,12 +6,16 @@ import yaml
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.calibrate import calibrate
+from lightning_omni.evaluation.infilling import evaluate_infilling
 from lightning_omni.evaluation.provenance import git_commit, provenance
 from lightning_omni.evaluation.run import evaluate
 from lightning_omni.evaluation.tokenizer_run import evaluate_tokenizers
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
-VERBS = {"evaluate": evaluate, "evaluate-tokenizers": evaluate_tokenizers, "calibrate": calibrate}
+VERBS = {
+    **{"evaluate": evaluate, "evaluate-tokenizers": evaluate_tokenizers, "calibrate": calibrate},
+    "evaluate-infilling": evaluate_infilling,
+}
 ARGUMENTS = {
     **{"model": Path("model"), "data": Path("data"), "out": Path("out"), "tasks": ["vqa"]},
     **{"splits": ["test_iid"], "limit": 1, "speech_limit": 1, "seed": 0},

@@ -112,3 +112,22 @@ def test_guidance_moves_away_from_the_bare_prompt_hole_by_hole(rng, isolate_prom
         expected = 1.7 * one_pass(model, prompts, ids) - 0.7 * one_pass(model, bare, bare_ids)
         ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
         torch.testing.assert_close(ours, expected)
+
+
+@torch.no_grad()
+def test_guidance_that_fades_counts_open_places_of_holes_only(rng):
+    """What is hidden in a prompt and what is given in a hole are not open."""
+    model = network(isolate_prompt=False)
+    prompts, bare = packed(LENGTHS, HOLES, rng), packed(BARE, BARE_HOLES, rng)
+    prompts.ids[HOLES], prompts.ids[[0, 1]] = MASK, MASK
+    prompts.ids[HOLES[0]] = bare.ids[BARE_HOLES[0]] = 7
+    denoise = guided(model, prompts, [Guide(bare, 1.0, 0.0)], mask_token_id=MASK)
+    ids = prompts.ids.clone()
+    ids[HOLES[1]] = 3
+    bare_ids = bare.ids.clone()
+    bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
+    first = slice(0, 3)
+    with_condition = one_pass(model, prompts, ids)[first]
+    without = one_pass(model, bare, bare_ids)[first]
+    ours = denoise(ids)(prompts.hole_positions[first], torch.arange(30))
+    torch.testing.assert_close(ours, with_condition + 0.5 * (with_condition - without))

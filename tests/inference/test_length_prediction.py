@@ -7,10 +7,12 @@ from lightning_omni.data.template import Hole
 from lightning_omni.inference import length_prediction
 from lightning_omni.inference.layout import Grammar, pack_prompts
 from lightning_omni.inference.length_prediction import predict_lengths
+from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Sequence
 from lightning_omni.vocab import Vocab
 
-VOCAB = Vocab(40, {"speech": 20, "image": 30})
+TEXT = TextTokenizer()
+VOCAB = Vocab(TEXT.size, {"speech": 20, "image": 30})
 
 
 def prompts_of(modality, lengths, before=3):
@@ -52,5 +54,5 @@ def test_a_hole_is_as_long_as_what_may_hold_content_and_the_end(
     prompts = prompts_of(modality, [12, 12, 12])
     packed = pack_prompts(prompts, device=torch.device("cpu"))
     network_that_ends_at(ends, packed, monkeypatch)
-    grammar = Grammar(VOCAB, codebooks, device=torch.device("cpu"))
+    grammar = Grammar(VOCAB, TEXT, codebooks, device=torch.device("cpu"))
     assert predict_lengths(None, prompts, packed, grammar, VOCAB) == wanted

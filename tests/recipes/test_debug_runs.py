@@ -200,6 +200,67 @@ def times_of(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def infill(name, *args):
+    model = ["--model", "runs/debug/stage3/export"]
+    assert main(["generate", *args, "--out", f"out/{name}", *model]) == 0
+    holes = json.loads(Path(f"out/{name}.json").read_text())["holes"]
+    return next(hole for key, hole in holes.items() if key != "transcript")
+
+
+def test_words_of_a_text_are_filled(workplace):
+    Image.new("RGB", (64, 64), "green").save("own.png")
+    hole = infill("words", "--task", "caption", "--image", "own.png", "--text", "a ___ cat, ___{2}")
+    text = Path("out/words.txt").read_text()
+    assert text.startswith("a ")
+    assert " cat, " in text
+    assert hole["open"] == sum(hole["gaps"])
+    same = infill(
+        "same", "--task", "vqa", "--text", "x", "--image", "own.png", "--draft_text", "___"
+    )
+    assert same["open"] == same["positions"]
+
+
+def test_a_part_of_a_picture_is_drawn_anew(workplace):
+    own = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(own).save("own.png")
+    mask = Image.new("RGB", (64, 64))
+    mask.paste((255, 255, 255), (0, 0, 20, 64))
+    mask.save("mask.png")
+    hole = infill(
+        "half", "--task", "t2i", "--text", "x", "--image", "own.png", "--mask", "mask.png"
+    )
+    made = np.asarray(Image.open("out/half.png"))
+    assert hole["open"] == 24
+    assert (made[:, 24:] == own[:, 24:]).all()
+    assert (made[:, :24] != own[:, :24]).any()
+    hidden = infill("seen", "--task", "caption", "--image", "own.png", "--mask", "mask.png")
+    assert hidden["open"] == hidden["positions"]
+
+
+def test_a_part_of_speech_is_said_anew(workplace):
+    wave = np.random.default_rng(0).normal(0, 0.1, 16000).clip(-1, 1).astype(np.float32)
+    soundfile.write("own.wav", wave, 16000)
+    own, rate = soundfile.read("own.wav", dtype="float32")
+    hole = infill("bit", "--task", "tts", "--text", "x", "--audio", "own.wav", "--times", "0.2-0.6")
+    made, _ = soundfile.read("out/bit.wav", dtype="float32")
+    assert 0 < hole["open"] < hole["positions"]
+    assert len(made) == len(own)
+    assert (made[: round(0.1 * rate)] == own[: round(0.1 * rate)]).all()
+    assert (made[round(0.7 * rate) :] == own[round(0.7 * rate) :]).all()
+    assert (made != own).any()
+
+
+def test_what_was_taken_out_is_filled_and_judged(workplace):
+    given = ["--model", "runs/debug/stage3/export", "--data", "data/smoke", "--out", "infilled"]
+    plan = ["--split", "val", "--limit", "3", "--speech_limit", "2", "--seed", "1"]
+    assert main(["evaluate-infilling", *given, *plan]) == 0
+    rows = json.loads(Path("infilled/infilling.json").read_text())["rows"]
+    ways = {"caption": 2, "t2i": 4, "tts": 4}
+    assert [row["task"] for row in rows] == [task for task, n in ways.items() for _ in range(n)]
+    assert {row["n"] for row in rows} == {2, 3}
+    assert all(row["value"] >= 0 for row in rows)
+
+
 def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
     asked = ["--task", "t2i", "--text", "a cat", "--model", "runs/debug/stage3/export"]
     sampler = ["--sampler", "lightning_omni.samplers.margin.Margin"]
@@ -227,7 +288,10 @@ def test_an_isolated_prompt_trains_and_generates(workplace, tmp_path, monkeypatc
     isolated = ["--model.backbone.init_args.isolate_prompt", "true"]
     assert fit("stage3", "--trainer.max_steps", "3", *isolated) == 0
     model = ["--model", "runs/debug/stage3/export"]
-    assert main(["generate", "--task", "t2i", "--text", "a cat", "--out", "cat", *model]) == 0
+    asked = ["generate", "--task", "t2i", "--text", "a cat", *model]
+    assert main([*asked, "--out", "cat"]) == 0
+    Image.new("L", (2, 2), 255).save("mask.png")
+    assert main([*asked, "--out", "again", "--image", "cat.png", "--mask", "mask.png"]) == 0
     from lightning_omni.inference.omni import Omni
 
     assert Omni.from_pretrained("runs/debug/stage3/export").backbone.isolate_prompt

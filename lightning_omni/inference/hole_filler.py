@@ -1,0 +1,209 @@
+"""Run the reverse process on one hole of every sample of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lightning_omni.data.template import Template
+from lightning_omni.inference.blank import Blank
+from lightning_omni.inference.defaults import GenerationDefaults, defaults_for
+from lightning_omni.inference.denoise import Guide, conditional, guided
+from lightning_omni.inference.layout import (
+    Grammar,
+    PackedPrompts,
+    make_canvas,
+    pack_prompts,
+    render_prompts,
+)
+from lightning_omni.inference.length_prediction import predict_lengths
+from lightning_omni.inference.sampling import Precision, Sampling
+from lightning_omni.inference.trace import Trace
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.canvas import Canvas, Denoiser
+from lightning_omni.samplers.fill import StepEvent, StepHook, fill
+from lightning_omni.types import Sample
+
+
+class HoleFiller:
+    """Lays prompts out, denoises their holes, and says what that took.
+
+    Args:
+        backbone: Trained.
+        template: The layout it was trained on, without tail pads.
+        codebooks: Speech codes per frame.
+        device: Where the backbone is.
+    """
+
+    def __init__(
+        self, backbone: Transformer, template: Template, *, codebooks: int, device: torch.device
+    ) -> None:
+        self.backbone, self.template, self.device = backbone, template, device
+        self.vocab = template.vocab
+        self.grammar = Grammar(self.vocab, template.text, codebooks, device=device)
+
+    def fill(
+        self,
+        samples: list[Sample],
+        part: int,
+        blanks: list[Blank],
+        sampling: Sampling,
+        *,
+        seeds: list[int],
+        on_step: StepHook | None,
+    ) -> list[dict[str, Any]]:
+        """Fill one hole of each sample, all of one modality.
+
+        Args:
+            samples: Of any tasks.
+            part: Number of the part in the last turn that is the hole.
+            blanks: The hole of each sample, with something open.
+            sampling: How to sample.
+            seeds: Of each sample.
+            on_step: Told of every step.
+
+        Returns:
+            Of each hole the ids, the steps it was given, the forwards it took and, if it is wanted,
+            the trace.
+        """
+        modality = samples[0].turns[-1].parts[part].modality
+        defaults = defaults_for(modality, sampling.quality)
+        prompts = render_prompts(self.template, samples, blanks, part=part)
+        packed = pack_prompts(prompts, device=self.device)
+        steps = [sampling.steps_of(blank.num_open, defaults) for blank in blanks]
+        canvas = make_canvas(
+            prompts,
+            packed,
+            self.grammar,
+            blanks=blanks,
+            num_steps=steps,
+            shift=defaults.shift if sampling.shift is None else sampling.shift,
+            stop_at_end=sampling.stop_at_end,
+            vocab=self.vocab,
+        )
+        if sampling.block_size is not None:
+            canvas = in_blocks(canvas, sampling.block_size)
+        denoise = self._denoiser(packed, samples, part, blanks, sampling, defaults)
+        watch = _Watch(canvas, Trace(canvas) if sampling.trace else None, on_step)
+        sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
+        seeds_S = torch.tensor(seeds, device=self.device)
+        ids = fill(denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step).tolist()
+        first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
+        out: list[dict[str, Any]] = []
+        for n, (start, (_, holes)) in enumerate(zip(first, prompts, strict=True)):
+            span = slice(int(start) + holes[0].start, int(start) + holes[0].stop)
+            own = {"steps": steps[n], "forwards": int(watch.forwards[n]), "ids": ids[span]}
+            if watch.trace is not None:
+                own["trace"] = watch.trace.of(span)
+            out.append(own)
+        return out
+
+    def lengths_needed(
+        self, samples: list[Sample], part: int, lengths: list[int]
+    ) -> list[int | None]:
+        """What the network says of holes of these lengths: see `predict_lengths`."""
+        blanks = [Blank(length) for length in lengths]
+        prompts = render_prompts(self.template, samples, blanks, part=part)
+        packed = pack_prompts(prompts, device=self.device)
+        return predict_lengths(self.backbone, prompts, packed, self.grammar, self.vocab)
+
+    @torch.inference_mode()
+    def text_log_probs(
+        self,
+        sample: Sample,
+        part: int,
+        texts: list[list[int]],
+        *,
+        start: int,
+        precision: Precision,
+    ) -> list[float]:
+        """How likely each text goes on as it does: the sum over the tokens masked, in nats.
+
+        Args:
+            sample: What the texts answer.
+            part: Number of the text in the last turn.
+            texts: Ids, terminators included; alike before `start`.
+            start: Place from which on all tokens are masked.
+            precision: Format of the network's matrix products.
+        """
+        blanks = [Blank(len(text), dict(enumerate(text[:start]))) for text in texts]
+        prompts = render_prompts(self.template, [sample] * len(texts), blanks, part=part)
+        packed = pack_prompts(prompts, device=self.device)
+        denoise = conditional(
+            self.backbone,
+            packed,
+            mask_token_id=self.vocab.mask_token_id,
+            dtype=getattr(torch, precision),
+        )
+        allowed = self.grammar.allowed[0]
+        log_p = denoise(packed.ids)(packed.hole_positions, allowed).log_softmax(-1)
+        ids = torch.tensor([i for text in texts for i in text], device=self.device)
+        of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
+        return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
+
+    def _denoiser(
+        self,
+        packed: PackedPrompts,
+        samples: list[Sample],
+        part: int,
+        blanks: list[Blank],
+        sampling: Sampling,
+        defaults: GenerationDefaults,
+    ) -> Denoiser:
+        """The backbone over the prompts, led away from bare ones if guidance is wanted."""
+        how: dict[str, Any] = {
+            "mask_token_id": self.vocab.mask_token_id,
+            "refresh_every": sampling.refresh_every or defaults.refresh_every,
+            "dtype": getattr(torch, sampling.precision),
+        }
+        scales = sampling.guidance_scales() or {"": defaults.guidance_scale}
+        guides = [
+            self._guide(samples, blanks, part, name, scale, sampling.final_guidance_scale)
+            for name, scale in scales.items()
+            if scale or sampling.final_guidance_scale
+        ]
+        if guides:
+            return guided(self.backbone, packed, guides, **how)
+        return conditional(self.backbone, packed, **how)
+
+    def _guide(
+        self,
+        samples: list[Sample],
+        blanks: list[Blank],
+        part: int,
+        name: str,
+        scale: float,
+        final_scale: float | None,
+    ) -> Guide:
+        """Prompts without a modality of the request, or without all of it."""
+        drop = (name,) if name else self.vocab.modalities
+        bare = render_prompts(self.template, samples, blanks, part=part, drop=drop)
+        return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
+
+
+class _Watch:
+    """Looks at every step; `forwards` counts the passes until each sample's hole was filled."""
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        trace: Trace | None,
+        on_step: StepHook | None,
+    ) -> None:
+        self.canvas, self.trace = canvas, trace
+        noted = (None if trace is None else trace.add, on_step)
+        self.hooks = [hook for hook in noted if hook is not None]
+        self.forwards = torch.zeros(
+            len(canvas.num_steps), dtype=torch.long, device=canvas.ids.device
+        )
+
+    def step(self, event: StepEvent) -> None:
+        """Take note of a step and pass it on."""
+        canvas = self.canvas
+        is_open = (event.ids == canvas.mask_token_id) & (canvas.hole >= 0)
+        left = torch.bincount(canvas.sample[is_open], minlength=len(self.forwards))
+        self.forwards[(self.forwards == 0) & (left == 0)] = event.number
+        for hook in self.hooks:
+            hook(event)
