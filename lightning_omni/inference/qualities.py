@@ -25,10 +25,15 @@ def resolve(sampling: Sampling, task: str, qualities: Qualities) -> Sampling:
 
 
 def save_qualities(qualities: Qualities, folder: Path) -> None:
-    """Write `qualities.json` into a model's folder, of each way what differs from the defaults."""
+    """Write `qualities.json` into a model's folder, of each way what differs from the defaults.
+
+    What is known there of other tasks stays.
+    """
+    known = load_qualities(folder)
+    every = {quality: {**known.get(quality, {}), **new} for quality, new in qualities.items()}
     plain = {
         quality: {task: _short(way) for task, way in by_task.items()}
-        for quality, by_task in qualities.items()
+        for quality, by_task in every.items()
     }
     (folder / QUALITIES_FILE).write_text(json.dumps(plain, indent=1) + "\n")
 

@@ -37,6 +37,14 @@ def test_qualities_are_kept_and_what_the_user_gives_goes_first(tmp_path):
         assert resolve(way, task, kept) is way
 
 
+def test_other_tasks_keep_what_is_known_of_them(tmp_path):
+    save_qualities({"fast": {"t2i": WAYS[1]}, "best": {"t2i": WAYS[0]}}, tmp_path)
+    save_qualities({"fast": {"tts": WAYS[2]}, "best": {"t2i": WAYS[1]}}, tmp_path)
+    kept = load_qualities(tmp_path)
+    assert set(kept["fast"]) == {"t2i", "tts"}
+    assert kept["best"]["t2i"].num_steps == 8
+
+
 def test_a_model_without_a_calibration_has_no_qualities(tmp_path):
     assert load_qualities(tmp_path) == {}
 
