@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,29 +177,35 @@ def match_weights(
             or of a format no network computes in.
     """
     own = dict(module.state_dict(keep_vars=True))
-    tied: dict[int, list[str]] = {}
-    for name, value in own.items():
-        tied.setdefault(id(value), []).append(name)
-    names: dict[str, list[str]] = {name: [] for name in stored}
-    given: set[str] = set()
+    tied = _tied(own)
+    ours = {theirs: rename(theirs) for theirs in stored}
+    given = Counter(ours.values())
+    names: dict[str, list[str]] = {}
     faults: dict[str, list[str]] = {}
     for theirs, entry in stored.items():
-        ours = rename(theirs)
-        if ours is None:
+        name = ours[theirs]
+        if name is None:
+            names[theirs] = []
             continue
-        fault, told = _fault(theirs, own.get(ours), entry)
-        if fault is None and ours in given:
+        names[theirs] = [n for n in tied.get(name, ()) if n == name or n not in given]
+        fault, told = _fault(theirs, own.get(name), entry)
+        if fault is None and given[name] > 1:
             fault = "given twice"
-        if ours in own:
-            names[theirs] = tied[id(own[ours])]
-            given.update(names[theirs])
         if fault is not None:
             faults.setdefault(fault, []).append(told)
-    faults["missing"] = sorted(set(own) - given)
+    faults["missing"] = sorted(set(own) - {n for found in names.values() for n in found})
     told_of = [f"{len(which)} {kind} ({_some(which)})" for kind, which in faults.items() if which]
     if told_of:
         raise OmniError(f"the weights do not fit {about}: {'; '.join(told_of)}")
     return names
+
+
+def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """By name, all names of the same tensor."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, value in own.items():
+        by_tensor.setdefault(id(value), []).append(name)
+    return {name: by_tensor[id(value)] for name, value in own.items()}
 
 
 def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | None, str]:
@@ -230,10 +237,12 @@ def fill_module(module: nn.Module, files: list[Path], rename: Rename, *, about: 
     """
     names = match_weights(module, read_headers(files), rename, about=about)
     own = dict(module.state_dict(keep_vars=True))
+    tied = _tied(own)
     for theirs, tensor in read_weights(files):
         if names[theirs]:
-            value = _like(own[names[theirs][0]], tensor)
-            for name in names[theirs]:
+            first = names[theirs][0]
+            value = _like(own[first], tensor)
+            for name in tied[first]:
                 _assign(module, name, value)
 
 

@@ -28,10 +28,17 @@ FULL_RATE = 24.0
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What a checkpoint becomes: a module without weights, and our names of the published ones."""
+    """What a checkpoint becomes.
+
+    Attributes:
+        module: Without weights.
+        rename: From published names to ours.
+        config: Text of its `config.json`.
+    """
 
     module: Pretrained
     rename: Rename
+    config: str
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
@@ -57,8 +64,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     stored = read_headers(files)
     names = match_weights(network.module, stored, network.rename, about=f"'{input}'")
     with whole_folder(output) as partial:
-        config = json.dumps(network.module.config(), indent=2)
-        (partial / CONFIG_FILE).write_text(config + "\n")
+        (partial / CONFIG_FILE).write_text(network.config)
         copy_weights(files, names, partial)
         if kind == "lightning_omni":
             copy_parts(input, partial)
@@ -68,13 +74,14 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
 
 def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
     if kind == "encodec":
-        return _Network(encodec.encodec_without_weights(kbps), encodec.our_name)
+        return _new(encodec.encodec_without_weights(kbps), encodec.our_name)
     if kind == "magvitv2":
         with torch.device("meta"):
-            return _Network(magvitv2.magvitv2_network(), magvitv2.our_name)
+            return _new(magvitv2.magvitv2_network(), magvitv2.our_name)
     config = read_config(folder)
     if kind == "lightning_omni":
-        return _Network(read_module(folder, device="meta"), str)
+        text = (folder / CONFIG_FILE).read_text("utf-8")
+        return _Network(read_module(folder, device="meta"), str, text)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
     shifts = is_shifted(config, folder)
@@ -88,4 +95,8 @@ def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
         ours = inner(name)
         return None if ours is None else f"transformer.{ours}"
 
-    return _Network(Backbone(transformer, is_shifted=shifts), rename)
+    return _new(Backbone(transformer, is_shifted=shifts), rename)
+
+
+def _new(module: Pretrained, rename: Rename) -> _Network:
+    return _Network(module, rename, json.dumps(module.config(), indent=2) + "\n")
