@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone, is_shifted
 from lightning_omni.interop.checkpoint import Rename, match_weights, read_headers, weight_files
 from lightning_omni.interop.dream import dream_without_weights, read_config, renaming
-from lightning_omni.interop.own import copy_parts, read_module
+from lightning_omni.interop.own import copy_parts, read_weightless
+from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.interop.writing import copy_weights
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
@@ -76,12 +75,12 @@ def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
     if kind == "encodec":
         return _new(encodec.encodec_without_weights(kbps), encodec.our_name)
     if kind == "magvitv2":
-        with torch.device("meta"):
+        with WithoutWeights():
             return _new(magvitv2.magvitv2_network(), magvitv2.our_name)
     config = read_config(folder)
     if kind == "lightning_omni":
         text = (folder / CONFIG_FILE).read_text("utf-8")
-        return _Network(read_module(folder, device="meta"), str, text)
+        return _Network(read_weightless(folder), str, text)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
     shifts = is_shifted(config, folder)

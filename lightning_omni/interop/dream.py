@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.interop.checkpoint import Rename, fill_module, weight_files
-from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.nn.transformer import Transformer
 
 _RENAMED = (
@@ -60,22 +58,19 @@ def load_dream(folder: str | Path) -> Transformer:
     """
     folder = Path(folder)
     model = dream_without_weights(folder)
-    args = model.init_args
-    rotary = {"theta": args["rope_theta"], "sections": None}
-    model.rotary = RotaryAngles(args["dim"] // args["num_heads"], **rotary)
     fill_module(model, weight_files(folder), renaming(model), about=f"'{folder}'")
     return model.eval()
 
 
 def dream_without_weights(folder: Path) -> Transformer:
-    """The network that a folder's `config.json` describes, on the meta device.
+    """The network that a folder's `config.json` describes, with shapes alone.
 
     Raises:
         OmniError: If the file is missing or damaged, or a setting is not supported.
     """
     config = read_config(folder)
     args = transformer_args(config, about=str(folder / "config.json"))
-    with torch.device("meta"):
+    with WithoutWeights():
         return Transformer(config["vocab_size"], [], **args)
 
 

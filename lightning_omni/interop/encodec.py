@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from lightning_omni.errors import OmniError
+from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.nn.residual_vq import ResidualQuantizer
 from lightning_omni.nn.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -20,7 +19,7 @@ _RENAMED = (
 
 
 def encodec_without_weights(kbps: float) -> SpeechTokenizer:
-    """The published network on the meta device; its quantizer keeps all levels at every rate.
+    """The published network with shapes alone; its quantizer keeps all levels at every rate.
 
     Args:
         kbps: Rate in kbit/s.
@@ -34,7 +33,7 @@ def encodec_without_weights(kbps: float) -> SpeechTokenizer:
         rates = ", ".join(f"{rate:g}" for rate in CODEBOOKS)
         raise OmniError(f"kbps is {kbps:g}, wanted one of EnCodec's rates: {rates}")
     ratios = [8, 5, 4, 2]
-    with torch.device("meta"):
+    with WithoutWeights():
         return SpeechTokenizer(
             SEANetSpeechEncoder(32, ratios, 128, 2, causal=True),
             ResidualQuantizer(128, max(CODEBOOKS.values()), 1024),

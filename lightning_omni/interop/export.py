@@ -16,7 +16,7 @@ from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
 from lightning_omni.interop.checkpoint import match_weights, read_headers, weight_files
 from lightning_omni.interop.dream import published_name
-from lightning_omni.interop.own import copy_parts, read_module
+from lightning_omni.interop.own import copy_parts, read_weightless
 from lightning_omni.interop.push import check_repo, open_hub, push_folder
 from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
 from lightning_omni.interop.writing import copy_weights
@@ -76,7 +76,7 @@ def export_model(
     hub = open_hub() if push is not None else None
     check_free(output)
     folder = locate(str(model))
-    module = read_module(folder, device="meta")
+    module = read_weightless(folder)
     files = weight_files(folder)
     stored = read_headers(files)
     match_weights(module, stored, str, about=f"'{folder}'")

@@ -74,6 +74,7 @@ def copy_weights(
     for old, tensor in read_weights(files):
         for new in names[old]:
             _write(tensor, places[new])
+        del tensor  # it keeps its file in memory
     if len(shards) > 1:
         total = sum(_size(*entry) for entry in entries.values())
         weight_map = {name: places[name].file.name for name in sorted(entries)}
