@@ -16,6 +16,18 @@ _HEAD = "---\nlibrary_name: lightning_omni\ntags: [masked-diffusion]\n---\n\n"
 _OURS = "\n## This export\n"
 
 
+def said_of(model: Path) -> str:
+    """The folder's own card, without what an earlier export added."""
+    card = model / CARD_FILE
+    if not card.is_file():
+        return (
+            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: data and their "
+            "licences are not known.\n"
+        )
+    text = card.read_text("utf-8").split(_OURS)[0]
+    return text if text.startswith("---\n") else _HEAD + text
+
+
 def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     """Write `README.md` and `SHA256SUMS` into an export that is otherwise complete.
 
@@ -44,22 +56,10 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
         "",
         *files,
     ]
-    text = f"{_said(model).rstrip()}\n{_OURS}\n" + "\n".join(lines) + "\n"
+    text = f"{said_of(model).rstrip()}\n{_OURS}\n" + "\n".join(lines) + "\n"
     (folder / CARD_FILE).write_text(text)
     sums = [f"{digest}  {name}" for name, digest in _sums(folder).items()]
     (folder / SUMS_FILE).write_text("\n".join(sums) + "\n")
-
-
-def _said(model: Path) -> str:
-    """The folder's own card, without what an earlier export added."""
-    card = model / CARD_FILE
-    if not card.is_file():
-        return (
-            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: data and their "
-            "licences are not known.\n"
-        )
-    text = card.read_text("utf-8").split(_OURS)[0]
-    return text if text.startswith("---\n") else _HEAD + text
 
 
 def _metrics(model: Path) -> list[str]:

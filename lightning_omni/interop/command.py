@@ -12,6 +12,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone, is_shifted
+from lightning_omni.interop.card import CARD_FILE, said_of
 from lightning_omni.interop.checkpoint import Rename, match_weights, read_headers, weight_files
 from lightning_omni.interop.dream import dream_without_weights, read_config, renaming
 from lightning_omni.interop.own import copy_parts, read_weightless
@@ -67,6 +68,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
         copy_weights(files, names, partial)
         if kind == "lightning_omni":
             copy_parts(input, partial)
+            (partial / CARD_FILE).write_text(said_of(input))
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning_omni.interop.backbone import Backbone
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import FOLDER
 
+DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
 SHAPE = {
     "dim": 32,
     "num_layers": 2,
@@ -99,10 +101,11 @@ def test_shards_hold_what_their_index_says_and_no_more_than_asked(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [False, True])
-def test_transformers_opens_an_export_and_agrees(tmp_path, tied):
+@pytest.mark.parametrize("shard", [[], ["--shard_size", "2e-5"]], ids=["whole", "shards"])
+def test_transformers_opens_an_export_and_agrees(tmp_path, tied, shard):
     transformers = pytest.importorskip("transformers")
     model = ours(tmp_path / "ours", tie_embeddings=tied)
-    assert export(model, tmp_path / "out") == 0
+    assert export(model, tmp_path / "out", *shard) == 0
     theirs, told = transformers.Qwen2ForCausalLM.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
@@ -112,6 +115,21 @@ def test_transformers_opens_an_export_and_agrees(tmp_path, tied):
     mask = {"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)}
     expected = theirs.eval()(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(load_backbone(model)(ids), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not DREAM.is_dir(), reason="reference numbers are not here")
+@torch.no_grad()
+def test_the_reference_s_checkpoint_goes_in_and_out(tmp_path):
+    args = ["--input", str(DREAM), "--output", str(tmp_path / "ours")]
+    assert main(["import", "--from", "dream", *args]) == 0
+    assert export(tmp_path / "ours", tmp_path / "out") == 0
+    given, written = load_file(DREAM / "model.safetensors"), bits(tmp_path / "out")
+    kept = {name for name in given if "audio" not in name}
+    assert written.keys() == kept
+    assert all(written[n][2] == given[n].reshape(-1).view(torch.uint8).tolist() for n in kept)
+    ids = torch.randint(0, 512, (2, 9))
+    first, second = (load_backbone(f)(ids) for f in (DREAM, tmp_path / "out"))
+    assert torch.equal(first, second)
 
 
 def refused(args, words, capsys):
@@ -163,6 +181,17 @@ def test_the_shipped_model_is_exported_whole_in_our_format_and_refused_as_hf(tmp
     for name, digest in sums.items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
         assert name == "README.md" or f"`{name}`: {digest}" in card
+
+
+def test_a_whole_model_in_shards_is_joined_to_what_it_was(tmp_path):
+    args = ["--output", str(tmp_path / "out"), "--format", "safetensors", "--shard_size", "0.001"]
+    assert main(["export", "--model", "shipped", *args]) == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    args = ["--input", str(tmp_path / "out"), "--output", str(tmp_path / "back")]
+    assert main(["import", "--from", "lightning_omni", *args]) == 0
+    for path in (p for p in FOLDER.rglob("*") if p.is_file() and p.name != "SHA256SUMS"):
+        content = (tmp_path / "back" / path.relative_to(FOLDER)).read_bytes()
+        assert content.endswith(path.read_bytes())
 
 
 def test_a_card_holds_the_recipe_and_the_evaluation_of_these_very_weights(tmp_path):
