@@ -66,13 +66,13 @@ def test_new_adapters_change_nothing(backbone):
     ids = torch.arange(12)[None]
     with torch.no_grad():
         before = backbone(ids)
-        Lora(rank=4, alpha=8).adapt(backbone.transformer)
+        Lora(rank=4, alpha=8.0).adapt(backbone.transformer)
         assert torch.equal(backbone(ids), before)
 
 
 def test_only_adapters_learn_and_they_sit_on_every_linear_of_a_block(backbone):
     pytest.importorskip("peft")
-    before, _, losses = trained(backbone, Lora(rank=4, alpha=8))
+    before, _, losses = trained(backbone, Lora(rank=4, alpha=8.0))
     assert losses[-1] < losses[0]
     after = backbone.transformer.state_dict()
     for name, value in before.items():
@@ -89,7 +89,7 @@ def test_only_adapters_learn_and_they_sit_on_every_linear_of_a_block(backbone):
 def test_merged_weights_score_as_the_adapters_do_and_are_plain(backbone, tmp_path):
     pytest.importorskip("peft")
     with torch.enable_grad():
-        before, ids, _ = trained(backbone, Lora(rank=4, alpha=8, targets=["q_proj", "up_proj"]))
+        before, ids, _ = trained(backbone, Lora(rank=4, alpha=8.0, targets=["q_proj", "up_proj"]))
     plain = merged(backbone.transformer)
     assert plain.state_dict().keys() == before.keys()
     expected = backbone.eval()(ids)
@@ -107,11 +107,11 @@ def test_merged_weights_score_as_the_adapters_do_and_are_plain(backbone, tmp_pat
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"rank": 0, "alpha": 1}, "lora.rank is 0"),
-        ({"rank": 1, "alpha": -1}, "lora.alpha is -1"),
-        ({"rank": 1, "alpha": 1, "dropout": 2}, "lora.dropout is 2"),
-        ({"rank": 1, "alpha": 1, "targets": ["head"]}, "names 'head', wanted some of q_proj"),
-        ({"rank": 1, "alpha": 1, "targets": []}, "lora.targets is empty"),
+        ({"rank": 0, "alpha": 1.0}, "lora.rank is 0"),
+        ({"rank": 1, "alpha": -1.0}, "lora.alpha is -1.0"),
+        ({"rank": 1, "alpha": 1.0, "dropout": 2.0}, "lora.dropout is 2.0"),
+        ({"rank": 1, "alpha": 1.0, "targets": ["head"]}, "names 'head', wanted some of q_proj"),
+        ({"rank": 1, "alpha": 1.0, "targets": []}, "lora.targets is empty"),
     ],
 )
 def test_wrong_settings_are_named(given, words):
@@ -122,4 +122,4 @@ def test_wrong_settings_are_named(given, words):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(OmniError, match=r"run pip install 'lightning_omni\[peft\]'"):
-        Lora(rank=1, alpha=1)
+        Lora(rank=1, alpha=1.0)
