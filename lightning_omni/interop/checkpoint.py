@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -12,26 +17,41 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+Rename = Callable[[str], str | None]
+"""Our name of a published weight; None leaves it out."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What a file's header says of a tensor.
+
+    Attributes:
+        file: Where it is.
+        format: As safetensors names it, such as BF16.
+        shape: Of the tensor.
+    """
+
+    file: Path
+    format: str
+    shape: tuple[int, ...]
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, in order.
 
     Raises:
-        OmniError: If there are none, an index names one that is missing, or there are only pickles.
+        OmniError: If there are none, an index is wrong, or there are only pickles.
     """
     if not folder.is_dir():
         raise OmniError(f"no folder '{folder}'; give the folder of a checkpoint")
     if (folder / INDEX).is_file():
-        index = read_json_object(folder / INDEX, remedy="copy the checkpoint again")
-        files = sorted({folder / str(name) for name in index.get("weight_map", {}).values()})
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise OmniError(f"'{folder / INDEX}' names {missing[0]}, which is missing; copy it")
-    else:
-        files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+        return _indexed(folder)
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
         if pickles:
@@ -43,72 +63,187 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Yield `(name, tensor)`, one tensor in memory at a time.
+def _indexed(folder: Path) -> list[Path]:
+    """The files an index names, after it told the truth about each weight."""
+    path = folder / INDEX
+    place = read_json_object(path, remedy="copy the checkpoint again").get("weight_map")
+    if not isinstance(place, dict) or not place:
+        raise OmniError(f"'{path}' has no weight_map of names to files; copy the checkpoint again")
+    for file in place.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise OmniError(f"'{path}' names {file!r}, wanted the name of a file in that folder")
+    files = [folder / file for file in sorted(set(place.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise OmniError(f"'{path}' names {missing[0]}, which is missing; copy it")
+    stored = {name: entry.file.name for name, entry in read_headers(files).items()}
+    for name in sorted({*place, *stored}):
+        said, found = place.get(name, "no file"), stored.get(name, "no file")
+        if said != found:
+            raise OmniError(
+                f"'{path}' says that {name} is in {said}, but it is in {found}; "
+                "copy the checkpoint again"
+            )
+    return files
+
+
+def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
+    """What the files hold, by name, without reading a weight.
 
     Raises:
-        OmniError: If a file is damaged, or two files hold the same name.
+        OmniError: If a file is damaged or a pickle, or two files hold the same name.
     """
-    seen: dict[str, Path] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 - not a dict
-                    if name in seen:
-                        raise OmniError(f"'{name}' is in '{seen[name]}' and in '{file}'")
-                    seen[name] = file
-                    yield name, weights.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise OmniError(f"'{file}' is damaged ({error}); copy it again") from error
+        with _opened(file) as weights:
+            _refuse_repeated(file)
+            for name in weights.keys():  # noqa: SIM118 - not a dict
+                if name in stored:
+                    raise OmniError(
+                        f"'{name}' is in '{stored[name].file}' and in '{file}'; keep one of them"
+                    )
+                entry = weights.get_slice(name)
+                stored[name] = StoredTensor(file, entry.get_dtype(), tuple(entry.get_shape()))
+    return stored
 
 
-def fill_module(
-    module: nn.Module,
-    weights: Iterator[tuple[str, Tensor]],
-    rename: Callable[[str], str | None],
-    *,
-    about: str,
-) -> None:
+def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Yield `(name, tensor)` from files whose headers were read; one file is open at a time.
+
+    Raises:
+        OmniError: If a weight is infinite or no number.
+    """
+    for file in files:
+        with _opened(file) as weights:
+            for name in weights.keys():  # noqa: SIM118 - not a dict
+                tensor = weights.get_tensor(name)
+                if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
+                    raise OmniError(
+                        f"{name} in '{file}' holds values that are not finite; "
+                        "copy the checkpoint again, or train it anew"
+                    )
+                yield name, tensor
+                del tensor  # it keeps its file in memory
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite, without a copy of them."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _opened(file: Path) -> Any:
+    """An open file of safetensors."""
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        with file.open("rb") as raw:
+            if raw.read(4).startswith(_PICKLE_STARTS):
+                raise OmniError(
+                    f"'{file}' is a pickle, which may run code when it is read, and not "
+                    "safetensors; convert it first"
+                ) from error
+        raise OmniError(f"'{file}' is damaged ({error}); copy it again") from error
+
+
+def _refuse_repeated(file: Path) -> None:
+    """Refuse a header that describes a name more than once, of which a reader would see one."""
+
+    def refuse(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        plain = dict(pairs)
+        if len(plain) < len(pairs):
+            names = [name for name, _ in pairs]
+            repeated = next(name for name in plain if names.count(name) > 1)
+            raise OmniError(f"'{file}' describes '{repeated}' twice; copy it again")
+        return plain
+
+    with file.open("rb") as raw:
+        size = int.from_bytes(raw.read(8), "little")
+        json.loads(raw.read(size), object_pairs_hook=refuse)
+
+
+def match_weights(
+    module: nn.Module, stored: Mapping[str, StoredTensor], rename: Rename, *, about: str
+) -> dict[str, list[str]]:
+    """Our names of every published weight, several where ours are tied, none where it is left out.
+
+    Args:
+        module: May be on the meta device.
+        stored: What the files hold.
+        rename: From published names to ours.
+        about: Named in errors.
+
+    Raises:
+        OmniError: Listing the weights that are missing, unexpected, given twice, of another shape
+            or of a format no network computes in.
+    """
+    own = dict(module.state_dict(keep_vars=True))
+    tied = _tied(own)
+    ours = {theirs: rename(theirs) for theirs in stored}
+    given = Counter(ours.values())
+    names: dict[str, list[str]] = {}
+    faults: dict[str, list[str]] = {}
+    for theirs, entry in stored.items():
+        name = ours[theirs]
+        if name is None:
+            names[theirs] = []
+            continue
+        names[theirs] = [n for n in tied.get(name, ()) if n == name or n not in given]
+        fault, told = _fault(theirs, own.get(name), entry)
+        if fault is None and given[name] > 1:
+            fault = "given twice"
+        if fault is not None:
+            faults.setdefault(fault, []).append(told)
+    faults["missing"] = sorted(set(own) - {n for found in names.values() for n in found})
+    told_of = [f"{len(which)} {kind} ({_some(which)})" for kind, which in faults.items() if which]
+    if told_of:
+        raise OmniError(f"the weights do not fit {about}: {'; '.join(told_of)}")
+    return names
+
+
+def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """By name, all names of the same tensor."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, value in own.items():
+        by_tensor.setdefault(id(value), []).append(name)
+    return {name: by_tensor[id(value)] for name, value in own.items()}
+
+
+def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | None, str]:
+    """What is wrong with a weight, if anything, and how to tell it."""
+    if own is None:
+        return "unexpected", name
+    if tuple(own.shape) != entry.shape:
+        return "of another shape", f"{name} is {entry.shape}, wanted {tuple(own.shape)}"
+    if own.is_floating_point() and entry.format not in _FLOATS:
+        return "of another format", f"{name} is {entry.format}, wanted {', '.join(_FLOATS)}"
+    return None, name
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+
+
+def fill_module(module: nn.Module, files: list[Path], rename: Rename, *, about: str) -> None:
     """Put weights in the place of a module's own, one by one, so that no two copies exist.
 
     Args:
         module: May be on the meta device.
-        weights: `(name, tensor)` with the published names.
-        rename: Our name of a published one; None leaves the weight out.
+        files: Of the checkpoint.
+        rename: From published names to ours.
         about: Named in errors.
 
     Raises:
-        OmniError: Listing missing, unexpected and misshapen weights, after all were looked at.
+        OmniError: If a file is damaged or a weight does not fit.
     """
+    names = match_weights(module, read_headers(files), rename, about=about)
     own = dict(module.state_dict(keep_vars=True))
-    aliases: dict[int, list[str]] = {}
-    for name, value in own.items():
-        aliases.setdefault(id(value), []).append(name)
-    filled: set[str] = set()
-    unexpected, misshapen = [], []
-    for theirs, tensor in weights:
-        ours = rename(theirs)
-        if ours is None:
-            continue
-        if ours not in own:
-            unexpected.append(theirs)
-        elif own[ours].shape != tensor.shape:
-            want, got = tuple(own[ours].shape), tuple(tensor.shape)
-            misshapen.append(f"{theirs} is {got}, wanted {want}")
-        else:
-            value = _like(own[ours], tensor)
-            for alias in aliases[id(own[ours])]:
-                _assign(module, alias, value)
-                filled.add(alias)
-    missing = sorted(set(own) - filled)
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    told = [
-        f"{len(names)} {kind} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
-        for kind, names in faults.items()
-        if names
-    ]
-    if told:
-        raise OmniError(f"the weights do not fit {about}: {'; '.join(told)}")
+    tied = _tied(own)
+    for theirs, tensor in read_weights(files):
+        if names[theirs]:
+            first = names[theirs][0]
+            value = _like(own[first], tensor)
+            for name in tied[first]:
+                _assign(module, name, value)
 
 
 def _like(old: Tensor, tensor: Tensor) -> Tensor:

@@ -2,57 +2,102 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_empty_folder
-from lightning_omni.interop.backbone import load_backbone
-from lightning_omni.interop.image_tokenizer import load_image_tokenizer
-from lightning_omni.pretrained import Pretrained
+from lightning_omni.files import check_free, whole_folder
+from lightning_omni.interop import encodec, magvitv2
+from lightning_omni.interop.backbone import Backbone, is_shifted
+from lightning_omni.interop.card import CARD_FILE, said_of
+from lightning_omni.interop.checkpoint import Rename, match_weights, read_headers, weight_files
+from lightning_omni.interop.dream import dream_without_weights, read_config, renaming
+from lightning_omni.interop.own import copy_parts, read_weightless
+from lightning_omni.interop.weightless import WithoutWeights
+from lightning_omni.interop.writing import copy_weights
+from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["dream", "omni-diffusion", "qwen2", "magvitv2"]
+Kind = Literal["dream", "omni-diffusion", "qwen2", "magvitv2", "encodec", "lightning_omni"]
+FULL_RATE = 24.0
 
 
-def import_checkpoint(kind: Kind, input: Path, output: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What a checkpoint becomes.
+
+    Attributes:
+        module: Without weights.
+        rename: From published names to ours.
+        config: Text of its `config.json`.
+    """
+
+    module: Pretrained
+    rename: Rename
+    config: str
+
+
+def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
     """Read a checkpoint as a hub lays it out and write it in our own format.
 
-    The output appears when it is complete. The speech encoder and projector of Omni-Diffusion are
-    left out.
+    Weights are copied bit by bit, one at a time, and the output appears when it is complete. The
+    speech encoder and projector of Omni-Diffusion are left out.
 
     Args:
-        kind: What it is; `--from` means the same.
-        input: Folder with safetensors and `config.json`.
+        kind: What it is; `--from` means the same. `lightning_omni` joins the shards of an export.
+        input: Folder with safetensors and, but for magvitv2 and encodec, `config.json`.
         output: Folder to write; must not exist or be empty.
+        kbps: Rate of encodec in kbit/s; it can be changed later by the tokenizer's `num_codebooks`.
 
     Raises:
         OmniError: If something is missing, damaged or does not fit.
     """
-    load: Callable[[Path], Pretrained] = load_backbone
-    if kind == "magvitv2":
-        load = _image_tokenizer
-    make_empty_folder(output)
-    module = load(input)
-    partial = output.with_name(output.name + ".partial")
-    if partial.exists():
-        raise OmniError(f"'{partial}' is left of an import that was stopped; delete it")
-    try:
-        module.save_pretrained(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OmniError(
-            f"cannot write '{partial}' ({error.strerror}); is the disk full?"
-        ) from error
-    output.rmdir()
-    partial.rename(output)
-    count = sum(p.numel() for p in module.parameters())
+    if kbps != FULL_RATE and kind != "encodec":
+        raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
+    check_free(output)
+    network = _network(kind, input, kbps)
+    files = weight_files(input)
+    stored = read_headers(files)
+    names = match_weights(network.module, stored, network.rename, about=f"'{input}'")
+    with whole_folder(output) as partial:
+        (partial / CONFIG_FILE).write_text(network.config)
+        copy_weights(files, names, partial)
+        if kind == "lightning_omni":
+            copy_parts(input, partial)
+            (partial / CARD_FILE).write_text(said_of(input))
+    count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
 
 
-def _image_tokenizer(path: Path) -> Pretrained:
-    return load_image_tokenizer(path).tokenizer
+def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
+    if kind == "encodec":
+        return _new(encodec.encodec_without_weights(kbps), encodec.our_name)
+    if kind == "magvitv2":
+        with WithoutWeights():
+            return _new(magvitv2.magvitv2_network(), magvitv2.our_name)
+    config = read_config(folder)
+    if kind == "lightning_omni":
+        text = (folder / CONFIG_FILE).read_text("utf-8")
+        return _Network(read_weightless(folder), str, text)
+    if "class_path" in config:
+        raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
+    shifts = is_shifted(config, folder)
+    if shifts == (kind == "qwen2"):
+        found = config.get("model_type")
+        raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
+    transformer = dream_without_weights(folder)
+    inner = renaming(transformer)
+
+    def rename(name: str) -> str | None:
+        ours = inner(name)
+        return None if ours is None else f"transformer.{ours}"
+
+    return _new(Backbone(transformer, is_shifted=shifts), rename)
+
+
+def _new(module: Pretrained, rename: Rename) -> _Network:
+    return _Network(module, rename, json.dumps(module.config(), indent=2) + "\n")

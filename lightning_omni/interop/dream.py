@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.interop.checkpoint import fill_module, read_weights, weight_files
-from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.interop.checkpoint import Rename, fill_module, weight_files
+from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.nn.transformer import Transformer
 
 _RENAMED = (
@@ -24,13 +23,14 @@ _RENAMED = (
     (".post_attention_layernorm.", ".ffn_norm."),
 )
 _LEFT_OUT = ("model.audio_projection.", "model.audio_model.", "audio_projection.", "audio_model.")
-_NEEDED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
+_SIZES = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**22,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**12,
+}
+"""Sizes that a `config.json` must state, and the most that is believed."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -57,13 +57,26 @@ def load_dream(folder: str | Path) -> Transformer:
     Source: Dream 7B, arXiv:2508.15487.
     """
     folder = Path(folder)
+    model = dream_without_weights(folder)
+    fill_module(model, weight_files(folder), renaming(model), about=f"'{folder}'")
+    return model.eval()
+
+
+def dream_without_weights(folder: Path) -> Transformer:
+    """The network that a folder's `config.json` describes, with shapes alone.
+
+    Raises:
+        OmniError: If the file is missing or damaged, or a setting is not supported.
+    """
     config = read_config(folder)
     args = transformer_args(config, about=str(folder / "config.json"))
-    with torch.device("meta"):
-        model = Transformer(config["vocab_size"], [], **args)
-    rotary = {"theta": args["rope_theta"], "sections": None}
-    model.rotary = RotaryAngles(args["dim"] // args["num_heads"], **rotary)
-    is_tied = bool(args["tie_embeddings"])
+    with WithoutWeights():
+        return Transformer(config["vocab_size"], [], **args)
+
+
+def renaming(model: Transformer) -> Rename:
+    """From published names to those of a network; the second of two tied tables is left out."""
+    is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
         if name.startswith(_LEFT_OUT) or (is_tied and name.startswith("lm_head.")):
@@ -72,8 +85,17 @@ def load_dream(folder: str | Path) -> Transformer:
             name = name.replace(theirs, ours)
         return name
 
-    fill_module(model, read_weights(weight_files(folder)), rename, about=f"'{folder}'")
-    return model.eval()
+    return rename
+
+
+def published_name(ours: str) -> str:
+    """The published name of one of our weights."""
+    for theirs, name in _RENAMED:
+        if name.startswith("."):
+            ours = ours.replace(name, theirs)
+        elif ours.startswith(name):
+            ours = theirs + ours.removeprefix(name)
+    return ours
 
 
 def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
@@ -82,12 +104,24 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     Raises:
         OmniError: If a setting is missing or means a network that ours is not.
     """
-    missing = [name for name in _NEEDED if name not in config]
-    if missing:
-        raise OmniError(f"'{about}' has no {missing[0]}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    for name, most in _SIZES.items():
+        _check_size(config, name, most, about)
     heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    if config["hidden_size"] % (2 * heads):
+        raise OmniError(
+            f"'{about}' has hidden_size {config['hidden_size']}, wanted an even multiple of its "
+            f"num_attention_heads {heads}"
+        )
+    if not isinstance(kv_heads, int) or kv_heads < 1 or heads % kv_heads:
+        raise OmniError(
+            f"'{about}' has num_key_value_heads {kv_heads!r}, wanted a divisor of its "
+            f"num_attention_heads {heads}"
+        )
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise OmniError(f"'{about}' has rope_parameters {rope!r}, wanted an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
     unsupported = {
         "rope scaling": kind if kind != "default" else None,
         "hidden_act": config.get("hidden_act", "silu") if _is_other_act(config) else None,
@@ -97,19 +131,34 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     for name, value in unsupported.items():
         if value is not None:
             raise OmniError(f"'{about}' asks for {name} {value}, which our transformer has not")
+    theta = config.get("rope_theta") or rope.get("rope_theta") or 10_000.0
     return {
         "dim": config["hidden_size"],
         "num_layers": config["num_hidden_layers"],
         "num_heads": heads,
-        "num_kv_heads": config.get("num_key_value_heads") or heads,
+        "num_kv_heads": kv_heads,
         "ffn_dim": config["intermediate_size"],
-        "rope_theta": float(config.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
+        "rope_theta": _positive("rope_theta", theta, about),
         "rope_sections": None,
         "qkv_bias": config.get("attention_bias", True),
         "qk_norm": False,
         "tie_embeddings": config.get("tie_word_embeddings", False),
-        "norm_eps": config.get("rms_norm_eps", 1e-6),
+        "norm_eps": _positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6), about),
     }
+
+
+def _check_size(config: dict[str, Any], name: str, most: int, about: str) -> None:
+    if name not in config:
+        raise OmniError(f"'{about}' has no {name}; copy the checkpoint again")
+    size = config[name]
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+        raise OmniError(f"'{about}' has {name} {size!r}, wanted a whole number from 1 to {most}")
+
+
+def _positive(name: str, value: Any, about: str) -> float:
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise OmniError(f"'{about}' has {name} {value!r}, wanted a number above 0")
+    return float(value)
 
 
 def _is_other_act(config: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.checkpoint import read_weights, weight_files
+from lightning_omni.interop.checkpoint import read_headers, read_weights, weight_files
 from lightning_omni.interop.magvitv2 import load_magvitv2
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -71,4 +71,5 @@ def load_image_tokenizer(path: str | Path) -> PublishedImageTokenizer:
     if (path / CONFIG_FILE).is_file() and "class_path" in (path / CONFIG_FILE).read_text():
         return PublishedImageTokenizer(ImageTokenizer.from_pretrained(path)).eval()
     files = [path] if path.is_file() else weight_files(path)
+    read_headers(files)
     return PublishedImageTokenizer(load_magvitv2(dict(read_weights(files)))).eval()

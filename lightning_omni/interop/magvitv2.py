@@ -36,7 +36,17 @@ def load_magvitv2(state: dict[str, Tensor], *, image_size: int = 256) -> ImageTo
 
     Source: showlab/magvitv2, the tokenizer of Show-o, arXiv:2408.12528.
     """
-    tokenizer = ImageTokenizer(
+    tokenizer = magvitv2_network(image_size)
+    try:
+        tokenizer.load_state_dict({our_name(name): value for name, value in state.items()})
+    except RuntimeError as error:
+        raise OmniError(f"these are not the weights of MAGVIT-v2: {error}") from error
+    return tokenizer.eval()
+
+
+def magvitv2_network(image_size: int = 256) -> ImageTokenizer:
+    """The published tokenizer's network with weights of its own."""
+    return ImageTokenizer(
         image_size,
         bits=13,
         channels=128,
@@ -45,11 +55,6 @@ def load_magvitv2(state: dict[str, Tensor], *, image_size: int = 256) -> ImageTo
         decoder_multipliers=[1, 1, 2, 2, 4],
         decoder_blocks=DECODER_BLOCKS,
     )
-    try:
-        tokenizer.load_state_dict({our_name(name): value for name, value in state.items()})
-    except RuntimeError as error:
-        raise OmniError(f"these are not the weights of MAGVIT-v2: {error}") from error
-    return tokenizer.eval()
 
 
 def our_name(name: str) -> str:

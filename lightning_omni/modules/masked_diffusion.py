@@ -28,6 +28,7 @@ from lightning_omni.modules.optim import (
     warmup_cosine,
 )
 from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.lora import Lora, plain_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 from lightning_omni.shipped import locate
@@ -58,6 +59,7 @@ class MaskedDiffusionModule(L.LightningModule):
         recompute_activations: Trade a second forward pass of each block for its memory.
         bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
+        lora: Adapters that are trained in place of the backbone's own weights.
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -79,6 +81,7 @@ class MaskedDiffusionModule(L.LightningModule):
         recompute_activations: bool = False,
         compile_pointwise: bool = False,
         bound_draws: int = 16,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         check_within("model.bound_draws", bound_draws, 1)
@@ -94,6 +97,8 @@ class MaskedDiffusionModule(L.LightningModule):
             name: [span.start, span.size, code_feature_dims[name]] for name, span in spans.items()
         }
         self.backbone = backbone(self.vocab.size, list(self.code_spans.values()))
+        if lora is not None:
+            lora.adapt(self.backbone)
         if recompute_activations:
             self.backbone.recompute_activations()
         if compile_pointwise:
@@ -296,7 +301,8 @@ class MaskedDiffusionModule(L.LightningModule):
                 "--model.init_from null to start from random weights"
             )
         state = load_weights(folder)
-        own = self.backbone.state_dict()
+        placed = self.backbone.state_dict()
+        own = {plain: value for name, value in placed.items() if (plain := plain_name(name))}
         differ = sorted(
             k
             for k in {*state, *own}
@@ -307,7 +313,9 @@ class MaskedDiffusionModule(L.LightningModule):
                 f"'{folder}' holds another architecture: {len(differ)} tensors differ, first "
                 f"'{differ[0]}'; use the backbone and vocab of the stage before"
             )
-        self.backbone.load_state_dict(state)
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
 
 
 def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:

@@ -19,21 +19,31 @@ class SEANetSpeechEncoder(Pretrained):
         ratios: Strides from the decoder's side; their product is the hop in samples.
         latent_dim: Size of a latent frame.
         lstm_layers: Recurrent layers at the frame rate.
+        causal: No frame sees samples after its own.
 
     Source: EnCodec, arXiv:2210.13438, section 3.1.
     """
 
     def __init__(
-        self, num_filters: int, ratios: list[int], latent_dim: int, lstm_layers: int
+        self,
+        num_filters: int,
+        ratios: list[int],
+        latent_dim: int,
+        lstm_layers: int,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.hop_length = math.prod(ratios)
         self.network = SEANetEncoder(
-            dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
+            dimension=latent_dim,
+            n_filters=num_filters,
+            ratios=ratios,
+            lstm=lstm_layers,
+            causal=causal,
         )
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N D"]:
-        """Encode samples; T must be a multiple of `hop_length`."""
+        """Encode samples; the last frame of a T that `hop_length` does not divide is completed."""
         out: Tensor = self.network(wave[:, None]).transpose(1, 2)
         return out
 
@@ -46,14 +56,24 @@ class SEANetSpeechDecoder(Pretrained):
         ratios: As the encoder's.
         latent_dim: Size of a latent frame.
         lstm_layers: Recurrent layers at the frame rate.
+        causal: No sample sees frames after its own.
     """
 
     def __init__(
-        self, num_filters: int, ratios: list[int], latent_dim: int, lstm_layers: int
+        self,
+        num_filters: int,
+        ratios: list[int],
+        latent_dim: int,
+        lstm_layers: int,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.network = SEANetDecoder(
-            dimension=latent_dim, n_filters=num_filters, ratios=ratios, lstm=lstm_layers
+            dimension=latent_dim,
+            n_filters=num_filters,
+            ratios=ratios,
+            lstm=lstm_layers,
+            causal=causal,
         )
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B T"], None]:

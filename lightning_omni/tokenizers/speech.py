@@ -25,6 +25,7 @@ class SpeechTokenizer(Tokenizer):
         decoder: Latents to (waveform, log-mel estimate or None).
         sample_rate: In Hz.
         num_codebooks: Levels used, at most the quantizer's; fewer is a lower rate.
+        encoder_completes: The encoder itself completes the last frame; else silence does.
 
     Source: EnCodec, arXiv:2210.13438.
     """
@@ -38,6 +39,7 @@ class SpeechTokenizer(Tokenizer):
         decoder: Pretrained,
         sample_rate: int,
         num_codebooks: int,
+        encoder_completes: bool = False,
     ) -> None:
         super().__init__()
         if num_codebooks > quantizer.num_codebooks:
@@ -46,6 +48,7 @@ class SpeechTokenizer(Tokenizer):
             )
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
         self.sample_rate, self.num_codebooks = sample_rate, num_codebooks
+        self.encoder_completes = encoder_completes
         self.hop_length = int(encoder.hop_length)  # type: ignore[arg-type]
 
     @property
@@ -81,7 +84,7 @@ class SpeechTokenizer(Tokenizer):
         """Turn mono speech into codes.
 
         Args:
-            wave: Samples in [-1, 1]; the last frame is completed with silence.
+            wave: Samples in [-1, 1]; the last frame is completed.
             sample_rate: Of `wave`, in Hz.
 
         Raises:
@@ -92,8 +95,9 @@ class SpeechTokenizer(Tokenizer):
                 f"the speech tokenizer works at {self.sample_rate} Hz but got {sample_rate} Hz; "
                 "read the file with data.media.read_audio, which resamples"
             )
-        padded = F.pad(wave, (0, -wave.shape[1] % self.hop_length))
-        codes = self.quantizer.encode(self.encoder(padded), num_codebooks=self.num_codebooks)
+        if not self.encoder_completes:
+            wave = F.pad(wave, (0, -wave.shape[1] % self.hop_length))
+        codes = self.quantizer.encode(self.encoder(wave), num_codebooks=self.num_codebooks)
         level = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
         return (codes + level).flatten(1)
 

@@ -1,0 +1,92 @@
+"""What an exported folder says of itself: a card, and the checksum of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from lightning_omni.errors import OmniError
+from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, fingerprint
+
+CARD_FILE = "README.md"
+SUMS_FILE = "SHA256SUMS"
+RECIPE_FILE = "recipe.yaml"
+_HEAD = "---\nlibrary_name: lightning_omni\ntags: [masked-diffusion]\n---\n\n"
+_OURS = "\n## This export\n"
+
+
+def said_of(model: Path) -> str:
+    """The folder's own card, without what an earlier export added."""
+    card = model / CARD_FILE
+    if not card.is_file():
+        return (
+            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: data and their "
+            "licences are not known.\n"
+        )
+    text = card.read_text("utf-8").split(_OURS)[0]
+    return text if text.startswith("---\n") else _HEAD + text
+
+
+def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
+    """Write `README.md` and `SHA256SUMS` into an export that is otherwise complete.
+
+    Args:
+        model: Folder that was exported; its card, its run's recipe and its evaluation are taken.
+        folder: The export.
+        layout: Lines that say how its weights are laid out.
+    """
+    recipe = model.resolve().parent / "config.yaml"
+    if recipe.is_file():
+        (folder / RECIPE_FILE).write_bytes(recipe.read_bytes())
+    recipe_line = f"`{RECIPE_FILE}`" if recipe.is_file() else "not beside the exported folder"
+    files = [f"- `{name}`: {digest}" for name, digest in _sums(folder).items()]
+    lines = [
+        *layout,
+        "",
+        f"Recipe of the last training: {recipe_line}.",
+        "",
+        "### Evaluation",
+        "",
+        *_metrics(model),
+        "",
+        "### Files",
+        "",
+        f"SHA-256 of every file but this one, which is in `{SUMS_FILE}` with the others:",
+        "",
+        *files,
+    ]
+    text = f"{said_of(model).rstrip()}\n{_OURS}\n" + "\n".join(lines) + "\n"
+    (folder / CARD_FILE).write_text(text)
+    sums = [f"{digest}  {name}" for name, digest in _sums(folder).items()]
+    (folder / SUMS_FILE).write_text("\n".join(sums) + "\n")
+
+
+def _metrics(model: Path) -> list[str]:
+    """The table of the evaluation beside the folder, if it is of these very weights."""
+    results = model.resolve().parent / "eval" / "results.json"
+    table = results.with_suffix(".md")
+    if (
+        results.is_file()
+        and table.is_file()
+        and (model / WEIGHTS_FILE).is_file()
+        and (model / CONFIG_FILE).is_file()
+    ):
+        try:
+            measured = json.loads(results.read_text("utf-8")).get("fingerprint")
+        except (ValueError, AttributeError) as error:
+            raise OmniError(f"'{results}' is damaged ({error}); evaluate again") from error
+        if measured == fingerprint(model):
+            return [table.read_text("utf-8").strip()]
+    return ["Not measured beside the exported folder."]
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """SHA-256 by name of all files of a folder and of those in it."""
+    sums = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
+                file, "sha256"
+            ).hexdigest()
+    return sums

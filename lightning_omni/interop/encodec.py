@@ -1,0 +1,52 @@
+"""Read the published 24 kHz EnCodec model into our speech tokenizer."""
+
+from __future__ import annotations
+
+from lightning_omni.errors import OmniError
+from lightning_omni.interop.weightless import WithoutWeights
+from lightning_omni.nn.residual_vq import ResidualQuantizer
+from lightning_omni.nn.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+
+CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}
+"""Levels used at each rate in kbit/s: 75 frames a second, 10 bits a level."""
+
+_RENAMED = (
+    ("encoder.", "encoder.network."),
+    ("decoder.", "decoder.network."),
+    ("quantizer.vq.", "quantizer.layers."),
+)
+
+
+def encodec_without_weights(kbps: float) -> SpeechTokenizer:
+    """The published network with shapes alone; its quantizer keeps all levels at every rate.
+
+    Args:
+        kbps: Rate in kbit/s.
+
+    Raises:
+        OmniError: If there is no such rate.
+
+    Source: EnCodec, arXiv:2210.13438, section 3; the model is `encodec`'s for 24 kHz.
+    """
+    if kbps not in CODEBOOKS:
+        rates = ", ".join(f"{rate:g}" for rate in CODEBOOKS)
+        raise OmniError(f"kbps is {kbps:g}, wanted one of EnCodec's rates: {rates}")
+    ratios = [8, 5, 4, 2]
+    with WithoutWeights():
+        return SpeechTokenizer(
+            SEANetSpeechEncoder(32, ratios, 128, 2, causal=True),
+            ResidualQuantizer(128, max(CODEBOOKS.values()), 1024),
+            SEANetSpeechDecoder(32, ratios, 128, 2, causal=True),
+            24_000,
+            CODEBOOKS[kbps],
+            encoder_completes=True,
+        )
+
+
+def our_name(name: str) -> str:
+    """Translate a published weight's name."""
+    for theirs, ours in _RENAMED:
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

@@ -1,0 +1,70 @@
+"""Which of our backbones are Qwen2-shaped, and the `config.json` of one that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_omni.errors import OmniError
+from lightning_omni.nn.transformer import Transformer
+
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def require_qwen2(transformer: Transformer, *, about: str) -> None:
+    """Refuse a backbone that Qwen2's layout cannot hold.
+
+    Raises:
+        OmniError: Naming each property that stands in the way.
+    """
+    args = transformer.init_args
+    sections = args["rope_sections"]
+    obstacles = {
+        f"rotary sections for rows and columns (rope_sections {sections})": any(
+            (sections or [])[1:]
+        ),
+        "query-key norm (qk_norm)": args["qk_norm"],
+        "code features (code_spans)": bool(args["code_spans"]),
+        "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
+        "prompt that does not see the answer (isolate_prompt)": args["isolate_prompt"],
+    }
+    found = [what for what, is_there in obstacles.items() if is_there]
+    if found:
+        raise OmniError(
+            f"the backbone in '{about}' cannot be written as hf, because Qwen2 has not its "
+            f"{', '.join(found)}; give --format safetensors"
+        )
+
+
+def qwen2_config(
+    transformer: Transformer, formats: set[str], *, is_shifted: bool
+) -> dict[str, Any]:
+    """The `config.json` of a Qwen2-shaped backbone.
+
+    Args:
+        transformer: Qwen2-shaped.
+        formats: Of its weights, as safetensors names them.
+        is_shifted: Its output at position i - 1 scores token i, which makes it a Dream.
+    """
+    args = transformer.init_args
+    theta = args["rope_theta"]
+    config = {
+        "architectures": ["DreamModel" if is_shifted else "Qwen2ForCausalLM"],
+        "model_type": "Dream" if is_shifted else "qwen2",
+        "vocab_size": args["vocab_size"],
+        "hidden_size": args["dim"],
+        "intermediate_size": args["ffn_dim"],
+        "num_hidden_layers": args["num_layers"],
+        "num_attention_heads": args["num_heads"],
+        "num_key_value_heads": args["num_kv_heads"],
+        "hidden_act": "silu",
+        "rms_norm_eps": args["norm_eps"],
+        "rope_theta": theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": args["tie_embeddings"],
+        "use_sliding_window": False,
+    }
+    if len(formats) == 1:
+        config["torch_dtype"] = _DTYPES[formats.pop()]
+    return config

@@ -1,0 +1,131 @@
+"""Write safetensors weight by weight, in one file or in shards with an index."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_omni.errors import OmniError
+from lightning_omni.interop.checkpoint import INDEX, read_headers, read_weights
+from lightning_omni.pretrained import WEIGHTS_FILE
+
+_BYTES = {
+    "I64": 8,
+    "F64": 8,
+    "F32": 4,
+    "I32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+"""Bytes of a value by format, in the order in which safetensors writes formats."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor begins."""
+
+    file: Path
+    offset: int
+
+
+def copy_weights(
+    files: list[Path],
+    names: Mapping[str, list[str]],
+    folder: Path,
+    *,
+    shard_bytes: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Copy weights bit by bit under other names; one tensor is in memory at a time.
+
+    Args:
+        files: To read.
+        names: New names of each old one; none leaves a weight out.
+        folder: To write into.
+        shard_bytes: Weights beyond this size are split, with an index; None never splits.
+        metadata: For the header of each file.
+
+    Raises:
+        OmniError: If a weight is damaged, or of a format that cannot be written.
+    """
+    stored = read_headers(files)
+    entries = {}
+    for old, news in names.items():
+        entry = stored[old]
+        if entry.format not in _BYTES:
+            raise OmniError(
+                f"{old} in '{entry.file}' is {entry.format}, wanted {', '.join(_BYTES)}"
+            )
+        entries.update(dict.fromkeys(news, (entry.format, entry.shape)))
+    shards = _shards(entries, shard_bytes)
+    places: dict[str, _Place] = {}
+    for file, shard in shards.items():
+        places |= _write_header(folder / file, shard, metadata or {})
+    for old, tensor in read_weights(files):
+        for new in names[old]:
+            _write(tensor, places[new])
+        del tensor  # it keeps its file in memory
+    if len(shards) > 1:
+        total = sum(_size(*entry) for entry in entries.values())
+        weight_map = {name: places[name].file.name for name in sorted(entries)}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+_Entries = dict[str, tuple[str, tuple[int, ...]]]
+
+
+def _shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
+    """File names and what each holds, filled in order; a larger weight has a file of its own."""
+    filled: list[_Entries] = [{}]
+    used = 0
+    for name, entry in entries.items():
+        size = _size(*entry)
+        if limit is not None and filled[-1] and used + size > limit:
+            filled.append({})
+            used = 0
+        filled[-1][name] = entry
+        used += size
+    if len(filled) == 1:
+        return {WEIGHTS_FILE: filled[0]}
+    count = len(filled)
+    return {f"model-{i:05}-of-{count:05}.safetensors": s for i, s in enumerate(filled, 1)}
+
+
+def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) -> dict[str, _Place]:
+    """Begin a file as `safetensors` itself would, and say where its tensors go."""
+    order = list(_BYTES)
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    starts, end = {}, 0
+    for name in sorted(entries, key=lambda name: (order.index(entries[name][0]), name)):
+        kind, shape = entries[name]
+        starts[name], start = end, end
+        end += _size(kind, shape)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    with file.open("wb") as out:
+        out.write(len(raw).to_bytes(8, "little") + raw)
+        out.truncate(8 + len(raw) + end)
+    return {name: _Place(file, 8 + len(raw) + start) for name, start in starts.items()}
+
+
+def _write(tensor: Tensor, place: _Place) -> None:
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    with place.file.open("r+b") as out:
+        out.seek(place.offset)
+        out.write(raw.data)
+
+
+def _size(kind: str, shape: tuple[int, ...]) -> int:
+    return _BYTES[kind] * math.prod(shape)
