@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +23,7 @@ class Sampler(ABC):
     reopens: bool = False
     revises: bool = False
 
-    def begin(self, canvas: Canvas) -> Self:
+    def begin(self, canvas: Canvas) -> Sampler:
         """The sampler of one run; one that remembers steps returns a copy with an empty memory."""
         return self
 

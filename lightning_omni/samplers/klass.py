@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.arguments import check_within
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.noise import Noise
@@ -48,7 +48,7 @@ class KLASS(Confidence):
         super().__init__(temperature)
         self.threshold, self.divergence, self.history = threshold, divergence, history
 
-    def begin(self, canvas: Canvas) -> Self:
+    def begin(self, canvas: Canvas) -> Sampler:
         """A copy that has seen no step."""
         run = copy(self)
         run.before = {}

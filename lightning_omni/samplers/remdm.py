@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.samplers.ancestral import Ancestral
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores
 from lightning_omni.samplers.noise import Noise, Use
 
@@ -55,7 +56,7 @@ class ReMDM(Ancestral):
         super().__init__(temperature)
         self.eta, self.strategy, self.start, self.stop = eta, strategy, start, stop
 
-    def begin(self, canvas: Canvas) -> Self:
+    def begin(self, canvas: Canvas) -> Sampler:
         """A copy that remembers how probable each committed token was."""
         run = copy(self)
         run.log_p = torch.zeros(len(canvas.ids), device=canvas.ids.device)

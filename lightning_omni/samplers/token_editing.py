@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Self
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -34,7 +33,7 @@ class TokenEditing(Sampler):
         self.sampler, self.threshold = sampler, threshold
         self.reopens = sampler.reopens
 
-    def begin(self, canvas: Canvas) -> Self:
+    def begin(self, canvas: Canvas) -> Sampler:
         """A copy around the other sampler's run."""
         run = copy(self)
         run.sampler = self.sampler.begin(canvas)
