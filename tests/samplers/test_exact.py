@@ -1,5 +1,7 @@
 """With the exact posterior, samplers that promise a distribution draw from it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_world import (
@@ -68,10 +70,7 @@ def test_remasking_keeps_the_marginals(sampler, shift):
     """At every time each position is masked with probability t, whatever the others are."""
     count, steps = 12_000, 6
     canvas = empty_canvas(count, steps=steps)
-    canvas = type(canvas)(
-        *[getattr(canvas, f) for f in list(canvas.__slots__)[:-1]],
-        torch.full((count, 1), shift),
-    )
+    canvas = replace(canvas, shift=torch.full((count, 1), shift))
     masked = []
     fill(
         posterior_denoiser(make_joint()),
