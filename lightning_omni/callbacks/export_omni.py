@@ -39,7 +39,6 @@ class ExportOmni(L.Callback):
             voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
-            text_ranks=Path(data.text_ranks) if data.text_ranks else None,
             card=_card(data, pl_module, trainer.global_step),
         )
 

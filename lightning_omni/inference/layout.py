@@ -18,7 +18,7 @@ from lightning_omni.vocab import Vocab
 class Grammar:
     """What each position of a hole may hold: rows of allowed ids.
 
-    Row 0 is text and its terminator, row 1 image codes, row 2 + q the speech codes of level q and
+    Row 0 is text and its terminators, row 1 image codes, row 2 + q the speech codes of level q and
     the terminators. So an image is always exactly its codes, and a speech code always stands at its
     own codebook level.
     """
@@ -28,11 +28,10 @@ class Grammar:
             return torch.tensor([*extra, *range(start, start + size)], device=device).sort().values
 
         text, image, speech = (vocab.span(m) for m in ("text", "image", "speech"))
-        pad, end = vocab.pad_token_id, vocab.special("<|end_of_speech|>")
         level = speech.size // codebooks
-        rows = [ids(text.start, text.size, pad), ids(image.start, image.size)]
+        rows = [ids(text.start, text.size, *vocab.ends("text")), ids(image.start, image.size)]
         for q in range(codebooks):
-            ends = (pad, end) if q == 0 else (pad,)
+            ends = vocab.ends("speech") if q == 0 else (vocab.pad_token_id,)
             rows.append(ids(speech.start + q * level, level, *ends))
         self.allowed, self.codebooks = tuple(rows), codebooks
 
@@ -113,7 +112,7 @@ def make_canvas(
 
 def end_ids(vocab: Vocab) -> tuple[int, ...]:
     """Ids behind which a text or a spoken answer has nothing more."""
-    return vocab.pad_token_id, vocab.special("<|end_of_speech|>")
+    return tuple(dict.fromkeys((*vocab.ends("text"), *vocab.ends("speech"))))
 
 
 def render_prompts(

@@ -271,7 +271,7 @@ class PartFiller:
         parts = list(sample.turns[-1].parts)
         modality = parts[part].modality
         if modality == "text":
-            parts[part] = replace(parts[part], text=self.text.decode(ids))
+            parts[part] = replace(parts[part], text=self.template.answer_text(ids))
         else:
             parts[part] = Part(modality, codes=tuple(self.vocab.to_codes(modality, ids)))
         return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))

@@ -31,6 +31,7 @@ from lightning_omni.nn.embedding import CodeSpanFeatures
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 from lightning_omni.shipped import locate
+from lightning_omni.special_tokens import SpecialTokensName
 from lightning_omni.types import TASKS, Batch
 from lightning_omni.vocab import Vocab
 
@@ -58,6 +59,7 @@ class MaskedDiffusionModule(L.LightningModule):
         recompute_activations: Trade a second forward pass of each block for its memory.
         bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
+        special_tokens: Which there are (linked from the data).
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -79,13 +81,14 @@ class MaskedDiffusionModule(L.LightningModule):
         recompute_activations: bool = False,
         compile_pointwise: bool = False,
         bound_draws: int = 16,
+        special_tokens: SpecialTokensName = "own",
     ) -> None:
         super().__init__()
         check_within("model.bound_draws", bound_draws, 1)
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
-        self.vocab = Vocab.of_sizes(vocab)
+        self.vocab = Vocab.of_sizes(vocab, special_tokens)
         _require_all(
             self.vocab, schedules=forward_process.schedules, modality_weight=modality_weight
         )
