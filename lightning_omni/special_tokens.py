@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 SpecialTokensName = Literal["own", "released"]
@@ -22,7 +21,7 @@ class SpecialTokens:
 
     names: tuple[str, ...]
     ends: Mapping[str, tuple[str, ...]]
-    roles: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     def offset(self, token: str) -> int:
         """Place of a token among the special ones, by either name."""
@@ -42,9 +41,7 @@ OWN = SpecialTokens(
         "<|begin_of_speech|>",
         "<|end_of_speech|>",
     ),
-    ends=MappingProxyType(
-        {"text": ("<|endoftext|>",), "speech": ("<|endoftext|>", "<|end_of_speech|>")}
-    ),
+    ends={"text": ("<|endoftext|>",), "speech": ("<|endoftext|>", "<|end_of_speech|>")},
 )
 
 
@@ -76,19 +73,15 @@ RELEASED = SpecialTokens(
         *_brackets("audio", context=True),
         "<|audio|>",
     ),
-    ends=MappingProxyType(
-        {
-            "text": ("<|endoftext|>", "<|im_end|>", "<|begin_of_audio|>"),
-            "speech": ("<|endoftext|>", "<|im_end|>", "<|end_of_audio|>"),
-        }
-    ),
-    roles=MappingProxyType(
-        {
-            "<|begin_of_speech|>": "<|begin_of_audio|>",
-            "<|end_of_speech|>": "<|end_of_audio|>",
-            "<|end_of_turn|>": "<|im_end|>",
-        }
-    ),
+    ends={
+        "text": ("<|endoftext|>", "<|im_end|>", "<|begin_of_audio|>"),
+        "speech": ("<|endoftext|>", "<|im_end|>", "<|end_of_audio|>"),
+    },
+    roles={
+        "<|begin_of_speech|>": "<|begin_of_audio|>",
+        "<|end_of_speech|>": "<|end_of_audio|>",
+        "<|end_of_turn|>": "<|im_end|>",
+    },
 )
 """Those of Qwen2.5, then of Dream, then of the Omni-Diffusion release, arXiv:2603.06577.
 
