@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 
 from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
@@ -203,6 +205,20 @@ class MaskedDiffusionModule(L.LightningModule):
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
         return states[noisy.places]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all devices where they share the model, else as Lightning does."""
+        whole = self.trainer.strategy.model
+        if isinstance(whole, FullyShardedDataParallel):
+            if gradient_clip_val:
+                whole.clip_grad_norm_(gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
