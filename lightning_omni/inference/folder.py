@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
@@ -77,6 +79,7 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
+    weights: dict[str, Tensor],
     template: Template,
     lengths: dict[str, LengthRule],
     *,
@@ -85,9 +88,9 @@ def write_model_folder(
     speech_tokenizer: Path,
     card: str,
 ) -> Path:
-    """Write an exported model; existing files are replaced."""
+    """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
-    backbone.save_pretrained(folder)
+    backbone.save_pretrained(folder, weights)
     vocab = template.vocab
     plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
     if template.text.ranks == QWEN:  # another package's, which the folder names and does not hold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,8 @@ from lightning_omni.planning.settings import TrainerSettings
 
 USABLE = 0.9
 """Share of a device's memory that a plan may fill; its context and fragments take the rest."""
-MOST_DEVICES = 1024
+MOST_DOUBLINGS = 10
+"""Advice goes up to 1,024 devices."""
 _ADAMW = "take AdamW, as Muon needs whole matrices"
 _Way = Callable[..., Memory]
 WAYS: dict[str, _Way] = {"replicated": replicated, "sharded": sharded}
@@ -177,20 +177,18 @@ def _advice(
     devices: int,
 ) -> str:
     """The least change that fits."""
-    recomputed, more = replace(load, recomputes=True), 2 ** math.ceil(math.log2(devices))
+    recomputed = replace(load, recomputes=True)
     with_adamw: OptimizerKind = "fused_adamw" if kind == "muon" else kind
     share = [] if trainer.is_sharded else ["share the model with FSDP"]
     recompute = [] if load.recomputes else ["set model.recompute_activations: true"]
-    tries: list[tuple[str, list[str], Load, OptimizerKind, int]] = [
-        ("sharded", share, load, with_adamw, devices),
-        ("sharded", [*share, *recompute], recomputed, with_adamw, devices),
-    ]
+    tries: list[tuple[str, list[str], Load, OptimizerKind, int]] = []
     if not trainer.is_sharded:
-        tries.insert(0, ("replicated", recompute, recomputed, kind, devices))
-    while more < MOST_DEVICES:
-        more *= 2
-        changes = [*share, *recompute, f"take {more} devices"]
-        tries.append(("sharded", changes, recomputed, with_adamw, more))
+        tries.append(("replicated", recompute, recomputed, kind, devices))
+    counts = [devices, *(2**n for n in range(MOST_DOUBLINGS + 1) if 2**n > devices)]
+    for on in counts:
+        more = [f"take {on} devices"] if on != devices else []
+        tries.append(("sharded", [*share, *more], load, with_adamw, on))
+        tries.append(("sharded", [*share, *recompute, *more], recomputed, with_adamw, on))
     for way, changes, changed, with_kind, on in tries:
         found = WAYS[way](network, changed, with_kind, has_ema=trainer.has_ema, devices=on)
         if found.peak / 1e9 <= room:
