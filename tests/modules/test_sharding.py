@@ -73,3 +73,11 @@ def test_without_sharing_lightning_clips():
     )
     MaskedDiffusionModule.configure_gradient_clipping(trained, optimizer, 0.5, "norm")
     assert called == [(optimizer, 0.5, "norm")]
+
+
+def test_weights_that_are_flat_cannot_be_decayed():
+    flat = nn.Module()
+    flat.weight = nn.Parameter(torch.zeros(6))
+    with pytest.raises(OmniError, match=r"weight_decay is 0\.1 but all weights are flat"):
+        decay_groups(flat, 0.1)
+    assert [group["kind"] for group in decay_groups(flat, 0.0)] == ["vectors"]
