@@ -12,8 +12,8 @@ from typing import Any
 
 from data_prep.splits import digest
 from lightning_omni.errors import OmniError
+from lightning_omni.special_tokens import OWN, RELEASED
 from lightning_omni.types import SPLITS, TASKS, Part, Role, Sample, Turn
-from lightning_omni.vocab import SPECIAL_TOKENS
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -116,7 +116,7 @@ def refuse_special_tokens(text: str) -> None:
     Raises:
         OmniError: If a special token or a media placeholder is left in the text.
     """
-    for token in (*SPECIAL_TOKENS, "<|image|>", "<|audio|>"):
+    for token in (*OWN.names, *RELEASED.names):
         if token in text:
             raise OmniError(f"the text holds the reserved token {token}; remove it")
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ from lightning_omni import __version__
 from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
+from lightning_omni.vocab import SHARED_SETTINGS
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
@@ -37,7 +39,7 @@ FUNCTION_VERBS = {
 }
 _ALIASES = {"--from": "--kind"}  # a word of Python's own cannot name an argument
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
-VERBS = (*TRAINER_VERBS, *FUNCTION_VERBS, "prep-data")
+VERBS = (*TRAINER_VERBS, "plan", *FUNCTION_VERBS, "prep-data")
 TRACEBACK = "LIGHTNING_OMNI_TRACEBACK"
 _EXTRAS = {
     "prep": ("resvg_py", "espeakng_loader", "av", "rustbpe", "easy_vqa"),
@@ -46,6 +48,7 @@ _EXTRAS = {
     "bench": ("transformers", "litdata"),
     "hub": ("huggingface_hub",),
     "peft": ("peft",),
+    "qwen": ("dashscope",),
 }
 _JARGON = (
     (r"Does not validate against any of the Union subtypes Errors: ", ""),
@@ -120,6 +123,8 @@ def _missing(error: ModuleNotFoundError) -> str:
 def _run(verb: str, args: list[str]) -> int:
     if verb in TRAINER_VERBS:
         build_cli(args)
+    elif verb == "plan":
+        _plan(args[1:])
     elif verb in FUNCTION_VERBS:
         _call(verb, args[1:])
     elif verb == "prep-data":
@@ -129,6 +134,19 @@ def _run(verb: str, args: list[str]) -> int:
     else:
         raise OmniError(f"unknown verb '{verb}'; choose one of {', '.join(VERBS)}")
     return 0
+
+
+def _plan(args: list[str]) -> None:
+    """Build a recipe without memory and say what it would cost."""
+    import torch
+
+    from lightning_omni.planning.command import plan
+    from lightning_omni.planning.plan import PlanOptions
+
+    with torch.device("meta"):
+        cli = build_cli(args, run=False, with_trainer=False, options=PlanOptions)
+    options = PlanOptions(**{f.name: cli.config[f.name] for f in fields(PlanOptions)})
+    plan(cli.model, cli.datamodule, cli.config.trainer.as_dict(), options)
 
 
 def _usage() -> str:
@@ -180,8 +198,20 @@ def _renamed(arg: str) -> str:
     return f"{_ALIASES.get(name, name)}{equals}{value}"
 
 
-def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
+def build_cli(
+    args: list[str],
+    *,
+    run: bool = True,
+    with_trainer: bool = True,
+    options: type[object] | None = None,
+) -> LightningCLI:
     """Parse a recipe and, if `run`, execute its verb; else only build the objects.
+
+    Args:
+        args: Of the command line.
+        run: Whether to execute the verb.
+        with_trainer: Build the trainer too, which needs the devices that the recipe names.
+        options: Class whose arguments are accepted beside a recipe's.
 
     Raises:
         OmniError: If the recipe or an option is wrong.
@@ -216,7 +246,13 @@ def build_cli(args: list[str], *, run: bool = True) -> LightningCLI:
             check_seed(given.get("seed_everything"))
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.link_arguments("data.init_args.vocab", "model.init_args.vocab")
+            for name in SHARED_SETTINGS:
+                parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+            if options is not None:
+                parser.add_class_arguments(options, instantiate=False)
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            return super().instantiate_trainer(**kwargs) if with_trainer else None
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")

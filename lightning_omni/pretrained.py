@@ -46,11 +46,18 @@ class Pretrained(nn.Module):
         }
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json` and `model.safetensors` into `folder` and return it."""
+    def save_pretrained(self, folder: str | Path, weights: dict[str, Tensor] | None = None) -> Path:
+        """Write `config.json` and `model.safetensors` into `folder` and return it.
+
+        Args:
+            folder: Made if it is not there.
+            weights: Those to write, where other devices hold a part; None for the module's own.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_unshared(self.state_dict()), folder / WEIGHTS_FILE)
+        save_file(
+            _unshared(self.state_dict() if weights is None else weights), folder / WEIGHTS_FILE
+        )
         (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
         return folder
 

@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_omni.errors import OmniError
+from lightning_omni.special_tokens import SETS, SpecialTokensName
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|mask|>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|end_of_turn|>",
-    "<|begin_of_image|>",
-    "<|end_of_image|>",
-    "<|begin_of_speech|>",
-    "<|end_of_speech|>",
-)
+SHARED_SETTINGS = ("vocab", "special_tokens")
+"""Settings of the data that the model takes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +31,30 @@ class Span:
 class Vocab:
     """The only place that knows an id.
 
-    Text ids come first, then `SPECIAL_TOKENS`, then the modality spans in the order given. Spans
+    Text ids come first, then the special tokens, then the modality spans in the order given. Spans
     are appended, so adding one never moves an older id.
 
     Args:
         text_size: Number of text tokens.
         spans: `{modality: number of codes}`, in order.
+        special_tokens: Which special tokens there are.
 
     Raises:
         OmniError: If a size is not positive or a name is taken.
     """
 
-    def __init__(self, text_size: int, spans: dict[str, int]) -> None:
-        sizes = {"text": text_size, "special": len(SPECIAL_TOKENS)}
+    def __init__(
+        self,
+        text_size: int,
+        spans: dict[str, int],
+        special_tokens: SpecialTokensName = "own",
+    ) -> None:
+        if special_tokens not in SETS:
+            raise OmniError(
+                f"unknown special tokens '{special_tokens}'; choose one of {', '.join(SETS)}"
+            )
+        self.special_tokens, self._tokens = special_tokens, SETS[special_tokens]
+        sizes = {"text": text_size, "special": len(self._tokens.names)}
         for name, size in spans.items():
             if name in sizes:
                 raise OmniError(f"vocab span '{name}' is taken; name the modality differently")
@@ -65,8 +67,6 @@ class Vocab:
             self.spans[name] = Span(name, start, size)
             start += size
         self.size = start
-        base = self.spans["special"].start
-        self._special = {token: base + i for i, token in enumerate(SPECIAL_TOKENS)}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -75,17 +75,21 @@ class Vocab:
 
     def special(self, token: str) -> int:
         """Id of a special token such as `<|mask|>`."""
-        return self._special[token]
+        return self.spans["special"].start + self._tokens.offset(token)
+
+    def ends(self, modality: str) -> tuple[int, ...]:
+        """Ids behind which an answer of this modality has nothing more."""
+        return tuple(self.special(token) for token in self._tokens.ends[modality])
 
     @property
     def mask_token_id(self) -> int:
         """Id of the mask."""
-        return self._special["<|mask|>"]
+        return self.special("<|mask|>")
 
     @property
     def pad_token_id(self) -> int:
         """Id that ends a text and fills what is left of a hole."""
-        return self._special["<|endoftext|>"]
+        return self.special("<|endoftext|>")
 
     def to_ids(self, modality: str, codes: list[int]) -> list[int]:
         """Shift codes of one modality into the joint id space.
@@ -126,10 +130,13 @@ class Vocab:
     def to_dict(self) -> dict[str, Any]:
         """Plain description, the inverse of `from_dict`."""
         sizes = {n: s.size for n, s in self.spans.items() if n not in ("text", "special")}
-        return {"text_size": self.spans["text"].size, "spans": sizes}
+        plain: dict[str, Any] = {"text_size": self.spans["text"].size, "spans": sizes}
+        if self.special_tokens != "own":
+            plain["special_tokens"] = self.special_tokens
+        return plain
 
     @classmethod
-    def of_sizes(cls, sizes: dict[str, int]) -> Vocab:
+    def of_sizes(cls, sizes: dict[str, int], special_tokens: SpecialTokensName = "own") -> Vocab:
         """Build a vocabulary from a recipe's `{text: ..., speech: ..., image: ...}`.
 
         Raises:
@@ -137,14 +144,16 @@ class Vocab:
         """
         if "text" not in sizes:
             raise OmniError(f"the vocab has {', '.join(sizes) or 'nothing'} but no text; add it")
-        return cls(sizes["text"], {k: v for k, v in sizes.items() if k != "text"})
+        spans = {k: v for k, v in sizes.items() if k != "text"}
+        return cls(sizes["text"], spans, special_tokens)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Vocab:
         """Build a vocabulary from `to_dict`'s description."""
-        return cls(int(plain["text_size"]), {str(k): int(v) for k, v in plain["spans"].items()})
+        spans = {str(k): int(v) for k, v in plain["spans"].items()}
+        return cls(int(plain["text_size"]), spans, plain.get("special_tokens", "own"))
 
     def fingerprint(self) -> str:
         """Hash of every id's meaning; shards and checkpoints carry it."""
         layout = [(span.name, span.start, span.size) for span in self.spans.values()]
-        return hashlib.sha256(json.dumps([layout, SPECIAL_TOKENS]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([layout, self._tokens.names]).encode()).hexdigest()

@@ -1,8 +1,12 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
+from lightning_omni.shipped import FOLDER
+from lightning_omni.special_tokens import RELEASED
 from lightning_omni.vocab import Vocab
 
 
@@ -51,3 +55,88 @@ def test_the_fingerprint_changes_with_any_size_and_survives_a_round_trip():
 def test_a_taken_name_or_an_empty_span_is_refused(spans):
     with pytest.raises(OmniError):
         Vocab(50, spans)
+
+
+RELEASED_SIZES = {"text": 151_643, "speech": 16_384, "image": 8_192}
+RELEASED_IDS = {
+    "<|endoftext|>": 151643,
+    "<|im_start|>": 151644,
+    "<|im_end|>": 151645,
+    "<|object_ref_start|>": 151646,
+    "<|object_ref_end|>": 151647,
+    "<|box_start|>": 151648,
+    "<|box_end|>": 151649,
+    "<|quad_start|>": 151650,
+    "<|quad_end|>": 151651,
+    "<|vision_start|>": 151652,
+    "<|vision_end|>": 151653,
+    "<|vision_pad|>": 151654,
+    "<|image_pad|>": 151655,
+    "<|video_pad|>": 151656,
+    "<tool_call>": 151657,
+    "</tool_call>": 151658,
+    "<|fim_prefix|>": 151659,
+    "<|fim_middle|>": 151660,
+    "<|fim_suffix|>": 151661,
+    "<|fim_pad|>": 151662,
+    "<|repo_name|>": 151663,
+    "<|file_sep|>": 151664,
+    "<|beginoftext|>": 151665,
+    "<|mask|>": 151666,
+    "<|begin_of_image|>": 151667,
+    "<|end_of_image|>": 151668,
+    "<|context_of_image|>": 151669,
+    "<|begin_of_video|>": 151670,
+    "<|end_of_video|>": 151671,
+    "<|context_of_video|>": 151672,
+    "<|begin_of_patch|>": 151673,
+    "<|end_of_patch|>": 151674,
+    "<|context_of_patch|>": 151675,
+    "<|begin_of_quad|>": 151676,
+    "<|end_of_quad|>": 151677,
+    "<|begin_of_ref|>": 151678,
+    "<|end_of_ref|>": 151679,
+    "<|begin_of_box|>": 151680,
+    "<|end_of_box|>": 151681,
+    "<|image|>": 151682,
+    "<|video|>": 151683,
+    "<|begin_of_audio|>": 151684,
+    "<|end_of_audio|>": 151685,
+    "<|context_of_audio|>": 151686,
+    "<|audio|>": 151687,
+}
+
+
+def test_every_released_special_token_has_the_released_id():
+    vocab = Vocab.of_sizes(RELEASED_SIZES, "released")
+    assert {token: vocab.special(token) for token in RELEASED.names} == RELEASED_IDS
+    assert (vocab.pad_token_id, vocab.mask_token_id) == (151643, 151666)
+    assert vocab.special("<|begin_of_speech|>") == 151684
+    assert vocab.special("<|end_of_turn|>") == 151645
+
+
+def test_released_codes_have_the_released_ids():
+    vocab = Vocab.of_sizes(RELEASED_SIZES, "released")
+    assert vocab.to_ids("speech", list(range(16_384))) == list(range(151688, 168072))
+    assert vocab.to_ids("image", list(range(8_192))) == list(range(168072, 176264))
+    assert vocab.size == 176_264
+
+
+def test_special_tokens_are_part_of_the_fingerprint_and_of_the_round_trip():
+    own, released = (Vocab.of_sizes(RELEASED_SIZES, name) for name in ("own", "released"))
+    assert own.fingerprint() != released.fingerprint()
+    again = Vocab.from_dict(released.to_dict())
+    assert again.fingerprint() == released.fingerprint()
+    assert again.mask_token_id == released.mask_token_id
+
+
+def test_the_shipped_model_s_vocabulary_has_the_fingerprint_it_was_saved_with():
+    plain = json.loads((FOLDER / "vocab.json").read_text())
+    vocab = Vocab.from_dict(plain)
+    assert vocab.fingerprint() == plain["fingerprint"]
+    assert {**vocab.to_dict(), "fingerprint": plain["fingerprint"]} == plain
+
+
+def test_unknown_special_tokens_are_refused_with_those_there_are():
+    with pytest.raises(OmniError, match="unknown special tokens 'mine'; choose one of own"):
+        Vocab(50, {"image": 20}, "mine")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from lightning_omni.nn.flops import training_flops
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 
@@ -22,6 +23,7 @@ class Shape:
         tokens: Tokens of a batch, B * L.
         shortest: Shortest sample.
         longest: Longest sample.
+        recomputes: Keep only the inputs of blocks for the backward pass.
     """
 
     dim: int = 384
@@ -30,6 +32,7 @@ class Shape:
     tokens: int = 2048
     shortest: int = 40
     longest: int = 400
+    recomputes: bool = False
 
     @property
     def mask_token_id(self) -> int:
@@ -41,7 +44,7 @@ def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Tr
     """A Qwen2-shaped network with random weights."""
     torch.manual_seed(seed)
     heads = max(1, shape.dim // 64)
-    return Transformer(
+    network = Transformer(
         shape.vocab_size,
         [],
         dim=shape.dim,
@@ -56,6 +59,9 @@ def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Tr
         tie_embeddings=False,
         isolate_prompt=isolate_prompt,
     )
+    if shape.recomputes:
+        network.recompute_activations()
+    return network
 
 
 def places(lengths: list[int]) -> Tensor:
@@ -104,14 +110,5 @@ def make_samples(shape: Shape, *, rng: Generator) -> Samples:
 
 
 def useful_gflop(network: Transformer, samples: Samples) -> float:
-    """Arithmetic that a training step needs: products of tokens that carry something.
-
-    Forward and both gradients: 6 per weight and token, 12 per pair of tokens that see each other,
-    width and layer; the head at the masks only.
-    """
-    in_blocks = sum(p.numel() for p in network.blocks.parameters() if p.ndim > 1)
-    heads: int = network.embedding.head.weight.shape[1]
-    pairs = sum(n * n for n in samples.lengths)
-    attention = 12 * pairs * heads * len(network.blocks)
-    head = 6 * len(samples.masked) * network.embedding.head.weight.numel()
-    return float(6 * in_blocks * len(samples.x0) + attention + head) / 1e9
+    """Arithmetic that a training step needs, in GFLOP."""
+    return training_flops(network, samples.lengths, len(samples.masked)) / 1e9

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 import lightning as L
+from torch import Tensor
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
@@ -14,10 +15,12 @@ from lightning_omni.evaluation.provenance import git_commit
 from lightning_omni.inference.folder import write_model_folder
 from lightning_omni.inference.lengths import fit_lengths
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.nn.lora import merged, plain_name
+from lightning_omni.nn.lora import merged
+from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import locate
 
 LENGTH_SAMPLES = 2000
+_BACKBONE = "backbone."
 
 
 class ExportOmni(L.Callback):
@@ -27,33 +30,51 @@ class ExportOmni(L.Callback):
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the folder on the first process."""
+        """Write the folder on the first process; where several share the model, all help."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(data, OmniData):
+        if not isinstance(data, OmniData):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
+        whole = trainer.strategy.lightning_module_state_dict()
+        if not trainer.is_global_zero:
+            return
+        weights = {
+            name.removeprefix(_BACKBONE): value
+            for name, value in whole.items()
+            if name.startswith(_BACKBONE)
+        }
+        backbone = merged(pl_module.backbone)
+        if backbone is not pl_module.backbone:
+            weights = backbone.state_dict()
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
         read = data.samples("tts", "train") if "tts" in data.tasks else []
         voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
-            merged(pl_module.backbone),
+            backbone,
+            weights,
             data.template,
             fit_lengths(chain.from_iterable(seen.values()), data.template.text),
             voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
-            text_ranks=Path(data.text_ranks) if data.text_ranks else None,
-            card=_card(data, pl_module, trainer.global_step),
+            card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
 
 
-def _card(data: OmniData, module: MaskedDiffusionModule, steps: int) -> str:
+def _card(
+    data: OmniData,
+    module: MaskedDiffusionModule,
+    backbone: Transformer,
+    weights: dict[str, Tensor],
+    steps: int,
+) -> str:
     """Say what the model is, what it was trained on, under which licences, and how to use it."""
     made_from = read_manifest(data.data)
     sources = made_from.get("sources", [])
     licences = made_from.get("train_licences") or {"not counted in the manifest of the data": "all"}
-    parameters = sum(p.numel() for n, p in module.backbone.named_parameters() if plain_name(n))
+    buffers = {name for name, _ in backbone.named_buffers()}
+    parameters = sum(value.numel() for name, value in weights.items() if name not in buffers)
     task = next(iter(data.tasks))
     lines = [
         "# A lightning_omni joint model",

@@ -18,10 +18,12 @@ from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
+from lightning_omni.data.templates import make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.diffusion.noise import complement_of
 from lightning_omni.errors import OmniError
 from lightning_omni.shipped import locate
+from lightning_omni.special_tokens import SpecialTokensName
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, Sequence
@@ -100,8 +102,11 @@ class OmniData(ResumableData):
         val_samples: Validation samples per task, and test samples of the verb `test`.
         seed: Of order, pads and dropout.
         transcribe_first: Tasks whose spoken request is written down before it is answered.
-        text_ranks: Text ranks; None for those that ship with the package.
+        text_ranks: Text ranks; None for those that ship with the package, `qwen` for Qwen's, which
+            the package `dashscope` holds.
         test_split: Split that the verb `test` measures.
+        special_tokens: `own`, or `released` for those of the Omni-Diffusion release; the chat
+            template that places them comes with them.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class OmniData(ResumableData):
         transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
         test_split: str = "test_iid",
+        special_tokens: SpecialTokensName = "own",
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -129,7 +135,7 @@ class OmniData(ResumableData):
             check_within(f"data.tasks.{task}", share, 0)
         if not any(tasks.values()):
             raise OmniError("data.tasks gives no task a share; name at least one, such as t2i: 1")
-        Vocab.of_sizes(vocab)
+        Vocab.of_sizes(vocab, special_tokens)
         check_within("data.rows", rows, 1)
         check_within("data.row_length", row_length, 1)
         check_within("data.condition_dropout", condition_dropout, 0, 1)
@@ -145,6 +151,7 @@ class OmniData(ResumableData):
         self.data, self.seed = Path(data), seed
         self.image_tokenizer = locate(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = locate(speech_tokenizer, "speech_tokenizer")
+        self.special_tokens = special_tokens
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
@@ -166,8 +173,8 @@ class OmniData(ResumableData):
                 "set data.vocab to the tokenizers' sizes"
             )
         text = TextTokenizer(self.text_ranks or DEFAULT_RANKS)
-        vocab = Vocab(self.vocab["text"], spans)
-        self.template = Template(
+        vocab = Vocab.of_sizes(self.vocab, self.special_tokens)
+        self.template = make_template(
             vocab,
             text,
             image_columns=manifest["image_columns"],

@@ -33,7 +33,7 @@ class Hole:
 
 
 @dataclass(slots=True)
-class _Builder:
+class Builder:
     """Collects tokens with their places while a sample is rendered."""
 
     ids: list[int] = field(default_factory=list)
@@ -109,10 +109,9 @@ class Template:
                 instruction stays. So guidance has a trained unconditional model.
         """
         turn, part = rng.choice(_answers(sample))
-        out = _Builder()
+        out = Builder()
         self._before(out, sample, turn, part, drop)
-        self._answer(out, sample.turns[turn].parts[part], rng)
-        self._close(out)
+        self._answer(out, sample.turns[turn].parts, part, rng)
         return self._sequence(out, sample)
 
     def render_prompt(
@@ -133,16 +132,15 @@ class Template:
             given: Ids that the hole already holds, by their place in it.
             drop: As in `render`.
         """
-        out = _Builder()
+        out = Builder()
         last = len(sample.turns) - 1
         self._before(out, sample, last, part, drop)
         hole = self._hole(out, sample.turns[last].parts[part].modality, length, given or {})
-        self._close(out)
         return self._sequence(out, sample), [hole]
 
     def without_tail_pads(self) -> Template:
         """The same layout for generation, where a hole is as long as it is asked to be."""
-        return Template(
+        return type(self)(
             self.vocab,
             self.text,
             image_columns=self.image_columns,
@@ -150,8 +148,12 @@ class Template:
             max_tail_pads={},
         )
 
+    def answer_text(self, ids: list[int]) -> str:
+        """Text of an answer's ids, without what ends it."""
+        return self.text.decode(ids)
+
     def _before(
-        self, out: _Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
+        self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
         """Write everything that is given when a part of a turn is answered."""
         for i, earlier in enumerate(sample.turns[:turn]):
@@ -165,8 +167,8 @@ class Template:
         given = sample.turns[turn].parts[:part]
         self._give(out, tuple(p for p in given if not ("speech" in drop and p.is_transcript)))
 
-    def _hole(self, out: _Builder, modality: str, length: int, given: Mapping[int, int]) -> Hole:
-        """Write a hole of masks, but for what is given, inside its brackets."""
+    def _hole(self, out: Builder, modality: str, length: int, given: Mapping[int, int]) -> Hole:
+        """Write a hole of masks but for what is given, in its brackets, and close the turn."""
         self._bracket(out, "begin", modality)
         start = len(out.ids)
         ids = [given.get(i, self.vocab.mask_token_id) for i in range(length)]
@@ -174,17 +176,18 @@ class Template:
         out.add(ids, grid=self._grid(modality, length), answer_of=index)
         if modality == "image":
             self._bracket(out, "end", modality)
+        self._close(out)
         return Hole(modality, start, start + length)
 
-    def _open(self, out: _Builder, role: str) -> None:
+    def _open(self, out: Builder, role: str) -> None:
         out.add([self.vocab.special(f"<|{role}|>")])
 
-    def _close(self, out: _Builder) -> None:
+    def _close(self, out: Builder) -> None:
         out.add([self.vocab.special("<|end_of_turn|>")])
 
     def _ask(
         self,
-        out: _Builder,
+        out: Builder,
         sample: Sample,
         turn: Turn,
         *,
@@ -208,7 +211,7 @@ class Template:
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
                 self._bracket(out, "end", part.modality)
 
-    def _give(self, out: _Builder, parts: tuple[Part, ...]) -> None:
+    def _give(self, out: Builder, parts: tuple[Part, ...]) -> None:
         """Write answer parts that are already there."""
         for part in parts:
             self._bracket(out, "begin", part.modality)
@@ -217,17 +220,21 @@ class Template:
             if part.modality == "image":
                 self._bracket(out, "end", "image")
 
-    def _answer(self, out: _Builder, part: Part, rng: Random) -> None:
-        """Write an answer part that is to be predicted, its tail pads behind it."""
-        pads = rng.randint(0, self.max_tail_pads.get(part.modality, 0))
-        if part.modality == "speech":
-            pads *= self.codebooks
-        ids = self._answer_ids(part) + [self.vocab.pad_token_id] * pads
-        self._bracket(out, "begin", part.modality)
-        index = self.vocab.modalities.index(part.modality)
-        out.add(ids, grid=self._grid(part.modality, len(ids)), answer_of=index, tail_pads=pads)
-        if part.modality == "image":
+    def _answer(self, out: Builder, parts: tuple[Part, ...], part: int, rng: Random) -> None:
+        """Write the part that is to be predicted, its tail pads behind it, and close the turn."""
+        modality = parts[part].modality
+        pads = self._tail_pads(modality, rng)
+        ids = self._answer_ids(parts[part]) + [self.vocab.pad_token_id] * pads
+        self._bracket(out, "begin", modality)
+        index = self.vocab.modalities.index(modality)
+        out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=pads)
+        if modality == "image":
             self._bracket(out, "end", "image")
+        self._close(out)
+
+    def _tail_pads(self, modality: str, rng: Random) -> int:
+        pads = rng.randint(0, self.max_tail_pads.get(modality, 0))
+        return pads * self.codebooks if modality == "speech" else pads
 
     def _answer_ids(self, part: Part) -> list[int]:
         """Ids of an answer part with its terminator; an image needs none."""
@@ -238,7 +245,7 @@ class Template:
             ids.append(self.vocab.special("<|end_of_speech|>"))
         return ids
 
-    def _bracket(self, out: _Builder, side: str, modality: str) -> None:
+    def _bracket(self, out: Builder, side: str, modality: str) -> None:
         if modality != "text":
             out.add([self.vocab.special(f"<|{side}_of_{modality}|>")])
 
@@ -252,7 +259,7 @@ class Template:
             raise OmniError(f"sample '{sample.key}' holds {part.modality} without codes; encode it")
         return list(part.codes)
 
-    def _sequence(self, out: _Builder, sample: Sample) -> Sequence:
+    def _sequence(self, out: Builder, sample: Sample) -> Sequence:
         task = TASKS.index(sample.task)
         return Sequence(
             out.ids, out.places, out.maskable, out.is_tail_pad, out.modality, task, sample.key

@@ -15,6 +15,7 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.experiments.resolve import Recipe
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.vocab import SHARED_SETTINGS
 
 Parts = tuple[MaskedDiffusionModule, OmniData]
 
@@ -52,7 +53,8 @@ def _parser(*, with_trainer: bool) -> ArgumentParser:
     kinds = {"model": L.LightningModule, "data": L.LightningDataModule}
     for name, kind in kinds.items():
         parser.add_subclass_arguments(kind, name, fail_untyped=False, required=True)
-    parser.link_arguments("data.init_args.vocab", "model.init_args.vocab")
+    for name in SHARED_SETTINGS:
+        parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
     return parser
 
 

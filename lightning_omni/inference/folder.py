@@ -8,7 +8,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from lightning_omni.data.template import Template
+from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
@@ -16,12 +19,14 @@ from lightning_omni.inference.qualities import Qualities, load_qualities
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
 
 VOCAB_FILE = "vocab.json"
 RANKS_FILE = "text.tiktoken"
+RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
 
 
@@ -55,6 +60,12 @@ def _read_vocab(path: Path) -> Vocab:
     return vocab
 
 
+def _ranks(folder: Path) -> str | Path:
+    """The file of text ranks, or the word for those of another package."""
+    named = read_json_object(folder / VOCAB_FILE, remedy="export the model again").get(RANKS)
+    return str(named) if named is not None else folder / RANKS_FILE
+
+
 def _read_voices(folder: Path) -> tuple[str, ...]:
     path = folder / VOICES_FILE
     if not path.is_file():
@@ -68,22 +79,25 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
+    weights: dict[str, Tensor],
     template: Template,
     lengths: dict[str, LengthRule],
     *,
     voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
-    text_ranks: Path | None,
     card: str,
 ) -> Path:
-    """Write an exported model; existing files are replaced."""
+    """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
-    backbone.save_pretrained(folder)
+    backbone.save_pretrained(folder, weights)
     vocab = template.vocab
     plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
+    if template.text.ranks == QWEN:  # another package's, which the folder names and does not hold
+        plain[RANKS] = QWEN
+    else:
+        shutil.copyfile(template.text.ranks, folder / RANKS_FILE)
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
-    shutil.copyfile(text_ranks or DEFAULT_RANKS, folder / RANKS_FILE)
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
     for name, source in (
@@ -103,7 +117,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     Raises:
         OmniError: If a part is missing or the parts do not fit each other.
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, RANKS_FILE, "lengths.json"):
+    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, "lengths.json"):
         if not (folder / name).is_file():
             raise OmniError(
                 f"no joint model in '{folder}': {name} is missing; give the export folder of a "
@@ -119,9 +133,9 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"vocab span '{tokenizer.name}' has {size} codes but the {tokenizer.name} "
                 f"tokenizer in '{folder}' has {tokenizer.num_codes}; export the model again"
             )
-    template = Template(
+    template = make_template(
         vocab,
-        TextTokenizer(folder / RANKS_FILE),
+        TextTokenizer(_ranks(folder)),
         image_columns=image.image_size // image.downsample_factor,
         codebooks=speech.num_codebooks,
         max_tail_pads={},

@@ -20,7 +20,7 @@ from lightning_omni.vocab import Vocab
 class Grammar:
     """What each position of a hole may hold: rows of allowed ids.
 
-    Row 0 is text and its terminator, row 1 image codes, row 2 + q the speech codes of level q and
+    Row 0 is text and its terminators, row 1 image codes, row 2 + q the speech codes of level q and
     the terminators. So an image is always exactly its codes, and a speech code always stands at its
     own codebook level. Behind them come rows for places within a draft, where an answer does not
     end: a speech row for each level, text that is more than white space, and such text after a
@@ -34,11 +34,10 @@ class Grammar:
             return torch.tensor([*extra, *range(start, start + size)], device=device).sort().values
 
         text, image, speech = (vocab.span(m) for m in ("text", "image", "speech"))
-        pad, end = vocab.pad_token_id, vocab.special("<|end_of_speech|>")
         level = speech.size // codebooks
-        rows = [ids(text.start, text.size, pad), ids(image.start, image.size)]
+        rows = [ids(text.start, text.size, *vocab.ends("text")), ids(image.start, image.size)]
         for q in range(codebooks):
-            ends = (pad, end) if q == 0 else (pad,)
+            ends = vocab.ends("speech") if q == 0 else (vocab.pad_token_id,)
             rows.append(ids(speech.start + q * level, level, *ends))
         rows += [ids(speech.start + q * level, level) for q in range(codebooks)]
         for after_space in (False, True):
@@ -130,7 +129,7 @@ def make_canvas(
 
 def end_ids(vocab: Vocab) -> tuple[int, ...]:
     """Ids behind which a text or a spoken answer has nothing more."""
-    return vocab.pad_token_id, vocab.special("<|end_of_speech|>")
+    return tuple(dict.fromkeys((*vocab.ends("text"), *vocab.ends("speech"))))
 
 
 def render_prompts(

@@ -47,7 +47,7 @@ class PartFiller:
         codebooks: int,
         device: torch.device,
     ) -> None:
-        self.lengths, self.codebooks = lengths, codebooks
+        self.template, self.lengths, self.codebooks = template, lengths, codebooks
         self.vocab, self.text = template.vocab, template.text
         self.holes = HoleFiller(backbone, template, codebooks=codebooks, device=device)
         self.hole_lengths = HoleLengths(lengths, self.holes, codebooks=codebooks)
@@ -212,7 +212,7 @@ class PartFiller:
             fillings = [self.text.decode(ids[start:stop]) for start, stop in blank.gaps]
             parts[part] = replace(parts[part], text=draft.assemble(fillings))
         elif modality == "text":
-            parts[part] = replace(parts[part], text=self.text.decode(ids))
+            parts[part] = replace(parts[part], text=self.template.answer_text(ids))
         else:
             parts[part] = Part(modality, codes=tuple(self.vocab.to_codes(modality, ids)))
         return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))

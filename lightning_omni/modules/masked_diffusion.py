@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
 
 from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
@@ -32,6 +34,7 @@ from lightning_omni.nn.lora import Lora, plain_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 from lightning_omni.shipped import locate
+from lightning_omni.special_tokens import SpecialTokensName
 from lightning_omni.types import TASKS, Batch
 from lightning_omni.vocab import Vocab
 
@@ -60,6 +63,7 @@ class MaskedDiffusionModule(L.LightningModule):
         bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
         lora: Adapters that are trained in place of the backbone's own weights.
+        special_tokens: Which there are (linked from the data).
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -82,13 +86,14 @@ class MaskedDiffusionModule(L.LightningModule):
         compile_pointwise: bool = False,
         bound_draws: int = 16,
         lora: Lora | None = None,
+        special_tokens: SpecialTokensName = "own",
     ) -> None:
         super().__init__()
         check_within("model.bound_draws", bound_draws, 1)
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
-        self.vocab = Vocab.of_sizes(vocab)
+        self.vocab = Vocab.of_sizes(vocab, special_tokens)
         _require_all(
             self.vocab, schedules=forward_process.schedules, modality_weight=modality_weight
         )
@@ -205,6 +210,20 @@ class MaskedDiffusionModule(L.LightningModule):
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
         return states[noisy.places]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all devices where they share the model, else as Lightning does."""
+        whole = self.trainer.strategy.model
+        if isinstance(whole, FullyShardedDataParallel):
+            if gradient_clip_val:
+                whole.clip_grad_norm_(gradient_clip_val)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""

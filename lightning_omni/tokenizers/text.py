@@ -10,6 +10,8 @@ from pathlib import Path
 import tiktoken
 
 from lightning_omni.errors import OmniError
+from lightning_omni.special_tokens import OWN, RELEASED
+from lightning_omni.tokenizers import qwen
 
 DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
 MAX_BYTES = 16_384
@@ -17,7 +19,8 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
-_SPECIAL = re.compile(r"<\|[^|<>]{1,64}\|>")
+_NAMED = (re.escape(name) for name in (*OWN.names, *RELEASED.names))
+_SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
 
 
 class TextTokenizer:
@@ -27,11 +30,18 @@ class TextTokenizer:
     plant a mask.
 
     Args:
-        ranks: File with one `base64(bytes) rank` per line.
+        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for those of the
+            package `dashscope`.
+
+    Attributes:
+        ranks: As given.
+        size: Number of ids.
     """
 
     def __init__(self, ranks: str | Path = DEFAULT_RANKS) -> None:
-        path = Path(ranks)
+        self.ranks = ranks
+        is_qwen = ranks == qwen.QWEN
+        path = qwen.qwen_ranks() if is_qwen else Path(ranks)
         if not path.is_file():
             raise OmniError(f"no text ranks at '{path}'; give a .tiktoken file")
         pairs = (line.split() for line in path.read_bytes().splitlines() if line)
@@ -43,7 +53,10 @@ class TextTokenizer:
             ) from error
         self.size = len(table)
         self._encoding = tiktoken.Encoding(
-            path.stem, pat_str=PATTERN, mergeable_ranks=table, special_tokens={}
+            path.stem,
+            pat_str=qwen.PATTERN if is_qwen else PATTERN,
+            mergeable_ranks=table,
+            special_tokens={},
         )
 
     def encode(self, text: str) -> list[int]:

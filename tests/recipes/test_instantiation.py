@@ -22,9 +22,14 @@ TRAINING = sorted(
 )
 
 
+PAPER = sorted((RECIPES / "paper").glob("*.yaml"))
+
+
 def build(*args: str):
+    """Objects of a recipe; the trainer of one that needs GPUs is only parsed."""
+    needs_gpu = yaml.safe_load(Path(args[1]).read_text())["trainer"]["accelerator"] == "gpu"
     with torch.device("meta"):
-        return build_cli(list(args), run=False)
+        return build_cli(list(args), run=False, with_trainer=not needs_gpu)
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
@@ -85,3 +90,17 @@ def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):
     blocks = cli.model.backbone.blocks
     assert sum(p.numel() for p in blocks[0].parameters()) == 233_057_792
     assert len(blocks) == 28
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda p: p.stem)
+def test_the_paper_s_stages_train_the_published_model_on_the_published_ids(path):
+    cli = build("--config", str(path))
+    assert sum(p.numel() for p in cli.model.backbone.parameters()) == 7_789_082_112
+    assert cli.model.vocab.size == 176_264
+    assert cli.model.vocab.special_tokens == cli.datamodule.special_tokens == "released"
+    assert cli.model.forward_process.tail_pad_ratio == 0.6
+    assert cli.datamodule.row_length == 3072
+    trainer = cli.config.trainer
+    assert trainer.devices * trainer.accumulate_grad_batches * cli.datamodule.rows == 128
+    rate = cli.model.optimizer_factory([{"params": [torch.nn.Parameter(torch.zeros(1))]}])
+    assert rate.defaults["lr"] == {"stage1": 1e-4, "stage2": 1e-4, "stage3": 1e-5}[path.stem]

@@ -1,0 +1,171 @@
+"""The released layout, id by id."""
+
+from importlib.util import find_spec
+from random import Random
+
+import pytest
+
+from lightning_omni.data.released_template import INSTRUCTIONS, SYSTEM, ReleasedTemplate
+from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
+from lightning_omni.data.templates import make_template
+from lightning_omni.inference.layout import Grammar, end_ids
+from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.types import Part, Sample, Turn
+from lightning_omni.vocab import Vocab
+
+HAS_RANKS = find_spec("dashscope") is not None
+TEXT = TextTokenizer("qwen" if HAS_RANKS else TextTokenizer().ranks)
+VOCAB = Vocab(TEXT.size, {"speech": 16_384, "image": 8_192}, "released")
+NINE = [name for name in TASKS_BY_NAME if name != "chat"]
+PARTS = {
+    "text": Part("text", text="a green whale"),
+    "speech": Part("speech", codes=(5, 17, 2)),
+    "image": Part("image", codes=tuple(range(16))),
+}
+START, END, FEED = "<|im_start|>", "<|im_end|>", "\n"
+SPEECH = ["<|begin_of_audio|>", ("speech", 5), ("speech", 17), ("speech", 2), "<|end_of_audio|>"]
+IMAGE = ["<|begin_of_image|>", *(("image", i) for i in range(16)), "<|end_of_image|>"]
+LAYOUTS = {
+    "asr": ["Convert the speech to text.\n", *SPEECH],
+    "tts": ["Convert the text to speech.\na green whale"],
+    "t2i": ["Generate an image based on the provided text description.\na green whale"],
+    "caption": ["Describe the image.\n", *IMAGE],
+    "vqa": ["a green whale\n", *IMAGE],
+    "s2i": [*SPEECH],
+    "svqa": [*SPEECH, FEED, *IMAGE],
+    "sqa": [*SPEECH],
+    "tqa": ["a green whale"],
+}
+ANSWERS = {
+    ("text",): ["a green whale"],
+    ("speech",): SPEECH,
+    ("image",): IMAGE,
+    ("text", "speech"): ["a green whale\n", *SPEECH],
+}
+
+
+def ids_of(pieces):
+    ids = []
+    for piece in pieces:
+        if isinstance(piece, tuple):
+            ids += VOCAB.to_ids(piece[0], [piece[1]])
+        else:
+            is_special = piece.startswith("<|")
+            ids += [VOCAB.special(piece)] if is_special else TEXT.encode(piece)
+    return ids
+
+
+def turn(role, pieces):
+    return [START, role, FEED, *pieces, END, FEED]
+
+
+def template(pads=0) -> ReleasedTemplate:
+    most = {"text": pads, "speech": pads}
+    made = make_template(VOCAB, TEXT, image_columns=4, codebooks=1, max_tail_pads=most)
+    assert isinstance(made, ReleasedTemplate)
+    return made
+
+
+def sample(task) -> Sample:
+    declared = task_named(task)
+    turns = (
+        Turn("user", tuple(PARTS[m] for m in declared.asks)),
+        Turn("assistant", tuple(PARTS[m] for m in declared.answers)),
+    )
+    return Sample("key", task, turns)
+
+
+def render(task, part, pads=0):
+    """Render for training, asking until the part wanted is the one in the hole."""
+    index = VOCAB.modalities.index(task_named(task).answers[part])
+    rendered = (template(pads).render(sample(task), rng=Random(i)) for i in range(99))
+    return next(r for r in rendered if index in r.modality)
+
+
+@pytest.mark.parametrize("task", NINE)
+def test_a_whole_answer_is_laid_out_as_released(task):
+    answers = task_named(task).answers
+    system = turn("system", [SYSTEM[task]]) if task in SYSTEM else []
+    whole = [*system, *turn("user", LAYOUTS[task]), *turn("assistant", ANSWERS[answers])]
+    assert render(task, len(answers) - 1).ids == ids_of(whole)
+
+
+@pytest.mark.skipif(not HAS_RANKS, reason="dashscope is not installed")
+def test_a_text_question_has_the_ids_that_the_release_gives_it():
+    turns = (
+        Turn("user", (Part("text", text="Hello world"),)),
+        Turn("assistant", (Part("text", text="Hello"),)),
+    )
+    rendered = template().render(Sample("key", "tqa", turns), rng=Random(0))
+    asked = [151644, 872, 198, 9707, 1879, 151645, 198, 151644, 77091, 198]
+    assert rendered.ids == [*asked, 9707, 151645, 198]
+    assert rendered.maskable == [False] * 10 + [True] * 3
+
+
+@pytest.mark.skipif(not HAS_RANKS, reason="dashscope is not installed")
+def test_a_full_stop_and_the_line_feed_behind_it_are_one_token_as_released():
+    ids = render("asr", 0).ids
+    assert ids[3:9] == [12012, 279, 8806, 311, 1467, 624]
+    assert ids[9] == 151684
+
+
+@pytest.mark.parametrize("task", NINE)
+def test_what_a_turn_ends_with_is_predicted_and_pads_follow_it(task):
+    declared = task_named(task)
+    rendered = render(task, len(declared.answers) - 1, pads=3)
+    predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
+    pads = sum(rendered.is_tail_pad)
+    if declared.answers[-1] == "image":
+        assert predicted == VOCAB.to_ids("image", list(range(16)))
+    else:
+        assert predicted[len(predicted) - pads :] == [VOCAB.pad_token_id] * pads
+        assert predicted[-2 - pads : len(predicted) - pads] == ids_of([END, FEED])
+
+
+@pytest.mark.parametrize(
+    ("task", "part"), [(t, i) for t in NINE for i in range(len(task_named(t).answers))]
+)
+def test_training_and_generation_lay_an_answer_out_alike(task, part):
+    trained = render(task, part)
+    length = sum(trained.maskable)
+    asked, holes = template().render_prompt(sample(task), part=part, length=length)
+    assert asked.position_ids == trained.position_ids
+    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
+    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+
+
+@pytest.mark.parametrize("task", NINE)
+def test_every_answer_can_be_generated_up_to_its_end(task):
+    grammar = Grammar(VOCAB, 1, device="cpu")
+    for part, modality in enumerate(task_named(task).answers):
+        rendered = render(task, part)
+        row = {"text": 0, "image": 1, "speech": 2}[modality]
+        hole = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
+        ends = [n for n, i in enumerate(hole) if i in end_ids(VOCAB)]
+        assert bool(ends) == (modality != "image")
+        upto = hole[: ends[0] + 1] if ends else hole
+        assert set(upto) <= set(grammar.allowed[row].tolist())
+
+
+def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():
+    hole = ids_of(["a green whale\n"])
+    assert template().answer_text(hole) == "a green whale"
+
+
+def test_dropping_the_condition_keeps_the_instruction():
+    bare = template().render(sample("t2i"), rng=Random(0), drop=("text",))
+    user = turn("user", [f"{INSTRUCTIONS['t2i']}\n"])
+    assert bare.ids[: len(ids_of(user))] == ids_of(user)
+
+
+def test_a_conversation_keeps_its_earlier_turns_whole():
+    def says(role, text):
+        return Turn(role, (Part("text", text=text),))
+
+    turns = (says("system", "s"), says("user", "a"), says("assistant", "b"))
+    rendered = template().render(Sample("key", "chat", turns), rng=Random(0))
+    assert rendered.ids == ids_of(
+        [*turn("system", ["s"]), *turn("user", ["a"]), *turn("assistant", ["b"])]
+    )
