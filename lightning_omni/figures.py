@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-BLUE, ORANGE = "#2563b0", "#d97706"
+BLUE, ORANGE, GREY = "#2563b0", "#d97706", "#b8bec8"
 
 
 def pyplot() -> Any:

@@ -25,9 +25,6 @@ class GenerationDefaults:
             computed, and the prompt answers as it was. 1 is exact.
         entropy_bound: Commit as many as this bound in nats allows, so that steps end early; None
             commits by the schedule, in the order of the paper's sampler.
-        repetition_penalty: See `EntropyPenalty`.
-        position_penalty: See `EntropyPenalty`.
-        free_positions: See `EntropyPenalty`.
     """
 
     steps_per_token: float
@@ -36,46 +33,36 @@ class GenerationDefaults:
     shift: float = 1.0
     refresh_every: int = 1
     entropy_bound: float | None = None
-    repetition_penalty: float = 1.0
-    position_penalty: float = 1.0
-    free_positions: int = 100
 
     def num_steps(self, positions: int) -> int:
         """Steps for a hole of this many positions."""
         return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
 
     def sampler(self, temperature: float) -> Sampler:
-        """The paper's sampler with this modality's penalties, or the bound."""
+        """The bound, or the paper's order by entropy; its penalties earned no place here."""
         if self.entropy_bound is not None:
             return EntropyBounded(self.entropy_bound, temperature)
-        return EntropyPenalty(
-            temperature=temperature,
-            repetition_penalty=self.repetition_penalty,
-            position_penalty=self.position_penalty,
-            free_positions=self.free_positions,
-        )
+        return EntropyPenalty(temperature=temperature)
 
 
-_TEXT = GenerationDefaults(steps_per_token=1.0, max_steps=64)
+_TEXT = GenerationDefaults(steps_per_token=1.0, max_steps=64, entropy_bound=0.1)
 _SPEECH = GenerationDefaults(steps_per_token=0.5, max_steps=64)
-_IMAGE = GenerationDefaults(
-    steps_per_token=0.25, max_steps=64, guidance_scale=1.0, position_penalty=2.0
-)
+_IMAGE = GenerationDefaults(steps_per_token=0.25, max_steps=64, guidance_scale=1.0)
 
 QUALITIES: dict[Quality, dict[str, GenerationDefaults]] = {
     "fast": {
-        "text": replace(_TEXT, entropy_bound=0.1),
+        "text": _TEXT,
         "speech": replace(_SPEECH, refresh_every=4),
         "image": replace(_IMAGE, max_steps=8),
     },
     "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
     "best": {
-        "text": _TEXT,
+        "text": replace(_TEXT, entropy_bound=None),
         "speech": replace(_SPEECH, steps_per_token=1.0, max_steps=256),
         "image": replace(_IMAGE, steps_per_token=1.0, max_steps=256),
     },
 }
-"""Measured in docs/results/sampling.md."""
+"""Measured in docs/results/samplers.md and sampling.md."""
 
 
 def defaults_for(modality: str, quality: Quality) -> GenerationDefaults:

@@ -138,7 +138,7 @@ def test_training_and_generation_lay_an_answer_out_alike(task, part):
 
 @pytest.mark.parametrize("task", NINE)
 def test_every_answer_can_be_generated_up_to_its_end(task):
-    grammar = Grammar(VOCAB, 1, device="cpu")
+    grammar = Grammar(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).answers):
         rendered = render(task, part)
         row = {"text": 0, "image": 1, "speech": 2}[modality]
