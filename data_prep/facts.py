@@ -26,11 +26,11 @@ class Fact:
 def small_sums(largest: int) -> list[Fact]:
     """Every sum of two numbers from 1 to `largest`, in words.
 
-    The sentence is longer than `it is four`, which a recognizer tends to mishear.
+    A recognizer hears the real number in this sentence; of `the answer is four` it makes "for".
     """
     numbers = range(1, largest + 1)
     sums = [_sum(a, b) for a in numbers for b in numbers]
-    return [replace(fact, sentence=f"the answer is {fact.answer}") for fact in sums]
+    return [replace(fact, sentence=f"there are {fact.answer} altogether") for fact in sums]
 
 
 def sums_from_zero(largest: int) -> list[Fact]:
