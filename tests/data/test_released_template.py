@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from random import Random
 
 import pytest
+import torch
 
 from lightning_omni.data.released_template import INSTRUCTIONS, SYSTEM, ReleasedTemplate
 from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
