@@ -133,7 +133,7 @@ def test_hidden_codes_of_a_request_are_masks_and_stay_so(omni, whale, said):
     assert masks[-4:] == list(range(hole.start, hole.stop))
     assert len(masks) == 36
     answer = omni.answer([half], seed=0)[0]
-    assert only_hole(answer)["forwards"] == only_hole(answer)["steps"]
+    assert 0 < only_hole(answer)["forwards"] <= only_hole(answer)["steps"]
     heard = omni.generate("asr", speech=said, times=[(0.0, len(said) / 16000)])
     assert heard.text != omni.generate("asr", speech=said).text
 
