@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lightning_omni import __version__
 from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, sentence_behind
 from lightning_omni.vocab import SHARED_SETTINGS
 
 if TYPE_CHECKING:
@@ -94,11 +94,8 @@ def explain(error: Exception) -> str | None:
 
     A parser wraps the errors of constructors in its own, so causes are looked at too.
     """
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmniError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
-        return one_line(str(cause))
+    if (sentence := sentence_behind(error)) is not None:
+        return one_line(str(sentence))
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
     if isinstance(error, UnicodeDecodeError):

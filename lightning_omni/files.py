@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
+
+SUMS_FILE = "SHA256SUMS"
 
 
 def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -55,9 +58,7 @@ def make_empty_folder(folder: Path) -> Path:
     Raises:
         OmniError: If that cannot be done, or it holds something.
     """
-    make_folder(folder)
-    if any(folder.iterdir()):
-        raise OmniError(f"'{folder}' is not empty; choose another place")
+    _refuse_full(make_folder(folder))
     return folder
 
 
@@ -109,11 +110,32 @@ def check_free(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise OmniError(f"cannot write into '{folder}' (it is a file); choose another place")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OmniError(f"'{folder}' is not empty; choose another place")
+    if folder.is_dir():
+        _refuse_full(folder)
     partial = _partial(folder)
     if partial.exists():
         raise OmniError(f"'{partial}' is left of a run that was stopped; delete it")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 by name of all files in a folder and below it."""
+    sums = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sums[path.relative_to(folder).as_posix()] = digest
+    return sums
+
+
+def write_checksums(folder: Path) -> None:
+    """List a folder's files with their checksums in `SHA256SUMS`, as `sha256sum -c` reads them."""
+    lines = [f"{digest}  {name}\n" for name, digest in checksums(folder).items()]
+    (folder / SUMS_FILE).write_text("".join(lines))
+
+
+def _refuse_full(folder: Path) -> None:
+    if any(folder.iterdir()):
+        raise OmniError(f"'{folder}' is not empty; choose another place")
 
 
 def _partial(folder: Path) -> Path:

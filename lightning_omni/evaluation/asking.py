@@ -36,7 +36,9 @@ def cases_of(suite: Suite, plan: Plan, task: str) -> list[Case]:
     (split,) = plan.splits
     cases, _ = suite.cases(task, split, plan)
     if not cases:
-        raise OmniError(f"task '{task}' has no samples in '{split}'; leave it out")
+        raise OmniError(
+            f"task '{task}' has no samples in '{split}'; leave it out or choose another split"
+        )
     return cases
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.asking import ask, cases_of
 from lightning_omni.evaluation.calibration_table import markdown
-from lightning_omni.evaluation.choose import Measured, by_quality, choose
+from lightning_omni.evaluation.choose import Candidate, by_quality, choose
 from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
 from lightning_omni.evaluation.paired import paired_difference
 from lightning_omni.evaluation.pareto import draw_pareto
@@ -140,12 +140,12 @@ def _choice(rows: list[dict[str, Any]], of_way: dict[str, list[Outcome]]) -> dic
     """Compare every way with the best, of equally good ones the cheapest."""
     sign = 1.0 if rows[0]["is_lower_better"] else -1.0
     best = min(rows, key=lambda row: (sign * row["value"], row["forwards"]))
-    measured = []
+    candidates = []
     for row in rows:
         found = paired_difference(of_way[row["way"]], of_way[best["way"]], row["metric"])
         error = 0.0 if math.isnan(found.error) else found.error
-        measured.append(Measured(row["way"], row["forwards"], sign * found.mean, error))
-    return choose(measured)
+        candidates.append(Candidate(row["way"], row["forwards"], sign * found.mean, error))
+    return choose(candidates)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ SLACK: dict[Quality, float] = {"fast": 2.0, "balanced": 1.0, "best": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Candidate:
     """One way on one task.
 
     Attributes:
@@ -27,18 +27,18 @@ class Measured:
     error: float
 
 
-def choose(measured: list[Measured]) -> dict[Quality, str]:
+def choose(candidates: list[Candidate]) -> dict[Quality, str]:
     """The cheapest way whose loss is within each quality's slack.
 
     The loss is a paired difference, so ways that fail on other cases than the best have an error
     of their own; a way with no loss at all is as good as the best.
 
     Args:
-        measured: Every way, against the best of them.
+        candidates: Every way, against the best of them.
     """
     return {
         quality: min(
-            (m for m in measured if m.loss <= slack * m.error or m.loss <= 0),
+            (m for m in candidates if m.loss <= slack * m.error or m.loss <= 0),
             key=lambda m: m.forwards,
         ).way
         for quality, slack in SLACK.items()

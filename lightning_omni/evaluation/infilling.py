@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.arguments import check_within
-from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.asking import cases_of
 from lightning_omni.evaluation.outcome import summarize
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.refilling import Refiller
@@ -70,9 +70,7 @@ def evaluate_infilling(
     ways = {"caption": refiller.words, "t2i": refiller.halves, "tts": refiller.bits}
     rows: list[dict[str, Any]] = []
     for task, metric in METRICS.items():
-        cases, _ = suite.cases(task, split, plan)
-        if not cases:
-            raise OmniError(f"task '{task}' has no samples in '{split}'; choose another split")
+        cases = cases_of(suite, plan, task)
         for way, replies in ways[task](cases).items():
             estimate = summarize(suite.judge(task, cases, replies), metric, seed=seed)
             assert estimate is not None  # noqa: S101 - there are cases

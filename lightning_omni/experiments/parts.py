@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_omni.callbacks.export_omni import ExportOmni
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, sentence_behind
 from lightning_omni.experiments.resolve import Recipe
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.vocab import SHARED_SETTINGS
@@ -62,15 +62,7 @@ def _built(recipe: Recipe, parser: ArgumentParser) -> Any:
     try:
         return parser.instantiate_classes(parser.parse_object(copy.deepcopy(recipe)))
     except (argparse.ArgumentError, TypeError, ValueError, OmniError) as error:
-        raise OmniError(str(_cause(error))) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The sentence for users that a parser's report is about, else the report itself."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmniError):
-        cause = cause.__cause__ or cause.__context__
-    return cause or error
+        raise OmniError(str(sentence_behind(error) or error)) from error
 
 
 def _joint(built: Any) -> Parts:

@@ -61,7 +61,7 @@ def generate(
     sampler: Sampler | None = None,
     block_size: int | None = None,
     precision: Precision = "float32",
-    shift: float | None = None,
+    shift: float = 1.0,
     stop_at_end: bool = True,
     length: LengthChoice = "fitted",
     trace: bool = False,

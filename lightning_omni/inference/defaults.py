@@ -20,7 +20,6 @@ class GenerationDefaults:
         steps_per_token: Steps of a hole as a share of its positions; at least one step.
         max_steps: Upper bound of the steps of a hole.
         guidance_scale: Of classifier-free guidance; 0 is off.
-        shift: Of the schedule's times.
         refresh_every: Steps between two passes over all tokens; in between only the hole is
             computed, and the prompt answers as it was. 1 is exact.
         entropy_bound: Commit as many as this bound in nats allows, so that steps end early; None
@@ -30,7 +29,6 @@ class GenerationDefaults:
     steps_per_token: float
     max_steps: int
     guidance_scale: float = 0.0
-    shift: float = 1.0
     refresh_every: int = 1
     entropy_bound: float | None = None
 

@@ -79,7 +79,7 @@ class HoleFiller:
             self.grammar,
             blanks=blanks,
             num_steps=steps,
-            shift=defaults.shift if sampling.shift is None else sampling.shift,
+            shift=sampling.shift,
             stop_at_end=sampling.stop_at_end,
             vocab=self.vocab,
         )

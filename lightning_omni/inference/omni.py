@@ -268,12 +268,12 @@ class Omni:
         records: list[dict[str, Any]] = [{} for _ in samples]
         samples = [self._unanswered(sample) for sample in samples]
         drafts = [by_place(sample, own) for sample, own in zip(samples, given, strict=True)]
+        ways = [resolve(sampling, sample.task, self.qualities) for sample in samples]
         for part in range(max(len(s.turns[-1].parts) for s in samples)):
             together: list[tuple[str, Sampling, list[int]]] = []
             for i, sample in enumerate(samples):
-                way = resolve(sampling, sample.task, self.qualities)
                 for p in sample.turns[-1].parts[part : part + 1]:
-                    _join(together, p.modality, way, i)
+                    _join(together, p.modality, ways[i], i)
             for _, way, chosen in together:
                 filled = self.filler.fill_part(
                     [samples[i] for i in chosen],

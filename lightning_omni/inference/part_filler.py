@@ -84,8 +84,8 @@ class PartFiller:
                 [samples[i] for i in whole], part, growth=growth, choice=sampling.length
             )
             tries = [(i, Blank(length)) for i, length in zip(whole, lengths, strict=True)]
-            for i, draft in enumerate(drafts):
-                if draft is not None and i in todo:
+            for i in todo:
+                if (draft := drafts[i]) is not None:
                     tries += [(i, b) for b in self._blanks(samples[i], part, draft, growth)]
             filled = self._fill_tries(tries, samples, part, sampling, seeds, on_step)
             unfinished = []

@@ -31,7 +31,7 @@ class SamplingOptions(TypedDict, total=False):
     sampler: Sampler | None
     block_size: int | None
     precision: Precision
-    shift: float | None
+    shift: float
     stop_at_end: bool
     length: LengthChoice
     trace: bool
@@ -73,7 +73,7 @@ class Sampling:
     sampler: Sampler | None = None
     block_size: int | None = None
     precision: Precision = "float32"
-    shift: float | None = None
+    shift: float = 1.0
     stop_at_end: bool = True
     length: LengthChoice = "fitted"
     trace: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -11,13 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_empty_folder
+from lightning_omni.files import SUMS_FILE, make_empty_folder, write_checksums
 from lightning_omni.inference.folder import read_model_folder
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 
 log = logging.getLogger(__name__)
 
-SUMS_FILE = "SHA256SUMS"
 _LARGEST = float(torch.finfo(torch.float16).max)
 
 
@@ -41,8 +39,7 @@ def shrink(model: Path, out: Path) -> None:
         elif path.name != SUMS_FILE:
             shutil.copyfile(path, target)
     written = sorted(p for p in out.rglob("*") if p.is_file())
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(out)}" for p in written]
-    (out / SUMS_FILE).write_text("\n".join(sums) + "\n")
+    write_checksums(out)
     size = sum(p.stat().st_size for p in written)
     log.info("wrote %s: %d files, %.1f MB", out, len(written), size / 1e6)
 

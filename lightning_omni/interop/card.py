@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import SUMS_FILE, checksums, write_checksums
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 
 CARD_FILE = "README.md"
-SUMS_FILE = "SHA256SUMS"
 RECIPE_FILE = "recipe.yaml"
 _HEAD = "---\nlibrary_name: lightning_omni\ntags: [masked-diffusion]\n---\n\n"
 _OURS = "\n## This export\n"
@@ -40,7 +39,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     if recipe.is_file():
         (folder / RECIPE_FILE).write_bytes(recipe.read_bytes())
     recipe_line = f"`{RECIPE_FILE}`" if recipe.is_file() else "not beside the exported folder"
-    files = [f"- `{name}`: {digest}" for name, digest in _sums(folder).items()]
+    files = [f"- `{name}`: {digest}" for name, digest in checksums(folder).items()]
     lines = [
         *layout,
         "",
@@ -58,8 +57,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     ]
     text = f"{said_of(model).rstrip()}\n{_OURS}\n" + "\n".join(lines) + "\n"
     (folder / CARD_FILE).write_text(text)
-    sums = [f"{digest}  {name}" for name, digest in _sums(folder).items()]
-    (folder / SUMS_FILE).write_text("\n".join(sums) + "\n")
+    write_checksums(folder)
 
 
 def _metrics(model: Path) -> list[str]:
@@ -79,14 +77,3 @@ def _metrics(model: Path) -> list[str]:
         if measured == fingerprint(model):
             return [table.read_text("utf-8").strip()]
     return ["Not measured beside the exported folder."]
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """SHA-256 by name of all files of a folder and of those in it."""
-    sums = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
-    return sums
