@@ -43,3 +43,17 @@ def workplace(trained, monkeypatch):
     """`trained`, as the current folder."""
     monkeypatch.chdir(trained)
     return trained
+
+
+@pytest.fixture
+def beside(workplace, tmp_path, monkeypatch):
+    """Make a folder with the data and some runs of `workplace`, for runs of its own, current."""
+
+    def make(*runs):
+        (tmp_path / "data").symlink_to(workplace / "data")
+        (tmp_path / "runs/debug").mkdir(parents=True)
+        for name in runs:
+            (tmp_path / "runs/debug" / name).symlink_to(workplace / "runs/debug" / name)
+        monkeypatch.chdir(tmp_path)
+
+    return make

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 import torch
+from small_models import rendered_with, sample_of
 
 from lightning_omni.data.released_template import INSTRUCTIONS, SYSTEM, ReleasedTemplate
 from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
@@ -68,19 +69,11 @@ def template(pads=0) -> ReleasedTemplate:
 
 
 def sample(task) -> Sample:
-    declared = task_named(task)
-    turns = (
-        Turn("user", tuple(PARTS[m] for m in declared.asks)),
-        Turn("assistant", tuple(PARTS[m] for m in declared.answers)),
-    )
-    return Sample("key", task, turns)
+    return sample_of(task, PARTS)
 
 
 def render(task, part, pads=0):
-    """Render for training, asking until the part wanted is the one in the hole."""
-    index = VOCAB.modalities.index(task_named(task).answers[part])
-    rendered = (template(pads).render(sample(task), rng=Random(i)) for i in range(99))
-    return next(r for r in rendered if index in r.modality)
+    return rendered_with(template(pads), sample(task), part)
 
 
 @pytest.mark.parametrize("task", NINE)

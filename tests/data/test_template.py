@@ -1,6 +1,7 @@
 from random import Random
 
 import pytest
+from small_models import rendered_with, sample_of
 
 from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.data.template import Template
@@ -25,19 +26,11 @@ def template(pads=3) -> Template:
 
 
 def sample(task) -> Sample:
-    declared = task_named(task)
-    turns = (
-        Turn("user", tuple(PARTS[m] for m in declared.asks)),
-        Turn("assistant", tuple(PARTS[m] for m in declared.answers)),
-    )
-    return Sample("key", task, turns)
+    return sample_of(task, PARTS)
 
 
 def render(task, part, **options):
-    """Render for training, asking until the part wanted is the one in the hole."""
-    index = VOCAB.modalities.index(task_named(task).answers[part])
-    rendered = (template(**options).render(sample(task), rng=Random(i)) for i in range(99))
-    return next(r for r in rendered if index in r.modality)
+    return rendered_with(template(**options), sample(task), part)
 
 
 PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).answers))]

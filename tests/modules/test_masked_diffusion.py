@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 import torch
+from small_models import SMALL
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.template import Template
@@ -27,19 +28,7 @@ def forward_process(**changes) -> ForwardProcess:
 
 def module(**changes) -> MaskedDiffusionModule:
     torch.manual_seed(0)
-    backbone = partial(
-        Transformer,
-        dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        ffn_dim=48,
-        rope_theta=1e4,
-        rope_sections=[2, 1, 1],
-        qkv_bias=False,
-        qk_norm=True,
-        tie_embeddings=False,
-    )
+    backbone = partial(Transformer, **{**SMALL, "qkv_bias": False})
     recipe = {
         "vocab": SIZES,
         "backbone": backbone,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import SMALL
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import Backbone, load_backbone
@@ -27,20 +28,7 @@ def backbone(request) -> Backbone:
     if request.param == "dream":
         return load_backbone(DREAM)
     torch.manual_seed(0)
-    model = Transformer(
-        97,
-        [[10, 4, 3]],
-        dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        ffn_dim=48,
-        rope_theta=1e4,
-        rope_sections=[2, 1, 1],
-        qkv_bias=True,
-        qk_norm=True,
-        tie_embeddings=True,
-    )
+    model = Transformer(97, [[10, 4, 3]], **{**SMALL, "tie_embeddings": True})
     return Backbone(model, is_shifted=False)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small_models import SMALL
 
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.rotary import RotaryAngles
@@ -9,20 +10,7 @@ from lightning_omni.nn.transformer import Transformer
 
 def tiny(code_spans=()) -> Transformer:
     torch.manual_seed(0)
-    return Transformer(
-        50,
-        list(code_spans),
-        dim=32,
-        num_layers=2,
-        num_heads=4,
-        num_kv_heads=2,
-        ffn_dim=48,
-        rope_theta=1e4,
-        rope_sections=[2, 1, 1],
-        qkv_bias=True,
-        qk_norm=True,
-        tie_embeddings=False,
-    )
+    return Transformer(50, list(code_spans), **SMALL)
 
 
 def places(lengths):

@@ -17,13 +17,9 @@ RUN = Path("runs/debug/stage3")
 
 
 @pytest.fixture
-def before(workplace, tmp_path, monkeypatch):
+def before(workplace, beside):
     """The model trained before; the current folder is a new one with the same data."""
-    (tmp_path / "data").symlink_to(workplace / "data")
-    (tmp_path / "runs/debug").mkdir(parents=True)
-    for name in ("image_tokenizer", "speech_tokenizer"):
-        (tmp_path / "runs/debug" / name).symlink_to(workplace / "runs/debug" / name)
-    monkeypatch.chdir(tmp_path)
+    beside("image_tokenizer", "speech_tokenizer")
     return workplace / RUN / "export"
 
 

@@ -41,14 +41,8 @@ def assert_same_weights(folder, other):
 @pytest.mark.parametrize(
     ("name", "stop"), [("image_tokenizer", 6), ("speech_tokenizer", 6), ("stage3", 4)]
 )
-def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
-    workplace, tmp_path, monkeypatch, name, stop
-):
-    (tmp_path / "data").symlink_to(workplace / "data")
-    (tmp_path / "runs/debug").mkdir(parents=True)
-    for other in {"image_tokenizer", "speech_tokenizer"} - {name}:
-        (tmp_path / "runs/debug" / other).symlink_to(workplace / "runs/debug" / other)
-    monkeypatch.chdir(tmp_path)
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(workplace, beside, name, stop):
+    beside(*{"image_tokenizer", "speech_tokenizer"} - {name})
     run = Path("runs/debug") / name
     assert fit(name, "--trainer.max_steps", str(stop)) == 0
     assert fit(name, "--ckpt_path", str(run / "checkpoints/last.ckpt")) == 0
@@ -279,12 +273,8 @@ def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
     assert steps["fast"] == 8
 
 
-def test_an_isolated_prompt_trains_and_generates(workplace, tmp_path, monkeypatch):
-    (tmp_path / "data").symlink_to(workplace / "data")
-    (tmp_path / "runs/debug").mkdir(parents=True)
-    for name in ("image_tokenizer", "speech_tokenizer"):
-        (tmp_path / "runs/debug" / name).symlink_to(workplace / "runs/debug" / name)
-    monkeypatch.chdir(tmp_path)
+def test_an_isolated_prompt_trains_and_generates(beside):
+    beside("image_tokenizer", "speech_tokenizer")
     isolated = ["--model.backbone.init_args.isolate_prompt", "true"]
     assert fit("stage3", "--trainer.max_steps", "3", *isolated) == 0
     model = ["--model", "runs/debug/stage3/export"]
