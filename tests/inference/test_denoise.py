@@ -131,3 +131,20 @@ def test_guidance_that_fades_counts_open_places_of_holes_only(rng):
     without = one_pass(model, bare, bare_ids)[first]
     ours = denoise(ids)(prompts.hole_positions[first], torch.arange(30))
     torch.testing.assert_close(ours, with_condition + 0.5 * (with_condition - without))
+
+
+@torch.no_grad()
+def test_a_fading_scale_follows_the_share_of_open_positions_of_each_sample(rng):
+    model = network(isolate_prompt=False)
+    prompts, bare = packed(LENGTHS, HOLES, rng), packed(BARE, BARE_HOLES, rng)
+    prompts.ids[prompts.hole_positions] = MASK
+    guide = Guide(bare, 2.0, final_scale=0.5)
+    denoise = guided(model, prompts, [guide], mask_token_id=MASK)
+    ids = prompts.ids.clone()
+    ids[HOLES[1:3]] = 4  # one of three positions is open in the first sample, both in the second
+    bare_ids = bare.ids.clone()
+    bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
+    scale = torch.tensor([1.0] * 3 + [2.0] * 2)[:, None]
+    with_it, without = one_pass(model, prompts, ids), one_pass(model, bare, bare_ids)
+    ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+    torch.testing.assert_close(ours, with_it + scale * (with_it - without))

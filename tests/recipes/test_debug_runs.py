@@ -2,17 +2,24 @@
 
 import json
 import shutil
+from collections import Counter
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
 from lightning_omni.cli import build_cli, main
+from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.packing import LOOKAHEAD
 from lightning_omni.data.tasks import TASKS_BY_NAME
+from lightning_omni.diffusion.noise import split_visits
 from lightning_omni.evaluation.outcome import summarize
 from lightning_omni.experiments.bound import for_test, measure_bound
 from lightning_omni.experiments.resolve import in_folder, load_recipe, write_recipe
@@ -271,6 +278,35 @@ def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
     assert steps["margin"] == 3
     assert steps["best"] == 64
     assert steps["fast"] == 8
+
+
+def data_of(**changes) -> OmniData:
+    """The debug stage's data with some options changed, ready to be read."""
+    recipe = yaml.safe_load((RECIPES / "debug" / "stage3.yaml").read_text())
+    data = OmniData(**{**recipe["data"]["init_args"], **changes})
+    data.setup("fit")
+    return data
+
+
+def test_every_visit_comes_with_its_complement_if_that_is_asked_for(workplace):
+    batches = list(islice(data_of(complementary=True).train_dataloader(), 12))
+    visits = torch.cat([b.visits[b.tasks >= 0] for b in batches])
+    numbers, is_complement = split_visits(visits)
+    first, second = (numbers[chosen].tolist() for chosen in (~is_complement, is_complement))
+    assert len(set(first)) == len(first)
+    assert len(set(second)) == len(second)
+    # all but those that wait for the next batch
+    assert len(set(first) ^ set(second)) <= LOOKAHEAD + 1 < 0.3 * len(first)
+
+
+def test_one_modality_of_a_request_is_dropped_as_often_as_asked_for(workplace):
+    data, rng = data_of(condition_dropout=0.1, modality_dropout=0.3), Random(0)
+    (both, *_), (one, *_) = (data.samples(task, "train", limit=1) for task in ("vqa", "t2i"))
+    drawn = Counter(data.dropped(both, rng) for _ in range(4000))
+    assert set(drawn) == {(), ("text",), ("image",), ("text", "image")}
+    assert abs(drawn["text", "image"] / 4000 - 0.1) < 0.02
+    assert abs(drawn[("text",)] / 4000 - 0.15) < 0.02
+    assert {data.dropped(one, rng) for _ in range(200)} == {(), ("text",)}
 
 
 def test_an_isolated_prompt_trains_and_generates(beside):

@@ -323,3 +323,16 @@ def test_an_end_in_one_sample_does_not_end_another():
     denoise = scripted(*[[(end, 0.9), (2, 0.6), (3, 0.5), (4, 0.8)]] * 2)
     ids = fill(denoise, canvas, Confidence(), seeds=SEEDS[:2])
     assert ids.tolist() == [end, pad, 3, 4]
+
+
+class KeepsHalf(Confidence):
+    """A schedule that would leave half of a hole masked."""
+
+    def mask_ratio(self, t):
+        return 0.5 + 0.5 * t
+
+
+def test_whatever_the_schedule_says_the_last_step_leaves_no_mask():
+    canvas = plain_canvas(20, 4)
+    ids = fill(sure_of([]), canvas, KeepsHalf(), seeds=SEEDS[:1])
+    assert (ids != MASK).all()
