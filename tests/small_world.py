@@ -28,7 +28,7 @@ def posterior_denoiser(joint):
         marginal = torch.einsum("w,wlv->lv", joint * fits, one_hot)
         table[(canvas * powers).sum()] = (marginal / marginal.sum(1, keepdim=True)).log().float()
 
-    def denoise(ids):
+    def denoise(ids, _):
         code = (ids.view(-1, LENGTH) * powers).sum(1)
         logits = table[code].view(-1, VOCAB)
         return lambda where, allowed: logits[where][:, allowed]

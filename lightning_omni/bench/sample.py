@@ -193,7 +193,7 @@ def fill_ours(
     if not is_remembering:
         layout = network.layout(lengths, hole >= 0)
 
-        def denoise(ids: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        def denoise(ids: Tensor, _: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             hidden = network(ids, packed.position_ids, layout)
             return lambda where, allowed: network.logits(hidden[where], allowed)
 

@@ -30,10 +30,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
     """Mean negative log-likelihood of the masked tokens."""
-    hidden = network(samples.x_t, places(samples.lengths), samples.layout)
+    hidden = network(samples.x_t, places(samples.lengths), samples.layout, places=samples.masked)
     weight = torch.full((len(samples.masked),), 1 / len(samples.masked))
     total, _ = weighted_nll(
-        hidden[samples.masked],
+        hidden,
         network.embedding.table(),
         samples.x0[samples.masked],
         weight,

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_SCORES = 2**24  # at one time, if rows are short: 64 MB
+_SCORES = 2**24  # at one time, if rows are short
+_IDS = 2**14  # rows of the table's gradient that one product makes
 _TINY = 1e-30
 _ROWS = 256  # at least, as every chunk adds to the whole gradient of the table
 
@@ -55,6 +56,11 @@ def rows_at_once(num_ids: int) -> int:
     return max(_ROWS, _SCORES // num_ids)
 
 
+def scores_at_once(device_type: str) -> int:
+    """How many of them are widened to float32: as fit a CPU's cache, or fill another device."""
+    return 2**19 if device_type == "cpu" else 2**24
+
+
 def per_maskable(
     total: Float[Tensor, ""], num_maskable: Float[Tensor, ""] | float
 ) -> Float[Tensor, ""]:
@@ -74,6 +80,30 @@ def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:
         wide = scores[is_lost].to(p.dtype)
         nats[is_lost] = wide.logsumexp(1, keepdim=True) - wide.gather(1, true[is_lost])
     return nats.squeeze(1)
+
+
+def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: bool) -> Tensor:
+    """-log p of the true ids, Float[M]; scores become the gradient of its weighted sum, if asked.
+
+    A few rows at one time, which stay in the processor's cache.
+    """
+    exact = weight.dtype
+    rows = max(1, scores_at_once(scores.device.type) // scores.shape[1])
+    nats = torch.empty(len(scores), dtype=exact, device=scores.device)
+    parts = zip(*(torch.split(x, rows) for x in (scores, true, weight, nats)), strict=True)
+    for some, at, factor, out in parts:
+        p = some.softmax(1, dtype=exact)
+        out.copy_(_nats(some, p, at))
+        if turns:
+            some.copy_(p.mul_(factor).scatter_add_(1, at, -factor))
+    return nats
+
+
+def _put_product(out: Tensor, scores: Tensor, hidden: Tensor, *, adds: bool) -> None:
+    """Write or add scores.T @ hidden, some ids at one time, as the whole may not fit twice."""
+    for part, some in zip(torch.split(out, _IDS), torch.split(scores, _IDS, 1), strict=True):
+        put = part.add_ if adds else part.copy_
+        put(some.T @ hidden)
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -96,24 +126,19 @@ class _WeightedNLL(torch.autograd.Function):
         nats = torch.empty(len(h), dtype=exact, device=h.device)
         needs_hidden, needs_table = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(h) if needs_hidden else None
-        grad_table: Tensor | None = None
+        new = torch.empty_like if len(h) else torch.zeros_like  # nothing may be masked
+        grad_table = new(w, dtype=exact) if needs_table else None
         for start in range(0, len(h), chunk):
             rows = slice(start, start + chunk)
-            scores, true = h[rows] @ w.T, x0[rows, None]
+            scores = h[rows] @ w.T
             scores[:, mask_token_id] = -torch.inf
-            p = scores.softmax(1, dtype=exact)
-            nats[rows] = _nats(scores, p, true)
-            if not (needs_hidden or needs_table):
-                continue
-            p.mul_(weight[rows, None]).scatter_add_(1, true, -weight[rows, None])
-            grad_scores = p.to(dtype)
+            nats[rows] = _nats_and_gradient(
+                scores, x0[rows, None], weight[rows, None], turns=needs_hidden or needs_table
+            )
             if grad_hidden is not None:
-                grad_hidden[rows] = grad_scores @ w
-            if needs_table:
-                share = (grad_scores.T @ h[rows]).to(exact)
-                grad_table = share if grad_table is None else grad_table.add_(share)
-        if needs_table and grad_table is None:  # nothing was masked
-            grad_table = torch.zeros_like(w, dtype=exact)
+                grad_hidden[rows] = scores @ w
+            if grad_table is not None:
+                _put_product(grad_table, scores, h[rows], adds=start > 0)
         ctx.save_for_backward(grad_hidden, grad_table)
         ctx.dtypes = hidden.dtype, table.dtype
         ctx.mark_non_differentiable(nats)
@@ -123,7 +148,7 @@ class _WeightedNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grads = (
-            None if saved is None else (grad * saved).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if saved is None else torch.mul(saved, grad, out=torch.empty_like(saved, dtype=to))
+            for saved, to in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
         return (*grads, None, None, None, None, None)

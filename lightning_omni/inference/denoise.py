@@ -55,8 +55,8 @@ class Runner:
         self.memory: Memory | None = None
         self.runs = 0
 
-    def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute final states; the second value maps places of tokens to their rows."""
+    def run(self, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the final states of live tokens; the second value maps their places to rows."""
         is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         is_active[self.segment[self.is_live & (ids == self.mask_token_id)]] = True
         is_full = self.runs % self.refresh_every == 0 or bool((is_active & ~self.is_active).any())
@@ -68,9 +68,12 @@ class Runner:
         is_partial = self.memory is not None and self.memory.is_filled
         places, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
         with self._format():
-            hidden = self.backbone(ids[places], self.position_ids[places], layout, self.memory)
-        row = torch.full_like(self.segment, -1)
-        row[places] = torch.arange(len(places), device=row.device)
+            hidden = self.backbone(
+                *(ids[places], self.position_ids[places], layout, self.memory),
+                places=torch.searchsorted(places, wanted),
+            )
+        row = torch.full_like(self.segment, len(wanted))  # what is not wanted has no row
+        row[wanted] = torch.arange(len(wanted), device=row.device)
         return hidden, row
 
     def _begin(self, is_active: Tensor) -> None:
@@ -131,8 +134,8 @@ def conditional(
         dtype=dtype,
     )
 
-    def denoise(ids: Tensor) -> LogitsAt:
-        hidden, row = runner.run(ids)
+    def denoise(ids: Tensor, places: Tensor) -> LogitsAt:
+        hidden, row = runner.run(ids, places)
         return lambda where, allowed: runner.logits(hidden[row[where]], allowed)
 
     return denoise
@@ -209,12 +212,13 @@ def guided(
         )
         return is_open / was_open.clamp_min(1)
 
-    def denoise(ids: Tensor) -> LogitsAt:
-        rows = [ids]
-        for guide in guides:
+    def denoise(ids: Tensor, places: Tensor) -> LogitsAt:
+        rows, wanted = [ids], [places]
+        for start, guide in zip(starts[1:-1], guides, strict=True):
             rows.append(guide.bare.ids.clone())
             rows[-1][guide.bare.hole_positions] = ids[prompts.hole_positions]
-        hidden, row = runner.run(torch.cat(rows))
+            wanted.append(start + guide.bare.hole_positions[hole_index[places]])
+        hidden, row = runner.run(torch.cat(rows), torch.cat(wanted))
         share = open_share(ids)
 
         def logits_at(where: Tensor, allowed: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class HoleFiller:
             dtype=getattr(torch, precision),
         )
         allowed = self.grammar.allowed[0]
-        log_p = denoise(packed.ids)(packed.hole_positions, allowed).log_softmax(-1)
+        where = packed.hole_positions
+        log_p = denoise(packed.ids, where)(where, allowed).log_softmax(-1)
         ids = torch.tensor([i for text in texts for i in text], device=self.device)
         of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
         return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]

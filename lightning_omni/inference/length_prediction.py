@@ -39,7 +39,8 @@ def predict_lengths(
 
     Source: DAEDAL, arXiv:2508.00819 (confidence in the end at a canvas's tail).
     """
-    scores = conditional(backbone, packed, mask_token_id=vocab.mask_token_id)(packed.ids)
+    denoise = conditional(backbone, packed, mask_token_id=vocab.mask_token_id)
+    scores = denoise(packed.ids, packed.hole_positions)
     ends = torch.tensor(end_ids(vocab), device=packed.ids.device)
     lengths: list[int | None] = []
     start = 0

@@ -208,8 +208,10 @@ class MaskedDiffusionModule(L.LightningModule):
         """Final states at the places that have a loss, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
-        states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
-        return states[noisy.places]
+        states: Tensor = self.backbone(
+            noisy.x_t, batch.position_ids.flatten(0, 1), layout, places=noisy.places
+        )
+        return states
 
     def configure_gradient_clipping(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.nn.rotary import rotate
@@ -65,20 +65,24 @@ class GroupedQueryAttention(nn.Module):
         sin: Float[Tensor, "T K"],
         layout: SegmentLayout,
         memory: LayerMemory | None = None,
-    ) -> Float[Tensor, "T D"]:
+        places: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
         """Mix tokens within their segment; `cos` and `sin` are the rotary tables.
 
         With a filled `memory` the tokens given are the live ones of `memory.layout`; without one
-        they are all, and are remembered.
+        they are all, and are remembered. With `places` only those tokens ask, all answer.
         """
-        query = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
+        asking = x if places is None else x[places]
+        query = self.q_proj(asking).unflatten(-1, (self.num_heads, self.head_dim))
         key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query.float()).to(value.dtype)
             key = self.k_norm(key.float()).to(value.dtype)
-        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        key_layout = layout
+        key, key_layout = rotate(key, cos, sin), layout
+        if places is not None:
+            cos, sin, layout = cos[places], sin[places], layout.of_some(places)
+        query = rotate(query, cos, sin)
         if memory is not None:
             key, value = memory.update(key, value)
             key_layout = memory.layout

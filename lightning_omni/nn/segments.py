@@ -49,7 +49,7 @@ class SegmentLayout:
 
     def of_some(self, places: Int[Tensor, " R"]) -> SegmentLayout:
         """Where the segments lie among some of the tokens; `places` ascend."""
-        segment = (places[:, None] >= self.cu_seqlens[None, 1:]).sum(1)
+        segment = torch.bucketize(places, self.cu_seqlens[1:], right=True)
         counts = segment.bincount(minlength=len(self.lengths)).tolist()
         return SegmentLayout.of(counts, device=places.device)
 
@@ -164,9 +164,7 @@ def _per_segment(
     q_parts = torch.split(q, list(layout.lengths), 2)
     k_parts, v_parts = (torch.split(x, list(key_layout.lengths), 2) for x in (k, v))
     parts = [
-        F.scaled_dot_product_attention(*qkv)
-        for qkv in zip(q_parts, k_parts, v_parts, strict=True)
-        if qkv[0].shape[2]
+        F.scaled_dot_product_attention(*qkv) for qkv in zip(q_parts, k_parts, v_parts, strict=True)
     ]
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
 

@@ -52,9 +52,11 @@ class Block(nn.Module):
         sin: Tensor,
         layout: SegmentLayout,
         memory: LayerMemory | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """Transform the tokens of all segments, Float[T D]."""
-        x = x + self.attention(as_factor(self.attention_norm(x)), cos, sin, layout, memory)
+        """Transform the tokens of all segments, Float[T D], or those at `places`, Float[M D]."""
+        mixed = self.attention(as_factor(self.attention_norm(x)), cos, sin, layout, memory, places)
+        x = mixed + (x if places is None else x[places])
         out: Tensor = x + self.ffn(as_factor(self.ffn_norm(x)))
         return out
 
@@ -159,7 +161,8 @@ class Transformer(Pretrained):
         position_ids: Int[Tensor, "T 3"],
         layout: SegmentLayout,
         memory: Memory | None = None,
-    ) -> Float[Tensor, "T D"]:
+        places: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "M D"]:
         """Final hidden states; `self.logits` turns those you need into scores.
 
         Args:
@@ -168,16 +171,20 @@ class Transformer(Pretrained):
             layout: Where the segments lie; `self.layout` makes it.
             memory: Keys and values to be remembered by this pass; once it is filled, `ids`,
                 `position_ids` and `layout` are those of its live tokens.
+            places: Which of the tokens' states are wanted, ascending; None for all. The last block
+                computes no others, so that scores of few tokens cost less. Where prompts are
+                isolated they must be open tokens.
         """
         x = self.embedding.embed(ids)
         cos, sin = self.rotary(position_ids)
         remembered = memory.layers if memory is not None else [None] * len(self.blocks)
         recomputes = self.recomputes and torch.is_grad_enabled()
-        for block, layer in zip(self.blocks, remembered, strict=True):
+        for number, (block, layer) in enumerate(zip(self.blocks, remembered, strict=True), 1):
+            wanted = places if number == len(self.blocks) else None
             if recomputes:
-                x = checkpoint(block, x, cos, sin, layout, use_reentrant=False)
+                x = checkpoint(block, x, cos, sin, layout, layer, wanted, use_reentrant=False)
             else:
-                x = block(x, cos, sin, layout, layer)
+                x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)
         return out
 

@@ -5,7 +5,7 @@ Counted from what our layers save, in the formats that autocast gives them.
 
 from __future__ import annotations
 
-from lightning_omni.diffusion.objective import rows_at_once
+from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
 from lightning_omni.nn.half_attention import LONGEST
 from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.planning.load import Load
@@ -51,16 +51,15 @@ def loss_bytes(network: Transformer, load: Load) -> int:
     """Most that the loss holds at one time: gradients of its inputs and a chunk of scores."""
     width, num_ids = _width(network), network.embedding.tokens.num_embeddings
     product, exact = load.products.itemsize, max(_EXACT, load.products.itemsize)
-    chunk = min(load.masked, rows_at_once(num_ids))
+    chunk = min(load.masked, rows_at_once(num_ids)) * num_ids
     is_cast = load.products != load.weights
     states = load.masked * width * (_stream(load) + product * (1 + is_cast))
-    has_more = load.masked > chunk
-    scores = chunk * num_ids * (product + exact * (1 + has_more))
-    shares = num_ids * width * (exact * (1 + has_more))
+    scores = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
     cast = num_ids * width * product if is_cast else 0
-    cast += num_ids * width * product if product < exact else 0  # a share before it is widened
-    table = num_ids * width * load.weights.itemsize if len(network.embedding.spans) else 0
-    return states + cast + table + max(scores + shares // (1 + has_more), shares)
+    has_features = len(network.embedding.spans) > 0
+    table = num_ids * width * load.weights.itemsize
+    gradient = num_ids * width * exact
+    return states + has_features * table + gradient + max(cast + scores, table)
 
 
 def _kept_by_norm(load: Load) -> int:

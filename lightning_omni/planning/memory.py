@@ -136,7 +136,8 @@ def _memory(
     ema = weights if has_ema else 0
     inputs, insides = block_inputs(network, computed), block_insides(network, computed)
     loss = loss_bytes(network, computed)
-    kept = inputs + (0 if load.recomputes else len(network.blocks) * insides)
+    whole_blocks = len(network.blocks) - 1 + load.masked_share  # the last one's answers only
+    kept = inputs + (0 if load.recomputes else int(whole_blocks * insides))
     backward = backward_bytes(network, computed) + (insides if load.recomputes else 0)
     stays = weights + optimizer + ema + exchange + (weights if load.accumulates else 0)
     peak = max(

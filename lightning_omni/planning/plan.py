@@ -12,7 +12,7 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.muon import MuonAdamW
 from lightning_omni.modules.optim import build_optimizer, decay_groups
-from lightning_omni.nn.flops import training_flops
+from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.planning.load import Load
 from lightning_omni.planning.memory import (
@@ -145,7 +145,8 @@ def _time(
     """Arithmetic of a step on all devices, and what it takes."""
     batches = trainer.accumulates * devices
     flops = training_flops(module.backbone, load.lengths, load.masked)
-    spent = flops + (_forward_of_blocks(module.backbone, load) if load.recomputes else 0)
+    again = block_flops(module.backbone, load.lengths, load.masked) // 3  # the forward pass
+    spent = flops + (again if load.recomputes else 0)
     rate = options.gpu_tflops * 1e12 * options.utilisation
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
     seconds = spent * trainer.accumulates / rate
@@ -157,11 +158,6 @@ def _time(
         "steps": steps,
         "days": seconds * steps / 86_400,
     }
-
-
-def _forward_of_blocks(network: Transformer, load: Load) -> int:
-    """A third of what the blocks' training takes."""
-    return training_flops(network, load.lengths, 0) // 3
 
 
 def _name(is_sharded: bool, recomputes: bool) -> str:

@@ -81,5 +81,8 @@ class Moment:
 LogitsAt = Callable[[Tensor, Tensor], Tensor]
 """(where Int[M], allowed Int[G]) -> logits Float[M, G] at the places asked for."""
 
-Denoiser = Callable[[Tensor], LogitsAt]
-"""One forward pass over ids Int[T]; the result computes only the logits asked for."""
+Denoiser = Callable[[Tensor, Tensor], LogitsAt]
+"""(ids Int[T], places Int[R]) -> logits at those of the places that are asked for.
+
+One forward pass over the ids; places ascend, and no others can be asked for.
+"""

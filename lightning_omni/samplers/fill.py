@@ -90,11 +90,12 @@ class _Run:
         confidence = torch.full(self.ids.shape, torch.nan, device=self.ids.device)
         committed = self.was_open & (now.hole == hole) & ~is_open
         if is_open.any():
-            logits_at = self.denoise(now.ids)
+            is_asked = committed & (num_open > 0)[now.sample] & self.sampler.revises
+            logits_at = self.denoise(now.ids, (is_open | is_asked).nonzero().squeeze(1))
             where = is_open.nonzero().squeeze(1)
             self._commit(now, moment, where, _scores(logits_at, now, where, step), confidence)
             if self.sampler.revises:
-                where = (committed & (num_open > 0)[now.sample]).nonzero().squeeze(1)
+                where = is_asked.nonzero().squeeze(1)
                 for chosen, scores in _scores(logits_at, now, where, step):
                     self.ids[where[chosen]] = self.sampler.revised(now, scores, noise=self.noise)
         if self.sampler.reopens:

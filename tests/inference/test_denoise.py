@@ -51,7 +51,7 @@ def test_every_step_is_that_of_a_whole_pass(rng, isolate_prompt):
     model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, HOLES, rng)
     denoise = conditional(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
-        ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+        ours = denoise(ids, prompts.hole_positions)(prompts.hole_positions, torch.arange(30))
         torch.testing.assert_close(ours, one_pass(model, prompts, ids))
 
 
@@ -62,11 +62,13 @@ def test_an_isolated_prompt_is_computed_once(rng, monkeypatch):
     monkeypatch.setattr(
         Transformer,
         "forward",
-        lambda self, ids, *rest: seen.append(len(ids)) or forward(self, ids, *rest),
+        lambda self, ids, *rest, **named: (
+            seen.append(len(ids)) or forward(self, ids, *rest, **named)
+        ),
     )
     denoise = conditional(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
-        denoise(ids)
+        denoise(ids, prompts.hole_positions)
     assert seen == [13, 5, 5, 5]
 
 
@@ -81,9 +83,9 @@ def test_a_finished_segment_is_not_computed_again(
     model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, HOLES, rng)
     seen, forward = [], Transformer.forward
 
-    def counting(self, ids, *rest):
+    def counting(self, ids, *rest, **named):
         seen.append(len(ids))
-        return forward(self, ids, *rest)
+        return forward(self, ids, *rest, **named)
 
     denoise = conditional(
         model, prompts, mask_token_id=MASK, refresh_every=refresh_every, dtype=torch.float32
@@ -93,7 +95,7 @@ def test_a_finished_segment_is_not_computed_again(
         with monkeypatch.context() as patch:
             patch.setattr(Transformer, "forward", counting)
             ids[HOLES[3:]] = MASK if step == 0 else 7
-            ours = denoise(ids)(left, first)
+            ours = denoise(ids, left)(left, first)
         if isolate_prompt or refresh_every == 1:
             expected = one_pass(model, prompts, ids)[:3]
             torch.testing.assert_close(ours, expected)
@@ -110,7 +112,7 @@ def test_guidance_moves_away_from_the_bare_prompt_hole_by_hole(rng, isolate_prom
         bare_ids = bare.ids.clone()
         bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
         expected = 1.7 * one_pass(model, prompts, ids) - 0.7 * one_pass(model, bare, bare_ids)
-        ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+        ours = denoise(ids, prompts.hole_positions)(prompts.hole_positions, torch.arange(30))
         torch.testing.assert_close(ours, expected)
 
 
@@ -129,7 +131,7 @@ def test_guidance_that_fades_counts_open_places_of_holes_only(rng):
     first = slice(0, 3)
     with_condition = one_pass(model, prompts, ids)[first]
     without = one_pass(model, bare, bare_ids)[first]
-    ours = denoise(ids)(prompts.hole_positions[first], torch.arange(30))
+    ours = denoise(ids, prompts.hole_positions)(prompts.hole_positions[first], torch.arange(30))
     torch.testing.assert_close(ours, with_condition + 0.5 * (with_condition - without))
 
 
@@ -146,5 +148,5 @@ def test_a_fading_scale_follows_the_share_of_open_positions_of_each_sample(rng):
     bare_ids[bare.hole_positions] = ids[prompts.hole_positions]
     scale = torch.tensor([1.0] * 3 + [2.0] * 2)[:, None]
     with_it, without = one_pass(model, prompts, ids), one_pass(model, bare, bare_ids)
-    ours = denoise(ids)(prompts.hole_positions, torch.arange(30))
+    ours = denoise(ids, prompts.hole_positions)(prompts.hole_positions, torch.arange(30))
     torch.testing.assert_close(ours, with_it + scale * (with_it - without))

@@ -37,7 +37,7 @@ def network_that_ends_at(ends, packed, monkeypatch):
         is_pad = allowed == VOCAB.pad_token_id
         return torch.where(is_pad == is_behind[:, None], 20.0, 0.0)
 
-    monkeypatch.setattr(length_prediction, "conditional", lambda *_, **__: lambda ids: logits_at)
+    monkeypatch.setattr(length_prediction, "conditional", lambda *_, **__: lambda *_: logits_at)
 
 
 @pytest.mark.parametrize(

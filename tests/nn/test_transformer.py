@@ -133,3 +133,38 @@ def test_compiled_parts_compute_the_same(rng):
     one = gradients(plain, ids, layout, dtype=torch.float32)
     two = gradients(compiled, ids, layout, dtype=torch.float32)
     torch.testing.assert_close(one, two)
+
+
+WANTED = [[4, 9, 10, 23], [0, 1, 2, 25], []]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wanted", WANTED, ids=len)
+def test_states_of_some_places_and_their_gradients_are_those_of_a_whole_pass(rng, wanted, dtype):
+    model, lengths, places_of = tiny(), [7, 5, 12, 2], torch.tensor(wanted, dtype=torch.long)
+    ids = torch.randint(0, 50, (26,), generator=rng)
+    layout = SegmentLayout.of(lengths, device="cpu")
+    push = torch.randn(len(wanted), 32, generator=rng)
+    found = []
+    for places_given in (places_of, None):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
+            states = model(ids, places(lengths), layout, places=places_given)
+        states = states if places_given is not None else states[places_of]
+        (states * push).sum().backward()
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((states, grads))
+    (some, grads), (whole, expected) = found
+    close = {} if dtype is torch.float32 else {"atol": 2e-2, "rtol": 5e-2}
+    torch.testing.assert_close(some, whole, **close)
+    for ours, theirs in zip(grads, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **close)
+
+
+def test_the_last_block_computes_only_what_is_wanted(rng):
+    model, rows = tiny(), []
+    for block in model.blocks:
+        block.ffn.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    ids, layout = torch.randint(0, 50, (20,), generator=rng), SegmentLayout.of([20], device="cpu")
+    model(ids, places([20]), layout, places=torch.tensor([3, 19]))
+    assert rows == [*[20] * (len(model.blocks) - 1), 2]

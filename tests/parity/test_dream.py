@@ -71,7 +71,7 @@ def test_sampled_tokens_are_the_reference_s(run):
     size, prompt = settings["max_new_tokens"], spec["prompt_ids"]
     total = len(prompt) + size
 
-    def denoise(ids):
+    def denoise(ids, _):
         logits = forward(model, ids, [total])
         return lambda where, allowed: logits[where - 1][:, allowed]
 

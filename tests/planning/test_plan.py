@@ -11,7 +11,7 @@ from lightning_omni.bench.peak_memory import peak_mb
 from lightning_omni.bench.workload import Shape, make_network, make_samples
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.flops import training_flops
+from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.planning.load import Load
 from lightning_omni.planning.memory import optimizer_bytes, replicated, sharded, update_bytes
 from lightning_omni.planning.plan import parameters
@@ -52,10 +52,18 @@ def test_parts_of_the_parameters_add_up():
 
 def test_arithmetic_is_linear_in_samples_and_quadratic_in_their_length():
     net = network()
-    one, two = (training_flops(net, [100] * n, 0) for n in (1, 2))
+    one, two = (training_flops(net, [100] * n, 40 * n) for n in (1, 2))
     assert two == 2 * one
-    more = training_flops(net, [200], 0) - two
-    assert more == 12 * (200**2 - 2 * 100**2) * SHAPE.dim * SHAPE.num_layers
+    more = training_flops(net, [200], 80) - two
+    blocks = SHAPE.num_layers - 1 + 0.4  # the last one's answers ask only where there is a loss
+    assert more == 12 * (200**2 - 2 * 100**2) * SHAPE.dim * blocks
+
+
+def test_where_all_tokens_have_a_loss_every_weight_of_a_block_takes_every_token():
+    net = network()
+    in_blocks = sum(p.numel() for p in net.blocks.parameters() if p.ndim > 1)
+    pairs = 12 * 100**2 * SHAPE.dim * SHAPE.num_layers
+    assert block_flops(net, [100], 100) == 6 * 100 * in_blocks + pairs
 
 
 def test_recomputation_keeps_less_and_does_not_change_what_stays():
@@ -117,7 +125,7 @@ def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
 def test_what_does_not_fit_comes_with_what_would(tmp_path):
     made = plan(tmp_path, "--config", PAPER, "--devices", "1")
     assert not made["fits"]
-    assert made["advice"] == "take 4 devices"
+    assert made["advice"] == "set model.recompute_activations: true, take 2 devices"
     again = plan(tmp_path, "--config", PAPER, "--devices", "4")
     assert again["fits"]
     backbone = ["--model.backbone", str(RECIPES / "model/7b.yaml")]

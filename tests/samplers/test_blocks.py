@@ -25,7 +25,7 @@ def canvas_of(holes, steps):
     return Canvas(ids, torch.tensor(sample), hole, grammar, (torch.arange(9),), num_steps, MASK)
 
 
-def random_denoiser(ids):
+def random_denoiser(ids, _):
     rng = torch.Generator().manual_seed(int(ids.sum()))
     return lambda where, allowed: torch.randn(len(where), len(allowed), generator=rng)
 

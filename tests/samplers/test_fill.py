@@ -26,7 +26,7 @@ def toy_denoiser(lengths):
     segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     index = torch.cat([torch.arange(n) for n in lengths])
 
-    def denoise(ids):
+    def denoise(ids, _):
         counts = torch.zeros(len(lengths), VOCAB).index_put_(
             (segment, ids), torch.ones(len(ids)), accumulate=True
         )
@@ -146,9 +146,9 @@ def counted(denoise):
     """A denoiser that counts its forwards, and the list of counts."""
     calls = []
 
-    def run(ids):
+    def run(ids, places):
         calls.append(1)
-        return denoise(ids)
+        return denoise(ids, places)
 
     return run, calls
 
@@ -156,7 +156,7 @@ def counted(denoise):
 def sure_of(positions):
     """A denoiser that is certain at some places and knows nothing at others."""
 
-    def denoise(ids):
+    def denoise(ids, _):
         def logits_at(where, allowed):
             logits = torch.zeros(len(where), len(allowed))
             logits[torch.isin(where, torch.tensor(positions)), 0] = 50.0
@@ -219,7 +219,7 @@ def scripted(*steps):
     """A denoiser that says, at each forward, which id every place is and how sure that is."""
     script = iter(steps)
 
-    def denoise(ids):
+    def denoise(ids, _):
         said = next(script)
 
         def logits_at(where, allowed):
