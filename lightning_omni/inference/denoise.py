@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.memory import Memory
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
 
@@ -25,7 +26,8 @@ class Runner:
         backbone: The network.
         position_ids: Places of all tokens, Int[T 3].
         lengths: Of the segments.
-        live: Places of the tokens that change between runs, ascending.
+        live: Places of the tokens that change between runs, ascending. Of a shifted network the
+            tokens before them are brought up to date too, as those score them.
         mask_token_id: Id of an open position.
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
             is exact. A network with an isolated prompt computes all once, and is exact.
@@ -47,6 +49,9 @@ class Runner:
         self.mask_token_id = mask_token_id
         self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.lengths = torch.tensor(lengths, device=live.device)
+        if backbone.is_shifted:
+            before = SegmentLayout.of(lengths, device=live.device).previous()
+            live = torch.cat((live, before[live])).unique()
         index = torch.arange(len(lengths), device=live.device)
         self.segment = index.repeat_interleave(self.lengths)
         self.is_live = torch.zeros_like(self.segment, dtype=torch.bool)
