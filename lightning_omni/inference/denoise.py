@@ -49,13 +49,12 @@ class Runner:
         self.mask_token_id = mask_token_id
         self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.lengths = torch.tensor(lengths, device=live.device)
-        if backbone.is_shifted:
-            before = SegmentLayout.of(lengths, device=live.device).previous()
-            live = torch.cat((live, before[live])).unique()
         index = torch.arange(len(lengths), device=live.device)
         self.segment = index.repeat_interleave(self.lengths)
         self.is_live = torch.zeros_like(self.segment, dtype=torch.bool)
         self.is_live[live] = True
+        if backbone.is_shifted:
+            self.is_live[SegmentLayout.of(lengths, device=live.device).previous()[live]] = True
         self.is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         self.memory: Memory | None = None
         self.runs = 0

@@ -208,9 +208,10 @@ def _new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Rows with the mean and the spread of each column of the known ones, Float[count D]."""
     total = torch.zeros(known.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in known.split(_CHUNK):
-        total += chunk.double().sum(0)
-        squares += chunk.double().square().sum(0)
+    for start in range(0, len(known), _CHUNK):
+        chunk = known[start : start + _CHUNK].double()
+        total += chunk.sum(0)
+        squares += chunk.square().sum(0)
     mean = total / len(known)
     spread = (squares / len(known) - mean.square()).clamp_min(0).sqrt()
     noise = torch.randn(count, len(mean), generator=rng)
