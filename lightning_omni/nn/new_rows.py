@@ -57,14 +57,19 @@ def train_rows_from(embedding: OmniEmbedding, start: int) -> None:
 
 
 def whole(embedding: OmniEmbedding) -> None:
-    """Make split tables ordinary ones again; others stay as they are."""
-    if not parametrize.is_parametrized(embedding.tokens):
+    """Put ordinary tables in the place of split ones; others stay as they are.
+
+    Copies of a split table share its class, so a split is not undone in place.
+    """
+    tokens, head = embedding.tokens, embedding.head
+    if not parametrize.is_parametrized(tokens):
         return
-    is_tied = _parts(embedding.tokens).original1 is _parts(embedding.head).original1
-    for table in (embedding.tokens, embedding.head):
-        parametrize.remove_parametrizations(table, "weight")
-    if is_tied:
-        embedding.head.weight = embedding.tokens.weight
+    is_tied = _parts(tokens).original1 is _parts(head).original1
+    embedding.tokens = nn.Embedding.from_pretrained(tokens.weight.detach(), freeze=False)
+    embedding.head = nn.Linear(head.in_features, head.out_features, bias=False, device="meta")
+    embedding.head.weight = (
+        embedding.tokens.weight if is_tied else nn.Parameter(head.weight.detach())
+    )
 
 
 def _parts(table: nn.Module) -> parametrize.ParametrizationList:
