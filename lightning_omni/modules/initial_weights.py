@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,24 +72,31 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     start = _read(folder)
     _require_alike(backbone, start)
     own = _pieces(backbone)
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
-            _require_known_ids(weights.metadata() or {}, vocab, folder)
-            names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
-            shapes = {n: tuple(weights.get_slice(full).get_shape()) for n, full in names.items()}
-            rows = shapes.get(_TABLES[0], (vocab.size,))[0]
-            grows = start.is_imported and rows != vocab.size
-            _require_same_weights(own, shapes, folder, growing=_TABLES if grows else ())
-            if grows:
-                _require_inherited(rows, vocab, folder)
-            for name, full in names.items():
-                _fill(name, own[name], weights.get_tensor(full), vocab, grows=grows, seed=seed)
-    except (SafetensorError, OSError) as error:
-        raise OmniError(
-            f"'{folder / WEIGHTS_FILE}' is damaged ({error}); copy or export the model again"
-        ) from error
+    with _opened(folder) as weights:
+        _require_known_ids(weights.metadata() or {}, vocab, folder)
+        names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
+        shapes = {n: tuple(weights.get_slice(full).get_shape()) for n, full in names.items()}
+    rows = shapes.get(_TABLES[0], (vocab.size,))[0]
+    grows = start.is_imported and rows != vocab.size
+    _require_same_weights(own, shapes, folder, growing=_TABLES if grows else ())
+    if grows:
+        _require_inherited(rows, vocab, folder)
+    for name, full in names.items():
+        with _opened(folder) as weights:  # a file that stays open keeps what was read of it
+            _fill(name, own[name], weights.get_tensor(full), vocab, grows=grows, seed=seed)
     if grows:
         _tell(rows, vocab, folder)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[Any]:
+    """The folder's open file of weights."""
+    path = folder / WEIGHTS_FILE
+    try:
+        with safe_open(path, framework="pt") as weights:
+            yield weights
+    except (SafetensorError, OSError) as error:
+        raise OmniError(f"'{path}' is damaged ({error}); copy or export the model again") from error
 
 
 def _read(folder: Path) -> _Start:
