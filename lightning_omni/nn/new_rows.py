@@ -65,11 +65,12 @@ def whole(embedding: OmniEmbedding) -> None:
     if not parametrize.is_parametrized(tokens):
         return
     is_tied = _parts(tokens).original1 is _parts(head).original1
-    embedding.tokens = nn.Embedding.from_pretrained(tokens.weight.detach(), freeze=False)
+    embedding.tokens = nn.Embedding(tokens.num_embeddings, tokens.embedding_dim, device="meta")
     embedding.head = nn.Linear(head.in_features, head.out_features, bias=False, device="meta")
-    embedding.head.weight = (
-        embedding.tokens.weight if is_tied else nn.Parameter(head.weight.detach())
-    )
+    for new, split in ((embedding.tokens, tokens), (embedding.head, head)):
+        new.weight = nn.Parameter(split.weight.detach())
+    if is_tied:
+        embedding.head.weight = embedding.tokens.weight
 
 
 def _parts(table: nn.Module) -> parametrize.ParametrizationList:

@@ -75,6 +75,13 @@ def test_new_rows_follow_the_seed(imported):
         assert not torch.equal(one, three)
 
 
+def test_rows_of_the_two_tables_are_drawn_apart(imported):
+    model = backbone()
+    load_initial(model, imported, VOCAB, seed=3)
+    new = torch.stack([model.state_dict()[name][KNOWN:].flatten() for name in TABLES])
+    assert torch.corrcoef(new)[0, 1].abs() < 0.1
+
+
 def test_what_becomes_of_the_rows_is_one_sentence(imported, caplog):
     with caplog.at_level(logging.INFO):
         load_initial(backbone(), imported, VOCAB, seed=3)
