@@ -17,11 +17,13 @@ class SpecialTokens:
         names: In the order of their ids, which follow those of text.
         ends: By modality, the tokens behind which an answer has nothing more.
         roles: `{name used in this package: the set's own name for it}`, where they differ.
+        inherited: How many of the names, from the first on, published text models have too.
     """
 
     names: tuple[str, ...]
     ends: Mapping[str, tuple[str, ...]]
     roles: Mapping[str, str] = field(default_factory=dict)
+    inherited: int = 0
 
     def offset(self, token: str) -> int:
         """Place of a token among the special ones, by either name."""
@@ -82,6 +84,7 @@ RELEASED = SpecialTokens(
         "<|end_of_speech|>": "<|end_of_audio|>",
         "<|end_of_turn|>": "<|im_end|>",
     },
+    inherited=24,  # up to the mask, those of Qwen2.5 and Dream
 )
 """Those of Qwen2.5, then of Dream, then of the Omni-Diffusion release, arXiv:2603.06577.
 

@@ -91,6 +91,13 @@ class Vocab:
         """Id that ends a text and fills what is left of a hole."""
         return self.special("<|endoftext|>")
 
+    @property
+    def num_inherited(self) -> int:
+        """Ids that published text models share with this vocabulary; 0 if they share no set."""
+        if not self._tokens.inherited:
+            return 0
+        return self.spans["special"].start + self._tokens.inherited
+
     def to_ids(self, modality: str, codes: list[int]) -> list[int]:
         """Shift codes of one modality into the joint id space.
 

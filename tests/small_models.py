@@ -1,8 +1,15 @@
-"""A backbone that fits in a test, and one sample of every task."""
+"""A backbone that fits in a test, one as Dream is published, and one sample of every task."""
 
+import json
 from random import Random
 
+import torch
+
 from lightning_omni.data.tasks import task_named
+from lightning_omni.interop import Backbone
+from lightning_omni.interop.command import import_checkpoint
+from lightning_omni.interop.export import export_model
+from lightning_omni.nn.transformer import Transformer
 from lightning_omni.types import Sample, Turn
 
 SMALL = {
@@ -35,3 +42,21 @@ def rendered_with(template, sample, part):
     index = template.vocab.modalities.index(sample.turns[-1].parts[part].modality)
     tries = (template.render(sample, rng=Random(i)) for i in range(99))
     return next(r for r in tries if index in r.modality)
+
+
+QWEN_SHAPE = {**SMALL, "rope_sections": None, "qk_norm": False}
+"""The same as Dream and Qwen2 have them."""
+
+
+def import_small_dream(folder, rows, *, token_ids=None, kind="dream", **changes):
+    """A random published checkpoint with so many rows, imported; `folder` gets both."""
+    torch.manual_seed(1)
+    model = Transformer(rows, [], **{**QWEN_SHAPE, **changes})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.01, std=0.3)
+    Backbone(model, is_shifted=kind != "qwen2").save_pretrained(folder / "own")
+    export_model(folder / "own", "hf", folder / "published")
+    path = folder / "published" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (token_ids or {})))
+    import_checkpoint(kind, folder / "published", folder / "imported")
+    return folder / "imported"

@@ -54,7 +54,7 @@ class ExportOmni(L.Callback):
             backbone,
             weights,
             data.template,
-            fit_lengths(chain.from_iterable(seen.values()), data.template.text),
+            fit_lengths(chain.from_iterable(seen.values()), data.template),
             voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,

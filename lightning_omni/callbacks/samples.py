@@ -90,7 +90,7 @@ class Samples(L.Callback):
             self._parts = {
                 "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
                 "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
-                "lengths": fit_lengths((s for task in seen for s in task), data.template.text),
+                "lengths": fit_lengths((s for task in seen for s in task), data.template),
                 "template": data.template.without_tail_pads(),
                 "prompts": {
                     task: data.samples(task, "val", limit=self.num_per_task) for task in data.tasks

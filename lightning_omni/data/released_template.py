@@ -41,6 +41,19 @@ class ReleasedTemplate(Template):
     A text that is followed by another text, which the release has not, ends with a pad.
     """
 
+    def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
+        """The end of the turn, or what leads to the next part; an image's end is given."""
+        modality, rest = parts[part].modality, parts[part + 1 :]
+        if modality == "image":
+            return "", []
+        if modality == "speech":
+            return "", [self.vocab.special("<|end_of_speech|>"), *self._end_of_turn()]
+        if not rest:
+            return "", self._end_of_turn()
+        is_spoken = rest[0].modality == "speech"
+        end = self.vocab.special("<|begin_of_speech|>") if is_spoken else self.vocab.pad_token_id
+        return "\n", [end]
+
     def answer_text(self, ids: list[int]) -> str:
         """Text of an answer without the line feed before the next part."""
         return super().answer_text(ids).removesuffix("\n")
@@ -113,22 +126,10 @@ class ReleasedTemplate(Template):
             super()._answer(out, parts, part, rng)
             return
         pads = self._tail_pads(modality, rng)
-        ids = self._hole_ids(parts, part) + [self.vocab.pad_token_id] * pads
+        ids = self.hole_ids(parts, part) + [self.vocab.pad_token_id] * pads
         self._bracket(out, "begin", modality)
         index = self.vocab.modalities.index(modality)
         out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=pads)
-
-    def _hole_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
-        """A text or speech part with what ends it: the next part's bracket, or the turn's end."""
-        own, rest = parts[part], parts[part + 1 :]
-        if own.modality == "speech":
-            codes = self.vocab.to_ids("speech", list(own.codes or ()))
-            return [*codes, self.vocab.special("<|end_of_speech|>"), *self._end_of_turn()]
-        if not rest:
-            return [*self.text.encode(own.text or ""), *self._end_of_turn()]
-        is_spoken = rest[0].modality == "speech"
-        end = self.vocab.special("<|begin_of_speech|>") if is_spoken else self.vocab.pad_token_id
-        return [*self.text.encode(f"{own.text or ''}\n"), end]
 
 
 def _is_dropped(part: Part, drop: Collection[str]) -> bool:

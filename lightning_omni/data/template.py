@@ -148,6 +148,21 @@ class Template:
             max_tail_pads={},
         )
 
+    def hole_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
+        """Ids of an answer part with what ends it, as its hole holds them before any tail pads."""
+        own, (after, end) = parts[part], self.ending(parts, part)
+        if own.modality == "text":
+            return [*self.text.encode(f"{own.text or ''}{after}"), *end]
+        return [*self.vocab.to_ids(own.modality, list(own.codes or ())), *end]
+
+    def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
+        """What ends an answer part in its hole: text that joins its own, then ids."""
+        modality = parts[part].modality
+        if modality == "image":
+            return "", []
+        is_text = modality == "text"
+        return "", [self.vocab.pad_token_id if is_text else self.vocab.special("<|end_of_speech|>")]
+
     def answer_text(self, ids: list[int]) -> str:
         """Text of an answer's ids, without what ends it."""
         return self.text.decode(ids)
@@ -213,9 +228,9 @@ class Template:
 
     def _give(self, out: Builder, parts: tuple[Part, ...]) -> None:
         """Write answer parts that are already there."""
-        for part in parts:
+        for i, part in enumerate(parts):
             self._bracket(out, "begin", part.modality)
-            ids = self._answer_ids(part)
+            ids = self.hole_ids(parts, i)
             out.add(ids, grid=self._grid(part.modality, len(ids)))
             if part.modality == "image":
                 self._bracket(out, "end", "image")
@@ -224,7 +239,7 @@ class Template:
         """Write the part that is to be predicted, its tail pads behind it, and close the turn."""
         modality = parts[part].modality
         pads = self._tail_pads(modality, rng)
-        ids = self._answer_ids(parts[part]) + [self.vocab.pad_token_id] * pads
+        ids = self.hole_ids(parts, part) + [self.vocab.pad_token_id] * pads
         self._bracket(out, "begin", modality)
         index = self.vocab.modalities.index(modality)
         out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=pads)
@@ -235,15 +250,6 @@ class Template:
     def _tail_pads(self, modality: str, rng: Random) -> int:
         pads = rng.randint(0, self.max_tail_pads.get(modality, 0))
         return pads * self.codebooks if modality == "speech" else pads
-
-    def _answer_ids(self, part: Part) -> list[int]:
-        """Ids of an answer part with its terminator; an image needs none."""
-        if part.modality == "text":
-            return [*self.text.encode(part.text or ""), self.vocab.pad_token_id]
-        ids = self.vocab.to_ids(part.modality, list(part.codes or ()))
-        if part.modality == "speech":
-            ids.append(self.vocab.special("<|end_of_speech|>"))
-        return ids
 
     def _bracket(self, out: Builder, side: str, modality: str) -> None:
         if modality != "text":

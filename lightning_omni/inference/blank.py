@@ -45,17 +45,20 @@ class Blank:
         return tuple(stop - start for start, stop in self.gaps)
 
 
-def media_blank(draft: ImageDraft | SpeechDraft, vocab: Vocab) -> Blank:
-    """The hole of a picture or of speech: as long as the draft, speech with its terminator."""
-    ids = vocab.to_ids(draft.modality, list(draft.codes))
+def media_blank(draft: ImageDraft | SpeechDraft, vocab: Vocab, end: Sequence[int]) -> Blank:
+    """The hole of a picture or of speech: as long as the draft and the ids that end it."""
+    ids = [*vocab.to_ids(draft.modality, list(draft.codes)), *end]
     given = {i: token for i, token in enumerate(ids) if i not in draft.open_places}
-    if draft.modality == "speech":
-        given[len(ids)] = vocab.special("<|end_of_speech|>")
-    return Blank(len(ids) + (draft.modality == "speech"), given, draft.open_places)
+    return Blank(len(ids), given, draft.open_places)
 
 
 def text_blanks(
-    draft: TextDraft, text: TextTokenizer, *, pad_token_id: int, room: int, growth: float
+    draft: TextDraft,
+    text: TextTokenizer,
+    *,
+    ending: tuple[str, list[int]],
+    room: int,
+    growth: float,
 ) -> list[Blank]:
     """Holes of a text, one for each choice of gap lengths that is worth a try.
 
@@ -65,11 +68,14 @@ def text_blanks(
     Args:
         draft: The text.
         text: Its tokenizer.
-        pad_token_id: Ends a text.
+        ending: What ends the text, as `Template.ending` says.
         room: Positions that a whole answer usually gets.
         growth: Of a gap at the end, beyond what is usual.
     """
-    pieces = [text.encode(piece) for piece in draft.shown_pieces()]
+    shown, (after, end_ids) = draft.shown_pieces(), ending
+    if not draft.has_open_end:
+        shown[-1] += after
+    pieces = [text.encode(piece) for piece in shown]
     num_given = sum(map(len, pieces))
     stated = list(draft.lengths)
     if draft.has_open_end:
@@ -77,7 +83,7 @@ def text_blanks(
         stated[-1] = int(end * growth)
     spaced = draft.gaps_after_space()
     return [
-        _text_blank(pieces, lengths, spaced, draft.has_open_end, pad_token_id)
+        _text_blank(pieces, lengths, spaced, draft.has_open_end, end_ids)
         for lengths in choices_of_lengths(stated)
     ]
 
@@ -103,7 +109,7 @@ def _text_blank(
     lengths: tuple[int, ...],
     spaced: list[bool],
     has_open_end: bool,
-    pad_token_id: int,
+    end_ids: list[int],
 ) -> Blank:
     given = dict(enumerate(pieces[0]))
     stop = len(pieces[0])
@@ -117,7 +123,7 @@ def _text_blank(
     if has_open_end:
         inside -= set(range(gaps[-1][0] + 1, stop))
     else:
-        given[stop] = pad_token_id
-        stop += 1
+        given.update(enumerate(end_ids, start=stop))
+        stop += len(end_ids)
     after_space = {start for (start, _), is_spaced in zip(gaps, spaced, strict=True) if is_spaced}
     return Blank(stop, given, frozenset(inside), frozenset(after_space), tuple(gaps))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.memory import Memory
+from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
 
@@ -25,7 +26,8 @@ class Runner:
         backbone: The network.
         position_ids: Places of all tokens, Int[T 3].
         lengths: Of the segments.
-        live: Places of the tokens that change between runs, ascending.
+        live: Places of the tokens that change between runs, ascending. Of a shifted network the
+            tokens before them are brought up to date too, as those score them.
         mask_token_id: Id of an open position.
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
             is exact. A network with an isolated prompt computes all once, and is exact.
@@ -51,6 +53,8 @@ class Runner:
         self.segment = index.repeat_interleave(self.lengths)
         self.is_live = torch.zeros_like(self.segment, dtype=torch.bool)
         self.is_live[live] = True
+        if backbone.is_shifted:
+            self.is_live[SegmentLayout.of(lengths, device=live.device).previous()[live]] = True
         self.is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         self.memory: Memory | None = None
         self.runs = 0

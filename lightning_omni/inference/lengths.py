@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.types import Part, Sample
+from lightning_omni.types import Sample
 
 LENGTHS_FILE = "lengths.json"
 
@@ -62,23 +62,19 @@ def rule_name(sample: Sample, part_index: int) -> str:
     return f"{sample.task}/{sum(not p.is_transcript for p in parts[:part_index])}"
 
 
-def part_length(part: Part, text: TextTokenizer) -> int:
-    """Positions an answer part takes, its terminator included."""
-    if part.modality == "text":
-        return len(text.encode(part.text or "")) + 1
-    return len(part.codes or ()) + (part.modality == "speech")
-
-
-def fit_lengths(samples: Iterable[Sample], text: TextTokenizer) -> dict[str, LengthRule]:
+def fit_lengths(samples: Iterable[Sample], template: Template) -> dict[str, LengthRule]:
     """Fit one rule per answer part, named by `rule_name`, by least squares.
+
+    A length is that of the part with what ends it in this template.
 
     Where the length follows a source, the line is raised until it covers `COVERED` of the answers
     seen; else the hole has room for the longest. An answer that does not fit makes its hole grow.
     """
     pairs: dict[str, list[tuple[int, int]]] = {}
     for sample in samples:
-        for i, part in enumerate(sample.turns[-1].parts):
-            pair = source_length(sample, i), part_length(part, text)
+        parts = sample.turns[-1].parts
+        for i in range(len(parts)):
+            pair = source_length(sample, i), len(template.hole_ids(parts, i))
             pairs.setdefault(rule_name(sample, i), []).append(pair)
     return {name: _fit(seen) for name, seen in pairs.items()}
 

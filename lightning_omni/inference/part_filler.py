@@ -112,13 +112,14 @@ class PartFiller:
 
     def _blanks(self, sample: Sample, part: int, draft: PartDraft, growth: float) -> list[Blank]:
         """The hole of a drafted part; several where gaps of a text may be of several lengths."""
+        ending = self.template.ending(sample.turns[-1].parts, part)
         if not isinstance(draft, TextDraft):
-            return [media_blank(draft, self.vocab)]
+            return [media_blank(draft, self.vocab, ending[1])]
         rule = self.lengths.get(rule_name(sample, part))
         return text_blanks(
             draft,
             self.text,
-            pad_token_id=self.vocab.pad_token_id,
+            ending=ending,
             room=rule.positions(source_length(sample, part)) if rule else 0,
             growth=growth,
         )
@@ -170,8 +171,8 @@ class PartFiller:
         What counts is all from the first gap on, given words included: gaps that are too short or
         too long move the words behind them to places where they are unlikely.
         """
-        pad = [self.vocab.pad_token_id]
-        texts = [self._content("text", hole["ids"])[0] + pad for _, hole in several]
+        _, end = self.template.ending(sample.turns[-1].parts, part)
+        texts = [self._content("text", hole["ids"])[0] + end for _, hole in several]
         log_probs: list[float] = []
         for start in range(0, len(texts), TOGETHER):
             log_probs += self.holes.text_log_probs(
@@ -209,7 +210,7 @@ class PartFiller:
         parts = list(sample.turns[-1].parts)
         modality = parts[part].modality
         if isinstance(draft, TextDraft):
-            fillings = [self.text.decode(ids[start:stop]) for start, stop in blank.gaps]
+            fillings = [self.template.answer_text(ids[start:stop]) for start, stop in blank.gaps]
             parts[part] = replace(parts[part], text=draft.assemble(fillings))
         elif modality == "text":
             parts[part] = replace(parts[part], text=self.template.answer_text(ids))

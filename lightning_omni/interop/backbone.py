@@ -22,14 +22,19 @@ class Backbone(Pretrained):
     """Row i of its logits scores token i, whatever the checkpoint's own habit.
 
     Args:
-        transformer: The network.
-        is_shifted: Its output at position i - 1 scores token i, as in networks that grew out of
-            autoregressive ones; the first token of a segment is scored by its own position.
+        transformer: The network, which is told of the shift.
+        is_shifted: See `Transformer`.
     """
 
     def __init__(self, transformer: Transformer, *, is_shifted: bool) -> None:
         super().__init__()
-        self.transformer, self.is_shifted = transformer, is_shifted
+        transformer.init_args["is_shifted"] = transformer.is_shifted = is_shifted
+        self.transformer = transformer
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the network is one whose output at position i - 1 scores token i."""
+        return self.transformer.is_shifted
 
     def forward(
         self, input_ids: Int[Tensor, "B L"], position_ids: Int[Tensor, "B L"] | None = None
@@ -52,10 +57,6 @@ class Backbone(Pretrained):
         index = position_ids.flatten()
         places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
         hidden = self.transformer(input_ids.flatten(), places, layout)
-        if self.is_shifted:
-            source = torch.arange(rows * length, device=input_ids.device) - 1
-            source[starts] += 1
-            hidden = hidden[source]
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 
@@ -102,7 +103,7 @@ def _ours(folder: Path) -> Backbone:
     else:
         module = Pretrained.from_pretrained(folder)
     if isinstance(module, Transformer):
-        return Backbone(module, is_shifted=False).eval()
+        return Backbone(module, is_shifted=module.is_shifted).eval()
     if not isinstance(module, Backbone):
         raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
     return module

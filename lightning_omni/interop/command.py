@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from lightning_omni.interop.dream import dream_without_weights, read_config, ren
 from lightning_omni.interop.own import copy_parts, read_weightless
 from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.interop.writing import copy_weights
+from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,13 @@ class _Network:
         module: Without weights.
         rename: From published names to ours.
         config: Text of its `config.json`.
+        token_ids: Ids that the checkpoint names, kept beside its weights.
     """
 
     module: Pretrained
     rename: Rename
     config: str
+    token_ids: dict[str, str] = field(default_factory=dict)
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
@@ -65,7 +68,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     names = match_weights(network.module, stored, network.rename, about=f"'{input}'")
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
-        copy_weights(files, names, partial)
+        copy_weights(files, names, partial, metadata=network.token_ids)
         if kind == "lightning_omni":
             copy_parts(input, partial)
             (partial / CARD_FILE).write_text(said_of(input))
@@ -96,7 +99,8 @@ def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
         ours = inner(name)
         return None if ours is None else f"transformer.{ours}"
 
-    return _new(Backbone(transformer, is_shifted=shifts), rename)
+    token_ids = {key: str(config[key]) for key in KNOWN_IDS if config.get(key) is not None}
+    return replace(_new(Backbone(transformer, is_shifted=shifts), rename), token_ids=token_ids)
 
 
 def _new(module: Pretrained, rename: Rename) -> _Network:

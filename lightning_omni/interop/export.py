@@ -109,7 +109,6 @@ def _ours(folder: Path) -> _Layout:
 
 
 def _qwen2(module: Pretrained, formats: set[str], folder: Path) -> _Layout:
-    is_shifted = isinstance(module, Backbone) and module.is_shifted
     transformer = module.transformer if isinstance(module, Backbone) else module
     if not isinstance(transformer, Transformer):
         raise OmniError(
@@ -117,6 +116,7 @@ def _qwen2(module: Pretrained, formats: set[str], folder: Path) -> _Layout:
             "backbone; give --format safetensors"
         )
     require_qwen2(transformer, about=str(folder))
+    is_shifted = transformer.is_shifted
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
     def rename(ours: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -22,6 +21,7 @@ from lightning_omni.diffusion.likelihood import (
 from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weighted_nll
 from lightning_omni.errors import OmniError
 from lightning_omni.metrics.bound import BoundPerToken
+from lightning_omni.modules.initial_weights import load_initial
 from lightning_omni.modules.optim import (
     OptimizerFactory,
     build_optimizer,
@@ -30,9 +30,8 @@ from lightning_omni.modules.optim import (
     warmup_cosine,
 )
 from lightning_omni.nn.embedding import CodeSpanFeatures
-from lightning_omni.nn.lora import Lora, plain_name
+from lightning_omni.nn.lora import Lora
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
 from lightning_omni.shipped import locate
 from lightning_omni.special_tokens import SpecialTokensName
 from lightning_omni.types import TASKS, Batch
@@ -57,8 +56,9 @@ class MaskedDiffusionModule(L.LightningModule):
         total_steps: Where its cosine ends.
         final_lr_share: What is left of the rate there.
         noise_seed: Of times and masks.
-        init_from: Exported folder of the stage before, or several in order of preference (`shipped`
-            is the package's own model); None starts from random weights.
+        init_from: Exported folder of the stage before or an imported checkpoint, or several in
+            order of preference (`shipped` is the package's own model); None starts from random
+            weights. See `load_initial`.
         recompute_activations: Trade a second forward pass of each block for its memory.
         bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
@@ -122,7 +122,8 @@ class MaskedDiffusionModule(L.LightningModule):
         if stage != "fit":
             return
         if self.init_from is not None:
-            self._load_backbone(locate(self.init_from))
+            folder = locate(self.init_from)
+            load_initial(self.backbone, folder, self.vocab, seed=self.noise_seed)
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
@@ -314,29 +315,6 @@ class MaskedDiffusionModule(L.LightningModule):
         """Log a mean over masks; a batch without such masks adds nothing, rather than a zero."""
         if len(values):
             self.log(name, values.mean(), batch_size=len(values), on_step=None)
-
-    def _load_backbone(self, folder: Path) -> None:
-        if not (folder / WEIGHTS_FILE).is_file():
-            raise OmniError(
-                f"no weights of the stage before in '{folder}'; run that stage first, or pass "
-                "--model.init_from null to start from random weights"
-            )
-        state = load_weights(folder)
-        placed = self.backbone.state_dict()
-        own = {plain: value for name, value in placed.items() if (plain := plain_name(name))}
-        differ = sorted(
-            k
-            for k in {*state, *own}
-            if getattr(state.get(k), "shape", None) != getattr(own.get(k), "shape", 0)
-        )
-        if differ:
-            raise OmniError(
-                f"'{folder}' holds another architecture: {len(differ)} tensors differ, first "
-                f"'{differ[0]}'; use the backbone and vocab of the stage before"
-            )
-        with torch.no_grad():
-            for name, value in state.items():
-                own[name].copy_(value)
 
 
 def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:

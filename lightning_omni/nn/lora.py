@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
+from lightning_omni.nn.new_rows import PARTS, train_rows_from, whole
 from lightning_omni.nn.transformer import Transformer
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -24,6 +25,8 @@ class Lora:
         alpha: The adapter's product is scaled by `alpha / rank`.
         dropout: On the adapters' inputs.
         targets: Names of the linears that get one; all of attention and feed-forward by default.
+        rows_from: Train the rows of both tables from this id on as well, such as those of ids that
+            an imported checkpoint has not; None trains adapters alone.
 
     Raises:
         OmniError: If a number is out of range, a target is no linear of a block or `peft` is not
@@ -33,7 +36,12 @@ class Lora:
     """
 
     def __init__(
-        self, rank: int, alpha: float, dropout: float = 0.0, targets: list[str] | None = None
+        self,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        targets: list[str] | None = None,
+        rows_from: int | None = None,
     ) -> None:
         check_within("lora.rank", rank, 1)
         check_within("lora.alpha", alpha, 0)
@@ -44,7 +52,7 @@ class Lora:
                 raise OmniError(f"lora.targets names '{name}', wanted some of {', '.join(TARGETS)}")
         if not self.targets:
             raise OmniError(f"lora.targets is empty, wanted some of {', '.join(TARGETS)}")
-        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.rank, self.alpha, self.dropout, self.rows_from = rank, alpha, dropout, rows_from
         self._peft = _peft()
 
     def adapt(self, backbone: Transformer) -> None:
@@ -59,11 +67,19 @@ class Lora:
         self._peft.inject_adapter_in_model(config, backbone)
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad = ".lora_" in name
+        if self.rows_from is not None:
+            train_rows_from(backbone.embedding, self.rows_from)
 
 
 def plain_name(name: str) -> str | None:
-    """A weight's name in the backbone without adapters; None for a weight of an adapter."""
-    return None if ".lora_" in name else name.replace(_BASE, ".")
+    """A weight's name in the backbone without adapters; None for a weight of an adapter.
+
+    The two parts of a table have one name.
+    """
+    if ".lora_" in name:
+        return None
+    path, is_part, _ = name.partition(PARTS)
+    return f"{path}.weight" if is_part else name.replace(_BASE, ".")
 
 
 def merged(backbone: Transformer) -> Transformer:
@@ -76,6 +92,7 @@ def merged(backbone: Transformer) -> Transformer:
             for name, layer in list(parent.named_children()):
                 if hasattr(layer, "lora_A"):
                     setattr(parent, name, _merged_layer(layer))
+    whole(plain.embedding)
     return plain.requires_grad_(requires_grad=True)
 
 

@@ -53,6 +53,12 @@ class SegmentLayout:
         counts = segment.bincount(minlength=len(self.lengths)).tolist()
         return SegmentLayout.of(counts, device=places.device)
 
+    def previous(self) -> Int[Tensor, " T"]:
+        """Place of the token before each in its segment; a first token's is its own."""
+        is_first = torch.zeros(sum(self.lengths), dtype=torch.int64, device=self.cu_seqlens.device)
+        is_first[self.cu_seqlens[:-1][self.cu_seqlens.diff() > 0]] = 1
+        return torch.arange(len(is_first), device=is_first.device) - 1 + is_first
+
     def isolating(self, is_open: Bool[Tensor, " T"]) -> SegmentLayout:
         """The same segments, in which tokens that are not open see only their like."""
         given, open_ = (~is_open).nonzero().squeeze(1), is_open.nonzero().squeeze(1)

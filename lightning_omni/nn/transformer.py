@@ -82,6 +82,8 @@ class Transformer(Pretrained):
         norm_eps: Of every RMSNorm.
         isolate_prompt: Given tokens see only given tokens, so a prompt is computed once for all
             steps of generation without loss. It must be trained so.
+        is_shifted: The last block's output at position i - 1 scores token i, as in networks that
+            grew out of autoregressive ones; a segment's first token is scored by its own position.
     """
 
     def __init__(
@@ -101,9 +103,15 @@ class Transformer(Pretrained):
         tie_embeddings: bool,
         norm_eps: float = 1e-6,
         isolate_prompt: bool = False,
+        is_shifted: bool = False,
     ) -> None:
         super().__init__()
-        self.isolate_prompt = isolate_prompt
+        if isolate_prompt and is_shifted:
+            raise OmniError(
+                "isolate_prompt and is_shifted are both set, but a prompt that is isolated cannot "
+                "score the answer's first token; set one of them"
+            )
+        self.isolate_prompt, self.is_shifted = isolate_prompt, is_shifted
         self.recomputes = False
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
@@ -165,6 +173,8 @@ class Transformer(Pretrained):
     ) -> Float[Tensor, "M D"]:
         """Final hidden states; `self.logits` turns those you need into scores.
 
+        Row i scores token i, also of a shifted network, and nothing else knows of the shift.
+
         Args:
             ids: Tokens of all segments, one behind another.
             position_ids: Index, row and column of each.
@@ -177,6 +187,9 @@ class Transformer(Pretrained):
         """
         x = self.embedding.embed(ids)
         cos, sin = self.rotary(position_ids)
+        scorer = layout.previous() if self.is_shifted else None
+        if scorer is not None and places is not None:
+            places, scorer = scorer[places], None
         remembered = memory.layers if memory is not None else [None] * len(self.blocks)
         recomputes = self.recomputes and torch.is_grad_enabled()
         for number, (block, layer) in enumerate(zip(self.blocks, remembered, strict=True), 1):
@@ -186,7 +199,7 @@ class Transformer(Pretrained):
             else:
                 x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)
-        return out
+        return out if scorer is None else out[scorer]
 
     def logits(
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None

@@ -62,7 +62,7 @@ def test_lengths_of_a_transcript_follow_the_speech_and_of_the_answer_its_own_tex
     sample = with_transcript(spoken_question())
     assert [rule_name(sample, i) for i in range(3)] == ["sqa/transcript", "sqa/0", "sqa/1"]
     assert [source_length(sample, i) for i in range(3)] == [4, 0, len("it is five")]
-    assert sorted(fit_lengths([sample], TEXT)) == ["sqa/0", "sqa/1", "sqa/transcript"]
+    assert sorted(fit_lengths([sample], TEMPLATE)) == ["sqa/0", "sqa/1", "sqa/transcript"]
 
 
 def test_a_sample_without_a_transcript_is_named():

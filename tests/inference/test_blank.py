@@ -18,12 +18,12 @@ from lightning_omni.vocab import Vocab
 TEXT = TextTokenizer()
 VOCAB = Vocab(TEXT.size, {"speech": 32, "image": 64})
 GRAMMAR = Grammar(VOCAB, TEXT, 2, device="cpu")
-PAD = VOCAB.pad_token_id
+PAD, END = VOCAB.pad_token_id, VOCAB.special("<|end_of_speech|>")
 
 
 def blanks(text, *, room=0, growth=1.0):
     draft = TextDraft.parse(text)
-    return text_blanks(draft, TEXT, pad_token_id=PAD, room=room, growth=growth)
+    return text_blanks(draft, TEXT, ending=("", [PAD]), room=room, growth=growth)
 
 
 def allowed(modality, blank):
@@ -86,14 +86,14 @@ def test_a_gap_within_a_text_holds_words_and_begins_as_the_draft_spaces_it():
 
 
 def test_media_end_where_their_draft_ends():
-    speech = media_blank(SpeechDraft((0, 16, 1, 17), frozenset({2, 3})), VOCAB)
+    speech = media_blank(SpeechDraft((0, 16, 1, 17), frozenset({2, 3})), VOCAB, [END])
     assert speech.given.keys() == {0, 1, 4}
     assert speech.given[4] == VOCAB.special("<|end_of_speech|>")
     level = VOCAB.span("speech").start
     rows = allowed("speech", speech)
     assert rows[2] == set(range(level, level + 16))
     assert rows[3] == set(range(level + 16, level + 32))
-    image = media_blank(ImageDraft((5,) * 16, frozenset(range(15))), VOCAB)
+    image = media_blank(ImageDraft((5,) * 16, frozenset(range(15))), VOCAB, [])
     assert (image.length, image.given) == (16, {15: VOCAB.span("image").start + 5})
 
 

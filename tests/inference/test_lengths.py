@@ -2,11 +2,15 @@
 
 import pytest
 
+from lightning_omni.data.template import Template
 from lightning_omni.inference.lengths import LengthRule, fit_lengths, load_lengths, save_lengths
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
+from lightning_omni.vocab import Vocab
 
 TEXT = TextTokenizer()
+VOCAB = Vocab(TEXT.size, {"speech": 32, "image": 64})
+TEMPLATE = Template(VOCAB, TEXT, image_columns=8, codebooks=1, max_tail_pads={})
 
 
 def reading(letters, codes):
@@ -20,14 +24,14 @@ def answer(words):
 
 
 def test_speech_follows_the_characters_of_its_text_and_a_constant():
-    rule = fit_lengths([reading(n, 9 + 2 * n) for n in range(5, 40)], TEXT)["tts/0"]
+    rule = fit_lengths([reading(n, 9 + 2 * n) for n in range(5, 40)], TEMPLATE)["tts/0"]
     assert rule.ratio == pytest.approx(2)
     assert rule.positions(10) == 9 + 20 + 1  # the terminator
 
 
 def test_a_hole_has_room_for_99_of_100_answers_and_little_more():
     lengths = [(n, 9 + 2 * n + (n * 7) % 5) for n in range(5, 105)]
-    rule = fit_lengths([reading(*pair) for pair in lengths], TEXT)["tts/0"]
+    rule = fit_lengths([reading(*pair) for pair in lengths], TEMPLATE)["tts/0"]
     fits = [rule.positions(n) >= codes + 1 for n, codes in lengths]
     slack = [rule.positions(n) - codes - 1 for n, codes in lengths]
     assert sum(fits) >= 99
@@ -35,7 +39,7 @@ def test_a_hole_has_room_for_99_of_100_answers_and_little_more():
 
 
 def test_an_answer_that_follows_nothing_has_room_for_the_longest():
-    rules = fit_lengths([answer("no"), answer("blue"), answer("the united states")], TEXT)
+    rules = fit_lengths([answer("no"), answer("blue"), answer("the united states")], TEMPLATE)
     longest = len(TEXT.encode("the united states")) + 1
     assert rules["tqa/0"].positions(0) == longest
 
