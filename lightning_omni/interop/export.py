@@ -116,7 +116,7 @@ def _qwen2(module: Pretrained, formats: set[str], folder: Path) -> _Layout:
             f"'{folder}' holds a {type(module).__name__}, which cannot be written as hf, wanted a "
             "backbone; give --format safetensors"
         )
-    require_qwen2(transformer, about=str(folder))
+    require_qwen2(transformer, is_shifted=is_shifted, about=str(folder))
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
     def rename(ours: str) -> str | None:

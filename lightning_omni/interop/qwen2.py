@@ -10,8 +10,13 @@ from lightning_omni.nn.transformer import Transformer
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def require_qwen2(transformer: Transformer, *, about: str) -> None:
+def require_qwen2(transformer: Transformer, *, is_shifted: bool, about: str) -> None:
     """Refuse a backbone that Qwen2's layout cannot hold.
+
+    Args:
+        transformer: The backbone.
+        is_shifted: It is written as a Dream, which may have a projector of continuous features.
+        about: Named in errors.
 
     Raises:
         OmniError: Naming each property that stands in the way.
@@ -26,6 +31,8 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
         "code features (code_spans)": bool(args["code_spans"]),
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
         "prompt that does not see the answer (isolate_prompt)": args["isolate_prompt"],
+        "projector of continuous features (continuous_dim)": args["continuous_dim"] is not None
+        and not is_shifted,
     }
     found = [what for what, is_there in obstacles.items() if is_there]
     if found:

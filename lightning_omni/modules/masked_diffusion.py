@@ -39,6 +39,8 @@ from lightning_omni.types import TASKS, Batch
 from lightning_omni.vocab import Vocab
 
 NUM_BINS = 5
+PROJECTOR = "feature_projector."
+"""Weights that a stage after tokens alone begins anew."""
 BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 
 
@@ -208,7 +210,9 @@ class MaskedDiffusionModule(L.LightningModule):
         """Final states at the places that have a loss, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
-        states: Tensor = self.backbone(noisy.x_t, batch.position_ids.flatten(0, 1), layout)
+        states: Tensor = self.backbone(
+            noisy.x_t, batch.position_ids.flatten(0, 1), layout, continuous=batch.continuous
+        )
         return states[noisy.places]
 
     def configure_gradient_clipping(
@@ -322,6 +326,8 @@ class MaskedDiffusionModule(L.LightningModule):
         state = load_weights(folder)
         placed = self.backbone.state_dict()
         own = {plain: value for name, value in placed.items() if (plain := plain_name(name))}
+        if not any(name.startswith(PROJECTOR) for name in state):
+            own = {name: value for name, value in own.items() if not name.startswith(PROJECTOR)}
         differ = sorted(
             k
             for k in {*state, *own}

@@ -11,11 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
 from lightning_omni.nn.embedding import OmniEmbedding
+from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.precision import as_factor
 from lightning_omni.nn.rotary import RotaryAngles
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
+from lightning_omni.types import Continuous
 
 
 class SwiGLU(nn.Module):
@@ -80,6 +82,8 @@ class Transformer(Pretrained):
         norm_eps: Of every RMSNorm.
         isolate_prompt: Given tokens see only given tokens, so a prompt is computed once for all
             steps of generation without loss. It must be trained so.
+        continuous_dim: Width of continuous features that may stand in for embeddings; None for a
+            model of tokens alone, which has no projector.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Transformer(Pretrained):
         tie_embeddings: bool,
         norm_eps: float = 1e-6,
         isolate_prompt: bool = False,
+        continuous_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.isolate_prompt = isolate_prompt
@@ -131,6 +136,9 @@ class Transformer(Pretrained):
                 nn.init.zeros_(parameter)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
+        self.feature_projector = (
+            None if continuous_dim is None else FeatureProjector(continuous_dim, dim)
+        )
 
     def recompute_activations(self) -> None:
         """Keep only the input of each block for the backward pass and compute the rest again.
@@ -159,6 +167,7 @@ class Transformer(Pretrained):
         position_ids: Int[Tensor, "T 3"],
         layout: SegmentLayout,
         memory: Memory | None = None,
+        continuous: Continuous | None = None,
     ) -> Float[Tensor, "T D"]:
         """Final hidden states; `self.logits` turns those you need into scores.
 
@@ -168,8 +177,12 @@ class Transformer(Pretrained):
             layout: Where the segments lie; `self.layout` makes it.
             memory: Keys and values to be remembered by this pass; once it is filled, `ids`,
                 `position_ids` and `layout` are those of its live tokens.
+            continuous: Features that stand in for the embeddings of some of the tokens.
+
+        Raises:
+            OmniError: If there are features and no projector of their width.
         """
-        x = self.embedding.embed(ids)
+        x = self._embed(ids, continuous)
         cos, sin = self.rotary(position_ids)
         remembered = memory.layers if memory is not None else [None] * len(self.blocks)
         recomputes = self.recomputes and torch.is_grad_enabled()
@@ -180,6 +193,17 @@ class Transformer(Pretrained):
                 x = block(x, cos, sin, layout, layer)
         out: Tensor = self.norm(x)
         return out
+
+    def _embed(self, ids: Tensor, continuous: Continuous | None) -> Tensor:
+        x = self.embedding.embed(ids)
+        if self.feature_projector is not None:
+            return self.feature_projector.overwrite(x, continuous)
+        if continuous is not None:
+            raise OmniError(
+                "the batch holds continuous features but the backbone has no projector for them; "
+                f"set continuous_dim: {continuous.features.shape[1]} in the recipe's backbone"
+            )
+        return x
 
     def logits(
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
