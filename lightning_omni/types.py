@@ -123,11 +123,10 @@ class Continuous:
     places: Tensor  # Int[K], each once
     features: Tensor  # Float[K F]
 
-    def to(self, device: torch.device | str) -> Continuous:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Continuous:
         """Move both."""
-        return Continuous(
-            self.places.to(device, non_blocking=True), self.features.to(device, non_blocking=True)
-        )
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.places, self.features))
+        return Continuous(*moved)
 
 
 @dataclass(frozen=True, slots=True)

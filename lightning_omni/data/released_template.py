@@ -22,6 +22,8 @@ from random import Random
 from lightning_omni.data.template import Builder, Hole, Template
 from lightning_omni.types import Part, Sample, Turn
 
+CONTEXT = "<|context_of_audio|>"
+"""Stands for a frame of what an encoder heard."""
 SYSTEM = {
     "s2i": "Please generate an image based on the input audio.",
     "svqa": "Please response the input audio based on the given image.",
@@ -87,7 +89,7 @@ class ReleasedTemplate(Template):
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
             else:
                 out.features.append((len(out.ids), part.features))
-                out.add([self.vocab.special("<|context_of_audio|>")] * len(part.features))
+                out.add([self.vocab.special(CONTEXT)] * len(part.features))
             self._bracket(out, "end", part.modality)
         out.add(self.text.encode(waiting + after))
 

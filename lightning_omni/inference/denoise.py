@@ -14,6 +14,7 @@ from lightning_omni.inference.layout import PackedPrompts
 from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
+from lightning_omni.types import Continuous
 
 
 class Runner:
@@ -30,6 +31,7 @@ class Runner:
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
             is exact. A network with an isolated prompt computes all once, and is exact.
         dtype: Format of matrix products.
+        continuous: Features in the place of tokens, none of which is live.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Runner:
         mask_token_id: int,
         refresh_every: int,
         dtype: torch.dtype,
+        continuous: Continuous | None,
     ) -> None:
         self.backbone, self.position_ids, self.dtype = backbone, position_ids, dtype
+        self.continuous = continuous
         self.mask_token_id = mask_token_id
         self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.lengths = torch.tensor(lengths, device=live.device)
@@ -67,11 +71,20 @@ class Runner:
             self._narrow(is_active)
         is_partial = self.memory is not None and self.memory.is_filled
         places, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
-        with self._format():
-            hidden = self.backbone(ids[places], self.position_ids[places], layout, self.memory)
         row = torch.full_like(self.segment, -1)
         row[places] = torch.arange(len(places), device=row.device)
+        with self._format():
+            hidden = self.backbone(
+                ids[places], self.position_ids[places], layout, self.memory, self._heard(row)
+            )
         return hidden, row
+
+    def _heard(self, row: Tensor) -> Continuous | None:
+        """Features of the tokens that have a row."""
+        if self.continuous is None:
+            return None
+        rows = row[self.continuous.places]
+        return Continuous(rows[rows >= 0], self.continuous.features[rows >= 0])
 
     def _begin(self, is_active: Tensor) -> None:
         """Compute all tokens of these segments in the next run."""
@@ -129,6 +142,7 @@ def conditional(
         mask_token_id=mask_token_id,
         refresh_every=refresh_every,
         dtype=dtype,
+        continuous=prompts.continuous,
     )
 
     def denoise(ids: Tensor) -> LogitsAt:
@@ -194,6 +208,7 @@ def guided(
         mask_token_id=mask_token_id,
         refresh_every=refresh_every,
         dtype=dtype,
+        continuous=_joined(every, starts),
     )
     hole_index = torch.full_like(prompts.ids, -1)
     hole_index[prompts.hole_positions] = torch.arange(len(prompts.hole_positions)).to(hole_index)
@@ -230,3 +245,16 @@ def guided(
         return logits_at
 
     return denoise
+
+
+def _joined(every: Sequence[PackedPrompts], starts: Sequence[int]) -> Continuous | None:
+    """Features of prompts that lie one behind another."""
+    heard = [
+        (start, p.continuous)
+        for start, p in zip(starts, every, strict=False)
+        if p.continuous is not None
+    ]
+    if not heard:
+        return None
+    places = torch.cat([start + continuous.places for start, continuous in heard])
+    return Continuous(places, torch.cat([continuous.features for _, continuous in heard]))

@@ -129,6 +129,7 @@ class MaskedDiffusionModule(L.LightningModule):
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
             self.codebooks = datamodule.template.codebooks
+            datamodule.check_heard(has_projector=self.backbone.feature_projector is not None)
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
             assert isinstance(module, CodeSpanFeatures)  # noqa: S101
             if features[name].shape != module.features.shape:

@@ -55,7 +55,8 @@ class FeatureProjector(nn.Module):
         if found != wanted:
             raise OmniError(
                 f"the features have {found} dimensions but the backbone's projector takes "
-                f"{wanted}; set continuous_dim: {found} in the recipe's backbone, or take another encoder"
+                f"{wanted}; set continuous_dim: {found} in the recipe's backbone, or take another "
+                "encoder"
             )
         projected = self(continuous.features)
         return embedded.index_copy(0, continuous.places, projected.to(embedded.dtype))

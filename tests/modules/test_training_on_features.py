@@ -181,3 +181,11 @@ def share(rank, folder):
 @pytest.mark.slow
 def test_processes_need_not_agree_on_whether_there_is_speech(tmp_path):
     torch.multiprocessing.spawn(share, args=(str(tmp_path),), nprocs=2)
+
+
+def test_a_batch_moves_with_its_features():
+    batch = batches(4)[0].to("meta")
+    assert batch.continuous.places.is_meta
+    assert batch.continuous.features.is_meta
+    assert not batch.cu_seqlens.is_meta
+    assert batches(4, has_speech=False)[0].to("meta").continuous is None
