@@ -16,7 +16,6 @@ from lightning_omni.inference.omni import Omni
 from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 
 RECIPE = str(Path(__file__).parents[2] / "recipes/debug/continuous_speech.yaml")
-DISCRETE = str(Path(__file__).parents[2] / "recipes/model/debug.yaml")
 EXPORT = "runs/debug/continuous_speech/export"
 HEARS = ["--continuous_speech.encoder", "torch.nn.Identity"]
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -100,7 +99,6 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
         (["--data.special_tokens", "own"], "set special_tokens: released"),
         (["--data.continuous_speech", "null"], "asr would be heard as codes"),
         (["--model.backbone.init_args.continuous_dim", "512"], "set continuous_dim: 560"),
-        (["--model.backbone", DISCRETE], "set continuous_dim: 560"),
     ],
 )
 def test_recipes_whose_parts_do_not_fit_are_refused(place, capsys, changes, words):
