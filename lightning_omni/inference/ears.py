@@ -29,16 +29,19 @@ class Ears:
     Args:
         backbone: The model.
         continuous_speech: Filter bank and encoder; None hears nothing.
+        trained_with: Fingerprint of those that the model was trained with; None if not known.
         device: Where to compute.
 
     Raises:
-        OmniError: If the model has no projector for an encoder's features.
+        OmniError: If the model has no projector for an encoder's features, or knows another's.
     """
 
     def __init__(
         self,
         backbone: Transformer,
         continuous_speech: ContinuousSpeech | None,
+        *,
+        trained_with: str | None,
         device: torch.device,
     ) -> None:
         self.is_needed = backbone.feature_projector is not None
@@ -47,6 +50,14 @@ class Ears:
                 "continuous_speech is given but the model has no projector for features and hears "
                 "codes; leave it out"
             )
+        if continuous_speech is not None and trained_with is not None:
+            given = continuous_speech.fingerprint()
+            if given != trained_with:
+                raise OmniError(
+                    f"continuous_speech has the fingerprint {given[:12]} but the model was trained "
+                    f"with {trained_with[:12]}; give the encoder, its weights and the cmvn of the "
+                    "recipe"
+                )
         self.listener = None if continuous_speech is None else continuous_speech.to(device)
 
     def check(self, sample: Sample) -> None:

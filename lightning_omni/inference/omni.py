@@ -74,7 +74,9 @@ class Omni:
     ) -> None:
         check_hears(parts.template.vocab.special_tokens, continuous_speech)
         self.device = torch.device(device)
-        self.ears = Ears(parts.backbone, continuous_speech, self.device)
+        self.ears = Ears(
+            parts.backbone, continuous_speech, trained_with=parts.hears, device=self.device
+        )
         self.backbone = parts.backbone.to(self.device).eval()
         self.image_tokenizer = parts.image.to(self.device).eval()
         self.speech_tokenizer = parts.speech.to(self.device).eval()

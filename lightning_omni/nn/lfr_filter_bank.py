@@ -79,14 +79,10 @@ def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
 
 def _mel_triangles() -> Float[Tensor, "257 80"]:
     """Triangles of height one, equally spaced and straight in mel, as Kaldi's are."""
-
-    def to_mel(hz: Tensor) -> Tensor:
-        return 1127 * torch.log1p(hz / 700)
-
-    low, high = to_mel(torch.tensor([_LOWEST_HZ, _HIGHEST_HZ], dtype=torch.float64)).tolist()
+    low, high = (1127 * math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
     corners = torch.linspace(low, high, NUM_MELS + 2, dtype=torch.float64)
     bins = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT
-    mel = to_mel(bins)[:, None]
+    mel = 1127 * torch.log1p(bins / 700)[:, None]
     rising = (mel - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - mel) / (corners[2:] - corners[1:-1])
     return torch.minimum(rising, falling).clamp_min(0).float()

@@ -74,6 +74,11 @@ def test_without_its_encoder_it_does_not_answer_speech_and_says_why(place, capsy
     assert main(["generate", *given]) == 0
 
 
+def test_an_encoder_that_it_was_not_trained_with_is_refused(place, capsys):
+    assert generate("--continuous_speech.encoder", "torch.nn.Flatten") == 2
+    assert "but the model was trained with" in capsys.readouterr().err
+
+
 def test_a_model_of_tokens_alone_is_given_no_encoder(place, capsys):
     given = ["--task", "asr", "--audio", "in.wav", "--model", "shipped"]
     assert main(["generate", *given, *HEARS]) == 2
