@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
@@ -33,7 +35,9 @@ class Part:
     `modality` is `text` or the name of a modality span. Text carries `text`; media carry a `key`
     (a file in the media shards) before encoding and `codes` after it. A transcript is text that the
     assistant writes down of the user's speech before it answers. `hidden` are places of codes in a
-    request that the model is not shown; shards hold none.
+    request that the model is not shown; shards hold none. `features`, Float[K F], are the frames by
+    which an encoder hears a user's speech, where the model is to hear those in place of codes; they
+    are no part of the JSON.
     """
 
     modality: str
@@ -42,6 +46,7 @@ class Part:
     codes: tuple[int, ...] | None = None
     is_transcript: bool = False
     hidden: tuple[int, ...] = ()
+    features: NDArray[np.floating[Any]] | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """`{"text": "hi"}`, `{"transcript": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""
@@ -98,6 +103,7 @@ class Sequence:
 
     `position_ids` holds `(index, row, column)` per token: the index in the sequence, and the place
     on an image's grid or a speech frame's (frame, codebook level); zero for everything else.
+    `features` are runs of continuous features, (first place, Float[K F]).
     """
 
     ids: list[int]
@@ -107,6 +113,20 @@ class Sequence:
     modality: list[int]
     task: int
     key: str
+    features: tuple[tuple[int, NDArray[np.floating[Any]]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Continuous:
+    """Features that stand in for the embeddings of some tokens of a flat run."""
+
+    places: Tensor  # Int[K], each once
+    features: Tensor  # Float[K F]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Continuous:
+        """Move both."""
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.places, self.features))
+        return Continuous(*moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +149,7 @@ class Batch:
     num_segments: int
     visits: Tensor  # Int64[N], number of the visit, or of the complement of one (negative); with
     # the seed it determines the noise
+    continuous: Continuous | None  # None where no sample has continuous features
 
     def position(self) -> Tensor:
         """Place of each token in its segment, Int[B * L]."""
@@ -141,6 +162,6 @@ class Batch:
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            stays = f.name == "cu_seqlens" or not isinstance(value, Tensor)
+            stays = f.name == "cu_seqlens" or not isinstance(value, Tensor | Continuous)
             moved[f.name] = value if stays else value.to(device, non_blocking=True)
         return Batch(**moved)

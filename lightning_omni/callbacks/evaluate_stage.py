@@ -70,6 +70,7 @@ class EvaluateStage(L.Callback):
             speech_limit=self.speech_limit,
             seed=self.seed,
             gallery=self.gallery,
+            continuous_speech=data.continuous_speech,
         )
         values = primary_values(results["rows"])
         for logger in trainer.loggers:

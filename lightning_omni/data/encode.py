@@ -10,16 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import webdataset as wds
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lightning_omni.data.heard import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
+from lightning_omni.nn.lfr_filter_bank import SAMPLE_RATE
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import TASKS, Part, Sample
@@ -31,11 +35,18 @@ BATCH = 64
 Codes = dict[str, tuple[int, ...]]
 
 
-def ensure_codes(data: Path, *, image_tokenizer: Path, speech_tokenizer: Path) -> Path:
+def ensure_codes(
+    data: Path,
+    *,
+    image_tokenizer: Path,
+    speech_tokenizer: Path,
+    continuous_speech: ContinuousSpeech | None = None,
+) -> Path:
     """Return the folder of code shards for these tokenizers, encoding `data` if it is not there.
 
     The folder's name hashes the prepared data and both tokenizers, so shards of a foreign
-    tokenizer can never be picked up.
+    tokenizer can never be picked up. Where there is an encoder of continuous speech, its features
+    of what users say lie beside the samples, and its hash is part of the name too.
 
     Raises:
         OmniError: If the data or a tokenizer is missing.
@@ -46,6 +57,8 @@ def ensure_codes(data: Path, *, image_tokenizer: Path, speech_tokenizer: Path) -
         "image": _fingerprint(image_tokenizer, "image"),
         "speech": _fingerprint(speech_tokenizer, "speech"),
     }
+    if continuous_speech is not None:
+        hashes["heard"] = continuous_speech.fingerprint()
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
     folder = data / "codes" / name
     if not (folder / MANIFEST).is_file():
@@ -55,7 +68,11 @@ def ensure_codes(data: Path, *, image_tokenizer: Path, speech_tokenizer: Path) -
         unfinished = folder.with_name(f"{name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _encode(data, unfinished, image, speech, hashes)
+        heard = data / "codes" / f"{name}.heard"
+        if continuous_speech is not None:
+            _hear(data, heard, continuous_speech)
+        _encode(data, unfinished, image, speech, heard, hashes)
+        shutil.rmtree(heard, ignore_errors=True)
         unfinished.rename(folder)
     return folder
 
@@ -81,6 +98,7 @@ def _encode(
     folder: Path,
     image: ImageTokenizer,
     speech: SpeechTokenizer,
+    heard: Path,
     hashes: dict[str, str],
 ) -> None:
     codes = {
@@ -94,9 +112,10 @@ def _encode(
             wds.TarWriter(stream, mtime=0, encoder=False) as writer,
         ):
             for key, files in read_shard(path):
-                sample = _with_codes(parse_sample(key, files, path), codes)
-                plain = json.dumps(sample.to_json(), separators=(",", ":"))
-                writer.write({"__key__": key, "json": plain.encode()})
+                given = parse_sample(key, files, path)
+                plain = json.dumps(_with_codes(given, codes).to_json(), separators=(",", ":"))
+                beside = members_of(_heard_of(given, heard)) if "heard" in hashes else {}
+                writer.write({"__key__": key, "json": plain.encode(), **beside})
                 counts[path.name] = counts.get(path.name, 0) + 1
     features = {"image": image.code_features, "speech": speech.code_features}
     save_file(
@@ -149,6 +168,34 @@ def _speech_codes(
     for key, content in media:
         wave = torch.from_numpy(read_audio(content, sample_rate=rate, name=key))
         yield key, tuple(tokenizer.encode(wave[None], sample_rate=rate)[0].tolist())
+
+
+def _hear(data: Path, heard: Path, listener: ContinuousSpeech) -> None:
+    """Write the features of everything that users say, one file each, so that none fill memory."""
+    shutil.rmtree(heard, ignore_errors=True)
+    heard.mkdir(parents=True)
+    said = {
+        part.key
+        for path in sorted((data / "tasks").glob("*.tar"))
+        for key, files in read_shard(path)
+        for part in user_speech(parse_sample(key, files, path))
+    }
+    for key, content in _media(data, "speech"):
+        if key in said:
+            wave = torch.from_numpy(read_audio(content, sample_rate=SAMPLE_RATE, name=key))
+            np.save(heard / f"{key}.npy", listener.hear(wave, about=key), allow_pickle=False)
+
+
+def _heard_of(sample: Sample, heard: Path) -> list[Features]:
+    found: list[Features] = []
+    for part in user_speech(sample):
+        if part.key is None:
+            raise OmniError(
+                f"sample '{sample.key}' holds speech as codes, which an encoder cannot hear; "
+                "prepare the data with its sounds"
+            )
+        found.append(np.load(heard / f"{part.key}.npy", allow_pickle=False))
+    return found
 
 
 def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:

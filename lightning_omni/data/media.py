@@ -138,8 +138,13 @@ def read_audio(
     _check_length(len(wave) / rate, name)
     if not np.isfinite(wave).all():
         raise OmniError(f"'{name}' holds samples that are not finite; write it again as 16-bit WAV")
-    resampled = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
-    return np.clip(np.asarray(resampled, dtype=np.float32), -1, 1)
+    return resampled(wave, rate, sample_rate)
+
+
+def resampled(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
+    """Samples in [-1, 1] at `rate` Hz at another rate."""
+    other = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
+    return np.clip(np.asarray(other, dtype=np.float32), -1, 1)
 
 
 def _check_length(seconds: float, name: str) -> None:

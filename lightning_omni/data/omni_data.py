@@ -18,12 +18,13 @@ from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
 from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
-from lightning_omni.data.templates import make_template
+from lightning_omni.data.templates import check_hears, make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.diffusion.noise import complement_of
 from lightning_omni.errors import OmniError
 from lightning_omni.shipped import locate
 from lightning_omni.special_tokens import SpecialTokensName
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, Sequence
@@ -107,6 +108,8 @@ class OmniData(ResumableData):
         test_split: Split that the verb `test` measures.
         special_tokens: `own`, or `released` for those of the Omni-Diffusion release; the chat
             template that places them comes with them.
+        continuous_speech: How a user's speech is heard as features in place of codes; needs the
+            released special tokens, and `continuous_dim` in the backbone. None for codes.
     """
 
     def __init__(
@@ -128,6 +131,7 @@ class OmniData(ResumableData):
         text_ranks: str | None = None,
         test_split: str = "test_iid",
         special_tokens: SpecialTokensName = "own",
+        continuous_speech: ContinuousSpeech | None = None,
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -136,6 +140,7 @@ class OmniData(ResumableData):
         if not any(tasks.values()):
             raise OmniError("data.tasks gives no task a share; name at least one, such as t2i: 1")
         Vocab.of_sizes(vocab, special_tokens)
+        check_hears(special_tokens, continuous_speech)
         check_within("data.rows", rows, 1)
         check_within("data.row_length", row_length, 1)
         check_within("data.condition_dropout", condition_dropout, 0, 1)
@@ -151,7 +156,7 @@ class OmniData(ResumableData):
         self.data, self.seed = Path(data), seed
         self.image_tokenizer = locate(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = locate(speech_tokenizer, "speech_tokenizer")
-        self.special_tokens = special_tokens
+        self.special_tokens, self.continuous_speech = special_tokens, continuous_speech
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
@@ -200,6 +205,19 @@ class OmniData(ResumableData):
         if len(asked) > 1 and chance < self.condition_dropout + self.modality_dropout:
             return (rng.choice(list(asked)),)
         return ()
+
+    def check_heard(self, *, has_projector: bool) -> None:
+        """Refuse a network with a projector where speech is asked about and given as codes.
+
+        Raises:
+            OmniError: If so.
+        """
+        asking = [task for task in self.tasks if "speech" in task_named(task).asks]
+        if has_projector and asking and self.continuous_speech is None:
+            raise OmniError(
+                f"the backbone has a projector for continuous speech, but {asking[0]} would be "
+                "heard as codes; give data.continuous_speech, or leave continuous_dim out"
+            )
 
     def code_features(self) -> dict[str, Tensor]:
         """Features of each modality's codes, for `Transformer`'s embeddings."""
@@ -250,4 +268,5 @@ class OmniData(ResumableData):
             self.data,
             image_tokenizer=self.image_tokenizer,
             speech_tokenizer=self.speech_tokenizer,
+            continuous_speech=self.continuous_speech,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
+import numpy as np
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Batch, Sequence
+from lightning_omni.types import Batch, Continuous, Sequence
 
 LOOKAHEAD = 16
 Visit = tuple[int, Sequence]
@@ -104,7 +106,33 @@ def collate(rows: list[list[Visit]], *, row_length: int, pad_token_id: int) -> B
         cu_seqlens=torch.cat((torch.zeros(1, dtype=torch.long), lengths.cumsum(0))).int(),
         num_segments=len(flat),
         visits=torch.tensor([v for v, _ in flat]),
+        continuous=lay_features([s for _, s in flat]),
     )
+
+
+def lay_features(sequences: list[Sequence]) -> Continuous | None:
+    """Continuous features of sequences that lie one behind another; None if they have none.
+
+    Raises:
+        OmniError: If they are of several widths.
+    """
+    starts = accumulate((len(s.ids) for s in sequences), initial=0)
+    runs = [
+        (start + first, features)
+        for start, s in zip(starts, sequences, strict=False)
+        for first, features in s.features
+    ]
+    if not runs:
+        return None
+    widths = sorted({features.shape[1] for _, features in runs})
+    if len(widths) > 1:
+        raise OmniError(
+            f"samples have features of {widths[0]} and of {widths[-1]} dimensions; encode them "
+            "with one encoder"
+        )
+    places = [torch.arange(first, first + len(features)) for first, features in runs]
+    stacked = np.concatenate([features for _, features in runs])
+    return Continuous(torch.cat(places), torch.from_numpy(stacked))
 
 
 def _filler(length: int, pad_token_id: int) -> Sequence:

@@ -5,9 +5,11 @@ content stand on lines of their own. Text between special tokens is encoded as o
 in our own template the end of an answer is predicted: the end of a text's or a sound's turn stands
 in the hole, and tail pads behind it. An image's end is given, as its length is known.
 
-Of the release it differs in this: a user's speech is codes, not features of another encoder; the
-parts of an answer are a chain; a caption's request, which the release takes from the data, is
-written here.
+A user's speech is features of an encoder at context tokens, as in the release, where the data has
+them, and codes where it has none.
+
+Of the release it differs in this: the parts of an answer are a chain; a caption's request, which
+the release takes from the data, is written here.
 
 Source: Omni-Diffusion, arXiv:2603.06577, and its released code.
 """
@@ -20,6 +22,8 @@ from random import Random
 from lightning_omni.data.template import Builder, Hole, Template
 from lightning_omni.types import Part, Sample, Turn
 
+CONTEXT = "<|context_of_audio|>"
+"""Stands for a frame of what an encoder heard."""
 SYSTEM = {
     "s2i": "Please generate an image based on the input audio.",
     "svqa": "Please response the input audio based on the given image.",
@@ -92,9 +96,13 @@ class ReleasedTemplate(Template):
                 continue
             out.add(self.text.encode(waiting))
             waiting = ""
-            ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
             self._bracket(out, "begin", part.modality)
-            out.add(ids, grid=self._grid(part.modality, len(ids)))
+            if part.features is None:
+                ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
+                out.add(ids, grid=self._grid(part.modality, len(ids)))
+            else:
+                out.features.append((len(out.ids), part.features))
+                out.add([self.vocab.special(CONTEXT)] * len(part.features))
             self._bracket(out, "end", part.modality)
         out.add(self.text.encode(waiting + after))
 

@@ -17,6 +17,7 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from lightning_omni.data.heard import read_members
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample
@@ -115,15 +116,16 @@ def read_samples(folder: Path, task: str, split: str, *, limit: int | None = Non
 
 
 def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
-    """Decode `KEY.json`.
+    """Decode `KEY.json`, and what was heard of its speech where that lies beside it.
 
     Raises:
         OmniError: If it is missing or malformed.
     """
     try:
-        return Sample.from_json(key, json.loads(files["json"]))
+        sample = Sample.from_json(key, json.loads(files["json"]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise OmniError(f"sample '{key}' of '{path}' is malformed ({error!r})") from error
+    return read_members(sample, files, path)
 
 
 class SampleStream:

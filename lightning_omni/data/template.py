@@ -13,6 +13,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
@@ -41,6 +45,7 @@ class Builder:
     maskable: list[bool] = field(default_factory=list)
     is_tail_pad: list[bool] = field(default_factory=list)
     modality: list[int] = field(default_factory=list)
+    features: list[tuple[int, NDArray[np.floating[Any]]]] = field(default_factory=list)
 
     def add(
         self,
@@ -268,7 +273,14 @@ class Template:
     def _sequence(self, out: Builder, sample: Sample) -> Sequence:
         task = TASKS.index(sample.task)
         return Sequence(
-            out.ids, out.places, out.maskable, out.is_tail_pad, out.modality, task, sample.key
+            out.ids,
+            out.places,
+            out.maskable,
+            out.is_tail_pad,
+            out.modality,
+            task,
+            sample.key,
+            tuple(out.features),
         )
 
 

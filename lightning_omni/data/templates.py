@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from lightning_omni.data.released_template import ReleasedTemplate
+from lightning_omni.data.released_template import CONTEXT, ReleasedTemplate
 from lightning_omni.data.template import Template
-from lightning_omni.special_tokens import SpecialTokensName
+from lightning_omni.errors import OmniError
+from lightning_omni.special_tokens import SETS, SpecialTokensName
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
 
@@ -26,3 +28,18 @@ def make_template(
     return TEMPLATES[vocab.special_tokens](
         vocab, text, image_columns=image_columns, codebooks=codebooks, max_tail_pads=max_tail_pads
     )
+
+
+def check_hears(
+    special_tokens: SpecialTokensName, continuous_speech: ContinuousSpeech | None
+) -> None:
+    """Refuse continuous speech where no token stands for a frame of it.
+
+    Raises:
+        OmniError: If so.
+    """
+    if continuous_speech is not None and CONTEXT not in SETS[special_tokens].names:
+        raise OmniError(
+            f"continuous_speech needs the token {CONTEXT}, which the special tokens "
+            f"'{special_tokens}' have not; set special_tokens: released"
+        )

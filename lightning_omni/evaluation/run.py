@@ -26,6 +26,7 @@ from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 from lightning_omni.types import SPLITS, Sample
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def evaluate(
     batch_size: int = 16,
     gallery: int = 8,
     sampling: Sampling | None = None,
+    continuous_speech: ContinuousSpeech | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -73,6 +75,7 @@ def evaluate(
         batch_size: Cases answered at once.
         gallery: Cases kept as files per task.
         sampling: How to sample; None for the defaults.
+        continuous_speech: By what a model with a projector hears, as in its recipe.
 
     Raises:
         OmniError: If a folder, a task or a split does not exist.
@@ -80,13 +83,14 @@ def evaluate(
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     sampling = sampling or Sampling()
     arguments["sampling"] = to_plain(sampling)
+    arguments["continuous_speech"] = continuous_speech and continuous_speech.fingerprint()
     check_wanted(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
     check_seed(seed)
     make_folder(out)
     model = locate(str(model))
-    omni, suite = prepare(model, data, tasks)
+    omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     answerer = OmniAnswerer(omni, sampling)
     with torch.inference_mode():
@@ -105,13 +109,19 @@ def evaluate(
     return results
 
 
-def prepare(model: Path, data: Path, tasks: Sequence[str]) -> tuple[Omni, Suite]:
+def prepare(
+    model: Path,
+    data: Path,
+    tasks: Sequence[str],
+    continuous_speech: ContinuousSpeech | None = None,
+) -> tuple[Omni, Suite]:
     """Load a model and everything that judges its answers to the tasks."""
-    omni = Omni.from_pretrained(model)
+    omni = Omni.from_pretrained(model, continuous_speech=continuous_speech)
     codes = ensure_codes(
         data,
         image_tokenizer=model / "image_tokenizer",
         speech_tokenizer=model / "speech_tokenizer",
+        continuous_speech=continuous_speech,
     )
     suite = make_suite(
         data,

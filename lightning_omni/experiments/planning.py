@@ -68,7 +68,10 @@ def _inputs(parts: Parts, *, is_first: bool) -> str:
     """Name the data, the tokenizers and, in a first recipe, the weights it starts from."""
     module, data = parts
     codes = ensure_codes(
-        data.data, image_tokenizer=data.image_tokenizer, speech_tokenizer=data.speech_tokenizer
+        data.data,
+        image_tokenizer=data.image_tokenizer,
+        speech_tokenizer=data.speech_tokenizer,
+        continuous_speech=data.continuous_speech,
     )
     start = None
     if is_first and module.init_from is not None:

@@ -29,6 +29,7 @@ from lightning_omni.inference.sampling import (
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.shipped import SHIPPED, locate
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def generate(
     stop_at_end: bool = True,
     length: LengthChoice = "fitted",
     trace: bool = False,
+    continuous_speech: ContinuousSpeech | None = None,
 ) -> None:
     """Do one task and write the answer.
 
@@ -102,6 +104,8 @@ def generate(
         length: How long holes are: by rules fitted on training answers, as longest in training, or
             as predicted by the network.
         trace: Write every step's tokens and confidences into the record.
+        continuous_speech: By what a model with a projector hears, as in the recipe it was trained
+            by: a class and its arguments.
     """
     check_answerable(task_named(task))
     check_seed(seed)
@@ -133,7 +137,7 @@ def generate(
         draft_audio=draft_audio,
     ).sorted_for(task_named(task))
     stem = _stem(Path(out or task), task)
-    omni = Omni.from_pretrained(_model_folder(model))
+    omni = Omni.from_pretrained(_model_folder(model), continuous_speech=continuous_speech)
     rate = omni.speech_tokenizer.sample_rate
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{task}: denoising", total=None)

@@ -15,6 +15,7 @@ from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
+from lightning_omni.types import Continuous
 
 
 class Runner:
@@ -32,6 +33,7 @@ class Runner:
         refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
             is exact. A network with an isolated prompt computes all once, and is exact.
         dtype: Format of matrix products.
+        continuous: Features in the place of tokens, none of which is live.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Runner:
         mask_token_id: int,
         refresh_every: int,
         dtype: torch.dtype,
+        continuous: Continuous | None,
     ) -> None:
         self.backbone, self.position_ids, self.dtype = backbone, position_ids, dtype
+        self.continuous = continuous
         self.mask_token_id = mask_token_id
         self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
         self.lengths = torch.tensor(lengths, device=live.device)
@@ -75,10 +79,19 @@ class Runner:
             hidden = self.backbone(
                 *(ids[places], self.position_ids[places], layout, self.memory),
                 places=torch.searchsorted(places, wanted),
+                continuous=self._heard(places),
             )
         row = torch.full_like(self.segment, len(wanted))  # what is not wanted has no row
         row[wanted] = torch.arange(len(wanted), device=row.device)
         return hidden, row
+
+    def _heard(self, places: Tensor) -> Continuous | None:
+        """Features of the tokens at these places, counted among them."""
+        if self.continuous is None:
+            return None
+        is_there = torch.isin(self.continuous.places, places)
+        rows = torch.searchsorted(places, self.continuous.places[is_there])
+        return Continuous(rows, self.continuous.features[is_there])
 
     def _begin(self, is_active: Tensor) -> None:
         """Compute all tokens of these segments in the next run."""
@@ -136,6 +149,7 @@ def conditional(
         mask_token_id=mask_token_id,
         refresh_every=refresh_every,
         dtype=dtype,
+        continuous=prompts.continuous,
     )
 
     def denoise(ids: Tensor, places: Tensor) -> LogitsAt:
@@ -201,6 +215,7 @@ def guided(
         mask_token_id=mask_token_id,
         refresh_every=refresh_every,
         dtype=dtype,
+        continuous=_joined(every, starts),
     )
     hole_index = torch.full_like(prompts.ids, -1)
     hole_index[prompts.hole_positions] = torch.arange(len(prompts.hole_positions)).to(hole_index)
@@ -238,3 +253,16 @@ def guided(
         return logits_at
 
     return denoise
+
+
+def _joined(every: Sequence[PackedPrompts], starts: Sequence[int]) -> Continuous | None:
+    """Features of prompts that lie one behind another."""
+    heard = [
+        (start, p.continuous)
+        for start, p in zip(starts, every, strict=False)
+        if p.continuous is not None
+    ]
+    if not heard:
+        return None
+    places = torch.cat([start + continuous.places for start, continuous in heard])
+    return Continuous(places, torch.cat([continuous.features for _, continuous in heard]))

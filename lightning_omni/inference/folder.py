@@ -28,6 +28,7 @@ VOCAB_FILE = "vocab.json"
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
+HEARS_FILE = "hears.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class ModelFolder:
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
     qualities: Qualities = field(default_factory=dict)
+    hears: str | None = None
+    """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
 
 
 def _read_vocab(path: Path) -> Vocab:
@@ -76,6 +79,16 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
     return tuple(voices)
 
 
+def _read_hears(folder: Path) -> str | None:
+    path = folder / HEARS_FILE
+    if not path.is_file():
+        return None
+    hears = read_json_object(path, remedy="export the model again").get("fingerprint")
+    if not isinstance(hears, str):
+        raise OmniError(f"'{path}' names no fingerprint; export the model again")
+    return hears
+
+
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
@@ -86,6 +99,7 @@ def write_model_folder(
     voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
+    hears: str | None,
     card: str,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
@@ -100,6 +114,9 @@ def write_model_folder(
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
+    (folder / HEARS_FILE).unlink(missing_ok=True)
+    if hears is not None:
+        (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
     for name, source in (
         ("image_tokenizer", image_tokenizer),
         ("speech_tokenizer", speech_tokenizer),
@@ -151,4 +168,5 @@ def read_model_folder(folder: Path) -> ModelFolder:
         weights,
         _read_voices(folder),
         load_qualities(folder),
+        _read_hears(folder),
     )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_omni.data.packing import lay_features
 from lightning_omni.data.template import Hole, Template
 from lightning_omni.inference.blank import Blank
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.types import Sample, Sequence
+from lightning_omni.types import Continuous, Sample, Sequence
 from lightning_omni.vocab import Vocab
 
 
@@ -68,6 +69,8 @@ class PackedPrompts:
     layout: SegmentLayout
     hole_positions: Tensor
     """Flat places of all hole positions, samples in order, Int[H]."""
+    continuous: Continuous | None = None
+    """Features in the place of some tokens, places being flat."""
 
 
 def pack_prompts(
@@ -82,11 +85,13 @@ def pack_prompts(
         for hole in holes
         for i in range(hole.start, hole.stop)
     ]
+    continuous = lay_features([sequence for sequence, _ in prompts])
     return PackedPrompts(
         torch.tensor([i for s, _ in prompts for i in s.ids], device=device),
         torch.tensor([p for s, _ in prompts for p in s.position_ids], device=device),
         SegmentLayout.of(lengths, device=device),
         torch.tensor(where, dtype=torch.long, device=device),
+        None if continuous is None else continuous.to(device),
     )
 
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_omni.data.tasks import task_named
+from lightning_omni.data.templates import check_hears
 from lightning_omni.data.transcripts import expecting_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.draft import Draft, Times, check_draft, check_has_medium
+from lightning_omni.inference.ears import Ears
 from lightning_omni.inference.folder import ModelFolder, read_model_folder
 from lightning_omni.inference.media_coder import MediaCoder
 from lightning_omni.inference.part_draft import (
@@ -31,6 +33,7 @@ from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.inference.sampling import Sampling, SamplingOptions, check_seed
 from lightning_omni.samplers.fill import StepHook
 from lightning_omni.shipped import SHIPPED, locate
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 from lightning_omni.types import Part, Sample, Turn
 
 BATCH = 16
@@ -62,8 +65,18 @@ class Omni:
         `Omni.from_pretrained("runs/stage3/export").generate("t2i", text="a green whale").image`
     """
 
-    def __init__(self, parts: ModelFolder, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        parts: ModelFolder,
+        *,
+        continuous_speech: ContinuousSpeech | None = None,
+        device: str = "cpu",
+    ) -> None:
+        check_hears(parts.template.vocab.special_tokens, continuous_speech)
         self.device = torch.device(device)
+        self.ears = Ears(
+            parts.backbone, continuous_speech, trained_with=parts.hears, device=self.device
+        )
         self.backbone = parts.backbone.to(self.device).eval()
         self.image_tokenizer = parts.image.to(self.device).eval()
         self.speech_tokenizer = parts.speech.to(self.device).eval()
@@ -86,9 +99,23 @@ class Omni:
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu") -> Omni:
-        """Load a folder that a stage run exported."""
-        return cls(read_model_folder(Path(folder)), device=device)
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        continuous_speech: ContinuousSpeech | None = None,
+        device: str = "cpu",
+    ) -> Omni:
+        """Load a folder that a stage run exported.
+
+        Args:
+            folder: Of the export.
+            continuous_speech: By what a model with a projector hears speech: what it was trained
+                with. A folder does not hold it, as encoders are classes of anyone's.
+            device: Where to compute.
+        """
+        parts = read_model_folder(Path(folder))
+        return cls(parts, continuous_speech=continuous_speech, device=device)
 
     @classmethod
     def shipped(cls, *, device: str = "cpu") -> Omni:
@@ -190,6 +217,7 @@ class Omni:
         drafts = drafts or [{} for _ in samples]
         for sample, given in zip(samples, drafts, strict=True):
             check_part_drafts(sample, given)
+            self.ears.check(sample)
         answers: list[Answer] = []
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
@@ -229,7 +257,14 @@ class Omni:
             elif speech is not None:
                 heard = self.media.read_speech(speech, times)
                 parts.append(
-                    Part("speech", codes=heard.codes, hidden=tuple(sorted(heard.open_places)))
+                    Part(
+                        "speech",
+                        codes=heard.codes,
+                        hidden=tuple(sorted(heard.open_places)),
+                        features=self.ears.hear(
+                            speech, rate=self.speech_tokenizer.sample_rate, times=times
+                        ),
+                    )
                 )
         answer = tuple(
             Part(modality, text="" if modality == "text" else None) for modality in wanted.answers

@@ -16,6 +16,7 @@ from lightning_omni.interop.own import read_module
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
+from lightning_omni.types import Continuous
 
 
 class Backbone(Pretrained):
@@ -37,7 +38,10 @@ class Backbone(Pretrained):
         return self.transformer.is_shifted
 
     def forward(
-        self, input_ids: Int[Tensor, "B L"], position_ids: Int[Tensor, "B L"] | None = None
+        self,
+        input_ids: Int[Tensor, "B L"],
+        position_ids: Int[Tensor, "B L"] | None = None,
+        continuous: Continuous | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Scores of every id at every position.
 
@@ -45,6 +49,10 @@ class Backbone(Pretrained):
             input_ids: Rows of tokens.
             position_ids: Positions; a 0 begins a new segment, and segments do not see each other.
                 None means one segment a row.
+            continuous: Features in the place of some tokens, counted over rows one behind another.
+
+        Raises:
+            OmniError: If there are features and no projector of their width.
         """
         rows, length = input_ids.shape
         if position_ids is None:
@@ -56,7 +64,7 @@ class Backbone(Pretrained):
         layout = SegmentLayout.of((ends - starts).tolist(), device=input_ids.device)
         index = position_ids.flatten()
         places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
-        hidden = self.transformer(input_ids.flatten(), places, layout)
+        hidden = self.transformer(input_ids.flatten(), places, layout, continuous=continuous)
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,8 +14,19 @@ from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone, is_shifted
 from lightning_omni.interop.card import CARD_FILE, said_of
-from lightning_omni.interop.checkpoint import Rename, match_weights, read_headers, weight_files
-from lightning_omni.interop.dream import dream_without_weights, read_config, renaming
+from lightning_omni.interop.checkpoint import (
+    Rename,
+    StoredTensor,
+    match_weights,
+    read_headers,
+    weight_files,
+)
+from lightning_omni.interop.dream import (
+    dream_without_weights,
+    read_config,
+    renaming,
+    tell_left_aside,
+)
 from lightning_omni.interop.own import copy_parts, read_weightless
 from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.interop.writing import copy_weights
@@ -48,7 +60,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     """Read a checkpoint as a hub lays it out and write it in our own format.
 
     Weights are copied bit by bit, one at a time, and the output appears when it is complete. The
-    speech encoder and projector of Omni-Diffusion are left out.
+    speech encoder of Omni-Diffusion is left aside, which is said; its projector is kept.
 
     Args:
         kind: What it is; `--from` means the same. `lightning_omni` joins the shards of an export.
@@ -62,9 +74,9 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     if kbps != FULL_RATE and kind != "encodec":
         raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
     check_free(output)
-    network = _network(kind, input, kbps)
     files = weight_files(input)
     stored = read_headers(files)
+    network = _network(kind, input, stored, kbps)
     names = match_weights(network.module, stored, network.rename, about=f"'{input}'")
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
@@ -72,11 +84,12 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
         if kind == "lightning_omni":
             copy_parts(input, partial)
             (partial / CARD_FILE).write_text(said_of(input))
+    tell_left_aside(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
 
 
-def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
+def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps: float) -> _Network:
     if kind == "encodec":
         return _new(encodec.encodec_without_weights(kbps), encodec.our_name)
     if kind == "magvitv2":
@@ -92,7 +105,7 @@ def _network(kind: Kind, folder: Path, kbps: float) -> _Network:
     if shifts == (kind == "qwen2"):
         found = config.get("model_type")
         raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
-    transformer = dream_without_weights(folder)
+    transformer = dream_without_weights(folder, stored)
     inner = renaming(transformer)
 
     def rename(name: str) -> str | None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.interop.checkpoint import Rename, fill_module, weight_files
+from lightning_omni.interop.checkpoint import (
+    Rename,
+    StoredTensor,
+    fill_module,
+    read_headers,
+    weight_files,
+)
 from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.nn.transformer import Transformer
 
+log = logging.getLogger(__name__)
+
+_PROJECTOR = "model.audio_projection."
 _RENAMED = (
+    (f"{_PROJECTOR}pre_proj_layernorm.", "feature_projector.norm."),
+    (f"{_PROJECTOR}mlp.0.", "feature_projector.into."),
+    (f"{_PROJECTOR}mlp.2.", "feature_projector.out."),
     ("model.embed_tokens.", "embedding.tokens."),
     ("lm_head.", "embedding.head."),
     ("model.norm.", "norm."),
@@ -22,7 +36,7 @@ _RENAMED = (
     (".input_layernorm.", ".attention_norm."),
     (".post_attention_layernorm.", ".ffn_norm."),
 )
-_LEFT_OUT = ("model.audio_projection.", "model.audio_model.", "audio_projection.", "audio_model.")
+_ENCODER = "model.audio_model."
 _SIZES = {
     "vocab_size": 2**24,
     "hidden_size": 2**20,
@@ -48,8 +62,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_dream(folder: str | Path) -> Transformer:
     """Build the backbone of a Hugging Face style folder of `model_type` Dream or qwen2.
 
-    Dream networks emit at position i - 1 the scores of token i; read their logits accordingly. The
-    speech projector and encoder are left out. Weights keep their stored format.
+    Dream networks emit at position i - 1 the scores of token i; read their logits accordingly. A
+    speech encoder among the weights is left aside, which is logged; its projector is kept. Weights
+    keep their stored format.
 
     Raises:
         OmniError: If files are missing, a setting is not supported or the weights do not fit.
@@ -57,13 +72,18 @@ def load_dream(folder: str | Path) -> Transformer:
     Source: Dream 7B, arXiv:2508.15487.
     """
     folder = Path(folder)
-    model = dream_without_weights(folder)
-    fill_module(model, weight_files(folder), renaming(model), about=f"'{folder}'")
+    files = weight_files(folder)
+    stored = read_headers(files)
+    model = dream_without_weights(folder, stored)
+    fill_module(model, files, renaming(model), about=f"'{folder}'")
+    tell_left_aside(stored, about=f"'{folder}'")
     return model.eval()
 
 
-def dream_without_weights(folder: Path) -> Transformer:
+def dream_without_weights(folder: Path, stored: Mapping[str, StoredTensor]) -> Transformer:
     """The network that a folder's `config.json` describes, with shapes alone.
+
+    A projector of continuous features, of which the file says nothing, is there if it is stored.
 
     Raises:
         OmniError: If the file is missing or damaged, or a setting is not supported.
@@ -71,7 +91,31 @@ def dream_without_weights(folder: Path) -> Transformer:
     config = read_config(folder)
     args = transformer_args(config, about=str(folder / "config.json"))
     with WithoutWeights():
-        return Transformer(config["vocab_size"], [], **args)
+        return Transformer(config["vocab_size"], [], **args, continuous_dim=_feature_dim(stored))
+
+
+def _feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
+    """Width of the features that a stored projector takes."""
+    shapes = {_whole(name): entry.shape for name, entry in stored.items()}
+    for name in ("pre_proj_layernorm.weight", "mlp.0.weight"):
+        if shape := shapes.get(_PROJECTOR + name):
+            return shape[-1]
+    return None
+
+
+def tell_left_aside(stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Say which weights are those of a speech encoder, which no network of ours has."""
+    names = [name for name in stored if _whole(name).startswith(_ENCODER)]
+    if names:
+        count = sum(math.prod(stored[name].shape) for name in names)
+        log.warning(
+            "left aside in %s: %d weights of its speech encoder (%s, ...), %s numbers; continuous "
+            "speech needs that encoder as a class of yours, see docs/published_weights.md",
+            about,
+            len(names),
+            names[0],
+            f"{count:,}",
+        )
 
 
 def renaming(model: Transformer) -> Rename:
@@ -79,13 +123,19 @@ def renaming(model: Transformer) -> Rename:
     is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
-        if name.startswith(_LEFT_OUT) or (is_tied and name.startswith("lm_head.")):
+        name = _whole(name)
+        if name.startswith(_ENCODER) or (is_tied and name.startswith("lm_head.")):
             return None
         for theirs, ours in _RENAMED:
             name = name.replace(theirs, ours)
         return name
 
     return rename
+
+
+def _whole(name: str) -> str:
+    """A name with the prefix that some files leave out before the parts for speech."""
+    return f"model.{name}" if name.startswith("audio_") else name
 
 
 def published_name(ours: str) -> str:

@@ -11,7 +11,11 @@ _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float
 
 
 def require_qwen2(transformer: Transformer, *, about: str) -> None:
-    """Refuse a backbone that Qwen2's layout cannot hold.
+    """Refuse a backbone that Qwen2's layout cannot hold; Dream's may have a projector.
+
+    Args:
+        transformer: The backbone.
+        about: Named in errors.
 
     Raises:
         OmniError: Naming each property that stands in the way.
@@ -26,6 +30,8 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
         "code features (code_spans)": bool(args["code_spans"]),
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
         "prompt that does not see the answer (isolate_prompt)": args["isolate_prompt"],
+        "projector of continuous features (continuous_dim)": args["continuous_dim"] is not None
+        and not transformer.is_shifted,
     }
     found = [what for what, is_there in obstacles.items() if is_there]
     if found:

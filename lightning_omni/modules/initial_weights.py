@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,8 +27,10 @@ KNOWN_IDS = {"mask_token_id": "<|mask|>", "pad_token_id": "<|endoftext|>"}
 _IMPORTED = "lightning_omni.interop.backbone.Backbone"
 _PREFIX = "transformer."
 _TABLES = ("embedding.tokens.weight", "embedding.head.weight")
+_PROJECTOR = "feature_projector."
 _OF_VOCAB = ("vocab_size", "code_spans")
 _CHUNK = 4096
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,9 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     of each column of the known rows, so they begin on that table's scale. What the checkpoint holds
     beyond the ids it knows, which is padding, is left out.
 
+    A projector of continuous features that the folder does not have begins anew; one that an
+    import has and the backbone does not is left out.
+
     Args:
         backbone: To be filled; adapters stay as they are.
         folder: Written by a stage or by `import`.
@@ -76,6 +81,11 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
         _require_known_ids(weights.metadata() or {}, vocab, folder)
         names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
         shapes = {n: tuple(weights.get_slice(full).get_shape()) for n, full in names.items()}
+    if not _has_projector(names):
+        own = _without_projector(own)
+    elif start.is_imported and not _has_projector(own):
+        names, shapes = _without_projector(names), _without_projector(shapes)
+        log.info("'%s' hears continuous features, the backbone does not: no projector", folder)
     rows = shapes.get(_TABLES[0], (vocab.size,))[0]
     grows = start.is_imported and rows != vocab.size
     _require_same_weights(own, shapes, folder, growing=_TABLES if grows else ())
@@ -127,12 +137,22 @@ def _require_alike(backbone: Transformer, start: _Start) -> None:
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
     compared = own if start.is_imported else {"is_shifted": own["is_shifted"]}
     theirs = {"is_shifted": False, **start.args}
+    if None in (theirs.get("continuous_dim"), own["continuous_dim"]):  # one has no projector
+        theirs["continuous_dim"] = own["continuous_dim"]
     differ = {name: value for name, value in compared.items() if theirs.get(name, value) != value}
     if differ:
         told = ", ".join(f"{name} is {theirs[name]}, not {value}" for name, value in differ.items())
         raise OmniError(
             f"'{start.folder}' holds another architecture: {told}; set model.backbone to it"
         )
+
+
+def _has_projector(names: Iterable[str]) -> bool:
+    return any(name.startswith(_PROJECTOR) for name in names)
+
+
+def _without_projector(values: dict[str, _T]) -> dict[str, _T]:
+    return {name: value for name, value in values.items() if not name.startswith(_PROJECTOR)}
 
 
 def _require_known_ids(said: dict[str, str], vocab: Vocab, folder: Path) -> None:

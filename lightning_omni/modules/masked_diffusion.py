@@ -128,6 +128,7 @@ class MaskedDiffusionModule(L.LightningModule):
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
             self.codebooks = datamodule.template.codebooks
+            datamodule.check_heard(has_projector=self.backbone.feature_projector is not None)
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
             assert isinstance(module, CodeSpanFeatures)  # noqa: S101
             if features[name].shape != module.features.shape:
@@ -210,7 +211,9 @@ class MaskedDiffusionModule(L.LightningModule):
         lengths = batch.cu_seqlens.diff().tolist()
         layout = self.backbone.layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(
-            noisy.x_t, batch.position_ids.flatten(0, 1), layout, places=noisy.places
+            *(noisy.x_t, batch.position_ids.flatten(0, 1), layout),
+            places=noisy.places,
+            continuous=batch.continuous,
         )
         return states
 

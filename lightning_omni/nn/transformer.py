@@ -11,11 +11,13 @@ from torch.utils.checkpoint import checkpoint
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
 from lightning_omni.nn.embedding import OmniEmbedding
+from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.memory import Memory
 from lightning_omni.nn.precision import as_factor
 from lightning_omni.nn.rotary import RotaryAngles
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
+from lightning_omni.types import Continuous
 
 
 class SwiGLU(nn.Module):
@@ -84,6 +86,8 @@ class Transformer(Pretrained):
             steps of generation without loss. It must be trained so.
         is_shifted: The last block's output at position i - 1 scores token i, as in networks that
             grew out of autoregressive ones; a segment's first token is scored by its own position.
+        continuous_dim: Width of continuous features that may stand in for embeddings; None for a
+            model of tokens alone, which has no projector.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Transformer(Pretrained):
         norm_eps: float = 1e-6,
         isolate_prompt: bool = False,
         is_shifted: bool = False,
+        continuous_dim: int | None = None,
     ) -> None:
         super().__init__()
         if isolate_prompt and is_shifted:
@@ -141,6 +146,9 @@ class Transformer(Pretrained):
                 nn.init.zeros_(parameter)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * num_layers) ** 0.5)
+        self.feature_projector = (
+            None if continuous_dim is None else FeatureProjector(continuous_dim, dim)
+        )
 
     def recompute_activations(self) -> None:
         """Keep only the input of each block for the backward pass and compute the rest again.
@@ -170,6 +178,7 @@ class Transformer(Pretrained):
         layout: SegmentLayout,
         memory: Memory | None = None,
         places: Int[Tensor, " M"] | None = None,
+        continuous: Continuous | None = None,
     ) -> Float[Tensor, "M D"]:
         """Final hidden states; `self.logits` turns those you need into scores.
 
@@ -184,8 +193,12 @@ class Transformer(Pretrained):
             places: Which of the tokens' states are wanted, ascending; None for all. The last block
                 computes no others, so that scores of few tokens cost less. Where prompts are
                 isolated they must be open tokens.
+            continuous: Features that stand in for the embeddings of some of the tokens.
+
+        Raises:
+            OmniError: If there are features and no projector of their width.
         """
-        x = self.embedding.embed(ids)
+        x = self._embed(ids, continuous)
         cos, sin = self.rotary(position_ids)
         scorer = layout.previous() if self.is_shifted else None
         if scorer is not None and places is not None:
@@ -200,6 +213,17 @@ class Transformer(Pretrained):
                 x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)
         return out if scorer is None else out[scorer]
+
+    def _embed(self, ids: Tensor, continuous: Continuous | None) -> Tensor:
+        x = self.embedding.embed(ids)
+        if self.feature_projector is not None:
+            return self.feature_projector.overwrite(x, continuous)
+        if continuous is not None:
+            raise OmniError(
+                "the batch holds continuous features but the backbone has no projector for them; "
+                f"set continuous_dim: {continuous.features.shape[1]} in the recipe's backbone"
+            )
+        return x
 
     def logits(
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None

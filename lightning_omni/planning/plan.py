@@ -114,7 +114,7 @@ def make_plan(
 
 
 def parameters(network: Transformer) -> dict[str, int]:
-    """Numbers of parameters by part; a tied head has none of its own."""
+    """Numbers of parameters by part; a tied head has none of its own, few have a projector."""
     embedding = network.embedding
     is_tied = embedding.head.weight is embedding.tokens.weight
     parts = {
@@ -122,6 +122,8 @@ def parameters(network: Transformer) -> dict[str, int]:
         "head": 0 if is_tied else embedding.head.weight.numel(),
         "blocks": sum(p.numel() for p in network.blocks.parameters()),
     }
+    if network.feature_projector is not None:
+        parts["projector"] = sum(p.numel() for p in network.feature_projector.parameters())
     total = sum(p.numel() for p in network.parameters())
     return {**parts, "other": total - sum(parts.values()), "total": total}
 

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from small_models import rendered_with, sample_of
@@ -163,3 +164,21 @@ def test_a_conversation_keeps_its_earlier_turns_whole():
     assert rendered.ids == ids_of(
         [*turn("system", ["s"]), *turn("user", ["a"]), *turn("assistant", ["b"])]
     )
+
+
+@pytest.mark.parametrize("task", [t for t in NINE if "speech" in task_named(t).asks])
+def test_speech_that_an_encoder_heard_is_one_context_token_a_frame(task):
+    frames = np.arange(30, dtype=np.float16).reshape(5, 6)
+    heard = {**PARTS, "speech": Part("speech", codes=(5, 17, 2), features=frames)}
+    as_codes, as_frames = (sample_of(task, parts) for parts in (PARTS, heard))
+    prompts = [template().render_prompt(s, part=0, length=3)[0] for s in (as_codes, as_frames)]
+    context = ["<|begin_of_audio|>", *["<|context_of_audio|>"] * 5, "<|end_of_audio|>"]
+    expected, codes = ids_of(context), ids_of(SPEECH)
+    at = next(i for i in range(len(prompts[0].ids)) if prompts[0].ids[i : i + 5] == codes)
+    assert prompts[1].ids == prompts[0].ids[:at] + expected + prompts[0].ids[at + 5 :]
+    ((first, given),) = prompts[1].features
+    assert first == at + 1
+    assert given is frames
+    assert prompts[0].features == ()
+    rendered = template().render(as_frames, rng=Random(0), drop=("speech",))
+    assert rendered.features == ()

@@ -47,11 +47,12 @@ def test_the_released_template_survives_an_export(ranks, tmp_path):
     weights = {name: value + 1 for name, value in backbone.state_dict().items()}
     tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
     folder = write_model_folder(
-        tmp_path, backbone, weights, template, {}, voices=[], card="", **tokenizers
+        tmp_path, backbone, weights, template, {}, voices=[], hears="ab", card="", **tokenizers
     )
     assert (folder / "text.tiktoken").exists() == (ranks != "qwen")
     read = read_model_folder(folder)
     assert isinstance(read.template, ReleasedTemplate)
+    assert read.hears == "ab"
     assert read.template.vocab.fingerprint() == vocab.fingerprint()
     assert read.template.text.encode("Hello world") == text.encode("Hello world")
     torch.testing.assert_close(read.backbone.state_dict(), weights)

@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
         TEMPLATE,
         fit_lengths(SAMPLES.values(), TEMPLATE),
         voices=[],
+        hears=None,
         card="",
         **tokenizers,
     )

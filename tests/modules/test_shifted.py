@@ -82,6 +82,7 @@ def batch_of(ids, positions) -> Batch:
         torch.tensor(starts, dtype=torch.int32),
         len(lengths),
         torch.arange(len(lengths)),
+        None,
     )
 
 

@@ -122,6 +122,16 @@ def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
     assert made["days"] == pytest.approx(days)
 
 
+def test_the_plan_counts_a_projector_where_there_is_one(tmp_path):
+    plain = plan(tmp_path, "--config", PAPER)
+    hears = plan(tmp_path, "--config", PAPER, "--model.backbone.init_args.continuous_dim", "512")
+    assert "projector" not in plain["parameters"]
+    assert hears["parameters"]["projector"] == 14_681_088
+    assert hears["parameters"]["total"] == 7_789_082_112 + 14_681_088
+    weights = [made["memory_gb"]["replicated"]["weights"] for made in (plain, hears)]
+    assert weights[1] - weights[0] == pytest.approx(4 * 14_681_088 / 1e9)
+
+
 def test_what_does_not_fit_comes_with_what_would(tmp_path):
     made = plan(tmp_path, "--config", PAPER, "--devices", "1")
     assert not made["fits"]

@@ -1,0 +1,80 @@
+"""What an encoder heard of a user's speech, beside the sample that it belongs to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_omni.errors import OmniError
+from lightning_omni.types import Part, Sample
+
+Features = NDArray[np.floating[Any]]
+_SUFFIX = ".npy"
+
+
+def user_speech(sample: Sample) -> list[Part]:
+    """Parts that the user says, in order."""
+    said = (p for t in sample.turns if t.role == "user" for p in t.parts)
+    return [p for p in said if p.modality == "speech"]
+
+
+def members_of(features: list[Features]) -> dict[str, bytes]:
+    """Files beside a sample, `N.npy` for the N-th part that the user says."""
+    members = {}
+    for n, heard in enumerate(features):
+        buffer = io.BytesIO()
+        np.save(buffer, heard, allow_pickle=False)
+        members[f"{n}{_SUFFIX}"] = buffer.getvalue()
+    return members
+
+
+def with_features(sample: Sample, features: list[Features]) -> Sample:
+    """Give each part that the user says what was heard of it."""
+    waiting = iter(features)
+
+    def heard(part: Part) -> Part:
+        return replace(part, features=next(waiting)) if part.modality == "speech" else part
+
+    turns = tuple(
+        replace(t, parts=tuple(map(heard, t.parts))) if t.role == "user" else t
+        for t in sample.turns
+    )
+    return replace(sample, turns=turns)
+
+
+def read_members(sample: Sample, files: Mapping[str, bytes], path: Path) -> Sample:
+    """Undo `members_of`; a sample without such files stays as it is.
+
+    Raises:
+        OmniError: If a file is damaged, missing or too many.
+    """
+    names = sorted(name for name in files if name.endswith(_SUFFIX))
+    if not names:
+        return sample
+    wanted = [f"{n}{_SUFFIX}" for n in range(len(user_speech(sample)))]
+    if names != sorted(wanted):
+        raise OmniError(
+            f"sample '{sample.key}' of '{path}' holds {', '.join(names)}, wanted "
+            f"{', '.join(wanted) or 'none'}; delete that folder and encode again"
+        )
+    return with_features(sample, [_load(files[n], f"{sample.key}.{n}", path) for n in wanted])
+
+
+def _load(content: bytes, name: str, path: Path) -> Features:
+    try:
+        features = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise OmniError(f"'{name}' of '{path}' is damaged ({error}); encode again") from error
+    if features.ndim != 2 or features.dtype.kind != "f":
+        raise OmniError(
+            f"'{name}' of '{path}' is {features.dtype} of shape {features.shape}, wanted floats of "
+            "shape (K, F); encode again"
+        )
+    loaded: Features = features
+    return loaded

@@ -1,0 +1,62 @@
+"""Continuous features in the place of token embeddings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_omni.errors import OmniError
+from lightning_omni.types import Continuous
+
+
+class FeatureProjector(nn.Module):
+    """Maps an encoder's features to the width of the model: norm, linear, GELU, linear.
+
+    With 512 features and a width of 3584 it has 14,681,088 parameters.
+
+    Args:
+        feature_dim: Width F of the features.
+        dim: Width D of the model.
+
+    Source: Omni-Diffusion, arXiv:2603.06577, and its released code.
+    """
+
+    def __init__(self, feature_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_dim)
+        self.into = nn.Linear(feature_dim, dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+        nn.init.normal_(self.into.weight, std=0.02)
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def forward(self, features: Float[Tensor, "K F"]) -> Float[Tensor, "K D"]:
+        """Project each frame."""
+        normed = self.norm(features.to(self.norm.weight.dtype))
+        projected: Tensor = self.out(F.gelu(self.into(normed)))
+        return projected
+
+    def overwrite(
+        self, embedded: Float[Tensor, "T D"], continuous: Continuous | None
+    ) -> Float[Tensor, "T D"]:
+        """Put projected features in the place of some embeddings; the others keep their bits.
+
+        A run of tokens without features has a gradient of zero for every weight here, not none, so
+        processes that share gradients agree on which there are.
+
+        Raises:
+            OmniError: If the features are of another width.
+        """
+        if continuous is None:
+            nowhere = torch.empty(0, dtype=torch.long, device=embedded.device)
+            continuous = Continuous(nowhere, embedded.new_empty(0, self.into.in_features))
+        found, wanted = continuous.features.shape[1], self.into.in_features
+        if found != wanted:
+            raise OmniError(
+                f"the features have {found} dimensions but the backbone's projector takes "
+                f"{wanted}; set continuous_dim: {found} in the recipe's backbone, or take another "
+                "encoder"
+            )
+        projected = self(continuous.features)
+        return embedded.index_copy(0, continuous.places, projected.to(embedded.dtype))
