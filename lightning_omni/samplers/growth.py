@@ -38,7 +38,7 @@ class Growth:
 
     start: float = 1.0
     masks: int = 4
-    window: int = 4
+    window: int = 6
     append_below: float = 0.5
     insert_below: float = 0.9
     unsure: float = 0.1
