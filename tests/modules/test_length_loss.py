@@ -104,7 +104,7 @@ def test_the_prediction_is_bit_equal_whatever_the_answer_and_its_length(
     found, lengths = [], []
     for answer in (short, long):
         batch = packed([SAMPLES[3], sample(task, **answer), SAMPLES[0]], max_tail_pads={"text": 9})
-        nats, logits, length = model.length_loss.nats(
+        _, logits, length = model.length_loss.nats(
             model.backbone, model.length_head, batch, VOCAB, every=1
         )
         found.append(logits)
