@@ -16,7 +16,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
 from lightning_omni.inference.qualities import Qualities, load_qualities
-from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -29,7 +29,6 @@ VOCAB_FILE = "vocab.json"
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
-LENGTH_HEAD = "length_head"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from lightning_omni.modules.optim import (
     warmup_cosine,
 )
 from lightning_omni.nn.embedding import CodeSpanFeatures
-from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.lora import Lora, plain_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import WEIGHTS_FILE, load_weights
@@ -132,8 +132,8 @@ class MaskedDiffusionModule(L.LightningModule):
         if self.init_from is not None:
             folder = locate(self.init_from)
             self._load_backbone(folder)
-            if self.length_head is not None and (folder / "length_head").is_dir():
-                self.length_head.load_state_dict(load_weights(folder / "length_head"))
+            if self.length_head is not None and (folder / LENGTH_HEAD).is_dir():
+                self.length_head.take_weights(folder / LENGTH_HEAD)
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:

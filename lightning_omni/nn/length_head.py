@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_omni.errors import OmniError
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import Pretrained
+from lightning_omni.pretrained import Pretrained, load_weights
+
+LENGTH_HEAD = "length_head"
+"""Its folder within a model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,20 @@ class LengthHead(Pretrained):
         self.layers = nn.Sequential(
             nn.Linear(dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, len(ends))
         )
+
+    def take_weights(self, folder: Path) -> None:
+        """Go on from a folder that `save_pretrained` wrote.
+
+        Raises:
+            OmniError: If it holds a head of another shape.
+        """
+        try:
+            self.load_state_dict(load_weights(folder))
+        except RuntimeError as error:
+            raise OmniError(
+                f"'{folder}' holds another length head ({error}); use the settings of the stage "
+                "before, or remove that folder to begin anew"
+            ) from error
 
     def forward(self, states: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """Scores of the K classes."""

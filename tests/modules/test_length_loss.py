@@ -12,6 +12,7 @@ from lightning_omni.data.packing import pack
 from lightning_omni.data.template import Template
 from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Cosine, Linear
+from lightning_omni.errors import OmniError
 from lightning_omni.inference.hole_filler import HoleFiller
 from lightning_omni.modules.length_loss import LengthLoss, requests
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -200,3 +201,27 @@ def test_generation_asks_what_training_asked():
     )
     asked = [filler.lengths_by_head([SAMPLES[n]], 0, 0.7)[0] for n in (0, 1, 3)]
     assert asked == model.length_head.positions(trained, 0.7).tolist()
+
+
+def test_a_stage_goes_on_with_the_head_of_the_stage_before_and_begins_one_where_there_is_none(
+    tmp_path,
+):
+    before, after = module(loss()), module(loss())
+    before.backbone.save_pretrained(tmp_path)
+    with torch.no_grad():
+        before.length_head.layers[0].weight.fill_(0.5)
+    after.init_from, after._trainer = str(tmp_path), type("T", (), {"datamodule": None})()
+    after.setup("fit")
+    assert not (after.length_head.layers[0].weight == 0.5).any()
+    before.length_head.save_pretrained(tmp_path / "length_head")
+    after.setup("fit")
+    assert (after.length_head.layers[0].weight == 0.5).all()
+
+
+def test_a_head_of_another_shape_is_refused(tmp_path):
+    model = module(loss())
+    model.backbone.save_pretrained(tmp_path)
+    HEAD(SMALL["dim"], longest=20).save_pretrained(tmp_path / "length_head")
+    model.init_from, model._trainer = str(tmp_path), type("T", (), {"datamodule": None})()
+    with pytest.raises(OmniError, match="length head"):
+        model.setup("fit")
