@@ -49,7 +49,7 @@ class Trace:
         """Places of earlier steps on the canvas that grew."""
         if self.changes:
             number, where, token, sure = zip(*self.changes, strict=True)
-            places = grown.place(torch.tensor(where)).tolist()
+            places = grown.place(torch.tensor(where, device=grown.source.device)).tolist()
             self.changes = list(zip(number, places, token, sure, strict=True))
 
     def of(self, span: slice) -> list[Change]:

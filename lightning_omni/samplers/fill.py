@@ -100,7 +100,8 @@ class _Run:
         self.ids = canvas.ids.clone()
         self.was_open = canvas.ids == canvas.mask_token_id
         in_hole, size = canvas.sample[canvas.hole >= 0], len(canvas.num_steps)
-        num_open = torch.bincount(canvas.sample[self.was_open], minlength=size)
+        open_hole = canvas.sample[self.was_open & (canvas.hole >= 0)]
+        num_open = torch.bincount(open_hole, minlength=size)
         self.steps_per_token = canvas.num_steps.sum(1) / num_open.clamp_min(1)
         self.is_whole = num_open == torch.bincount(in_hole, minlength=size)
         self.number = 0

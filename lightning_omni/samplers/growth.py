@@ -87,9 +87,7 @@ class Grown:
     def place(self, where: Tensor) -> Tensor:
         """Where tokens are now that were at these places."""
         is_old = self.source >= 0
-        now = torch.empty(int(is_old.sum().item()), dtype=torch.long, device=where.device)
-        now[self.source[is_old]] = is_old.nonzero().squeeze(1)
-        return now[where]
+        return is_old.nonzero().squeeze(1)[where]
 
 
 def tail(canvas: Canvas, window: int) -> Bool[Tensor, " T"]:

@@ -135,6 +135,15 @@ def test_a_hole_that_holds_given_tokens_does_not_grow(sampler):
     assert after.ids[4] == 3
 
 
+def test_masks_in_a_request_are_no_part_of_the_hole():
+    growth = Growth(masks=2, window=2, longest=20)
+    canvas = canvas_of([[MASK, 5, MASK]], [2], [2])
+    after, events = run(canvas, Confidence(), SEEDS[:1], growth, scripted(answer_of(9, 1)))
+    assert sum(e.grown is not None for e in events) == 3
+    assert after.ids[:3].tolist() == [MASK, 5, MASK]
+    assert after.num_steps.tolist() == [[2 + 3 * (1 + 2)]]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_a_hole_that_is_as_long_as_the_longest_is_filled_as_without_growth(sampler):
     canvas = canvas_of(PROMPTS, HOLES, STEPS)
