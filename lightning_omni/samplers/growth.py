@@ -80,7 +80,7 @@ class Grown:
     canvas: Canvas
     source: Tensor
 
-    def of(self, values: Tensor, new: float) -> Tensor:
+    def of(self, values: Tensor, new: float | int | bool) -> Tensor:
         """What belonged to tokens before, with `new` for the new ones."""
         return torch.where(self.source < 0, new, values[self.source.clamp_min(0)])
 
