@@ -18,6 +18,8 @@ def test_without_a_verb_the_verbs_are_listed(capsys):
         (["generate", "--tusk", "t2i"], "tusk"),
         (["generate", "--task", "t2i", "--steps", "0"], "steps is 0"),
         (["generate", "--task", "t2i", "--temperature", "-1"], "temperature is -1"),
+        (["generate", "--task", "tqa", "--text", "x", "--grow.masks", "1"], "grow.masks is 1"),
+        (["generate", "--task", "tqa", "--text", "x", "--length", "head"], "no length head"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

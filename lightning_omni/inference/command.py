@@ -28,6 +28,7 @@ from lightning_omni.inference.sampling import (
 )
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.growth import Growth
 from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 
@@ -65,6 +66,8 @@ def generate(
     shift: float = 1.0,
     stop_at_end: bool = True,
     length: LengthChoice = "fitted",
+    length_quantile: float = 0.9,
+    grow: Growth | None = None,
     trace: bool = False,
     continuous_speech: ContinuousSpeech | None = None,
 ) -> None:
@@ -101,8 +104,10 @@ def generate(
         precision: Format of the network's matrix products.
         shift: Of the schedule's times: above 1 commits late, below 1 early.
         stop_at_end: Take no steps for what lies behind an answer's end.
-        length: How long holes are: by rules fitted on training answers, as longest in training, or
-            as predicted by the network.
+        length: How long holes are: by rules fitted on training answers, as longest in training, as
+            predicted by the network, or as its length head says.
+        length_quantile: Of the head's distribution: the chance that an answer fits.
+        grow: Let holes of text grow while they are filled; '{}' takes DAEDAL's numbers.
         trace: Write every step's tokens and confidences into the record.
         continuous_speech: By what a model with a projector hears, as in the recipe it was trained
             by: a class and its arguments.
@@ -123,6 +128,8 @@ def generate(
         "shift": shift,
         "stop_at_end": stop_at_end,
         "length": length,
+        "length_quantile": length_quantile,
+        "grow": grow,
         "trace": trace,
     }
     Sampling(**sampling)

@@ -16,6 +16,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.inference.lengths import LengthRule, load_lengths, save_lengths
 from lightning_omni.inference.qualities import Qualities, load_qualities
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -46,6 +47,7 @@ class ModelFolder:
     qualities: Qualities = field(default_factory=dict)
     hears: str | None = None
     """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
+    length_head: LengthHead | None = None
 
 
 def _read_vocab(path: Path) -> Vocab:
@@ -89,6 +91,19 @@ def _read_hears(folder: Path) -> str | None:
     return hears
 
 
+def _read_length_head(folder: Path, backbone: Transformer) -> LengthHead | None:
+    if not (folder / LENGTH_HEAD).is_dir():
+        return None
+    head = LengthHead.from_pretrained(folder / LENGTH_HEAD)
+    wanted, got = backbone.init_args["dim"], head.init_args["dim"]
+    if wanted != got:
+        raise OmniError(
+            f"the length head in '{folder}' reads states of width {got} but the backbone's have "
+            f"{wanted}; export the model again"
+        )
+    return head
+
+
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
@@ -101,6 +116,7 @@ def write_model_folder(
     speech_tokenizer: Path,
     hears: str | None,
     card: str,
+    length_head: LengthHead | None = None,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
@@ -124,6 +140,9 @@ def write_model_folder(
         (folder / name).mkdir(exist_ok=True)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(source / file, folder / name / file)
+    shutil.rmtree(folder / LENGTH_HEAD, ignore_errors=True)  # of another backbone
+    if length_head is not None:
+        length_head.save_pretrained(folder / LENGTH_HEAD)
     (folder / "README.md").write_text(card)
     return folder
 
@@ -169,4 +188,5 @@ def read_model_folder(folder: Path) -> ModelFolder:
         _read_voices(folder),
         load_qualities(folder),
         _read_hears(folder),
+        _read_length_head(folder, backbone),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from lightning_omni.data.template import Template
+from lightning_omni.data.template import Hole, Template
+from lightning_omni.errors import OmniError
 from lightning_omni.inference.blank import Blank
 from lightning_omni.inference.defaults import GenerationDefaults, defaults_for
 from lightning_omni.inference.denoise import Guide, conditional, guided
 from lightning_omni.inference.layout import (
     Grammar,
-    PackedPrompts,
+    end_ids,
     make_canvas,
     pack_prompts,
     render_prompts,
@@ -20,11 +22,13 @@ from lightning_omni.inference.layout import (
 from lightning_omni.inference.length_prediction import predict_lengths
 from lightning_omni.inference.sampling import Precision, Sampling
 from lightning_omni.inference.trace import Trace
+from lightning_omni.nn.length_head import LengthHead, Query, query_states
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.blocks import in_blocks
 from lightning_omni.samplers.canvas import Canvas, Denoiser
 from lightning_omni.samplers.fill import StepEvent, StepHook, fill
-from lightning_omni.types import Sample
+from lightning_omni.samplers.growth import Growing
+from lightning_omni.types import Sample, Sequence
 
 
 class HoleFiller:
@@ -33,14 +37,22 @@ class HoleFiller:
     Args:
         backbone: Trained.
         template: The layout it was trained on, without tail pads.
+        length_head: Trained with it; None if there is none.
         codebooks: Speech codes per frame.
         device: Where the backbone is.
     """
 
     def __init__(
-        self, backbone: Transformer, template: Template, *, codebooks: int, device: torch.device
+        self,
+        backbone: Transformer,
+        template: Template,
+        length_head: LengthHead | None,
+        *,
+        codebooks: int,
+        device: torch.device,
     ) -> None:
         self.backbone, self.template, self.device = backbone, template, device
+        self.length_head = length_head
         self.vocab = template.vocab
         self.grammar = Grammar(self.vocab, template.text, codebooks, device=device)
 
@@ -85,16 +97,30 @@ class HoleFiller:
         )
         if sampling.block_size is not None:
             canvas = in_blocks(canvas, sampling.block_size)
-        denoise = self._denoiser(packed, samples, part, blanks, sampling, defaults)
+        denoise = self._denoiser(samples, part, blanks, sampling, defaults)
         watch = _Watch(canvas, Trace(canvas) if sampling.trace else None, on_step)
         sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
         seeds_S = torch.tensor(seeds, device=self.device)
-        ids = fill(denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step).tolist()
-        first = [(canvas.sample == n).nonzero()[0].item() for n in range(len(samples))]
+        growing = None
+        if sampling.grow is not None and modality == "text":
+            growing = Growing(
+                sampling.grow,
+                end_ids(self.vocab),
+                lambda grown: self._denoiser(
+                    samples, part, _as_long_as(blanks, grown), sampling, defaults
+                ),
+            )
+        ids = fill(
+            denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step, growing=growing
+        ).tolist()
+        more_steps = (watch.canvas.num_steps.sum(1) - canvas.num_steps.sum(1)).tolist()
         out: list[dict[str, Any]] = []
-        for n, (start, (_, holes)) in enumerate(zip(first, prompts, strict=True)):
-            span = slice(int(start) + holes[0].start, int(start) + holes[0].stop)
-            own = {"steps": steps[n], "forwards": int(watch.forwards[n]), "ids": ids[span]}
+        for n, span in enumerate(_spans(watch.canvas)):
+            own = {
+                "steps": steps[n] + more_steps[n],
+                "forwards": int(watch.forwards[n]),
+                "ids": ids[span],
+            }
             if watch.trace is not None:
                 own["trace"] = watch.trace.of(span)
             out.append(own)
@@ -108,6 +134,24 @@ class HoleFiller:
         prompts = render_prompts(self.template, samples, blanks, part=part)
         packed = pack_prompts(prompts, device=self.device)
         return predict_lengths(self.backbone, prompts, packed, self.grammar, self.vocab)
+
+    @torch.no_grad()
+    def lengths_by_head(self, samples: list[Sample], part: int, quantile: float) -> list[int]:
+        """Positions into which each answer fits with this probability, as the head says.
+
+        Raises:
+            OmniError: If the model has no head.
+        """
+        if self.length_head is None:
+            raise OmniError(
+                "this model has no length head, which `length: head` asks; train one with "
+                "model.init_args.length_loss, or take fitted, longest or predicted lengths"
+            )
+        prompts = render_prompts(self.template, samples, [Blank(1)] * len(samples), part=part)
+        packed = pack_prompts([_up_to_hole(*prompt) for prompt in prompts], device=self.device)
+        query = Query(packed.ids, packed.position_ids, packed.layout.lengths, packed.continuous)
+        logits = self.length_head(query_states(self.backbone, query))
+        return self.length_head.positions(logits, quantile).tolist()
 
     @torch.inference_mode()
     def text_log_probs(
@@ -146,7 +190,6 @@ class HoleFiller:
 
     def _denoiser(
         self,
-        packed: PackedPrompts,
         samples: list[Sample],
         part: int,
         blanks: list[Blank],
@@ -154,6 +197,8 @@ class HoleFiller:
         defaults: GenerationDefaults,
     ) -> Denoiser:
         """The backbone over the prompts, led away from bare ones if guidance is wanted."""
+        prompts = render_prompts(self.template, samples, blanks, part=part)
+        packed = pack_prompts(prompts, device=self.device)
         how: dict[str, Any] = {
             "mask_token_id": self.vocab.mask_token_id,
             "refresh_every": sampling.refresh_every or defaults.refresh_every,
@@ -184,6 +229,27 @@ class HoleFiller:
         return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
 
 
+def _up_to_hole(sequence: Sequence, holes: list[Hole]) -> tuple[Sequence, list[Hole]]:
+    """A prompt without what follows its hole."""
+    stop = holes[0].stop
+    ids, position_ids = sequence.ids[:stop], sequence.position_ids[:stop]
+    return replace(sequence, ids=ids, position_ids=position_ids), holes
+
+
+def _as_long_as(blanks: list[Blank], canvas: Canvas) -> list[Blank]:
+    """The same holes, as long as they are on the canvas."""
+    lengths = torch.bincount(canvas.sample[canvas.hole >= 0], minlength=len(blanks)).tolist()
+    return [replace(blank, length=n) for blank, n in zip(blanks, lengths, strict=True)]
+
+
+def _spans(canvas: Canvas) -> list[slice]:
+    """Where each sample's hole lies."""
+    where = (canvas.hole >= 0).nonzero().squeeze(1)
+    lengths = torch.bincount(canvas.sample[where], minlength=len(canvas.num_steps)).tolist()
+    starts = [int(own[0]) for own in torch.split(where, lengths)]
+    return [slice(start, start + n) for start, n in zip(starts, lengths, strict=True)]
+
+
 class _Watch:
     """Looks at every step; `forwards` counts the passes until each sample's hole was filled."""
 
@@ -202,6 +268,8 @@ class _Watch:
 
     def step(self, event: StepEvent) -> None:
         """Take note of a step and pass it on."""
+        if event.grown is not None:
+            self.canvas = event.grown.canvas
         canvas = self.canvas
         is_open = (event.ids == canvas.mask_token_id) & (canvas.hole >= 0)
         left = torch.bincount(canvas.sample[is_open], minlength=len(self.forwards))

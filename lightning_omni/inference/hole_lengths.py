@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.hole_filler import HoleFiller
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
-from lightning_omni.inference.sampling import LengthChoice
+from lightning_omni.inference.sampling import LengthChoice, Sampling
 from lightning_omni.types import Sample
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ GROWTH = 1.5
 
 
 class HoleLengths:
-    """Lengths by rule, or as the network predicts.
+    """Lengths by rule, or as the network or its length head predicts.
 
     Args:
         rules: Fitted on training answers.
@@ -31,32 +32,54 @@ class HoleLengths:
         self.rules, self.holes, self.codebooks = rules, holes, codebooks
 
     def of(
-        self, samples: list[Sample], part: int, *, growth: float, choice: LengthChoice
-    ) -> list[int]:
-        """Positions of each sample's hole.
+        self, samples: list[Sample], part: int, sampling: Sampling, *, growth: float
+    ) -> list[tuple[int, int]]:
+        """Positions of each sample's hole, and the forward passes it took to know them.
 
         Args:
             samples: With one modality in the part.
             part: Number of the part in the last turn.
-            growth: Of the rule's length, where a shorter hole did not do.
-            choice: See `Sampling.length`.
+            sampling: See `Sampling.length` and `Sampling.grow`.
+            growth: Of the length, where a shorter hole did not do.
 
         Raises:
-            OmniError: If there is no rule for a part.
+            OmniError: If there is no rule for a part, or no head that is asked.
         """
-        lengths = [self._by_rule(sample, part, growth, choice) for sample in samples]
-        if choice != "predicted" or not samples or _modality(samples[0], part) == "image":
-            return lengths
+        if not samples:
+            return []
+        modality = _modality(samples[0], part)
+        if sampling.length == "head" and modality != "image":
+            of_head = self.holes.lengths_by_head(samples, part, sampling.length_quantile)
+            found = [(length * growth, 1) for length in of_head]
+        elif sampling.length == "predicted" and modality != "image":
+            found = self._as_predicted(samples, part, growth)
+        else:
+            by_rule = [self._by_rule(sample, part, growth, sampling.length) for sample in samples]
+            found = [(float(length), 0) for length in by_rule]
+        grows = sampling.grow if modality == "text" and growth == 1 else None
+        share = 1.0 if grows is None else grows.start
+        return [
+            (self._whole_frames(sample, part, math.ceil(share * length)), looks)
+            for sample, (length, looks) in zip(samples, found, strict=True)
+        ]
+
+    def _as_predicted(
+        self, samples: list[Sample], part: int, growth: float
+    ) -> list[tuple[float, int]]:
+        """What the network says of holes by rule, and the looks that took; see `lengths_needed`."""
+        lengths = [self._by_rule(sample, part, growth, "predicted") for sample in samples]
+        looks = [0] * len(samples)
         todo = list(range(len(samples)))
         for _ in range(MAX_LOOKS):
             chosen = [samples[i] for i in todo]
             seen = self.holes.lengths_needed(chosen, part, [lengths[i] for i in todo])
             for i, needed in zip(todo, seen, strict=True):
                 lengths[i] = self._whole_frames(samples[i], part, needed or GROWTH * lengths[i])
+                looks[i] += 1
             todo = [i for i, needed in zip(todo, seen, strict=True) if needed is None]
             if not todo:
                 break
-        return lengths
+        return [(float(length), n) for length, n in zip(lengths, looks, strict=True)]
 
     def _by_rule(self, sample: Sample, part: int, growth: float, choice: LengthChoice) -> int:
         modality = _modality(sample, part)

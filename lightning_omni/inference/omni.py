@@ -94,6 +94,7 @@ class Omni:
             self.backbone,
             self.template,
             self.lengths,
+            None if parts.length_head is None else parts.length_head.to(self.device).eval(),
             codebooks=self.speech_tokenizer.num_codebooks,
             device=self.device,
         )

@@ -16,6 +16,7 @@ from lightning_omni.inference.layout import end_ids
 from lightning_omni.inference.lengths import LengthRule, rule_name, source_length
 from lightning_omni.inference.part_draft import PartDraft, TextDraft
 from lightning_omni.inference.sampling import Sampling
+from lightning_omni.nn.length_head import LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.fill import StepHook
 from lightning_omni.types import Part, Sample, Turn
@@ -34,6 +35,7 @@ class PartFiller:
         backbone: Trained.
         template: The layout it was trained on, without tail pads.
         lengths: Rules of hole lengths.
+        length_head: Trained with the backbone; None if there is none.
         codebooks: Speech codes per frame.
         device: Where the backbone is.
     """
@@ -43,13 +45,14 @@ class PartFiller:
         backbone: Transformer,
         template: Template,
         lengths: dict[str, LengthRule],
+        length_head: LengthHead | None,
         *,
         codebooks: int,
         device: torch.device,
     ) -> None:
         self.template, self.lengths, self.codebooks = template, lengths, codebooks
         self.vocab, self.text = template.vocab, template.text
-        self.holes = HoleFiller(backbone, template, codebooks=codebooks, device=device)
+        self.holes = HoleFiller(backbone, template, length_head, codebooks=codebooks, device=device)
         self.hole_lengths = HoleLengths(lengths, self.holes, codebooks=codebooks)
 
     def fill_part(
@@ -80,10 +83,11 @@ class PartFiller:
         modality = samples[0].turns[-1].parts[part].modality
         for attempt in range(MAX_GROWTHS + 1):
             whole = [i for i in todo if drafts[i] is None]
-            lengths = self.hole_lengths.of(
-                [samples[i] for i in whole], part, growth=growth, choice=sampling.length
-            )
-            tries = [(i, Blank(length)) for i, length in zip(whole, lengths, strict=True)]
+            found = self.hole_lengths.of([samples[i] for i in whole], part, sampling, growth=growth)
+            tries = []
+            for i, (length, looks) in zip(whole, found, strict=True):
+                tries.append((i, Blank(length)))
+                records[i]["forwards"] = records[i].get("forwards", 0) + looks
             for i in todo:
                 if (draft := drafts[i]) is not None:
                     tries += [(i, b) for b in self._blanks(samples[i], part, draft, growth)]
@@ -97,8 +101,9 @@ class PartFiller:
                 records[i].setdefault("holes", {})[name] = {
                     "modality": modality,
                     "positions": len(hole["ids"]),
-                    "open": blank.num_open,
+                    "open": blank.num_open + len(hole["ids"]) - blank.length,
                     **({"gaps": list(blank.gap_lengths)} if blank.gaps else {}),
+                    **({"began": blank.length} if len(hole["ids"]) > blank.length else {}),
                     "grown": attempt,
                     "closed": closed,
                     **hole,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.sampling import Sampling
 from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.growth import Growth
 
 _HOME = "lightning_omni.samplers."
 
@@ -19,6 +20,8 @@ def to_plain(sampling: Sampling) -> dict[str, Any]:
     plain = {f.name: getattr(sampling, f.name) for f in fields(sampling)}
     if sampling.sampler is not None:
         plain["sampler"] = _plain_sampler(sampling.sampler)
+    if sampling.grow is not None:
+        plain["grow"] = asdict(sampling.grow)
     return plain
 
 
@@ -32,6 +35,8 @@ def from_plain(plain: dict[str, Any]) -> Sampling:
     try:
         if values.get("sampler") is not None:
             values["sampler"] = _sampler(values["sampler"])
+        if values.get("grow") is not None:
+            values["grow"] = Growth(**values["grow"])
         return Sampling(**values)
     except (TypeError, KeyError, AttributeError, ImportError) as error:
         raise OmniError(f"{plain} is no way of sampling ({error})") from error

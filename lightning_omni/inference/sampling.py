@@ -10,12 +10,13 @@ from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.inference.defaults import GenerationDefaults, Quality
 from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.growth import Growth
 
 MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 MODALITIES = ("text", "speech", "image")
 Precision = Literal["float32", "bfloat16"]
-LengthChoice = Literal["fitted", "longest", "predicted"]
+LengthChoice = Literal["fitted", "longest", "predicted", "head"]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -34,6 +35,8 @@ class SamplingOptions(TypedDict, total=False):
     shift: float
     stop_at_end: bool
     length: LengthChoice
+    length_quantile: float
+    grow: Growth | None
     trace: bool
 
 
@@ -56,7 +59,11 @@ class Sampling:
         shift: Of the schedule's times: above 1 commits late, below 1 early.
         stop_at_end: Take no steps for what lies behind an answer's end once that is decided.
         length: How long holes are: by the rules `fitted` on training answers to the request, as
-            `longest` in training, or as `predicted` by the network from a first look.
+            `longest` in training, as `predicted` by the network from a first look, or as the length
+            `head` of the model reads off the request.
+        length_quantile: Of the head's distribution: the chance that an answer fits.
+        grow: When holes of text get more masks while they are filled; None is never. Pictures have
+            one size; the codes of speech are too uncertain for their uncertainty to ask for more.
         trace: Keep every step's commits in the record.
 
     Raises:
@@ -76,6 +83,8 @@ class Sampling:
     shift: float = 1.0
     stop_at_end: bool = True
     length: LengthChoice = "fitted"
+    length_quantile: float = 0.9
+    grow: Growth | None = None
     trace: bool = False
 
     def __post_init__(self) -> None:
@@ -86,6 +95,7 @@ class Sampling:
             "refresh_every": (self.refresh_every, 1, math.inf),
             "block_size": (self.block_size, 1, math.inf),
             "shift": (self.shift, 0.01, 100),
+            "length_quantile": (self.length_quantile, 0, 1),
             "final_guidance": (self.final_guidance_scale, 0, MAX_GUIDANCE),
         }
         for name, scale in self.guidance_scales().items():

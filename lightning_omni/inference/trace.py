@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from typing import TypedDict
 
+import torch
+
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.fill import StepEvent
+from lightning_omni.samplers.growth import Grown
 
 
 class Change(TypedDict):
     """One token of one step.
 
-    `position` counts from the hole's start; `token` is None where a token was masked again;
-    `confidence` is what the sampler ranks by, None for tokens that were revised or masked again.
+    `position` counts from the hole's start, as the hole is in the end; `token` is None where a
+    token was masked again; `confidence` is what the sampler ranks by, None for tokens that were
+    revised or masked again.
     """
 
     step: int
@@ -35,9 +39,18 @@ class Trace:
 
     def add(self, event: StepEvent) -> None:
         """Take note of a step."""
+        if event.grown is not None:
+            self._move(event.grown)
         tokens, confidence = event.ids[event.where].tolist(), event.confidence.tolist()
         places = zip(event.where.tolist(), tokens, confidence, strict=True)
         self.changes += [(event.number, place, token, sure) for place, token, sure in places]
+
+    def _move(self, grown: Grown) -> None:
+        """Places of earlier steps on the canvas that grew."""
+        if self.changes:
+            number, where, token, sure = zip(*self.changes, strict=True)
+            places = grown.place(torch.tensor(where, device=grown.source.device)).tolist()
+            self.changes = list(zip(number, places, token, sure, strict=True))
 
     def of(self, span: slice) -> list[Change]:
         """The changes within a span of the canvas, in the order they happened."""

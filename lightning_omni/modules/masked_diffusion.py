@@ -22,6 +22,7 @@ from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weigh
 from lightning_omni.errors import OmniError
 from lightning_omni.metrics.bound import BoundPerToken
 from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.length_loss import LengthLoss
 from lightning_omni.modules.optim import (
     OptimizerFactory,
     build_optimizer,
@@ -30,6 +31,7 @@ from lightning_omni.modules.optim import (
     warmup_cosine,
 )
 from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.lora import Lora
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import locate
@@ -63,6 +65,7 @@ class MaskedDiffusionModule(L.LightningModule):
         bound_draws: Masks drawn of each test sample for the bound on its likelihood.
         compile_pointwise: Compile what lies between matrix products; needs a C++ compiler on CPUs.
         lora: Adapters that are trained in place of the backbone's own weights.
+        length_loss: Trains a head that predicts the lengths of answers; None is no head.
         special_tokens: Which there are (linked from the data).
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
@@ -86,6 +89,7 @@ class MaskedDiffusionModule(L.LightningModule):
         compile_pointwise: bool = False,
         bound_draws: int = 16,
         lora: Lora | None = None,
+        length_loss: LengthLoss | None = None,
         special_tokens: SpecialTokensName = "own",
     ) -> None:
         super().__init__()
@@ -108,6 +112,10 @@ class MaskedDiffusionModule(L.LightningModule):
             self.backbone.recompute_activations()
         if compile_pointwise:
             self.backbone.compile_pointwise()
+        self.length_loss = length_loss
+        self.length_head: LengthHead | None = None
+        if length_loss is not None:
+            self.length_head = length_loss.head(int(self.backbone.init_args["dim"]))
         self.forward_process, self.codebooks = forward_process, 1
         weights = torch.tensor([modality_weight[name] for name in self.vocab.modalities])
         self.register_buffer("modality_weight", weights, persistent=False)
@@ -124,6 +132,8 @@ class MaskedDiffusionModule(L.LightningModule):
         if self.init_from is not None:
             folder = locate(self.init_from)
             load_initial(self.backbone, folder, self.vocab, seed=self.noise_seed)
+            if self.length_head is not None and (folder / LENGTH_HEAD).is_dir():
+                self.length_head.take_weights(folder / LENGTH_HEAD)
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
@@ -146,6 +156,9 @@ class MaskedDiffusionModule(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_slices("train", batch, noisy, nats, hidden)
+        if self.length_loss is not None:
+            every, weight = self.length_loss.every, self.length_loss.weight
+            loss = loss + weight * self._length_nats("train", batch, every=every)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -199,6 +212,20 @@ class MaskedDiffusionModule(L.LightningModule):
         loss, nats = self._loss(batch, noisy, hidden)
         self.log(f"{stage}/loss", loss, prog_bar=True)
         self._log_slices(stage, batch, noisy, nats, hidden)
+        if self.length_loss is not None:
+            self._length_nats(stage, batch, every=1)
+
+    def _length_nats(self, stage: str, batch: Batch, *, every: int) -> Tensor:
+        """Mean -log p of lengths; logged with the error of the median in positions."""
+        assert self.length_loss is not None  # noqa: S101
+        assert self.length_head is not None  # noqa: S101
+        nats, logits, lengths = self.length_loss.nats(
+            self.backbone, self.length_head, batch, self.vocab, every=every
+        )
+        self._log_mean(f"{stage}_length/nats", nats.detach())
+        error = self.length_head.positions(logits.detach(), 0.5) - lengths
+        self._log_mean(f"{stage}_length/error", error.abs().float())
+        return nats.sum() / max(1, len(nats))
 
     def corrupt(self, batch: Batch) -> Corrupted:
         """Draw x_t with one time per sample; noise depends on the sample's visit alone."""
@@ -234,6 +261,8 @@ class MaskedDiffusionModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimizer with warm-up and cosine."""
         groups = decay_groups(self.backbone, self.weight_decay)
+        if self.length_head is not None:
+            groups += decay_groups(self.length_head, self.weight_decay)
         optimizer = build_optimizer(self.optimizer_factory, groups)
         schedule = warmup_cosine(
             optimizer,

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores
+from lightning_omni.samplers.growth import Grown
 from lightning_omni.samplers.noise import Noise
 
 
@@ -25,6 +26,10 @@ class Sampler(ABC):
 
     def begin(self, canvas: Canvas) -> Sampler:
         """The sampler of one run; one that remembers steps returns a copy with an empty memory."""
+        return self
+
+    def after_growth(self, grown: Grown) -> Sampler:
+        """The sampler of a run whose canvas grew; one that remembers places moves its memory."""
         return self
 
     @abstractmethod

@@ -6,6 +6,7 @@ answer before the speech that says it); within a hole the sampler decides which 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,14 @@ from torch import Tensor
 from lightning_omni.diffusion.schedule import T_MIN, shifted
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Moment, Scores
+from lightning_omni.samplers.growth import (
+    Growing,
+    Grown,
+    end_probability,
+    masks_to_add,
+    tail,
+    with_masks,
+)
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.ranking import rank_within, surest
 
@@ -29,12 +38,14 @@ class StepEvent:
         ids: The canvas after it, Int[T].
         where: Places that changed, ascending, Int[K].
         confidence: Of each, as the sampler ranks; NaN where a token was reopened or revised.
+        grown: If holes grew at the step's end; the rest is then told of the canvas that grew.
     """
 
     number: int
     ids: Tensor
     where: Tensor
     confidence: Tensor
+    grown: Grown | None = None
 
 
 StepHook = Callable[[StepEvent], None]
@@ -47,8 +58,11 @@ def fill(
     *,
     seeds: Int[Tensor, " S"],
     on_step: StepHook | None = None,
+    growing: Growing | None = None,
 ) -> Int[Tensor, " T"]:
     """Fill every hole and return the ids, with no mask left.
+
+    Every sample's randomness, steps and growth are its own: it becomes what it would alone.
 
     Args:
         denoise: The model, or guidance around it.
@@ -56,11 +70,12 @@ def fill(
         sampler: Which tokens to commit.
         seeds: Of each sample's randomness.
         on_step: Told of every step.
+        growing: If holes may grow; those that hold given tokens do not, so that these stay.
     """
-    run = _Run(denoise, canvas, sampler.begin(canvas), Noise.of(seeds, canvas.sample))
+    run = _Run(denoise, canvas, sampler.begin(canvas), seeds, growing)
     for hole in range(canvas.num_steps.shape[1]):
-        for step in range(int(canvas.num_steps[:, hole].max().item())):
-            if not run.has_work(hole):
+        for step in itertools.count():
+            if not run.has_work(hole, step):
                 break
             event = run.step(hole, step)
             if on_step is not None:
@@ -71,14 +86,30 @@ def fill(
 class _Run:
     """A canvas while it is being filled."""
 
-    def __init__(self, denoise: Denoiser, canvas: Canvas, sampler: Sampler, noise: Noise) -> None:
-        self.denoise, self.canvas, self.sampler, self.noise = denoise, canvas, sampler, noise
+    def __init__(
+        self,
+        denoise: Denoiser,
+        canvas: Canvas,
+        sampler: Sampler,
+        seeds: Tensor,
+        growing: Growing | None,
+    ) -> None:
+        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler
+        self.seeds, self.growing = seeds, growing
+        self.noise = Noise.of(seeds, canvas.sample)
         self.ids = canvas.ids.clone()
         self.was_open = canvas.ids == canvas.mask_token_id
+        in_hole, size = canvas.sample[canvas.hole >= 0], len(canvas.num_steps)
+        open_hole = canvas.sample[self.was_open & (canvas.hole >= 0)]
+        num_open = torch.bincount(open_hole, minlength=size)
+        self.steps_per_token = canvas.num_steps.sum(1) / num_open.clamp_min(1)
+        self.is_whole = num_open == torch.bincount(in_hole, minlength=size)
         self.number = 0
 
-    def has_work(self, hole: int) -> bool:
+    def has_work(self, hole: int, step: int) -> bool:
         """Whether anything in a hole may still change."""
+        if step >= int(self.canvas.num_steps[:, hole].max().item()):
+            return False
         return self.sampler.reopens or bool(self._is_open(hole).any())
 
     def step(self, hole: int, step: int) -> StepEvent:
@@ -89,15 +120,19 @@ class _Run:
         moment = _moment(step, steps, self._shift(hole), num_open)
         confidence = torch.full(self.ids.shape, torch.nan, device=self.ids.device)
         committed = self.was_open & (now.hole == hole) & ~is_open
+        place = more = torch.zeros_like(steps)
         if is_open.any():
             is_asked = committed & (num_open > 0)[now.sample] & self.sampler.revises
-            logits_at = self.denoise(now.ids, (is_open | is_asked).nonzero().squeeze(1))
+            wanted = is_open | is_asked | (self._tail() & (now.ids == now.mask_token_id))
+            logits_at = self.denoise(now.ids, wanted.nonzero().squeeze(1))
             where = is_open.nonzero().squeeze(1)
-            self._commit(now, moment, where, _scores(logits_at, now, where, step), confidence)
+            scores = _scores(logits_at, now, where, step)
+            place, more = self._masks_to_add(logits_at, now, scores, step, num_open)
+            self._commit(now, moment, where, scores, confidence, more > 0)
             if self.sampler.revises:
                 where = is_asked.nonzero().squeeze(1)
-                for chosen, scores in _scores(logits_at, now, where, step):
-                    self.ids[where[chosen]] = self.sampler.revised(now, scores, noise=self.noise)
+                for chosen, of_row in _scores(logits_at, now, where, step):
+                    self.ids[where[chosen]] = self.sampler.revised(now, of_row, noise=self.noise)
         if self.sampler.reopens:
             where = (committed & (moment.s > 0)[now.sample]).nonzero().squeeze(1)
             is_again = self.sampler.reopened(now, moment, where, noise=self.noise)
@@ -106,7 +141,47 @@ class _Run:
         self.number += 1
         self.noise = self.noise.at(self.number)
         where = (self.ids != now.ids).nonzero().squeeze(1)
-        return StepEvent(self.number, self.ids.clone(), where, confidence[where])
+        confidence = confidence[where]
+        if not more.any():
+            return StepEvent(self.number, self.ids.clone(), where, confidence)
+        grown = self._grow(hole, place, more)
+        where = grown.place(where)
+        return StepEvent(self.number, self.ids.clone(), where, confidence, grown)
+
+    def _masks_to_add(
+        self,
+        logits_at: LogitsAt,
+        now: Canvas,
+        scores: list[tuple[Tensor, Scores]],
+        step: int,
+        num_open: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Where samples grow and by how much, Int[S] and Int[S]."""
+        if self.growing is None:
+            return torch.zeros_like(num_open), torch.zeros_like(num_open)
+        growth, ends, is_last = self.growing.growth, self.growing.ends, self._tail()
+        where = (is_last & (now.ids == now.mask_token_id)).nonzero().squeeze(1)
+        at_tail = _scores(logits_at, now, where, step)
+        at_end = end_probability(now, at_tail, is_last, ends)
+        return masks_to_add(now, scores, at_end, growth, self.is_whole & (num_open > 0))
+
+    def _tail(self) -> Tensor:
+        """The places that say whether holes must grow."""
+        if self.growing is None:
+            return torch.zeros_like(self.was_open)
+        return tail(self.canvas, self.growing.growth.window)
+
+    def _grow(self, hole: int, place: Tensor, more: Tensor) -> Grown:
+        """Go on with a canvas that has more masks."""
+        assert self.growing is not None  # noqa: S101 - else nothing grows
+        canvas = replace(self.canvas, ids=self.ids)
+        grown = with_masks(canvas, hole, place, more, self.steps_per_token)
+        self.canvas, self.ids = grown.canvas, grown.canvas.ids
+        self.was_open = grown.of(self.was_open, new=True)
+        self.sampler = self.sampler.after_growth(grown)
+        self.noise = Noise.of(self.seeds, self.canvas.sample).at(self.number)
+        self.denoise = self.growing.denoiser(self.canvas)
+        return grown
 
     def _commit(
         self,
@@ -115,14 +190,19 @@ class _Run:
         where: Tensor,
         scores: list[tuple[Tensor, Scores]],
         confidence: Tensor,
+        waits: Tensor,
     ) -> None:
-        """Write the surest proposals into the ids, and how sure they were into `confidence`."""
+        """Write the surest proposals into the ids, and how sure they were into `confidence`.
+
+        Samples that wait (Bool[S]) commit nothing.
+        """
         token, sure = torch.empty_like(where), torch.empty(len(where), device=where.device)
         for chosen, of_row in scores:
             proposed, how_sure = self.sampler.propose(now, of_row, noise=self.noise)
             token[chosen], sure[chosen] = proposed, how_sure.float()
         sample = now.sample[where]
-        chosen = surest(sure, sample, self.sampler.quota(moment, sure, sample))
+        quota = self.sampler.quota(moment, sure, sample).masked_fill(waits, 0)
+        chosen = surest(sure, sample, quota)
         self.ids[where[chosen]] = token[chosen]
         confidence[where[chosen]] = sure[chosen]
 

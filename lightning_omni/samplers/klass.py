@@ -12,6 +12,7 @@ from lightning_omni.arguments import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.samplers.growth import Grown
 from lightning_omni.samplers.noise import Noise
 
 
@@ -54,6 +55,12 @@ class KLASS(Confidence):
         run.before = {}
         run.settled_for = torch.zeros(len(canvas.ids), dtype=torch.long, device=canvas.ids.device)
         return run
+
+    def after_growth(self, grown: Grown) -> Sampler:
+        """What it remembers moves with the tokens; new masks have not settled."""
+        self.before = {row: (grown.place(at), log_p) for row, (at, log_p) in self.before.items()}
+        self.settled_for = grown.of(self.settled_for, new=0)
+        return self
 
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise

@@ -14,6 +14,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores
+from lightning_omni.samplers.growth import Grown
 from lightning_omni.samplers.noise import Noise, Use
 
 
@@ -61,6 +62,11 @@ class ReMDM(Ancestral):
         run = copy(self)
         run.log_p = torch.zeros(len(canvas.ids), device=canvas.ids.device)
         return run
+
+    def after_growth(self, grown: Grown) -> Sampler:
+        """What it remembers moves with the tokens."""
+        self.log_p = grown.of(self.log_p, new=0.0)
+        return self
 
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise

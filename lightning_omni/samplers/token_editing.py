@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_omni.arguments import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores
+from lightning_omni.samplers.growth import Grown
 from lightning_omni.samplers.noise import Noise
 
 
@@ -38,6 +39,11 @@ class TokenEditing(Sampler):
         run = copy(self)
         run.sampler = self.sampler.begin(canvas)
         return run
+
+    def after_growth(self, grown: Grown) -> Sampler:
+        """As the other sampler."""
+        self.sampler = self.sampler.after_growth(grown)
+        return self
 
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise

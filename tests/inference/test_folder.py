@@ -7,7 +7,9 @@ import torch
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
+from lightning_omni.errors import OmniError
 from lightning_omni.inference.folder import read_model_folder, write_model_folder
+from lightning_omni.nn.length_head import LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import FOLDER
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
@@ -56,3 +58,38 @@ def test_the_released_template_survives_an_export(ranks, tmp_path):
     assert read.template.vocab.fingerprint() == vocab.fingerprint()
     assert read.template.text.encode("Hello world") == text.encode("Hello world")
     torch.testing.assert_close(read.backbone.state_dict(), weights)
+
+
+def written(folder, head):
+    """A small model's folder, with a length head or none."""
+    text = TextTokenizer()
+    vocab = Vocab(text.size, {"speech": 1024, "image": 2048})
+    template = make_template(vocab, text, image_columns=8, codebooks=1, max_tail_pads={})
+    backbone = Transformer(vocab.size, [], **SMALL)
+    tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
+    return write_model_folder(
+        folder,
+        backbone,
+        backbone.state_dict(),
+        template,
+        {},
+        voices=[],
+        hears=None,
+        card="",
+        length_head=head,
+        **tokenizers,
+    )
+
+
+def test_a_length_head_is_kept_with_its_backbone_and_leaves_with_it(tmp_path):
+    head = LengthHead(SMALL["dim"], 3, longest=9, ratio=1.1)
+    read = read_model_folder(written(tmp_path, head)).length_head
+    torch.testing.assert_close(read.state_dict(), head.state_dict())
+    assert read.ends.tolist() == list(range(1, 10))
+    assert read_model_folder(written(tmp_path, None)).length_head is None
+
+
+def test_a_length_head_of_another_width_is_refused(tmp_path):
+    folder = written(tmp_path, LengthHead(SMALL["dim"] + 1, 3, longest=9, ratio=1.1))
+    with pytest.raises(OmniError, match="states of width 5 but the backbone's have 4"):
+        read_model_folder(folder)

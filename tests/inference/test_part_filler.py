@@ -43,7 +43,7 @@ def filled(draft, *, favourite, room=8):
     template = Template(VOCAB, TEXT, image_columns=4, codebooks=2, max_tail_pads={})
     rules = {"caption/0": LengthRule(0.0, float(room))}
     backbone = torch.nn.Identity()
-    filler = PartFiller(backbone, template, rules, codebooks=2, device=torch.device("cpu"))
+    filler = PartFiller(backbone, template, rules, None, codebooks=2, device=torch.device("cpu"))
     filler.holes = Toy(favourite)
     record = {}
     draft = None if draft is None else TextDraft.parse(draft)

@@ -6,6 +6,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.inference.plain_sampling import from_plain, to_plain
 from lightning_omni.inference.qualities import load_qualities, resolve, save_qualities
 from lightning_omni.inference.sampling import Sampling
+from lightning_omni.samplers.growth import Growth
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
 from lightning_omni.samplers.token_editing import TokenEditing
@@ -15,6 +16,7 @@ WAYS = [
     Sampling(num_steps=8, guidance_scale={"image": 1.0}, length="predicted"),
     Sampling(sampler=Threshold(0.7), block_size=16),
     Sampling(sampler=TokenEditing(ReMDM(0.1, "rescale"), 0.8)),
+    Sampling(length="head", length_quantile=0.7, grow=Growth(start=0.5)),
 ]
 
 
@@ -22,6 +24,7 @@ WAYS = [
 def test_a_way_survives_being_written_down(way):
     again = from_plain(to_plain(way))
     assert to_plain(again) == to_plain(way)
+    assert again.grow == way.grow
     if way.sampler is not None:
         assert type(again.sampler) is type(way.sampler)
 
