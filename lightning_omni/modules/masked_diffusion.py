@@ -30,16 +30,16 @@ from lightning_omni.modules.optim import (
     decay_groups,
     warmup_cosine,
 )
+from lightning_omni.modules.slices import slices
 from lightning_omni.nn.embedding import CodeSpanFeatures
 from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.lora import Lora
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import locate
 from lightning_omni.special_tokens import SpecialTokensName
-from lightning_omni.types import TASKS, Batch
+from lightning_omni.types import Batch
 from lightning_omni.vocab import Vocab
 
-NUM_BINS = 5
 BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 
 
@@ -309,32 +309,10 @@ class MaskedDiffusionModule(L.LightningModule):
     def _log_slices(
         self, stage: str, batch: Batch, noisy: Corrupted, nats: Tensor, hidden: Tensor
     ) -> None:
-        """Log nats and accuracy by modality, by modality and mask ratio, and by task.
-
-        `<stage>_confusion/<modality>` is the share of masks whose likeliest id lies in another
-        span of the vocabulary than the true one.
-        """
-        masked = noisy.places[noisy.is_mask]
-        nats, hidden = nats[noisy.is_mask], hidden[noisy.is_mask]
-        modality = batch.modality.flatten()[masked]
-        task = batch.tasks[batch.segment_ids.flatten()[masked]]
-        bins = (noisy.ratio[noisy.is_mask] * NUM_BINS).long().clamp(max=NUM_BINS - 1)
-        guess, truth = self._likeliest(hidden), batch.ids.flatten()[masked]
-        is_right = (guess == truth).float()
-        stops = torch.tensor([s.stop for s in self.vocab.spans.values()], device=guess.device)
-        is_foreign = (
-            torch.bucketize(guess, stops, right=True) != torch.bucketize(truth, stops, right=True)
-        ).float()
-        for m, name in enumerate(self.vocab.modalities):
-            of_m = modality == m
-            self._log_mean(f"{stage}_loss_unweighted/{name}", nats[of_m])
-            self._log_mean(f"{stage}_confusion/{name}", is_foreign[of_m])
-            for b in range(NUM_BINS):
-                chosen = of_m & (bins == b)
-                self._log_mean(f"{stage}_loss_t_{name}/bin{b}", nats[chosen])
-                self._log_mean(f"{stage}_acc_t_{name}/bin{b}", is_right[chosen])
-        for k, name in enumerate(TASKS):
-            self._log_mean(f"{stage}_loss_task/{name}", nats[task == k])
+        """Log what the slices of a batch are on average."""
+        guess = self._likeliest(hidden[noisy.is_mask])
+        for name, values in slices(batch, noisy, nats, guess, self.vocab).items():
+            self._log_mean(f"{stage}_{name}", values)
 
     @torch.no_grad()
     def _likeliest(self, hidden: Tensor) -> Tensor:
