@@ -45,10 +45,12 @@ def test_samples_fill_the_batch_and_hide_answers_only(rng):
 
 def test_useful_arithmetic_grows_with_samples_and_masks(rng):
     network, samples = make_network(SMALL, seed=0), make_samples(SMALL, rng=rng)
+    tokens, masked = sum(samples.lengths), len(samples.masked)
     weights = sum(p.numel() for p in network.blocks.parameters() if p.ndim > 1)
-    head = len(samples.masked) * SMALL.dim * SMALL.vocab_size
-    pairs = sum(n * n for n in samples.lengths)
-    expected = 6 * weights * sum(samples.lengths) + 12 * pairs * SMALL.dim + 6 * head
+    answering = 2 * SMALL.dim * SMALL.dim  # keys and values of the one block
+    pairs = sum(n * n for n in samples.lengths) * masked // tokens
+    expected = 6 * (answering * tokens + (weights - answering) * masked) + 12 * pairs * SMALL.dim
+    expected += 6 * masked * SMALL.dim * SMALL.vocab_size
     assert useful_gflop(network, samples) == pytest.approx(expected / 1e9)
 
 
