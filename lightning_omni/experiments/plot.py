@@ -59,5 +59,6 @@ def _draw_panel(axes: Any, rows: Sequence[Row]) -> None:
         )
     first = rows[0]
     axes.set_xlabel(f"difference to {first.arm}" + (" ↓" if first.is_lower_better else ""), size=8)
+    axes.locator_params(axis="x", nbins=5)  # more labels would touch
     axes.set_title(f"{first.test}: {first.metric}, n = {first.n}", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
