@@ -27,6 +27,7 @@ from lightning_omni.inference.qualities import save_qualities
 from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
+from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 
 log = logging.getLogger(__name__)
 CALIBRATION, TABLE = "calibration.json", "calibration.md"
@@ -45,6 +46,7 @@ def calibrate(
     seed: int,
     batch_size: int = 16,
     into_model: bool = False,
+    continuous_speech: ContinuousSpeech | None = None,
 ) -> dict[str, Any]:
     """Answer the same cases in several ways and write a table, its JSON and a curve per task.
 
@@ -63,6 +65,7 @@ def calibrate(
         seed: Of the choice of cases and of sampling.
         batch_size: Cases answered at once.
         into_model: Write the choice into the model's folder, where `generate --quality` reads it.
+        continuous_speech: By what a model with a projector hears, as in its recipe.
 
     Raises:
         OmniError: If a folder, a task or a split does not exist, or there is nothing to compare.
@@ -73,7 +76,7 @@ def calibrate(
         raise OmniError("no ways of sampling to compare; name at least one under `ways`")
     make_folder(out)
     model = locate(str(model))
-    omni, suite = prepare(model, data, tasks)
+    omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     omni.qualities = {}  # ways are measured against the package's own defaults
     rows: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ from lightning_omni.evaluation.run import prepare
 from lightning_omni.evaluation.suite import Plan, Suite
 from lightning_omni.experiments.bound import for_test, measure_bound
 from lightning_omni.experiments.measured import Measured, kept
+from lightning_omni.experiments.parts import build_parts
 from lightning_omni.experiments.training import Training
 from lightning_omni.inference.omni import Omni
 from lightning_omni.inference.plain_sampling import to_plain
@@ -47,7 +48,8 @@ def measure(
 
     @functools.cache
     def loaded() -> tuple[Omni, Suite]:
-        return prepare(export, data, plan.tasks)
+        _, of_recipe = build_parts(training.recipe)
+        return prepare(export, data, plan.tasks, of_recipe.continuous_speech)
 
     def answered(task: str) -> Measured:
         log.info("measuring %s of '%s'", task, export)

@@ -65,6 +65,15 @@ def test_the_model_is_evaluated_and_answers_what_it_hears(place):
     assert Path("heard.txt").is_file()
 
 
+def test_ways_of_sampling_what_it_hears_are_compared(place):
+    ways = ["--ways", '{"balanced": {}, "few": {"num_steps": 2}}', "--tasks", "[s2i]"]
+    limits = ["--split", "val", "--limit", "1", "--speech_limit", "1", "--seed", "7"]
+    args = ["calibrate", "--model", EXPORT, "--data", "data/smoke", "--out", "ways"]
+    assert main([*args, *ways, *limits, *HEARS]) == 0
+    rows = json.loads(Path("ways/calibration.json").read_text())["rows"]
+    assert {row["way"] for row in rows} == {"balanced", "few"}
+
+
 def test_without_its_encoder_it_does_not_answer_speech_and_says_why(place, capsys):
     assert generate() == 2
     assert "give continuous_speech as in the recipe" in capsys.readouterr().err
