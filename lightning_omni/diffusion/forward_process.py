@@ -50,8 +50,9 @@ class ForwardProcess:
         time_per: `segment` draws one time for a sample. `token` draws one for every token, as the
             reference release does: then about half of every answer is masked, always.
         weighting: `bound` weighs masks so that the loss bounds -log p; `none` weighs all alike.
-        ratio_range: Mask ratios are squeezed into this range, for fine-tuning near a block's ratio;
-            weights are those of the bound within it. The full range is [0, 1].
+        ratio_range: Mask ratios are squeezed into this range; weights are those of the bound within
+            it. The full range is [0, 1]. In short trainings a lower end of 0.3 spares the noise
+            of large weights; for fine-tuning blocks it is their ratio.
         spans: Positions that are masked together, by modality; a lone speech frame is too easily
             guessed from its neighbours. Those not named are masked one by one.
         replace_ratio: Share of the visible answer tokens that are replaced by random ones of their
