@@ -37,6 +37,7 @@ def bench(
     refresh_every: int = 4,
     repeats: int = 5,
     memory: bool = True,
+    compiles: bool = False,
     codes: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def bench(
         refresh_every: Steps between two passes over the prompt, for the suite `memory`.
         repeats: Timed rounds after one to warm up.
         memory: Measure the peak memory of training, each side in a process of its own.
+        compiles: Compile what lies between our matrix products; needs a C++ compiler on CPUs.
         codes: Folder of code shards, for the suite `data`.
         seed: Of weights and samples.
     """
@@ -77,7 +79,9 @@ def bench(
     check_within("answer", answer, max(steps))
     check_within("seed", seed, 0)
     make_folder(out)
-    shapes = [Shape(dim, num_layers, v, tokens, shortest, longest) for v in vocab_sizes]
+    shapes = [
+        Shape(dim, num_layers, v, tokens, shortest, longest, compiles=compiles) for v in vocab_sizes
+    ]
     results: dict[str, Any] = {
         "suite": suite,
         "machine": describe(dim=dim, device="cpu", repeats=repeats),

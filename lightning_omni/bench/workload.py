@@ -24,6 +24,7 @@ class Shape:
         shortest: Shortest sample.
         longest: Longest sample.
         recomputes: Keep only the inputs of blocks for the backward pass.
+        compiles: Compile what lies between our matrix products.
     """
 
     dim: int = 384
@@ -33,6 +34,7 @@ class Shape:
     shortest: int = 40
     longest: int = 400
     recomputes: bool = False
+    compiles: bool = False
 
     @property
     def mask_token_id(self) -> int:
@@ -61,6 +63,8 @@ def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Tr
     )
     if shape.recomputes:
         network.recompute_activations()
+    if shape.compiles:
+        network.compile_pointwise()
     return network
 
 
