@@ -153,7 +153,7 @@ class MaskedDiffusionModule(L.LightningModule):
         noisy = self.corrupt(batch)
         hidden = self.hidden(batch, noisy)
         loss, nats = self._loss(batch, noisy, hidden)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.ids))
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_slices("train", batch, noisy, nats, hidden)
         if self.length_loss is not None:
@@ -210,7 +210,7 @@ class MaskedDiffusionModule(L.LightningModule):
         noisy = self.corrupt(batch)
         hidden = self.hidden(batch, noisy)
         loss, nats = self._loss(batch, noisy, hidden)
-        self.log(f"{stage}/loss", loss, prog_bar=True)
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(batch.ids))
         self._log_slices(stage, batch, noisy, nats, hidden)
         if self.length_loss is not None:
             self._length_nats(stage, batch, every=1)
