@@ -79,7 +79,7 @@ def export_model(
     module = read_weightless(folder)
     files = weight_files(folder)
     stored = read_headers(files)
-    match_weights(module, stored, str, about=f"'{folder}'")
+    match_weights(module, stored, str, str, about=f"'{folder}'")
     formats = {entry.format for entry in stored.values()}
     layout = _ours(folder) if format == "safetensors" else _qwen2(module, formats, folder)
     names = {ours: [new] if (new := layout.rename(ours)) else [] for ours in stored}
