@@ -50,7 +50,12 @@ class ModelFolder:
     length_head: LengthHead | None = None
 
 
-def _read_vocab(path: Path) -> Vocab:
+def read_vocab(path: Path) -> Vocab:
+    """The vocabulary that a file in an export describes.
+
+    Raises:
+        OmniError: If it is damaged.
+    """
     remedy = "export the model again"
     plain = read_json_object(path, remedy=remedy)
     try:
@@ -159,7 +164,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"no joint model in '{folder}': {name} is missing; give the export folder of a "
                 "stage run, such as runs/stage3/export"
             )
-    vocab = _read_vocab(folder / VOCAB_FILE)
+    vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
     for tokenizer in (image, speech):

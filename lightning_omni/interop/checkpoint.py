@@ -109,6 +109,16 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
     return stored
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a file's header says beside its tensors.
+
+    Raises:
+        OmniError: If the file is damaged.
+    """
+    with _opened(file) as weights:
+        return dict(weights.metadata() or {})
+
+
 def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """Yield `(name, tensor)` from files whose headers were read; one file is open at a time.
 

@@ -19,6 +19,7 @@ from lightning_omni.interop.checkpoint import (
     StoredTensor,
     match_weights,
     read_headers,
+    read_metadata,
     weight_files,
 )
 from lightning_omni.interop.dream import (
@@ -51,14 +52,14 @@ class _Network:
         rename: From published names to ours.
         published: From our names to published ones.
         config: Text of its `config.json`.
-        token_ids: Ids that the checkpoint names, kept beside its weights.
+        metadata: For the header of its weights: ids that the checkpoint names.
     """
 
     module: Pretrained
     rename: Rename
     published: Callable[[str], str]
     config: str
-    token_ids: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
@@ -89,7 +90,7 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
         require_sound(network.module.transformer, stored, about=f"'{input}'")
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
-        copy_weights(files, names, partial, metadata=network.token_ids)
+        copy_weights(files, names, partial, metadata=network.metadata)
         if kind == "lightning_omni":
             copy_parts(input, partial)
             (partial / CARD_FILE).write_text(said_of(input))
@@ -103,12 +104,13 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
         return _new(encodec.encodec_without_weights(kbps), encodec.our_name, encodec.published_name)
     if kind == "magvitv2":
         with WithoutWeights():
-            module = magvitv2.magvitv2_network()
-        return _new(module, magvitv2.our_name, magvitv2.published_name)
+            tokenizer = magvitv2.magvitv2_network()
+        return _new(tokenizer, magvitv2.our_name, magvitv2.published_name)
     config = read_config(folder)
     if kind == "lightning_omni":
         text = (folder / CONFIG_FILE).read_text("utf-8")
-        return _Network(read_weightless(folder), str, str, text)
+        metadata = read_metadata(weight_files(folder)[0])
+        return _Network(read_weightless(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
     shifts = is_shifted(config, folder)
@@ -126,7 +128,7 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
         return published_name(ours.removeprefix("transformer."))
 
     module = Backbone(transformer, is_shifted=shifts)
-    return replace(_new(module, rename, published), token_ids=_token_ids(config, folder))
+    return replace(_new(module, rename, published), metadata=_token_ids(config, folder))
 
 
 def _token_ids(config: dict[str, Any], folder: Path) -> dict[str, str]:
