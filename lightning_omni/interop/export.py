@@ -12,7 +12,6 @@ from typing import Literal
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
-from lightning_omni.inference.folder import VOCAB_FILE, read_vocab
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
 from lightning_omni.interop.checkpoint import (
@@ -30,6 +29,7 @@ from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 from lightning_omni.shipped import locate
+from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
 log = logging.getLogger(__name__)
 
