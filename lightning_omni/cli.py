@@ -61,6 +61,7 @@ _JARGON = (
     (r" +", " "),
 )
 _MAX_MESSAGE = 700
+_MAX_SENTENCE = 4000  # our own name what they must
 _MAX_ECHO = 100
 
 
@@ -95,7 +96,7 @@ def explain(error: Exception) -> str | None:
     A parser wraps the errors of constructors in its own, so causes are looked at too.
     """
     if (sentence := sentence_behind(error)) is not None:
-        return one_line(str(sentence))
+        return one_line(str(sentence), _MAX_SENTENCE)
     if isinstance(error, ModuleNotFoundError):
         return _missing(error)
     if isinstance(error, UnicodeDecodeError):
@@ -294,7 +295,7 @@ def check_seed(seed: int | bool | None) -> None:
         check_within("seed_everything", seed, 0, 2**32 - 1)
 
 
-def one_line(message: str) -> str:
+def one_line(message: str, most: int = _MAX_MESSAGE) -> str:
     """Fold a parser's report into one line, without the echo of the whole value."""
     kept = [line.strip() for line in message.splitlines() if line.strip()]
     kept = [
@@ -306,4 +307,4 @@ def one_line(message: str) -> str:
     text = " ".join(kept)
     for pattern, plain in _JARGON:
         text = re.sub(pattern, plain, text)
-    return text if len(text) <= _MAX_MESSAGE else text[: _MAX_MESSAGE - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."

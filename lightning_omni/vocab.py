@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import read_json_object
 from lightning_omni.special_tokens import SETS, SpecialTokensName
 
+VOCAB_FILE = "vocab.json"
 SHARED_SETTINGS = ("vocab", "special_tokens")
 """Settings of the data that the model takes over."""
 
@@ -164,3 +167,23 @@ class Vocab:
         """Hash of every id's meaning; shards and checkpoints carry it."""
         layout = [(span.name, span.start, span.size) for span in self.spans.values()]
         return hashlib.sha256(json.dumps([layout, self._tokens.names]).encode()).hexdigest()
+
+
+def read_vocab(path: Path) -> Vocab:
+    """The vocabulary that a file in an export describes.
+
+    Raises:
+        OmniError: If it is damaged.
+    """
+    remedy = "export the model again"
+    plain = read_json_object(path, remedy=remedy)
+    try:
+        vocab = Vocab.from_dict(plain)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OmniError(f"'{path}' describes no vocabulary ({error!r}); {remedy}") from error
+    if plain.get("fingerprint", vocab.fingerprint()) != vocab.fingerprint():
+        raise OmniError(
+            f"'{path}' carries the fingerprint of another vocabulary than it describes, or of "
+            f"another version's special tokens; {remedy}"
+        )
+    return vocab

@@ -23,9 +23,8 @@ from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import Vocab
+from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
-VOCAB_FILE = "vocab.json"
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
@@ -48,21 +47,6 @@ class ModelFolder:
     hears: str | None = None
     """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
     length_head: LengthHead | None = None
-
-
-def _read_vocab(path: Path) -> Vocab:
-    remedy = "export the model again"
-    plain = read_json_object(path, remedy=remedy)
-    try:
-        vocab = Vocab.from_dict(plain)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise OmniError(f"'{path}' describes no vocabulary ({error!r}); {remedy}") from error
-    if plain.get("fingerprint", vocab.fingerprint()) != vocab.fingerprint():
-        raise OmniError(
-            f"'{path}' carries the fingerprint of another vocabulary than it describes, or of "
-            f"another version's special tokens; {remedy}"
-        )
-    return vocab
 
 
 def _ranks(folder: Path) -> str | Path:
@@ -159,7 +143,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
                 f"no joint model in '{folder}': {name} is missing; give the export folder of a "
                 "stage run, such as runs/stage3/export"
             )
-    vocab = _read_vocab(folder / VOCAB_FILE)
+    vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
     for tokenizer in (image, speech):

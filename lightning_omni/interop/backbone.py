@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.checkpoint import INDEX, fill_module, weight_files
+from lightning_omni.interop.checkpoint import fill_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
-from lightning_omni.interop.own import read_module
+from lightning_omni.interop.own import read_weightless
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
@@ -40,7 +40,7 @@ class Backbone(Pretrained):
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],
-        position_ids: Int[Tensor, "B L"] | None = None,
+        position_ids: Int[Tensor, "B L"] | Int[Tensor, "1 L"] | Int[Tensor, " L"] | None = None,
         continuous: Continuous | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Scores of every id at every position.
@@ -48,15 +48,22 @@ class Backbone(Pretrained):
         Args:
             input_ids: Rows of tokens.
             position_ids: Positions; a 0 begins a new segment, and segments do not see each other.
-                None means one segment a row.
+                One row of them holds for all; None means one segment a row.
             continuous: Features in the place of some tokens, counted over rows one behind another.
 
         Raises:
-            OmniError: If there are features and no projector of their width.
+            OmniError: If there are features and no projector of their width, or positions of
+                another shape.
         """
         rows, length = input_ids.shape
         if position_ids is None:
-            position_ids = torch.arange(length, device=input_ids.device).expand(rows, length)
+            position_ids = torch.arange(length, device=input_ids.device)
+        if position_ids.shape not in ((rows, length), (1, length), (length,)):
+            raise OmniError(
+                f"position_ids are {tuple(position_ids.shape)}, wanted those of input_ids, "
+                f"{(rows, length)}, or of one row for all"
+            )
+        position_ids = position_ids.expand(rows, length)
         starts_here = position_ids == 0
         starts_here[:, 0] = True
         starts = starts_here.flatten().nonzero().squeeze(1)
@@ -70,6 +77,8 @@ class Backbone(Pretrained):
 
 def load_backbone(path: str | Path) -> Backbone:
     """Load a backbone: our own export, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
+
+    Weights keep their stored format; `.float()` makes it compute in float32.
 
     Args:
         path: Folder with `config.json` and safetensors, in one file or in shards with an index.
@@ -104,14 +113,10 @@ def is_shifted(config: dict[str, Any], folder: Path) -> bool:
 
 
 def _ours(folder: Path) -> Backbone:
-    if (folder / INDEX).is_file():
-        module = read_module(folder)
-        fill_module(module, weight_files(folder), str, about=f"'{folder}'")
-        module = module.float().eval()
-    else:
-        module = Pretrained.from_pretrained(folder)
+    module = read_weightless(folder)
+    fill_module(module, weight_files(folder), str, str, about=f"'{folder}'")
     if isinstance(module, Transformer):
         return Backbone(module, is_shifted=module.is_shifted).eval()
     if not isinstance(module, Backbone):
         raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
-    return module
+    return module.eval()

@@ -21,9 +21,10 @@ Rename = Callable[[str], str | None]
 """Our name of a published weight; None leaves it out."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_NAMED = 3
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+FLOATS = ("F64", "F32", "F16", "BF16")
+_NAMED = 12
+_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ def weight_files(folder: Path) -> list[Path]:
         raise OmniError(f"no folder '{folder}'; give the folder of a checkpoint")
     if (folder / INDEX).is_file():
         return _indexed(folder)
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    files = [path for path in found if path.name.startswith("model")] or found
     if not files:
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
         if pickles:
@@ -70,7 +72,7 @@ def _indexed(folder: Path) -> list[Path]:
     if not isinstance(place, dict) or not place:
         raise OmniError(f"'{path}' has no weight_map of names to files; copy the checkpoint again")
     for file in place.values():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or not file or Path(file).name != file:
             raise OmniError(f"'{path}' names {file!r}, wanted the name of a file in that folder")
     files = [folder / file for file in sorted(set(place.values()))]
     missing = [file.name for file in files if not file.is_file()]
@@ -107,6 +109,16 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
     return stored
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a file's header says beside its tensors.
+
+    Raises:
+        OmniError: If the file is damaged.
+    """
+    with _opened(file) as weights:
+        return dict(weights.metadata() or {})
+
+
 def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """Yield `(name, tensor)` from files whose headers were read; one file is open at a time.
 
@@ -131,18 +143,37 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
+def is_same_table(one: StoredTensor, name: str, two: StoredTensor, other: str) -> bool:
+    """Whether two stored tables of one shape hold the same numbers, some rows in memory."""
+    with _opened(one.file) as first, _opened(two.file) as second:
+        tables = first.get_slice(name), second.get_slice(other)
+        return all(
+            torch.equal(*(table[row : row + _ROWS] for table in tables))
+            for row in range(0, one.shape[0], _ROWS)
+        )
+
+
 def _opened(file: Path) -> Any:
     """An open file of safetensors."""
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        with file.open("rb") as raw:
-            if raw.read(4).startswith(_PICKLE_STARTS):
-                raise OmniError(
-                    f"'{file}' is a pickle, which may run code when it is read, and not "
-                    "safetensors; convert it first"
-                ) from error
+        if _is_pickle(file):
+            raise OmniError(
+                f"'{file}' is a pickle, which may run code when it is read, and not "
+                "safetensors; convert it first"
+            ) from error
         raise OmniError(f"'{file}' is damaged ({error}); copy it again") from error
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether a file begins as `torch.save` and `pickle` do, not with a length it could have."""
+    with file.open("rb") as raw:
+        start = raw.read(8)
+    is_binary = start.startswith(_PICKLE) and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    return start.startswith(_ZIP) or (
+        is_binary and int.from_bytes(start, "little") > file.stat().st_size
+    )
 
 
 def _refuse_repeated(file: Path) -> None:
@@ -162,7 +193,12 @@ def _refuse_repeated(file: Path) -> None:
 
 
 def match_weights(
-    module: nn.Module, stored: Mapping[str, StoredTensor], rename: Rename, *, about: str
+    module: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    rename: Rename,
+    published: Callable[[str], str],
+    *,
+    about: str,
 ) -> dict[str, list[str]]:
     """Our names of every published weight, several where ours are tied, none where it is left out.
 
@@ -170,6 +206,7 @@ def match_weights(
         module: May be on the meta device.
         stored: What the files hold.
         rename: From published names to ours.
+        published: From our names to published ones, to name what is missing.
         about: Named in errors.
 
     Raises:
@@ -193,8 +230,9 @@ def match_weights(
             fault = "given twice"
         if fault is not None:
             faults.setdefault(fault, []).append(told)
-    faults["missing"] = sorted(set(own) - {n for found in names.values() for n in found})
-    told_of = [f"{len(which)} {kind} ({_some(which)})" for kind, which in faults.items() if which]
+    missing = set(own) - {n for found in names.values() for n in found}
+    faults["missing"] = sorted(published(name) for name in missing)
+    told_of = [f"{len(which)} {kind} ({listed(which)})" for kind, which in faults.items() if which]
     if told_of:
         raise OmniError(f"the weights do not fit {about}: {'; '.join(told_of)}")
     return names
@@ -214,28 +252,38 @@ def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | No
         return "unexpected", name
     if tuple(own.shape) != entry.shape:
         return "of another shape", f"{name} is {entry.shape}, wanted {tuple(own.shape)}"
-    if own.is_floating_point() and entry.format not in _FLOATS:
-        return "of another format", f"{name} is {entry.format}, wanted {', '.join(_FLOATS)}"
+    if own.is_floating_point() and entry.format not in FLOATS:
+        return "of another format", f"{name} is {entry.format}, wanted {', '.join(FLOATS)}"
     return None, name
 
 
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+def listed(names: list[str]) -> str:
+    """Names in a sentence; of very many the first."""
+    more = len(names) - _NAMED
+    return f"{', '.join(names[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
-def fill_module(module: nn.Module, files: list[Path], rename: Rename, *, about: str) -> None:
+def fill_module(
+    module: nn.Module,
+    files: list[Path],
+    rename: Rename,
+    published: Callable[[str], str],
+    *,
+    about: str,
+) -> None:
     """Put weights in the place of a module's own, one by one, so that no two copies exist.
 
     Args:
         module: May be on the meta device.
         files: Of the checkpoint.
         rename: From published names to ours.
+        published: From our names to published ones, to name what is missing.
         about: Named in errors.
 
     Raises:
         OmniError: If a file is damaged or a weight does not fit.
     """
-    names = match_weights(module, read_headers(files), rename, about=about)
+    names = match_weights(module, read_headers(files), rename, published, about=about)
     own = dict(module.state_dict(keep_vars=True))
     tied = _tied(own)
     for theirs, tensor in read_weights(files):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
@@ -19,12 +19,16 @@ from lightning_omni.interop.checkpoint import (
     StoredTensor,
     match_weights,
     read_headers,
+    read_metadata,
     weight_files,
 )
 from lightning_omni.interop.dream import (
     dream_without_weights,
+    is_whole,
+    published_name,
     read_config,
     renaming,
+    require_sound,
     tell_left_aside,
 )
 from lightning_omni.interop.own import copy_parts, read_weightless
@@ -46,14 +50,16 @@ class _Network:
     Attributes:
         module: Without weights.
         rename: From published names to ours.
+        published: From our names to published ones.
         config: Text of its `config.json`.
-        token_ids: Ids that the checkpoint names, kept beside its weights.
+        metadata: For the header of its weights: ids that the checkpoint names.
     """
 
     module: Pretrained
     rename: Rename
+    published: Callable[[str], str]
     config: str
-    token_ids: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
@@ -77,10 +83,14 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     files = weight_files(input)
     stored = read_headers(files)
     network = _network(kind, input, stored, kbps)
-    names = match_weights(network.module, stored, network.rename, about=f"'{input}'")
+    names = match_weights(
+        network.module, stored, network.rename, network.published, about=f"'{input}'"
+    )
+    if isinstance(network.module, Backbone) and kind != "lightning_omni":
+        require_sound(network.module.transformer, stored, about=f"'{input}'")
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
-        copy_weights(files, names, partial, metadata=network.token_ids)
+        copy_weights(files, names, partial, metadata=network.metadata)
         if kind == "lightning_omni":
             copy_parts(input, partial)
             (partial / CARD_FILE).write_text(said_of(input))
@@ -91,14 +101,16 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
 
 def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps: float) -> _Network:
     if kind == "encodec":
-        return _new(encodec.encodec_without_weights(kbps), encodec.our_name)
+        return _new(encodec.encodec_without_weights(kbps), encodec.our_name, encodec.published_name)
     if kind == "magvitv2":
         with WithoutWeights():
-            return _new(magvitv2.magvitv2_network(), magvitv2.our_name)
+            tokenizer = magvitv2.magvitv2_network()
+        return _new(tokenizer, magvitv2.our_name, magvitv2.published_name)
     config = read_config(folder)
     if kind == "lightning_omni":
         text = (folder / CONFIG_FILE).read_text("utf-8")
-        return _Network(read_weightless(folder), str, text)
+        metadata = read_metadata(weight_files(folder)[0])
+        return _Network(read_weightless(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
     shifts = is_shifted(config, folder)
@@ -112,9 +124,24 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
         ours = inner(name)
         return None if ours is None else f"transformer.{ours}"
 
-    token_ids = {key: str(config[key]) for key in KNOWN_IDS if config.get(key) is not None}
-    return replace(_new(Backbone(transformer, is_shifted=shifts), rename), token_ids=token_ids)
+    def published(ours: str) -> str:
+        return published_name(ours.removeprefix("transformer."))
+
+    module = Backbone(transformer, is_shifted=shifts)
+    return replace(_new(module, rename, published), metadata=_token_ids(config, folder))
 
 
-def _new(module: Pretrained, rename: Rename) -> _Network:
-    return _Network(module, rename, json.dumps(module.config(), indent=2) + "\n")
+def _token_ids(config: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Ids that a published `config.json` names, as a header of safetensors takes them."""
+    ids = {key: config[key] for key in KNOWN_IDS if config.get(key) is not None}
+    for key, value in ids.items():
+        if not is_whole(value) or not 0 <= value < config["vocab_size"]:
+            raise OmniError(
+                f"'{folder / CONFIG_FILE}' has {key} {value!r}, wanted a whole number below its "
+                f"vocab_size {config['vocab_size']}"
+            )
+    return {key: str(value) for key, value in ids.items()}
+
+
+def _new(module: Pretrained, rename: Rename, published: Callable[[str], str]) -> _Network:
+    return _Network(module, rename, published, json.dumps(module.config(), indent=2) + "\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.interop.checkpoint import (
+    FLOATS,
     Rename,
     StoredTensor,
     fill_module,
+    is_same_table,
+    listed,
     read_headers,
     weight_files,
 )
@@ -75,7 +80,8 @@ def load_dream(folder: str | Path) -> Transformer:
     files = weight_files(folder)
     stored = read_headers(files)
     model = dream_without_weights(folder, stored)
-    fill_module(model, files, renaming(model), about=f"'{folder}'")
+    fill_module(model, files, renaming(model), published_name, about=f"'{folder}'")
+    require_sound(model, stored, about=f"'{folder}'")
     tell_left_aside(stored, about=f"'{folder}'")
     return model.eval()
 
@@ -103,9 +109,50 @@ def _feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
     return None
 
 
+def require_sound(model: Transformer, stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Refuse weights that fit a network by name and shape and are not its own all the same.
+
+    Raises:
+        OmniError: If some are of another format, or a head differs from the table it is tied to.
+    """
+    _require_one_format(stored, about=about)
+    if model.init_args["tie_embeddings"]:
+        _require_same_head(stored, about=about)
+
+
+def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Refuse weights of which some are stored in another format, which no network multiplies."""
+    kept = {
+        name: entry.format
+        for name, entry in stored.items()
+        if entry.format in FLOATS and not _is_of_encoder(name)
+    }
+    usual = Counter(kept.values()).most_common(1)
+    if odd := [f"{name} is {f}" for name, f in kept.items() if usual and f != usual[0][0]]:
+        raise OmniError(
+            f"the weights in {about} are {usual[0][0]}, but {listed(odd)}; convert them to one "
+            "format"
+        )
+
+
+def _require_same_head(stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Refuse a stored head that is not the table it is said to be."""
+    head, table = stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")
+    if head is None or table is None:
+        return
+    if head.shape != table.shape or not is_same_table(
+        table, "model.embed_tokens.weight", head, "lm_head.weight"
+    ):
+        raise OmniError(
+            f"{about} says tie_word_embeddings, but its lm_head.weight differs from its "
+            "model.embed_tokens.weight; set tie_word_embeddings false in config.json, or leave the "
+            "head out"
+        )
+
+
 def tell_left_aside(stored: Mapping[str, StoredTensor], *, about: str) -> None:
     """Say which weights are those of a speech encoder, which no network of ours has."""
-    names = [name for name in stored if _whole(name).startswith(_ENCODER)]
+    names = [name for name in stored if _is_of_encoder(name)]
     if names:
         count = sum(math.prod(stored[name].shape) for name in names)
         log.warning(
@@ -119,18 +166,26 @@ def tell_left_aside(stored: Mapping[str, StoredTensor], *, about: str) -> None:
 
 
 def renaming(model: Transformer) -> Rename:
-    """From published names to those of a network; the second of two tied tables is left out."""
+    """From published names to those of a network; the second of two tied tables is left out.
+
+    Any other name stays as it is, with a mark that no weight of ours has.
+    """
     is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
         name = _whole(name)
         if name.startswith(_ENCODER) or (is_tied and name.startswith("lm_head.")):
             return None
+        own = name
         for theirs, ours in _RENAMED:
-            name = name.replace(theirs, ours)
-        return name
+            own = own.replace(theirs, ours)
+        return own if published_name(own) == name else f"?{name}"
 
     return rename
+
+
+def _is_of_encoder(name: str) -> bool:
+    return _whole(name).startswith(_ENCODER)
 
 
 def _whole(name: str) -> str:
@@ -156,14 +211,16 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     """
     for name, most in _SIZES.items():
         _check_size(config, name, most, about)
+    _check_switches(config, about)
     heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
+    kv_heads = config.get("num_key_value_heads")
+    kv_heads = heads if kv_heads is None else kv_heads
     if config["hidden_size"] % (2 * heads):
         raise OmniError(
             f"'{about}' has hidden_size {config['hidden_size']}, wanted an even multiple of its "
             f"num_attention_heads {heads}"
         )
-    if not isinstance(kv_heads, int) or kv_heads < 1 or heads % kv_heads:
+    if not is_whole(kv_heads) or kv_heads < 1 or heads % kv_heads:
         raise OmniError(
             f"'{about}' has num_key_value_heads {kv_heads!r}, wanted a divisor of its "
             f"num_attention_heads {heads}"
@@ -181,7 +238,8 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     for name, value in unsupported.items():
         if value is not None:
             raise OmniError(f"'{about}' asks for {name} {value}, which our transformer has not")
-    theta = config.get("rope_theta") or rope.get("rope_theta") or 10_000.0
+    thetas = (config.get("rope_theta"), rope.get("rope_theta"), 10_000.0)
+    theta = next(value for value in thetas if value is not None)
     return {
         "dim": config["hidden_size"],
         "num_layers": config["num_hidden_layers"],
@@ -197,16 +255,27 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     }
 
 
+def _check_switches(config: dict[str, Any], about: str) -> None:
+    for name in ("tie_word_embeddings", "attention_bias", "use_sliding_window"):
+        if not isinstance(config.get(name, False), bool):
+            raise OmniError(f"'{about}' has {name} {config[name]!r}, wanted true or false")
+
+
 def _check_size(config: dict[str, Any], name: str, most: int, about: str) -> None:
     if name not in config:
         raise OmniError(f"'{about}' has no {name}; copy the checkpoint again")
     size = config[name]
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+    if not is_whole(size) or not 1 <= size <= most:
         raise OmniError(f"'{about}' has {name} {size!r}, wanted a whole number from 1 to {most}")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value read from JSON is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _positive(name: str, value: Any, about: str) -> float:
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
+    if not (is_whole(value) or isinstance(value, float)) or not 0 < value < sys.float_info.max:
         raise OmniError(f"'{about}' has {name} {value!r}, wanted a number above 0")
     return float(value)
 
@@ -217,4 +286,5 @@ def _is_other_act(config: dict[str, Any]) -> bool:
 
 def _is_other_head(config: dict[str, Any]) -> bool:
     size = config.get("head_dim")
-    return size is not None and size * config["num_attention_heads"] != config["hidden_size"]
+    own = config["hidden_size"] // config["num_attention_heads"]
+    return size is not None and not (is_whole(size) and size == own)

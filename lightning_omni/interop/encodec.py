@@ -50,3 +50,11 @@ def our_name(name: str) -> str:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return name
+
+
+def published_name(ours: str) -> str:
+    """The published name of one of our weights."""
+    for theirs, name in _RENAMED:
+        if ours.startswith(name):
+            return theirs + ours.removeprefix(name)
+    return ours

@@ -14,15 +14,22 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
-from lightning_omni.interop.checkpoint import match_weights, read_headers, weight_files
+from lightning_omni.interop.checkpoint import (
+    match_weights,
+    read_headers,
+    read_metadata,
+    weight_files,
+)
 from lightning_omni.interop.dream import published_name
 from lightning_omni.interop.own import copy_parts, read_weightless
 from lightning_omni.interop.push import check_repo, open_hub, push_folder
 from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
 from lightning_omni.interop.writing import copy_weights
+from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 from lightning_omni.shipped import locate
+from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +86,13 @@ def export_model(
     module = read_weightless(folder)
     files = weight_files(folder)
     stored = read_headers(files)
-    match_weights(module, stored, str, about=f"'{folder}'")
+    match_weights(module, stored, str, str, about=f"'{folder}'")
     formats = {entry.format for entry in stored.values()}
-    layout = _ours(folder) if format == "safetensors" else _qwen2(module, formats, folder)
+    said = read_metadata(files[0])
+    if format == "safetensors":
+        layout = _ours(folder, said)
+    else:
+        layout = _qwen2(module, formats, folder, _token_ids(said, folder))
     names = {ours: [new] if (new := layout.rename(ours)) else [] for ours in stored}
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(layout.config)
@@ -100,15 +111,25 @@ def export_model(
         push_folder(output, push, hub)
 
 
-def _ours(folder: Path) -> _Layout:
+def _token_ids(said: dict[str, str], folder: Path) -> dict[str, int]:
+    """Ids that Dream's `config.json` names: those of the import, or of the folder's vocabulary."""
+    if (folder / VOCAB_FILE).is_file():
+        vocab = read_vocab(folder / VOCAB_FILE)
+        return {key: vocab.special(token) for key, token in KNOWN_IDS.items()}
+    return {key: int(said[key]) for key in KNOWN_IDS if key in said}
+
+
+def _ours(folder: Path, said: dict[str, str]) -> _Layout:
     told = [
         "Weights and tokenizers in the format of lightning_omni. If the weights are in shards, "
         "`lightning_omni import --from lightning_omni` joins them."
     ]
-    return _Layout((folder / CONFIG_FILE).read_text("utf-8"), str, {}, told)
+    return _Layout((folder / CONFIG_FILE).read_text("utf-8"), str, said, told)
 
 
-def _qwen2(module: Pretrained, formats: set[str], folder: Path) -> _Layout:
+def _qwen2(
+    module: Pretrained, formats: set[str], folder: Path, token_ids: dict[str, int]
+) -> _Layout:
     transformer = module.transformer if isinstance(module, Backbone) else module
     if not isinstance(transformer, Transformer):
         raise OmniError(
@@ -128,5 +149,5 @@ def _qwen2(module: Pretrained, formats: set[str], folder: Path) -> _Layout:
         f"The backbone alone, its weights named as in {'Dream' if is_shifted else 'Qwen2'}. "
         f"Attention sees both directions, and the output at position {place}."
     ]
-    config = qwen2_config(transformer, formats, is_shifted=is_shifted)
+    config = qwen2_config(transformer, formats, is_shifted=is_shifted) | token_ids
     return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, told)

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.checkpoint import read_headers, read_weights, weight_files
+from lightning_omni.files import read_json_object
+from lightning_omni.interop.checkpoint import weight_files
 from lightning_omni.interop.magvitv2 import load_magvitv2
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -41,21 +42,27 @@ class PublishedImageTokenizer(nn.Module):
     def decode(
         self, codes: Int[Tensor, "B N"], *, rows: int | None = None
     ) -> Float[Tensor, "B 3 Y X"]:
-        """Codes to pixels in [-1, 1].
+        """Codes to pixels of [-1, 1] as the network gives them, which may lie a little beyond.
 
         Args:
-            codes: In raster order.
+            codes: In raster order, from 0 on.
             rows: Rows of the grid of codes; None for a square one.
 
         Raises:
-            OmniError: If the codes fill no such grid.
+            OmniError: If the codes fill no such grid, or are none of the tokenizer's.
         """
         count = codes.shape[1]
         is_given = rows is not None
-        rows = rows or round(count**0.5)
-        if not rows or count % rows or (not is_given and rows * rows != count):
-            raise OmniError(f"{count} codes fill no square grid; give the number of rows")
-        return self.tokenizer.decode(codes, rows=rows)
+        rows = round(count**0.5) if rows is None else rows
+        if rows < 1 or not count or count % rows or (not is_given and rows * rows != count):
+            grid = f"grid of {rows} rows" if is_given else "square grid"
+            raise OmniError(f"{count} codes fill no {grid}; give the number of rows")
+        least, most = (int(extreme) for extreme in torch.aminmax(codes))
+        last = self.tokenizer.num_codes - 1
+        if least < 0 or most > last:
+            raise OmniError(f"codes reach from {least} to {most}, wanted 0 to {last}")
+        vectors = self.tokenizer.quantizer.vectors(codes.long().reshape(len(codes), rows, -1))
+        return self.tokenizer.reconstruct(vectors.permute(0, 3, 1, 2))
 
 
 def load_image_tokenizer(path: str | Path) -> PublishedImageTokenizer:
@@ -68,8 +75,8 @@ def load_image_tokenizer(path: str | Path) -> PublishedImageTokenizer:
         OmniError: If files are missing or damaged, or the weights are of another network.
     """
     path = Path(path)
-    if (path / CONFIG_FILE).is_file() and "class_path" in (path / CONFIG_FILE).read_text():
+    config = path / CONFIG_FILE
+    if config.is_file() and "class_path" in read_json_object(config, remedy="copy it again"):
         return PublishedImageTokenizer(ImageTokenizer.from_pretrained(path)).eval()
     files = [path] if path.is_file() else weight_files(path)
-    read_headers(files)
-    return PublishedImageTokenizer(load_magvitv2(dict(read_weights(files)))).eval()
+    return PublishedImageTokenizer(load_magvitv2(files, about=f"MAGVIT-v2 ('{path}')")).eval()

@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from pathlib import Path
 
-from torch import Tensor
-
-from lightning_omni.errors import OmniError
+from lightning_omni.interop.checkpoint import fill_module
+from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 ENCODER_BLOCKS = [4, 3, 4, 3, 4]
 DECODER_BLOCKS = [4, 4, 3, 4, 3]
 _RENAMED = (
-    (r"^encoder\.quant_conv\.", "quant_conv."),
-    (r"^decoder\.post_quant_conv\.", "post_quant_conv."),
-    (r"\.mid\.block_1\.", ".middle.0."),
-    (r"\.mid\.attn_1\.", ".middle.1."),
-    (r"\.mid\.block_2\.", ".middle.2."),
-    (r"\.proj_out\.", ".out."),
-    (r"\.nin_shortcut\.", ".shortcut."),
-    (r"\.down\.(\d)\.block\.(\d)\.", r".levels.\1.\2."),
+    (r"^quant_conv\.", "encoder.quant_conv."),
+    (r"^post_quant_conv\.", "decoder.post_quant_conv."),
+    (r"\.middle\.0\.", ".mid.block_1."),
+    (r"\.middle\.1\.", ".mid.attn_1."),
+    (r"\.middle\.2\.", ".mid.block_2."),
+    (r"\.out\.", ".proj_out."),
+    (r"\.shortcut\.", ".nin_shortcut."),
 )
 
 
-def load_magvitv2(state: dict[str, Tensor], *, image_size: int = 256) -> ImageTokenizer:
+def load_magvitv2(files: list[Path], *, about: str) -> ImageTokenizer:
     """Build the 95 M parameter tokenizer from weights with the published names.
 
     Args:
-        state: Weights by name, as in `pytorch_model.safetensors`.
-        image_size: Side of the pictures it is meant for; the network itself takes any multiple
-            of 16.
+        files: As in `pytorch_model.safetensors`.
+        about: Named in errors.
 
     Raises:
-        OmniError: If a weight is missing, superfluous or of another shape.
+        OmniError: If a file is damaged, or a weight missing, superfluous or of another shape.
 
     Source: showlab/magvitv2, the tokenizer of Show-o, arXiv:2408.12528.
     """
-    tokenizer = magvitv2_network(image_size)
-    try:
-        tokenizer.load_state_dict({our_name(name): value for name, value in state.items()})
-    except RuntimeError as error:
-        raise OmniError(f"these are not the weights of MAGVIT-v2: {error}") from error
+    with WithoutWeights():
+        tokenizer = magvitv2_network()
+    fill_module(tokenizer, files, our_name, published_name, about=about)
     return tokenizer.eval()
 
 
-def magvitv2_network(image_size: int = 256) -> ImageTokenizer:
+def magvitv2_network() -> ImageTokenizer:
     """The published tokenizer's network with weights of its own."""
     return ImageTokenizer(
-        image_size,
+        256,
         bits=13,
         channels=128,
         encoder_multipliers=[1, 2, 2, 4, 4],
@@ -58,14 +55,31 @@ def magvitv2_network(image_size: int = 256) -> ImageTokenizer:
 
 
 def our_name(name: str) -> str:
-    """Translate a published weight's name."""
-    for pattern, ours in _RENAMED:
-        name = re.sub(pattern, ours, name)
-    if found := re.search(r"\.down\.(\d)\.downsample\.", name):
-        level = int(found[1])
-        name = name.replace(found[0], f".levels.{level}.{ENCODER_BLOCKS[level]}.")
-    if found := re.search(r"\.up\.(\d)\.(block\.(\d)|upsample)\.", name):
-        level = int(found[1])
-        place = found[3] or str(DECODER_BLOCKS[level])
-        name = name.replace(found[0], f".levels.{len(DECODER_BLOCKS) - 1 - level}.{place}.")
-    return name
+    """Translate a published weight's name; any other stays as it is, with a mark."""
+    return _names().get(name, f"?{name}")
+
+
+def published_name(ours: str) -> str:
+    """The published name of one of our weights."""
+    for pattern, theirs in _RENAMED:
+        ours = re.sub(pattern, theirs, ours)
+    if found := re.search(r"^encoder\.levels\.(\d)\.(\d)\.", ours):
+        level, place = int(found[1]), int(found[2])
+        return ours.replace(found[0], f"encoder.{_part('down', level, place, ENCODER_BLOCKS)}.")
+    if found := re.search(r"^decoder\.levels\.(\d)\.(\d)\.", ours):
+        level, place = len(DECODER_BLOCKS) - 1 - int(found[1]), int(found[2])
+        return ours.replace(found[0], f"decoder.{_part('up', level, place, DECODER_BLOCKS)}.")
+    return ours
+
+
+def _part(side: str, level: int, place: int, blocks: list[int]) -> str:
+    """A block of a level, or what changes the size behind its blocks."""
+    last = f"{side}sample"
+    return f"{side}.{level}.{last if place == blocks[level] else f'block.{place}'}"
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """Our names by published ones."""
+    with WithoutWeights():
+        return {published_name(name): name for name in magvitv2_network().state_dict()}

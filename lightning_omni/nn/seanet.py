@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 
 from encodec.modules.seanet import SEANetDecoder, SEANetEncoder
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_omni.pretrained import Pretrained
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the package's networks use a form of weight norm that torch advises against."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*weight_norm.*", FutureWarning)
+        yield
 
 
 class SEANetSpeechEncoder(Pretrained):
@@ -34,13 +45,14 @@ class SEANetSpeechEncoder(Pretrained):
     ) -> None:
         super().__init__()
         self.hop_length = math.prod(ratios)
-        self.network = SEANetEncoder(
-            dimension=latent_dim,
-            n_filters=num_filters,
-            ratios=ratios,
-            lstm=lstm_layers,
-            causal=causal,
-        )
+        with _quiet():
+            self.network = SEANetEncoder(
+                dimension=latent_dim,
+                n_filters=num_filters,
+                ratios=ratios,
+                lstm=lstm_layers,
+                causal=causal,
+            )
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N D"]:
         """Encode samples; the last frame of a T that `hop_length` does not divide is completed."""
@@ -68,13 +80,14 @@ class SEANetSpeechDecoder(Pretrained):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        self.network = SEANetDecoder(
-            dimension=latent_dim,
-            n_filters=num_filters,
-            ratios=ratios,
-            lstm=lstm_layers,
-            causal=causal,
-        )
+        with _quiet():
+            self.network = SEANetDecoder(
+                dimension=latent_dim,
+                n_filters=num_filters,
+                ratios=ratios,
+                lstm=lstm_layers,
+                causal=causal,
+            )
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B T"], None]:
         """Decode to samples."""

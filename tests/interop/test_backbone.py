@@ -53,6 +53,34 @@ def test_qwen2_with_attention_in_both_directions_agrees_with_transformers(
 
 
 @torch.no_grad()
+def test_positions_of_one_row_hold_for_all_and_those_of_another_shape_are_refused(tmp_path):
+    qwen2(tmp_path)
+    ours, ids = load_backbone(tmp_path), torch.randint(0, 97, (3, 6))
+    row = torch.tensor([0, 1, 0, 1, 2, 3])
+    expected = ours(ids, row.expand(3, 6))
+    assert torch.equal(ours(ids, row[None]), expected)
+    assert torch.equal(ours(ids, row), expected)
+    for wrong in (row[:5], row.expand(2, 6), row[:, None]):
+        with pytest.raises(OmniError, match=r"wanted those of input_ids, \(3, 6\)"):
+            ours(ids, wrong)
+
+
+@torch.no_grad()
+def test_a_stored_head_that_is_the_tied_table_is_taken(tmp_path):
+    qwen2(tmp_path, tied=True)
+    ids = torch.randint(0, 97, (1, 5))
+    expected = load_backbone(tmp_path)(ids)
+    state = load_file(tmp_path / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    save_file(state, tmp_path / "model.safetensors")
+    assert torch.equal(load_backbone(tmp_path)(ids), expected)
+    state["lm_head.weight"][-1, -1] += 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(OmniError, match="differs from its"):
+        load_backbone(tmp_path)
+
+
+@torch.no_grad()
 def test_packed_segments_are_those_alone(tmp_path):
     qwen2(tmp_path)
     ours, lengths = load_backbone(tmp_path), [5, 1, 7]
@@ -161,9 +189,13 @@ def test_weights_keep_their_format_and_no_copy_is_made(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_import_is_the_same_network_in_our_format(tmp_path, tied):
+def test_an_import_is_the_same_network_in_our_format(tmp_path, tied, dtype):
     qwen2(tmp_path / "theirs", tied=tied)
+    state = load_file(tmp_path / "theirs" / "model.safetensors")
+    state = {name: value.to(dtype) for name, value in state.items()}
+    save_file(state, tmp_path / "theirs" / "model.safetensors")
     config = json.loads((tmp_path / "theirs/config.json").read_text()) | {"model_type": "Dream"}
     (tmp_path / "theirs/config.json").write_text(json.dumps(config))
     folders = ["--input", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours")]

@@ -1,6 +1,7 @@
 """Damaged checkpoints: one sentence each, exit code 2, nothing written."""
 
 import json
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -141,6 +142,33 @@ def unshard(*more):
     return damage
 
 
+def renamed(old, new):
+    """Both shards with some names that begin otherwise."""
+
+    def damage(folder):
+        for shard in (FIRST, SECOND):
+            state = load_file(folder / shard)
+            save_file({k.replace(old, new): v for k, v in state.items()}, folder / shard)
+
+    return damage
+
+
+def dropped(start):
+    """Both shards without the names that begin so."""
+
+    def damage(folder):
+        for shard in (FIRST, SECOND):
+            state = load_file(folder / shard)
+            save_file({k: v for k, v in state.items() if not k.startswith(start)}, folder / shard)
+
+    return damage
+
+
+def pipe_for_file(folder):
+    (folder / FIRST).unlink()
+    os.mkfifo(folder / FIRST)
+
+
 def outside(folder):
     (folder / FIRST).rename(folder.parent / FIRST)
     index = (folder / INDEX).read_text().replace(FIRST, f"../{FIRST}")
@@ -175,6 +203,8 @@ TWICE = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
 NAN = torch.full((40, 16), float("nan"))
 INF = torch.zeros(16).index_fill(0, torch.tensor([3]), float("inf"))
 
+LAYER = ", ".join(sorted(name for name in weights() if name.startswith("model.layers.1.")))
+
 DAMAGES = {
     "a shard is missing": (lambda f: (f / SECOND).unlink(), f"names {SECOND}, which is missing"),
     "a shard is missing, no index": (unshard(lambda f: (f / SECOND).unlink()), "missing ("),
@@ -183,6 +213,11 @@ DAMAGES = {
     "a shard is empty": (raw(FIRST, b""), f"{FIRST}' is damaged"),
     "a shard is noise": (raw(FIRST, bytes(range(1, 128)) * 9), f"{FIRST}' is damaged"),
     "a shard is a folder": (folder_for_file, f"names {FIRST}, which is missing"),
+    "a shard is a pipe": (unshard(pipe_for_file), "missing ("),
+    "a header as long as a pickle's first bytes": (
+        raw(FIRST, (0x0280).to_bytes(8, "little") + b"{" * 700),
+        f"{FIRST}' is damaged",
+    ),
     "a shard is a pickle": (raw(FIRST, pickle.dumps({"a": 1})), "is a pickle"),
     "a shard is a zip": (raw(FIRST, b"PK\x03\x04" + b"\0" * 90), "is a pickle"),
     "an absurd header": (raw(FIRST, b"\xff" * 7 + b"\x7f" + b"{}"), f"{FIRST}' is damaged"),
@@ -194,6 +229,12 @@ DAMAGES = {
     ),
     "a weight in two shards": (copied, f"'{EMBED}' is in"),
     "another shape": (weight(put(EMBED, torch.zeros(39, 16))), "is (39, 16), wanted (40, 16)"),
+    "a format of its own": (
+        weight(lambda s: s.__setitem__(EMBED, s[EMBED].double())),
+        f"are F32, but {EMBED} is F64; convert them to one format",
+    ),
+    "a layer under our names": (unshard(renamed("model.layers.1.", "blocks.1.")), "12 unexpected"),
+    "a layer too few": (unshard(dropped("model.layers.1.")), f"12 missing ({LAYER})"),
     "turned": (weight(put(EMBED, torch.zeros(16, 40))), "is (16, 40), wanted (40, 16)"),
     "swapped weights": (weight(swap), "2 of another shape"),
     "int8": (weight(put(EMBED, torch.zeros(40, 16, dtype=torch.int8))), f"{EMBED} is I8, wanted"),
@@ -203,15 +244,19 @@ DAMAGES = {
     "infinite": (weight(put(NORM, INF)), "values that are not finite"),
     "a weight too few": (
         unshard(weight(lambda s: s.pop(EMBED))),
-        "1 missing (transformer.embedding.tokens",
+        "1 missing (model.embed_tokens.weight)",
     ),
     "a weight too many": (unshard(weight(put("rope", torch.ones(1)))), "1 unexpected (rope)"),
-    "one name of two": (unshard(weight(put("norm.weight", torch.ones(16)))), "given twice"),
+    "a name of ours": (
+        unshard(weight(put("norm.weight", torch.ones(16)))),
+        "1 unexpected (norm.weight)",
+    ),
     "an index that lies": (place(put(EMBED, SECOND)), f"says that {EMBED} is in {SECOND}, but"),
     "an index that invents": (place(put("ghost", FIRST)), "but it is in no file"),
     "an index that forgets": (place(lambda m: m.pop(EMBED)), f"{EMBED} is in no file, but"),
     "an index to outside": (outside, f"names '../{FIRST}', wanted the name of a file in that"),
     "an index to anywhere": (place(put(EMBED, "/etc/passwd")), "names '/etc/passwd'"),
+    "an index to nowhere": (place(put(EMBED, "")), "names '', wanted"),
     "an index to a number": (place(put(EMBED, 7)), "names 7, wanted"),
     "an index that is no JSON": (raw(INDEX, b"{"), "is not JSON"),
     "an index without places": (raw(INDEX, b'{"metadata": {}}'), "has no weight_map"),
@@ -230,6 +275,18 @@ DAMAGES = {
     "more layers than weights": (config(num_hidden_layers=3), "12 missing"),
     "heads that do not divide": (config(num_attention_heads=3), "hidden_size 16, wanted an even"),
     "groups that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3, wanted"),
+    "groups that are none": (config(num_key_value_heads=0), "num_key_value_heads 0, wanted"),
+    "groups that are no number": (config(num_key_value_heads=True), "num_key_value_heads True"),
+    "heads of another width": (config(head_dim=8), "head_dim 8, which our transformer has not"),
+    "heads of no width": (config(head_dim={"a": 1}), "head_dim {'a': 1}, which our transformer"),
+    "tied by a word": (config(tie_word_embeddings="false"), "tie_word_embeddings 'false', wanted"),
+    "biases by a word": (config(attention_bias="no"), "attention_bias 'no', wanted true or false"),
+    "tied, with another head": (config(tie_word_embeddings=True), "differs from its model.embed_"),
+    "a mask beyond the vocabulary": (config(mask_token_id=40), "mask_token_id 40, wanted a whole"),
+    "several masks": (config(mask_token_id=[1, 2]), "mask_token_id [1, 2], wanted a whole"),
+    "an angle of nothing": (config(rope_theta=0), "rope_theta 0, wanted a number above 0"),
+    "an angle of truth": (config(rope_theta=True), "rope_theta True, wanted a number above 0"),
+    "an angle without end": (config(rope_theta=10**400), "wanted a number above 0"),
     "no heads": (config(num_attention_heads=0), "num_attention_heads 0, wanted"),
     "an angle that is none": (config(rope_theta="big"), "rope_theta 'big', wanted a number"),
     "rotary settings that are none": (config(rope_parameters=[1]), "rope_parameters [1], wanted"),

@@ -1,5 +1,7 @@
 """The published speech codec, in our tokenizer, at each of its rates."""
 
+import warnings
+
 import pytest
 import torch
 from encodec import EncodecModel
@@ -74,3 +76,12 @@ def test_the_model_for_48_khz_is_refused(tmp_path, capsys):
     args = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "ours")]
     assert main(["import", "--from", "encodec", *args]) == 2
     assert "the weights do not fit" in capsys.readouterr().err
+
+
+def test_building_the_network_warns_of_nothing_a_user_can_change(published, tmp_path):
+    args = ["--input", str(published), "--output", str(tmp_path / "ours")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", FutureWarning)
+        assert main(["import", "--from", "encodec", *args]) == 0
+        SpeechTokenizer.from_pretrained(tmp_path / "ours")
+    assert not [w for w in told if "weight_norm" in str(w.message)]

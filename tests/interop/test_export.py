@@ -13,6 +13,7 @@ from lightning_omni.interop import load_backbone, push
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import FOLDER
+from lightning_omni.vocab import Vocab
 
 DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
 SHAPE = {
@@ -295,3 +296,34 @@ def test_a_place_that_is_taken_is_refused(tmp_path, capsys):
     (tmp_path / "out.partial").mkdir()
     refused([*args, str(tmp_path / "out")], "left of a run that was stopped; delete it", capsys)
     refused([*args, str(tmp_path)], "is not empty", capsys)
+
+
+@pytest.mark.parametrize("form", ["hf", "safetensors"])
+def test_ids_of_an_import_leave_with_it_and_come_back_byte_by_byte(tmp_path, form):
+    theirs = ours(tmp_path / "seed", wrap=True)
+    assert export(theirs, tmp_path / "theirs") == 0
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert "mask_token_id" not in config
+    ids = {"mask_token_id": 96, "pad_token_id": 7}
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | ids))
+    kinds = {"theirs": "dream", "out": "dream" if form == "hf" else "lightning_omni"}
+    for source, target in (("theirs", "one"), ("out", "two")):
+        args = ["--input", str(tmp_path / source), "--output", str(tmp_path / target)]
+        assert main(["import", "--from", kinds[source], *args]) == 0
+        if source == "theirs":
+            assert export(tmp_path / "one", tmp_path / "out", form=form) == 0
+    if form == "hf":
+        written = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert {key: written[key] for key in ids} == ids
+    one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_ids_of_a_vocabulary_beside_the_weights_are_written_as_hf(tmp_path):
+    model = ours(tmp_path / "ours", is_shifted=True)
+    vocab = Vocab(40, {"image": 12}, "released")
+    (model / "vocab.json").write_text(json.dumps(vocab.to_dict()))
+    assert export(model, tmp_path / "out") == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    expected = (vocab.mask_token_id, vocab.pad_token_id)
+    assert (config["mask_token_id"], config["pad_token_id"]) == expected

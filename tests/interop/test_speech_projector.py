@@ -165,10 +165,17 @@ FAULTS = {
         set_to("pre_proj_layernorm.weight", ()),
         f"{SPEECH}pre_proj_layernorm.weight is (), wanted ({WIDTH},)",
     ),
-    "a part missing": (lambda s: s.pop(f"{SPEECH}mlp.2.weight"), "1 missing (transformer.feature_"),
+    "a part missing": (
+        lambda s: s.pop(f"{SPEECH}mlp.2.weight"),
+        f"1 missing ({SPEECH}mlp.2.weight)",
+    ),
     "the norm missing": (
         lambda s: [s.pop(f"{SPEECH}pre_proj_layernorm.{n}") for n in ("weight", "bias")],
-        "2 missing (transformer.feature_projector.norm",
+        f"2 missing ({SPEECH}pre_proj_layernorm.bias, ",
+    ),
+    "a part by two names": (
+        lambda s: s.update({"audio_projection.mlp.2.weight": s[f"{SPEECH}mlp.2.weight"].clone()}),
+        "2 given twice",
     ),
     "a part too many": (set_to("mlp.4.weight", (1,)), f"1 unexpected ({SPEECH}mlp.4.weight)"),
 }
