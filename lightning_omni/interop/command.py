@@ -31,6 +31,7 @@ from lightning_omni.interop.dream import (
     require_sound,
     tell_left_aside,
 )
+from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
 from lightning_omni.interop.own import copy_parts, read_weightless
 from lightning_omni.interop.weightless import WithoutWeights
 from lightning_omni.interop.writing import copy_weights
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["dream", "omni-diffusion", "qwen2", "magvitv2", "encodec", "lightning_omni"]
 FULL_RATE = 24.0
+_HUB = "hub:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
 
     Args:
         kind: What it is; `--from` means the same. `lightning_omni` joins the shards of an export.
-        input: Folder with safetensors and, but for magvitv2 and encodec, `config.json`.
+        input: Folder with safetensors and, but for magvitv2 and encodec, `config.json`; or
+            `hub:owner/name`, which is downloaded first.
         output: Folder to write; must not exist or be empty.
         kbps: Rate of encodec in kbit/s; it can be changed later by the tokenizer's `num_codebooks`.
 
@@ -80,6 +83,10 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     if kbps != FULL_RATE and kind != "encodec":
         raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
     check_free(output)
+    if str(input).startswith(_HUB):
+        repo = str(input).removeprefix(_HUB)
+        check_repo(repo, f"--input {_HUB}")
+        input = fetch_folder(repo, open_hub(f"--input {_HUB}"))
     files = weight_files(input)
     stored = read_headers(files)
     network = _network(kind, input, stored, kbps)

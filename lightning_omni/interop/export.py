@@ -21,8 +21,8 @@ from lightning_omni.interop.checkpoint import (
     weight_files,
 )
 from lightning_omni.interop.dream import published_name
+from lightning_omni.interop.hub import check_repo, open_hub, push_folder
 from lightning_omni.interop.own import copy_parts, read_weightless
-from lightning_omni.interop.push import check_repo, open_hub, push_folder
 from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
 from lightning_omni.interop.writing import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
@@ -79,8 +79,8 @@ def export_model(
     """
     check_within("shard_size", shard_size, _LEAST_SHARD)
     if push is not None:
-        check_repo(push)
-    hub = open_hub() if push is not None else None
+        check_repo(push, "--push")
+    hub = open_hub("--push") if push is not None else None
     check_free(output)
     folder = locate(str(model))
     module = read_weightless(folder)

@@ -105,7 +105,7 @@ def _shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
 def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) -> dict[str, _Place]:
     """Begin a file as `safetensors` itself would, and say where its tensors go."""
     order = list(_BYTES)
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     starts, end = {}, 0
     for name in sorted(entries, key=lambda name: (order.index(entries[name][0]), name)):
         kind, shape = entries[name]

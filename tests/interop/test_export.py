@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lightning_omni.cli import main
-from lightning_omni.interop import load_backbone, push
+from lightning_omni.interop import load_backbone
 from lightning_omni.interop.backbone import Backbone
+from lightning_omni.interop.hub import open_hub
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.shipped import FOLDER
 from lightning_omni.vocab import Vocab
@@ -235,7 +236,7 @@ class FakeHub:
 
 def test_a_push_uploads_the_whole_folder_once_and_only_when_asked(tmp_path, monkeypatch):
     hub = FakeHub()
-    monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda: hub)
+    monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda _: hub)
     model = ours(tmp_path / "ours")
     assert export(model, tmp_path / "one") == 0
     assert hub.made == hub.uploaded == []
@@ -247,7 +248,7 @@ def test_a_push_uploads_the_whole_folder_once_and_only_when_asked(tmp_path, monk
 
 @pytest.mark.parametrize("error", [OSError("no route"), ValueError("bad name"), KeyError("x")])
 def test_a_push_that_fails_keeps_the_folder(tmp_path, monkeypatch, capsys, error):
-    monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda: FakeHub(error))
+    monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda _: FakeHub(error))
     model = ours(tmp_path / "ours")
     args = ["export", "--model", str(model), "--output", str(tmp_path / "out"), "--format", "hf"]
     refused([*args, "--push", "me/small"], "the folder is whole", capsys)
@@ -264,7 +265,7 @@ def test_a_push_to_no_repository_writes_nothing(tmp_path, capsys, repo):
 def test_the_package_s_client_has_the_calls_that_a_push_makes():
     import inspect
 
-    hub = push.open_hub()
+    hub = open_hub("--push")
     for fake, call in (
         (FakeHub.create_repo, "create_repo"),
         (FakeHub.upload_folder, "upload_folder"),
