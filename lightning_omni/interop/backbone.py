@@ -52,9 +52,10 @@ class Backbone(Pretrained):
             continuous: Features in the place of some tokens, counted over rows one behind another.
 
         Raises:
-            OmniError: If there are features and no projector of their width, or positions of
-                another shape.
+            OmniError: If tokens are no rows of known ids, positions have another shape, or there
+                are features and no projector of their width.
         """
+        _require_ids(input_ids, self.transformer.embedding.tokens.num_embeddings)
         rows, length = input_ids.shape
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)
@@ -73,6 +74,14 @@ class Backbone(Pretrained):
         places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
         hidden = self.transformer(input_ids.flatten(), places, layout, continuous=continuous)
         return self.transformer.logits(hidden).view(rows, length, -1)
+
+
+def _require_ids(input_ids: Tensor, vocab_size: int) -> None:
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise OmniError(f"input_ids have the shape {tuple(input_ids.shape)}, wanted rows, (B, L)")
+    least, most = (int(extreme) for extreme in torch.aminmax(input_ids))
+    if least < 0 or most >= vocab_size:
+        raise OmniError(f"input_ids reach from {least} to {most}, wanted 0 to {vocab_size - 1}")
 
 
 def load_backbone(path: str | Path) -> Backbone:

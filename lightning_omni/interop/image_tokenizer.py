@@ -28,8 +28,13 @@ class PublishedImageTokenizer(nn.Module):
         """Pixels in [-1, 1] to codes in raster order.
 
         Raises:
-            OmniError: If a side is no multiple of the network's factor.
+            OmniError: If these are no pictures, or a side is no multiple of the network's factor.
         """
+        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+            raise OmniError(
+                f"the picture is {image.dtype} of shape {tuple(image.shape)}, wanted floats in "
+                "[-1, 1] of shape (B, 3, Y, X)"
+            )
         factor = self.tokenizer.downsample_factor
         if image.shape[-1] % factor or image.shape[-2] % factor:
             raise OmniError(
@@ -51,6 +56,11 @@ class PublishedImageTokenizer(nn.Module):
         Raises:
             OmniError: If the codes fill no such grid, or are none of the tokenizer's.
         """
+        if codes.ndim != 2 or codes.is_floating_point():
+            raise OmniError(
+                f"the codes are {codes.dtype} of shape {tuple(codes.shape)}, wanted whole numbers "
+                "of shape (B, N)"
+            )
         count = codes.shape[1]
         is_given = rows is not None
         rows = round(count**0.5) if rows is None else rows

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import QWEN_SHAPE
 
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
-from lightning_omni.interop import load_backbone
+from lightning_omni.interop import Backbone, load_backbone
 from lightning_omni.interop.checkpoint import weight_files
+from lightning_omni.nn.transformer import Transformer
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
 needs_reference = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numbers are not here")
@@ -66,6 +68,21 @@ def test_positions_of_one_row_hold_for_all_and_those_of_another_shape_are_refuse
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([3, 4], r"shape \(2,\), wanted rows"),
+        ([[]], r"shape \(1, 0\), wanted rows"),
+        ([[3, 99]], "from 3 to 99, wanted 0 to 59"),
+        ([[-1, 5]], "from -1 to 5, wanted 0 to 59"),
+    ],
+)
+def test_tokens_that_are_no_rows_of_known_ids_are_refused(ids, expected):
+    backbone = Backbone(Transformer(60, [], **QWEN_SHAPE), is_shifted=False)
+    with pytest.raises(OmniError, match=expected):
+        backbone(torch.tensor(ids).long())
+
+
 def test_a_stored_head_that_is_the_tied_table_is_taken(tmp_path):
     qwen2(tmp_path, tied=True)
     ids = torch.randint(0, 97, (1, 5))

@@ -32,6 +32,9 @@ def test_our_own_export_encodes_and_decodes():
             "reach from 1048576 to 1048576, wanted 0",
         ),
         (lambda t: t.decode(torch.full((1, 4), -1)), "codes reach from -1 to -1, wanted 0"),
+        (lambda t: t.decode(torch.zeros(4, dtype=torch.long)), "codes are torch.int64 of shape"),
+        (lambda t: t.encode(torch.zeros(3, 64, 64)), r"shape \(3, 64, 64\), wanted floats"),
+        (lambda t: t.encode(torch.zeros(1, 3, 64, 64).byte()), "picture is torch.uint8"),
     ],
 )
 def test_what_does_not_fit_is_named(call, expected):
