@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample
 
-GAP = re.compile(r"_{3,}(?:\{(\d{1,3})\})?")
+GAP = re.compile(r"_{3,}(?:\{(\d+)\})?")
 MAXGAP = 64
 
 
