@@ -168,6 +168,8 @@ def test_a_draft_that_leaves_nothing_open_or_fits_no_part_is_refused():
     check_part_drafts(sample("text", "speech"), {**whole, 1: SpeechDraft((1, 2), frozenset([1]))})
     with pytest.raises(OmniError, match="part 1 of the answer is speech but its draft is image"):
         check_part_drafts(sample("text", "speech"), {1: ImageDraft((1,), frozenset([0]))})
+    with pytest.raises(OmniError, match="'key' has no parts"):
+        check_part_drafts(sample(), {})
     with pytest.raises(OmniError, match="a draft for part 2 of the answer"):
         check_part_drafts(sample("text", "speech"), {2: TextDraft.parse("___")})
 
