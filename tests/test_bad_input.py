@@ -103,7 +103,7 @@ GENERATE = [
     ([*DRAW, "--mask", "dark.png", *MODEL], "the mask is empty"),
     ([*SAY, "--times", "soon", *MODEL], "times is 'soon', wanted runs of seconds"),
     ([*SAY, "--times", "0.5-0.2", *MODEL], "times 0.5-0.2 are not within the speech"),
-    ([*SAY, "--times", "0.5-9", *MODEL], "which lasts 1.00 s"),
+    ([*SAY, "--times", "0.5-9", *MODEL], "which lasts 1 s"),
     ([*SAY, "--draft_audio", "good.wav", "--times", "0-1", *MODEL], "does not take speech"),
     (["--task", "tts", "--text", "x", "--draft_audio", "gone.wav", *MODEL], "no audio at 'gone"),
     (["--task", "tts", "--text", "x", "--draft_audio", "good.wav", *MODEL], "nothing to be filled"),

@@ -25,8 +25,10 @@ MIN_RATE = 4000
 _BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
-def read_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
-    """Decode a PNG, JPEG or WebP to RGB, upright, on white where it is transparent.
+def read_image(
+    source: Path | bytes, *, name: str | None = None, ground: str = "white"
+) -> Image.Image:
+    """Decode a PNG, JPEG or WebP to RGB, upright, on a ground where it is transparent.
 
     Of an animation it is the first frame; 16-bit greys are scaled to 8 bits.
 
@@ -40,7 +42,7 @@ def read_image(source: Path | bytes, *, name: str | None = None) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP"))
         _check_size(*image.size, name)
-        return _on_white(ImageOps.exif_transpose(image))
+        return opaque(ImageOps.exif_transpose(image), ground)
     except Image.DecompressionBombError as error:
         pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
         raise OmniError(
@@ -82,16 +84,16 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    """Convert to RGB; what is transparent shows a white ground."""
+def opaque(image: Image.Image, ground: str) -> Image.Image:
+    """Convert to RGB; what is transparent shows a ground of this colour."""
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     clear = image.convert("RGBA")
-    ground = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(ground, clear).convert("RGB")
+    behind = Image.new("RGBA", image.size, ground)
+    return Image.alpha_composite(behind, clear).convert("RGB")
 
 
 def _plain(error: Exception) -> str:

@@ -16,7 +16,8 @@ from lightning_omni.errors import OmniError
 from lightning_omni.types import Batch
 from lightning_omni.vocab import Vocab
 
-_PHASE = -13  # a place that no token has
+_PHASE, _TURN = -13, -5  # places that no token has
+_WITHIN = 1e-7  # by how much noise differs within a span
 _TOKEN_TIMES, _REPLACED, _REPLACEMENT = 1_000_003, 2_000_003, 3_000_017  # streams beside the masks'
 
 
@@ -145,12 +146,22 @@ class ForwardProcess:
     def _noise(
         self, visit: Tensor, position: Tensor, modality: Tensor, vocab: Vocab, seed: int
     ) -> Tensor:
-        """Uniform noise that orders tokens, equal within a span, Float[T]."""
+        """Uniform noise that orders tokens, equal within a span, Float[T].
+
+        Counts may end within a span. There it differs a little, so that the span is begun at either
+        end alike, and by the complement at the other.
+        """
+        within = torch.zeros(len(position), device=position.device, dtype=torch.float64)
         for name, size in self.spans.items():
             phase = (uniform(seed, visit, torch.full_like(visit, _PHASE)) * size).long()
+            is_turned = uniform(seed, visit, torch.full_like(visit, _TURN)) < 0.5
             is_own = modality == vocab.modalities.index(name)
+            offset = (position + phase) % size
+            offset = torch.where(is_turned, offset, size - 1 - offset)
+            within = torch.where(is_own, offset.double(), within)
             position = torch.where(is_own, (position + phase) // size, position)
-        return uniform(seed, visit, position)
+        u = uniform(seed, visit, position)
+        return u * (1 - _WITHIN * within) if self.masking == "counted" else u
 
     def _ratio_and_weight(
         self, modality: str, t: Tensor, is_complement: Tensor

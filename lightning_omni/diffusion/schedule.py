@@ -60,9 +60,13 @@ class Cosine(NoiseSchedule):
 
 
 class Polynomial(NoiseSchedule):
-    """alpha = 1 - t**power, weight power / t."""
+    """alpha = 1 - t**power, weight power / t.
+
+    Below a power of 1 much is masked early, so that the clamp lies where `T_MIN` is masked.
+    """
 
     def __init__(self, power: float) -> None:
+        check_within("power", power, 0.1)
         self.power = power
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -71,7 +75,7 @@ class Polynomial(NoiseSchedule):
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Power / t."""
-        return self.power / t.clamp_min(T_MIN)
+        return self.power / t.clamp_min(min(T_MIN, T_MIN ** (1 / self.power)))
 
 
 class Shifted(NoiseSchedule):
@@ -92,7 +96,6 @@ class Shifted(NoiseSchedule):
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Of the other schedule at s(t), times s'(t)."""
-        t = t.clamp_min(T_MIN)
         slope = self.shift / (1 + (self.shift - 1) * t) ** 2
         return self.schedule.weight(shifted(t, self.shift)) * slope
 

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.asking import ask, cases_of
 from lightning_omni.evaluation.calibration_table import markdown
@@ -71,6 +72,7 @@ def calibrate(
         OmniError: If a folder, a task or a split does not exist, or there is nothing to compare.
     """
     check_wanted(tasks, [split], limit=min(limit, speech_limit))
+    check_within("batch_size", batch_size, 1)
     check_seed(seed)
     if not ways:
         raise OmniError("no ways of sampling to compare; name at least one under `ways`")

@@ -143,7 +143,7 @@ def reply_of(answer: Answer) -> Reply:
 
 
 def check_wanted(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> None:
-    """Refuse tasks and splits that there are not.
+    """Refuse tasks and splits that there are not, and those named twice.
 
     Raises:
         OmniError: If so.
@@ -156,6 +156,9 @@ def check_wanted(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> 
     for split in splits:
         if split not in SPLITS:
             raise OmniError(f"unknown split '{split}'; choose from {', '.join(SPLITS)}")
+    twice = {name for name in (*tasks, *splits) if [*tasks, *splits].count(name) > 1}
+    if twice:
+        raise OmniError(f"{', '.join(sorted(twice))} named twice; name each task and split once")
     if limit < 1:
         raise OmniError(f"limit is {limit}, wanted at least 1 case per task and split")
 

@@ -63,7 +63,7 @@ def generate(
     sampler: Sampler | None = None,
     block_size: int | None = None,
     precision: Precision = "float32",
-    shift: float = 1.0,
+    shift: float | dict[str, float] = 1.0,
     stop_at_end: bool = True,
     length: LengthChoice = "fitted",
     length_quantile: float = 0.9,
@@ -97,12 +97,13 @@ def generate(
         guidance: Classifier-free guidance scale, or one for each modality of the request, as
             '{"image": 1.0}'.
         final_guidance: What the scale becomes as the masks run out.
-        temperature: 0 takes the likeliest tokens.
+        temperature: 0 takes the likeliest tokens. A sampler has its own: --sampler.temperature.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Class of lightning_omni.samplers that decides which tokens are committed.
         block_size: Fill in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
-        shift: Of the schedule's times: above 1 commits late, below 1 early.
+        shift: Of the schedule's times: above 1 commits late, below 1 early; or one for each
+            modality of the answer, as '{"text": 0.33}'.
         stop_at_end: Take no steps for what lies behind an answer's end.
         length: How long holes are: by rules fitted on training answers, as longest in training, as
             predicted by the network, or as its length head says.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_omni.data.media import opaque
 from lightning_omni.data.tasks import Task
 from lightning_omni.errors import OmniError
 
@@ -79,13 +80,14 @@ def open_cells(image: Image.Image, mask: Image.Image, columns: int) -> frozenset
 
     Args:
         image: The picture, before its central square is cut out.
-        mask: Light where something is to be done; it is laid over the whole picture.
+        mask: Light where something is to be done, and not where it is transparent; it is laid over
+            the whole picture.
         columns: Codes in a row of the square.
 
     Raises:
         OmniError: If the mask is dark all over the square.
     """
-    is_light = np.asarray(mask.convert("L")) >= _LIGHT
+    is_light = np.asarray(opaque(mask, "black").convert("L")) >= _LIGHT
     side = min(image.size)
     across = _pixels(mask.width, image.width, side, columns)
     down = _pixels(mask.height, image.height, side, columns)
@@ -129,7 +131,7 @@ def open_frames(num_samples: int, times: Times, *, rate: int, hop_length: int) -
         if not 0 <= first < last <= num_samples:
             raise OmniError(
                 f"times {start:g}-{end:g} are not within the speech, which lasts "
-                f"{num_samples / rate:.2f} s; wanted a start before an end"
+                f"{num_samples * 1000 // rate / 1000:g} s; wanted a start before an end"
             )
         found.update(range(first // hop_length, -(-last // hop_length)))
     return sorted(found)

@@ -71,7 +71,7 @@ class GivenFiles:
         Raises:
             OmniError: If one cannot be read.
         """
-        mask = _picture(self.mask)
+        mask = _picture(self.mask, ground="black")
         times = None if self.times is None else parse_times(self.times)
         draft = None
         own_image, own_speech = _picture(self.draft_image), _sound(self.draft_audio, sample_rate)
@@ -93,8 +93,8 @@ class GivenFiles:
         )
 
 
-def _picture(name: str | None) -> Image.Image | None:
-    return None if name is None else read_image(Path(name))
+def _picture(name: str | None, *, ground: str = "white") -> Image.Image | None:
+    return None if name is None else read_image(Path(name), ground=ground)
 
 
 def _sound(name: str | None, sample_rate: int) -> NDArray[np.float32] | None:

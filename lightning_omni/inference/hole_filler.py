@@ -91,7 +91,7 @@ class HoleFiller:
             self.grammar,
             blanks=blanks,
             num_steps=steps,
-            shift=sampling.shift,
+            shift=sampling.shift_of(modality),
             stop_at_end=sampling.stop_at_end,
             vocab=self.vocab,
         )

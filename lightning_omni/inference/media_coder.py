@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import image_to_tensor, square, tensor_to_image
+from lightning_omni.data.media import image_to_tensor, opaque, square, tensor_to_image
 from lightning_omni.inference.composite import compose_image, compose_speech
 from lightning_omni.inference.draft import Times, open_cells, open_frames
 from lightning_omni.inference.part_draft import ImageDraft, PartDraft, SpeechDraft
@@ -43,7 +43,7 @@ class MediaCoder:
         Raises:
             OmniError: If the mask touches none.
         """
-        pixels = square(image.convert("RGB"), self.image.image_size)
+        pixels = square(opaque(image, "white"), self.image.image_size)
         codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
         is_open = frozenset() if mask is None else open_cells(image, mask, self.columns)
         return ImageDraft(tuple(codes[0].tolist()), is_open, pixels)

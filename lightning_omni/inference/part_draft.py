@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample
 
-GAP = re.compile(r"_{3,}(?:\{(\d{1,3})\})?")
+GAP = re.compile(r"_{3,}(?:\{(\d+)\})?")
 MAXGAP = 64
 
 
@@ -136,6 +136,8 @@ def check_part_drafts(sample: Sample, drafts: Mapping[int, PartDraft]) -> None:
         OmniError: If there is no such part, it is of another modality, or nothing is left to fill.
     """
     modalities = [p.modality for p in sample.turns[-1].parts if not p.is_transcript]
+    if not modalities:
+        raise OmniError(f"the last turn of sample '{sample.key}' has no parts; name what to answer")
     for number, draft in drafts.items():
         if not 0 <= number < len(modalities):
             raise OmniError(

@@ -14,6 +14,12 @@ from lightning_omni.inference.plain_sampling import from_plain, given, to_plain
 from lightning_omni.inference.sampling import Sampling
 
 QUALITIES_FILE = "qualities.json"
+_INSTEAD = {
+    "temperature": "sampler",
+    "sampler": "temperature",
+    "steps_per_token": "num_steps",
+}
+"""What is given takes the place of its other, which would be against it or overrule it."""
 Qualities = dict[Quality, dict[str, Sampling]]
 """By quality and task; what is not there follows `inference/defaults.py`."""
 
@@ -21,7 +27,11 @@ Qualities = dict[Quality, dict[str, Sampling]]
 def resolve(sampling: Sampling, task: str, qualities: Qualities) -> Sampling:
     """The calibrated way of the sampling's quality, overruled by whatever the user gave."""
     calibrated = qualities.get(sampling.quality, {}).get(task)
-    return sampling if calibrated is None else replace(calibrated, **given(sampling))
+    if calibrated is None:
+        return sampling
+    own = given(sampling)
+    taken: dict[str, Any] = {other: None for name, other in _INSTEAD.items() if name in own}
+    return replace(calibrated, **{**taken, **own})
 
 
 def save_qualities(qualities: Qualities, folder: Path) -> None:

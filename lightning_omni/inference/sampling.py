@@ -32,7 +32,7 @@ class SamplingOptions(TypedDict, total=False):
     sampler: Sampler | None
     block_size: int | None
     precision: Precision
-    shift: float
+    shift: float | dict[str, float]
     stop_at_end: bool
     length: LengthChoice
     length_quantile: float
@@ -51,12 +51,13 @@ class Sampling:
         guidance_scale: Of classifier-free guidance; 0 is off. One scale leads away from answers to
             no request at all, a scale for each modality away from answers without that modality.
         final_guidance_scale: What scales become as the masks run out; None keeps them.
-        temperature: 0 takes the likeliest tokens. A `sampler` has its own.
+        temperature: 0 takes the likeliest tokens. A `sampler` has its own, so not both are given.
         refresh_every: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Which tokens are committed.
         block_size: Fill holes in blocks of so many positions, from left to right.
         precision: Format of the network's matrix products.
-        shift: Of the schedule's times: above 1 commits late, below 1 early.
+        shift: Of the schedule's times, one for all or by modality of the answer, 1 where not named:
+            above 1 commits late, below 1 early.
         stop_at_end: Take no steps for what lies behind an answer's end once that is decided.
         length: How long holes are: by the rules `fitted` on training answers to the request, as
             `longest` in training, as `predicted` by the network from a first look, or as the length
@@ -67,7 +68,7 @@ class Sampling:
         trace: Keep every step's commits in the record.
 
     Raises:
-        OmniError: If a number is out of its range.
+        OmniError: If a number is out of its range, or a temperature is given beside a sampler.
     """
 
     quality: Quality = "balanced"
@@ -80,7 +81,7 @@ class Sampling:
     sampler: Sampler | None = None
     block_size: int | None = None
     precision: Precision = "float32"
-    shift: float = 1.0
+    shift: float | dict[str, float] = 1.0
     stop_at_end: bool = True
     length: LengthChoice = "fitted"
     length_quantile: float = 0.9
@@ -94,17 +95,23 @@ class Sampling:
             "temperature": (self.temperature, 0, MAX_TEMPERATURE),
             "refresh_every": (self.refresh_every, 1, math.inf),
             "block_size": (self.block_size, 1, math.inf),
-            "shift": (self.shift, 0.01, 100),
             "length_quantile": (self.length_quantile, 0, 1),
             "final_guidance": (self.final_guidance_scale, 0, MAX_GUIDANCE),
         }
-        for name, scale in self.guidance_scales().items():
-            limits[f"guidance.{name}".rstrip(".")] = (scale, 0, MAX_GUIDANCE)
-            if name not in ("", *MODALITIES):
-                raise OmniError(
-                    f"guidance is given for '{name}', wanted modalities of a request: "
-                    f"{', '.join(MODALITIES)}"
-                )
+        by_modality: list[tuple[str, dict[str, float], float, float]] = [
+            ("guidance", self.guidance_scales(), 0, MAX_GUIDANCE),
+            ("shift", self.shift if isinstance(self.shift, dict) else {"": self.shift}, 0.01, 100),
+        ]
+        for option, values, least, most in by_modality:
+            for name, own in values.items():
+                limits[f"{option}.{name}".rstrip(".")] = (own, least, most)
+                if name not in ("", *MODALITIES):
+                    known = ", ".join(MODALITIES)
+                    raise OmniError(f"{option} is given for '{name}', wanted modalities: {known}")
+        if self.sampler is not None and self.temperature is not None:
+            raise OmniError(
+                "temperature is given beside a sampler, which has its own; set sampler.temperature"
+            )
         for name, (value, least, most) in limits.items():
             if value is not None:
                 check_within(name, value, least, most)
@@ -118,6 +125,10 @@ class Sampling:
         else:
             wanted = defaults.num_steps(positions)
         return max(1, min(wanted, positions))
+
+    def shift_of(self, modality: str) -> float:
+        """The shift of holes of this modality."""
+        return self.shift.get(modality, 1.0) if isinstance(self.shift, dict) else self.shift
 
     def guidance_scales(self) -> dict[str, float]:
         """Scales by the modality that is left out, under "" of the whole request."""

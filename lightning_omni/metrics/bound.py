@@ -49,8 +49,12 @@ class BoundPerToken(Metric):
             getattr(self, name).index_add_(0, group, value)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Nats per token of each group and its standard error, Float[G]; NaN for empty ones."""
+        """Nats per token of each group and its standard error, Float[G].
+
+        Both are NaN for empty groups, the error for single samples too.
+        """
         ratio = self.nats / self.tokens
         square = self.nats_squared - 2 * ratio * self.both + ratio**2 * self.tokens_squared
         spread = square.clamp_min(0) * self.samples / (self.samples - 1)
-        return ratio, spread.sqrt() / self.tokens
+        error = spread.sqrt() / self.tokens
+        return ratio, error.masked_fill(self.samples < 2, torch.nan)

@@ -194,7 +194,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return total / self.bound_draws, tokens, modality
 
     def on_test_epoch_end(self) -> None:
-        """Log the bound of each modality with its standard error, and in its own unit."""
+        """Log the bound of each modality with its standard error, and both in its own unit."""
         datamodule = getattr(self.trainer, "datamodule", None)
         units = datamodule.bound_units() if datamodule is not None else {}
         ratio, error = self.bound.compute()
@@ -204,6 +204,7 @@ class MaskedDiffusionModule(L.LightningModule):
                 self.log(f"test/nats_per_token_error/{name}", spread.float())
                 for unit, factor in units.get(name, {}).items():
                     self.log(f"test/{unit}/{name}", (value * factor).float())
+                    self.log(f"test/{unit}_error/{name}", (spread * factor).float())
         self.bound.reset()
 
     def _measure(self, stage: str, batch: Batch) -> None:

@@ -119,6 +119,25 @@ def test_spans_are_masked_together_and_counts_stay_exact():
     assert changes[1] < 0.35 * changes[0]
 
 
+@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("size", [2, 5])
+def test_every_token_of_a_span_is_masked_equally_often(size, masking):
+    length, count = 7, 8000
+    forward = process(masking=masking, spans={"speech": size})
+    noisy = forward.corrupt(batch(range(count), length=length, prompt=0), VOCAB, seed=3)
+    share = masks(noisy, count, prompt=0).double().mean(0)
+    mean = 0.5 * (1 + (masking == "counted") / length)
+    assert ((share - mean).abs() < 4.5 * 0.5 / count**0.5).all()
+
+
+def test_a_complement_masks_what_its_pair_shows_also_within_a_span():
+    both = [v for visit in range(200) for v in (visit, complement_of(visit))]
+    noisy = process(spans={"speech": 4}).corrupt(batch(both), VOCAB, seed=1)
+    one, other = masks(noisy, len(both))[::2], masks(noisy, len(both))[1::2]
+    assert (one | other).all()
+    assert ((one & other).sum(1) == 1).all()
+
+
 def test_replaced_tokens_keep_their_modality_and_visible_ones_have_a_loss():
     rows = batch(range(400), length=50)
     noisy = process(replace_ratio=0.2).corrupt(rows, VOCAB, seed=4)

@@ -10,6 +10,7 @@ from lightning_omni.evaluation.infilling import evaluate_infilling
 from lightning_omni.evaluation.provenance import git_commit, provenance
 from lightning_omni.evaluation.run import evaluate
 from lightning_omni.evaluation.tokenizer_run import evaluate_tokenizers
+from lightning_omni.inference.sampling import Sampling
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
 VERBS = {
@@ -29,6 +30,9 @@ ARGUMENTS = {
         ({"tasks": ["chat"]}, "no test"),
         ({"splits": ["test"]}, "unknown split 'test'"),
         ({"limit": 0}, "wanted at least 1"),
+        ({"tasks": ["vqa", "tqa", "vqa"]}, "vqa named twice"),
+        ({"splits": ["val", "val"]}, "val named twice"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"tasks": []}, "nothing to evaluate"),
         ({"model": Path("absent")}, "absent"),
     ],
@@ -36,6 +40,20 @@ ARGUMENTS = {
 def test_a_mistake_is_told_before_anything_is_loaded(change, message):
     with pytest.raises(OmniError, match=message):
         evaluate(**{**ARGUMENTS, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"tasks": ["vqa", "vqa"]}, "vqa named twice"),
+        ({"ways": {}}, "no ways"),
+    ],
+)
+def test_a_calibration_s_mistake_too(change, message):
+    arguments = {name: value for name, value in ARGUMENTS.items() if name != "splits"}
+    with pytest.raises(OmniError, match=message):
+        calibrate(**{**arguments, "split": "val", "ways": {"a": Sampling()}, **change})
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)

@@ -49,8 +49,9 @@ def test_two_underscores_are_no_gap_and_a_length_can_be_stated():
     assert draft.lengths == (3, None)
     assert draft.has_open_end
     assert not TextDraft.parse("a ___{3}").has_open_end
-    with pytest.raises(OmniError, match="has 65 tokens, wanted 1 to 64"):
-        TextDraft.parse("a ___{65}")
+    for wrong in (0, 65, 12345):
+        with pytest.raises(OmniError, match=f"has {wrong} tokens, wanted 1 to 64"):
+            TextDraft.parse(f"a ___{{{wrong}}}")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,20 @@ def test_two_underscores_are_no_gap_and_a_length_can_be_stated():
 )
 def test_a_code_is_open_if_any_of_its_pixels_is_in_the_mask(mask, wanted):
     assert open_cells(picture(64, 64), mask, 4) == wanted
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0, 0), (255, 255, 255, 0)])
+def test_where_a_mask_is_transparent_nothing_is_open(colour, tmp_path):
+    mask = Image.new("RGBA", (8, 8), colour)
+    mask.paste("white", (0, 0, 4, 8))
+    mask.save(tmp_path / "mask.png")
+    picture(8, 8).save(tmp_path / "own.png")
+    files = GivenFiles(
+        text="a", draft_image=str(tmp_path / "own.png"), mask=str(tmp_path / "mask.png")
+    )
+    draft = files.read(sample_rate=RATE)["draft"]
+    for shown in (mask, draft.mask):
+        assert open_cells(picture(64, 64), shown, 2) == {0, 2}
 
 
 def test_a_mask_lies_over_the_whole_picture_not_its_square():
@@ -89,10 +104,16 @@ def test_a_frame_is_open_if_it_overlaps_with_the_times(times, wanted):
 
 @pytest.mark.parametrize("times", [[(0.5, 0.5)], [(0.5, 1.2)], [(-1, 0.2)], [(0.4, float("nan"))]])
 def test_times_outside_the_speech_are_refused(times):
-    with pytest.raises(OmniError, match=r"not within the speech, which lasts 1\.00 s"):
+    with pytest.raises(OmniError, match="not within the speech, which lasts 1 s"):
         open_frames(1000, times, rate=RATE, hop_length=HOP)
     with pytest.raises(OmniError, match="times is empty"):
         open_frames(1000, [], rate=RATE, hop_length=HOP)
+
+
+def test_the_end_that_is_told_of_speech_is_within_it():
+    with pytest.raises(OmniError, match=r"lasts 0\.987 s"):
+        open_frames(15800, [(0, 2)], rate=16000, hop_length=320)
+    assert open_frames(15800, [(0.98, 0.987)], rate=16000, hop_length=320) == [49]
 
 
 def test_a_picture_keeps_its_pixels_outside_the_open_codes():
@@ -147,6 +168,8 @@ def test_a_draft_that_leaves_nothing_open_or_fits_no_part_is_refused():
     check_part_drafts(sample("text", "speech"), {**whole, 1: SpeechDraft((1, 2), frozenset([1]))})
     with pytest.raises(OmniError, match="part 1 of the answer is speech but its draft is image"):
         check_part_drafts(sample("text", "speech"), {1: ImageDraft((1,), frozenset([0]))})
+    with pytest.raises(OmniError, match="'key' has no parts"):
+        check_part_drafts(sample(), {})
     with pytest.raises(OmniError, match="a draft for part 2 of the answer"):
         check_part_drafts(sample("text", "speech"), {2: TextDraft.parse("___")})
 

@@ -3,6 +3,7 @@
 import pytest
 
 from lightning_omni.errors import OmniError
+from lightning_omni.inference.defaults import QUALITIES
 from lightning_omni.inference.plain_sampling import from_plain, to_plain
 from lightning_omni.inference.qualities import load_qualities, resolve, save_qualities
 from lightning_omni.inference.sampling import Sampling
@@ -16,6 +17,7 @@ WAYS = [
     Sampling(num_steps=8, guidance_scale={"image": 1.0}, length="predicted"),
     Sampling(sampler=Threshold(0.7), block_size=16),
     Sampling(sampler=TokenEditing(ReMDM(0.1, "rescale"), 0.8)),
+    Sampling(shift={"text": 0.33, "image": 3.0}),
     Sampling(length="head", length_quantile=0.7, grow=Growth(start=0.5)),
 ]
 
@@ -38,6 +40,31 @@ def test_qualities_are_kept_and_what_the_user_gives_goes_first(tmp_path):
     assert resolve(Sampling(quality="fast", num_steps=3), "t2i", kept).length == "predicted"
     for way, task in ((Sampling(), "t2i"), (Sampling(quality="fast"), "vqa")):
         assert resolve(way, task, kept) is way
+
+
+def test_what_the_user_gives_is_not_overruled_by_what_was_calibrated():
+    kept = {"fast": {"t2i": Sampling(sampler=Threshold(0.7), num_steps=8)}}
+    warm = resolve(Sampling(quality="fast", temperature=0.5, steps_per_token=0.5), "t2i", kept)
+    assert (warm.temperature, warm.sampler) == (0.5, None)
+    assert warm.steps_of(100, QUALITIES["fast"]["image"]) == 50
+    kept = {"fast": {"t2i": Sampling(temperature=0.5)}}
+    sampler = Threshold(0.7)
+    assert resolve(Sampling(quality="fast", sampler=sampler), "t2i", kept).sampler is sampler
+
+
+def test_a_temperature_that_a_sampler_would_not_see_is_refused():
+    with pytest.raises(OmniError, match=r"set sampler\.temperature"):
+        Sampling(sampler=Threshold(0.7), temperature=1.0)
+
+
+def test_a_shift_may_be_of_one_modality():
+    assert Sampling(shift=3.0).shift_of("text") == 3
+    way = Sampling(shift={"text": 0.33})
+    assert (way.shift_of("text"), way.shift_of("image")) == (0.33, 1.0)
+    with pytest.raises(OmniError, match="shift is given for 'smell'"):
+        Sampling(shift={"smell": 2.0})
+    with pytest.raises(OmniError, match=r"shift\.text is 0"):
+        Sampling(shift={"text": 0.0})
 
 
 def test_other_tasks_keep_what_is_known_of_them(tmp_path):

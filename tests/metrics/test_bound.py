@@ -22,3 +22,11 @@ def test_a_ratio_of_sums_with_the_error_that_repetition_shows(rng):
     found = torch.tensor([draw() for _ in range(200)], dtype=torch.float64)
     assert found[:, 0].mean().item() == pytest.approx(1.5, abs=0.01)
     assert found[:, 1].mean().item() == pytest.approx(found[:, 0].std().item(), rel=0.2)
+
+
+def test_a_single_sample_has_no_error():
+    metric = BoundPerToken(1)
+    metric.update(torch.tensor([0.7]), torch.tensor([31]), torch.tensor([0]))
+    ratio, error = metric.compute()
+    assert ratio.item() == pytest.approx(0.7 / 31)
+    assert error.isnan()

@@ -100,6 +100,7 @@ def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     for name in ("loss", "nats_per_token/text", "nats_per_token_error/speech", "bits_per_second"):
         assert f"test/{name}" in said
     assert "test/bits_per_dimension/image" in said
+    assert "test/bits_per_dimension_error/image" in said
     assert main(["test", *recipe, *checkpoint, "--data.test_split", "exam"]) == 2
 
 

@@ -90,6 +90,24 @@ def test_remasking_keeps_the_marginals(sampler, shift):
     assert not masked[-1].any()
 
 
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_remasking_by_confidence_keeps_the_number_of_masks(eta):
+    """As many more are committed as are masked again, though not each position alike."""
+    count, steps = 6_000, 6
+    masked = []
+    fill(
+        posterior_denoiser(make_joint()),
+        empty_canvas(count, steps=steps),
+        ReMDM(eta, "confidence"),
+        seeds=torch.arange(count),
+        on_step=lambda event: masked.append((event.ids == MASK).double().mean().item()),
+    )
+    for step, share in enumerate(masked[:-1], start=1):
+        t = 1 - (1 - 1e-3) * step / steps
+        assert abs(share - t) < 4 * (t * (1 - t) / count / LENGTH) ** 0.5
+    assert masked[-1] == 0
+
+
 def test_remasking_does_mask_again():
     canvas, events = empty_canvas(50, steps=12), []
     fill(
