@@ -27,7 +27,7 @@ from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.qualities import save_qualities
 from lightning_omni.inference.sampling import Sampling, check_seed
 from lightning_omni.pretrained import fingerprint
-from lightning_omni.shipped import locate
+from lightning_omni.shipped import FOLDER, locate
 from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,12 @@ def calibrate(
     check_seed(seed)
     if not ways:
         raise OmniError("no ways of sampling to compare; name at least one under `ways`")
-    make_folder(out)
     model = locate(str(model))
+    if into_model and model == FOLDER:
+        raise OmniError(
+            "into_model would change the model of the package; copy its folder and calibrate that"
+        )
+    make_folder(out)
     omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     omni.qualities = {}  # ways are measured against the package's own defaults

@@ -66,7 +66,7 @@ def generate(
     shift: float | dict[str, float] = 1.0,
     stop_at_end: bool = True,
     length: LengthChoice = "fitted",
-    length_quantile: float = 0.9,
+    length_quantile: float | None = None,
     grow: Growth | None = None,
     trace: bool = False,
     continuous_speech: ContinuousSpeech | None = None,
@@ -107,7 +107,7 @@ def generate(
         stop_at_end: Take no steps for what lies behind an answer's end.
         length: How long holes are: by rules fitted on training answers, as longest in training, as
             predicted by the network, or as its length head says.
-        length_quantile: Of the head's distribution: the chance that an answer fits.
+        length_quantile: Of the head's distribution: the chance that an answer fits; None is 0.9.
         grow: Let holes of text grow while they are filled; '{}' takes DAEDAL's numbers.
         trace: Write every step's tokens and confidences into the record.
         continuous_speech: By what a model with a projector hears, as in the recipe it was trained

@@ -49,7 +49,7 @@ class HoleLengths:
             return []
         modality = _modality(samples[0], part)
         if sampling.length == "head" and modality != "image":
-            of_head = self.holes.lengths_by_head(samples, part, sampling.length_quantile)
+            of_head = self.holes.lengths_by_head(samples, part, sampling.quantile_of_head())
             found = [(length * growth, 1) for length in of_head]
         elif sampling.length == "predicted" and modality != "image":
             found = self._as_predicted(samples, part, growth)

@@ -35,7 +35,7 @@ class SamplingOptions(TypedDict, total=False):
     shift: float | dict[str, float]
     stop_at_end: bool
     length: LengthChoice
-    length_quantile: float
+    length_quantile: float | None
     grow: Growth | None
     trace: bool
 
@@ -62,7 +62,7 @@ class Sampling:
         length: How long holes are: by the rules `fitted` on training answers to the request, as
             `longest` in training, as `predicted` by the network from a first look, or as the length
             `head` of the model reads off the request.
-        length_quantile: Of the head's distribution: the chance that an answer fits.
+        length_quantile: Of the head's distribution: the chance that an answer fits; None is 0.9.
         grow: When holes of text get more masks while they are filled; None is never. Pictures have
             one size; the codes of speech are too uncertain for their uncertainty to ask for more.
         trace: Keep every step's commits in the record.
@@ -84,7 +84,7 @@ class Sampling:
     shift: float | dict[str, float] = 1.0
     stop_at_end: bool = True
     length: LengthChoice = "fitted"
-    length_quantile: float = 0.9
+    length_quantile: float | None = None
     grow: Growth | None = None
     trace: bool = False
 
@@ -112,6 +112,11 @@ class Sampling:
             raise OmniError(
                 "temperature is given beside a sampler, which has its own; set sampler.temperature"
             )
+        if self.length_quantile is not None and self.length != "head":
+            raise OmniError(
+                f"length_quantile is given but length is '{self.length}'; it is a quantile of what "
+                "the length head says: set length: head, or leave it out"
+            )
         for name, (value, least, most) in limits.items():
             if value is not None:
                 check_within(name, value, least, most)
@@ -125,6 +130,10 @@ class Sampling:
         else:
             wanted = defaults.num_steps(positions)
         return max(1, min(wanted, positions))
+
+    def quantile_of_head(self) -> float:
+        """The chance that an answer fits into the hole that the length head chooses."""
+        return 0.9 if self.length_quantile is None else self.length_quantile
 
     def shift_of(self, modality: str) -> float:
         """The shift of holes of this modality."""

@@ -175,7 +175,8 @@ class MaskedDiffusionModule(L.LightningModule):
     def bounds(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The bound on -log p of each segment's answer in nats, its tokens and its modality.
 
-        Float64[N], Int[N] and Int[N]; the modality is -1 where nothing is answered.
+        Float64[N], Int[N] and Int[N]; the modality is -1 where nothing is answered. Tail pads stay
+        visible, so it is the likelihood of an answer whose length is given.
         """
         segment, visits, position = batch.segment_ids.flatten(), batch.visits, batch.position()
         core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()

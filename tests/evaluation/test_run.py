@@ -48,6 +48,7 @@ def test_a_mistake_is_told_before_anything_is_loaded(change, message):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"tasks": ["vqa", "vqa"]}, "vqa named twice"),
         ({"ways": {}}, "no ways"),
+        ({"model": Path("shipped"), "into_model": True}, "would change the model of the package"),
     ],
 )
 def test_a_calibration_s_mistake_too(change, message):

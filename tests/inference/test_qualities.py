@@ -93,3 +93,9 @@ def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "qualities.json").write_text(text)
     with pytest.raises(OmniError, match=r"qualities.json' is damaged"):
         load_qualities(tmp_path)
+
+
+@pytest.mark.parametrize("length", ["fitted", "longest", "predicted"])
+def test_a_quantile_that_no_head_is_asked_for_is_refused(length):
+    with pytest.raises(OmniError, match=f"length is '{length}'.*set length: head"):
+        Sampling(length=length, length_quantile=0.5)
