@@ -90,7 +90,7 @@ def test_changing_the_vocabulary_is_refused_by_name(workplace, capsys):
     assert "the vocab has spans" in capsys.readouterr().err
 
 
-# Lightning says that it measures the weights themselves, not their average
+# Lightning warns that averaging cannot go on; a checkpoint's own weights are the average
 @pytest.mark.filterwarnings("ignore:.*WeightAveraging callback.*")
 def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     recipe = ["--config", str(RECIPES / "debug" / "stage3.yaml")]
