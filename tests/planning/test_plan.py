@@ -163,7 +163,7 @@ SIZES = {
     "many_ids": Shape(dim=256, num_layers=2, vocab_size=60_000, tokens=1024),
     "many_tokens": Shape(dim=512, num_layers=3, vocab_size=4000, tokens=4096),
 }
-TINY = Shape(dim=64, num_layers=1, vocab_size=100, tokens=60, shortest=15, longest=30)
+TINY = Shape(dim=64, num_layers=2, vocab_size=100, tokens=60, shortest=15, longest=30)
 
 
 @pytest.mark.slow
