@@ -41,7 +41,7 @@ def test_the_expected_weighted_mask_count_is_one_per_token_for_every_schedule(sc
     assert 1 - 2 * T_MIN < mean < 1 + 1e-4
 
 
-@pytest.mark.parametrize("power", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("power", [0.0, -1.0, float("nan")])
 def test_a_power_that_is_no_schedule_is_refused(power):
     with pytest.raises(OmniError, match="power is"):
         Polynomial(power)
