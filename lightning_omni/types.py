@@ -128,6 +128,12 @@ class Continuous:
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.places, self.features))
         return Continuous(*moved)
 
+    def among(self, places: Tensor) -> Continuous:
+        """Those of the tokens at these places, Int[R] ascending, counted among them."""
+        is_there = torch.isin(self.places, places)
+        rows = torch.searchsorted(places, self.places[is_there])
+        return Continuous(rows, self.features[is_there])
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -48,8 +48,10 @@ def measure(
 
     @functools.cache
     def loaded() -> tuple[Omni, Suite]:
-        _, of_recipe = build_parts(training.recipe)
-        return prepare(export, data, plan.tasks, of_recipe.continuous_speech)
+        hears = None
+        if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
+            hears = build_parts(training.recipe)[1].continuous_speech
+        return prepare(export, data, plan.tasks, hears)
 
     def answered(task: str) -> Measured:
         log.info("measuring %s of '%s'", task, export)

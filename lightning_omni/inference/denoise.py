@@ -79,19 +79,11 @@ class Runner:
             hidden = self.backbone(
                 *(ids[places], self.position_ids[places], layout, self.memory),
                 places=torch.searchsorted(places, wanted),
-                continuous=self._heard(places),
+                continuous=self.continuous and self.continuous.among(places),
             )
         row = torch.full_like(self.segment, len(wanted))  # what is not wanted has no row
         row[wanted] = torch.arange(len(wanted), device=row.device)
         return hidden, row
-
-    def _heard(self, places: Tensor) -> Continuous | None:
-        """Features of the tokens at these places, counted among them."""
-        if self.continuous is None:
-            return None
-        is_there = torch.isin(self.continuous.places, places)
-        rows = torch.searchsorted(places, self.continuous.places[is_there])
-        return Continuous(rows, self.continuous.features[is_there])
 
     def _begin(self, is_active: Tensor) -> None:
         """Compute all tokens of these segments in the next run."""

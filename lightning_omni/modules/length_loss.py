@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_omni.arguments import check_within
 from lightning_omni.nn.length_head import LengthHead, Query, query_states
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.types import Batch, Continuous
+from lightning_omni.types import Batch
 from lightning_omni.vocab import Vocab
 
 HeadFactory = Callable[[int], LengthHead]
@@ -78,14 +78,5 @@ def requests(batch: Batch, vocab: Vocab, *, every: int) -> tuple[Query, Tensor]:
     ids = batch.ids.flatten().masked_fill(index == first[segment], vocab.mask_token_id)
     counts = torch.bincount(segment[kept], minlength=batch.num_segments)[is_asked]
     positions = batch.position_ids.flatten(0, 1)[kept]
-    query = Query(ids[kept], positions, tuple(counts.tolist()), _heard(batch.continuous, kept))
-    return query, length[is_asked]
-
-
-def _heard(continuous: Continuous | None, kept: Tensor) -> Continuous | None:
-    """Features of the tokens that are kept, counted among them."""
-    if continuous is None:
-        return None
-    is_there = kept[continuous.places]
-    rows = kept.cumsum(0)[continuous.places[is_there]] - 1
-    return Continuous(rows, continuous.features[is_there])
+    heard = batch.continuous and batch.continuous.among(kept.nonzero().squeeze(1))
+    return Query(ids[kept], positions, tuple(counts.tolist()), heard), length[is_asked]

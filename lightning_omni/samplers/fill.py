@@ -123,11 +123,12 @@ class _Run:
         place = more = torch.zeros_like(steps)
         if is_open.any():
             is_asked = committed & (num_open > 0)[now.sample] & self.sampler.revises
-            wanted = is_open | is_asked | (self._tail() & (now.ids == now.mask_token_id))
+            is_last = self._tail()
+            wanted = is_open | is_asked | (is_last & (now.ids == now.mask_token_id))
             logits_at = self.denoise(now.ids, wanted.nonzero().squeeze(1))
             where = is_open.nonzero().squeeze(1)
             scores = _scores(logits_at, now, where, step)
-            place, more = self._masks_to_add(logits_at, now, scores, step, num_open)
+            place, more = self._masks_to_add(logits_at, now, is_last, scores, step, num_open)
             self._commit(now, moment, where, scores, confidence, more > 0)
             if self.sampler.revises:
                 where = is_asked.nonzero().squeeze(1)
@@ -152,6 +153,7 @@ class _Run:
         self,
         logits_at: LogitsAt,
         now: Canvas,
+        is_last: Tensor,
         scores: list[tuple[Tensor, Scores]],
         step: int,
         num_open: Tensor,
@@ -159,7 +161,7 @@ class _Run:
         """Where samples grow and by how much, Int[S] and Int[S]."""
         if self.growing is None:
             return torch.zeros_like(num_open), torch.zeros_like(num_open)
-        growth, ends, is_last = self.growing.growth, self.growing.ends, self._tail()
+        growth, ends = self.growing.growth, self.growing.ends
         where = (is_last & (now.ids == now.mask_token_id)).nonzero().squeeze(1)
         at_tail = _scores(logits_at, now, where, step)
         at_end = end_probability(now, at_tail, is_last, ends)

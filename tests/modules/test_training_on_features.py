@@ -16,6 +16,7 @@ from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.length_loss import requests
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -102,6 +103,18 @@ def test_features_lie_at_the_context_tokens_of_their_own_sample_wherever_it_was_
                 found.setdefault(int(batch.visits[n]), []).append(frames)
     assert len(found) == 20
     assert all(torch.equal(*pair) for pair in found.values())
+
+
+def test_requests_of_a_length_head_keep_the_features_of_their_own_tokens():
+    vocab = Vocab.of_sizes(SIZES, "released")
+    batch = next(iter(batches()))
+    for every in (1, 2):
+        query, _ = requests(batch, vocab, every=every)
+        context = (query.ids == vocab.special("<|context_of_audio|>")).nonzero().squeeze(1)
+        assert torch.equal(query.continuous.places, context)
+        kept = (batch.visits % every == 0)[batch.segment_ids.flatten()[batch.continuous.places]]
+        assert 0 < kept.sum() <= len(kept)
+        assert torch.equal(query.continuous.features, batch.continuous.features[kept])
 
 
 def test_an_answer_that_only_the_features_tell_is_learned():

@@ -103,3 +103,13 @@ def test_features_without_a_projector_or_of_another_width_are_refused():
         run(network(None), Continuous(PLACES, features()))
     with pytest.raises(OmniError, match="have 5 dimensions but the backbone's projector takes 6"):
         run(network(), Continuous(PLACES, features(width=5)))
+
+
+def test_features_among_some_places_are_those_at_the_same_tokens(rng):
+    everywhere = torch.randn(12, 3, generator=rng)
+    given = Continuous(torch.tensor([1, 2, 5, 9]), everywhere[[1, 2, 5, 9]])
+    places = torch.tensor([0, 2, 4, 5, 11])
+    found = given.among(places)
+    assert places[found.places].tolist() == [2, 5]
+    assert torch.equal(found.features, everywhere[places[found.places]])
+    assert len(given.among(torch.tensor([0, 3])).places) == 0
