@@ -14,6 +14,7 @@ from lightning_omni.inference.defaults import GenerationDefaults, defaults_for
 from lightning_omni.inference.denoise import Guide, conditional, guided
 from lightning_omni.inference.layout import (
     Grammar,
+    PackedPrompts,
     end_ids,
     make_canvas,
     pack_prompts,
@@ -97,7 +98,7 @@ class HoleFiller:
         )
         if sampling.block_size is not None:
             canvas = in_blocks(canvas, sampling.block_size)
-        denoise = self._denoiser(samples, part, blanks, sampling, defaults)
+        denoise = self._denoiser(packed, samples, part, blanks, sampling, defaults)
         watch = _Watch(canvas, Trace(canvas) if sampling.trace else None, on_step)
         sampler = sampling.sampler or defaults.sampler(sampling.temperature or 0.0)
         seeds_S = torch.tensor(seeds, device=self.device)
@@ -106,7 +107,7 @@ class HoleFiller:
             growing = Growing(
                 sampling.grow,
                 end_ids(self.vocab),
-                lambda grown: self._denoiser(
+                lambda grown: self._denoiser_of(
                     samples, part, _as_long_as(blanks, grown), sampling, defaults
                 ),
             )
@@ -188,7 +189,7 @@ class HoleFiller:
         of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
         return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
 
-    def _denoiser(
+    def _denoiser_of(
         self,
         samples: list[Sample],
         part: int,
@@ -196,9 +197,21 @@ class HoleFiller:
         sampling: Sampling,
         defaults: GenerationDefaults,
     ) -> Denoiser:
-        """The backbone over the prompts, led away from bare ones if guidance is wanted."""
+        """The same over prompts with holes of other lengths."""
         prompts = render_prompts(self.template, samples, blanks, part=part)
         packed = pack_prompts(prompts, device=self.device)
+        return self._denoiser(packed, samples, part, blanks, sampling, defaults)
+
+    def _denoiser(
+        self,
+        packed: PackedPrompts,
+        samples: list[Sample],
+        part: int,
+        blanks: list[Blank],
+        sampling: Sampling,
+        defaults: GenerationDefaults,
+    ) -> Denoiser:
+        """The backbone over the prompts, led away from bare ones if guidance is wanted."""
         how: dict[str, Any] = {
             "mask_token_id": self.vocab.mask_token_id,
             "refresh_every": sampling.refresh_every or defaults.refresh_every,
