@@ -108,7 +108,7 @@ def _training(stages: Sequence[Stage]) -> str:
         charts = [chart for chart in charts if chart]
         parts.append(
             f"<h3>{escape(stage.name)}</h3><p class='soft'>{steps} steps, "
-            f"{stage.seconds:.0f} s between the first and the last log, {state}</p>"
+            f"{stage.seconds:.0f} s from its first log to its last, {state}</p>"
             f'<div class="curves">{"".join(charts[:_SHOWN])}</div>'
         )
         if charts[_SHOWN:]:

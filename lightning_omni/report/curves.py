@@ -10,11 +10,11 @@ from html import escape
 from lightning_omni.report.run_files import Curve
 
 _WIDTH, _HEIGHT = 320, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 24
 _POINTS = 240
 _TICKS = 4
 _STAGE = re.compile(r"(train|val|test)[/_]")
-_FIRST = ("loss", "nelbo", "psnr", "mel", "accuracy", "spectral")
+_FIRST = ("psnr", "ssim", "mel_l1", "loss", "accuracy", "usage")
 
 
 def draw_curves(title: str, curves: Sequence[Curve]) -> str:
@@ -45,7 +45,7 @@ def draw_curves(title: str, curves: Sequence[Curve]) -> str:
 
 
 def group_curves(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Put the same quantity of training and validation into one chart; losses come first."""
+    """Put the same quantity of training and validation into one chart, the telling ones first."""
     groups: dict[str, list[Curve]] = {}
     for curve in sorted(curves, key=lambda c: c.name):
         if curve.name.endswith("_epoch"):
@@ -61,7 +61,9 @@ def quantity_of(name: str) -> str:
 
 
 def _rank(quantity: str) -> int:
-    """What a reader looks for first; breakdowns by noise level come last."""
+    """What a reader looks for first: the whole loss; breakdowns by noise level come last."""
+    if quantity == "loss":
+        return -1
     if "/bin" in quantity:
         return len(_FIRST) + 1
     found = (i for i, word in enumerate(_FIRST) if word in quantity)
@@ -137,5 +139,6 @@ def _y(value: float, limits: tuple[float, float]) -> float:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
+    """A little room around values, but none below zero for what is never negative."""
     margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
-    return low - margin, high + margin
+    return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,27 +92,34 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def read_curves(home: Path) -> tuple[list[Curve], float]:
-    """Read the scalars logged into a folder, and the seconds from first to last.
+    """Read the scalars logged into a folder, and the seconds they took.
 
-    A run that was started again continues in a new file: where files overlap, the newer one holds.
+    A run that was started again continues in a new file: from that file's first step on, it alone
+    holds. The time between a stop and the next start does not count.
     """
-    found: dict[str, dict[int, float]] = {}
-    times: list[float] = []
+    files: list[list[tuple[str, Any]]] = []
     for path in sorted(home.glob(EVENTS), key=lambda p: (p.stat().st_mtime, p.name)):
-        accumulator = EventAccumulator(str(path), size_guidance={SCALARS: 0})
-        accumulator.Reload()
-        for name in accumulator.Tags()[SCALARS]:
-            events = accumulator.Scalars(name)
-            start = min(e.step for e in events)
-            older = {s: v for s, v in found.get(name, {}).items() if s < start}
-            found[name] = {**older, **{e.step: e.value for e in events}}
-            times += [e.wall_time for e in events]
+        newer = _read_events(path)
+        start = min((event.step for _, event in newer), default=math.inf)
+        files = [[(n, e) for n, e in older if e.step < start] for older in files] + [newer]
+    found: dict[str, dict[int, float]] = {}
+    for name, event in chain.from_iterable(files):
+        found.setdefault(name, {})[event.step] = event.value
     curves = [
         Curve(name, sorted(points), [points[s] for s in sorted(points)])
         for name, points in sorted(found.items())
         if name not in _UNPLOTTED
     ]
-    return curves, max(times) - min(times) if times else 0.0
+    times = [[event.wall_time for _, event in file] for file in files]
+    return curves, sum(max(file) - min(file) for file in times if file)
+
+
+def _read_events(path: Path) -> list[tuple[str, Any]]:
+    """Every scalar of a file with its name."""
+    accumulator = EventAccumulator(str(path), size_guidance={SCALARS: 0})
+    accumulator.Reload()
+    names = accumulator.Tags()[SCALARS]
+    return [(name, event) for name in names for event in accumulator.Scalars(name)]
 
 
 def _stage_order(home: Path) -> tuple[int, str]:

@@ -168,6 +168,19 @@ def test_training_and_validation_of_one_quantity_share_a_chart_and_losses_lead()
     assert len(groups["loss"]) == 2
 
 
+def test_the_whole_loss_leads_then_what_is_judged_then_parts_of_the_loss():
+    names = ("train_loss/entropy", "tokenizer/image/psnr_db", "optim/lr", "train/loss")
+    groups = list(group_curves([Curve(name, [0], [1.0]) for name in names]))
+    assert groups == ["loss", "tokenizer/image/psnr_db", "loss/entropy", "optim/lr"]
+
+
+@pytest.mark.parametrize("low", [0.0, 0.1, -1.0])
+def test_an_axis_goes_below_zero_only_for_values_that_do(low):
+    drawn = draw_curves("x", [Curve("x", [0, 1], [low, 5.0])])
+    ticks = [float(t) for t in re.findall(r'text-anchor="end">([^<]+)<', drawn)]
+    assert (min(ticks) < 0) == (low < 0)
+
+
 def test_a_curve_without_finite_values_is_not_drawn():
     assert draw_curves("x", [Curve("x", [0, 1], [float("nan"), float("inf")])]) == ""
 
@@ -190,6 +203,18 @@ def test_a_run_started_again_shows_the_newer_values_where_files_overlap(tmp_path
         writer.add_scalar("train/loss", 1.0, 1)
     (curve,), _ = read_curves(tmp_path)
     assert (curve.steps, curve.values) == ([0, 1], [9.0, 1.0])
+
+
+def test_time_between_a_stop_and_the_next_start_does_not_count(tmp_path):
+    for number, (begin, first) in enumerate([(1000, 0), (5000, 2)]):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{number}") as writer:
+            for step in range(first, first + 4):
+                writer.add_scalar("train/loss", 1.0, step, walltime=begin + 10 * step)
+        newest = max(tmp_path.iterdir(), key=lambda path: path.name.endswith(f".{number}"))
+        os.utime(newest, (number, number))
+    (curve,), seconds = read_curves(tmp_path)
+    assert curve.steps == [0, 1, 2, 3, 4, 5]
+    assert seconds == 10 + 30
 
 
 def test_a_run_shows_its_own_stages_results_and_tokenizers_not_those_of_runs_inside_it(tmp_path):
