@@ -18,7 +18,8 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.length_head import LengthHead
 from lightning_omni.nn.lora import merged
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.shipped import locate
+from lightning_omni.pretrained import fingerprint
+from lightning_omni.shipped import FOLDER, locate
 
 LENGTH_SAMPLES = 2000
 _BACKBONE, _HEAD = "backbone.", "length_head."
@@ -78,6 +79,16 @@ def _length_head(module: MaskedDiffusionModule, whole: dict[str, Tensor]) -> Len
     return head
 
 
+def _origin(init_from: str | list[str] | None) -> str:
+    """Where the weights came from before training; the package's own by their checksum."""
+    if not init_from:
+        return "random weights"
+    folder = locate(init_from)
+    if folder == FOLDER:
+        return f"the package's model, sha256 {fingerprint(folder)[:16]}"
+    return str(folder)
+
+
 def _card(
     data: OmniData,
     module: MaskedDiffusionModule,
@@ -101,7 +112,7 @@ def _card(
         "",
         f"- Tasks of the last stage: {', '.join(data.tasks)}",
         f"- Steps of the last stage: {steps}, batches of {data.rows} x {data.row_length} tokens",
-        f"- Started from: {locate(module.init_from) if module.init_from else 'random weights'}",
+        f"- Started from: {_origin(module.init_from)}",
         f"- Data: `{data.data}`, preset {made_from.get('preset', 'own')}, manifest sha256 "
         f"{manifest_hash(data.data)[:16]}",
         f"- Seeds: data {data.seed}, noise {module.noise_seed}",

@@ -36,7 +36,12 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = {"text": ".txt", "image": ".png", "speech": ".wav"}
 _FOREIGN = (".jpg", ".jpeg", ".webp", ".gif", ".flac", ".mp3", ".ogg", ".m4a")
-DEFAULT_MODELS = ["runs/stage3/export", "runs/demo/stage3/export", SHIPPED]
+DEFAULT_MODELS = [
+    "runs/finetune/export",
+    "runs/stage3/export",
+    "runs/demo/stage3/export",
+    SHIPPED,
+]
 
 
 def generate(

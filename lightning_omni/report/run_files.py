@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from lightning_omni.errors import OmniError
 
 STAGES = ("image_tokenizer", "speech_tokenizer", "stage1", "stage2", "stage3")
+_IN_ORDER = (*STAGES, "finetune")
 EVENTS = "events.out.tfevents.*"
-_OWN_STAGES = {(), *((stage,) for stage in STAGES)}
+_OWN_STAGES = {(), *((stage,) for stage in _IN_ORDER)}
 """Where a run keeps its stages; runs that lie inside it, such as the demo's, are not its own."""
 _UNPLOTTED = ("epoch", "hp_metric")
 
@@ -123,8 +124,8 @@ def _read_events(path: Path) -> list[tuple[str, Any]]:
 
 
 def _stage_order(home: Path) -> tuple[int, str]:
-    known = [i for i, name in enumerate(STAGES) if name in home.parts]
-    return (known[0] if known else len(STAGES), str(home))
+    known = [i for i, name in enumerate(_IN_ORDER) if name in home.parts]
+    return (known[0] if known else len(_IN_ORDER), str(home))
 
 
 def _read_stage(home: Path, folder: Path) -> Stage:
