@@ -38,9 +38,9 @@ class EntropyBounded(Confidence):
         self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
         """What the bound allows."""
-        order, rank = surest_first(confidence, sample, num_samples)
-        entropy = -confidence[order].double()
-        before = entropy.cumsum(0) - entropy
-        of_first = before[torch.arange(len(rank), device=rank.device) - rank]
-        is_within = before - of_first <= self.bound
+        order, _ = surest_first(confidence, sample, num_samples)
+        counts = sample.bincount(minlength=num_samples).tolist()
+        entropies = torch.split(-confidence[order].double(), counts)
+        before = torch.cat([own.cumsum(0) - own for own in entropies])
+        is_within = before <= self.bound
         return sample[order][is_within].bincount(minlength=num_samples)

@@ -102,7 +102,9 @@ class _Run:
         in_hole, size = canvas.sample[canvas.hole >= 0], len(canvas.num_steps)
         open_hole = canvas.sample[self.was_open & (canvas.hole >= 0)]
         num_open = torch.bincount(open_hole, minlength=size)
-        self.steps_per_token = canvas.num_steps.sum(1) / num_open.clamp_min(1)
+        is_own = torch.zeros_like(canvas.num_steps, dtype=torch.bool)
+        is_own[in_hole, canvas.hole[canvas.hole >= 0]] = True
+        self.steps_per_token = (canvas.num_steps * is_own).sum(1) / num_open.clamp_min(1)
         self.is_whole = num_open == torch.bincount(in_hole, minlength=size)
         self.number = 0
 
@@ -140,7 +142,7 @@ class _Run:
             self.ids[where[is_again]] = now.mask_token_id
         self._drop_tails(hole)
         self.number += 1
-        self.noise = self.noise.at(self.number)
+        self.noise = self.noise.at(self.noise.moment + self._takes_part(hole, step, num_open))
         where = (self.ids != now.ids).nonzero().squeeze(1)
         confidence = confidence[where]
         if not more.any():
@@ -181,7 +183,7 @@ class _Run:
         self.canvas, self.ids = grown.canvas, grown.canvas.ids
         self.was_open = grown.of(self.was_open, new=True)
         self.sampler = self.sampler.after_growth(grown)
-        self.noise = Noise.of(self.seeds, self.canvas.sample).at(self.number)
+        self.noise = Noise.of(self.seeds, self.canvas.sample).at(self.noise.moment)
         self.denoise = self.growing.denoiser(self.canvas)
         return grown
 
@@ -219,6 +221,14 @@ class _Run:
         first.scatter_reduce_(0, sample[is_end], place[is_end], "amin")
         is_tail = (self.ids == self.canvas.mask_token_id) & (place > first[sample])
         self.ids[is_tail & (self.canvas.hole >= 0)] = self.canvas.pad_token_id
+
+    def _takes_part(self, hole: int, step: int, num_open: Tensor) -> Tensor:
+        """Which samples would take this step if they were alone, Bool[S]."""
+        if not self.sampler.reopens:
+            return num_open > 0
+        begun = self.canvas.sample[self.was_open & (self.canvas.hole == hole)]
+        is_in_hole = torch.bincount(begun, minlength=len(num_open)) > 0
+        return is_in_hole & (step < self.canvas.num_steps[:, hole])
 
     def _is_open(self, hole: int) -> Tensor:
         return (self.ids == self.canvas.mask_token_id) & (self.canvas.hole == hole)

@@ -31,21 +31,21 @@ class Noise:
         seeds: Of each sample, Int[S].
         sample: Sample of each token of the canvas, Int[T].
         place: Place of each token in its sample, Int[T].
-        moment: Number of the step, over all holes.
+        moment: Steps that each sample has taken, over all its holes, Int[S].
     """
 
     seeds: Tensor
     sample: Tensor
     place: Tensor
-    moment: int = 0
+    moment: Tensor
 
     @classmethod
     def of(cls, seeds: Int[Tensor, " S"], sample: Int[Tensor, " T"]) -> Noise:
         """Streams for the samples of a canvas; `sample` is sorted."""
-        return cls(seeds, sample, rank_within(sample, len(seeds))[0])
+        return cls(seeds, sample, rank_within(sample, len(seeds))[0], torch.zeros_like(seeds))
 
-    def at(self, moment: int) -> Noise:
-        """The same streams at another moment."""
+    def at(self, moment: Int[Tensor, " S"]) -> Noise:
+        """The same streams at other moments."""
         return replace(self, moment=moment)
 
     def uniform(self, where: Int[Tensor, " M"], use: Use) -> Float[Tensor, " M"]:
@@ -60,5 +60,5 @@ class Noise:
         return uniform(int(use), seeds[:, None].expand_as(key), key)
 
     def _key(self, where: Tensor) -> Tensor:
-        moment = self.moment << (_PLACE_BITS + _COLUMN_BITS)
+        moment = self.moment[self.sample[where]] << (_PLACE_BITS + _COLUMN_BITS)
         return moment + (self.place[where] << _COLUMN_BITS)

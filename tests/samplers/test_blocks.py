@@ -1,8 +1,10 @@
 """Holes in blocks: everything is filled, from left to right, whatever the steps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from every_sampler import SAMPLERS
+from every_sampler import SAMPLERS, name
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,6 +68,40 @@ def test_steps_are_shared_by_length_and_every_block_has_one(length, steps, size,
     assert torch.bincount(canvas.hole[canvas.hole >= 0]).tolist() == [
         min(size, length - start) for start in range(0, length, size)
     ]
+
+
+def own_tokens_denoiser(canvas):
+    """Logits from the tokens of the position's own sample only."""
+    weights = torch.randn(99, MASK + 1, 9, generator=torch.Generator().manual_seed(3))
+    lengths = torch.bincount(canvas.sample)
+    index = torch.cat([torch.arange(n) for n in lengths.tolist()])
+
+    def denoise(ids, _):
+        counts = torch.zeros(len(lengths), MASK + 1)
+        counts.index_put_((canvas.sample, ids), torch.ones(len(ids)), accumulate=True)
+        logits = torch.einsum("tv,tvw->tw", counts[canvas.sample] / 3, weights[index])
+        return lambda where, allowed: logits[where][:, allowed]
+
+    return denoise
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+@pytest.mark.parametrize("size", [None, 1, 2, 5])
+def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(sampler, size):
+    """Others take steps in holes and blocks that it has finished, or has not."""
+    holes, steps = [[9, 4], [4, 7], [12], [1, 1]], [9, 2, 5, 1]
+
+    def filled(*chosen):
+        canvas = canvas_of([holes[n] for n in chosen], 1)
+        own_steps = torch.tensor([steps[n] for n in chosen])[:, None]
+        canvas = replace(canvas, num_steps=own_steps.expand(canvas.num_steps.shape))
+        canvas = canvas if size is None else in_blocks(canvas, size)
+        seeds = torch.tensor(chosen) + 7
+        ids = fill(own_tokens_denoiser(canvas), canvas, sampler, seeds=seeds)
+        return [ids[canvas.sample == s].tolist() for s in range(len(chosen))]
+
+    together = filled(0, 1, 2, 3)
+    assert together == [filled(n)[0] for n in range(4)]
 
 
 def test_one_block_is_the_canvas_itself():

@@ -98,13 +98,18 @@ def test_the_same_seed_gives_the_same_tokens(sampler, block):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
-def test_a_sample_alone_and_beside_others_that_grow_gives_the_same_tokens(sampler):
-    together, events = run(canvas_of(PROMPTS, HOLES, STEPS), sampler, SEEDS)
+@pytest.mark.parametrize("block", [None, 1, 3])
+def test_a_sample_alone_and_beside_others_that_grow_gives_the_same_tokens(sampler, block):
+    def blocks_of(canvas):
+        return canvas if block is None else in_blocks(canvas, block)
+
+    together, events = run(blocks_of(canvas_of(PROMPTS, HOLES, STEPS)), sampler, SEEDS)
     grew = torch.cat([e.grown.canvas.sample[e.grown.source < 0] for e in events if e.grown])
     assert len(grew.unique()) > 1
     for n in range(3):
         own = slice(n, n + 1)
-        alone, _ = run(canvas_of(PROMPTS[own], HOLES[own], STEPS[own]), sampler, SEEDS[own])
+        canvas = blocks_of(canvas_of(PROMPTS[own], HOLES[own], STEPS[own]))
+        alone, _ = run(canvas, sampler, SEEDS[own])
         assert torch.equal(alone.ids, together.ids[together.sample == n])
 
 

@@ -58,6 +58,13 @@ def test_the_entropy_bound_takes_the_largest_set_within_it(samples, bound):
         assert found == [rule(ps) for ps in samples]
 
 
+def test_entropies_of_other_samples_do_not_swallow_small_ones():
+    own = [1e-17, 2e-17, 3e-17]
+    alone = quota(EntropyBounded(0.0), [own], lambda entropy: -entropy)
+    assert alone == [1]
+    assert quota(EntropyBounded(0.0), [[5.0], own], lambda entropy: -entropy)[1:] == alone
+
+
 @given(SAMPLES, st.floats(0, 1))
 def test_the_threshold_takes_whatever_reaches_it(samples, threshold):
     wanted = [max(1, sum(p >= threshold for p in ps)) for ps in samples]
