@@ -9,6 +9,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.inference.omni import Omni
 from lightning_omni.inference.sampling import Sampling
 from lightning_omni.inference.trace import replay
+from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.shipped import FOLDER
 
 PINK = (250, 175, 210)
@@ -79,8 +80,17 @@ def test_each_answer_of_a_batch_counts_its_own_forward_passes(omni):
     assert records[0]["forwards"] < records[1]["forwards"]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, temperature):
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.0, num_steps=6),
+        Sampling(temperature=0.8, num_steps=6),
+        Sampling(temperature=0.8, num_steps=12, block_size=8),
+        Sampling(sampler=ReMDM(0.5, "rescale"), num_steps=6, block_size=8),
+    ],
+    ids=["greedy", "sampled", "blocks", "remasking"],
+)
+def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, sampling):
     heard = omni.generate("tts", text="a red car").speech
     asked = [
         omni.ask("t2i", text="a red car on a white background"),
@@ -88,8 +98,8 @@ def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, temperatur
         omni.ask("asr", speech=heard),
         omni.ask("t2i", text="a fish"),
         omni.ask("sqa", speech=heard),
+        omni.ask("tts", text="a green whale to the right of a yellow tree"),
     ]
-    sampling = Sampling(temperature=temperature, num_steps=6)
     together = omni.answer(asked, seed=3, sampling=sampling)
     for i, sample in enumerate(asked):
         (alone,) = omni.answer([sample], seed=3 + i, sampling=sampling)

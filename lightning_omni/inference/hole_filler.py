@@ -264,7 +264,7 @@ def _spans(canvas: Canvas) -> list[slice]:
 
 
 class _Watch:
-    """Looks at every step; `forwards` counts the passes until each sample's hole was filled."""
+    """Looks at every step; `forwards` counts the passes that each sample took part in."""
 
     def __init__(
         self,
@@ -283,9 +283,6 @@ class _Watch:
         """Take note of a step and pass it on."""
         if event.grown is not None:
             self.canvas = event.grown.canvas
-        canvas = self.canvas
-        is_open = (event.ids == canvas.mask_token_id) & (canvas.hole >= 0)
-        left = torch.bincount(canvas.sample[is_open], minlength=len(self.forwards))
-        self.forwards[(self.forwards == 0) & (left == 0)] = event.number
+        self.forwards += event.is_asked
         for hook in self.hooks:
             hook(event)

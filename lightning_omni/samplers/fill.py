@@ -38,6 +38,7 @@ class StepEvent:
         ids: The canvas after it, Int[T].
         where: Places that changed, ascending, Int[K].
         confidence: Of each, as the sampler ranks; NaN where a token was reopened or revised.
+        is_asked: Samples that had open positions, so that it took a forward pass of them, Bool[S].
         grown: If holes grew at the step's end; the rest is then told of the canvas that grew.
     """
 
@@ -45,6 +46,7 @@ class StepEvent:
     ids: Tensor
     where: Tensor
     confidence: Tensor
+    is_asked: Tensor
     grown: Grown | None = None
 
 
@@ -146,10 +148,10 @@ class _Run:
         where = (self.ids != now.ids).nonzero().squeeze(1)
         confidence = confidence[where]
         if not more.any():
-            return StepEvent(self.number, self.ids.clone(), where, confidence)
+            return StepEvent(self.number, self.ids.clone(), where, confidence, num_open > 0)
         grown = self._grow(hole, place, more)
         where = grown.place(where)
-        return StepEvent(self.number, self.ids.clone(), where, confidence, grown)
+        return StepEvent(self.number, self.ids.clone(), where, confidence, num_open > 0, grown)
 
     def _masks_to_add(
         self,

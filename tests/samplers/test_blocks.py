@@ -97,11 +97,23 @@ def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(samp
         canvas = replace(canvas, num_steps=own_steps.expand(canvas.num_steps.shape))
         canvas = canvas if size is None else in_blocks(canvas, size)
         seeds = torch.tensor(chosen) + 7
-        ids = fill(own_tokens_denoiser(canvas), canvas, sampler, seeds=seeds)
-        return [ids[canvas.sample == s].tolist() for s in range(len(chosen))]
+        calls, events = [], []
+        denoise = own_tokens_denoiser(canvas)
 
-    together = filled(0, 1, 2, 3)
-    assert together == [filled(n)[0] for n in range(4)]
+        def counted(ids, places):
+            calls.append(1)
+            return denoise(ids, places)
+
+        ids = fill(counted, canvas, sampler, seeds=seeds, on_step=events.append)
+        asked = torch.stack([e.is_asked for e in events]).sum(0).tolist()
+        own = [ids[canvas.sample == s].tolist() for s in range(len(chosen))]
+        return list(zip(own, asked, strict=True)), len(calls)
+
+    together, _ = filled(0, 1, 2, 3)
+    for n in range(4):
+        (alone,), calls = filled(n)
+        assert together[n] == alone
+        assert alone[1] == calls
 
 
 def test_one_block_is_the_canvas_itself():
