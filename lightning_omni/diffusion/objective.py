@@ -61,14 +61,12 @@ def scores_at_once(device_type: str) -> int:
     return 2**19 if device_type == "cpu" else 2**24
 
 
-def per_maskable(
-    total: Float[Tensor, ""], num_maskable: Float[Tensor, ""] | float
-) -> Float[Tensor, ""]:
-    """Weighted nats per maskable token: the bound of a batch.
+def per_maskable(total: Float[Tensor, ""], num_maskable: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Weighted nats per maskable token: the bound of a batch, 0 of one in which nothing counts.
 
     Dividing by the maskable tokens, not by the masked ones, is what keeps 1/t weights unbiased.
     """
-    return total / num_maskable
+    return total / num_maskable.where(num_maskable > 0, 1)
 
 
 def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:

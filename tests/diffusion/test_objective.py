@@ -82,4 +82,6 @@ def test_products_follow_autocast_and_sums_do_not(rng):
 
 
 def test_the_loss_is_normalised_by_what_could_be_masked_not_by_what_was():
-    torch.testing.assert_close(per_maskable(torch.tensor(5.0), 10.0), torch.tensor(0.5))
+    torch.testing.assert_close(
+        per_maskable(torch.tensor(5.0), torch.tensor(10.0)), torch.tensor(0.5)
+    )

@@ -150,6 +150,16 @@ def test_training_on_one_batch_lowers_its_loss():
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_batch_of_which_nothing_counts_costs_nothing_and_moves_nothing():
+    model = module(modality_weight={"text": 0.0, "speech": 0.0, "image": 1.0})
+    batch = batches(10)[0]  # answers are text and speech
+    noisy = model.corrupt(batch)
+    loss, _ = model._loss(batch, noisy, model.hidden(batch, noisy))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 def test_a_modality_without_a_schedule_is_named():
     with pytest.raises(OmniError, match="schedules is given for"):
         module(forward_process=forward_process(schedules={"text": Linear()}))
