@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise, Use
-from lightning_omni.samplers.score import choose
+from lightning_omni.samplers.score import check_choice, choose
 
 
 class Ancestral(Sampler):
@@ -18,6 +18,7 @@ class Ancestral(Sampler):
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
+        check_choice(temperature)
         self.temperature = temperature
 
     def propose(

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise
-from lightning_omni.samplers.score import choose, max_probability, truncate
+from lightning_omni.samplers.score import check_choice, choose, max_probability, truncate
 
 
 class Confidence(Sampler):
@@ -25,6 +25,7 @@ class Confidence(Sampler):
     def __init__(
         self, temperature: float = 0.0, top_p: float = 1.0, top_k: int | None = None
     ) -> None:
+        check_choice(temperature, top_p=top_p, top_k=top_k)
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
 
     def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise
-from lightning_omni.samplers.score import choose, negative_entropy, truncate
+from lightning_omni.samplers.score import check_choice, choose, negative_entropy, truncate
 
 
 class EntropyPenalty(Sampler):
@@ -37,6 +38,10 @@ class EntropyPenalty(Sampler):
         position_penalty: float = 1.0,
         free_positions: int = 100,
     ) -> None:
+        check_choice(temperature, top_p=top_p, top_k=top_k)
+        check_within("repetition_penalty", repetition_penalty, 0.01)
+        check_within("position_penalty", position_penalty, 0.01)
+        check_within("free_positions", free_positions, 0)
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.repetition_penalty = repetition_penalty
         self.position_penalty, self.free_positions = position_penalty, free_positions

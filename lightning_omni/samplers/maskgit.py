@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise, Use
-from lightning_omni.samplers.score import choose, gumbel
+from lightning_omni.samplers.score import check_choice, choose, gumbel
 
 
 class MaskGIT(Sampler):
@@ -25,6 +26,8 @@ class MaskGIT(Sampler):
     """
 
     def __init__(self, temperature: float = 1.0, noise: float = 4.5) -> None:
+        check_choice(temperature)
+        check_within("noise", noise, 0)
         self.temperature, self.noise = temperature, noise
 
     def propose(

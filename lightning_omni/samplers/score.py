@@ -6,7 +6,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_omni.arguments import check_within
 from lightning_omni.samplers.noise import Noise, Use
+
+
+def check_choice(temperature: float, *, top_p: float = 1.0, top_k: int | None = None) -> None:
+    """Refuse options of `truncate` and `choose` that leave no distribution.
+
+    Raises:
+        OmniError: If so.
+    """
+    check_within("temperature", temperature, 0)
+    check_within("top_p", top_p, 0, 1)
+    if top_k is not None:
+        check_within("top_k", top_k, 1)
 
 
 def max_probability(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:

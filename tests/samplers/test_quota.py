@@ -6,9 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
+from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.canvas import Moment
+from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
+from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.factor import Factor
+from lightning_omni.samplers.klass import KLASS
+from lightning_omni.samplers.maskgit import MaskGIT
+from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
 
 SAMPLES = st.lists(
@@ -76,6 +82,32 @@ def test_the_schedule_s_number_is_committed_in_any_case(sampler):
     confidence, sample = torch.full((6,), -0.5), torch.tensor([0, 0, 0, 1, 1, 1])
     moment = Moment(torch.ones(2), torch.tensor([1 / 3, 0.0]), torch.tensor([3, 3]))
     assert sampler.quota(moment, confidence, sample).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("sampler", [Ancestral, MaskGIT, Confidence, KLASS, ReMDM, EntropyPenalty])
+@pytest.mark.parametrize("temperature", [-1.0, float("nan")])
+def test_a_temperature_that_is_none_is_refused(sampler, temperature):
+    with pytest.raises(OmniError, match="temperature is"):
+        sampler(temperature=temperature)
+
+
+@pytest.mark.parametrize("sampler", [Confidence, EntropyPenalty])
+@pytest.mark.parametrize("wrong", [{"top_k": 0}, {"top_p": -0.5}, {"top_p": 1.5}])
+def test_a_truncation_that_leaves_nothing_is_refused(sampler, wrong):
+    (name,) = wrong
+    with pytest.raises(OmniError, match=f"{name} is"):
+        sampler(**wrong)
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "position_penalty", "free_positions"])
+def test_penalties_that_divide_by_nothing_are_refused(name):
+    with pytest.raises(OmniError, match=f"{name} is"):
+        EntropyPenalty(**{name: -1})
+
+
+def test_noise_that_grows_backwards_is_refused():
+    with pytest.raises(OmniError, match="noise is"):
+        MaskGIT(noise=-1.0)
 
 
 def test_knobs_out_of_range_are_refused():
