@@ -224,7 +224,7 @@ class OmniData(ResumableData):
         return load_features(self.folder)
 
     def bound_units(self) -> dict[str, dict[str, float]]:
-        """Other units of a bound, by modality: what nats per token are to be multiplied by."""
+        """Other units of a bound, by modality: what nats per code are to be multiplied by."""
         side = ImageTokenizer.from_pretrained(self.image_tokenizer).image_size
         codes = self.manifest["image_columns"] ** 2
         return {

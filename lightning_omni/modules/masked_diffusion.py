@@ -123,7 +123,9 @@ class MaskedDiffusionModule(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share, self.init_from = final_lr_share, init_from
         self.noise_seed, self.bound_draws = noise_seed, bound_draws
-        self.bound = BoundPerToken(len(self.vocab.modalities))
+        self.bound, self.bound_per_code = (
+            BoundPerToken(len(self.vocab.modalities)) for _ in range(2)
+        )
 
     def setup(self, stage: str) -> None:
         """Load the stage before and the codes' features; a resumed checkpoint overrides both."""
@@ -171,6 +173,7 @@ class MaskedDiffusionModule(L.LightningModule):
         nats, tokens, modality = self.bounds(batch)
         has = modality >= 0
         self.bound.update(nats[has], tokens[has], modality[has])
+        self.bound_per_code.update(nats[has], self._codes(batch)[has], modality[has])
 
     def bounds(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The bound on -log p of each segment's answer in nats, its tokens and its modality.
@@ -198,15 +201,32 @@ class MaskedDiffusionModule(L.LightningModule):
         """Log the bound of each modality with its standard error, and both in its own unit."""
         datamodule = getattr(self.trainer, "datamodule", None)
         units = datamodule.bound_units() if datamodule is not None else {}
-        ratio, error = self.bound.compute()
-        for name, value, spread in zip(self.vocab.modalities, ratio, error, strict=True):
-            if value.isfinite():
-                self.log(f"test/nats_per_token/{name}", value.float())
-                self.log(f"test/nats_per_token_error/{name}", spread.float())
+        per_token, per_code = (torch.stack(b.compute()) for b in (self.bound, self.bound_per_code))
+        for m, name in enumerate(self.vocab.modalities):
+            if per_token[0, m].isfinite():
+                self._log_with_error("nats_per_token", name, per_token[:, m])
                 for unit, factor in units.get(name, {}).items():
-                    self.log(f"test/{unit}/{name}", (value * factor).float())
-                    self.log(f"test/{unit}_error/{name}", (spread * factor).float())
+                    self._log_with_error(unit, name, per_code[:, m] * factor)
         self.bound.reset()
+        self.bound_per_code.reset()
+
+    def _log_with_error(self, unit: str, modality: str, measured: Tensor) -> None:
+        """Log a bound and its standard error, Float[2]."""
+        value, error = measured.float()
+        self.log(f"test/{unit}/{modality}", value)
+        self.log(f"test/{unit}_error/{modality}", error)
+
+    def _codes(self, batch: Batch) -> Tensor:
+        """Codes of each segment's answer, without what ends it, Int[N]."""
+        ids, modality = batch.ids.flatten(), batch.modality.flatten()
+        spans = [self.vocab.span(name) for name in self.vocab.modalities]
+        start, stop = (
+            torch.tensor([getattr(s, end) for s in spans], device=ids.device)[modality]
+            for end in ("start", "stop")
+        )
+        core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
+        segment = batch.segment_ids.flatten()[core & (start <= ids) & (ids < stop)]
+        return torch.bincount(segment, minlength=batch.num_segments)
 
     def _measure(self, stage: str, batch: Batch) -> None:
         noisy = self.corrupt(batch)

@@ -1,6 +1,7 @@
 import math
 from functools import partial
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,3 +193,20 @@ def test_the_bound_of_a_network_that_knows_nothing_is_log_v_a_token(draws, monke
     wanted = math.log(model.vocab.size - 1)
     torch.testing.assert_close(ratio[seen], torch.full((2,), wanted).double(), rtol=1e-5, atol=0)
     assert (error[seen] < 1e-5).all()
+
+
+@torch.no_grad()
+def test_bits_per_second_are_all_nats_of_an_answer_over_its_seconds(monkeypatch):
+    """What ends the speech costs nats and takes no time."""
+    model, logged = module(bound_draws=1), {}
+    model.backbone.embedding.head.weight.zero_()
+    units = {"speech": {"bits_per_second": 20 / math.log(2)}}  # so 10 codes are half a second
+    data = SimpleNamespace(bound_units=lambda: units)
+    monkeypatch.setattr(model, "_trainer", SimpleNamespace(datamodule=data))
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
+    for i, batch in enumerate(batches()):
+        model.test_step(batch, i)
+    model.on_test_epoch_end()
+    wanted = 11 * math.log2(model.vocab.size - 1) / 0.5
+    assert logged["test/bits_per_second/speech"].item() == pytest.approx(wanted, rel=1e-5)
+    assert logged["test/bits_per_second_error/speech"] < 1e-3
