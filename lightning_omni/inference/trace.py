@@ -15,7 +15,8 @@ from lightning_omni.samplers.growth import Grown
 class Change(TypedDict):
     """One token of one step.
 
-    `position` counts from the hole's start, as the hole is in the end; `token` is None where a
+    `step` counts the steps of its own sample, as it would take them alone; `position` counts from
+    the hole's start, as the hole is in the end; `token` is None where a
     token was masked again; `confidence` is what the sampler ranks by, None for tokens that were
     revised or masked again.
     """
@@ -34,16 +35,17 @@ class Trace:
     """
 
     def __init__(self, canvas: Canvas) -> None:
-        self.mask_token_id = canvas.mask_token_id
+        self.mask_token_id, self.sample = canvas.mask_token_id, canvas.sample
         self.changes: list[tuple[int, int, int, float]] = []
 
     def add(self, event: StepEvent) -> None:
         """Take note of a step."""
         if event.grown is not None:
             self._move(event.grown)
-        tokens, confidence = event.ids[event.where].tolist(), event.confidence.tolist()
-        places = zip(event.where.tolist(), tokens, confidence, strict=True)
-        self.changes += [(event.number, place, token, sure) for place, token, sure in places]
+            self.sample = event.grown.canvas.sample
+        steps, tokens = event.steps[self.sample[event.where]], event.ids[event.where]
+        told = (steps, event.where, tokens, event.confidence)
+        self.changes += zip(*(values.tolist() for values in told), strict=True)
 
     def _move(self, grown: Grown) -> None:
         """Places of earlier steps on the canvas that grew."""

@@ -35,18 +35,21 @@ class StepEvent:
 
     Attributes:
         number: Of the step, from 1, over all holes.
+        steps: How many each sample has taken, this one included: one that has finished a hole waits
+            for the others, Int[S].
+        is_asked: Samples that had masks in the hole, for which the model was run, Bool[S].
         ids: The canvas after it, Int[T].
         where: Places that changed, ascending, Int[K].
         confidence: Of each, as the sampler ranks; NaN where a token was reopened or revised.
-        is_asked: Samples that had open positions, so that it took a forward pass of them, Bool[S].
         grown: If holes grew at the step's end; the rest is then told of the canvas that grew.
     """
 
     number: int
+    steps: Tensor
+    is_asked: Tensor
     ids: Tensor
     where: Tensor
     confidence: Tensor
-    is_asked: Tensor
     grown: Grown | None = None
 
 
@@ -144,14 +147,15 @@ class _Run:
             self.ids[where[is_again]] = now.mask_token_id
         self._drop_tails(hole)
         self.number += 1
-        self.noise = self.noise.at(self.noise.moment + self._takes_part(hole, step, num_open))
+        takes_part = self._takes_part(hole, step, num_open)
+        self.noise = self.noise.at(self.noise.moment + takes_part)
         where = (self.ids != now.ids).nonzero().squeeze(1)
         confidence = confidence[where]
-        if not more.any():
-            return StepEvent(self.number, self.ids.clone(), where, confidence, num_open > 0)
-        grown = self._grow(hole, place, more)
-        where = grown.place(where)
-        return StepEvent(self.number, self.ids.clone(), where, confidence, num_open > 0, grown)
+        grown = self._grow(hole, place, more) if more.any() else None
+        if grown is not None:
+            where = grown.place(where)
+        so_far = self.number, self.noise.moment, num_open > 0
+        return StepEvent(*so_far, self.ids.clone(), where, confidence, grown)
 
     def _masks_to_add(
         self,

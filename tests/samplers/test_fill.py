@@ -6,6 +6,7 @@ import pytest
 import torch
 from every_sampler import GREEDY, SAMPLERS, name
 
+from lightning_omni.samplers.blocks import in_blocks
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
@@ -77,16 +78,30 @@ def test_the_same_seed_gives_the_same_tokens(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
-def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens(sampler):
+@pytest.mark.parametrize("block_size", [12, 3])
+def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens_in_the_same_steps(sampler, block_size):
     prompts, holes, steps = [[1, 2], [5], [7, 7, 7]], [9, 4, 12], [9, 2, 5]
-    lengths, canvas = canvas_of(prompts, holes, steps)
-    together = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[: len(lengths)]).split(
-        lengths
-    )
+
+    def filled(chosen):
+        lengths, canvas = canvas_of(*([own[n] for n in chosen] for own in (prompts, holes, steps)))
+        denoise, calls = counted(toy_denoiser(lengths))
+        events = []
+        ids = fill(
+            denoise,
+            in_blocks(canvas, block_size),
+            sampler,
+            seeds=SEEDS[chosen],
+            on_step=events.append,
+        )
+        passes = torch.stack([event.is_asked for event in events]).sum(0).tolist()
+        return ids.split(lengths), events[-1].steps.tolist(), passes, len(calls)
+
+    together, steps_taken, passes, _ = filled([0, 1, 2])
     for n in range(3):
-        lengths, canvas = canvas_of(prompts[n : n + 1], holes[n : n + 1], steps[n : n + 1])
-        alone = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[n : n + 1])
+        (alone,), (own_steps,), (own_passes,), calls = filled([n])
         assert torch.equal(alone, together[n])
+        assert steps_taken[n] == own_steps
+        assert passes[n] == own_passes == calls
 
 
 @pytest.mark.parametrize(
