@@ -14,5 +14,6 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
         OmniError: Naming the option, what it got and what it takes.
     """
     if not least <= value <= most:
-        wanted = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        lower, upper = (str(x) if isinstance(x, int) else f"{x:g}" for x in (least, most))
+        wanted = f"at least {lower}" if most == math.inf else f"{lower} to {upper}"
         raise OmniError(f"{name} is {value}, wanted {wanted}")

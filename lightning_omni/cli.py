@@ -18,6 +18,7 @@ from lightning_omni import __version__
 from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError, sentence_behind
+from lightning_omni.option_files import check_option_files
 from lightning_omni.vocab import SHARED_SETTINGS
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ _EXTRAS = {
     "qwen": ("dashscope",),
 }
 _JARGON = (
+    (
+        r"(\S+): Expected an instantiatable class, but \S+ is abstract Given value: "
+        r"NestedArg\(key='([^']*)', val=.*\)",
+        r"\1.\2 is given without \1, of which it is an option; put --\1 CLASS before it",
+    ),
     (r"Does not validate against any of the Union subtypes Errors: ", ""),
     (r"Problem with given class_path '[^']*': ", ""),
     (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
@@ -177,7 +183,8 @@ def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
 
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    parser.add_function_arguments(_function(verb), fail_untyped=True)
+    known = parser.add_function_arguments(_function(verb), fail_untyped=True)
+    check_option_files(verb, args, known)
     options = parser.parse_args([_renamed(arg) for arg in args] if verb == "import" else args)
     options.pop("config", None)
     arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()

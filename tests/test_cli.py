@@ -1,6 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from lightning_omni.cli import VERBS, main, one_line
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+STAGE, CALIBRATE = str(RECIPES / "stage3.yaml"), str(RECIPES / "eval" / "calibrate.yaml")
 
 
 def test_without_a_verb_the_verbs_are_listed(capsys):
@@ -20,6 +25,20 @@ def test_without_a_verb_the_verbs_are_listed(capsys):
         (["generate", "--task", "t2i", "--temperature", "-1"], "temperature is -1"),
         (["generate", "--task", "tqa", "--text", "x", "--grow.masks", "1"], "grow.masks is 1"),
         (["generate", "--task", "tqa", "--text", "x", "--length", "head"], "no length head"),
+        (["generate", "--task", "tqa", "--seed", str(2**63)], f"wanted 0 to {2**63 - 1}"),
+        (["generate", "--task", "tqa", "--steps", "2", "--steps_per_token", "1"], "leave one out"),
+        (["generate", "--task", "tqa", "--guidance", "{}"], "guidance names no modality"),
+        (["generate", "--task", "tqa", "--shift", "{}"], "shift names no modality"),
+        (["generate", "--task", "tqa", "--text", "x", "--out", ""], "--out is '.'"),
+        (["generate", "--task", "tqa", "--text", "x", "--model", ""], "no joint model in '.'"),
+        (
+            ["generate", "--task", "tqa", "--sampler.temperature", "1"],
+            "sampler.temperature is given without sampler",
+        ),
+        (["generate", "--task", "t2i", "--text", "x", "--grow", "{}"], "grow is given but"),
+        (["generate", "--config", STAGE], "a recipe of the verb `fit`: `generate` takes no data"),
+        (["experiment", "--config", STAGE], "`experiment` takes no data, model"),
+        (["evaluate", f"--config={CALIBRATE}"], "`evaluate` takes no into_model, split, ways"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

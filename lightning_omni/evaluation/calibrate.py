@@ -26,6 +26,7 @@ from lightning_omni.inference.omni import Omni
 from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.qualities import save_qualities
 from lightning_omni.inference.sampling import Sampling, check_seed
+from lightning_omni.inference.unused_options import check_ways
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import FOLDER, locate
 from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
@@ -73,9 +74,10 @@ def calibrate(
     """
     check_wanted(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
-    check_seed(seed)
+    check_seed(seed, runs=max(limit, speech_limit))
     if not ways:
         raise OmniError("no ways of sampling to compare; name at least one under `ways`")
+    check_ways(ways, tasks)
     model = locate(str(model))
     if into_model and model == FOLDER:
         raise OmniError(

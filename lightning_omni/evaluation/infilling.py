@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_omni.evaluation.suite import Plan
 from lightning_omni.files import make_folder
 from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling, check_seed
+from lightning_omni.inference.unused_options import check_used, scope_of_tasks
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
 
@@ -59,8 +60,9 @@ def evaluate_infilling(
     """
     check_wanted(list(METRICS), [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
-    check_seed(seed)
+    check_seed(seed, runs=max(limit, speech_limit))
     sampling = sampling or Sampling()
+    check_used(sampling, replace(scope_of_tasks(METRICS), whole=frozenset()))
     make_folder(out)
     model = locate(str(model))
     omni, suite = prepare(model, data, list(METRICS))

@@ -106,6 +106,7 @@ class Refiller:
                 seed=self.seed + start,
                 sampling=self.sampling,
                 drafts=[{0: draft} for draft in drafts[span]],
+                may_be_unused=True,
             )
             replies += map(reply_of, answers)
         return replies

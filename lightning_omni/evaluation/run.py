@@ -23,6 +23,7 @@ from lightning_omni.files import make_folder
 from lightning_omni.inference.omni import Answer, Omni
 from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling, check_seed
+from lightning_omni.inference.unused_options import check_used, scope_of_tasks
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.shipped import locate
@@ -41,7 +42,9 @@ class OmniAnswerer:
 
     def answer(self, samples: Sequence[Sample], *, seed: int) -> list[Reply]:
         """Answer a batch."""
-        answers = self.omni.answer(list(samples), seed=seed, sampling=self.sampling)
+        answers = self.omni.answer(
+            list(samples), seed=seed, sampling=self.sampling, may_be_unused=True
+        )
         self.records += [answer.record for answer in answers]
         return [reply_of(answer) for answer in answers]
 
@@ -87,7 +90,8 @@ def evaluate(
     check_wanted(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
-    check_seed(seed)
+    check_seed(seed, runs=max(limit, speech_limit))
+    check_used(sampling, scope_of_tasks(tasks))
     make_folder(out)
     model = locate(str(model))
     omni, suite = prepare(model, data, tasks, continuous_speech)

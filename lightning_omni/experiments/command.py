@@ -25,6 +25,7 @@ from lightning_omni.experiments.training import Training, plan_trainings, train
 from lightning_omni.files import make_folder
 from lightning_omni.inference.plain_sampling import to_plain
 from lightning_omni.inference.sampling import Sampling, check_seed
+from lightning_omni.inference.unused_options import check_ways
 
 log = logging.getLogger(__name__)
 TRAININGS = "trained"
@@ -74,11 +75,12 @@ def experiment(
     """
     check_wanted(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
-    check_seed(evaluation_seed)
+    check_seed(evaluation_seed, runs=max(limit, speech_limit))
     if not _NAME.fullmatch(name) or name == TRAININGS:
         raise OmniError(f"name is '{name}', wanted letters, digits, _ and -, not '{TRAININGS}'")
     given = recipes or []
     check_arms(arms, given, seeds)
+    check_ways({arm: options.sampling or Sampling() for arm, options in arms.items()}, tasks)
     stages = {arm: plan_stages(arm, options, given) for arm, options in arms.items()}
     check_same_data(stages)
     home, folder = make_folder(out / TRAININGS), make_folder(out / name)

@@ -98,7 +98,7 @@ def generate(
         quality: How much time to spend: see `inference/defaults.py` and docs/results/sampling.md.
             The options below overrule it.
         steps: Denoising steps of each hole.
-        steps_per_token: Steps as a share of a hole's positions.
+        steps_per_token: Steps as a share of a hole's positions, in place of steps.
         guidance: Classifier-free guidance scale, or one for each modality of the request, as
             '{"image": 1.0}'.
         final_guidance: What the scale becomes as the masks run out.
@@ -149,7 +149,7 @@ def generate(
         draft_image=draft_image,
         draft_audio=draft_audio,
     ).sorted_for(task_named(task))
-    stem = _stem(Path(out or task), task)
+    stem = _stem(Path(task if out is None else out), task)
     omni = Omni.from_pretrained(_model_folder(model), continuous_speech=continuous_speech)
     rate = omni.speech_tokenizer.sample_rate
     with Progress(transient=True) as progress:
@@ -211,7 +211,7 @@ def _stem(out: Path, task: str) -> Path:
 
 
 def _model_folder(model: str | None) -> Path:
-    folder = locate(model or DEFAULT_MODELS)
+    folder = locate(DEFAULT_MODELS if model is None else model)
     if not (folder / CONFIG_FILE).is_file():
         raise OmniError(
             f"no joint model in '{folder}'; train one with `make demo` or give --model with an "

@@ -31,6 +31,7 @@ from lightning_omni.inference.part_filler import PartFiller
 from lightning_omni.inference.qualities import resolve
 from lightning_omni.inference.request import check_given, choose_voice
 from lightning_omni.inference.sampling import Sampling, SamplingOptions, check_seed
+from lightning_omni.inference.unused_options import check_used, scope_of_samples
 from lightning_omni.samplers.fill import StepHook
 from lightning_omni.shipped import SHIPPED, locate
 from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
@@ -203,6 +204,7 @@ class Omni:
         sampling: Sampling | None = None,
         on_step: StepHook | None = None,
         drafts: Sequence[Mapping[int, PartDraft]] | None = None,
+        may_be_unused: bool = False,
     ) -> list[Answer]:
         """Answer encoded samples in batches, ignoring the content of their last turn.
 
@@ -212,13 +214,21 @@ class Omni:
             sampling: How to sample; None for the defaults.
             on_step: Told of each step of a batch.
             drafts: Of each sample what is given of its answer: see `complete`.
+            may_be_unused: Let options pass that no sample here uses, because others of the caller's
+                do.
+
+        Raises:
+            OmniError: As `complete`, or if an option has no effect on any answer.
         """
-        check_seed(seed)
+        check_seed(seed, runs=max(1, len(samples)))
         sampling = sampling or Sampling()
         drafts = drafts or [{} for _ in samples]
         for sample, given in zip(samples, drafts, strict=True):
             check_part_drafts(sample, given)
             self.ears.check(sample)
+        samples = [self._unanswered(sample) for sample in samples]
+        if not may_be_unused:
+            check_used(sampling, scope_of_samples(samples, drafts))
         answers: list[Answer] = []
         for start in range(0, len(samples), BATCH):
             batch = samples[start : start + BATCH]
@@ -302,7 +312,6 @@ class Omni:
         """Fill the holes part by part; parts of one modality and way of sampling run together."""
         start = time.perf_counter()
         records: list[dict[str, Any]] = [{} for _ in samples]
-        samples = [self._unanswered(sample) for sample in samples]
         drafts = [by_place(sample, own) for sample, own in zip(samples, given, strict=True)]
         ways = [resolve(sampling, sample.task, self.qualities) for sample in samples]
         for part in range(max(len(s.turns[-1].parts) for s in samples)):

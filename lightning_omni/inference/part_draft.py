@@ -15,6 +15,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.types import Sample
 
 GAP = re.compile(r"_{3,}(?:\{(\d+)\})?")
+_NO_LENGTH = re.compile(r"_{3,}\{(?!\d+\})[^\s{}]*\}")
 MAXGAP = 64
 
 
@@ -36,10 +37,15 @@ class TextDraft:
         """Read a text in which `___` is a gap and `___{2}` one of two tokens.
 
         Raises:
-            OmniError: If the text is empty or states a length that no gap has.
+            OmniError: If the text is empty or states what is no length of a gap.
         """
         if not text.strip():
             raise OmniError("the draft's text is empty; write ___ where something is to be filled")
+        if wrong := _NO_LENGTH.search(text):
+            raise OmniError(
+                f"the draft's text has the gap '{wrong[0]}', wanted ___ or, with its number of "
+                "tokens, ___{2}; put a space before a brace that is text"
+            )
         found = GAP.split(text)
         lengths = tuple(None if n is None else int(n) for n in found[1::2])
         for length in lengths:

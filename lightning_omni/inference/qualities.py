@@ -18,6 +18,7 @@ _INSTEAD = {
     "temperature": "sampler",
     "sampler": "temperature",
     "steps_per_token": "num_steps",
+    "num_steps": "steps_per_token",
 }
 """What is given takes the place of its other, which would be against it or overrule it."""
 Qualities = dict[Quality, dict[str, Sampling]]

@@ -15,6 +15,7 @@ from lightning_omni.samplers.growth import Growth
 MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 MODALITIES = ("text", "speech", "image")
+_FIELDS = {"guidance": "guidance_scale", "shift": "shift"}
 Precision = Literal["float32", "bfloat16"]
 LengthChoice = Literal["fitted", "longest", "predicted", "head"]
 
@@ -47,7 +48,7 @@ class Sampling:
     Attributes:
         quality: Row of the table in `inference/defaults.py`.
         num_steps: Denoising steps of each hole.
-        steps_per_token: Steps as a share of a hole's positions; `num_steps` overrules it.
+        steps_per_token: Steps as a share of a hole's positions, in place of `num_steps`.
         guidance_scale: Of classifier-free guidance; 0 is off. One scale leads away from answers to
             no request at all, a scale for each modality away from answers without that modality.
         final_guidance_scale: What scales become as the masks run out; None keeps them.
@@ -68,7 +69,7 @@ class Sampling:
         trace: Keep every step's commits in the record.
 
     Raises:
-        OmniError: If a number is out of its range, or a temperature is given beside a sampler.
+        OmniError: If a number is out of its range, or an option overrules another.
     """
 
     quality: Quality = "balanced"
@@ -89,6 +90,7 @@ class Sampling:
     trace: bool = False
 
     def __post_init__(self) -> None:
+        self._check_overruled()
         limits: dict[str, tuple[float | None, float, float]] = {
             "steps": (self.num_steps, 1, MAX_STEPS),
             "steps_per_token": (self.steps_per_token, 0, 100),
@@ -103,23 +105,36 @@ class Sampling:
             ("shift", self.shift if isinstance(self.shift, dict) else {"": self.shift}, 0.01, 100),
         ]
         for option, values, least, most in by_modality:
+            if not values and getattr(self, _FIELDS[option]) is not None:
+                raise OmniError(
+                    f"{option} names no modality; give a number, one for each modality as "
+                    "{'text': 1.0}, or leave it out"
+                )
             for name, own in values.items():
                 limits[f"{option}.{name}".rstrip(".")] = (own, least, most)
                 if name not in ("", *MODALITIES):
                     known = ", ".join(MODALITIES)
                     raise OmniError(f"{option} is given for '{name}', wanted modalities: {known}")
+        for name, (value, least, most) in limits.items():
+            if value is not None:
+                check_within(name, value, least, most)
+
+    def _check_overruled(self) -> None:
+        """Refuse an option beside another that would leave it without effect."""
         if self.sampler is not None and self.temperature is not None:
             raise OmniError(
                 "temperature is given beside a sampler, which has its own; set sampler.temperature"
+            )
+        if self.num_steps is not None and self.steps_per_token is not None:
+            raise OmniError(
+                f"steps ({self.num_steps}) and steps_per_token ({self.steps_per_token:g}) are both "
+                "given, and the first overrules the second; leave one out"
             )
         if self.length_quantile is not None and self.length != "head":
             raise OmniError(
                 f"length_quantile is given but length is '{self.length}'; it is a quantile of what "
                 "the length head says: set length: head, or leave it out"
             )
-        for name, (value, least, most) in limits.items():
-            if value is not None:
-                check_within(name, value, least, most)
 
     def steps_of(self, positions: int, defaults: GenerationDefaults) -> int:
         """Steps of a hole, at most one for each position."""
@@ -147,10 +162,14 @@ class Sampling:
         return scale if isinstance(scale, dict) else {"": scale}
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that generators do not take.
+def check_seed(seed: int, *, runs: int = 1) -> None:
+    """Refuse a seed that generators do not take, or one of those that follow it.
+
+    Args:
+        seed: Of the first run.
+        runs: So many have a seed each, one more than that before.
 
     Raises:
         OmniError: If so.
     """
-    check_within("seed", seed, 0, MAX_SEED)
+    check_within("seed", seed, 0, MAX_SEED - runs + 1)

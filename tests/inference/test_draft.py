@@ -52,6 +52,10 @@ def test_two_underscores_are_no_gap_and_a_length_can_be_stated():
     for wrong in (0, 65, 12345):
         with pytest.raises(OmniError, match=f"has {wrong} tokens, wanted 1 to 64"):
             TextDraft.parse(f"a ___{{{wrong}}}")
+    for wrong in ("{-1}", "{two}", "{}", "{2.5}"):
+        with pytest.raises(OmniError, match=f"has the gap '___{wrong}', wanted"):
+            TextDraft.parse(f"a ___{wrong} on ___")
+    assert TextDraft.parse("a ___ {two}").pieces == ("a ", " {two}")
 
 
 @pytest.mark.parametrize(
