@@ -66,6 +66,8 @@ _JARGON = (
     (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
     (r" +", " "),
 )
+INTERRUPTED = 130
+"""What a shell says of a process that SIGINT ended."""
 _MAX_MESSAGE = 700
 _MAX_SENTENCE = 4000  # our own name what they must
 _MAX_ECHO = 100
@@ -84,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(args[0], args)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
     except Exception as error:
         message = explain(error)
         if message is None:

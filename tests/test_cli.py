@@ -50,6 +50,15 @@ def test_a_mistake_is_one_line_and_exit_code_two(args, words, capsys):
     assert words in error
 
 
+def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_omni.cli._run", stopped)
+    assert main(["generate"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_long_report_is_folded_and_cut():
     assert one_line("a\n  b\nGiven value: " + "x" * 200) == "a b"
     assert len(one_line("x" * 5000)) == 700

@@ -53,7 +53,8 @@ def calibrate(
     """Answer the same cases in several ways and write a table, its JSON and a curve per task.
 
     It says which way each quality should be: the best way for `best`, and the cheapest within one
-    standard error of it for `balanced`, within two for `fast`.
+    standard error of it for `balanced`, within two for `fast`. All of it is written after each
+    task, so that of a stopped run the tasks that are done are kept.
 
     Args:
         model: Folder that training exported.
@@ -103,10 +104,9 @@ def calibrate(
         }
         (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
         (out / TABLE).write_text(markdown(rows, choices))
-    draw_pareto(rows, out)
-    if into_model:
-        named = by_quality(choices).items()
-        save_qualities({q: {task: ways[w] for task, w in of_q.items()} for q, of_q in named}, model)
+        draw_pareto(found, out)
+        if into_model:
+            save_qualities({q: {task: ways[w]} for q, w in choices[task].items()}, model)
     log.info("wrote %s", out / TABLE)
     return results
 

@@ -1,5 +1,13 @@
+from types import SimpleNamespace
+
+import pytest
+
+import lightning_omni.evaluation.calibrate as verb
 from lightning_omni.evaluation.calibration_table import markdown
 from lightning_omni.evaluation.pareto import draw_pareto, front
+from lightning_omni.inference.defaults import QUALITIES
+from lightning_omni.inference.qualities import load_qualities
+from lightning_omni.inference.sampling import Sampling
 
 
 def row(way, value, forwards, *, is_lower_better=False):
@@ -29,3 +37,26 @@ def test_the_table_has_every_way_its_difference_and_what_was_chosen():
     assert "| plain | 0.900 | 0.800 to 1.000 |  | 8.0 | 0.500 |" in text
     assert "| fast | 0.880 | 0.780 to 0.980 | -0.020 ± 0.010 | 4.0 | 0.500 |" in text
     assert "Chosen: fast fast, balanced plain, best plain." in text
+
+
+def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, monkeypatch):
+    def compare(omni, suite, plan, task, ways):
+        if task == "vqa":
+            raise KeyboardInterrupt
+        measured = {"seconds": 0.5, "difference": 0.0, "difference_error": 0.0}
+        return [{**row("few", 0.9, 4), **measured}], dict.fromkeys(QUALITIES, "few")
+
+    monkeypatch.setattr(verb, "prepare", lambda *_: (SimpleNamespace(), None))
+    monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
+    monkeypatch.setattr(verb, "_compare", compare)
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    few = Sampling(num_steps=4)
+    options = {"split": "val", "limit": 1, "speech_limit": 1, "seed": 0, "into_model": True}
+    with pytest.raises(KeyboardInterrupt):
+        verb.calibrate(
+            model=model, data=tmp_path, out=out, tasks=["t2i", "vqa"], ways={"few": few}, **options
+        )
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["calibration.json", "calibration.md", "pareto_t2i.png"]
+    assert load_qualities(model) == {quality: {"t2i": few} for quality in QUALITIES}
