@@ -137,10 +137,21 @@ def read_audio(
         raise OmniError(
             f"'{name}' is not readable audio ({_plain(error)}); give WAV, FLAC, OGG or MP3"
         ) from error
+    check_wave(wave, rate, name)
+    return resampled(wave, rate, sample_rate)
+
+
+def check_wave(wave: NDArray[np.float32], rate: int, name: str) -> None:
+    """Refuse sound that is not mono, too short, too long or not finite.
+
+    Raises:
+        OmniError: If so.
+    """
+    if wave.ndim != 1:
+        raise OmniError(f"'{name}' has the shape {wave.shape}, wanted mono samples, Float[T]")
     _check_length(len(wave) / rate, name)
     if not np.isfinite(wave).all():
         raise OmniError(f"'{name}' holds samples that are not finite; write it again as 16-bit WAV")
-    return resampled(wave, rate, sample_rate)
 
 
 def resampled(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import image_to_tensor, opaque, square, tensor_to_image
+from lightning_omni.data.media import check_wave, image_to_tensor, opaque, square, tensor_to_image
 from lightning_omni.inference.composite import compose_image, compose_speech
 from lightning_omni.inference.draft import Times, open_cells, open_frames
 from lightning_omni.inference.part_draft import ImageDraft, PartDraft, SpeechDraft
@@ -52,10 +52,12 @@ class MediaCoder:
         """Encode sound, with the frames open that the times touch.
 
         Raises:
-            OmniError: If the times are not within the sound.
+            OmniError: If it is no mono sound of finite samples, too short or too long, or the times
+                are not within it.
         """
         own = np.ascontiguousarray(speech, dtype=np.float32)
         rate, codebooks = self.speech.sample_rate, self.speech.num_codebooks
+        check_wave(own, rate, "speech")
         codes = self.speech.encode(torch.from_numpy(own)[None].to(self.device), sample_rate=rate)
         frames: list[int] = []
         if times is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError
@@ -69,7 +69,8 @@ class Sampling:
         trace: Keep every step's commits in the record.
 
     Raises:
-        OmniError: If a number is out of its range, or an option overrules another.
+        OmniError: If a number is out of its range, a word is none of its choices, or an option
+            overrules another.
     """
 
     quality: Quality = "balanced"
@@ -90,6 +91,7 @@ class Sampling:
     trace: bool = False
 
     def __post_init__(self) -> None:
+        self._check_words()
         self._check_overruled()
         limits: dict[str, tuple[float | None, float, float]] = {
             "steps": (self.num_steps, 1, MAX_STEPS),
@@ -118,6 +120,15 @@ class Sampling:
         for name, (value, least, most) in limits.items():
             if value is not None:
                 check_within(name, value, least, most)
+
+    def _check_words(self) -> None:
+        """Refuse a choice that there is not, as a parser would."""
+        choices = {"quality": Quality, "precision": Precision, "length": LengthChoice}
+        for name, choice in choices.items():
+            if getattr(self, name) not in (known := get_args(choice)):
+                raise OmniError(
+                    f"{name} is '{getattr(self, name)}', wanted one of {', '.join(known)}"
+                )
 
     def _check_overruled(self) -> None:
         """Refuse an option beside another that would leave it without effect."""

@@ -125,6 +125,32 @@ def test_an_answer_of_any_parts_is_completed(omni, whale, said):
     assert answer.image is answer.parts[4]
 
 
+@pytest.mark.parametrize(
+    ("wave", "expected"),
+    [
+        (np.zeros((2, 16000)), r"has the shape \(2, 16000\), wanted mono"),
+        (np.zeros(0), "lasts 0.000 s"),
+        (np.zeros(10), "lasts 0.001 s"),
+        (np.zeros(16000 * 61), "lasts 61.0 s"),
+        (np.full(16000, np.nan), "not finite"),
+    ],
+    ids=["stereo", "empty", "short", "long", "nan"],
+)
+def test_samples_are_checked_as_files_are(omni, wave, expected):
+    for given in (
+        {"speech": wave},
+        {"text": "x", "draft": Draft(speech=wave, times=[(0, 0.0005)])},
+    ):
+        with pytest.raises(OmniError, match=expected):
+            omni.generate("asr" if "speech" in given else "tts", **given)
+
+
+def test_words_that_are_no_choice_are_refused(omni):
+    for name, known in (("quality", "fast"), ("precision", "float32"), ("length", "fitted")):
+        with pytest.raises(OmniError, match=f"{name} is 'odd', wanted one of {known}"):
+            omni.generate("t2i", text="x", **{name: "odd"})
+
+
 def test_hidden_codes_of_a_request_are_masks_and_stay_so(omni, whale, said):
     half = omni.ask("caption", image=whale, mask=left_half())
     (part,) = half.turns[0].parts
