@@ -76,7 +76,7 @@ def hole_ids(answer, part="0"):
     return answer.record["holes"][part]["ids"]
 
 
-@pytest.mark.parametrize("length", ["rule", "predicted"])
+@pytest.mark.parametrize("length", ["fitted", "predicted"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_text_answer_stops_where_its_turn_ends(omni, length, seed):
     way = {"temperature": 1.0, "seed": seed, "length": length}

@@ -99,10 +99,13 @@ def test_a_truncation_that_leaves_nothing_is_refused(sampler, wrong):
         sampler(**wrong)
 
 
-@pytest.mark.parametrize("name", ["repetition_penalty", "position_penalty", "free_positions"])
-def test_penalties_that_divide_by_nothing_are_refused(name):
+@pytest.mark.parametrize(
+    "wrong", [{"repetition_penalty": 0.0}, {"position_penalty": -1.0}, {"free_positions": -1}]
+)
+def test_penalties_that_divide_by_nothing_are_refused(wrong):
+    (name,) = wrong
     with pytest.raises(OmniError, match=f"{name} is"):
-        EntropyPenalty(**{name: -1})
+        EntropyPenalty(**wrong)
 
 
 def test_noise_that_grows_backwards_is_refused():
