@@ -232,7 +232,8 @@ class MaskedDiffusionModule(L.LightningModule):
         noisy = self.corrupt(batch)
         hidden = self.hidden(batch, noisy)
         loss, nats = self._loss(batch, noisy, hidden)
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=len(batch.ids))
+        size = len(batch.ids)
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
         self._log_slices(stage, batch, noisy, nats, hidden)
         if self.length_loss is not None:
             self._length_nats(stage, batch, every=1)
