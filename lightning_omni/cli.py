@@ -18,7 +18,7 @@ from lightning_omni import __version__
 from lightning_omni.allocator import keep_freed_memory
 from lightning_omni.arguments import check_within
 from lightning_omni.errors import OmniError, sentence_behind
-from lightning_omni.option_files import check_option_files
+from lightning_omni.option_files import check_option_files, check_recipes
 from lightning_omni.vocab import SHARED_SETTINGS
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def _run(verb: str, args: list[str]) -> int:
     if verb in TRAINER_VERBS:
+        check_recipes(verb, args)
         build_cli(args)
     elif verb == "plan":
         _plan(args[1:])
