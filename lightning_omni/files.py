@@ -129,6 +129,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def write_checksums(folder: Path) -> None:
     """List a folder's files with their checksums in `SHA256SUMS`, as `sha256sum -c` reads them."""
+    (folder / SUMS_FILE).unlink(missing_ok=True)
     lines = [f"{digest}  {name}\n" for name, digest in checksums(folder).items()]
     (folder / SUMS_FILE).write_text("".join(lines))
 

@@ -26,11 +26,11 @@ Qualities = dict[Quality, dict[str, Sampling]]
 
 
 def resolve(sampling: Sampling, task: str, qualities: Qualities) -> Sampling:
-    """The calibrated way of the sampling's quality, overruled by whatever the user gave."""
+    """The calibrated way of the sampling's quality, overruled by whatever else the user gave."""
     calibrated = qualities.get(sampling.quality, {}).get(task)
     if calibrated is None:
         return sampling
-    own = given(sampling)
+    own = {name: value for name, value in given(sampling).items() if name != "quality"}
     taken: dict[str, Any] = {other: None for name, other in _INSTEAD.items() if name in own}
     return replace(calibrated, **{**taken, **own})
 

@@ -42,6 +42,14 @@ def test_qualities_are_kept_and_what_the_user_gives_goes_first(tmp_path):
         assert resolve(way, task, kept) is way
 
 
+def test_a_quality_may_be_what_another_one_is_by_default():
+    kept = {"best": {"t2i": Sampling(), "tqa": Sampling(quality="fast")}}
+    assert resolve(Sampling(quality="best"), "t2i", kept) == Sampling()
+    assert resolve(Sampling(quality="best", num_steps=3), "tqa", kept) == Sampling(
+        quality="fast", num_steps=3
+    )
+
+
 def test_what_the_user_gives_is_not_overruled_by_what_was_calibrated():
     kept = {"fast": {"t2i": Sampling(sampler=Threshold(0.7), num_steps=8)}}
     warm = resolve(Sampling(quality="fast", temperature=0.5, steps_per_token=0.5), "t2i", kept)
