@@ -80,7 +80,8 @@ def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
 def _mel_triangles() -> Float[Tensor, "257 80"]:
     """Triangles of height one, equally spaced and straight in mel, as Kaldi's are."""
     low, high = (1127 * math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
-    corners = torch.linspace(low, high, NUM_MELS + 2, dtype=torch.float64)
+    steps = torch.arange(NUM_MELS + 2, dtype=torch.float64)
+    corners = low + (high - low) * steps / (NUM_MELS + 1)
     bins = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT
     mel = 1127 * torch.log1p(bins / 700)[:, None]
     rising = (mel - corners[:-2]) / (corners[1:-1] - corners[:-2])
