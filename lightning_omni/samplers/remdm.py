@@ -29,8 +29,8 @@ class ReMDM(Ancestral):
         eta: How much is masked again; 0 is ancestral sampling.
         strategy: `cap` takes sigma = min(eta, sigma_max), `rescale` eta sigma_max, where
             sigma_max = min(1, (1 - alpha_s) / alpha_t); `confidence` shares eta sigma_max out
-            among a sample's positions, most to those that were least probable when committed, and
-            commits as many masks more, so that their number is kept in the mean.
+            among a sample's positions by the softmax of minus the probability that each had when
+            committed, and commits as many masks more, so that their number is kept in the mean.
         start: Time from which on positions are masked again; times run from 1 down to 0.
         stop: Time until which they are.
         temperature: Of the tokens.
@@ -39,7 +39,7 @@ class ReMDM(Ancestral):
     """
 
     reopens = True
-    log_p: Tensor
+    probability: Tensor
     """Of each token when it was last proposed, NaN before that, Float[T], in a run."""
     has_committed: Tensor
     """Which samples have positions that may be masked again, Bool[S], in a run."""
@@ -63,12 +63,12 @@ class ReMDM(Ancestral):
     def begin(self, canvas: Canvas) -> Sampler:
         """A copy that remembers how probable each committed token was."""
         run = copy(self)
-        run.log_p = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
+        run.probability = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
         return run
 
     def after_growth(self, grown: Grown) -> Sampler:
         """What it remembers moves with the tokens."""
-        self.log_p = grown.of(self.log_p, new=torch.nan)
+        self.probability = grown.of(self.probability, new=torch.nan)
         return self
 
     def propose(
@@ -77,12 +77,12 @@ class ReMDM(Ancestral):
         """Draw tokens, and an order that ignores them."""
         token, order = super().propose(canvas, scores, noise=noise)
         column = torch.searchsorted(scores.allowed, token)
-        is_committed = (canvas.hole == canvas.hole[scores.where[0]]) & ~self.log_p.isnan()
+        is_committed = (canvas.hole == canvas.hole[scores.where[0]]) & ~self.probability.isnan()
         is_committed &= canvas.ids != canvas.mask_token_id
         count = torch.bincount(canvas.sample[is_committed], minlength=len(canvas.num_steps))
         self.has_committed = count > 0
-        log_p = scores.logits.log_softmax(-1).gather(-1, column[:, None]).squeeze(-1)
-        self.log_p[scores.where] = log_p
+        probability = scores.logits.softmax(-1).gather(-1, column[:, None]).squeeze(-1)
+        self.probability[scores.where] = probability
         return token, order
 
     def quota(
@@ -105,7 +105,7 @@ class ReMDM(Ancestral):
         share = self._sigma(moment)[sample]
         if self.strategy == "confidence":
             share = self._exchanged(moment)[sample]
-            doubt = (-self.log_p[where]).exp()
+            doubt = (-self.probability[where]).exp()
             total = torch.zeros_like(moment.t).index_add_(0, sample, doubt)
             share = share * doubt / total[sample]
         return noise.uniform(where, Use.REOPEN) < share

@@ -16,7 +16,9 @@ from small_world import (
 
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.blocks import in_blocks
+from lightning_omni.samplers.canvas import Moment
 from lightning_omni.samplers.fill import fill
+from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.remdm import ReMDM
 
 DRAWS = 120_000
@@ -106,6 +108,20 @@ def test_remasking_by_confidence_keeps_the_number_of_masks(eta):
         t = 1 - (1 - 1e-3) * step / steps
         assert abs(share - t) < 4 * (t * (1 - t) / count / LENGTH) ** 0.5
     assert masked[-1] == 0
+
+
+def test_remasking_by_confidence_is_shared_by_the_softmax_of_minus_the_probability():
+    count = 40_000
+    canvas = empty_canvas(count, steps=8)
+    run = ReMDM(1.0, "confidence").begin(canvas)
+    p = torch.tensor([0.9, 0.5, 0.1, 0.02]).repeat(count, 1)[:, :LENGTH]
+    run.probability = p.flatten()
+    every = torch.full((count,), 0.5)
+    moment = Moment(every, every / 2, torch.full((count,), 2))
+    where, noise = torch.arange(count * LENGTH), Noise.of(torch.arange(count), canvas.sample)
+    again = run.reopened(canvas, moment, where, noise=noise).view(count, LENGTH).double().mean(0)
+    wanted = 0.5 * (-p[0].double()).softmax(0)
+    assert (again - wanted).abs().max() < 4 * (0.25 / count) ** 0.5
 
 
 def test_remasking_does_mask_again():
