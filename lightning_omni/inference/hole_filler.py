@@ -104,13 +104,13 @@ class HoleFiller:
         seeds_S = torch.tensor(seeds, device=self.device)
         growing = None
         if sampling.grow is not None and modality == "text":
-            growing = Growing(
-                sampling.grow,
-                end_ids(self.vocab),
-                lambda grown: self._denoiser_of(
-                    samples, part, _as_long_as(blanks, grown), sampling, defaults
-                ),
-            )
+
+            def of_grown(grown: Canvas) -> Denoiser:
+                longer = _as_long_as(blanks, grown)
+                packed = self._pack(samples, part, longer)
+                return self._denoiser(packed, samples, part, longer, sampling, defaults)
+
+            growing = Growing(sampling.grow, end_ids(self.vocab), of_grown)
         ids = fill(
             denoise, canvas, sampler, seeds=seeds_S, on_step=watch.step, growing=growing
         ).tolist()
@@ -174,8 +174,7 @@ class HoleFiller:
             precision: Format of the network's matrix products.
         """
         blanks = [Blank(len(text), dict(enumerate(text[:start]))) for text in texts]
-        prompts = render_prompts(self.template, [sample] * len(texts), blanks, part=part)
-        packed = pack_prompts(prompts, device=self.device)
+        packed = self._pack([sample] * len(texts), part, blanks)
         denoise = conditional(
             self.backbone,
             packed,
@@ -189,18 +188,12 @@ class HoleFiller:
         of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
         return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
 
-    def _denoiser_of(
-        self,
-        samples: list[Sample],
-        part: int,
-        blanks: list[Blank],
-        sampling: Sampling,
-        defaults: GenerationDefaults,
-    ) -> Denoiser:
-        """The same over prompts with holes of other lengths."""
-        prompts = render_prompts(self.template, samples, blanks, part=part)
-        packed = pack_prompts(prompts, device=self.device)
-        return self._denoiser(packed, samples, part, blanks, sampling, defaults)
+    def _pack(
+        self, samples: list[Sample], part: int, blanks: list[Blank], drop: tuple[str, ...] = ()
+    ) -> PackedPrompts:
+        """Prompts with their holes, without some modalities of the request, as one batch."""
+        prompts = render_prompts(self.template, samples, blanks, part=part, drop=drop)
+        return pack_prompts(prompts, device=self.device)
 
     def _denoiser(
         self,
@@ -238,8 +231,7 @@ class HoleFiller:
     ) -> Guide:
         """Prompts without a modality of the request, or without all of it."""
         drop = (name,) if name else self.vocab.modalities
-        bare = render_prompts(self.template, samples, blanks, part=part, drop=drop)
-        return Guide(pack_prompts(bare, device=self.device), scale, final_scale)
+        return Guide(self._pack(samples, part, blanks, drop), scale, final_scale)
 
 
 def _up_to_hole(sequence: Sequence, holes: list[Hole]) -> tuple[Sequence, list[Hole]]:
