@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 from data_prep.collection import Collection
 from data_prep.corpora import CORPORA, prepare_corpus
-from data_prep.emojiworld import build
-from data_prep.espeak import close_espeak
+from data_prep.emojiworld.world import build
 from data_prep.presets import PRESETS
 from data_prep.sources import Sources
+from data_prep.speech.espeak import close_espeak
 from data_prep.writer import attribution, check_replaceable, write_new
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from data_prep.collection import Collection, parts_of
-from data_prep.sentences import normalize
-from data_prep.splits import HoldOut
+from data_prep.emojiworld.sentences import normalize
+from data_prep.emojiworld.splits import HoldOut
 from lightning_omni.errors import OmniError
 from lightning_omni.types import SPLITS, Sample
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from data_prep.splits import digest
+from data_prep.emojiworld.splits import digest
 from lightning_omni.errors import OmniError
-from lightning_omni.special_tokens import OWN, RELEASED
 from lightning_omni.types import SPLITS, TASKS, Part, Role, Sample, Turn
+from lightning_omni.vocab import OWN, RELEASED
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 

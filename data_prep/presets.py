@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from data_prep.lexicon import BACKGROUNDS, INKS, OBJECTS
-from data_prep.scenes import World
+from data_prep.emojiworld.lexicon import BACKGROUNDS, INKS, OBJECTS
+from data_prep.emojiworld.scenes import World
 
 
 @dataclass(frozen=True, slots=True)

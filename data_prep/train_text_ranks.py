@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, combinations
 from pathlib import Path
 
-from data_prep import facts
-from data_prep.lexicon import BACKGROUNDS, INKS, OBJECTS, is_plural_only
-from data_prep.scene_text import RELATIONS, Content
-from data_prep.sentences import wordnet_sentences
+from data_prep.emojiworld import facts
+from data_prep.emojiworld.lexicon import BACKGROUNDS, INKS, OBJECTS, is_plural_only
+from data_prep.emojiworld.scene_text import RELATIONS, Content
+from data_prep.emojiworld.sentences import wordnet_sentences
 from data_prep.sources import SourceError, Sources
 
 log = logging.getLogger(__name__)

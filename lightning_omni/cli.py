@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
-from lightning_omni.allocator import keep_freed_memory
-from lightning_omni.arguments import check_within
-from lightning_omni.errors import OmniError, sentence_behind
+from lightning_omni.errors import OmniError, check_within, sentence_behind
 from lightning_omni.option_files import check_option_files, check_recipes
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -26,17 +24,17 @@ if TYPE_CHECKING:
 
 TRAINER_VERBS = ("fit", "validate", "test")
 FUNCTION_VERBS = {
-    "generate": ("lightning_omni.inference.command", "generate"),
+    "generate": ("lightning_omni.generation.command", "generate"),
     "evaluate": ("lightning_omni.evaluation.run", "evaluate"),
-    "calibrate": ("lightning_omni.evaluation.calibrate", "calibrate"),
-    "experiment": ("lightning_omni.experiments.command", "experiment"),
+    "calibrate": ("lightning_omni.studies.calibrate", "calibrate"),
+    "experiment": ("lightning_omni.studies.experiments.command", "experiment"),
     "evaluate-infilling": ("lightning_omni.evaluation.infilling", "evaluate_infilling"),
-    "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizer_run", "evaluate_tokenizers"),
-    "shrink": ("lightning_omni.inference.shrink", "shrink"),
-    "report": ("lightning_omni.report.build", "build_report"),
+    "evaluate-tokenizers": ("lightning_omni.evaluation.tokenizers", "evaluate_tokenizers"),
+    "shrink": ("lightning_omni.generation.shrink", "shrink"),
+    "report": ("lightning_omni.studies.report.build", "build_report"),
     "import": ("lightning_omni.interop.command", "import_checkpoint"),
     "export": ("lightning_omni.interop.export", "export_model"),
-    "bench": ("lightning_omni.bench.command", "bench"),
+    "bench": ("lightning_omni.studies.bench.command", "bench"),
 }
 _ALIASES = {"--from": "--kind"}  # a word of Python's own cannot name an argument
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
@@ -77,7 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes of the user are one line and code 2."""
     args = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    keep_freed_memory()
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0
@@ -130,6 +127,9 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def _run(verb: str, args: list[str]) -> int:
+    from lightning_omni.nn.cpu import keep_freed_memory
+
+    keep_freed_memory()
     if verb in TRAINER_VERBS:
         check_recipes(verb, args)
         build_cli(args)
@@ -150,8 +150,8 @@ def _plan(args: list[str]) -> None:
     """Build a recipe without memory and say what it would cost."""
     import torch
 
-    from lightning_omni.planning.command import plan
-    from lightning_omni.planning.plan import PlanOptions
+    from lightning_omni.studies.memory_plan.command import plan
+    from lightning_omni.studies.memory_plan.plan import PlanOptions
 
     with torch.device("meta"):
         cli = build_cli(args, run=False, with_trainer=False, options=PlanOptions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class OmniError(Exception):
     """A mistake the user can mend.
@@ -17,3 +19,15 @@ def sentence_behind(error: BaseException) -> OmniError | None:
     while cause is not None and not isinstance(cause, OmniError):
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def check_within(name: str, value: float, least: float, most: float = math.inf) -> None:
+    """Refuse a number outside `[least, most]`, or one that is not a number.
+
+    Raises:
+        OmniError: Naming the option, what it got and what it takes.
+    """
+    if not least <= value <= most:
+        lower, upper = (str(x) if isinstance(x, int) else f"{x:g}" for x in (least, most))
+        wanted = f"at least {lower}" if most == math.inf else f"{lower} to {upper}"
+        raise OmniError(f"{name} is {value}, wanted {wanted}")

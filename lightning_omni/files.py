@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +142,25 @@ def _refuse_full(folder: Path) -> None:
 def _partial(folder: Path) -> Path:
     place = folder.resolve()
     return place.with_name(place.name + ".partial")
+
+
+BLUE, ORANGE, GREY = "#2563b0", "#d97706", "#b8bec8"
+
+
+def pyplot() -> Any:
+    """Matplotlib without a screen, imported when something is drawn."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save_figure(figure: Any, axes: Iterable[Any], path: Path) -> None:
+    """Write a figure without the frame around its axes, and forget it."""
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot().close(figure)

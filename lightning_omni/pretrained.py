@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
+from lightning_omni.moved import resolve
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -133,7 +135,7 @@ def build(config: Any) -> Any:
     path = str(config["class_path"])
     if not path.startswith(_TRUSTED):
         raise OmniError(f"refused to build '{path}': only lightning_omni's classes are trusted")
-    module_name, _, class_name = path.rpartition(".")
+    module_name, _, class_name = resolve(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
@@ -155,3 +157,30 @@ def _recording(init: Any) -> Any:
         init(self, *args, **kwargs)
 
     return recorded
+
+
+log = logging.getLogger(__name__)
+
+SHIPPED = "shipped"
+FOLDER = Path(__file__).parent / "assets" / "mini"
+
+
+def locate(given: str | list[str], part: str = "") -> Path:
+    """Choose the first folder that holds an exported network.
+
+    Args:
+        given: A folder, or several in order of preference; the word `shipped` stands for the
+            weights of the package.
+        part: Folder inside the shipped model, such as `image_tokenizer`; empty for the model.
+
+    Returns:
+        The first that exists, else the first of all, so that the caller's error names it.
+    """
+    names = [given] if isinstance(given, str) else list(given)
+    folders = [FOLDER / part if name == SHIPPED else Path(name) for name in names]
+    for folder in folders:
+        if (folder / CONFIG_FILE).is_file():
+            if folder != folders[0]:
+                log.info("nothing in '%s' yet; taking '%s'", folders[0], folder)
+            return folder
+    return folders[0]

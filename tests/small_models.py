@@ -5,11 +5,11 @@ from random import Random
 
 import torch
 
-from lightning_omni.data.tasks import task_named
 from lightning_omni.interop import Backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.export import export_model
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.tasks import task_named
 from lightning_omni.types import Sample, Turn
 
 SMALL = {

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_omni import shipped
-from lightning_omni.shipped import locate
+from lightning_omni.pretrained import locate
 
 
 @pytest.fixture

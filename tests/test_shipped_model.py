@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.omni import Omni
-from lightning_omni.inference.sampling import Sampling
-from lightning_omni.inference.trace import replay
+from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.history import replay
+from lightning_omni.generation.omni import Omni
+from lightning_omni.pretrained import FOLDER
 from lightning_omni.samplers.remdm import ReMDM
-from lightning_omni.shipped import FOLDER
 
 PINK = (250, 175, 210)
 

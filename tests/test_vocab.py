@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
-from lightning_omni.shipped import FOLDER
-from lightning_omni.special_tokens import RELEASED
-from lightning_omni.vocab import Vocab
+from lightning_omni.pretrained import FOLDER
+from lightning_omni.vocab import RELEASED, Vocab
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 500))

@@ -10,8 +10,8 @@ from typing import Any
 
 from data_prep.corpora.entries import Conversation, Entry, Line, attempt
 from data_prep.corpora.files import json_lines, json_object
-from lightning_omni.data.tasks import TASKS_BY_NAME
 from lightning_omni.errors import OmniError
+from lightning_omni.tasks import TASKS_BY_NAME
 
 _ROLES = {
     "user": "user",

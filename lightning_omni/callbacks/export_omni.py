@@ -12,14 +12,13 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.media import manifest_hash
 from lightning_omni.evaluation.provenance import git_commit
-from lightning_omni.inference.folder import write_model_folder
-from lightning_omni.inference.lengths import fit_lengths
+from lightning_omni.generation.lengths import fit_lengths
+from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.nn.adapters import merged
 from lightning_omni.nn.length_head import LengthHead
-from lightning_omni.nn.lora import merged
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import fingerprint
-from lightning_omni.shipped import FOLDER, locate
+from lightning_omni.pretrained import FOLDER, fingerprint, locate
 
 LENGTH_SAMPLES = 2000
 _BACKBONE, _HEAD = "backbone.", "length_head."

@@ -13,11 +13,11 @@ from torch import Tensor
 from lightning_omni.callbacks.tensorboard_media import MediaLog
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.inference.folder import ModelFolder
-from lightning_omni.inference.lengths import fit_lengths
-from lightning_omni.inference.omni import Answer, Omni
+from lightning_omni.generation.lengths import fit_lengths
+from lightning_omni.generation.model_folder import ModelFolder
+from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.samplers.fill import StepEvent
+from lightning_omni.samplers.loop import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Sample

@@ -10,11 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_omni.arguments import check_within
 from lightning_omni.data.media import read_image, square
 from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, check_within
 
 
 def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -11,24 +11,22 @@ from random import Random
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_omni.arguments import check_within
 from lightning_omni.data.encode import ensure_codes, load_features
 from lightning_omni.data.packing import pack
 from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
-from lightning_omni.data.tasks import task_named
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import check_hears, make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.diffusion.noise import complement_of
-from lightning_omni.errors import OmniError
-from lightning_omni.shipped import locate
-from lightning_omni.special_tokens import SpecialTokensName
-from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.pretrained import locate
+from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, Sequence
-from lightning_omni.vocab import Vocab
+from lightning_omni.vocab import SpecialTokensName, Vocab
 
 
 class PackedMixture(IterableDataset[Batch]):

@@ -17,7 +17,7 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from lightning_omni.data.heard import read_members
+from lightning_omni.data.features_store import read_members
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_omni.arguments import check_within
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, check_within
 
 
 class SpeechData(ResumableData):

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
+from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import TASKS, Part, Sample, Sequence, Turn
 from lightning_omni.vocab import Vocab

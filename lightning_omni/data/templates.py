@@ -5,10 +5,9 @@ from __future__ import annotations
 from lightning_omni.data.released_template import CONTEXT, ReleasedTemplate
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.special_tokens import SETS, SpecialTokensName
-from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import Vocab
+from lightning_omni.vocab import SETS, SpecialTokensName, Vocab
 
 TEMPLATES: dict[SpecialTokensName, type[Template]] = {
     "own": Template,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
+from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
 
 

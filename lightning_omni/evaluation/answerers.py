@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.cases import Case, Reply, without_answer
+from lightning_omni.evaluation.examples import Case, Reply, without_answer
 from lightning_omni.types import Role, Sample
 
 log = logging.getLogger(__name__)

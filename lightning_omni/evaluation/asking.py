@@ -10,12 +10,12 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.answerers import answer_all
-from lightning_omni.evaluation.cases import Case
+from lightning_omni.evaluation.examples import Case
 from lightning_omni.evaluation.outcome import Outcome
 from lightning_omni.evaluation.run import OmniAnswerer
 from lightning_omni.evaluation.suite import Plan, Suite, require_answers
-from lightning_omni.inference.omni import Omni
-from lightning_omni.inference.sampling import Sampling
+from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.omni import Omni
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lightning_omni.evaluation.cases import Case, Reply
+from lightning_omni.evaluation.examples import Case, Reply
 from lightning_omni.evaluation.outcome import Outcome
 
 GALLERY = "gallery"

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.arguments import check_within
+from lightning_omni.errors import check_within
 from lightning_omni.evaluation.asking import cases_of
 from lightning_omni.evaluation.outcome import summarize
 from lightning_omni.evaluation.provenance import provenance
@@ -16,11 +16,10 @@ from lightning_omni.evaluation.refilling import Refiller
 from lightning_omni.evaluation.run import check_wanted, prepare
 from lightning_omni.evaluation.suite import Plan
 from lightning_omni.files import make_folder
-from lightning_omni.inference.plain_sampling import to_plain
-from lightning_omni.inference.sampling import Sampling, check_seed
-from lightning_omni.inference.unused_options import check_used, scope_of_tasks
-from lightning_omni.pretrained import fingerprint
-from lightning_omni.shipped import locate
+from lightning_omni.generation.config import Sampling, check_seed
+from lightning_omni.generation.plain_sampling import to_plain
+from lightning_omni.generation.unused_options import check_used, scope_of_tasks
+from lightning_omni.pretrained import fingerprint, locate
 
 log = logging.getLogger(__name__)
 RESULTS = "infilling.json"

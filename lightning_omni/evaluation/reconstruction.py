@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lightning_omni.data.media import tensor_to_image
-from lightning_omni.evaluation.cases import Reply, part_of
+from lightning_omni.evaluation.examples import Reply, part_of
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Role, Sample

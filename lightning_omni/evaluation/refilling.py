@@ -10,12 +10,12 @@ import torch
 
 from lightning_omni.data.media import square
 from lightning_omni.evaluation.answerers import Reconstructor
-from lightning_omni.evaluation.cases import Case, Reply, part_of, without_answer
+from lightning_omni.evaluation.examples import Case, Reply, part_of, without_answer
 from lightning_omni.evaluation.run import reply_of
-from lightning_omni.inference.composite import compose_speech
-from lightning_omni.inference.omni import Omni
-from lightning_omni.inference.part_draft import ImageDraft, PartDraft, SpeechDraft, TextDraft
-from lightning_omni.inference.sampling import Sampling
+from lightning_omni.generation.composite import compose_speech
+from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.omni import Omni
+from lightning_omni.generation.part_draft import ImageDraft, PartDraft, SpeechDraft, TextDraft
 from lightning_omni.types import Part, Sample, Turn
 
 GAP_S = 0.4

@@ -9,25 +9,23 @@ from typing import Any
 
 import torch
 
-from lightning_omni.arguments import check_within
 from lightning_omni.data.encode import ensure_codes
-from lightning_omni.data.tasks import task_named
-from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.cases import Reply
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.evaluation.examples import Reply
 from lightning_omni.evaluation.media import manifest_hash
+from lightning_omni.evaluation.predictions import Recognizer
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.reading import Recognizer
 from lightning_omni.evaluation.reconstruction import TokenizerReconstructor
 from lightning_omni.evaluation.suite import Plan, Suite, make_suite, write_results
 from lightning_omni.files import make_folder
-from lightning_omni.inference.omni import Answer, Omni
-from lightning_omni.inference.plain_sampling import to_plain
-from lightning_omni.inference.sampling import Sampling, check_seed
-from lightning_omni.inference.unused_options import check_used, scope_of_tasks
+from lightning_omni.generation.config import Sampling, check_seed
+from lightning_omni.generation.omni import Answer, Omni
+from lightning_omni.generation.plain_sampling import to_plain
+from lightning_omni.generation.unused_options import check_used, scope_of_tasks
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
-from lightning_omni.pretrained import fingerprint
-from lightning_omni.shipped import locate
-from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
+from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.tasks import task_named
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 from lightning_omni.types import SPLITS, Sample
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.judges import error_rates
 from lightning_omni.evaluation.media import Recording
-from lightning_omni.evaluation.reading import Recognizer
+from lightning_omni.evaluation.predictions import Recognizer
+from lightning_omni.evaluation.scorers import error_rates
 from lightning_omni.evaluation.statistics import (
     Measured,
     bootstrap_difference,
@@ -22,7 +22,7 @@ from lightning_omni.evaluation.statistics import (
 )
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.metrics.dnsmos import DNSMOS
-from lightning_omni.nn.mel import LogMel
+from lightning_omni.nn.codec.mel_codec import LogMel
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 

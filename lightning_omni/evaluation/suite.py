@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.data.shards import read_samples
-from lightning_omni.data.tasks import task_named
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.answerers import Answerer, Reconstructor, answer_all
-from lightning_omni.evaluation.cases import Case, Reply, load_cases
-from lightning_omni.evaluation.chance import chance_readings
+from lightning_omni.evaluation.emojiworld.train_classifier import NUM_STEPS, ensure_oracle
+from lightning_omni.evaluation.examples import Case, Reply, load_cases
 from lightning_omni.evaluation.gallery import Exhibit, save_gallery, write_index
-from lightning_omni.evaluation.judges import judge
-from lightning_omni.evaluation.oracle_training import NUM_STEPS, ensure_oracle
 from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.evaluation.reading import (
+from lightning_omni.evaluation.predictions import (
     Reader,
     Reading,
     Recognizer,
     hear_questions,
     reference_readings,
 )
+from lightning_omni.evaluation.random_baseline import chance_readings
+from lightning_omni.evaluation.scorers import judge
 from lightning_omni.evaluation.table import Row, Scored, build_rows, markdown
+from lightning_omni.tasks import task_named
 from lightning_omni.types import Role, Sample
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lightning_omni.evaluation.cases import Case, kind_of_question
-from lightning_omni.evaluation.chance import rule_for
-from lightning_omni.evaluation.judges import PRIMARY
+from lightning_omni.evaluation.examples import Case, kind_of_question
 from lightning_omni.evaluation.outcome import (
     Estimate,
     Outcome,
@@ -15,6 +13,8 @@ from lightning_omni.evaluation.outcome import (
     metric_names,
     summarize,
 )
+from lightning_omni.evaluation.random_baseline import rule_for
+from lightning_omni.evaluation.scorers import PRIMARY
 
 CEILINGS = {
     "asr": "the recognizer on the same real recordings",

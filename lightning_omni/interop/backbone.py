@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.checkpoint import fill_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
-from lightning_omni.interop.own import read_weightless
+from lightning_omni.interop.native import read_weightless
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained

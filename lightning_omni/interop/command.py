@@ -32,9 +32,9 @@ from lightning_omni.interop.dream import (
     tell_left_aside,
 )
 from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
-from lightning_omni.interop.own import copy_parts, read_weightless
-from lightning_omni.interop.weightless import WithoutWeights
-from lightning_omni.interop.writing import copy_weights
+from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.interop.native import copy_parts, read_weightless
+from lightning_omni.interop.shards_writer import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 

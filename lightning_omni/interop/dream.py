@@ -22,7 +22,7 @@ from lightning_omni.interop.checkpoint import (
     read_headers,
     weight_files,
 )
-from lightning_omni.interop.weightless import WithoutWeights
+from lightning_omni.interop.meta_init import WithoutWeights
 from lightning_omni.nn.transformer import Transformer
 
 log = logging.getLogger(__name__)

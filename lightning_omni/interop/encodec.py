@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.weightless import WithoutWeights
-from lightning_omni.nn.residual_vq import ResidualQuantizer
-from lightning_omni.nn.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
+from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
+from lightning_omni.nn.codec.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}

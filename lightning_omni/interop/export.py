@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lightning_omni.arguments import check_within
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
@@ -22,13 +21,12 @@ from lightning_omni.interop.checkpoint import (
 )
 from lightning_omni.interop.dream import published_name
 from lightning_omni.interop.hub import check_repo, open_hub, push_folder
-from lightning_omni.interop.own import copy_parts, read_weightless
+from lightning_omni.interop.native import copy_parts, read_weightless
 from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
-from lightning_omni.interop.writing import copy_weights
+from lightning_omni.interop.shards_writer import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import CONFIG_FILE, Pretrained
-from lightning_omni.shipped import locate
+from lightning_omni.pretrained import CONFIG_FILE, Pretrained, locate
 from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
 log = logging.getLogger(__name__)

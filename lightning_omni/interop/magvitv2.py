@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from lightning_omni.interop.checkpoint import fill_module
-from lightning_omni.interop.weightless import WithoutWeights
+from lightning_omni.interop.meta_init import WithoutWeights
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 ENCODER_BLOCKS = [4, 3, 4, 3, 4]

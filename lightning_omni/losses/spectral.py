@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from lightning_omni.nn.mel import FLOOR, MagnitudeSpectrum, mel_filters
+from lightning_omni.nn.codec.mel_codec import FLOOR, MagnitudeSpectrum, mel_filters
 
 RESOLUTIONS = ((256, 40), (512, 64), (1024, 80), (2048, 100))
 """(transform size in samples, mel bands)."""

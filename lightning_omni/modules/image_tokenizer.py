@@ -13,14 +13,14 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.optim import (
+from lightning_omni.nn.codec.discriminators import PatchDiscriminator
+from lightning_omni.optim.schedule import (
     OptimizerFactory,
     build_optimizer,
     check_schedule,
     decay_groups,
     warmup_cosine,
 )
-from lightning_omni.nn.patch_discriminator import PatchDiscriminator
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.nn.lora import plain_name
+from lightning_omni.nn.adapters import plain_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.vocab import Vocab

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
+from lightning_omni.errors import check_within
 from lightning_omni.nn.length_head import LengthHead, Query, query_states
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.types import Batch

@@ -11,34 +11,32 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from lightning_omni.arguments import check_within
 from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
-from lightning_omni.diffusion.likelihood import (
+from lightning_omni.diffusion.nelbo import (
     bound_per_segment,
     mask_for_bound,
     stratified_levels,
 )
 from lightning_omni.diffusion.objective import per_maskable, rows_at_once, weighted_nll
-from lightning_omni.errors import OmniError
-from lightning_omni.metrics.bound import BoundPerToken
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.metrics.nelbo import BoundPerToken
 from lightning_omni.modules.initial_weights import load_initial
 from lightning_omni.modules.length_loss import LengthLoss
-from lightning_omni.modules.optim import (
+from lightning_omni.modules.metric_breakdown import slices
+from lightning_omni.nn.adapters import Lora
+from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.optim.schedule import (
     OptimizerFactory,
     build_optimizer,
     check_schedule,
     decay_groups,
     warmup_cosine,
 )
-from lightning_omni.modules.slices import slices
-from lightning_omni.nn.embedding import CodeSpanFeatures
-from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
-from lightning_omni.nn.lora import Lora
-from lightning_omni.nn.transformer import Transformer
-from lightning_omni.shipped import locate
-from lightning_omni.special_tokens import SpecialTokensName
+from lightning_omni.pretrained import locate
 from lightning_omni.types import Batch
-from lightning_omni.vocab import Vocab
+from lightning_omni.vocab import SpecialTokensName, Vocab
 
 BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 

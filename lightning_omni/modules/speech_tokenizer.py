@@ -17,15 +17,15 @@ from lightning_omni.losses.adversarial import (
 from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.optim import (
+from lightning_omni.nn.codec.discriminators import STFTDiscriminator
+from lightning_omni.nn.codec.mel_codec import LogMel
+from lightning_omni.optim.schedule import (
     OptimizerFactory,
     build_optimizer,
     check_schedule,
     decay_groups,
     warmup_cosine,
 )
-from lightning_omni.nn.mel import LogMel
-from lightning_omni.nn.stft_discriminator import STFTDiscriminator
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 RESTART_EVERY = 20

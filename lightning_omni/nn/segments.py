@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.nn.half_attention import LONGEST, half_attention
+from lightning_omni.nn.cpu import LONGEST, half_attention
 
 log = logging.getLogger(__name__)
 

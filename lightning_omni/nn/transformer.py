@@ -10,10 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
+from lightning_omni.nn.cpu import as_factor
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
-from lightning_omni.nn.memory import Memory
-from lightning_omni.nn.precision import as_factor
+from lightning_omni.nn.kv_cache import Memory
 from lightning_omni.nn.rotary import RotaryAngles
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained

@@ -5,10 +5,9 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.samplers.base import Sampler
+from lightning_omni.samplers.base import Sampler, check_choice, choose, max_probability, truncate
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise
-from lightning_omni.samplers.score import check_choice, choose, max_probability, truncate
 
 
 class Confidence(Sampler):

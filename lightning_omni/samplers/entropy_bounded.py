@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
+from lightning_omni.errors import check_within
+from lightning_omni.samplers.base import negative_entropy
+from lightning_omni.samplers.canvas import surest_first
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.ranking import surest_first
-from lightning_omni.samplers.score import negative_entropy
 
 
 class EntropyBounded(Confidence):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
+from lightning_omni.errors import check_within
 from lightning_omni.samplers.canvas import Canvas, Denoiser, Scores
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_omni.samplers.base import lead
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.score import lead
 
 
 class Margin(Confidence):

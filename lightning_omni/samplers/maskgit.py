@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
-from lightning_omni.samplers.base import Sampler
+from lightning_omni.errors import check_within
+from lightning_omni.samplers.base import Sampler, check_choice, choose, gumbel
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise, Use
-from lightning_omni.samplers.score import check_choice, choose, gumbel
 
 
 class MaskGIT(Sampler):

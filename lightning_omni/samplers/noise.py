@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.diffusion.noise import uniform
-from lightning_omni.samplers.ranking import rank_within
+from lightning_omni.samplers.canvas import rank_within
 
 _COLUMN_BITS, _PLACE_BITS = 18, 17
 

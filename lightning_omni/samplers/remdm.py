@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, check_within
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores

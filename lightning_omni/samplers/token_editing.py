@@ -7,7 +7,7 @@ from copy import copy
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.arguments import check_within
+from lightning_omni.errors import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Moment, Scores
 from lightning_omni.samplers.growth import Grown

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_omni.nn.conv import ConvDecoder, ConvEncoder
-from lightning_omni.nn.lfq import LookupFreeQuantizer, Quantized
+from lightning_omni.nn.codec.conv import ConvDecoder, ConvEncoder
+from lightning_omni.nn.codec.lookup_free import LookupFreeQuantizer, Quantized
 from lightning_omni.tokenizers.base import Tokenizer
 
 

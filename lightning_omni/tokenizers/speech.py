@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.residual_vq import QuantizedFrames, ResidualQuantizer
+from lightning_omni.nn.codec.residual_vq import QuantizedFrames, ResidualQuantizer
 from lightning_omni.pretrained import Pretrained
 from lightning_omni.tokenizers.base import Tokenizer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import tiktoken
 
 from lightning_omni.errors import OmniError
-from lightning_omni.special_tokens import OWN, RELEASED
 from lightning_omni.tokenizers import qwen
+from lightning_omni.vocab import OWN, RELEASED
 
 DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
 MAX_BYTES = 16_384

@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_omni.data.tasks import TASKS_BY_NAME
+from lightning_omni.tasks import TASKS_BY_NAME
 
 pytestmark = pytest.mark.xdist_group("workplace")
 

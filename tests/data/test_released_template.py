@@ -9,9 +9,9 @@ import torch
 from small_models import rendered_with, sample_of
 
 from lightning_omni.data.released_template import INSTRUCTIONS, SYSTEM, ReleasedTemplate
-from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.data.templates import make_template
-from lightning_omni.inference.layout import Grammar, end_ids
+from lightning_omni.generation.canvas_builder import Grammar, end_ids
+from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab

@@ -3,9 +3,9 @@ from random import Random
 import pytest
 from small_models import rendered_with, sample_of
 
-from lightning_omni.data.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
+from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab

@@ -6,7 +6,7 @@ import pytest
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.lengths import fit_lengths, rule_name, source_length
+from lightning_omni.generation.lengths import fit_lengths, rule_name, source_length
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab

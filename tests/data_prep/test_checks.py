@@ -4,7 +4,7 @@ import pytest
 
 from data_prep.checks import Rules, check_splits
 from data_prep.collection import Collection, Media, image, make_sample, say, speech, text
-from data_prep.splits import HoldOut
+from data_prep.emojiworld.splits import HoldOut
 from lightning_omni.errors import OmniError
 
 RULES = Rules(

@@ -4,7 +4,7 @@ import pytest
 
 from data_prep.__main__ import main
 from lightning_omni.data.shards import read_manifest, read_samples
-from lightning_omni.data.tasks import TASKS_BY_NAME
+from lightning_omni.tasks import TASKS_BY_NAME
 
 
 @pytest.mark.parametrize("preset", ["smoke", pytest.param("demo", marks=pytest.mark.slow)])

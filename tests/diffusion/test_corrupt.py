@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.diffusion.corrupt import bernoulli_mask, counted_mask
+from lightning_omni.diffusion.forward_process import bernoulli_mask, counted_mask
 from lightning_omni.diffusion.noise import uniform
 
 

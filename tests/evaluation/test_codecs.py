@@ -19,7 +19,7 @@ from lightning_omni.evaluation.media import Recording
 from lightning_omni.evaluation.speech_codec import score_speech_codec
 from lightning_omni.evaluation.statistics import bootstrap_difference, mean_over
 from lightning_omni.metrics.dnsmos import DNSMOS, SAMPLE_RATE
-from lightning_omni.nn.residual_vq import ResidualQuantizer
+from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
 from lightning_omni.pretrained import Pretrained
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -148,8 +148,8 @@ def test_a_paired_difference_is_surer_than_two_intervals():
 
 
 def test_dnsmos_prefers_a_voice_to_noise():
-    from data_prep.espeak import close_espeak
-    from data_prep.voices import Voices
+    from data_prep.speech.espeak import close_espeak
+    from data_prep.speech.synthesizers import Voices
 
     voice = Voices(None).say("the cat sat on the mat and looked at the moon", "espeak-en-us")
     close_espeak()

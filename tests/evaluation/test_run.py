@@ -5,12 +5,12 @@ import pytest
 import yaml
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.calibrate import calibrate
 from lightning_omni.evaluation.infilling import evaluate_infilling
 from lightning_omni.evaluation.provenance import git_commit, provenance
 from lightning_omni.evaluation.run import evaluate
-from lightning_omni.evaluation.tokenizer_run import evaluate_tokenizers
-from lightning_omni.inference.sampling import Sampling
+from lightning_omni.evaluation.tokenizers import evaluate_tokenizers
+from lightning_omni.generation.config import Sampling
+from lightning_omni.studies.calibrate import calibrate
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
 VERBS = {

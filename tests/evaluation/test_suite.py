@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from toy_world import NINE, SpellingRecognizer, TableAnswerer
 
-from lightning_omni.evaluation.cases import Case, Reply, load_cases, pick
-from lightning_omni.evaluation.chance import derangement
-from lightning_omni.evaluation.judges import is_closest
+from lightning_omni.evaluation.examples import Case, Reply, load_cases, pick
 from lightning_omni.evaluation.outcome import Estimate
+from lightning_omni.evaluation.random_baseline import derangement
+from lightning_omni.evaluation.scorers import is_closest
 from lightning_omni.evaluation.suite import Plan, make_suite
 from lightning_omni.evaluation.table import verdict
 from lightning_omni.pretrained import fingerprint

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
-from lightning_omni.evaluation.cases import Reply
+from lightning_omni.evaluation.examples import Reply
 from lightning_omni.types import Part, Sample, Turn
 
 INKS = {"red": (210, 20, 20), "blue": (20, 50, 210), "green": (16, 128, 48)}

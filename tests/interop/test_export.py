@@ -13,7 +13,7 @@ from lightning_omni.interop import load_backbone
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.hub import open_hub
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.shipped import FOLDER
+from lightning_omni.pretrained import FOLDER
 from lightning_omni.vocab import Vocab
 
 DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"

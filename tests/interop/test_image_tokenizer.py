@@ -6,8 +6,8 @@ from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_image_tokenizer
 from lightning_omni.interop.magvitv2 import magvitv2_network, our_name, published_name
-from lightning_omni.interop.weightless import WithoutWeights
-from lightning_omni.shipped import FOLDER
+from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.pretrained import FOLDER
 
 
 def test_our_own_export_encodes_and_decodes():

@@ -12,7 +12,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_backbone
 from lightning_omni.modules import initial_weights
 from lightning_omni.modules.initial_weights import load_initial
-from lightning_omni.nn.lora import Lora
+from lightning_omni.nn.adapters import Lora
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.vocab import Vocab
 

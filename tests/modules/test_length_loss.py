@@ -13,7 +13,7 @@ from lightning_omni.data.template import Template
 from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Cosine, Linear
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.hole_filler import HoleFiller
+from lightning_omni.generation.hole_filler import HoleFiller
 from lightning_omni.modules.length_loss import LengthLoss, requests
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.length_head import LengthHead, query_states

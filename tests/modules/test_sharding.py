@@ -9,12 +9,12 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from lightning_omni.bench.train import our_loss
-from lightning_omni.bench.workload import Shape, make_network, make_samples
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.modules.optim import decay_groups
 from lightning_omni.nn.transformer import Block
+from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.studies.bench.train import our_loss
+from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
 
 SHAPE = Shape(dim=64, num_layers=2, vocab_size=200, tokens=120, longest=80, recomputes=True)
 CLIP = 0.1

@@ -18,8 +18,8 @@ from lightning_omni.data.templates import make_template
 from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.denoise import conditional
-from lightning_omni.inference.layout import PackedPrompts
+from lightning_omni.generation.canvas_builder import PackedPrompts
+from lightning_omni.generation.denoiser import conditional
 from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.dream import read_config, transformer_args

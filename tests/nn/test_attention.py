@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_omni.nn.half_attention import LONGEST
+from lightning_omni.nn.cpu import LONGEST
 from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
 

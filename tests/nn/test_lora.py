@@ -10,7 +10,7 @@ from small_models import SMALL
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import Backbone, load_backbone
-from lightning_omni.nn.lora import TARGETS, Lora, merged
+from lightning_omni.nn.adapters import TARGETS, Lora, merged
 from lightning_omni.nn.transformer import Transformer
 
 DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lightning_omni.nn import precision
-from lightning_omni.nn.precision import dtype_for, matmul_dtype
+from lightning_omni.nn import cpu as precision
+from lightning_omni.nn.cpu import dtype_for, matmul_dtype
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import torch
 from small_models import SMALL
 
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.optim import decay_groups
+from lightning_omni.nn.adapters import Lora, merged, plain_name, train_rows_from, whole
 from lightning_omni.nn.embedding import OmniEmbedding
-from lightning_omni.nn.lora import Lora, merged, plain_name
-from lightning_omni.nn.new_rows import train_rows_from, whole
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.optim.schedule import decay_groups
 
 ROWS, START = 20, 13
 

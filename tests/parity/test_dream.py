@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 
 from lightning_omni.interop.dream import load_dream
 from lightning_omni.nn.segments import SegmentLayout
-from lightning_omni.samplers.blocks import in_blocks
-from lightning_omni.samplers.canvas import Canvas
+from lightning_omni.samplers.canvas import Canvas, in_blocks
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
-from lightning_omni.samplers.fill import fill
+from lightning_omni.samplers.loop import fill
 from lightning_omni.samplers.margin import Margin
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_omni.cli import main
-from lightning_omni.nn.lora import TARGETS
+from lightning_omni.nn.adapters import TARGETS
 
 pytestmark = pytest.mark.xdist_group("workplace")
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "debug" / "stage3.yaml")
@@ -24,7 +24,10 @@ def before(workplace, beside):
 
 
 def fit(before, rank=2, *more):
-    lora = {"class_path": "lightning_omni.nn.lora.Lora", "init_args": {"rank": rank, "alpha": 4}}
+    lora = {
+        "class_path": "lightning_omni.nn.adapters.Lora",
+        "init_args": {"rank": rank, "alpha": 4},
+    }
     args = ["--model.lora", json.dumps(lora), "--model.init_from", str(before)]
     return main(["fit", "--config", RECIPE, *args, *more])
 

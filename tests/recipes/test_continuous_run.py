@@ -9,11 +9,11 @@ import soundfile
 import torch
 
 from lightning_omni.cli import main
-from lightning_omni.data.heard import user_speech
+from lightning_omni.data.features_store import user_speech
 from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError
-from lightning_omni.inference.omni import Omni
-from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
+from lightning_omni.generation.omni import Omni
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 
 RECIPE = str(Path(__file__).parents[2] / "recipes/debug/continuous_speech.yaml")
 EXPORT = "runs/debug/continuous_speech/export"

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from lightning_omni.cli import build_cli, main
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
-from lightning_omni.data.tasks import TASKS_BY_NAME
 from lightning_omni.diffusion.noise import split_visits
 from lightning_omni.evaluation.outcome import summarize
-from lightning_omni.experiments.bound import for_test, measure_bound
-from lightning_omni.experiments.resolve import in_folder, load_recipe, write_recipe
+from lightning_omni.studies.experiments.bound import for_test, measure_bound
+from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
+from lightning_omni.tasks import TASKS_BY_NAME
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -319,6 +319,6 @@ def test_an_isolated_prompt_trains_and_generates(beside):
     assert main([*asked, "--out", "cat"]) == 0
     Image.new("L", (2, 2), 255).save("mask.png")
     assert main([*asked, "--out", "again", "--image", "cat.png", "--mask", "mask.png"]) == 0
-    from lightning_omni.inference.omni import Omni
+    from lightning_omni.generation.omni import Omni
 
     assert Omni.from_pretrained("runs/debug/stage3/export").backbone.isolate_prompt

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.cli import main
-from lightning_omni.experiments.resolve import load_recipe, write_recipe
 from lightning_omni.interop import load_backbone
 from lightning_omni.modules.initial_weights import load_initial
-from lightning_omni.nn.lora import TARGETS
+from lightning_omni.nn.adapters import TARGETS
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.studies.experiments.recipe import load_recipe, write_recipe
 from lightning_omni.vocab import Vocab
 
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -83,7 +83,7 @@ def test_a_resumed_run_is_an_unbroken_one(imported):
 def test_adapters_and_new_rows_alone_are_trained(imported):
     pytest.importorskip("peft")
     args = {"rank": 2, "alpha": 4, "rows_from": KNOWN}
-    lora = {"class_path": "lightning_omni.nn.lora.Lora", "init_args": args}
+    lora = {"class_path": "lightning_omni.nn.adapters.Lora", "init_args": args}
     assert fit("--model.lora", json.dumps(lora)) == 0
     assert fit("--model.lora", json.dumps(lora), "--ckpt_path", LAST, steps=4) == 0
     before = load_backbone(imported).transformer.state_dict()

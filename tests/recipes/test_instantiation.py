@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from lightning_omni.cli import build_cli, parse_options
-from lightning_omni.experiments.planning import arm_recipes
-from lightning_omni.inference.plain_sampling import from_plain, to_plain
+from lightning_omni.generation.plain_sampling import from_plain, to_plain
+from lightning_omni.studies.experiments.planning import arm_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 EXPERIMENTS = sorted((RECIPES / "experiments").glob("*.yaml"))

@@ -8,9 +8,8 @@ from every_sampler import SAMPLERS, name
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.samplers.blocks import in_blocks
-from lightning_omni.samplers.canvas import Canvas
-from lightning_omni.samplers.fill import fill
+from lightning_omni.samplers.canvas import Canvas, in_blocks
+from lightning_omni.samplers.loop import fill
 
 MASK = 9
 

@@ -15,9 +15,8 @@ from small_world import (
 )
 
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.blocks import in_blocks
-from lightning_omni.samplers.canvas import Moment
-from lightning_omni.samplers.fill import fill
+from lightning_omni.samplers.canvas import Moment, in_blocks
+from lightning_omni.samplers.loop import fill
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.remdm import ReMDM
 

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
-from lightning_omni.samplers.blocks import in_blocks
-from lightning_omni.samplers.canvas import Canvas
+from lightning_omni.samplers.canvas import Canvas, in_blocks
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.fill import fill
 from lightning_omni.samplers.growth import Growing, Growth
 from lightning_omni.samplers.klass import KLASS
+from lightning_omni.samplers.loop import fill
 
 END, PAD, MASK, VOCAB = 9, 8, 10, 11
 SEEDS = torch.tensor([7, 8, 9])

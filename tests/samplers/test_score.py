@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from lightning_omni.samplers.base import choose, gumbel
 from lightning_omni.samplers.noise import Noise, Use
-from lightning_omni.samplers.score import choose, gumbel
 
 DRAWS = 100_000
 

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.lfr_filter_bank import LfrFilterBank
-from lightning_omni.tokenizers.continuous_speech import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech, LfrFilterBank
 
 WAVE = torch.randn(8000, generator=torch.Generator().manual_seed(0)).mul(0.1)
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 
 from lightning_omni.errors import OmniError
-from lightning_omni.special_tokens import RELEASED
 from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.vocab import RELEASED
 
 HAS_RANKS = find_spec("dashscope") is not None
 needs_ranks = pytest.mark.skipif(not HAS_RANKS, reason="dashscope is not installed")

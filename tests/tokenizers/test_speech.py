@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.frames import MelFrameEncoder, SpectrumFrameDecoder
-from lightning_omni.nn.residual_vq import ResidualQuantizer
-from lightning_omni.nn.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
+from lightning_omni.nn.codec.mel_codec import MelFrameEncoder, SpectrumFrameDecoder
+from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
+from lightning_omni.nn.codec.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
-from lightning_omni.special_tokens import OWN, RELEASED
 from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.vocab import OWN, RELEASED
 
 TEXT = TextTokenizer()
 plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0|"), max_size=60)

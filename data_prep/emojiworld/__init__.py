@@ -1,0 +1,1 @@
+"""EmojiWorld: scenes, captions and questions, drawn from emoji."""

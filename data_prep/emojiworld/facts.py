@@ -1,0 +1,209 @@
+"""Questions about the world that a sentence can answer, without a picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.emojiworld.lexicon import number_word
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A question with its bare answer and the answer as a sentence. `topic` groups results."""
+
+    question: str
+    answer: str
+    sentence: str
+    topic: str
+    can_be_spoken: bool = True
+
+
+def small_sums(largest: int) -> list[Fact]:
+    """Every sum of two numbers from 1 to `largest`, in words.
+
+    A recognizer hears the real number in this sentence; of `the answer is four` it makes "for".
+    """
+    numbers = range(1, largest + 1)
+    sums = [_sum(a, b) for a in numbers for b in numbers]
+    return [replace(fact, sentence=f"there are {fact.answer} altogether") for fact in sums]
+
+
+def sums_from_zero(largest: int) -> list[Fact]:
+    """Every sum of two numbers from 0 to `largest`, in words."""
+    numbers = range(largest + 1)
+    return [_sum(a, b) for a in numbers for b in numbers]
+
+
+def everyday() -> list[Fact]:
+    """Colours of things, kinds of things and a few capitals."""
+    colors = {
+        "grass": "green",
+        "the sky": "blue",
+        "snow": "white",
+        "coal": "black",
+        "blood": "red",
+        "the sea": "blue",
+    }
+    kinds = {
+        "a dog": "an animal",
+        "a rose": "a flower",
+        "a hammer": "a tool",
+        "a guitar": "an instrument",
+        "a banana": "a fruit",
+    }
+    capitals = {
+        "france": "paris",
+        "italy": "rome",
+        "spain": "madrid",
+        "japan": "tokyo",
+        "egypt": "cairo",
+        "england": "london",
+    }
+    facts = [_plain(f"what color is {k}", v, "color") for k, v in colors.items()]
+    facts += [
+        Fact(f"what kind of thing is {k}", v.split()[1], f"it is {v}", "kind")
+        for k, v in kinds.items()
+    ]
+    facts += [_plain(f"what is the capital of {k}", v, "capital") for k, v in capitals.items()]
+    return facts
+
+
+_SUM = re.compile(r"what is (\w+ plus \w+)")
+
+
+def rephrased(question: str) -> list[str]:
+    """Ask for a sum in other words; empty for any other question."""
+    found = _SUM.fullmatch(question)
+    words = ("how much is", "tell me", "what do you get for")
+    return [f"{start} {found[1]}" for start in words] if found else []
+
+
+CAPITALS = {
+    "argentina": "buenos aires", "australia": "canberra", "austria": "vienna",
+    "bangladesh": "dhaka", "belgium": "brussels", "bulgaria": "sofia", "canada": "ottawa",
+    "chile": "santiago", "china": "beijing", "colombia": "bogota", "croatia": "zagreb",
+    "cuba": "havana", "denmark": "copenhagen", "egypt": "cairo", "ethiopia": "addis ababa",
+    "finland": "helsinki", "france": "paris", "germany": "berlin", "ghana": "accra",
+    "greece": "athens", "hungary": "budapest", "iceland": "reykjavik", "india": "new delhi",
+    "iraq": "baghdad", "ireland": "dublin", "italy": "rome", "jamaica": "kingston",
+    "japan": "tokyo", "kenya": "nairobi", "latvia": "riga", "lebanon": "beirut",
+    "mongolia": "ulaanbaatar", "morocco": "rabat", "nepal": "kathmandu", "norway": "oslo",
+    "pakistan": "islamabad", "peru": "lima", "poland": "warsaw", "portugal": "lisbon",
+    "romania": "bucharest", "russia": "moscow", "senegal": "dakar", "serbia": "belgrade",
+    "spain": "madrid", "sweden": "stockholm", "thailand": "bangkok", "tunisia": "tunis",
+    "turkey": "ankara", "ukraine": "kyiv", "uruguay": "montevideo", "vietnam": "hanoi",
+    "zambia": "lusaka",
+}  # fmt: skip
+
+
+def capitals() -> list[Fact]:
+    """Capitals, asked for and asked by."""
+    facts = [_plain(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
+    facts += [
+        _plain(f"which country has the capital {v}", k, "country of capital")
+        for k, v in CAPITALS.items()
+    ]
+    return facts
+
+
+def countries(folder: Path) -> list[Fact]:
+    """Capitals, continents, languages, currencies and borders from `countries.json`.
+
+    Only names of plain letters are kept: a speech synthesizer must be able to say them.
+    """
+    table: list[dict[str, Any]] = json.loads((folder / "countries.json").read_text("utf-8"))
+    facts: dict[str, Fact] = {}
+    for country in table:
+        name = country["name"]["common"].lower()
+        if _is_plain(name):
+            for fact in _country(name, country):
+                if _is_plain(fact.answer):
+                    facts.setdefault(fact.question, fact)
+    return list(facts.values())
+
+
+def definitions(words: Iterable[str], wordnet: Path) -> list[Fact]:
+    """Ask for the first WordNet sense of each noun. Long glosses are left out."""
+    index = _first_senses(wordnet / "index.noun")
+    glosses = _glosses(wordnet / "data.noun")
+    facts: list[Fact] = []
+    for word in sorted(set(words)):
+        gloss = glosses.get(index.get(word, ""), "")
+        if 2 <= len(gloss.split()) <= 9 and re.fullmatch(r"[a-z' -]+", gloss):
+            article = "an" if word[0] in "aeiou" else "a"
+            question = f"what is the meaning of {article} {word}"
+            facts.append(Fact(question, gloss, gloss, "definition", can_be_spoken=False))
+    return facts
+
+
+def _sum(a: int, b: int) -> Fact:
+    question = f"what is {number_word(a)} plus {number_word(b)}"
+    return _plain(question, number_word(a + b), "sum")
+
+
+def _plain(question: str, answer: str, topic: str) -> Fact:
+    return Fact(question, answer, f"it is {answer}", topic)
+
+
+def _is_plain(name: str) -> bool:
+    return re.fullmatch(r"[a-z][a-z' -]*", name) is not None
+
+
+def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
+    capitals = [str(c).lower() for c in country.get("capital") or [] if c]
+    if len(capitals) == 1:
+        yield _plain(f"what is the capital of {name}", capitals[0], "capital")
+        question = f"which country has the capital {capitals[0]}"
+        yield _plain(question, name, "country of capital")
+    yield Fact(
+        f"on which continent is {name}",
+        str(country["region"]).lower(),
+        f"it is in {str(country['region']).lower()}",
+        "continent",
+    )
+    languages = sorted(str(v).lower() for v in (country.get("languages") or {}).values())
+    if len(languages) == 1:
+        question = f"which language do people speak in {name}"
+        yield Fact(question, languages[0], f"they speak {languages[0]}", "language")
+    currencies = list((country.get("currencies") or {}).values())
+    if len(currencies) == 1:
+        currency = str(currencies[0]["name"]).lower()
+        question = f"what is the currency of {name}"
+        yield Fact(question, currency, f"it is the {currency}", "currency")
+    coast = "no" if country.get("landlocked") else "yes"
+    said = f"{coast} it {'has no' if coast == 'no' else 'has a'} coast"
+    yield Fact(f"does {name} have a coast", coast, said, "coast")
+    borders = len(country.get("borders") or [])
+    yield Fact(
+        f"how many countries border {name}",
+        number_word(borders),
+        f"it has {number_word(borders)} neighbors",
+        "borders",
+    )
+
+
+def _first_senses(path: Path) -> dict[str, str]:
+    """Lemma -> offset of its most frequent sense."""
+    senses: dict[str, str] = {}
+    for line in path.read_text("utf-8").splitlines():
+        if line.startswith("  "):
+            continue
+        fields = line.split()
+        pointers = int(fields[3])
+        senses[fields[0].replace("_", " ")] = fields[6 + pointers]
+    return senses
+
+
+def _glosses(path: Path) -> dict[str, str]:
+    """Offset -> definition, without examples."""
+    found: dict[str, str] = {}
+    for line in path.read_text("utf-8").splitlines():
+        if not line.startswith("  "):
+            gloss = line.partition(" | ")[2].split(";")[0].strip().lower()
+            found[line[:8]] = re.sub(r"\([^)]*\)\s*", "", gloss).strip()
+    return found

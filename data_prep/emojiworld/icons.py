@@ -1,0 +1,88 @@
+"""Samples of single emoji with their names, in several styles."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Iterator
+
+from PIL import Image
+
+from data_prep.collection import Collection, Media
+from data_prep.emojiworld.art import Concept, Style
+from data_prep.emojiworld.pictures import add_caption, add_drawing
+from data_prep.emojiworld.splits import HoldOut, bucket, digest
+from data_prep.emojiworld.sprites import rasterize
+
+_SIZE = 64
+_MAX_LABEL_WORDS = 4
+_TEST_OF, _VAL_OF = 10, 60  # one (concept, style) cell in so many
+
+
+def well_named(concepts: list[Concept], hold_out: HoldOut) -> list[Concept]:
+    """Concepts with a short plain name that says nothing held out, in hash order."""
+    kept = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
+    return sorted(kept, key=lambda c: digest("icon", c.label))
+
+
+def add_icons(
+    collection: Collection,
+    concepts: list[Concept],
+    styles: list[Style],
+    test_styles: list[Style],
+) -> None:
+    """Add icons; the cell (concept, style) decides the split, test styles go to test_style."""
+    for style in styles:
+        for concept in _drawn(concepts, style):
+            medium = _media(concept, style)
+            meta = _meta(concept, style)
+            split = _split(concept, style)
+            add_drawing(collection, split, concept.label, medium, meta)
+            add_caption(collection, split, medium, concept.label, meta)
+    for style in test_styles:
+        for concept in _drawn(concepts, style):
+            medium = _media(concept, style)
+            add_caption(collection, "test_style", medium, concept.label, _meta(concept, style))
+
+
+def _drawn(concepts: list[Concept], style: Style) -> Iterator[Concept]:
+    return (c for c in concepts if c.code_point in style.svgs)
+
+
+def _split(concept: Concept, style: Style) -> str:
+    if bucket("icon", concept.label, style.name, of=_TEST_OF) == 0:
+        return "test_iid"
+    return "val" if bucket("icon-val", concept.label, style.name, of=_VAL_OF) == 0 else "train"
+
+
+def _is_named_well(label: str) -> bool:
+    return re.fullmatch(r"[a-z' -]+", label) is not None and len(label.split()) <= _MAX_LABEL_WORDS
+
+
+def _leaks(label: str, hold_out: HoldOut) -> bool:
+    """Tell labels such as "green apple" when that combination is held out."""
+    words = set(label.split())
+    return any(key[0] == "ink" and words >= set(key[1:]) for key in hold_out.keys)
+
+
+def _meta(concept: Concept, style: Style) -> dict[str, str]:
+    return {"set": "icon", "label": concept.label, "style": style.name, "caption": concept.label}
+
+
+def _media(concept: Concept, style: Style) -> Media:
+    return Media(
+        key=f"icon-{digest(concept.code_point, style.name)[:20]}",
+        modality="image",
+        extension="png",
+        info={"caption": concept.label, "source": style.source, "licence": style.licence},
+        load=functools.partial(_draw, style, concept.code_point),
+    )
+
+
+def _draw(style: Style, code_point: str) -> bytes:
+    canvas = Image.new("RGBA", (_SIZE, _SIZE), (255, 255, 255, 255))
+    canvas.alpha_composite(rasterize(style.svgs[code_point], _SIZE))
+    png = io.BytesIO()
+    canvas.convert("RGB").save(png, "PNG", compress_level=6)
+    return png.getvalue()

@@ -1,0 +1,118 @@
+"""English of a scene: its caption and the questions one can ask about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data_prep.emojiworld.lexicon import NUMBERS, is_plural_only, plural, with_article
+
+RELATIONS = ("left of", "right of", "above", "below")
+_OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its bare answer and the same answer as a sentence fit for speaking."""
+
+    text: str
+    answer: str
+    sentence: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a scene shows. `objects` has one name, or two for a pair (the first is the subject)."""
+
+    family: str
+    objects: tuple[str, ...]
+    background: str
+    ink: str | None = None
+    count: int = 1
+    relation: str | None = None
+
+    def caption(self) -> str:
+        """Describe the scene in one phrase."""
+        word = self.objects[0]
+        if self.relation is not None:
+            other = self.objects[1]
+            place = _place(self.relation)
+            return f"{with_article(word, word)} {place} {with_article(other, other)}"
+        if self.family == "count":
+            what = f"{NUMBERS[self.count]} {plural(word) if self.count > 1 else word}"
+        else:
+            noun = f"{self.ink} {word}" if self.ink else word
+            what = with_article(noun, word)
+        return f"{what} on a {self.background} background"
+
+    def keys(self) -> tuple[tuple[str, ...], ...]:
+        """Combinations the hold-out rules look at."""
+        keys: list[tuple[str, ...]] = []
+        if self.ink:
+            keys.append(("ink", self.objects[0], self.ink))
+        keys += [("background", word, self.background) for word in sorted(set(self.objects))]
+        if self.count > 1:
+            keys.append(("count", self.objects[0], str(self.count)))
+        if self.relation is not None:
+            keys.append(("pair", *sorted(self.objects)))
+        return tuple(keys)
+
+    def questions(self) -> tuple[Question, ...]:
+        """Everything the picture answers."""
+        if self.relation is not None:
+            return self._pair_questions()
+        word = self.objects[0]
+        background = Question(
+            "what color is the background",
+            self.background,
+            f"it is {self.background}",
+            "background",
+        )
+        if self.family == "count":
+            return (count_question(word, self.count), background)
+        questions = [object_question(word), background]
+        if self.ink:
+            questions.append(ink_question(word, self.ink))
+        return tuple(questions)
+
+    def _pair_questions(self) -> tuple[Question, ...]:
+        relation = self.relation or ""
+        subject, other = self.objects
+        return (
+            relation_question(relation, other, subject),
+            relation_question(_OPPOSITE[relation], subject, other),
+        )
+
+
+def object_question(word: str) -> Question:
+    """Ask for the object of a scene."""
+    return Question("what is in the picture", word, naming(word), "object")
+
+
+def ink_question(word: str, ink: str) -> Question:
+    """Ask for an object's colour."""
+    several = is_plural_only(word)
+    verb, pronoun = ("are", "they are") if several else ("is", "it is")
+    return Question(f"what color {verb} the {word}", ink, f"{pronoun} {ink}", "ink")
+
+
+def count_question(word: str, count: int) -> Question:
+    """Ask for the number of objects."""
+    number = NUMBERS[count]
+    said = f"there is one {word}" if count == 1 else f"there are {number} {plural(word)}"
+    return Question(f"how many {plural(word)} are there", number, said, "count")
+
+
+def relation_question(relation: str, anchor: str, answer: str) -> Question:
+    """Ask for the object that stands in a relation to the anchor."""
+    text = f"what is {_place(relation)} the {anchor}"
+    return Question(text, answer, naming(answer), "relation")
+
+
+def naming(word: str) -> str:
+    """Say what something is: "it is a whale"."""
+    return f"they are {word}" if is_plural_only(word) else f"it is {with_article(word, word)}"
+
+
+def _place(relation: str) -> str:
+    return f"to the {relation}" if relation.endswith("of") else relation

@@ -1,0 +1,190 @@
+"""Small pictures with a known content: what to draw, where, and the pixels."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from data_prep.emojiworld.lexicon import BACKGROUNDS, is_plural_only
+from data_prep.emojiworld.scene_text import RELATIONS, Content
+from data_prep.emojiworld.splits import HoldOut, seeded
+from data_prep.emojiworld.sprites import SpriteSheet
+from lightning_omni.errors import OmniError
+
+_MAX_COUNT = 4
+_MAX_DRAWS_PER_SCENE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A sprite with its top left corner and side, in pixels."""
+
+    look: str
+    word: str
+    x: int
+    y: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture to be: `style` is the art style, or "silhouette" where an ink colours it."""
+
+    content: Content
+    style: str
+    placed: tuple[Placed, ...]
+
+    def meta(self) -> dict[str, Any]:
+        """What evaluation needs to know about the picture."""
+        c = self.content
+        return {
+            "set": "scene",
+            "family": c.family,
+            "objects": list(c.objects),
+            "ink": c.ink,
+            "background": c.background,
+            "count": c.count,
+            "relation": c.relation,
+            "style": self.style,
+            "keys": [list(key) for key in c.keys()],  # noqa: SIM118 - not a dict
+            "caption": c.caption(),
+        }
+
+    def name(self) -> str:
+        """Everything that decides the pixels, as one string."""
+        places = ";".join(f"{p.look},{p.word},{p.x},{p.y},{p.size}" for p in self.placed)
+        return f"{self.content.background}|{places}"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What scenes are made of.
+
+    `sprite_size` is the smallest and largest side of a lone object; `jitter` is how far its centre
+    may lie from the canvas centre, all in pixels of an `image_size` square.
+    """
+
+    objects: tuple[str, ...]
+    inks: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    styles: tuple[str, ...]
+    families: tuple[str, ...]
+    image_size: int
+    sprite_size: tuple[int, int]
+    jitter: int
+
+
+def draw_scenes(
+    world: World,
+    sprites: SpriteSheet,
+    hold_out: HoldOut,
+    *,
+    wanted: str,
+    only_objects: Sequence[str] = (),
+    salt: str,
+    count: int,
+    taken: set[str],
+) -> Iterator[Scene]:
+    """Yield `count` distinct scenes of one bucket.
+
+    `taken` holds the names of all scenes so far and grows, so no picture appears in two splits.
+
+    Raises:
+        OmniError: If the world is too small for that many distinct scenes.
+    """
+    made = 0
+    for i in range(count * _MAX_DRAWS_PER_SCENE):
+        if made == count:
+            return
+        scene = _draw(world, sprites, seeded(salt, i), only_objects)
+        if hold_out.bucket(scene.content.keys()) == wanted and scene.name() not in taken:
+            taken.add(scene.name())
+            made += 1
+            yield scene
+    if made < count:
+        raise OmniError(
+            f"the world has too few distinct '{wanted}' scenes for {salt}: got {made}, wanted "
+            f"{count}; ask for fewer or allow more jitter"
+        )
+
+
+def render(scene: Scene, sprites: SpriteSheet, image_size: int) -> bytes:
+    """Draw a scene and return it as PNG."""
+    color = BACKGROUNDS[scene.content.background]
+    canvas = Image.new("RGBA", (image_size, image_size), (*color, 255))
+    for p in scene.placed:
+        canvas.alpha_composite(sprites.get(p.look, p.word, p.size), (p.x, p.y))
+    png = io.BytesIO()
+    canvas.convert("RGB").save(png, "PNG", optimize=False, compress_level=6)
+    return png.getvalue()
+
+
+def _draw(
+    world: World, sprites: SpriteSheet, rng: random.Random, only_objects: Sequence[str]
+) -> Scene:
+    family = rng.choice(world.families)
+    background = rng.choice(world.backgrounds)
+    style = rng.choice(world.styles)
+    words = [
+        w
+        for w in (only_objects or world.objects)
+        if sprites.has(style, w) and not (family == "count" and is_plural_only(w))
+    ]
+    word = rng.choice(words)
+    if family == "pair":
+        other = rng.choice([w for w in world.objects if w != word and sprites.has(style, w)])
+        relation = rng.choice(RELATIONS)
+        content = Content("pair", (word, other), background, relation=relation)
+        return Scene(content, style, _place_pair(world, rng, style, content))
+    if family == "count":
+        content = Content("count", (word,), background, count=rng.randint(1, _MAX_COUNT))
+        return Scene(content, style, _place_many(world, rng, style, content))
+    if family == "ink":
+        ink = rng.choice([ink for ink in world.inks if ink != background])
+        content = Content("ink", (word,), background, ink=ink)
+        return Scene(content, "silhouette", _place_one(world, rng, ink, word))
+    return Scene(Content("one", (word,), background), style, _place_one(world, rng, style, word))
+
+
+def _place_one(world: World, rng: random.Random, look: str, word: str) -> tuple[Placed, ...]:
+    size = rng.randint(*world.sprite_size)
+    free = world.image_size - size
+    reach = min(world.jitter, free // 2)
+    x, y = (free // 2 + rng.randint(-reach, reach) for _ in range(2))
+    return (Placed(look, word, x, y, size),)
+
+
+def _place_many(
+    world: World, rng: random.Random, look: str, content: Content
+) -> tuple[Placed, ...]:
+    """Spread the copies over the quarters of the canvas."""
+    half = world.image_size // 2
+    slack = min(3, world.jitter // 2)
+    size = half - 3
+    quarters = rng.sample([(0, 0), (half, 0), (0, half), (half, half)], content.count)
+    return tuple(
+        Placed(look, content.objects[0], x + rng.randint(0, slack), y + rng.randint(0, slack), size)
+        for x, y in sorted(quarters)
+    )
+
+
+def _place_pair(
+    world: World, rng: random.Random, look: str, content: Content
+) -> tuple[Placed, ...]:
+    half = world.image_size // 2
+    size = half - 2
+    reach = min(6, world.jitter)
+    first_is_low = content.relation in ("left of", "above")
+    along = (0, half) if first_is_low else (half, 0)
+    placed = []
+    for word, start in zip(content.objects, along, strict=True):
+        a = start + rng.randint(0, 2)
+        b = half // 2 + rng.randint(-reach, reach)
+        x, y = (a, b) if content.relation in ("left of", "right of") else (b, a)
+        placed.append(Placed(look, word, x, y, size))
+    return tuple(placed)

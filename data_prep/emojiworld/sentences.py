@@ -1,0 +1,37 @@
+"""Short English sentences of WordNet's examples: material to read aloud and to transcribe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from data_prep.emojiworld.splits import hashed_order
+
+_BLOCKED = re.compile(
+    r"\b(kill|murder|rape|sex|nazi|jew|negro|slave|drunk|bastard|damn|hell|whore|suicide|nude|"
+    r"naked|breast|penis|bomb|corpse|jap|gypsy|idiot|drug|heroin|cocaine|shit|fuck|bitch)\w*"
+)
+
+
+def wordnet_sentences(wordnet: Path, *, min_words: int, max_words: int) -> list[str]:
+    """Example sentences of plain letters, lower case, in hash order."""
+    found: list[str] = []
+    for part in ("noun", "verb", "adj", "adv"):
+        for line in (wordnet / f"data.{part}").read_text("utf-8").splitlines():
+            if not line.startswith("  "):
+                found += re.findall(r'"([^"]+)"', line.partition(" | ")[2])
+    return hashed_order(
+        (s for s in map(normalize, found) if _is_fit(s, min_words, max_words)), "sentence"
+    )
+
+
+def normalize(text: str) -> str:
+    """Lower-case a sentence and drop its punctuation: two that sound alike become one."""
+    return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
+
+
+def _is_fit(sentence: str, min_words: int, max_words: int) -> bool:
+    fits = min_words <= len(sentence.split()) <= max_words
+    return (
+        fits and re.fullmatch(r"[a-z' ]+", sentence) is not None and not _BLOCKED.search(sentence)
+    )

@@ -1,0 +1,240 @@
+"""EmojiWorld: pictures, speech and facts of one small world, composed into the nine tasks."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.checks import Rules, check_splits
+from data_prep.collection import Collection, Media
+from data_prep.emojiworld import facts as fact_sources
+from data_prep.emojiworld.art import Style, concepts, load_style
+from data_prep.emojiworld.facts import Fact
+from data_prep.emojiworld.icons import add_icons, well_named
+from data_prep.emojiworld.pictures import add_easy_vqa, add_scene, scene_media
+from data_prep.emojiworld.scenes import Scene, draw_scenes
+from data_prep.emojiworld.sentences import wordnet_sentences
+from data_prep.emojiworld.splits import HoldOut, hashed_order, hashed_share
+from data_prep.emojiworld.sprites import SpriteSheet
+from data_prep.presets import Cast, Preset
+from data_prep.sources import SourceError, Sources
+from data_prep.speech.cache import SpeechBank
+from data_prep.speech.human import recordings
+from data_prep.speech.speaking import Speaker
+from data_prep.speech.synthesizers import Voices
+
+log = logging.getLogger(__name__)
+
+_EASY_VQA_VAL_OF = 80
+Pictures = dict[str, list[tuple[Scene, Media]]]
+
+
+@dataclass
+class Built:
+    """A finished collection with what the manifest tells about it."""
+
+    collection: Collection
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def build(preset: Preset, sources: Sources) -> Built:
+    """Gather every sample of a preset and check the split rules.
+
+    Raises:
+        OmniError: If a source without fallback is missing or a split rule is broken.
+    """
+    collection = Collection()
+    sprites = SpriteSheet.load(
+        (*preset.world.styles, *preset.test_styles), sources, use_glyphs=preset.use_glyphs
+    )
+    preset = _with_styles(preset, sprites)
+    world = preset.world
+    hold_out = HoldOut.of(
+        objects=world.objects,
+        inks=world.inks if "ink" in world.families else (),
+        backgrounds=world.backgrounds,
+        counts=("2", "3", "4") if "count" in world.families else (),
+        has_pairs="pair" in world.families,
+        share=preset.hold_out,
+    )
+    voices, cast = _find_cast(preset.cast, sources)
+    facts = _gather_facts(preset, sources)
+    spoken_facts = _spoken_facts(preset, facts)
+    rules = Rules(
+        hold_out=hold_out,
+        styles=frozenset(preset.test_styles),
+        voices=frozenset(cast.held_out),
+        text_only_facts=hashed_share(spoken_facts, preset.text_only_facts, "text only"),
+        silent_objects=hashed_share(world.objects, preset.silent_objects, "silent"),
+    )
+    pictures = _draw(preset, sprites, rules)
+    for split, drawn in pictures.items():
+        for scene, medium in drawn:
+            add_scene(collection, split, scene, medium)
+    bank = SpeechBank(voices, sources.cache / "speech")
+    speaker = Speaker(replace(preset, cast=cast), rules, bank, collection)
+    speaker.plan(pictures, facts, spoken_facts, _sentences(preset, sources))
+    bank.synthesize()
+    speaker.add_all(recordings(sources) if preset.has_human_speech else [])
+    _add_extras(preset, sources, collection, hold_out)
+    check_splits(collection, rules)
+    return Built(collection, _about(preset, cast, rules, sources))
+
+
+def cache_folder(cache: Path) -> Path:
+    """Expand `~` in the cache folder."""
+    return cache.expanduser().resolve()
+
+
+def _with_styles(preset: Preset, sprites: SpriteSheet) -> Preset:
+    """Keep the styles that could be loaded; OpenMoji draws where none could."""
+    styles = tuple(s for s in preset.world.styles if s in sprites.styles)
+    if not styles:
+        styles = ("openmoji",)
+    tests = tuple(s for s in preset.test_styles if s in sprites.styles and s not in styles)
+    return replace(preset, world=replace(preset.world, styles=styles), test_styles=tests)
+
+
+def _find_cast(cast: Cast, sources: Sources) -> tuple[Voices, Cast]:
+    wanted = {*cast.inputs, *cast.rare, *cast.held_out}
+    voices, chosen = Voices.find(wanted, sources)
+    inputs = tuple(chosen[v] for v in cast.inputs)
+    return voices, Cast(
+        targets=tuple(chosen[v] for v in cast.targets),
+        answers=tuple(chosen[v] for v in cast.answers),
+        inputs=inputs,
+        rare=tuple(chosen[v] for v in cast.rare if chosen[v] not in inputs),
+        held_out=tuple(chosen[v] for v in cast.held_out),
+    )
+
+
+def _gather_facts(preset: Preset, sources: Sources) -> list[Fact]:
+    found: list[Fact] = []
+    for name in preset.facts:
+        try:
+            found += _facts_named(name, sources)
+        except SourceError as error:
+            sources.provenance.fall_back(f"facts '{name}' are left out: {error}")
+    return list({fact.question: fact for fact in reversed(found)}.values())
+
+
+def _facts_named(name: str, sources: Sources) -> list[Fact]:
+    if name == "tiny":
+        return fact_sources.small_sums(2) + fact_sources.everyday()[:8]
+    if name == "everyday, in writing":
+        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday()]
+    if name == "small sums":
+        return fact_sources.small_sums(4)
+    if name == "sums":
+        return fact_sources.sums_from_zero(20)
+    if name == "everyday":
+        return fact_sources.everyday()
+    if name == "capitals":
+        return fact_sources.capitals()
+    if name == "countries":
+        return fact_sources.countries(sources.npm("countries"))
+    words = [c.label for c in concepts(sources) if c.label.isalpha()]
+    return fact_sources.definitions(words, _wordnet(sources))
+
+
+def _spoken_facts(preset: Preset, facts: list[Fact]) -> list[str]:
+    """Choose the questions that are asked aloud: short ones first to last in hash order."""
+    topics = ("sum", "capital", "color", "kind")
+    able = [f.question for f in facts if f.can_be_spoken and f.topic in topics]
+    return hashed_order(able, "spoken")[: preset.facts_spoken]
+
+
+def _sentences(preset: Preset, sources: Sources) -> dict[str, list[str]]:
+    """Share out WordNet's sentences in hash order."""
+    if not preset.sentences:
+        return {}
+    try:
+        left = wordnet_sentences(_wordnet(sources), min_words=3, max_words=9)
+    except SourceError as error:
+        sources.provenance.fall_back(f"WordNet's sentences are left out: {error}")
+        return {}
+    shared: dict[str, list[str]] = {}
+    for split, count in preset.sentences.items():
+        shared[split], left = left[:count], left[count:]
+    return shared
+
+
+def _wordnet(sources: Sources) -> Path:
+    return sources.deb("wordnet") / "usr" / "share" / "wordnet"
+
+
+def _draw(preset: Preset, sprites: SpriteSheet, rules: Rules) -> Pictures:
+    taken: set[str] = set()
+    pictures: Pictures = {}
+    for split, count in preset.scenes.items():
+        world = preset.world
+        if split == "test_style":
+            if not preset.test_styles:
+                continue
+            world = replace(world, styles=preset.test_styles, families=("one",))
+        drawn = draw_scenes(
+            world,
+            sprites,
+            rules.hold_out,
+            wanted="comp" if split == "test_comp" else "train",
+            only_objects=sorted(rules.silent_objects) if split == "test_xmodal" else (),
+            salt=f"{preset.name}|{split}",
+            count=count,
+            taken=taken,
+        )
+        size = world.image_size
+        pictures[split] = [(scene, scene_media(scene, sprites, size)) for scene in drawn]
+    return pictures
+
+
+def _add_extras(
+    preset: Preset, sources: Sources, collection: Collection, hold_out: HoldOut
+) -> None:
+    provenance = sources.provenance
+    if preset.max_icons:
+        try:
+            named = well_named(concepts(sources), hold_out)[: preset.max_icons]
+        except SourceError as error:
+            provenance.fall_back(f"icons are left out: {error}")
+        else:
+            styles = _styles(preset.world.styles, sources)
+            add_icons(collection, named, styles, _styles(preset.test_styles, sources))
+    if preset.has_easy_vqa:
+        try:
+            add_easy_vqa(collection, sources.pip("easy-vqa"), val_of=_EASY_VQA_VAL_OF)
+        except SourceError as error:
+            provenance.fall_back(f"easy-VQA is left out: {error}")
+
+
+def _styles(names: tuple[str, ...], sources: Sources) -> list[Style]:
+    return [load_style(name, sources) for name in names]
+
+
+def _about(preset: Preset, cast: Cast, rules: Rules, sources: Sources) -> dict[str, Any]:
+    held = [list(key) for key in sorted(rules.hold_out.keys)]
+    return {
+        "preset": preset.name,
+        "sources": [sources.provenance.used[n] for n in sorted(sources.provenance.used)],
+        "fallbacks": sorted(sources.provenance.fallbacks),
+        "voices": {
+            "targets": list(cast.targets),
+            "answers": list(cast.answers),
+            "inputs": [*cast.inputs, *cast.rare],
+            "held_out": sorted(rules.voices),
+        },
+        "styles": {"train": list(preset.world.styles), "held_out": sorted(rules.styles)},
+        "world": {
+            "objects": list(preset.world.objects),
+            "inks": list(preset.world.inks),
+            "backgrounds": list(preset.world.backgrounds),
+            "families": sorted(set(preset.world.families)),
+            "image_size": preset.world.image_size,
+        },
+        "split_rules": {
+            "held_out_combinations": held,
+            "silent_objects": sorted(rules.silent_objects),
+            "text_only_facts": sorted(rules.text_only_facts),
+        },
+    }

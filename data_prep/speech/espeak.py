@@ -1,0 +1,72 @@
+"""Speech from the espeak-ng library that a Python package carries: it works everywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_omni.errors import OmniError
+
+
+class Espeak:
+    """A worker process that speaks.
+
+    Attributes:
+        sample_rate: Of what it speaks, in Hz.
+    """
+
+    def __init__(self) -> None:
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "data_prep.speech.espeak_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        first = self._pipe(self._worker.stdout).readline()
+        self.sample_rate = int(first) if first.strip().isdigit() else 0
+        if self.sample_rate <= 0:
+            raise OmniError("espeak-ng does not start; reinstall espeakng-loader")
+
+    def say(self, text: str, voice: str) -> NDArray[np.float32]:
+        """Speak a sentence with an espeak voice such as `en-us` or `en-us+f3`.
+
+        Raises:
+            OmniError: If espeak-ng knows no such voice or cannot speak the text.
+        """
+        stdin, stdout = self._pipe(self._worker.stdin), self._pipe(self._worker.stdout)
+        stdin.write(f"{voice}\t{' '.join(text.split())}\n".encode())
+        stdin.flush()
+        count = int(stdout.readline() or b"0")
+        if count == 0:
+            raise OmniError(f"espeak-ng could not speak '{text}' with voice '{voice}'")
+        return np.frombuffer(stdout.read(count), dtype=np.int16).astype(np.float32) / 32768.0
+
+    def close(self) -> None:
+        """End the worker."""
+        self._pipe(self._worker.stdin).close()
+        self._pipe(self._worker.stdout).close()
+        self._worker.wait()
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        if pipe is None:
+            raise OmniError("the espeak-ng worker has no pipe")
+        return pipe
+
+
+@cache
+def espeak() -> Espeak:
+    """Return the process's espeak-ng, started on first use."""
+    return Espeak()
+
+
+def close_espeak() -> None:
+    """End the worker if one was started."""
+    if espeak.cache_info().currsize:
+        espeak().close()
+        espeak.cache_clear()

@@ -1,0 +1,85 @@
+"""Recordings of people, for testing only: telephone prompts and passages read from books."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from data_prep.collection import Media
+from data_prep.emojiworld.sentences import normalize
+from data_prep.emojiworld.splits import digest
+from data_prep.sources import DEB_SOURCES, SourceError, Sources
+from data_prep.speech.synthesizers import polish, to_flac
+
+PROMPT_VOICE = "human-allison"
+BOOK_VOICE = "human-librivox"
+_MIN_WORDS = 3
+
+
+def recordings(sources: Sources) -> list[Media]:
+    """Load what can be had; what cannot is recorded as a fallback."""
+    found: list[Media] = []
+    for load in (_prompts, _book_passages):
+        try:
+            found += load(sources)
+        except (SourceError, ImportError) as error:
+            sources.provenance.fall_back(f"human speech is left out: {error}")
+    return found
+
+
+def _prompts(sources: Sources) -> Iterator[Media]:
+    root = sources.deb("prompts") / "usr/share/asterisk/sounds/en_US_f_Allison"
+    name = DEB_SOURCES["prompts-text"].name
+    listing = sources.deb("prompts-text") / f"usr/share/doc/{name}/core-sounds-en.txt.gz"
+    with gzip.open(listing, "rt", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            name, _, said = line.strip().partition(":")
+            path = root / f"{name.strip()}.g722"
+            if path.is_file() and _is_speech(line, said):
+                yield _media(path, said, PROMPT_VOICE, "prompts")
+
+
+def _is_speech(line: str, said: str) -> bool:
+    """Keep sentences; comments, noises in brackets and spelled numbers are no test of reading."""
+    plain = re.fullmatch(r"[A-Za-z ,.'?!-]+", said.strip()) is not None
+    return not line.startswith(";") and plain and len(normalize(said).split()) >= _MIN_WORDS
+
+
+def _book_passages(sources: Sources) -> Iterator[Media]:
+    folder = sources.deb("librivox") / "usr/share/pocketsphinx/test/data/librivox"
+    for line in (folder / "transcription").read_text("utf-8").splitlines():
+        matched = re.match(r"<s> (.*) </s> \((.*)\)", line)
+        if matched is not None:
+            yield _media(folder / f"{matched[2]}.wav", matched[1], BOOK_VOICE, "librivox")
+
+
+def _media(path: Path, said: str, voice: str, source: str) -> Media:
+    wave, rate = (
+        _read_g722(path) if path.suffix == ".g722" else soundfile.read(path, dtype="float32")
+    )
+    polished = polish(wave, rate)
+    info = {
+        "text": normalize(said),
+        "voice": voice,
+        "source": DEB_SOURCES[source].name,
+        "licence": DEB_SOURCES[source].licence,
+        "duration_s": len(polished) / 16_000,
+    }
+    key = digest("human", voice, path.stem)[:24]
+    return Media(key, "speech", "flac", info, functools.partial(to_flac, polished))
+
+
+def _read_g722(path: Path) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    with av.open(str(path), format="g722") as container:
+        frames = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+        rate = int(container.streams.audio[0].rate)
+    return np.concatenate(frames).astype(np.float32) / 32768.0, rate

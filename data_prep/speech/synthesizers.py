@@ -1,0 +1,153 @@
+"""Speech synthesizers: flite where it can be had, espeak-ng everywhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from data_prep.sources import DEB_SOURCES, PIP_SOURCES, SourceError, Sources
+from data_prep.speech.espeak import espeak
+from lightning_omni.errors import OmniError
+
+SAMPLE_RATE = 16_000
+_LOUDNESS = 0.08  # root mean square of every clip, full scale 1
+_PEAK = 0.95
+_SILENCE_DB = -42.0  # below the loudest window
+_MARGIN_S = 0.06
+_WINDOW_S = 0.01
+
+STAND_INS = {
+    "flite-rms": "espeak-en-us",
+    "flite-slt": "espeak-en-us-m3",
+    "flite-kal16": "espeak-en",
+    "flite-awb": "espeak-en-gb-scotland",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flite:
+    """The flite program and the folder of its shared libraries (None: where the system looks)."""
+
+    program: str
+    libraries: str | None
+
+    def say(self, text: str, voice: str) -> tuple[NDArray[np.float32], int]:
+        """Speak a sentence; also return the sample rate."""
+        environment = {**os.environ}
+        if self.libraries is not None:
+            environment["LD_LIBRARY_PATH"] = self.libraries
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/clip.wav"
+            command = [self.program, "-voice", voice, "-t", text, "-o", path]
+            done = subprocess.run(command, env=environment, capture_output=True, check=False)
+            if done.returncode != 0 or not Path(path).is_file():
+                raise OmniError(f"flite could not speak '{text}' with voice '{voice}'")
+            wave, rate = soundfile.read(path, dtype="float32")
+        return wave, rate
+
+
+class Voices:
+    """Speaks with any available voice: `flite-rms`, `espeak-en-us`, `espeak-en-us-f3`, ..."""
+
+    def __init__(self, flite: Flite | None) -> None:
+        self._flite = flite
+
+    @classmethod
+    def find(cls, wanted: set[str], sources: Sources) -> tuple[Voices, dict[str, str]]:
+        """Set up the engines; the second value maps a wanted voice to the one that will speak."""
+        flite = None
+        if any(voice.startswith("flite-") for voice in wanted):
+            try:
+                flite = find_flite(sources)
+            except SourceError as error:
+                sources.provenance.fall_back(f"espeak-ng speaks for flite: {error}")
+        chosen = {v: v if flite or v not in STAND_INS else STAND_INS[v] for v in wanted}
+        if any(voice.startswith("espeak-") for voice in chosen.values()):
+            sources.pip("espeak")
+        return cls(flite), chosen
+
+    def say(self, text: str, voice: str) -> NDArray[np.float32]:
+        """Speak at 16 kHz, trimmed and at a common loudness."""
+        engine, _, name = voice.partition("-")
+        if engine == "flite" and self._flite is not None:
+            wave, rate = self._flite.say(text, name)
+        elif engine == "espeak":
+            wave, rate = espeak().say(text, _espeak_name(name)), espeak().sample_rate
+        else:
+            raise OmniError(f"no synthesizer for voice '{voice}'; wanted flite-* or espeak-*")
+        return polish(wave, rate)
+
+
+def find_flite(sources: Sources) -> Flite:
+    """Take flite from PATH, else from unpacked Debian packages.
+
+    Raises:
+        SourceError: If neither works here.
+    """
+    if shutil.which("flite"):
+        flite = Flite("flite", None)
+        sources.provenance.record(DEB_SOURCES["flite"], "from PATH")
+    else:
+        program = sources.deb("flite") / "usr" / "bin" / "flite"
+        libraries = sorted((sources.deb("libflite") / "usr" / "lib").glob("*/libflite.so.1"))
+        if not libraries:
+            raise SourceError(f"libflite1 holds no library for {platform.machine()}")
+        flite = Flite(str(program), str(libraries[0].parent))
+    try:
+        flite.say("yes", "rms")
+    except (OSError, OmniError) as error:
+        raise SourceError(f"flite does not run here ({error})") from error
+    return flite
+
+
+def voice_source(voice: str) -> tuple[str, str]:
+    """Source and licence of a voice's speech."""
+    is_flite = voice.startswith("flite-")
+    source = DEB_SOURCES["flite"] if is_flite else PIP_SOURCES["espeak"]
+    return source.name, source.licence
+
+
+def polish(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    """Resample to 16 kHz mono, cut the silence at both ends and set the loudness.
+
+    Raises:
+        OmniError: If nothing can be heard.
+    """
+    mono = wave if wave.ndim == 1 else wave.mean(axis=1, dtype=np.float32)
+    if sample_rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
+    window = int(_WINDOW_S * SAMPLE_RATE)
+    count = len(mono) // window
+    energy = np.square(mono[: count * window].reshape(count, window)).mean(axis=1)
+    if count == 0 or energy.max() < 1e-9:
+        raise OmniError(f"audio of {len(mono) / SAMPLE_RATE:.2f} s is empty or silent")
+    loud = np.flatnonzero(energy > energy.max() * 10 ** (_SILENCE_DB / 10))
+    margin = int(_MARGIN_S * SAMPLE_RATE)
+    first, last = int(loud[0]) * window - margin, int(loud[-1] + 1) * window + margin
+    cut = mono[max(0, first) : last]
+    gain = min(_LOUDNESS / float(np.sqrt(np.square(cut).mean())), _PEAK / float(abs(cut).max()))
+    return np.asarray(cut * gain, dtype=np.float32)
+
+
+def to_flac(wave: NDArray[np.float32]) -> bytes:
+    """Encode 16 kHz mono as 16-bit FLAC."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _espeak_name(name: str) -> str:
+    """`en-us-f3` -> `en-us+f3`: voice names double as file names."""
+    head, _, variant = name.rpartition("-")
+    return f"{head}+{variant}" if variant[:1] in "fm" and variant[1:].isdigit() else name

@@ -1,0 +1,203 @@
+"""The `evaluate-tokenizers` verb: what codes keep of unseen pictures and recordings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.data.shards import read_samples
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.evaluation.examples import part_of, pick
+from lightning_omni.evaluation.image_codec import ImageCodecScores, score_image_codec
+from lightning_omni.evaluation.media import manifest_hash, read_images, read_speech
+from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.evaluation.speech_codec import SpeechCodecScores, score_speech_codec
+from lightning_omni.evaluation.statistics import Measured
+from lightning_omni.files import make_folder
+from lightning_omni.metrics.dnsmos import DNSMOS
+from lightning_omni.metrics.recognizer import Recognizer
+from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.types import SPLITS
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_tokenizers(
+    *,
+    data: Path,
+    out: Path,
+    splits: list[str],
+    limit: int,
+    speech_limit: int,
+    seed: int,
+    image_tokenizer: Path | None = None,
+    speech_tokenizer: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate tokenizers alone and write `tokenizers.json` and `tokenizers.md`.
+
+    Args:
+        data: Folder written by prep-data.
+        out: Folder for the results.
+        splits: Test splits.
+        limit: Scenes per split, chosen by the seed.
+        speech_limit: Recordings per split.
+        seed: Of the choice and of intervals.
+        image_tokenizer: Exported folder; None leaves pictures out.
+        speech_tokenizer: Exported folder; None leaves speech out.
+
+    Raises:
+        OmniError: If a folder or a split does not exist, or nothing is to be evaluated.
+    """
+    arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    _check(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
+    check_within("seed", seed, 0)
+    make_folder(out)
+    image_tokenizer, speech_tokenizer = (
+        locate(str(folder), name) if folder else None
+        for folder, name in (
+            (image_tokenizer, "image_tokenizer"),
+            (speech_tokenizer, "speech_tokenizer"),
+        )
+    )
+    images = _score_images(image_tokenizer, data, splits, limit=limit, seed=seed)
+    speech = _score_speech(speech_tokenizer, data, splits, limit=speech_limit, seed=seed)
+    if not (images or speech):
+        raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
+    results = {
+        "image": {split: asdict(scores) for split, scores in images.items()},
+        "speech": {split: asdict(scores) for split, scores in speech.items()},
+        "fingerprints": {
+            name: fingerprint(folder)
+            for name, folder in (("image", image_tokenizer), ("speech", speech_tokenizer))
+            if folder is not None
+        },
+        "manifest_sha256": manifest_hash(data),
+        "arguments": arguments,
+        **provenance(),
+    }
+    (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / "tokenizers.md").write_text(markdown(images, speech))
+    log.info("wrote %s", out / "tokenizers.md")
+    return results
+
+
+def _check(
+    image_tokenizer: Path | None, speech_tokenizer: Path | None, splits: list[str], *, limit: int
+) -> None:
+    if image_tokenizer is None and speech_tokenizer is None:
+        raise OmniError("nothing to evaluate: give image_tokenizer or speech_tokenizer")
+    for split in splits:
+        if split not in SPLITS:
+            raise OmniError(f"unknown split '{split}'; choose from {', '.join(SPLITS)}")
+    if limit < 1:
+        raise OmniError(f"limit is {limit}, wanted at least 1 per split")
+
+
+def _score_images(
+    folder: Path | None, data: Path, splits: list[str], *, limit: int, seed: int
+) -> dict[str, ImageCodecScores]:
+    if folder is None:
+        return {}
+    codec = ImageTokenizer.from_pretrained(folder)
+    scores: dict[str, ImageCodecScores] = {}
+    for split in splits:
+        if keys := scene_keys(data, split, limit=limit, seed=seed):
+            pictures = read_images(data, set(keys))
+            scores[split] = score_image_codec(codec, [pictures[k] for k in keys], seed=seed)
+            log.info("image tokenizer on %s: done", split)
+    return scores
+
+
+def _score_speech(
+    folder: Path | None, data: Path, splits: list[str], *, limit: int, seed: int
+) -> dict[str, SpeechCodecScores]:
+    if folder is None:
+        return {}
+    codec = SpeechTokenizer.from_pretrained(folder)
+    recognizer, opinion = Recognizer(), DNSMOS()
+    scores: dict[str, SpeechCodecScores] = {}
+    for split in splits:
+        if keys := recording_keys(data, split, limit=limit, seed=seed):
+            found = read_speech(data, set(keys))
+            scores[split] = score_speech_codec(
+                codec,
+                [found[k] for k in keys],
+                recognizer=recognizer,
+                opinion=opinion,
+                seed=seed,
+            )
+            log.info("speech tokenizer on %s: done", split)
+    return scores
+
+
+def scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+    """Keys of composed scenes of a split."""
+    samples = [
+        s
+        for task in ("t2i", "caption")
+        for s in read_samples(data / "tasks", task, split)
+        if s.meta.get("set") == "scene"
+    ]
+    by_image = {
+        part.key: s
+        for s in samples
+        for role in ("user", "assistant")
+        if (part := part_of(s, role, "image")) is not None
+    }
+    one_each = {s.key: key for key, s in by_image.items()}
+    chosen = pick(list(by_image.values()), limit, seed=seed, salt=f"image/{split}")
+    return [str(one_each[s.key]) for s in chosen]
+
+
+def recording_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+    """Keys of recordings to transcribe of a split."""
+    samples = read_samples(data / "tasks", "asr", split)
+    chosen = pick(samples, limit, seed=seed, salt=f"speech/{split}")
+    parts = [part_of(s, "user", "speech") for s in chosen]
+    return [p.key for p in parts if p is not None and p.key is not None]
+
+
+def markdown(images: dict[str, ImageCodecScores], speech: dict[str, SpeechCodecScores]) -> str:
+    """Lay the scores out as two tables."""
+    lines: list[str] = []
+    if images:
+        lines += [
+            "| split | n | PSNR dB | SSIM | codes used | perplexity | bits per flat patch |",
+            "|---|---|---|---|---|---|---|",
+        ]
+    for split, s in images.items():
+        flat = "–" if s.flat_entropy_bits is None else f"{s.flat_entropy_bits:.2f}"
+        lines.append(
+            f"| {split} | {s.n} | {_cell(s.psnr_db, 2)} | {_cell(s.ssim, 3)} | {s.usage:.1%} | "
+            f"{s.perplexity:.0f} | {flat} |"
+        )
+    if speech:
+        lines += [
+            "",
+            "| split | n | tokens/s | WER ↓ | over real ↓ | CER ↓ | DNSMOS | log-mel L1 ↓ | used |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+    for split, v in speech.items():
+        real = v.real
+        lines.append(
+            f"| {split} | {v.n} | real | {_cell(real.wer, 3)} | – | {_cell(real.cer, 3)} | "
+            f"{_cell(real.dnsmos, 2)} | – | – |"
+        )
+        for level, used in zip(v.by_level, v.usage, strict=True):
+            heard = level.heard
+            lines.append(
+                f"| {split} | {v.n} | {level.tokens_per_second:.0f} | {_cell(heard.wer, 3)} | "
+                f"{_cell(level.wer_increase, 3)} | {_cell(heard.cer, 3)} | "
+                f"{_cell(heard.dnsmos, 2)} | {level.mel_l1:.3f} | {used:.1%} |"
+            )
+    return "\n".join(lines).strip() + "\n"
+
+
+def _cell(measured: Measured, digits: int) -> str:
+    value, low, high = (f"{x:.{digits}f}" for x in (measured.value, measured.low, measured.high))
+    return f"{value} ({low} to {high})"

@@ -1,0 +1,176 @@
+"""An exported joint model: everything generation needs, in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_omni.data.template import Template
+from lightning_omni.data.templates import make_template
+from lightning_omni.errors import OmniError
+from lightning_omni.files import make_folder, read_json_object
+from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.generation.qualities import Qualities, load_qualities
+from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.tokenizers.qwen import QWEN
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.vocab import VOCAB_FILE, read_vocab
+
+RANKS_FILE = "text.tiktoken"
+RANKS = "text_ranks"
+VOICES_FILE = "voices.json"
+HEARS_FILE = "hears.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """The parts of an exported model, loaded."""
+
+    backbone: Transformer
+    template: Template
+    image: ImageTokenizer
+    speech: SpeechTokenizer
+    lengths: dict[str, LengthRule]
+    fingerprint: str
+    voices: tuple[str, ...] = ()
+    """Voices it learned to speak with; empty if that is not known."""
+    qualities: Qualities = field(default_factory=dict)
+    hears: str | None = None
+    """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
+    length_head: LengthHead | None = None
+
+
+def _ranks(folder: Path) -> str | Path:
+    """The file of text ranks, or the word for those of another package."""
+    named = read_json_object(folder / VOCAB_FILE, remedy="export the model again").get(RANKS)
+    return str(named) if named is not None else folder / RANKS_FILE
+
+
+def _read_voices(folder: Path) -> tuple[str, ...]:
+    path = folder / VOICES_FILE
+    if not path.is_file():
+        return ()
+    voices = read_json_object(path, remedy="export the model again").get("voices")
+    if not isinstance(voices, list) or not all(isinstance(voice, str) for voice in voices):
+        raise OmniError(f"'{path}' lists no voices; export the model again")
+    return tuple(voices)
+
+
+def _read_hears(folder: Path) -> str | None:
+    path = folder / HEARS_FILE
+    if not path.is_file():
+        return None
+    hears = read_json_object(path, remedy="export the model again").get("fingerprint")
+    if not isinstance(hears, str):
+        raise OmniError(f"'{path}' names no fingerprint; export the model again")
+    return hears
+
+
+def _read_length_head(folder: Path, backbone: Transformer) -> LengthHead | None:
+    if not (folder / LENGTH_HEAD).is_dir():
+        return None
+    head = LengthHead.from_pretrained(folder / LENGTH_HEAD)
+    wanted, got = backbone.init_args["dim"], head.init_args["dim"]
+    if wanted != got:
+        raise OmniError(
+            f"the length head in '{folder}' reads states of width {got} but the backbone's have "
+            f"{wanted}; export the model again"
+        )
+    return head
+
+
+def write_model_folder(
+    folder: Path,
+    backbone: Transformer,
+    weights: dict[str, Tensor],
+    template: Template,
+    lengths: dict[str, LengthRule],
+    *,
+    voices: list[str],
+    image_tokenizer: Path,
+    speech_tokenizer: Path,
+    hears: str | None,
+    card: str,
+    length_head: LengthHead | None = None,
+) -> Path:
+    """Write an exported model, `weights` being the backbone's; existing files are replaced."""
+    make_folder(folder)
+    backbone.save_pretrained(folder, weights)
+    vocab = template.vocab
+    plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
+    if template.text.ranks == QWEN:  # another package's, which the folder names and does not hold
+        plain[RANKS] = QWEN
+    else:
+        shutil.copyfile(template.text.ranks, folder / RANKS_FILE)
+    (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
+    save_lengths(lengths, folder)
+    (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
+    (folder / HEARS_FILE).unlink(missing_ok=True)
+    if hears is not None:
+        (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
+    for name, source in (
+        ("image_tokenizer", image_tokenizer),
+        ("speech_tokenizer", speech_tokenizer),
+    ):
+        (folder / name).mkdir(exist_ok=True)
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(source / file, folder / name / file)
+    shutil.rmtree(folder / LENGTH_HEAD, ignore_errors=True)  # of another backbone
+    if length_head is not None:
+        length_head.save_pretrained(folder / LENGTH_HEAD)
+    (folder / "README.md").write_text(card)
+    return folder
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Load an exported model.
+
+    Raises:
+        OmniError: If a part is missing or the parts do not fit each other.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE, VOCAB_FILE, "lengths.json"):
+        if not (folder / name).is_file():
+            raise OmniError(
+                f"no joint model in '{folder}': {name} is missing; give the export folder of a "
+                "stage run, such as runs/stage3/export"
+            )
+    vocab = read_vocab(folder / VOCAB_FILE)
+    image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
+    speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
+    for tokenizer in (image, speech):
+        size = vocab.span(tokenizer.name).size
+        if tokenizer.num_codes != size:
+            raise OmniError(
+                f"vocab span '{tokenizer.name}' has {size} codes but the {tokenizer.name} "
+                f"tokenizer in '{folder}' has {tokenizer.num_codes}; export the model again"
+            )
+    template = make_template(
+        vocab,
+        TextTokenizer(_ranks(folder)),
+        image_columns=image.image_size // image.downsample_factor,
+        codebooks=speech.num_codebooks,
+        max_tail_pads={},
+    )
+    weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    backbone = Transformer.from_pretrained(folder)
+    return ModelFolder(
+        backbone,
+        template,
+        image,
+        speech,
+        load_lengths(folder),
+        weights,
+        _read_voices(folder),
+        load_qualities(folder),
+        _read_hears(folder),
+        _read_length_head(folder, backbone),
+    )

@@ -1,0 +1,186 @@
+"""Old names of modules and classes, kept for one release.
+
+Exports, checkpoints and recipes name classes by their dotted path. An import of a path that moved
+finds the class where it is now and logs the new path once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_PACKAGE = "lightning_omni."
+MODULES = {
+    "allocator": "nn.cpu",
+    "arguments": "errors",
+    "bench": "studies.bench",
+    "bench.command": "studies.bench.command",
+    "bench.data": "studies.bench.data",
+    "bench.machine": "studies.bench.machine",
+    "bench.peak_memory": "studies.bench.peak_memory",
+    "bench.peer": "studies.bench.peer",
+    "bench.plot": "studies.bench.plot",
+    "bench.readers": "studies.bench.readers",
+    "bench.sample": "studies.bench.sample",
+    "bench.scale": "studies.bench.scale",
+    "bench.suites": "studies.bench.suites",
+    "bench.timing": "studies.bench.timing",
+    "bench.train": "studies.bench.train",
+    "bench.workload": "studies.bench.workload",
+    "data.heard": "data.features_store",
+    "data.tasks": "tasks",
+    "diffusion.corrupt": "diffusion.forward_process",
+    "diffusion.likelihood": "diffusion.nelbo",
+    "evaluation.calibrate": "studies.calibrate",
+    "evaluation.calibration_table": "studies.calibration_table",
+    "evaluation.caption": "evaluation.emojiworld.captions",
+    "evaluation.cases": "evaluation.examples",
+    "evaluation.chance": "evaluation.random_baseline",
+    "evaluation.choose": "studies.choose",
+    "evaluation.judges": "evaluation.scorers",
+    "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
+    "evaluation.pareto": "studies.pareto",
+    "evaluation.reading": "evaluation.predictions",
+    "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
+    "evaluation.tokenizer_run": "evaluation.tokenizers",
+    "experiments": "studies.experiments",
+    "experiments.arms": "studies.experiments.variants",
+    "experiments.bound": "studies.experiments.bound",
+    "experiments.command": "studies.experiments.command",
+    "experiments.compare": "studies.experiments.compare",
+    "experiments.measure": "studies.experiments.measurements",
+    "experiments.measured": "studies.experiments.measured",
+    "experiments.parts": "studies.experiments.parts",
+    "experiments.planning": "studies.experiments.planning",
+    "experiments.plot": "studies.experiments.plot",
+    "experiments.resolve": "studies.experiments.recipe",
+    "experiments.table": "studies.experiments.table",
+    "experiments.training": "studies.experiments.training",
+    "figures": "files",
+    "inference": "generation",
+    "inference.blank": "generation.blank",
+    "inference.command": "generation.command",
+    "inference.composite": "generation.composite",
+    "inference.defaults": "generation.defaults",
+    "inference.denoise": "generation.denoiser",
+    "inference.draft": "generation.draft",
+    "inference.ears": "generation.ears",
+    "inference.folder": "generation.model_folder",
+    "inference.given_files": "generation.given_files",
+    "inference.hole_filler": "generation.hole_filler",
+    "inference.hole_lengths": "generation.hole_lengths",
+    "inference.layout": "generation.canvas_builder",
+    "inference.length_prediction": "generation.length_prediction",
+    "inference.lengths": "generation.lengths",
+    "inference.media_coder": "generation.decode",
+    "inference.omni": "generation.omni",
+    "inference.part_draft": "generation.part_draft",
+    "inference.part_filler": "generation.generator",
+    "inference.plain_sampling": "generation.plain_sampling",
+    "inference.qualities": "generation.qualities",
+    "inference.request": "generation.request",
+    "inference.sampling": "generation.config",
+    "inference.shrink": "generation.shrink",
+    "inference.trace": "generation.history",
+    "inference.unused_options": "generation.unused_options",
+    "interop.own": "interop.native",
+    "interop.weightless": "interop.meta_init",
+    "interop.writing": "interop.shards_writer",
+    "metrics.bound": "metrics.nelbo",
+    "modules.muon": "optim.muon",
+    "modules.optim": "optim.schedule",
+    "modules.precision": "callbacks.precision_plugin",
+    "modules.slices": "modules.metric_breakdown",
+    "nn.conv": "nn.codec.conv",
+    "nn.frames": "nn.codec.mel_codec",
+    "nn.half_attention": "nn.cpu",
+    "nn.lfq": "nn.codec.lookup_free",
+    "nn.lfr_filter_bank": "tokenizers.speech_features",
+    "nn.lora": "nn.adapters",
+    "nn.mel": "nn.codec.mel_codec",
+    "nn.memory": "nn.kv_cache",
+    "nn.new_rows": "nn.adapters",
+    "nn.patch_discriminator": "nn.codec.discriminators",
+    "nn.precision": "nn.cpu",
+    "nn.residual_vq": "nn.codec.residual_vq",
+    "nn.seanet": "nn.codec.seanet",
+    "nn.stft_discriminator": "nn.codec.discriminators",
+    "planning": "studies.memory_plan",
+    "planning.activations": "studies.memory_plan.activations",
+    "planning.command": "studies.memory_plan.command",
+    "planning.load": "studies.memory_plan.load",
+    "planning.memory": "studies.memory_plan.memory",
+    "planning.plan": "studies.memory_plan.plan",
+    "planning.settings": "studies.memory_plan.settings",
+    "report": "studies.report",
+    "report.build": "studies.report.build",
+    "report.curves": "studies.report.curves",
+    "report.gallery": "studies.report.gallery",
+    "report.media": "studies.report.media",
+    "report.run_files": "studies.report.run_files",
+    "report.tables": "studies.report.tables",
+    "samplers.blocks": "samplers.canvas",
+    "samplers.fill": "samplers.loop",
+    "samplers.ranking": "samplers.canvas",
+    "samplers.score": "samplers.base",
+    "shipped": "pretrained",
+    "special_tokens": "vocab",
+    "tokenizers.continuous_speech": "tokenizers.speech_features",
+}
+"""Old module: new module, both below this package."""
+NAMES: dict[str, str] = {}
+"""Old name of a class or function: its new name."""
+
+
+def resolve(path: str) -> str:
+    """The dotted path of a class or function as it is now."""
+    module, _, name = path.rpartition(".")
+    own = module.removeprefix(_PACKAGE)
+    return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+
+
+class _Moved(ModuleType):
+    """Stands in for a module that moved."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        target = MODULES[self.__name__.removeprefix(_PACKAGE)]
+        new = NAMES.get(name, name)
+        value = getattr(importlib.import_module(_PACKAGE + target), new)
+        self.__dict__[name] = value
+        log.warning("'%s.%s' is now '%s%s.%s'", self.__name__, name, _PACKAGE, target, new)
+        return value
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds modules that moved; asked only when no module of the name exists."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        name = fullname.removeprefix(_PACKAGE)
+        is_package = any(old.startswith(f"{name}.") for old in MODULES)
+        if name == fullname or not (is_package or name in MODULES):
+            return None
+        return ModuleSpec(fullname, self, is_package=is_package)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Moved(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Attributes are looked up when they are used."""
+
+
+def install() -> None:
+    """Make old paths importable."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

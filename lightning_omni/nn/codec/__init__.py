@@ -1,0 +1,1 @@
+"""Parts of the image and speech codecs: encoders, decoders, quantizers, discriminators."""

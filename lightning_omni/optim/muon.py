@@ -1,0 +1,139 @@
+"""Muon for the matrices of a network, AdamW for the rest of it, as one optimizer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.nn.cpu import matmul_dtype
+
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
+
+
+class MuonAdamW(Optimizer):
+    """Orthogonalised momentum for the groups `matrices` and `filters`, AdamW for all others.
+
+    Both use the group's learning rate, as Muon's updates are scaled to the size of AdamW's.
+    Matrices of one shape are orthogonalised together; a convolution counts as one matrix from its
+    inputs to its output channels.
+
+    Args:
+        params: Groups with a `kind`, as `decay_groups` makes them.
+        lr: Learning rate.
+        momentum: Of Muon, with Nesterov's correction.
+        ns_steps: Newton-Schulz iterations.
+        betas: Of AdamW.
+        eps: Of AdamW.
+
+    Source: Muon, https://kellerjordan.github.io/posts/muon; scale, arXiv:2502.16982.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        ns_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        check_within("lr", lr, 0)
+        check_within("momentum", momentum, 0, 1)
+        check_within("ns_steps", ns_steps, 1)
+        for beta in betas:
+            check_within("betas", beta, 0, 1)
+        groups = list(params)
+        for group in groups:
+            if "kind" not in group:
+                raise OmniError("MuonAdamW needs parameter groups of decay_groups, with a kind")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "ns_steps": ns_steps,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": 0.0,
+        }
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            with_grad = [p for p in group["params"] if p.grad is not None]
+            if group["kind"] in ("matrices", "filters"):
+                self._muon(group, with_grad)
+            elif with_grad:
+                self._adamw(group, with_grad)
+        return loss
+
+    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for p in parameters:
+            by_shape[p.shape].append(p)
+        for shape, same in by_shape.items():
+            updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in same])
+            updates = updates.to(matmul_dtype(updates.device.type))
+            updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
+            scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
+            for p, update in zip(same, updates, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.view(shape), alpha=-group["lr"] * scale)
+
+    def _momentum(self, p: Tensor, beta: float) -> Tensor:
+        assert p.grad is not None  # noqa: S101
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - beta)
+        return p.grad.lerp(state["momentum"], beta)
+
+    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p].update(
+                    step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p)
+                )
+        states = [self.state[p] for p in parameters]
+        adamw(
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
+            [s["m"] for s in states],
+            [s["v"] for s in states],
+            [],
+            [s["step"] for s in states],
+            foreach=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalise(updates: Float[Tensor, "K N M"], *, steps: int) -> Float[Tensor, "K N M"]:
+    """Bring the singular values of each matrix near one, by Newton-Schulz iterations."""
+    a, b, c = NS_COEFFICIENTS
+    is_tall = updates.shape[1] > updates.shape[2]
+    x = updates.mT if is_tall else updates
+    x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    result: Tensor = x.mT if is_tall else x
+    return result

@@ -1,0 +1,89 @@
+"""Warm-up, cosine and weight-decay groups, shared by the three modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_omni.errors import OmniError, check_within
+
+
+def check_schedule(
+    warmup_steps: int, total_steps: int, final_lr_share: float, weight_decay: float
+) -> None:
+    """Refuse numbers of a recipe that no schedule can follow.
+
+    Raises:
+        OmniError: Naming the first.
+    """
+    check_within("model.warmup_steps", warmup_steps, 0)
+    check_within("model.total_steps", total_steps, 1)
+    check_within("model.final_lr_share", final_lr_share, 0, 1)
+    check_within("model.weight_decay", weight_decay, 0)
+
+
+def warmup_cosine(
+    optimizer: Optimizer, *, warmup_steps: int, total_steps: int, final_share: float
+) -> LambdaLR:
+    """Rise linearly for `warmup_steps`, then fall along a cosine to `final_share` of the rate."""
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, share)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Decay matrices and tables only; norms, biases and other vectors are left alone.
+
+    The `kind` of a group is for optimizers that treat them differently: `matrices` map vectors to
+    vectors, `tables` hold one vector per id, convolutions count as `filters`.
+
+    Raises:
+        OmniError: If there is a decay and no matrix to be seen, as where FSDP flattens weights.
+    """
+    by_kind: dict[str, list[nn.Parameter]] = {k: [] for k in ("matrices", "tables", "filters")}
+    vectors = []
+    for name, p in module.named_parameters():
+        if not p.requires_grad:
+            continue
+        if p.ndim < 2:
+            vectors.append(p)
+        elif p.ndim > 2:
+            by_kind["filters"].append(p)
+        else:
+            by_kind["tables" if "embedding" in name else "matrices"].append(p)
+    if weight_decay and not any(by_kind.values()):
+        raise OmniError(
+            f"weight_decay is {weight_decay} but all weights are flat, so what to decay is not "
+            "known; set model.weight_decay: 0, or train without FSDP"
+        )
+    groups: list[dict[str, object]] = [
+        {"params": found, "weight_decay": weight_decay, "kind": kind}
+        for kind, found in by_kind.items()
+        if found
+    ]
+    return [*groups, {"params": vectors, "weight_decay": 0.0, "kind": "vectors"}]
+
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def build_optimizer(factory: OptimizerFactory, groups: Any) -> Optimizer:
+    """Build the recipe's optimizer for parameter groups.
+
+    Raises:
+        OmniError: If it refuses one of the recipe's numbers.
+    """
+    try:
+        return factory(groups)
+    except ValueError as error:
+        raise OmniError(f"model.optimizer: {error}") from error

@@ -1,0 +1,1 @@
+"""Tools around the core: calibration, experiments, benchmarks, the memory planner, reports."""

@@ -1,0 +1,113 @@
+"""`lightning_omni bench`: the suites, their tables and their files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_omni.errors import check_within
+from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.files import make_folder
+from lightning_omni.studies.bench.machine import describe
+from lightning_omni.studies.bench.plot import draw_growth, draw_ratios
+from lightning_omni.studies.bench.sample import Canvases
+from lightning_omni.studies.bench.suites import LINES, SUITES, Options, Suite
+from lightning_omni.studies.bench.workload import Shape
+
+log = logging.getLogger(__name__)
+
+
+def bench(
+    suite: Suite,
+    out: Path = Path("runs/bench"),
+    dim: int = 384,
+    num_layers: int = 6,
+    vocab_sizes: list[int] = [20_000, 176_264],  # noqa: B006 - jsonargparse reads it
+    tokens: int = 2048,
+    shortest: int = 40,
+    longest: int = 400,
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    prompt: int = 64,
+    answer: int = 256,
+    steps: list[int] = [256, 64, 16],  # noqa: B006
+    batches: list[int] = [1, 4, 16],  # noqa: B006
+    refresh_every: int = 4,
+    repeats: int = 5,
+    memory: bool = True,
+    compiles: bool = False,
+    codes: Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure ours and a `transformers` model in turns, in one process, on the same work.
+
+    Both start from the same weights and must agree on the loss (train) or are compared token by
+    token (sample) before anything is timed.
+
+    Args:
+        suite: `train`: whole steps on samples of mixed lengths. `sample`: filling an answer.
+            `memory`: filling without computing the prompt again. `data`: reading shards.
+            `scale`: how our costs grow.
+        out: Folder for `<suite>.json` and `<suite>.png`.
+        dim: Width of the network; heads have 64 channels.
+        num_layers: Blocks.
+        vocab_sizes: Ids, one measurement each.
+        tokens: Tokens of a training batch.
+        shortest: Shortest sample.
+        longest: Longest sample.
+        dtype: Format of the products of both sides in training.
+        prompt: Tokens given when sampling.
+        answer: Tokens filled when sampling.
+        steps: Denoising steps, one measurement each.
+        batches: Answers filled at once, for the suite `memory`.
+        refresh_every: Steps between two passes over the prompt, for the suite `memory`.
+        repeats: Timed rounds after one to warm up.
+        memory: Measure the peak memory of training, each side in a process of its own.
+        compiles: Compile what lies between our matrix products; needs a C++ compiler on CPUs.
+        codes: Folder of code shards, for the suite `data`.
+        seed: Of weights and samples.
+    """
+    for name, value in {"repeats": repeats, "num_layers": num_layers, "prompt": prompt}.items():
+        check_within(name, value, 1)
+    for name, values in {"vocab_sizes": vocab_sizes, "steps": steps, "batches": batches}.items():
+        check_within(name, min(values, default=0), 1)
+    check_within("dim", dim, 64)
+    check_within("shortest", shortest, 2, longest)
+    check_within("tokens", tokens, longest)
+    check_within("answer", answer, max(steps))
+    check_within("seed", seed, 0)
+    make_folder(out)
+    shapes = [
+        Shape(dim, num_layers, v, tokens, shortest, longest, compiles=compiles) for v in vocab_sizes
+    ]
+    results: dict[str, Any] = {
+        "suite": suite,
+        "machine": describe(dim=dim, device="cpu", repeats=repeats),
+        **provenance(),
+        "seed": seed,
+        "shapes": [asdict(shape) for shape in shapes],
+    }
+    log.info("machine: %s", results["machine"])
+    options = Options(
+        shapes,
+        dtype,
+        Canvases(prompt, answer),
+        steps,
+        batches,
+        refresh_every,
+        repeats,
+        memory,
+        codes,
+        seed,
+    )
+    results["rows"] = []
+    for row in SUITES[suite](options):
+        log.info("%s", LINES[suite](row))
+        results["rows"].append(row)
+    (out / f"{suite}.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw = draw_growth if suite == "scale" else draw_ratios
+    draw(results, out / f"{suite}.png")
+    log.info("wrote %s", out / f"{suite}.json")
+    return results

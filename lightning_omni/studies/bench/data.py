@@ -1,0 +1,138 @@
+"""Reading prepared shards: ours beside other readers, and packing beside padding."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from lightning_omni.data.packing import pack
+from lightning_omni.data.shards import (
+    SampleStream,
+    mixture,
+    read_manifest,
+    shard_paths,
+)
+from lightning_omni.data.template import Template
+from lightning_omni.errors import OmniError
+from lightning_omni.studies.bench.readers import Reader, make_readers
+from lightning_omni.studies.bench.timing import ratio, take_turns
+from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.types import Sequence
+from lightning_omni.vocab import Vocab
+
+_TAIL_PADS = {"text": 10, "speech": 16}
+_PADDED_BATCH = 16
+
+
+def compare_reading(
+    folder: Path, task: str, *, samples: int, repeats: int, seed: int
+) -> dict[str, Any]:
+    """Time reading shuffled samples of one task, parsed, in turns.
+
+    The others are a plain WebDataset pipeline over the same shards and, where it is installed,
+    litdata over its own copy of the same samples.
+
+    Args:
+        folder: Of code shards.
+        task: Whose shards are read.
+        samples: To be read in each round.
+        repeats: Timed rounds.
+        seed: Of all orders.
+
+    Raises:
+        OmniError: If the folder has no such shards.
+    """
+    if not shard_paths(folder, task, "train"):
+        raise OmniError(f"no training shards of '{task}' in '{folder}'; name another task")
+
+    def drain(make: Reader) -> Callable[[], int]:
+        return lambda: sum(1 for _ in islice(make(), samples))
+
+    with tempfile.TemporaryDirectory() as copy:
+        readers = make_readers(folder, task, Path(copy), seed=seed)
+        runs = {name: drain(reader) for name, reader in readers.items()}
+        timings = take_turns(runs, repeats=repeats)
+    ratios = {name: ratio(t, timings["ours"]) for name, t in timings.items() if name != "ours"}
+    return {
+        "task": task,
+        "samples": samples,
+        "read_s": {name: timing.to_json() for name, timing in timings.items()},
+        "samples_per_s": {name: samples / t.median for name, t in timings.items()},
+        "ratios": {name: found[0] for name, found in ratios.items()},
+        "ratios_spread": {name: found[1] for name, found in ratios.items()},
+    }
+
+
+def measure_packing(
+    folder: Path, tasks: list[str], *, rows: int, row_length: int, batches: int, seed: int
+) -> dict[str, Any]:
+    """Read, render and pack an even mixture of tasks on one process; padded batches beside it.
+
+    Args:
+        folder: Of code shards.
+        tasks: Mixed in equal shares.
+        rows: Rows of a batch.
+        row_length: Tokens of a row.
+        batches: Batches to be made.
+        seed: Of the order.
+    """
+    manifest = read_manifest(folder)
+    text = TextTokenizer(DEFAULT_RANKS)
+    template = Template(
+        Vocab(text.size, manifest["spans"]),
+        text,
+        image_columns=manifest["image_columns"],
+        codebooks=manifest["codebooks"],
+        max_tail_pads=_TAIL_PADS,
+    )
+    lengths: list[int] = []
+
+    def visits() -> Iterator[tuple[int, Sequence]]:
+        streams = {task: SampleStream(folder, task, "train", seed=seed) for task in tasks}
+        for visit, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
+            sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{visit}"))
+            lengths.append(len(sequence.ids))
+            yield visit, sequence
+
+    pad = template.vocab.pad_token_id
+    packed = pack(visits(), rows=rows, row_length=row_length, pad_token_id=pad)
+    start = time.perf_counter()
+    used = sum(_used(batch) for batch in islice(packed, batches))
+    seconds = time.perf_counter() - start
+    groups = [lengths[i : i + _PADDED_BATCH] for i in range(0, len(lengths), _PADDED_BATCH)]
+    return {
+        "batches": batches,
+        "rows": rows,
+        "row_length": row_length,
+        "efficiency": used / (batches * rows * row_length),
+        "padded_efficiency": sum(lengths) / sum(max(g) * len(g) for g in groups),
+        "tokens_per_s": used / seconds,
+    }
+
+
+def _used(batch: Any) -> int:
+    """Tokens of a batch that belong to a sample."""
+    counts = batch.cu_seqlens.diff()
+    return int(counts[batch.tasks >= 0].sum())
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    if "efficiency" in row:
+        return (
+            f"packing {row['batches']} batches of {row['rows']} x {row['row_length']}: "
+            f"{row['efficiency']:.3f} of the tokens are of samples, padded batches "
+            f"{row['padded_efficiency']:.3f}; {row['tokens_per_s']:.0f} tokens/s, "
+            f"{row['times_training']:.0f} times what a training step takes"
+        )
+    rate = row["samples_per_s"]
+    others = ", ".join(
+        f"{name} {rate[name]:.0f} ({times:.2f} times +- {row['ratios_spread'][name]:.2f})"
+        for name, times in row["ratios"].items()
+    )
+    return f"{row['task']}: ours {rate['ours']:.0f} samples/s, {others}"

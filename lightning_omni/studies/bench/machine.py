@@ -1,0 +1,72 @@
+"""What the machine itself can do: matrix products and memory."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_omni.studies.bench.timing import take_turns
+
+_CPU_FACTS = Path("/proc/cpuinfo")
+_COPIED_BYTES = 256 * 2**20
+
+
+def gemm_rate(
+    dtype: torch.dtype, *, rows: int, dim: int, columns: int, device: str, repeats: int
+) -> float:
+    """GFLOP/s of (rows, dim) @ (dim, columns)."""
+    a = torch.randn(rows, dim, device=device).to(dtype)
+    b = torch.randn(dim, columns, device=device).to(dtype)
+    calls = max(1, int(2e10 / (2 * rows * dim * columns)))
+
+    def run() -> None:
+        for _ in range(calls):
+            a @ b
+        if device != "cpu":  # pragma: no cover
+            torch.cuda.synchronize()
+
+    timing = take_turns({"gemm": run}, repeats=repeats)["gemm"]
+    return calls * 2 * rows * dim * columns / timing.median / 1e9
+
+
+def copy_rate(*, device: str, repeats: int) -> float:
+    """GB/s read and written by a large copy."""
+    source = torch.ones(_COPIED_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+
+    def run() -> None:
+        target.copy_(source)
+        if device != "cpu":  # pragma: no cover
+            torch.cuda.synchronize()
+
+    timing = take_turns({"copy": run}, repeats=repeats)["copy"]
+    return 2 * _COPIED_BYTES / timing.median / 1e9
+
+
+def describe(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
+    """Name, threads, versions, and the two rates at a width."""
+    shape = {"rows": 2048, "dim": dim, "columns": 4 * dim}
+    rates = {
+        str(dtype).removeprefix("torch."): gemm_rate(dtype, **shape, device=device, repeats=repeats)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    return {
+        "processor": _processor(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gemm_gflops_per_s": rates,
+        "copy_gb_per_s": copy_rate(device=device, repeats=repeats),
+    }
+
+
+def _processor(device: str) -> str:
+    if device != "cpu":  # pragma: no cover
+        return torch.cuda.get_device_name()
+    if _CPU_FACTS.is_file():
+        for line in _CPU_FACTS.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,53 @@
+"""Peak memory of training steps, each measured in a process that nothing else has touched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lightning_omni.errors import OmniError
+from lightning_omni.studies.bench.workload import Shape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PROGRAM = (
+    "import sys; from lightning_omni.studies.bench.peak_memory import report; report(*sys.argv[1:])"
+)
+_STATUS = Path("/proc/self/status")
+_RESET_PEAK = Path("/proc/self/clear_refs")
+
+
+def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
+    """Megabytes that weights, AdamW and two steps of `ours` or of the `peer` add; Linux only.
+
+    Raises:
+        OmniError: If that process fails.
+    """
+    command = [sys.executable, "-c", _PROGRAM, side, json.dumps(asdict(shape)), dtype, str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OmniError(f"the {side} side ran out of memory or failed: {done.stderr[-300:]}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no cover - see above
+    """Print the number; what the child runs."""
+    from lightning_omni.studies.bench.train import make_step
+
+    before = _memory_mb("VmRSS")
+    _RESET_PEAK.write_text("5")
+    step = make_step(side, Shape(**json.loads(shape)), dtype=DTYPES[dtype], seed=int(seed))
+    for _ in range(2):  # the second step has gradients and moments from the start
+        step()
+    sys.stdout.write(f"{_memory_mb('VmHWM') - before}\n")
+
+
+def _memory_mb(name: str) -> float:  # pragma: no cover - as above
+    """A line of the kernel's account of this process, in megabytes."""
+    lines = _STATUS.read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return float(line.split()[1]) / 1024

@@ -1,0 +1,129 @@
+"""What a user would run instead: `transformers`, padded batches, a dense mask, all logits."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_omni.errors import OmniError
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.studies.bench.workload import Samples, Shape
+
+_NAMES = (
+    ("embedding.tokens.", "model.embed_tokens."),
+    ("embedding.head.", "lm_head."),
+    ("blocks.", "model.layers."),
+    (".attention_norm.", ".input_layernorm."),
+    (".ffn_norm.", ".post_attention_layernorm."),
+    (".attention.", ".self_attn."),
+    (".ffn.", ".mlp."),
+)
+IGNORED = -100
+_LAST = 1e-3  # the time at which the released schedule ends
+
+
+def make_peer(network: Transformer, shape: Shape) -> Any:
+    """A bidirectional Qwen2 of `transformers` with the weights of `network`.
+
+    Raises:
+        OmniError: If `transformers` is not installed.
+    """
+    try:
+        transformers: Any = importlib.import_module("transformers")
+    except ImportError as error:
+        raise OmniError(
+            "the peers need the bench extra; run pip install 'lightning_omni[bench]'"
+        ) from error
+    args = network.init_args
+    config = transformers.Qwen2Config(
+        vocab_size=shape.vocab_size,
+        hidden_size=args["dim"],
+        intermediate_size=args["ffn_dim"],
+        num_hidden_layers=args["num_layers"],
+        num_attention_heads=args["num_heads"],
+        num_key_value_heads=args["num_kv_heads"],
+        rope_parameters={"rope_type": "default", "rope_theta": args["rope_theta"]},
+        rms_norm_eps=args["norm_eps"],
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+    peer = transformers.Qwen2ForCausalLM(config)
+    peer.load_state_dict({_their_name(k): v for k, v in network.state_dict().items()})
+    return peer
+
+
+def _their_name(name: str) -> str:
+    if name.startswith("norm."):
+        return f"model.{name}"
+    for ours, theirs in _NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def padded(samples: Samples, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """The batch as most trainers make it.
+
+    Returns:
+        Ids Int[B L] padded at the end, a dense mask Bool[B 1 L L], labels Int[B L].
+    """
+    longest = max(samples.lengths)
+    labels_flat = torch.full_like(samples.x0, IGNORED)
+    labels_flat[samples.masked] = samples.x0[samples.masked]
+
+    def rows(flat: Tensor, fill: int) -> Tensor:
+        parts = torch.split(flat, samples.lengths)
+        return torch.stack([F.pad(p, (0, longest - len(p)), value=fill) for p in parts])
+
+    is_there = rows(torch.ones_like(samples.x0), 0).bool()
+    mask = is_there[:, None, None, :] & torch.ones(longest, 1, dtype=torch.bool)
+    return rows(samples.x_t, shape.mask_token_id), mask, rows(labels_flat, IGNORED)
+
+
+def logits(peer: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores of every id at every position, Float[B L V], with attention in both directions."""
+    if mask is None:
+        mask = torch.ones(len(ids), 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
+    out: Tensor = peer(input_ids=ids, attention_mask={"full_attention": mask}).logits
+    return out
+
+
+def loss(peer: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of the masked tokens by the library's loss."""
+    scores = logits(peer, ids, mask).float()
+    return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+@torch.no_grad()
+def fill_by_full_forwards(
+    peer: Any, ids: Tensor, *, steps: int, span: tuple[int, int], mask_token_id: int
+) -> Tensor:
+    """Fill the masks of one sequence the released way.
+
+    Every step runs the whole sequence, scores every position over the whole vocabulary, and commits
+    the surest of the positions that are still open, as many as the released schedule says.
+
+    Args:
+        peer: The network.
+        ids: Int[L].
+        steps: Denoising steps.
+        span: First id of the answer's modality and the one behind its last; others are forbidden.
+        mask_token_id: Id of an open position.
+    """
+    ids = ids.clone()
+    for step in range(steps):
+        scores = logits(peer, ids[None], None)[0].float()
+        scores[:, : span[0]] = -torch.inf
+        scores[:, span[1] :] = -torch.inf
+        probability, token = scores.softmax(-1).max(-1)
+        is_open = ids == mask_token_id
+        probability = probability.masked_fill(~is_open, -1.0)
+        now, then = (1 - (1 - _LAST) * s / steps for s in (step, step + 1))
+        left = int(is_open.sum())
+        count = left if step + 1 == steps else max(1, int(left * (1 - then / now) + 1e-6))
+        chosen = probability.topk(count).indices
+        ids[chosen] = token[chosen]
+    return ids

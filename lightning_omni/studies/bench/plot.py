@@ -1,0 +1,68 @@
+"""One picture per suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
+
+
+def draw_ratios(results: dict[str, Any], path: Path) -> None:
+    """Bars of the ratios with their spread; the line at one is what is compared with."""
+    plt = pyplot()
+    bars = [bar for row in results["rows"] for bar in _bars(row)]
+    labels, ratios, spreads = zip(*bars, strict=True)
+    figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
+    places = range(len(bars))
+    drawn = axes.bar(places, ratios, color=BLUE, width=0.6)
+    axes.errorbar(places, ratios, yerr=spreads, fmt="none", color="black", capsize=4)
+    axes.bar_label(drawn, fmt="%.1f", padding=3)
+    axes.set_xticks(places, labels, fontsize=7)
+    axes.axhline(1, color=ORANGE, linewidth=1)
+    axes.set_ylabel("times as fast")
+    axes.set_title(f"{results['suite']}, {results['machine']['processor']}", fontsize=9)
+    save_figure(figure, [axes], path)
+
+
+def draw_growth(results: dict[str, Any], path: Path) -> None:
+    """Time, and memory where it was measured, against each size on logarithmic axes."""
+    plt = pyplot()
+    rows = results["rows"]
+    figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
+    for axes, row in zip(grid, rows, strict=True):
+        sizes = [int(n) for n in row["seconds"]]
+        _draw_costs(axes, sizes, list(row["seconds"].values()), "seconds", "o-", BLUE)
+        if "peak_mb" in row:
+            costs = list(row["peak_mb"].values())
+            _draw_costs(axes.twinx(), sizes, costs, "peak MB", "s--", ORANGE)
+        axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=6, rotation=45)
+        axes.minorticks_off()
+        axes.set_title(f"{row['against']}\nexponent {row['exponent']:.2f}", fontsize=8)
+    save_figure(figure, grid, path)
+
+
+def _draw_costs(
+    axes: Any, sizes: list[int], costs: list[float], unit: str, style: str, color: str
+) -> None:
+    """A curve on logarithmic axes, its least and its largest cost written beside it."""
+    axes.loglog(sizes, costs, style, color=color)
+    axes.set_ylabel(unit, color=color, fontsize=8)
+    ends = [min(costs), max(costs)]
+    axes.set_yticks(ends, [f"{cost:,.3g}" if cost < 1000 else f"{cost:,.0f}" for cost in ends])
+    axes.tick_params(axis="y", labelsize=7)
+    axes.minorticks_off()
+
+
+def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Label, ratio and spread of each bar of a row."""
+    if "efficiency" in row:
+        return []
+    if "ratios" in row:
+        what = row.get("task") or f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"
+        spreads = row["ratios_spread"]
+        return [(f"{name}\n{what}", r, spreads[name]) for name, r in row["ratios"].items()]
+    label = f"{row['vocab_size']:,} ids"
+    if "steps" in row:
+        label += f"\n{row['steps']} steps beside {row['peer_steps']}"
+    return [(label, row["ratio"], row["ratio_spread"])]

@@ -1,0 +1,102 @@
+"""How the cost of our training step and of our sampling grows, with fitted exponents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_omni.studies.bench.peak_memory import peak_mb
+from lightning_omni.studies.bench.sample import Canvases, fill_ours
+from lightning_omni.studies.bench.timing import take_turns
+from lightning_omni.studies.bench.train import our_loss
+from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
+
+TOKENS = (256, 512, 1024, 2048, 4096, 8192)
+SEGMENT_LENGTHS = (128, 256, 512, 1024, 2048)
+VOCAB_SIZES = (20_000, 65_536, 131_072, 262_144)
+STEPS = (4, 8, 16, 32)
+BATCHES = (1, 2, 4, 8, 16)
+_SEGMENT_TOKENS = 2048
+_PROMPT, _ANSWER = 64, 64
+
+
+def measure_growth(
+    shape: Shape, *, repeats: int, seed: int, memory: bool
+) -> Iterator[dict[str, Any]]:
+    """Time a training step and the filling of answers against one size after another.
+
+    The exponent is the slope of log time against log size: 1 is linear, 0 does not grow. Peak
+    memory is that of whole steps with AdamW in a process of its own, weights included.
+    """
+    training: dict[str, dict[int, Shape]] = {
+        "tokens": {n: replace(shape, tokens=n, longest=min(n, shape.longest)) for n in TOKENS},
+        "segment_length": {
+            n: replace(shape, tokens=_SEGMENT_TOKENS, shortest=n, longest=n)
+            for n in SEGMENT_LENGTHS
+        },
+        "vocab_size": {n: replace(shape, vocab_size=n) for n in VOCAB_SIZES},
+    }
+    for name, shapes in training.items():
+        seconds = {n: _median(_step(s, seed=seed), repeats) for n, s in shapes.items()}
+        row = _growth(f"training step, {name}", seconds)
+        if memory:
+            row["peak_mb"] = {n: peak_mb("ours", s, "bfloat16", seed) for n, s in shapes.items()}
+            row["memory_exponent"] = slope(row["peak_mb"])
+        yield row
+    one = Canvases(_PROMPT, _ANSWER)
+    sampling = {
+        "steps": {n: (one, n) for n in STEPS},
+        "batch": {n: (replace(one, batch=n), STEPS[0]) for n in BATCHES},
+    }
+    for name, sizes in sampling.items():
+        seconds = {
+            n: _median(_filling(shape, canvases, steps, seed=seed), repeats)
+            for n, (canvases, steps) in sizes.items()
+        }
+        yield _growth(f"sampling, {name}", seconds)
+
+
+def slope(costs: Mapping[int, float]) -> float:
+    """Exponent of the power law that fits best."""
+    return float(np.polyfit(np.log(list(costs)), np.log(list(costs.values())), 1)[0])
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    points = ", ".join(f"{size}: {1000 * s:.0f} ms" for size, s in row["seconds"].items())
+    said = f"{row['against']}: exponent {row['exponent']:.2f} ({points})"
+    if "peak_mb" in row:
+        points = ", ".join(f"{size}: {mb:.0f} MB" for size, mb in row["peak_mb"].items())
+        said += f"; memory {row['memory_exponent']:.2f} ({points})"
+    return said
+
+
+def _growth(against: str, seconds: dict[int, float]) -> dict[str, Any]:
+    return {"against": against, "seconds": seconds, "exponent": slope(seconds)}
+
+
+def _median(run: Callable[[], object], repeats: int) -> float:
+    return take_turns({"run": run}, repeats=repeats)["run"].median
+
+
+def _step(shape: Shape, *, seed: int) -> Callable[[], None]:
+    network = make_network(shape, seed=seed)
+    samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
+
+    def run() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = our_loss(network, samples, shape)
+        network.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    return run
+
+
+def _filling(shape: Shape, canvases: Canvases, steps: int, *, seed: int) -> Callable[[], object]:
+    network = make_network(shape, seed=seed).eval()
+    packed = canvases.pack(shape, seed=seed)
+    return lambda: fill_ours(network, packed, steps, shape)

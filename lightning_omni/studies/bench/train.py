@@ -1,0 +1,141 @@
+"""A training step of ours beside the peer's: same weights, same samples, same masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_omni.diffusion.objective import weighted_nll
+from lightning_omni.errors import OmniError
+from lightning_omni.nn.transformer import Transformer
+from lightning_omni.studies.bench import peer as peers
+from lightning_omni.studies.bench.machine import gemm_rate
+from lightning_omni.studies.bench.timing import ratio, take_turns
+from lightning_omni.studies.bench.workload import (
+    Samples,
+    Shape,
+    make_network,
+    make_samples,
+    places,
+    useful_gflop,
+)
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""How far the two losses may lie apart, relative; the peer also considers the mask an answer."""
+
+
+def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
+    """Mean negative log-likelihood of the masked tokens."""
+    hidden = network(samples.x_t, places(samples.lengths), samples.layout, places=samples.masked)
+    weight = torch.full((len(samples.masked),), 1 / len(samples.masked))
+    total, _ = weighted_nll(
+        hidden,
+        network.embedding.table(),
+        samples.x0[samples.masked],
+        weight,
+        mask_token_id=shape.mask_token_id,
+    )
+    return total
+
+
+def compare_training(
+    shape: Shape, *, dtype: torch.dtype, repeats: int, seed: int
+) -> dict[str, Any]:
+    """Time whole steps (forward, backward, AdamW) in turns.
+
+    Raises:
+        OmniError: If the two losses disagree: then the times mean nothing.
+    """
+    network = make_network(shape, seed=seed)
+    samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
+    peer = peers.make_peer(network, shape)
+    batch = peers.padded(samples, shape)
+    losses: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: our_loss(network, samples, shape),
+        "peer": lambda: peers.loss(peer, *batch),
+    }
+    first = {name: _evaluate(loss, dtype) for name, loss in losses.items()}
+    apart = abs(first["ours"] / first["peer"] - 1)
+    if apart > TOLERANCE[dtype]:
+        raise OmniError(
+            f"the losses disagree: ours {first['ours']:.6f}, the peer's {first['peer']:.6f}; no "
+            "times are reported"
+        )
+    steps = {
+        "ours": _stepper(network, losses["ours"], dtype, fused=True),
+        "peer": _stepper(peer, losses["peer"], dtype, fused=False),
+    }
+    timings = take_turns(steps, repeats=repeats)
+    times, noise = ratio(timings["peer"], timings["ours"])
+    gflop, useful = useful_gflop(network, samples), sum(samples.lengths)
+    rate = gemm_rate(
+        dtype, rows=2048, dim=shape.dim, columns=4 * shape.dim, device="cpu", repeats=repeats
+    )
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "vocab_size": shape.vocab_size,
+        "samples": len(samples.lengths),
+        "useful_tokens": useful,
+        "padded_tokens": batch[0].numel(),
+        "loss": first,
+        "step_s": {name: timing.to_json() for name, timing in timings.items()},
+        "useful_tokens_per_s": {n: useful / t.median for n, t in timings.items()},
+        "ratio": times,
+        "ratio_spread": noise,
+        "useful_gflop": gflop,
+        "gemm_gflops_per_s": rate,
+        "share_of_gemm": gflop / timings["ours"].median / rate,
+    }
+
+
+def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Callable[[], None]:
+    """A whole step of `ours` or of the `peer`, with only that side's network in memory."""
+    network = make_network(shape, seed=seed)
+    samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
+    if side == "ours":
+        return _stepper(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
+    peer = peers.make_peer(network, shape)
+    batch = peers.padded(samples, shape)
+    del network
+    return _stepper(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row in words."""
+    rate = row["useful_tokens_per_s"]
+    memory = row.get("peak_mb")
+    held = f"; peak memory {memory['ours']:.0f} and {memory['peer']:.0f} MB" if memory else ""
+    return (
+        f"{row['vocab_size']} ids, {row['dtype']}: ours {rate['ours']:.0f} useful tokens/s, peer "
+        f"{rate['peer']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}); "
+        f"{row['share_of_gemm']:.0%} of the machine's products{held}"
+    )
+
+
+def _autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
+    return torch.autocast("cpu", dtype=dtype) if dtype != torch.float32 else nullcontext()
+
+
+@torch.no_grad()
+def _evaluate(loss: Callable[[], Tensor], dtype: torch.dtype) -> float:
+    with _autocast(dtype):
+        return float(loss())
+
+
+def _stepper(
+    module: torch.nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype, *, fused: bool
+) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused or None)
+
+    def step() -> None:
+        with _autocast(dtype):
+            value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step

@@ -1,0 +1,173 @@
+"""The numbers of a report: a headline per task, then everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from lightning_omni.studies.report.curves import draw_interval
+from lightning_omni.types import SPLITS
+
+TASK_NAMES = {
+    "asr": "Speech recognition",
+    "tts": "Text to speech",
+    "t2i": "Text to image",
+    "caption": "Image captioning",
+    "vqa": "Visual questions",
+    "s2i": "Speech to image",
+    "svqa": "Spoken visual questions",
+    "sqa": "Spoken questions",
+    "tqa": "Text questions",
+}
+METRIC_NAMES = {
+    "wer": "word error rate",
+    "cer": "character error rate",
+    "attributes": "whole scene right",
+    "object": "object right",
+    "ink": "ink right",
+    "background": "background right",
+    "count": "count right",
+    "relation": "relation right",
+    "exact": "exact answer",
+    "spoken": "spoken answer right",
+    "spoken_closest": "spoken answer closest",
+}
+_SPLIT_ORDER = tuple(split for split in SPLITS if split.startswith("test"))
+_BADGES = {"better than chance": "good", "at the ceiling": "good", "worse than chance": "bad"}
+_HEAD = ("task", "metric", "value", "95 % interval", "", "n", "chance", "codes", "real", "verdict")
+
+Row = dict[str, Any]
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """One row per task: its primary metric on the first split it has."""
+    chosen = []
+    for task in TASK_NAMES:
+        primary = [r for r in rows if r["task"] == task and r["is_primary"] and not r["slice"]]
+        primary.sort(key=lambda r: _place(r["split"]))
+        chosen += primary[:1]
+    if not chosen:
+        return '<p class="soft">No task was evaluated.</p>'
+    return _table(_HEAD, (_headline_cells(row) for row in chosen), "cards")
+
+
+def splits(rows: Sequence[Row]) -> str:
+    """Primary metrics, one column per split: what held-out combinations cost."""
+    primary = [r for r in rows if r["is_primary"] and not r["slice"]]
+    names = sorted({r["split"] for r in primary}, key=_place)
+    if len(names) < 2:
+        return ""
+    lines = []
+    for task in TASK_NAMES:
+        found = {r["split"]: r for r in primary if r["task"] == task}
+        if found:
+            cells = [_value_with_interval(found.get(name)) for name in names]
+            lines.append([TASK_NAMES[task], _metric(next(iter(found.values()))), *cells])
+    return _table(("task", "metric", *names), lines, "cards")
+
+
+def everything(rows: Sequence[Row]) -> str:
+    """All rows, slices included."""
+    head = ("task", "split", "metric", "slice", "value", "95 % interval", "n", "failures")
+    lines = [
+        [
+            escape(row["task"]),
+            escape(row["split"]),
+            _metric(row),
+            escape(row["slice"] or ""),
+            number(row["value"]),
+            f"{number(row['low'])} – {number(row['high'])}",
+            str(row["n"]),
+            str(row["failures"]),
+            number(row["chance"]),
+            number(row["reconstruction"]),
+            number(row["ceiling"]),
+            badge(row["verdict"]),
+        ]
+        for row in rows
+    ]
+    return _table((*head, "chance", "codes", "real", "verdict"), lines, "")
+
+
+def rules(rows: Sequence[Row]) -> str:
+    """How chance and ceiling were measured, per task."""
+    seen = {row["task"]: (row["chance_rule"], row["ceiling_rule"]) for row in rows}
+    items = [
+        f"<li><b>{escape(TASK_NAMES.get(task, task))}</b> — chance: {escape(chance)}; "
+        f"real: {escape(ceiling)}.</li>"
+        for task, (chance, ceiling) in seen.items()
+    ]
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def number(value: float | None) -> str:
+    """Three decimals, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def badge(verdict: str) -> str:
+    """A verdict with its colour."""
+    return f'<span class="badge {_BADGES.get(verdict, "poor")}">{escape(verdict)}</span>'
+
+
+def plain_table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table of texts, escaped."""
+    return _table(head, ([escape(str(cell)) for cell in line] for line in lines), "")
+
+
+def _headline_cells(row: Row) -> list[str]:
+    failures = f" <span class='soft'>({row['failures']} failed)</span>" if row["failures"] else ""
+    split = f" <span class='soft'>{escape(row['split'])}</span>"
+    interval = draw_interval(
+        row["low"], row["value"], row["high"], chance=row["chance"], ceiling=row["ceiling"]
+    )
+    return [
+        escape(str(TASK_NAMES.get(row["task"], row["task"]))) + split,
+        _metric(row),
+        f"<b>{number(row['value'])}</b>",
+        f"<span class='even'>{number(row['low'])} – {number(row['high'])}</span>",
+        interval,
+        f"{row['n']}{failures}",
+        number(row["chance"]),
+        number(row["reconstruction"]),
+        number(row["ceiling"]),
+        badge(row["verdict"]),
+    ]
+
+
+def _value_with_interval(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    return (
+        f"<b>{number(row['value'])}</b> <span class='soft'>{number(row['low'])} – "
+        f"{number(row['high'])}, n {row['n']}, chance {number(row['chance'])}</span>"
+    )
+
+
+def _metric(row: Row) -> str:
+    name = str(METRIC_NAMES.get(row["metric"], row["metric"]))
+    return escape(name) + (" ↓" if row["is_lower_better"] else "")
+
+
+def _place(split: str) -> tuple[int, str]:
+    known = _SPLIT_ORDER.index(split) if split in _SPLIT_ORDER else len(_SPLIT_ORDER)
+    return known, split
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]], style: str) -> str:
+    """Lay out cells that are already HTML."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-name="{escape(name)}">{cell}</td>'
+            for name, cell in zip(head, line, strict=True)
+        )
+        + "</tr>"
+        for line in lines
+    )
+    return (
+        f'<div class="wide"><table class="{style}"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,188 @@
+"""Continuous speech input: a filter bank and a frozen encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lightning_omni.errors import OmniError
+
+SAMPLE_RATE = 16_000
+NUM_MELS = 80
+STACKED = 7
+"""Windows in a frame (m)."""
+STRIDE = 6
+"""Windows from one frame to the next (n)."""
+DIM = NUM_MELS * STACKED
+_WINDOW, _HOP, _FFT = 400, 160, 512
+_LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
+_EMPHASIS = 0.97
+_FULL_SCALE = 2.0**15  # the networks that listen were trained on 16-bit integers
+
+
+class LfrFilterBank(nn.Module):
+    """80 log-mel energies per 10 ms, seven of them stacked every 60 ms.
+
+    Windows are Kaldi's: 25 ms, their mean removed, pre-emphasised, shaped by Hamming; only whole
+    ones count. No noise (dither) is added, so the same sound gives the same features. The first
+    window is repeated three times before the first frame, the last to fill the last frame.
+
+    Source: Kaldi's `compute-fbank-feats`; low frame rate: arXiv:1607.06947, section 2.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        window = torch.hamming_window(_WINDOW, periodic=False)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", _mel_triangles(), persistent=False)
+
+    def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N 560"]:
+        """Frames of samples in [-1, 1] at 16 kHz, N = ceil((1 + (T - 400) // 160) / 6).
+
+        Raises:
+            OmniError: If the sound is shorter than a window.
+        """
+        if wave.shape[1] < _WINDOW:
+            raise OmniError(
+                f"a sound of {wave.shape[1]} samples is shorter than one window of {_WINDOW}; give "
+                f"at least {_WINDOW / SAMPLE_RATE} s"
+            )
+        with torch.autocast(wave.device.type, enabled=False):
+            return _stacked(self._log_mels(wave.float() * _FULL_SCALE))
+
+    def _log_mels(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B W 80"]:
+        windows = wave.unfold(1, _WINDOW, _HOP)
+        windows = windows - windows.mean(-1, keepdim=True)
+        before = torch.cat((windows[..., :1], windows[..., :-1]), dim=-1)
+        shaped = (windows - _EMPHASIS * before) * self.window
+        power = torch.fft.rfft(shaped, n=_FFT).abs().square()
+        energy: Tensor = power @ self.filters
+        return energy.clamp_min(torch.finfo(torch.float32).eps).log()
+
+
+def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
+    """Windows in overlapping stacks, so that a frame knows what is around it."""
+    count = math.ceil(mels.shape[1] / STRIDE)
+    ahead = (STACKED - 1) // 2
+    behind = max(0, (count - 1) * STRIDE + STACKED - ahead - mels.shape[1])
+    padded = F.pad(mels.transpose(1, 2), (ahead, behind), mode="replicate")
+    stacks = padded.unfold(2, STACKED, STRIDE)[:, :, :count]
+    return stacks.permute(0, 2, 3, 1).flatten(2)
+
+
+def _mel_triangles() -> Float[Tensor, "257 80"]:
+    """Triangles of height one, equally spaced and straight in mel, as Kaldi's are."""
+    low, high = (1127 * math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
+    steps = torch.arange(NUM_MELS + 2, dtype=torch.float64)
+    corners = low + (high - low) * steps / (NUM_MELS + 1)
+    bins = torch.arange(_FFT // 2 + 1, dtype=torch.float64) * SAMPLE_RATE / _FFT
+    mel = 1127 * torch.log1p(bins / 700)[:, None]
+    rising = (mel - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - mel) / (corners[2:] - corners[1:-1])
+    return torch.minimum(rising, falling).clamp_min(0).float()
+
+
+_CMVN = re.compile(r"<(AddShift|Rescale)>[^\[]*<LearnRateCoef>[^\[]*\[([^\]]*)\]")
+
+
+class ContinuousSpeech(nn.Module):
+    """Filter bank, normalisation and a frozen encoder.
+
+    The encoder is never trained here and is no part of the joint model: what it hears is stored
+    with the data, and what the joint model learns is the projector behind it.
+
+    Args:
+        encoder: Any module that maps frames Float[1 N 560] to features Float[1 K F]; K is the
+            number of context tokens. `torch.nn.Identity` passes the frames themselves.
+        cmvn: File with mean and variance of the frames, as Kaldi writes them (`am.mvn`); None
+            leaves them as they are.
+
+    Raises:
+        OmniError: If the file is missing or holds none.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: nn.Module, cmvn: str | None = None) -> None:
+        super().__init__()
+        self.filter_bank = LfrFilterBank()
+        self.encoder = encoder.requires_grad_(requires_grad=False).eval()
+        shift, scale = (torch.zeros(DIM), torch.ones(DIM)) if cmvn is None else _read_cmvn(cmvn)
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    @torch.inference_mode()
+    def hear(self, wave: Float[Tensor, " T"], *, about: str) -> NDArray[np.floating[Any]]:
+        """Features of a sound, Float16[K F].
+
+        Args:
+            wave: Samples in [-1, 1] at 16 kHz.
+            about: Name of the sound, for errors.
+
+        Raises:
+            OmniError: If the encoder gives anything else than Float[1 K F] of numbers that float16
+                holds.
+        """
+        frames = self.filter_bank(wave[None].to(self.shift.device))
+        features = self.encoder((frames + self.shift) * self.scale)
+        name = type(self.encoder).__name__
+        if not isinstance(features, Tensor) or features.ndim != 3 or len(features) != 1:
+            shape = tuple(getattr(features, "shape", ())) or type(features).__name__
+            raise OmniError(
+                f"the speech encoder {name} turned frames of shape {tuple(frames.shape)} into "
+                f"{shape}, wanted (1, K, F)"
+            )
+        half = features[0].half()
+        if not (half.numel() and torch.isfinite(half).all()):
+            raise OmniError(
+                f"the speech encoder {name} hears '{about}' as {features.shape[1]} frames that are "
+                "empty or not within float16; scale its output or leave the sound out"
+            )
+        heard: NDArray[np.floating[Any]] = half.cpu().numpy()
+        return heard
+
+    def fingerprint(self) -> str:
+        """Hash of the encoder's class, structure and weights, and of the normalisation."""
+        cls = type(self.encoder)
+        digest = hashlib.sha256(f"{cls.__module__}.{cls.__qualname__}\n{self.encoder!r}".encode())
+        for name, value in self.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
+    """What is added to a frame, and what it is then multiplied by."""
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OmniError(f"cannot read cmvn '{file}' ({error}); give an am.mvn file") from error
+    try:
+        found = {
+            name: torch.tensor([float(x) for x in numbers.split()])
+            for name, numbers in _CMVN.findall(text)
+        }
+    except ValueError as error:
+        raise OmniError(f"cmvn '{file}' is damaged ({error}); copy it again") from error
+    sizes = {name: len(values) for name, values in found.items()}
+    if sizes != {"AddShift": DIM, "Rescale": DIM}:
+        raise OmniError(
+            f"cmvn '{file}' holds {sizes or 'nothing'}, wanted AddShift and Rescale of {DIM} "
+            "numbers each"
+        )
+    return found["AddShift"], found["Rescale"]

@@ -1,0 +1,197 @@
+"""A plan adds up, follows the recipe, and says what to change."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_omni.cli import main
+from lightning_omni.errors import OmniError
+from lightning_omni.nn.flops import block_flops, training_flops
+from lightning_omni.studies.bench.peak_memory import peak_mb
+from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
+from lightning_omni.studies.memory_plan.load import Load
+from lightning_omni.studies.memory_plan.memory import (
+    optimizer_bytes,
+    replicated,
+    sharded,
+    update_bytes,
+)
+from lightning_omni.studies.memory_plan.plan import parameters
+from lightning_omni.studies.memory_plan.settings import read_settings
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+PAPER = str(RECIPES / "paper/stage1.yaml")
+SHAPE = Shape(dim=128, num_layers=4, vocab_size=500)
+LOAD = Load(tokens=1024, segment_length=256, masked_share=0.25)
+TRAINER = {
+    "precision": None,
+    "plugins": None,
+    "devices": "auto",
+    "num_nodes": 1,
+    "accumulate_grad_batches": 1,
+    "max_steps": -1,
+    "strategy": "auto",
+    "callbacks": None,
+}
+
+
+def network(**changes):
+    with torch.device("meta"):
+        return make_network(replace(SHAPE, **changes), seed=0)
+
+
+def plan(tmp_path, *args):
+    out = tmp_path / "plan.json"
+    assert main(["plan", *args, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def test_parts_of_the_parameters_add_up():
+    counted = parameters(network())
+    assert sum(n for name, n in counted.items() if name != "total") == counted["total"]
+    assert counted["embedding"] == counted["head"] == SHAPE.vocab_size * SHAPE.dim
+
+
+def test_arithmetic_is_linear_in_samples_and_quadratic_in_their_length():
+    net = network()
+    one, two = (training_flops(net, [100] * n, 40 * n) for n in (1, 2))
+    assert two == 2 * one
+    more = training_flops(net, [200], 80) - two
+    blocks = SHAPE.num_layers - 1 + 0.4  # the last one's answers ask only where there is a loss
+    assert more == 12 * (200**2 - 2 * 100**2) * SHAPE.dim * blocks
+
+
+def test_where_all_tokens_have_a_loss_every_weight_of_a_block_takes_every_token():
+    net = network()
+    in_blocks = sum(p.numel() for p in net.blocks.parameters() if p.ndim > 1)
+    pairs = 12 * 100**2 * SHAPE.dim * SHAPE.num_layers
+    assert block_flops(net, [100], 100) == 6 * 100 * in_blocks + pairs
+
+
+def test_recomputation_keeps_less_and_does_not_change_what_stays():
+    net = network(num_layers=12)
+    whole, less = (
+        replicated(net, replace(LOAD, recomputes=r), "fused_adamw", has_ema=False, devices=1)
+        for r in (False, True)
+    )
+    assert less.peak < whole.peak
+    assert less.activations < whole.activations / 4
+    assert (less.weights, less.optimizer) == (whole.weights, whole.optimizer)
+
+
+def test_devices_that_share_hold_their_share():
+    net = network()
+    one = replicated(net, LOAD, "fused_adamw", has_ema=True, devices=1)
+    shared = sharded(net, LOAD, "fused_adamw", has_ema=True, devices=8)
+    for name in ("weights", "gradients", "optimizer", "ema"):
+        assert getattr(shared, name) == getattr(one, name) // 8
+    assert shared.exchange > 0
+    assert one.exchange == 0
+
+
+def test_muon_keeps_one_number_for_a_matrix_and_adamw_two():
+    net = network()
+    adamw, muon = (optimizer_bytes(net, kind, LOAD) for kind in ("fused_adamw", "muon"))
+    matrices = sum(p.numel() for p in net.blocks.parameters() if p.ndim > 1)
+    assert adamw - muon == 4 * matrices
+    assert update_bytes(net, "muon", LOAD) > update_bytes(net, "fused_adamw", LOAD) == 0
+
+
+def test_settings_follow_the_trainer_s():
+    plain = read_settings(TRAINER)
+    assert (plain.devices, plain.is_sharded, plain.has_ema) == (1, False, False)
+    changed = {
+        "precision": "bf16-mixed",
+        "devices": 4,
+        "num_nodes": 2,
+        "strategy": "fsdp",
+        "callbacks": [{"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}],
+    }
+    found = read_settings({**TRAINER, **changed})
+    assert (found.devices, found.is_sharded, found.has_ema) == (8, True, True)
+    assert (found.weights, found.products) == (torch.float32, torch.bfloat16)
+    with pytest.raises(OmniError, match=r"trainer\.precision is '64-true'"):
+        read_settings({**TRAINER, "precision": "64-true"})
+
+
+def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
+    made = plan(tmp_path, "--config", PAPER)
+    assert made["parameters"]["total"] == 7_789_082_112
+    assert made["tokens_per_step"] == 128 * 3072
+    assert made["fits"]
+    assert made["memory_gb"]["replicated, recomputed"]["peak"] > 16 * 7.789
+    days = made["flops_with_recomputation"] / (8 * 400e12 * 0.4) * 24_000 / 86_400
+    assert made["days"] == pytest.approx(days)
+
+
+def test_the_plan_counts_a_projector_where_there_is_one(tmp_path):
+    plain = plan(tmp_path, "--config", PAPER)
+    hears = plan(tmp_path, "--config", PAPER, "--model.backbone.init_args.continuous_dim", "512")
+    assert "projector" not in plain["parameters"]
+    assert hears["parameters"]["projector"] == 14_681_088
+    assert hears["parameters"]["total"] == 7_789_082_112 + 14_681_088
+    weights = [made["memory_gb"]["replicated"]["weights"] for made in (plain, hears)]
+    assert weights[1] - weights[0] == pytest.approx(4 * 14_681_088 / 1e9)
+
+
+def test_what_does_not_fit_comes_with_what_would(tmp_path):
+    made = plan(tmp_path, "--config", PAPER, "--devices", "1")
+    assert not made["fits"]
+    assert made["advice"] == "set model.recompute_activations: true, take 2 devices"
+    again = plan(tmp_path, "--config", PAPER, "--devices", "4")
+    assert again["fits"]
+    backbone = ["--model.backbone", str(RECIPES / "model/7b.yaml")]
+    muon = plan(tmp_path, "--config", str(RECIPES / "stage3.yaml"), *backbone)
+    assert "share the model with FSDP" in muon["advice"]
+    assert "take AdamW" in muon["advice"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--config", PAPER, "--devices", "0"], "devices is 0"),
+        (["--config", PAPER, "--utilisation", "2"], "utilisation is 2"),
+        (["--config", PAPER, "--segment_length", "4000"], "segment_length is 4000"),
+        (["--config", str(RECIPES / "image_tokenizer.yaml")], "wanted a MaskedDiffusionModule"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(args, words, capsys):
+    assert main(["plan", *args]) == 2
+    assert words in capsys.readouterr().err
+
+
+SIZES = {
+    "deep": Shape(dim=256, num_layers=4, vocab_size=8000, tokens=2048),
+    "many_ids": Shape(dim=256, num_layers=2, vocab_size=60_000, tokens=1024),
+    "many_tokens": Shape(dim=512, num_layers=3, vocab_size=4000, tokens=4096),
+}
+TINY = Shape(dim=64, num_layers=2, vocab_size=100, tokens=60, shortest=15, longest=30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux only")
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monkeypatch):
+    """What a process takes for itself is told by a step with hardly any weights."""
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # what is freed goes back at once
+    shape = replace(SIZES[name], recomputes=recomputes)
+    samples = make_samples(shape, rng=torch.Generator().manual_seed(0))
+    tokens = sum(samples.lengths)
+    load = Load(
+        tokens,
+        sum(n * n for n in samples.lengths) // tokens,
+        len(samples.masked) / tokens,
+        products=getattr(torch, dtype),
+        device="cpu",
+        recomputes=recomputes,
+    )
+    with torch.device("meta"):
+        net = make_network(shape, seed=0)
+    predicted = replicated(net, load, "fused_adamw", has_ema=False, devices=1).peak / 2**20
+    own = peak_mb("ours", replace(TINY, recomputes=recomputes), dtype, 0)
+    assert predicted == pytest.approx(peak_mb("ours", shape, dtype, 0) - own, rel=0.15)

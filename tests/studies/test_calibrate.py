@@ -1,0 +1,62 @@
+from types import SimpleNamespace
+
+import pytest
+
+import lightning_omni.studies.calibrate as verb
+from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.defaults import QUALITIES
+from lightning_omni.generation.qualities import load_qualities
+from lightning_omni.studies.calibration_table import markdown
+from lightning_omni.studies.pareto import draw_pareto, front
+
+
+def row(way, value, forwards, *, is_lower_better=False):
+    return {
+        **{"task": "t2i", "way": way, "metric": "m", "value": value, "forwards": forwards},
+        **{"low": value - 0.1, "high": value + 0.1, "n": 5, "is_lower_better": is_lower_better},
+    }
+
+
+def test_the_front_holds_what_no_other_way_beats():
+    rows = [row("a", 0.9, 8), row("b", 0.8, 8), row("c", 0.7, 4), row("d", 0.9, 16)]
+    assert [r["way"] for r in front(rows)] == ["a", "c"]
+    rows = [{**r, "is_lower_better": True} for r in rows]
+    assert [r["way"] for r in front(rows)] == ["c"]
+
+
+def test_a_picture_is_drawn_for_each_task(tmp_path):
+    draw_pareto([row("a", 0.9, 8), {**row("b", 0.5, 4), "task": "tts"}], tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pareto_t2i.png", "pareto_tts.png"]
+
+
+def test_the_table_has_every_way_its_difference_and_what_was_chosen():
+    measured = {"seconds": 0.5, "difference": -0.02, "difference_error": 0.01}
+    rows = [{**row("plain", 0.9, 8), **measured}, {**row("fast", 0.88, 4), **measured}]
+    choices = {"t2i": {"fast": "fast", "balanced": "plain", "best": "plain"}}
+    text = markdown(rows, choices)
+    assert "| plain | 0.900 | 0.800 to 1.000 |  | 8.0 | 0.500 |" in text
+    assert "| fast | 0.880 | 0.780 to 0.980 | -0.020 ± 0.010 | 4.0 | 0.500 |" in text
+    assert "Chosen: fast fast, balanced plain, best plain." in text
+
+
+def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, monkeypatch):
+    def compare(omni, suite, plan, task, ways):
+        if task == "vqa":
+            raise KeyboardInterrupt
+        measured = {"seconds": 0.5, "difference": 0.0, "difference_error": 0.0}
+        return [{**row("few", 0.9, 4), **measured}], dict.fromkeys(QUALITIES, "few")
+
+    monkeypatch.setattr(verb, "prepare", lambda *_: (SimpleNamespace(), None))
+    monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
+    monkeypatch.setattr(verb, "_compare", compare)
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    few = Sampling(num_steps=4)
+    options = {"split": "val", "limit": 1, "speech_limit": 1, "seed": 0, "into_model": True}
+    with pytest.raises(KeyboardInterrupt):
+        verb.calibrate(
+            model=model, data=tmp_path, out=out, tasks=["t2i", "vqa"], ways={"few": few}, **options
+        )
+    written = sorted(path.name for path in out.iterdir())
+    assert written == ["calibration.json", "calibration.md", "pareto_t2i.png"]
+    assert load_qualities(model) == {quality: {"t2i": few} for quality in QUALITIES}
