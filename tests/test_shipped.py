@@ -2,13 +2,13 @@
 
 import pytest
 
-from lightning_omni import shipped
+from lightning_omni import pretrained
 from lightning_omni.pretrained import locate
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "package")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "package")
     (tmp_path / "package" / "image_tokenizer").mkdir(parents=True)
     for folder in ("package", "package/image_tokenizer"):
         (tmp_path / folder / "config.json").write_text("{}")
