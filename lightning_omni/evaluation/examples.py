@@ -16,12 +16,10 @@ from PIL import Image
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.shards import read_samples, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.tasks import task_named
-from lightning_omni.tokenizers.speech_features import SAMPLE_RATE
+from lightning_omni.modalities import SAMPLE_RATE
+from lightning_omni.tasks import Scoring, task_named
 from lightning_omni.types import Part, Role, Sample, Turn
 
-SCENE_TASKS = ("t2i", "s2i")
-"""Tasks whose answers are drawings, scored where the facts of the scene are known."""
 _GIVEN_FACTS = ("voice", "answer_voice")
 
 
@@ -80,6 +78,18 @@ class Recording:
     text: str | None
 
 
+def scoring_of(task: str) -> Scoring:
+    """Return how the answers of a task are scored.
+
+    Raises:
+        OmniError: If the task is unknown or has no scorer.
+    """
+    scoring = task_named(task).scoring
+    if scoring is None:
+        raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
+    return scoring
+
+
 def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
     """Return the first part of a modality in the turns of a role."""
     parts = (p for t in sample.turns if t.role == role for p in t.parts)
@@ -94,7 +104,18 @@ def question_kind(sample: Sample) -> str:
 
 def is_scorable(task: str, sample: Sample) -> bool:
     """Tell whether a metric applies to a sample: drawings need the facts of the scene."""
-    return task not in SCENE_TASKS or sample.meta.get("set") == "scene"
+    return scoring_of(task).scorer != "scene" or is_scene(sample)
+
+
+def is_scene(sample: Sample) -> bool:
+    """Tell whether the facts of a composed scene are known."""
+    return sample.meta.get("set") == "scene"
+
+
+def scene_samples(data: Path, split: str) -> list[Sample]:
+    """Return the samples of composed scenes in a split, with media keys."""
+    tasks = ("t2i", "caption")
+    return [s for task in tasks for s in read_samples(data / "tasks", task, split) if is_scene(s)]
 
 
 def draw_samples(samples: Sequence[Sample], limit: int, *, seed: int, salt: str) -> list[Sample]:
@@ -133,8 +154,9 @@ def load_examples(
         )
     images = read_images(data, _media_keys(chosen, "image"))
     speech = read_speech(data, _media_keys(chosen, "speech"))
-    choices = _choices(plain) if task_named(task).answers == ("text", "speech") else {}
-    sentences = _sentences(plain) if task in ("asr", "tts") else ()
+    scorer = scoring_of(task).scorer
+    choices = _choices(plain) if scorer == "spoken_answer" else {}
+    sentences = _sentences(plain) if scorer in ("transcript", "speech") else ()
     examples = [
         Example(
             encoded[s.key],

@@ -91,7 +91,7 @@ class ResponseParser:
 
     def parse(self, task: str, responses: Sequence[Response]) -> list[Prediction]:
         """Parse the modalities that the task's answers have."""
-        answers = task_named(task).answers
+        answers = task_named(task).outputs
         pictures = [r.image for r in responses if r.image is not None and r.error is None]
         scenes = iter(self.classify(pictures) if "image" in answers and pictures else [])
         predictions = []
@@ -117,6 +117,11 @@ class ResponseParser:
         return self.transcribe(response.speech, response.sample_rate)
 
 
+def needs_recognizer(task: str) -> bool:
+    """Tell whether the scores of a task need the recognizer: spoken answers and recordings do."""
+    return "speech" in task_named(task).outputs or task_named(task).is_transcription
+
+
 def missing_modality(answers: Sequence[str], response: Response) -> str | None:
     """Name what a response lacks: text, an image, or finite speech of some length."""
     if "text" in answers and not (response.text or "").strip():
@@ -136,9 +141,10 @@ def ground_truth_predictions(
 ) -> list[Prediction]:
     """Parse the references themselves: an upper bound of what the metric gives.
 
-    References of asr are texts, so the recognizer transcribes the original recordings instead.
+    References of speech recognition are texts, so the recognizer transcribes the original
+    recordings instead.
     """
-    if task == "asr":
+    if task_named(task).is_transcription:
         return transcribe_prompts([e.prompt for e in examples], parser)
     return parser.parse(task, [e.reference for e in examples])
 

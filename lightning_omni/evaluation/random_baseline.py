@@ -7,28 +7,22 @@ from collections.abc import Sequence
 from random import Random
 
 from lightning_omni.evaluation.emojiworld.captions import normalize_answer
-from lightning_omni.evaluation.examples import Example, part_of, question_kind
+from lightning_omni.evaluation.examples import Example, part_of, question_kind, scoring_of
 from lightning_omni.evaluation.predictions import Prediction
 from lightning_omni.types import Sample
 
-QUESTION_TASKS = ("vqa", "svqa", "sqa", "tqa")
 _DRAWS = 10
-_SHUFFLED = (
-    f"references of the same examples, shuffled so that none stays; mean of {_DRAWS} shuffles"
-)
-_RULES = {
-    "asr": f"transcripts: {_SHUFFLED}",
-    "tts": f"original recordings as transcribed by the recognizer: {_SHUFFLED}",
-    "t2i": f"original images as read by the scene classifier: {_SHUFFLED}",
-    "s2i": f"original images as read by the scene classifier: {_SHUFFLED}",
-    "caption": f"captions: {_SHUFFLED}",
-    "question": "the most common answer of the split to the same kind of question",
-}
 
 
 def baseline_rule(task: str) -> str:
     """Return in words how a task's random baseline is made."""
-    return _RULES["question"] if task in QUESTION_TASKS else _RULES[task]
+    scoring = scoring_of(task)
+    if scoring.baseline == "most_common_answer":
+        return scoring.baseline_source
+    return (
+        f"{scoring.baseline_source}: references of the same examples, shuffled so that none stays; "
+        f"mean of {_DRAWS} shuffles"
+    )
 
 
 def majority_answers(pool: Sequence[Sample]) -> dict[str, str]:
@@ -61,11 +55,12 @@ def random_baseline_predictions(
     Returns:
         One list of predictions per draw; empty where there are too few examples to shuffle.
     """
-    if task in QUESTION_TASKS:
+    baseline = scoring_of(task).baseline
+    if baseline == "most_common_answer":
         answers = majority_answers(pool)
         texts = [answers[question_kind(example.sample)] for example in examples]
         return [[Prediction(text=t, transcript=t) for t in texts]]
-    if task in ("asr", "caption"):
+    if baseline == "shuffled_text":
         references = [Prediction(text=example.reference.text) for example in examples]
     if len(examples) < 2:
         return []

@@ -13,7 +13,8 @@ import torch
 from lightning_omni.data.encode import ensure_codes
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
-from lightning_omni.evaluation.predictions import Recognizer
+from lightning_omni.evaluation.examples import scoring_of
+from lightning_omni.evaluation.predictions import Recognizer, needs_recognizer
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.responses import OmniAdapter
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan, Suite, make_suite
@@ -24,7 +25,6 @@ from lightning_omni.generation.plain_sampling import to_plain
 from lightning_omni.generation.unused_options import check_used, scope_of_tasks
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint, locate
-from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 from lightning_omni.types import SPLITS
 
@@ -135,8 +135,7 @@ def check_tasks(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> N
     if not (tasks and splits):
         raise OmniError("nothing to evaluate: name at least one task and one split")
     for task in tasks:
-        if not task_named(task).answers:
-            raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
+        scoring_of(task)
     check_splits(splits)
     repeated = {name for name in (*tasks, *splits) if [*tasks, *splits].count(name) > 1}
     if repeated:
@@ -162,5 +161,4 @@ def load_recognizer(tasks: Sequence[str]) -> Recognizer | None:
     Raises:
         OmniError: If it is not installed.
     """
-    is_needed = any("speech" in task_named(t).answers or t == "asr" for t in tasks)
-    return WhisperRecognizer() if is_needed else None
+    return WhisperRecognizer() if any(needs_recognizer(task) for task in tasks) else None

@@ -1,4 +1,4 @@
-"""One scorer per task: metrics of a prediction against its reference. Failures score zero."""
+"""Scorers: metrics of a prediction against its reference. Failed predictions score zero."""
 
 from __future__ import annotations
 
@@ -16,24 +16,13 @@ from lightning_omni.evaluation.emojiworld.captions import (
     split_words,
 )
 from lightning_omni.evaluation.emojiworld.scene_classifier import scene_from_meta, scene_matches
-from lightning_omni.evaluation.examples import Example
+from lightning_omni.evaluation.examples import Example, is_scene, scoring_of
 from lightning_omni.evaluation.predictions import Prediction
 from lightning_omni.evaluation.statistics import Score, proportions
 from lightning_omni.metrics.wer import character_errors, word_errors
 
 Metrics = dict[str, tuple[float, float]]
 """(numerator, denominator) by metric, as in `Score`."""
-PRIMARY_METRICS = {
-    "asr": "wer",
-    "tts": "wer",
-    "t2i": "attributes",
-    "s2i": "attributes",
-    "caption": "attributes",
-    "vqa": "exact",
-    "svqa": "spoken",
-    "sqa": "spoken",
-    "tqa": "exact",
-}
 _CARRIER_WORDS = 8  # a spoken answer may be a sentence, but not a list of everything
 
 
@@ -46,7 +35,7 @@ def score(task: str, example: Example, prediction: Prediction, *, inks: Iterable
         prediction: Parsed response.
         inks: Names of the colours that silhouettes have in the data.
     """
-    metrics = _SCORERS[task](example, prediction, frozenset(inks))
+    metrics = SCORERS[scoring_of(task).scorer](example, prediction, frozenset(inks))
     output: dict[str, Any] = {"text": prediction.text, "transcript": prediction.transcript}
     if not prediction.is_finished:
         output["unfinished"] = True
@@ -98,20 +87,20 @@ def reference_answer(example: Example) -> str:
     return str(answer) if answer is not None else example.reference.text or ""
 
 
-def _score_asr(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
-    return _score_transcript(prediction.text, example.reference.text or "", example)
+def _score_transcript(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    return _score_words(prediction.text, example.reference.text or "", example)
 
 
-def _score_tts(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
-    return _score_transcript(prediction.transcript, example.prompt.text or "", example)
+def _score_speech(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    return _score_words(prediction.transcript, example.prompt.text or "", example)
 
 
-def _score_transcript(transcript: str | None, reference: str, example: Example) -> Metrics:
+def _score_words(transcript: str | None, reference: str, example: Example) -> Metrics:
     closest = is_closest(transcript, reference, example.choices)
     return {**error_rates(transcript, reference), **proportions({"closest": closest})}
 
 
-def _score_image(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+def _score_scene(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
     matches = scene_matches(prediction.scene, _captioned_scene(example.meta))
     return proportions(_without_trivial_count(example, matches))
 
@@ -120,8 +109,8 @@ def _score_caption(example: Example, prediction: Prediction, inks: frozenset[str
     reference, text = example.reference.text or "", prediction.text
     stated = None if text is None else parse_caption(text, inks=inks)
     exact = text is not None and normalize_text(text) == normalize_text(reference)
-    is_scene = example.meta.get("set") == "scene"
-    scene = parse_caption(reference, inks=inks) if is_scene else None
+    is_composed = is_scene(example.sample)
+    scene = parse_caption(reference, inks=inks) if is_composed else None
     matches = caption_matches(stated, scene) if scene is not None else {}
     return proportions({**_without_trivial_count(example, matches), "exact": exact})
 
@@ -155,14 +144,12 @@ def _captioned_scene(meta: dict[str, Any]) -> Scene:
     return scene if is_named else replace(scene, background=None)
 
 
-_SCORERS: dict[str, Callable[[Example, Prediction, frozenset[str]], Metrics]] = {
-    "asr": _score_asr,
-    "tts": _score_tts,
-    "t2i": _score_image,
-    "s2i": _score_image,
+SCORERS: dict[str, Callable[[Example, Prediction, frozenset[str]], Metrics]] = {
+    "transcript": _score_transcript,
+    "speech": _score_speech,
+    "scene": _score_scene,
     "caption": _score_caption,
-    "vqa": _score_text_answer,
-    "tqa": _score_text_answer,
-    "svqa": _score_spoken_answer,
-    "sqa": _score_spoken_answer,
+    "text_answer": _score_text_answer,
+    "spoken_answer": _score_spoken_answer,
 }
+"""Scorers by the name in the table of tasks."""

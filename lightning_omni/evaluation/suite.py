@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.emojiworld.train_classifier import (
@@ -19,7 +18,7 @@ from lightning_omni.evaluation.emojiworld.train_classifier import (
     TrainedClassifier,
     load_or_train_classifier,
 )
-from lightning_omni.evaluation.examples import Example, Response, load_examples
+from lightning_omni.evaluation.examples import Example, Response, load_examples, scene_samples
 from lightning_omni.evaluation.gallery import (
     GalleryItem,
     interleave_splits,
@@ -31,6 +30,7 @@ from lightning_omni.evaluation.predictions import (
     Recognizer,
     ResponseParser,
     ground_truth_predictions,
+    needs_recognizer,
     transcribe_prompts,
 )
 from lightning_omni.evaluation.random_baseline import random_baseline_predictions
@@ -72,8 +72,7 @@ class Plan:
 
     def limit_of(self, task: str) -> int:
         """Return the number of examples of a task in each split."""
-        is_slow = "speech" in task_named(task).answers or task == "asr"
-        return self.speech_limit if is_slow else self.limit
+        return self.speech_limit if needs_recognizer(task) else self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +218,14 @@ class Suite:
         return [score(task, example, found, inks=self.inks) for example, found in pairs]
 
     def _reconstructed(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
-        """Parse the decoded codes of references; of asr, those of prompts."""
-        has_media = {"image", "speech"} & set(task_named(task).answers)
-        if self.reconstructor is None or not (has_media or task == "asr"):
+        """Parse the decoded codes of references; of prompts for speech recognition."""
+        is_transcription = task_named(task).is_transcription
+        has_media = {"image", "speech"} & set(task_named(task).outputs)
+        if self.reconstructor is None or not (has_media or is_transcription):
             return []
-        role: Role = "user" if task == "asr" else "assistant"
+        role: Role = "user" if is_transcription else "assistant"
         decoded = [self.reconstructor.decode(e.sample, role) for e in examples]
-        if task == "asr":
+        if is_transcription:
             return transcribe_prompts(decoded, self.parser)
         return self.parser.parse(task, decoded)
 
@@ -269,13 +269,12 @@ def make_suite(
         tasks: Names of the tasks.
         classifier_steps: Steps of the first training of the scene classifier.
     """
-    train = _scene_samples(data, "train")
-    scenes = [s for s in train if s.meta.get("set") == "scene"]
-    inks = frozenset(str(s.meta["ink"]) for s in scenes if s.meta.get("ink"))
+    train = scene_samples(data, "train")
+    inks = frozenset(str(s.meta["ink"]) for s in train if s.meta.get("ink"))
     trained = None
-    if any("image" in task_named(task).answers for task in tasks):
-        val = _scene_samples(data, "val")
-        trained = load_or_train_classifier(data, scenes, val, num_steps=classifier_steps)
+    if any("image" in task_named(task).outputs for task in tasks):
+        val = scene_samples(data, "val")
+        trained = load_or_train_classifier(data, train, val, num_steps=classifier_steps)
     parser = ResponseParser(recognizer, trained.classifier if trained else None)
     return Suite(data, codes, parser, reconstructor, inks, trained)
 
@@ -302,10 +301,6 @@ def evaluate_task(
         statistics.fmean(r["forwards"] for r in model.records),
         statistics.fmean(r["seconds"] for r in model.records),
     )
-
-
-def _scene_samples(data: Path, split: str) -> list[Sample]:
-    return [s for task in ("t2i", "caption") for s in read_samples(data / "tasks", task, split)]
 
 
 def _sample_records(scores: TaskScores) -> list[dict[str, Any]]:

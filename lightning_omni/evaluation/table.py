@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_omni.evaluation.examples import Example, question_kind
+from lightning_omni.evaluation.examples import Example, question_kind, scoring_of
 from lightning_omni.evaluation.random_baseline import baseline_rule
-from lightning_omni.evaluation.scorers import PRIMARY_METRICS
 from lightning_omni.evaluation.statistics import (
     Estimate,
     Score,
@@ -18,15 +17,6 @@ from lightning_omni.evaluation.statistics import (
     summarize,
 )
 
-_UPPER_BOUNDS = {
-    "asr": "the recognizer on the original recordings",
-    "tts": "the recognizer on the original recordings of the same sentences",
-    "t2i": "the scene classifier on the original images of the same captions",
-    "s2i": "the scene classifier on the original images of the same captions",
-    "svqa": "the reference text; the recognizer on the original spoken answers",
-    "sqa": "the reference text; the recognizer on the original spoken answers",
-}
-_UPPER_BOUND_OF_TEXT = "the reference text"
 _FILE_KEYS = {
     "group": "slice",
     "random_baseline": "chance",
@@ -135,16 +125,16 @@ def build_rows(scores: TaskScores, *, seed: int) -> list[Row]:
 
 def primary_metric(task: str, scores: Sequence[Score]) -> str:
     """Return the task's primary metric, or exact match where it applies to no example."""
-    primary = PRIMARY_METRICS[task]
+    primary = scoring_of(task).metric
     return primary if primary in metric_names(scores) else "exact"
 
 
 def group_of(task: str, example: Example) -> str:
     """Return the group of an example in the metric breakdown: question, scene or voice."""
-    meta = example.meta
-    if task in ("asr", "tts"):
+    meta, breakdown = example.meta, scoring_of(task).breakdown
+    if breakdown == "voice":
         return f"voice {meta.get('voice', 'unknown')}"
-    if task in ("t2i", "s2i", "caption"):
+    if breakdown == "scene":
         return str(meta.get("family") or meta.get("set") or "all")
     return question_kind(example.sample)
 
@@ -222,7 +212,7 @@ def _row(
         ),
         interval="bootstrap over utterances" if is_rate else "Wilson",
         baseline_rule=baseline_rule(scores.task),
-        upper_bound_rule=_UPPER_BOUNDS.get(scores.task, _UPPER_BOUND_OF_TEXT),
+        upper_bound_rule=scoring_of(scores.task).upper_bound,
     )
 
 

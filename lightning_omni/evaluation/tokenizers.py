@@ -10,7 +10,13 @@ from typing import Any
 
 from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.examples import draw_samples, part_of, read_images, read_speech
+from lightning_omni.evaluation.examples import (
+    draw_samples,
+    part_of,
+    read_images,
+    read_speech,
+    scene_samples,
+)
 from lightning_omni.evaluation.image_codec import ImageCodecScores, score_image_codec
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.run import check_splits
@@ -134,15 +140,9 @@ def _score_speech(
 
 def scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
     """Draw keys of pictures of scenes from a split."""
-    samples = [
-        s
-        for task in ("t2i", "caption")
-        for s in read_samples(data / "tasks", task, split)
-        if s.meta.get("set") == "scene"
-    ]
     by_image = {
         part.key: s
-        for s in samples
+        for s in scene_samples(data, split)
         for role in ("user", "assistant")
         if (part := part_of(s, role, "image")) is not None
     }

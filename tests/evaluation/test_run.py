@@ -37,7 +37,7 @@ ARGUMENTS = {
         ({"model": Path("absent")}, "absent"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_loaded(change, message):
+def test_a_mistake_is_reported_before_anything_is_loaded(change, message):
     with pytest.raises(OmniError, match=message):
         evaluate(**{**ARGUMENTS, **change})
 
@@ -58,7 +58,7 @@ def test_a_calibration_s_mistake_too(change, message):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_names_exactly_the_options_there_are(recipe):
+def test_a_recipe_names_all_options_of_its_verb(recipe):
     function = next(
         f for verb, f in VERBS.items() if f"lightning_omni {verb} " in recipe.read_text()
     )

@@ -89,24 +89,24 @@ def collect_scenes(data: Path, samples: Sequence[Sample], *, limit: int) -> Labe
 
     Args:
         data: Prepared data folder.
-        samples: Samples with media keys (not codes); those without a scene are left out.
+        samples: Samples of scenes, with media keys (not codes).
         limit: Largest number of images.
 
     Raises:
-        OmniError: If no sample has a scene.
+        OmniError: If there are none.
     """
     scenes: dict[str, Scene] = {}
     for sample in sorted(samples, key=lambda s: s.key):
         image = next((p for t in sample.turns for p in t.parts if p.modality == "image"), None)
-        if sample.meta.get("set") == "scene" and image is not None and image.key is not None:
+        if image is not None and image.key is not None:
             scenes[image.key] = scene_from_meta(sample.meta)
     keys = sorted(scenes)
     picks = np.random.default_rng(0).permutation(len(keys))[:limit]
     chosen = [keys[i] for i in sorted(picks)]
     if not chosen:
         raise OmniError(
-            f"no scenes among {len(samples)} samples of '{data}'; the scene classifier needs the "
-            "t2i or caption shards of the train split, prepare them with prep-data"
+            f"no scenes in '{data}'; the scene classifier needs the t2i or caption shards of the "
+            "train split, prepare them with prep-data"
         )
     media = read_images(data, set(chosen))
     return LabelledScenes(images_to_tensor([media[k] for k in chosen]), [scenes[k] for k in chosen])
@@ -211,8 +211,8 @@ def load_or_train_classifier(
 
     Args:
         data: Prepared data folder.
-        train: Samples of the train split, with media keys.
-        val: Samples of the validation split, on which accuracy is measured.
+        train: Scenes of the train split, with media keys.
+        val: Scenes of the validation split, on which accuracy is measured.
         num_steps: Steps of the first training.
     """
     key = hashlib.sha256(f"{manifest_hash(data)}/{_VERSION}/{num_steps}".encode()).hexdigest()[:12]
