@@ -40,27 +40,27 @@ MODULES = {
     "diffusion.corrupt": "diffusion.forward_process",
     "diffusion.likelihood": "diffusion.nelbo",
     "evaluation.calibrate": "studies.calibrate",
-    "evaluation.calibration_table": "studies.calibration_table",
+    "evaluation.calibration_table": "studies.calibrate",
     "evaluation.caption": "evaluation.emojiworld.captions",
     "evaluation.cases": "evaluation.examples",
     "evaluation.chance": "evaluation.random_baseline",
-    "evaluation.choose": "studies.choose",
+    "evaluation.choose": "studies.calibrate",
     "evaluation.judges": "evaluation.scorers",
     "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
-    "evaluation.pareto": "studies.pareto",
+    "evaluation.pareto": "studies.calibrate",
     "evaluation.reading": "evaluation.predictions",
     "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
     "evaluation.tokenizer_run": "evaluation.tokenizers",
     "experiments": "studies.experiments",
     "experiments.arms": "studies.experiments.variants",
-    "experiments.bound": "studies.experiments.bound",
+    "experiments.bound": "studies.experiments.measurements",
     "experiments.command": "studies.experiments.command",
-    "experiments.compare": "studies.experiments.compare",
+    "experiments.compare": "studies.experiments.table",
     "experiments.measure": "studies.experiments.measurements",
-    "experiments.measured": "studies.experiments.measured",
-    "experiments.parts": "studies.experiments.parts",
-    "experiments.planning": "studies.experiments.planning",
-    "experiments.plot": "studies.experiments.plot",
+    "experiments.measured": "studies.experiments.measurements",
+    "experiments.parts": "studies.experiments.recipe",
+    "experiments.planning": "studies.experiments.variants",
+    "experiments.plot": "studies.experiments.table",
     "experiments.resolve": "studies.experiments.recipe",
     "experiments.table": "studies.experiments.table",
     "experiments.training": "studies.experiments.training",
@@ -136,7 +136,7 @@ MODULES = {
     "tokenizers.continuous_speech": "tokenizers.speech_features",
 }
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {"Arm": "Variant"}
 """Old name of a class or function: its new name."""
 
 
