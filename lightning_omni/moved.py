@@ -39,6 +39,8 @@ MODULES = {
     "data.tasks": "tasks",
     "diffusion.corrupt": "diffusion.forward_process",
     "diffusion.likelihood": "diffusion.nelbo",
+    "evaluation.answerers": "evaluation.responses",
+    "evaluation.asking": "evaluation.suite",
     "evaluation.calibrate": "studies.calibrate",
     "evaluation.calibration_table": "studies.calibrate",
     "evaluation.caption": "evaluation.emojiworld.captions",
@@ -46,9 +48,15 @@ MODULES = {
     "evaluation.chance": "evaluation.random_baseline",
     "evaluation.choose": "studies.calibrate",
     "evaluation.judges": "evaluation.scorers",
+    "evaluation.media": "evaluation.examples",
+    "evaluation.normalize": "evaluation.emojiworld.captions",
     "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
+    "evaluation.outcome": "evaluation.statistics",
+    "evaluation.paired": "evaluation.statistics",
     "evaluation.pareto": "studies.calibrate",
     "evaluation.reading": "evaluation.predictions",
+    "evaluation.reconstruction": "evaluation.codec_reconstruction",
+    "evaluation.refilling": "evaluation.infilling",
     "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
     "evaluation.tokenizer_run": "evaluation.tokenizers",
     "experiments": "studies.experiments",
@@ -136,7 +144,17 @@ MODULES = {
     "tokenizers.continuous_speech": "tokenizers.speech_features",
 }
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {"Arm": "Variant"}
+NAMES: dict[str, str] = {
+    "Answerer": "ModelAdapter",
+    "Arm": "Variant",
+    "Case": "Example",
+    "OmniAnswerer": "OmniAdapter",
+    "Outcome": "Score",
+    "Reading": "Prediction",
+    "Reply": "Response",
+    "SceneOracle": "SceneClassifier",
+    "TokenizerReconstructor": "CodecReconstructor",
+}
 """Old name of a class or function: its new name."""
 
 

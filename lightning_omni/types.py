@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
-TASKS = ("asr", "tts", "t2i", "caption", "vqa", "s2i", "svqa", "sqa", "tqa", "chat")
 SPLITS = (
     "train",
     "val",
@@ -150,7 +149,7 @@ class Batch:
     maskable: Tensor  # Bool[B L]
     is_tail_pad: Tensor  # Bool[B L]
     modality: Tensor  # Int[B L], index into vocab.modalities; -1 where nothing is maskable
-    tasks: Tensor  # Int[N], index into TASKS; -1 for a row's unused end
+    tasks: Tensor  # Int[N], index into tasks.TASKS; -1 for a row's unused end
     cu_seqlens: Tensor  # Int32[N + 1], on the CPU
     num_segments: int
     visits: Tensor  # Int64[N], number of the visit, or of the complement of one (negative); with

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
-from lightning_omni.evaluation.media import manifest_hash
-from lightning_omni.evaluation.provenance import git_commit
+from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule

@@ -21,11 +21,13 @@ from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.pretrained import fingerprint
+from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.tokenizers.speech_features import SAMPLE_RATE, ContinuousSpeech
-from lightning_omni.types import TASKS, Part, Sample
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.types import Part, Sample
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ def _encode(
         "codebooks": speech.num_codebooks,
         "tokens_per_second": speech.frame_rate * speech.num_codebooks,
         "samples": counts,
-        "tasks": TASKS,
+        "tasks": TASK_NAMES,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 

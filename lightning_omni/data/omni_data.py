@@ -210,7 +210,7 @@ class OmniData(ResumableData):
         Raises:
             OmniError: If so.
         """
-        asking = [task for task in self.tasks if "speech" in task_named(task).asks]
+        asking = [task for task in self.tasks if "speech" in task_named(task).inputs]
         if has_projector and asking and self.continuous_speech is None:
             raise OmniError(
                 f"the backbone has a projector for continuous speech, but {asking[0]} would be "

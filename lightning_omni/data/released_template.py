@@ -20,23 +20,11 @@ from collections.abc import Collection, Mapping
 from random import Random
 
 from lightning_omni.data.template import Builder, Hole, Template
+from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
 
 CONTEXT = "<|context_of_audio|>"
 """Stands for a frame of what an encoder heard."""
-SYSTEM = {
-    "s2i": "Please generate an image based on the input audio.",
-    "svqa": "Please response the input audio based on the given image.",
-    "sqa": "Please response the input audio.",
-}
-"""What the system says before a task; the wording is the release's."""
-INSTRUCTIONS = {
-    "asr": "Convert the speech to text.",
-    "tts": "Convert the text to speech.",
-    "t2i": "Generate an image based on the provided text description.",
-    "caption": "Describe the image.",
-}
-"""The line before the user's content."""
 
 
 class ReleasedTemplate(Template):
@@ -65,14 +53,15 @@ class ReleasedTemplate(Template):
     def _before(
         self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
-        if sample.task in SYSTEM:
-            self._turn(out, sample, Turn("system", (Part("text", text=SYSTEM[sample.task]),)))
+        task = task_named(sample.task)
+        if task.released_system:
+            self._turn(out, sample, Turn("system", (Part("text", text=task.released_system),)))
         for i, earlier in enumerate(sample.turns[:turn]):
             if earlier.role == "assistant":
                 self._turn(out, sample, earlier)
                 continue
             asked = tuple(p for p in earlier.parts if p.modality not in drop)
-            instruction = INSTRUCTIONS.get(sample.task, "") if i == 0 else ""
+            instruction = task.released_instruction if i == 0 else ""
             before = f"{instruction}\n" if instruction else ""
             self._turn(out, sample, Turn(earlier.role, asked), before=before)
         self._open(out, "assistant")

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.tasks import task_named
+from lightning_omni.tasks import TASK_NAMES, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.types import TASKS, Part, Sample, Sequence, Turn
+from lightning_omni.types import Part, Sample, Sequence, Turn
 from lightning_omni.vocab import Vocab
 
-DEFAULT_VOICE = "flite-rms"
+DEFAULT_VOICE = task_named("tts").default_voice  # moved to the table of tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +214,10 @@ class Template:
         with_instruction: bool,
         drop: Collection[str],
     ) -> None:
-        instruction = task_named(sample.task).instruction
-        if with_instruction and instruction:
-            voice = sample.meta.get("voice", DEFAULT_VOICE)
-            out.add(self.text.encode(instruction.format(voice=voice)))
+        task = task_named(sample.task)
+        if with_instruction and task.instruction:
+            voice = sample.meta.get("voice", task.default_voice)
+            out.add(self.text.encode(task.instruction.format(voice=voice)))
         for part in turn.parts:
             if part.modality in drop:
                 continue
@@ -271,7 +271,7 @@ class Template:
         return list(part.codes)
 
     def _sequence(self, out: Builder, sample: Sample) -> Sequence:
-        task = TASKS.index(sample.task)
+        task = TASK_NAMES.index(sample.task)
         return Sequence(
             out.ids,
             out.places,

@@ -22,9 +22,9 @@ def check_transcribed(tasks: Iterable[str]) -> None:
     """
     for name in tasks:
         task = task_named(name)
-        if "speech" not in task.asks or name == "asr":
+        if "speech" not in task.inputs or task.is_transcription:
             raise OmniError(
-                f"transcribe_first names '{name}' ({task.summary}), whose request is not spoken; "
+                f"transcribe_first names '{name}' ({task.title}), whose request is not spoken; "
                 "it takes tasks such as s2i, svqa and sqa"
             )
 

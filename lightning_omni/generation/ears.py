@@ -12,8 +12,9 @@ from lightning_omni.data.features_store import user_speech
 from lightning_omni.data.media import resampled
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.draft import Times
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.tokenizers.speech_features import SAMPLE_RATE, ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import ContinuousSpeech
 from lightning_omni.types import Sample
 
 _HEARS = (

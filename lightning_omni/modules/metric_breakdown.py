@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_omni.diffusion.forward_process import Corrupted
-from lightning_omni.types import TASKS, Batch
+from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.types import Batch
 from lightning_omni.vocab import Vocab
 
 NUM_BINS = 5
@@ -44,6 +45,6 @@ def slices(
             chosen = of_m & (bins == b)
             found[f"loss_t_{name}/bin{b}"] = nats[chosen]
             found[f"acc_t_{name}/bin{b}"] = is_right[chosen]
-    for k, name in enumerate(TASKS):
+    for k, name in enumerate(TASK_NAMES):
         found[f"loss_task/{name}"] = nats[task == k]
     return found

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.asking import ask, cases_of
-from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
-from lightning_omni.evaluation.paired import paired_difference
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_wanted, prepare
-from lightning_omni.evaluation.suite import Plan, Suite
-from lightning_omni.evaluation.table import primary_of
+from lightning_omni.evaluation.run import check_tasks, prepare
+from lightning_omni.evaluation.statistics import (
+    Score,
+    is_error_rate,
+    paired_difference,
+    summarize,
+)
+from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
+from lightning_omni.evaluation.table import primary_metric
 from lightning_omni.files import BLUE, GREY, ORANGE, make_folder, pyplot, save_figure
 from lightning_omni.generation.config import Sampling, check_seed
 from lightning_omni.generation.defaults import Quality
@@ -136,7 +139,7 @@ def calibrate(
     Raises:
         OmniError: If a folder, task or split does not exist, or `configs` is empty.
     """
-    check_wanted(tasks, [split], limit=min(limit, speech_limit))
+    check_tasks(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
     if not configs:
@@ -276,32 +279,32 @@ def _compare(
     omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, Sampling]
 ) -> tuple[list[CalibrationRow], dict[Quality, str]]:
     """Measure all configs on one task; return their rows and the config of each preset."""
-    examples = cases_of(suite, plan, task)
+    examples = suite.task_examples(task, plan)
     rows: list[CalibrationRow] = []
-    first: list[Outcome] = []
-    scores: dict[str, list[Outcome]] = {}
+    first: list[Score] = []
+    scores: dict[str, list[Score]] = {}
     for name, config in configs.items():
-        answered = ask(omni, suite, plan, task, examples, config)
-        scores[name] = answered.outcomes
-        first = first or answered.outcomes
-        metric = primary_of(task, answered.outcomes)
-        estimate = summarize(answered.outcomes, metric, seed=plan.seed)
+        result = evaluate_task(omni, suite, plan, task, examples, config)
+        scores[name] = result.scores
+        first = first or result.scores
+        metric = primary_metric(task, result.scores)
+        estimate = summarize(result.scores, metric, seed=plan.seed)
         assert estimate is not None  # noqa: S101 - there are examples
-        difference = paired_difference(answered.outcomes, first, metric)
+        difference = paired_difference(result.scores, first, metric)
         rows.append(
             CalibrationRow(
                 task=task,
                 config=name,
                 metric=metric,
-                is_lower_better=kind_of(metric) == "error_rate",
+                is_lower_better=is_error_rate(metric),
                 value=estimate.value,
                 low=estimate.low,
                 high=estimate.high,
                 n=estimate.n,
                 difference=difference.mean,
                 difference_error=difference.error,
-                forwards=answered.forwards,
-                seconds=answered.seconds,
+                forwards=result.forwards,
+                seconds=result.seconds,
             )
         )
         log.info("%s", rows[-1])
@@ -309,7 +312,7 @@ def _compare(
 
 
 def _candidates(
-    rows: Sequence[CalibrationRow], scores: Mapping[str, list[Outcome]]
+    rows: Sequence[CalibrationRow], scores: Mapping[str, list[Score]]
 ) -> list[Candidate]:
     """Compare all configs with the best one; among equally good ones that is the cheapest."""
     sign = 1.0 if rows[0].is_lower_better else -1.0

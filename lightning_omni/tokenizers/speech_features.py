@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 NUM_MELS = 80
 STACKED = 7
 """Windows in a frame (m)."""

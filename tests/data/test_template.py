@@ -33,7 +33,7 @@ def render(task, part, **options):
     return rendered_with(template(**options), sample(task), part)
 
 
-PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).answers))]
+PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).outputs))]
 
 
 @pytest.mark.parametrize(("task", "part"), PARTS_OF_NINE)
@@ -43,7 +43,7 @@ def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
     assert not any(rendered.maskable[:start])
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
     pads = sum(rendered.is_tail_pad)
-    modality = task_named(task).answers[part]
+    modality = task_named(task).outputs[part]
     answer = PARTS[modality]
     want = TEXT.encode(answer.text) if answer.text else VOCAB.to_ids(modality, list(answer.codes))
     ends = {"text": [VOCAB.pad_token_id], "speech": [VOCAB.special("<|end_of_speech|>")]}
@@ -54,7 +54,7 @@ def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
 def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part, pads=0)
     lengths = {"text": len(TEXT.encode("a green whale")) + 1, "speech": 7, "image": 16}
-    length = lengths[task_named(task).answers[part]]
+    length = lengths[task_named(task).outputs[part]]
     asked, holes = template().render_prompt(sample(task), part=part, length=length)
     assert asked.position_ids == trained.position_ids
     in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}

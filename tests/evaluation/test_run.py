@@ -37,7 +37,7 @@ ARGUMENTS = {
         ({"model": Path("absent")}, "absent"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_loaded(change, message):
+def test_a_mistake_is_reported_before_anything_is_loaded(change, message):
     with pytest.raises(OmniError, match=message):
         evaluate(**{**ARGUMENTS, **change})
 

@@ -19,7 +19,7 @@ from lightning_omni.cli import build_cli, main
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
 from lightning_omni.diffusion.noise import split_visits
-from lightning_omni.evaluation.outcome import summarize
+from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.studies.experiments.measurements import measure_nelbo, with_test_split
 from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
 from lightning_omni.tasks import TASKS_BY_NAME
@@ -176,7 +176,7 @@ def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
     found = measure_nelbo(tested, Path("plain/export"))
     for name in ("text", "speech", "image"):
         metric = f"{name}/nats_per_token"
-        value = summarize(found.outcomes, metric, seed=0).value
+        value = summarize(found.scores, metric, seed=0).value
         assert value == pytest.approx(float(logged[f"test/nats_per_token/{name}"]), rel=1e-6)
         error = float(logged[f"test/nats_per_token_error/{name}"])
         assert found.errors[metric] == pytest.approx(error, rel=1e-5)
@@ -266,8 +266,8 @@ def test_what_was_taken_out_is_filled_and_judged(workplace):
     plan = ["--split", "val", "--limit", "3", "--speech_limit", "2", "--seed", "1"]
     assert main(["evaluate-infilling", *given, *plan]) == 0
     rows = json.loads(Path("infilled/infilling.json").read_text())["rows"]
-    ways = {"caption": 2, "t2i": 4, "tts": 4}
-    assert [row["task"] for row in rows] == [task for task, n in ways.items() for _ in range(n)]
+    variants = {"caption": 2, "t2i": 4, "tts": 4}
+    assert [row["task"] for row in rows] == [task for task, n in variants.items() for _ in range(n)]
     assert {row["n"] for row in rows} == {2, 3}
     assert all(row["value"] >= 0 for row in rows)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_wanted
+from lightning_omni.evaluation.run import check_tasks
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan
 from lightning_omni.files import make_folder
 from lightning_omni.generation.config import Sampling, check_seed
@@ -73,7 +73,7 @@ def experiment(
     Raises:
         OmniError: If an option or a recipe is wrong, or a training fails.
     """
-    check_wanted(tasks, [split], limit=min(limit, speech_limit))
+    check_tasks(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(evaluation_seed, runs=max(limit, speech_limit))
     if not _NAME.fullmatch(name) or name == TRAININGS:

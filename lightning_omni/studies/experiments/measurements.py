@@ -14,12 +14,10 @@ from typing import Any
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.asking import ask, cases_of
-from lightning_omni.evaluation.media import manifest_hash
-from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.run import prepare
-from lightning_omni.evaluation.suite import Plan, Suite
+from lightning_omni.evaluation.statistics import Score
+from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.files import read_json_object
 from lightning_omni.generation.config import Sampling
 from lightning_omni.generation.omni import Omni
@@ -40,14 +38,14 @@ class Measurement:
 
     Attributes:
         keys: Name of each example.
-        outcomes: Score of each example.
+        scores: Score of each example.
         errors: Standard error over examples by metric, where the metric provides one.
         forwards: Forward passes per answer; None for the NELBO.
         seconds: Seconds per answer; None for the NELBO.
     """
 
     keys: list[str]
-    outcomes: list[Outcome]
+    scores: list[Score]
     errors: dict[str, float] | None = None
     forwards: float | None = None
     seconds: float | None = None
@@ -89,10 +87,10 @@ def measure(
     def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
         omni, suite = model_and_suite()
-        examples = cases_of(suite, plan, task)
-        answered = ask(omni, suite, plan, task, examples, sampling)
+        examples = suite.task_examples(task, plan)
+        result = evaluate_task(omni, suite, plan, task, examples, sampling)
         keys = [example.sample.key for example in examples]
-        return Measurement(keys, answered.outcomes, {}, answered.forwards, answered.seconds)
+        return Measurement(keys, result.scores, {}, result.forwards, result.seconds)
 
     def measure_likelihood() -> Measurement:
         log.info("measuring the NELBO of '%s'", export)
@@ -170,14 +168,14 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
     data.setup("test")
     names = module.vocab.modalities
     total = BoundPerToken(len(names))
-    found: dict[int, Outcome] = {}
+    found: dict[int, Score] = {}
     for batch in data.test_dataloader():
         nats, tokens, modality = module.bounds(batch)
         has_answer = (modality >= 0).nonzero().squeeze(1)
         total.update(nats[has_answer], tokens[has_answer], modality[has_answer])
         for n in has_answer.tolist():
             metric = f"{names[int(modality[n])]}/{NATS_PER_TOKEN}"
-            found[int(batch.visits[n])] = Outcome({metric: (float(nats[n]), float(tokens[n]))})
+            found[int(batch.visits[n])] = Score({metric: (float(nats[n]), float(tokens[n]))})
     if not found:
         raise OmniError(
             f"no samples of tasks {list(data.tasks)} in '{data.test_split}' to measure the NELBO "
@@ -195,8 +193,8 @@ def _write(path: Path, settings: dict[str, Any], measurement: Measurement) -> No
     plain = {
         "settings": settings,
         "keys": measurement.keys,
-        "metrics": [outcome.metrics for outcome in measurement.outcomes],
-        "failures": [outcome.failure for outcome in measurement.outcomes],
+        "metrics": [score.metrics for score in measurement.scores],
+        "failures": [score.failure for score in measurement.scores],
         "errors": measurement.errors,
         "forwards": measurement.forwards,
         "seconds": measurement.seconds,
@@ -210,10 +208,8 @@ def _write(path: Path, settings: dict[str, Any], measurement: Measurement) -> No
 
 def _read(path: Path) -> Measurement:
     plain = read_json_object(path, remedy="delete it and run the experiment again")
-    outcomes = [
-        Outcome({name: (top, bottom) for name, (top, bottom) in metrics.items()}, failure)
+    scores = [
+        Score({name: (top, bottom) for name, (top, bottom) in metrics.items()}, failure)
         for metrics, failure in zip(plain["metrics"], plain["failures"], strict=True)
     ]
-    return Measurement(
-        plain["keys"], outcomes, plain["errors"], plain["forwards"], plain["seconds"]
-    )
+    return Measurement(plain["keys"], scores, plain["errors"], plain["forwards"], plain["seconds"])

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.outcome import Outcome, kind_of, metric_names, summarize
-from lightning_omni.evaluation.paired import Difference, case_differences, mean_difference
-from lightning_omni.evaluation.table import primary_of
+from lightning_omni.evaluation.statistics import (
+    Difference,
+    Score,
+    example_differences,
+    is_error_rate,
+    mean_difference,
+    metric_names,
+    summarize,
+)
+from lightning_omni.evaluation.table import primary_metric
 from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
 from lightning_omni.studies.experiments.measurements import NELBO, Measurement
 
@@ -83,13 +90,13 @@ def compare(runs: Runs, *, seed: int) -> list[ComparisonRow]:
     return [
         _row(runs, variant, test, metric, seed=seed)
         for test, measurement in tests.items()
-        for metric in _metrics(test, measurement.outcomes)
+        for metric in _metrics(test, measurement.scores)
         for variant in runs
     ]
 
 
 def paired_over_seeds(
-    ones: Sequence[Sequence[Outcome]], others: Sequence[Sequence[Outcome]], metric: str
+    ones: Sequence[Sequence[Score]], others: Sequence[Sequence[Score]], metric: str
 ) -> tuple[Difference, Difference]:
     """Return the mean paired difference of several pairs of models, with two standard errors.
 
@@ -106,7 +113,7 @@ def paired_over_seeds(
     Raises:
         OmniError: If no example of a seed has the metric on both sides.
     """
-    by_seed = [case_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
+    by_seed = [example_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
     of_seeds = [_defined(row) for row in by_seed]
     if not all(of_seeds):
         raise OmniError(f"no example has '{metric}' on both sides; use more examples")
@@ -173,8 +180,8 @@ def _defined(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _metrics(test: str, outcomes: Sequence[Outcome]) -> list[str]:
-    return sorted(metric_names(outcomes)) if test == NELBO else [primary_of(test, outcomes)]
+def _metrics(test: str, scores: Sequence[Score]) -> list[str]:
+    return sorted(metric_names(scores)) if test == NELBO else [primary_metric(test, scores)]
 
 
 def _row(runs: Runs, variant: str, test: str, metric: str, *, seed: int) -> ComparisonRow:
@@ -182,7 +189,7 @@ def _row(runs: Runs, variant: str, test: str, metric: str, *, seed: int) -> Comp
     own = {s: tests[test] for s, tests in runs[variant].items()}
     others = [tests[test] for tests in runs[first].values()]
     _check_examples(variant, first, test, list(own.values()), others)
-    found = {s: summarize(m.outcomes, metric, seed=seed) for s, m in own.items()}
+    found = {s: summarize(m.scores, metric, seed=seed) for s, m in own.items()}
     estimates = {s: e for s, e in found.items() if e is not None}
     if len(estimates) < len(own):
         raise OmniError(
@@ -193,14 +200,14 @@ def _row(runs: Runs, variant: str, test: str, metric: str, *, seed: int) -> Comp
     over_seeds = over_examples = None
     if variant != first:
         over_seeds, over_examples = paired_over_seeds(
-            [m.outcomes for m in own.values()], [m.outcomes for m in others], metric
+            [m.scores for m in own.values()], [m.scores for m in others], metric
         )
     forwards = [m.forwards for m in own.values() if m.forwards is not None]
     return ComparisonRow(
         test=test,
         metric=metric,
         variant=variant,
-        is_lower_better=kind_of(metric) == "error_rate",
+        is_lower_better=is_error_rate(metric),
         by_seed={s: e.value for s, e in estimates.items()},
         mean=mean.mean,
         error=_finite(mean.error),

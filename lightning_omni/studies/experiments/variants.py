@@ -10,7 +10,7 @@ from typing import Any
 from lightning_omni.data.encode import ensure_codes
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.media import manifest_hash
+from lightning_omni.evaluation.provenance import manifest_hash
 from lightning_omni.generation.config import Sampling
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.pretrained import WEIGHTS_FILE, fingerprint, locate

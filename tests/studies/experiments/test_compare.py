@@ -4,8 +4,7 @@ import statistics
 import pytest
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.evaluation.paired import paired_difference
+from lightning_omni.evaluation.statistics import Score, paired_difference
 from lightning_omni.studies.experiments.measurements import Measurement, measure_once
 from lightning_omni.studies.experiments.table import (
     compare,
@@ -19,17 +18,17 @@ NUM_CASES = 40
 
 def answers(*, seed, chance):
     rng = random.Random(seed)
-    return [Outcome({"exact": (float(rng.random() < chance), 1.0)}) for _ in range(NUM_CASES)]
+    return [Score({"exact": (float(rng.random() < chance), 1.0)}) for _ in range(NUM_CASES)]
 
 
 def bounds(*, seed):
     rng = random.Random(seed)
     lengths = [random.Random(n).randint(3, 9) for n in range(NUM_CASES)]
-    return [Outcome({"text/nats_per_token": (n * (2 + rng.random()), n)}) for n in lengths]
+    return [Score({"text/nats_per_token": (n * (2 + rng.random()), n)}) for n in lengths]
 
 
-def measured(outcomes, **more):
-    return Measurement([str(n) for n in range(len(outcomes))], outcomes, **more)
+def measured(scores, **more):
+    return Measurement([str(n) for n in range(len(scores))], scores, **more)
 
 
 def runs(seeds, variants=("first", "second", "third")):
@@ -109,7 +108,7 @@ def test_other_cases_are_not_compared():
 
 def test_a_metric_that_a_variant_has_no_case_of_is_named():
     mixed = runs([1], variants=("first", "second"))
-    mixed["second"][1]["nelbo"] = measured([Outcome({})] * NUM_CASES)
+    mixed["second"][1]["nelbo"] = measured([Score({})] * NUM_CASES)
     with pytest.raises(OmniError, match="variant 'second' has no example of nelbo"):
         compare(mixed, seed=0)
 
