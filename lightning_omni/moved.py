@@ -6,6 +6,7 @@ finds the class where it is now and logs the new path once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -136,8 +137,15 @@ MODULES = {
     "tokenizers.continuous_speech": "tokenizers.speech_features",
 }
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "merged": "merge_adapters",
+}
 """Old name of a class or function: its new name."""
+ARGUMENTS = {
+    "is_shifted": "right_shift_logits",
+    "rows_from": "trainable_rows_from",
+}
+"""Old name of a class's argument: its new name."""
 
 
 def resolve(path: str) -> str:
@@ -145,6 +153,36 @@ def resolve(path: str) -> str:
     module, _, name = path.rpartition(".")
     own = module.removeprefix(_PACKAGE)
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+
+
+def rename_arguments(plain: Any) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names."""
+    if isinstance(plain, list):
+        return [rename_arguments(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {_argument(name): rename_arguments(value) for name, value in plain.items()}
+
+
+def rename_option(arg: str) -> str:
+    """Return a command-line option such as `--model.lora.rows_from=3` with its new name."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    path, dot, last = name.rpartition(".")
+    return f"{path}{dot}{_argument(last)}{equals}{value}" if dot else arg
+
+
+def _argument(name: Any) -> Any:
+    new = ARGUMENTS.get(name, name)
+    if new != name:
+        _warn_once(name, new)
+    return new
+
+
+@functools.cache
+def _warn_once(old: str, new: str) -> None:
+    log.warning("the argument '%s' is now '%s'", old, new)
 
 
 class _Moved(ModuleType):

@@ -6,7 +6,7 @@ Counted from what our layers save, in the formats that autocast gives them.
 from __future__ import annotations
 
 from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
-from lightning_omni.nn.cpu import LONGEST
+from lightning_omni.nn.cpu import MAX_BF16_LENGTH
 from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.studies.memory_plan.load import Load
 
@@ -69,7 +69,7 @@ def _kept_by_norm(load: Load) -> int:
 
 def _scores(heads: int, load: Load) -> int:
     """Attention weights that our own kernel keeps."""
-    short = [n for n in load.lengths if n <= LONGEST]
+    short = [n for n in load.lengths if n <= MAX_BF16_LENGTH]
     return heads * sum(n * n for n in short)
 
 
