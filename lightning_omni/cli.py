@@ -157,7 +157,11 @@ def accept_old_arguments() -> None:
     from jsonargparse import get_loader, set_loader
 
     load = get_loader("yaml")
-    set_loader("yaml", lambda text: rename_arguments(load(text)), (yaml.YAMLError,))
+
+    def load_renamed(text: str) -> Any:
+        return rename_arguments(load(text), level=logging.WARNING)
+
+    set_loader("yaml", load_renamed, (yaml.YAMLError,))
 
 
 def _plan(args: list[str]) -> None:

@@ -155,13 +155,21 @@ def resolve(path: str) -> str:
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
 
 
-def rename_arguments(plain: Any) -> Any:
-    """Return a recipe or saved configuration, nested or not, with the arguments' new names."""
+def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names.
+
+    Args:
+        plain: Anything made of dictionaries, lists and plain values.
+        level: Logging level of the message about a new name.
+    """
     if isinstance(plain, list):
-        return [rename_arguments(value) for value in plain]
+        return [rename_arguments(value, level=level) for value in plain]
     if not isinstance(plain, dict):
         return plain
-    return {_argument(name): rename_arguments(value) for name, value in plain.items()}
+    return {
+        _argument(name, level): rename_arguments(value, level=level)
+        for name, value in plain.items()
+    }
 
 
 def rename_option(arg: str) -> str:
@@ -170,19 +178,19 @@ def rename_option(arg: str) -> str:
         return arg
     name, equals, value = arg.partition("=")
     path, dot, last = name.rpartition(".")
-    return f"{path}{dot}{_argument(last)}{equals}{value}" if dot else arg
+    return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
-def _argument(name: Any) -> Any:
+def _argument(name: Any, level: int) -> Any:
     new = ARGUMENTS.get(name, name)
     if new != name:
-        _warn_once(name, new)
+        _log_once(level, name, new)
     return new
 
 
 @functools.cache
-def _warn_once(old: str, new: str) -> None:
-    log.warning("the argument '%s' is now '%s'", old, new)
+def _log_once(level: int, old: str, new: str) -> None:
+    log.log(level, "the argument '%s' is now '%s'", old, new)
 
 
 class _Moved(ModuleType):
