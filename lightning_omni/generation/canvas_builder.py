@@ -89,7 +89,7 @@ def pack_prompts(
     return PackedPrompts(
         torch.tensor([i for s, _ in prompts for i in s.ids], device=device),
         torch.tensor([p for s, _ in prompts for p in s.position_ids], device=device),
-        SegmentLayout.of(lengths, device=device),
+        SegmentLayout.from_lengths(lengths, device=device),
         torch.tensor(where, dtype=torch.long, device=device),
         None if continuous is None else continuous.to(device),
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.nn.kv_cache import Memory
+from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
@@ -57,10 +57,12 @@ class Runner:
         self.segment = index.repeat_interleave(self.lengths)
         self.is_live = torch.zeros_like(self.segment, dtype=torch.bool)
         self.is_live[live] = True
-        if backbone.is_shifted:
-            self.is_live[SegmentLayout.of(lengths, device=live.device).previous()[live]] = True
+        if backbone.right_shift_logits:
+            self.is_live[
+                SegmentLayout.from_lengths(lengths, device=live.device).previous_positions()[live]
+            ] = True
         self.is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
-        self.memory: Memory | None = None
+        self.memory: KVCache | None = None
         self.runs = 0
 
     def run(self, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,12 +75,12 @@ class Runner:
             self._begin(is_active)
         elif not torch.equal(is_active, self.is_active):
             self._narrow(is_active)
-        is_partial = self.memory is not None and self.memory.is_filled
+        is_partial = self.memory is not None and self.memory.is_initialized
         places, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
         with self._format():
             hidden = self.backbone(
                 *(ids[places], self.position_ids[places], layout, self.memory),
-                places=torch.searchsorted(places, wanted),
+                positions=torch.searchsorted(places, wanted),
                 continuous=self.continuous and self.continuous.among(places),
             )
         row = torch.full_like(self.segment, len(wanted))  # what is not wanted has no row
@@ -92,19 +94,19 @@ class Runner:
         self.is_active = is_active
         self.all = is_active[self.segment].nonzero().squeeze(1)
         is_live = self.is_live[self.all]
-        self.layout = self.backbone.layout(self.lengths[is_active].tolist(), is_live)
+        self.layout = self.backbone.segment_layout(self.lengths[is_active].tolist(), is_live)
         if self.refresh_every > 1:
             live = is_live.nonzero().squeeze(1)
-            self.memory = Memory(live, self.layout, num_layers=len(self.backbone.blocks))
-            self.live, self.live_layout = self.all[live], self.memory.live_layout
+            self.memory = KVCache(live, self.layout, num_layers=len(self.backbone.blocks))
+            self.live, self.live_layout = self.all[live], self.memory.recomputed_layout
 
     def _narrow(self, is_active: Tensor) -> None:
         """Compute the live tokens of fewer segments than are remembered."""
         assert self.memory is not None  # noqa: S101 - else every run is a full one
         self.is_active = is_active
         live = (self.is_live & is_active[self.segment])[self.all].nonzero().squeeze(1)
-        self.memory.narrow(live)
-        self.live, self.live_layout = self.all[live], self.memory.live_layout
+        self.memory.set_recomputed(live)
+        self.live, self.live_layout = self.all[live], self.memory.recomputed_layout
 
     def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Scores of `ids`, in float32."""

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.nn.adapters import plain_name
+from lightning_omni.moved import rename_arguments
+from lightning_omni.nn.adapters import base_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.vocab import Vocab
@@ -125,18 +126,18 @@ def _read(folder: Path) -> _Start:
             f"--input {folder} --output OTHER and give OTHER"
         )
     is_imported = config["class_path"] == _IMPORTED
-    args = config.get("init_args", {})
+    args = rename_arguments(config.get("init_args", {}))
     if is_imported:
         inner = args.get("transformer", {}).get("init_args", {})
-        args = {**inner, "is_shifted": args.get("is_shifted", False)}
+        args = {**inner, "right_shift_logits": args.get("right_shift_logits", False)}
     return _Start(folder, args, is_imported)
 
 
 def _require_alike(backbone: Transformer, start: _Start) -> None:
     """Refuse settings that no weight's shape would betray; of our own stages, the shift alone."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
-    compared = own if start.is_imported else {"is_shifted": own["is_shifted"]}
-    theirs = {"is_shifted": False, **start.args}
+    compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
+    theirs = {"right_shift_logits": False, **start.args}
     if None in (theirs.get("continuous_dim"), own["continuous_dim"]):  # one has no projector
         theirs["continuous_dim"] = own["continuous_dim"]
     differ = {name: value for name, value in compared.items() if theirs.get(name, value) != value}
@@ -171,7 +172,7 @@ def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
     """By name without adapters, the tensors that make up a weight, row below row."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict().items():
-        if plain := plain_name(name):
+        if plain := base_name(name):
             pieces.setdefault(plain, []).append(value)
     return pieces
 

@@ -24,7 +24,7 @@ from lightning_omni.modules.initial_weights import load_initial
 from lightning_omni.modules.length_loss import LengthLoss
 from lightning_omni.modules.metric_breakdown import slices
 from lightning_omni.nn.adapters import Lora
-from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.schedule import (
@@ -140,7 +140,7 @@ class MaskedDiffusionModule(L.LightningModule):
             self.codebooks = datamodule.template.codebooks
             datamodule.check_heard(has_projector=self.backbone.feature_projector is not None)
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
-            assert isinstance(module, CodeSpanFeatures)  # noqa: S101
+            assert isinstance(module, CodebookEmbedding)  # noqa: S101
             if features[name].shape != module.features.shape:
                 raise OmniError(
                     f"{name} codes have features of shape {tuple(features[name].shape)} but the "
@@ -257,10 +257,10 @@ class MaskedDiffusionModule(L.LightningModule):
     def hidden(self, batch: Batch, noisy: Corrupted) -> Tensor:
         """Final states at the places that have a loss, Float[M D]."""
         lengths = batch.cu_seqlens.diff().tolist()
-        layout = self.backbone.layout(lengths, batch.maskable.flatten())
+        layout = self.backbone.segment_layout(lengths, batch.maskable.flatten())
         states: Tensor = self.backbone(
             *(noisy.x_t, batch.position_ids.flatten(0, 1), layout),
-            places=noisy.places,
+            positions=noisy.places,
             continuous=batch.continuous,
         )
         return states
@@ -314,7 +314,7 @@ class MaskedDiffusionModule(L.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         return weighted_nll(
             hidden,
-            self.backbone.embedding.table(),
+            self.backbone.embedding.output_embedding(),
             batch.ids.flatten()[noisy.places],
             weight,
             mask_token_id=self.vocab.mask_token_id,

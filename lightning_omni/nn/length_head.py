@@ -43,9 +43,9 @@ def query_states(backbone: Transformer, query: Query) -> Float[Tensor, "N D"]:
     last = torch.tensor(list(accumulate(query.lengths)), device=query.ids.device) - 1
     is_open = torch.zeros_like(query.ids, dtype=torch.bool)
     is_open[last] = True
-    layout = backbone.layout(query.lengths, is_open)
+    layout = backbone.segment_layout(query.lengths, is_open)
     states: Tensor = backbone(
-        query.ids, query.position_ids, layout, places=last, continuous=query.continuous
+        query.ids, query.position_ids, layout, positions=last, continuous=query.continuous
     )
     return states
 

@@ -54,7 +54,9 @@ class Canvases:
         ids = torch.cat((given, masks), dim=1).flatten()
         lengths = [self.length] * self.batch
         holes = (ids == shape.mask_token_id).nonzero().squeeze(1)
-        return PackedPrompts(ids, places(lengths), SegmentLayout.of(lengths, device="cpu"), holes)
+        return PackedPrompts(
+            ids, places(lengths), SegmentLayout.from_lengths(lengths, device="cpu"), holes
+        )
 
 
 def compare_sampling(
@@ -191,7 +193,7 @@ def fill_ours(
         network, packed, mask_token_id=shape.mask_token_id, refresh_every=refresh_every
     )
     if not is_remembering:
-        layout = network.layout(lengths, hole >= 0)
+        layout = network.segment_layout(lengths, hole >= 0)
 
         def denoise(ids: Tensor, _: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             hidden = network(ids, packed.position_ids, layout)
