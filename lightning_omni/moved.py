@@ -136,7 +136,13 @@ MODULES = {
     "tokenizers.continuous_speech": "tokenizers.speech_features",
 }
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "Continuous": "ContinuousFeatures",
+    "ContinuousSpeech": "SpeechFeatureEncoder",
+    "OWN": "NATIVE",
+    "counted_mask": "fixed_count_mask",
+    "locate": "resolve_pretrained",
+}
 """Old name of a class or function: its new name."""
 
 

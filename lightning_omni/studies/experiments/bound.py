@@ -10,7 +10,7 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.metrics.nelbo import BoundPerToken
+from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.pretrained import load_weights
 from lightning_omni.studies.experiments.measured import Measured
 from lightning_omni.studies.experiments.parts import build_parts
@@ -45,15 +45,17 @@ def measure_bound(recipe: Recipe, export: Path) -> Measured:
     data.prepare_data()
     data.setup("test")
     names = module.vocab.modalities
-    total = BoundPerToken(len(names))
+    total = NelboPerToken(len(names))
     found: dict[int, Outcome] = {}
     for batch in data.test_dataloader():
-        nats, tokens, modality = module.bounds(batch)
+        nats, tokens, modality = module.nelbo(batch)
         has = (modality >= 0).nonzero().squeeze(1)
         total.update(nats[has], tokens[has], modality[has])
         for n in has.tolist():
             metric = f"{names[int(modality[n])]}/{METRIC}"
-            found[int(batch.visits[n])] = Outcome({metric: (float(nats[n]), float(tokens[n]))})
+            found[int(batch.sample_index[n])] = Outcome(
+                {metric: (float(nats[n]), float(tokens[n]))}
+            )
     if not found:
         raise OmniError(
             f"no samples of tasks {list(data.tasks)} in '{data.test_split}' to measure the bound "
