@@ -156,6 +156,11 @@ NAMES: dict[str, str] = {
     "SceneOracle": "SceneClassifier",
     "TokenizerReconstructor": "CodecReconstructor",
     "merged": "merge_adapters",
+    "Continuous": "ContinuousFeatures",
+    "ContinuousSpeech": "SpeechFeatureEncoder",
+    "OWN": "NATIVE",
+    "counted_mask": "fixed_count_mask",
+    "locate": "resolve_pretrained",
 }
 """Old name of a class or function: its new name."""
 ARGUMENTS = {

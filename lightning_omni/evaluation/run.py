@@ -25,7 +25,7 @@ from lightning_omni.generation.plain_sampling import to_plain
 from lightning_omni.generation.unused_options import check_used, scope_of_tasks
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint, locate
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import SPLITS
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def evaluate(
     batch_size: int = 16,
     gallery: int = 8,
     sampling: Sampling | None = None,
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -99,7 +99,7 @@ def prepare(
     model: Path,
     data: Path,
     tasks: Sequence[str],
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> tuple[Omni, Suite]:
     """Load a model and what scores its responses.
 

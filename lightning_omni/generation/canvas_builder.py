@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_omni.data.packing import lay_features
-from lightning_omni.data.template import Hole, Template
+from lightning_omni.data.template import MaskedSpan as Hole
+from lightning_omni.data.template import Template
 from lightning_omni.generation.blank import Blank
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas
@@ -146,7 +147,8 @@ def render_prompts(
     drop: Collection[str] = (),
 ) -> list[tuple[Sequence, list[Hole]]]:
     """Render every sample with its blank as the hole of answer part `part`."""
-    return [
+    rendered = [
         template.render_prompt(sample, part=part, length=blank.length, given=blank.given, drop=drop)
         for sample, blank in zip(samples, blanks, strict=True)
     ]
+    return [(sequence, [span]) for sequence, span in rendered]

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.template import Hole, Template
+from lightning_omni.data.template import MaskedSpan as Hole
+from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.blank import Blank
 from lightning_omni.generation.canvas_builder import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_omni.data.template import Hole
+from lightning_omni.data.template import MaskedSpan as Hole
 from lightning_omni.generation.blank import Blank
 from lightning_omni.generation.canvas_builder import Grammar, PackedPrompts, end_ids
 from lightning_omni.generation.denoiser import conditional

@@ -74,7 +74,7 @@ def fit_lengths(samples: Iterable[Sample], template: Template) -> dict[str, Leng
     for sample in samples:
         parts = sample.turns[-1].parts
         for i in range(len(parts)):
-            pair = source_length(sample, i), len(template.hole_ids(parts, i))
+            pair = source_length(sample, i), len(template.answer_ids(parts, i))
             pairs.setdefault(rule_name(sample, i), []).append(pair)
     return {name: _fit(seen) for name, seen in pairs.items()}
 

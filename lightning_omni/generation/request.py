@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lightning_omni.data.template import DEFAULT_VOICE
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASKS_BY_NAME, Task, takes_voice
 
@@ -59,7 +58,9 @@ def choose_voice(task: Task, voice: str | None, known: tuple[str, ...]) -> dict[
             raise OmniError(f"task '{task.name}' ({task.summary}) takes no voice")
         return {}
     if voice is None:
-        return {"voice": DEFAULT_VOICE if DEFAULT_VOICE in known or not known else known[0]}
+        return {
+            "voice": task.default_voice if task.default_voice in known or not known else known[0]
+        }
     if known and voice not in known:
         names = ", ".join(known[:_LISTED])
         raise OmniError(f"the model does not speak with the voice '{voice}'; it knows {names}")

@@ -29,6 +29,7 @@ _IMPORTED = "lightning_omni.interop.backbone.Backbone"
 _PREFIX = "transformer."
 _TABLES = ("embedding.tokens.weight", "embedding.head.weight")
 _PROJECTOR = "feature_projector."
+_LENGTH_HEAD = "length_head."
 _OF_VOCAB = ("vocab_size", "code_spans")
 _CHUNK = 4096
 _T = TypeVar("_T")
@@ -255,3 +256,26 @@ def _tell(rows: int, vocab: Vocab, folder: Path) -> None:
         "new ids begin with the mean and spread of the known ones",
         *(folder, f"{rows:,}", f"{known:,}", f"{rows - known:,}", f"{vocab.size - known:,}"),
     )
+
+
+def drop_length_head(checkpoint: dict[str, Any], num_groups: int) -> None:
+    """Remove the weights of a length head, which this version does not have, and their states.
+
+    Args:
+        checkpoint: Lightning checkpoint, changed in place.
+        num_groups: Parameter groups of the backbone, which come first in the optimizer.
+    """
+    if not any(name.startswith(_LENGTH_HEAD) for name in checkpoint["state_dict"]):
+        return
+    log.info("the checkpoint's length head is dropped: this version has none")
+    for key in ("state_dict", "current_model_state"):  # the latter of averaged weights
+        state = checkpoint.get(key, {})
+        for name in [name for name in state if name.startswith(_LENGTH_HEAD)]:
+            del state[name]
+    for optimizer in checkpoint.get("optimizer_states", []):
+        optimizer["param_groups"] = optimizer["param_groups"][:num_groups]
+        kept = {name for group in optimizer["param_groups"] for name in group["params"]}
+        optimizer["state"] = {k: v for k, v in optimizer["state"].items() if k in kept}
+    for schedule in checkpoint.get("lr_schedulers", []):
+        for key in ("base_lrs", "_last_lr", "lr_lambdas"):
+            schedule[key] = schedule[key][:num_groups]

@@ -63,4 +63,4 @@ class FeatureProjector(nn.Module):
                 "encoder"
             )
         projected = self(continuous.features)
-        return embedded.index_copy(0, continuous.places, projected.to(embedded.dtype))
+        return embedded.index_copy(0, continuous.positions, projected.to(embedded.dtype))

@@ -33,7 +33,7 @@ from lightning_omni.generation.plain_sampling import to_plain
 from lightning_omni.generation.qualities import save_qualities
 from lightning_omni.generation.unused_options import check_ways
 from lightning_omni.pretrained import FOLDER, fingerprint, locate
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 log = logging.getLogger(__name__)
 CALIBRATION, TABLE = "calibration.json", "calibration.md"
@@ -114,7 +114,7 @@ def calibrate(
     seed: int = 956,
     batch_size: int = 16,
     into_model: bool = False,
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> dict[str, Any]:
     """Compare sampling configs on the same examples; write a table, JSON and one figure per task.
 
