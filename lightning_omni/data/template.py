@@ -225,7 +225,7 @@ class Template:
                 out.add(self.text.encode(part.text or ""))
             else:
                 ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
-                for place in part.hidden:
+                for place in part.masked:
                     ids[place] = self.vocab.mask_token_id
                 self._bracket(out, "begin", part.modality)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))

@@ -186,3 +186,31 @@ def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
             "numbers each"
         )
     return found["AddShift"], found["Rescale"]
+
+
+def check_encoder(
+    continuous_speech: ContinuousSpeech | None, trained_with: str | None, *, is_needed: bool
+) -> None:
+    """Check that a model gets the encoder that it was trained with, and none if it needs none.
+
+    Args:
+        continuous_speech: the encoder that was given; None if none was.
+        trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
+        is_needed: whether the model reads features.
+
+    Raises:
+        OmniError: If it does not.
+    """
+    if continuous_speech is None:
+        return
+    if not is_needed:
+        raise OmniError(
+            "continuous_speech is given but the model has no projector for features and reads "
+            "codes; leave it out"
+        )
+    given = continuous_speech.fingerprint()
+    if trained_with is not None and given != trained_with:
+        raise OmniError(
+            f"continuous_speech has the fingerprint {given[:12]} but the model was trained "
+            f"with {trained_with[:12]}; give the encoder, its weights and the cmvn of the recipe"
+        )
