@@ -382,7 +382,7 @@ class PartGenerator:
         own = sample.turns[-1].parts[part]
         content, ended = self._content(ids, own.modality)
         if span.blanks:
-            fillings = [self.template.answer_text(list(ids[a:b])) for a, b in span.blanks]
+            fillings = [self.template.answer_text(content[a:b]) for a, b in span.blanks]
             text = TextWithBlanks.parse(own.text or "").filled(fillings)
             filled = replace(own, text=text)
         elif own.modality == "text":
