@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
 
 from lightning_omni.data.packing import lay_features
-from lightning_omni.data.template import Hole, Template
+from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Continuous, Sample
-from lightning_omni.types import Sequence as TokenSequence
 from lightning_omni.vocab import Vocab
 
 BLANK = re.compile(r"_{3,}(?:\{(\d+)\})?")
@@ -264,37 +263,41 @@ class PackedPrompts:
     continuous: Continuous | None = None
 
 
-def render_prompts(
+def pack_prompts(
     template: Template,
     samples: list[Sample],
     spans: list[ResponseSpan],
     *,
     part: int,
+    device: torch.device,
     drop: Collection[str] = (),
-) -> list[tuple[TokenSequence, Hole]]:
-    """Render every sample with its response as answer part `part`, without dropped modalities."""
+) -> PackedPrompts:
+    """Render every sample with its response as answer part `part`, one prompt after another.
+
+    Args:
+        template: the template.
+        samples: samples with their requests.
+        spans: their responses.
+        part: index of the part in the last turn; the parts before it are given.
+        device: device of the result.
+        drop: modalities of the request to leave out, for guidance.
+    """
     rendered = [
         template.render_prompt(sample, part=part, length=span.length, given=span.fixed, drop=drop)
         for sample, span in zip(samples, spans, strict=True)
     ]
-    return [(sequence, response) for sequence, (response,) in rendered]
-
-
-def pack_prompts(
-    prompts: list[tuple[TokenSequence, Hole]], *, device: torch.device
-) -> PackedPrompts:
-    """Lay prompts one after another."""
-    lengths = [len(sequence.ids) for sequence, _ in prompts]
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
+    sequences = [sequence for sequence, _ in rendered]
+    lengths = [len(sequence.ids) for sequence in sequences]
+    starts = accumulate(lengths, initial=0)
     positions = [
         start + i
-        for start, (_, response) in zip(starts, prompts, strict=True)
+        for start, (_, (response,)) in zip(starts, rendered, strict=False)
         for i in range(response.start, response.stop)
     ]
-    continuous = lay_features([sequence for sequence, _ in prompts])
+    continuous = lay_features(sequences)
     return PackedPrompts(
-        torch.tensor([i for s, _ in prompts for i in s.ids], device=device),
-        torch.tensor([p for s, _ in prompts for p in s.position_ids], device=device),
+        torch.tensor([i for s in sequences for i in s.ids], device=device),
+        torch.tensor([p for s in sequences for p in s.position_ids], device=device),
         SegmentLayout.of(lengths, device=device),
         torch.tensor(positions, dtype=torch.long, device=device),
         None if continuous is None else continuous.to(device),

@@ -1,8 +1,10 @@
-"""Decode a generated answer into media, and blend them with what the user gave of it."""
+"""Decode generated ids into answer parts and media, blended with what the user gave."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_omni.data.media import opaque, square, tensor_to_image
+from lightning_omni.data.template import Template
+from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
+from lightning_omni.generation.history import Change
+from lightning_omni.modalities import modality_named
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Part
@@ -18,6 +24,94 @@ FADE_S = 0.01
 """Length of a cross-fade in seconds; it lies within what was generated."""
 
 Content = str | Image.Image | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPart:
+    """One answer part as generated.
+
+    Attributes:
+        part: the part with its text or codes, nothing masked.
+        span: the response before sampling.
+        ids: the response after sampling.
+        ended: whether the answer ends within the response; else it is cut there.
+        steps: denoising steps of the last attempt.
+        forwards: forward passes of all attempts, and of looks at lengths.
+        attempts: attempts with ever longer responses.
+        candidates: blank lengths that were tried, with the log-probability of the text.
+        history: tokens of every step; None if not recorded.
+    """
+
+    part: Part
+    span: ResponseSpan
+    ids: tuple[int, ...]
+    ended: bool
+    steps: int = 0
+    forwards: int = 0
+    attempts: int = 1
+    candidates: tuple[dict[str, Any], ...] = ()
+    history: list[Change] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part was generated whole, nothing of it being given."""
+        return not (self.span.fixed or self.span.blanks)
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        optional = {
+            "blanks": list(self.span.blank_lengths),
+            "candidates": list(self.candidates),
+            "history": self.history,
+        }
+        return {
+            "modality": self.part.modality,
+            "positions": len(self.ids),
+            "masked": self.span.num_masked,
+            "attempts": self.attempts,
+            "ended": self.ended,
+            "steps": self.steps,
+            "forwards": self.forwards,
+            "ids": list(self.ids),
+            **{name: value for name, value in optional.items() if value},
+        }
+
+
+def read_part(
+    template: Template, own: Part, span: ResponseSpan, ids: tuple[int, ...]
+) -> GeneratedPart:
+    """Return an answer part with the content of its response.
+
+    Args:
+        template: the template that the response was rendered with.
+        own: the part before it was generated.
+        span: the response before sampling.
+        ids: the response after sampling.
+    """
+    content, ended = content_of(ids, own.modality, template)
+    if own.modality != "text":
+        codes = tuple(template.vocab.to_codes(own.modality, content))
+        return GeneratedPart(Part(own.modality, codes=codes), span, ids, ended)
+    text = own.text or ""
+    if span.blanks:
+        fillings = [template.answer_text(content[start:stop]) for start, stop in span.blanks]
+        text = TextWithBlanks.parse(text).filled(fillings)
+    elif span.num_masked:
+        text = template.answer_text(content)
+    return GeneratedPart(replace(own, text=text), span, ids, ended)
+
+
+def content_of(ids: tuple[int, ...], modality: str, template: Template) -> tuple[list[int], bool]:
+    """Cut a response at its terminator, and tell whether there is one."""
+    declared = modality_named(modality)
+    if declared.has_fixed_length:
+        return list(ids), True
+    ends = end_ids(template.vocab)
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    content = list(ids if stop is None else ids[:stop])
+    if declared.is_framed:
+        content = content[: len(content) // template.codebooks * template.codebooks]
+    return content, stop is not None
 
 
 class MediaDecoder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +18,12 @@ from lightning_omni.generation.canvas_builder import (
     end_ids,
     media_span,
     pack_prompts,
-    render_prompts,
     text_spans,
 )
-from lightning_omni.generation.config import PRESETS, GenerationConfig, Precision
+from lightning_omni.generation.config import PRESETS, GenerationConfig, ModalityDefaults, Precision
+from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
 from lightning_omni.generation.denoiser import conditional, guided
-from lightning_omni.generation.history import Change, History
+from lightning_omni.generation.history import History
 from lightning_omni.generation.lengths import (
     LENGTHENING,
     LengthRule,
@@ -33,68 +33,16 @@ from lightning_omni.generation.lengths import (
     rule_name,
     source_length,
 )
-from lightning_omni.modalities import modality_named
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers import loop
 from lightning_omni.samplers.canvas import Canvas, Denoiser, in_blocks
 from lightning_omni.samplers.loop import StepEvent, StepHook
-from lightning_omni.types import Part, Sample
+from lightning_omni.types import Sample
 
 ATTEMPTS = 3
 """Responses whose answer does not end are generated again, each time `LENGTHENING` times longer."""
 BATCH = 64
 """Responses that are generated at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedPart:
-    """One answer part as generated.
-
-    Attributes:
-        part: the part with its text or codes, nothing masked.
-        span: the response before sampling.
-        ids: the response after sampling.
-        ended: whether the answer ends within the response; else it is cut there.
-        steps: denoising steps of the last attempt.
-        forwards: forward passes of all attempts, and of looks at lengths.
-        attempts: attempts with ever longer responses.
-        candidates: blank lengths that were tried, with the log-probability of the text.
-        history: tokens of every step; None if not recorded.
-    """
-
-    part: Part
-    span: ResponseSpan
-    ids: tuple[int, ...]
-    ended: bool
-    steps: int = 0
-    forwards: int = 0
-    attempts: int = 1
-    candidates: tuple[dict[str, Any], ...] = ()
-    history: list[Change] | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the part was generated whole, nothing of it being given."""
-        return not (self.span.fixed or self.span.blanks)
-
-    def record(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        optional = {
-            "blanks": list(self.span.blank_lengths),
-            "candidates": list(self.candidates),
-            "history": self.history,
-        }
-        return {
-            "modality": self.part.modality,
-            "positions": len(self.ids),
-            "masked": self.span.num_masked,
-            "attempts": self.attempts,
-            "ended": self.ended,
-            "steps": self.steps,
-            "forwards": self.forwards,
-            "ids": list(self.ids),
-            **{name: value for name, value in optional.items() if value},
-        }
 
 
 class PartGenerator:
@@ -201,7 +149,7 @@ class PartGenerator:
         for i, span in spans:
             if not span.num_masked:
                 ids = tuple(span.fixed[position] for position in range(span.length))
-                found[i] = [self._read(samples[i], part, span, ids)]
+                found[i] = [read_part(self.template, samples[i].turns[-1].parts[part], span, ids)]
         masked = [(i, span) for i, span in spans if span.num_masked]
         for start in range(0, len(masked), BATCH):
             chosen = masked[start : start + BATCH]
@@ -229,7 +177,7 @@ class PartGenerator:
     ) -> list[GeneratedPart]:
         """Run the reverse process on one response of each sample."""
         looks, spans, denoise, canvas = self._prepare(samples, part, spans, config)
-        defaults = PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
+        defaults = _defaults(samples, part, config)
         sampler = config.sampler or defaults.sampler(config.temperature or 0.0)
         history = History(canvas) if config.history else None
         forwards = torch.tensor(looks, device=self.device)
@@ -249,7 +197,9 @@ class PartGenerator:
         ).tolist()
         return [
             replace(
-                self._read(samples[n], part, spans[n], tuple(ids[where])),
+                read_part(
+                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[where])
+                ),
                 steps=config.steps_for(spans[n].num_masked, defaults),
                 forwards=int(forwards[n]),
                 history=None if history is None else history.within(where),
@@ -270,7 +220,7 @@ class PartGenerator:
             Forward passes spent on each sample, responses, denoiser and canvas.
         """
         modality = samples[0].turns[-1].parts[part].modality
-        defaults = PRESETS[config.preset][modality]
+        defaults = _defaults(samples, part, config)
         looks = [0] * len(spans)
         while True:
             packed = self._pack(samples, part, spans)
@@ -308,7 +258,7 @@ class PartGenerator:
         if len(candidates) == 1:
             return candidates[0]
         end = self.template.ending(sample.turns[-1].parts, part)[1]
-        texts = [[*self._content(one.ids, "text")[0], *end] for one in candidates]
+        texts = [[*content_of(one.ids, "text", self.template)[0], *end] for one in candidates]
         first = candidates[0].span.blanks[0][0]
         log_probs: list[float] = []
         for start in range(0, len(texts), BATCH):
@@ -353,7 +303,7 @@ class PartGenerator:
         config: GenerationConfig,
     ) -> Denoiser:
         """Return the backbone over the prompts, guided if the scale says so."""
-        defaults = PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
+        defaults = _defaults(samples, part, config)
         scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
         options: dict[str, Any] = {
             "mask_token_id": self.vocab.mask_token_id,
@@ -366,43 +316,15 @@ class PartGenerator:
         return guided(self.backbone, packed, unconditional, scale, **options)
 
     def _pack(
-        self,
-        samples: list[Sample],
-        part: int,
-        spans: list[ResponseSpan],
-        drop: tuple[str, ...] = (),
+        self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()
     ) -> PackedPrompts:
-        prompts = render_prompts(self.template, samples, spans, part=part, drop=drop)
-        return pack_prompts(prompts, device=self.device)
+        device = self.device
+        return pack_prompts(self.template, samples, spans, part=part, device=device, drop=drop)
 
-    def _read(
-        self, sample: Sample, part: int, span: ResponseSpan, ids: tuple[int, ...]
-    ) -> GeneratedPart:
-        """Return the part with the content of its response."""
-        own = sample.turns[-1].parts[part]
-        content, ended = self._content(ids, own.modality)
-        if span.blanks:
-            fillings = [self.template.answer_text(content[a:b]) for a, b in span.blanks]
-            text = TextWithBlanks.parse(own.text or "").filled(fillings)
-            filled = replace(own, text=text)
-        elif own.modality == "text":
-            text = (own.text or "") if not span.num_masked else self.template.answer_text(content)
-            filled = replace(own, text=text)
-        else:
-            codes = tuple(self.vocab.to_codes(own.modality, content))
-            filled = Part(own.modality, codes=codes)
-        return GeneratedPart(filled, span, ids, ended)
 
-    def _content(self, ids: tuple[int, ...], modality: str) -> tuple[list[int], bool]:
-        """Cut a response at its terminator, and tell whether there is one."""
-        if modality_named(modality).has_fixed_length:
-            return list(ids), True
-        stop = next((i for i, token in enumerate(ids) if token in self.ends), None)
-        content = list(ids if stop is None else ids[:stop])
-        if modality_named(modality).is_framed:
-            frame = self.template.codebooks
-            content = content[: len(content) // frame * frame]
-        return content, stop is not None
+def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:
+    """Return the preset's settings for the modality of a part."""
+    return PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
 
 
 def _slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:

@@ -22,8 +22,8 @@ from lightning_omni.generation.config import (
     current_options,
     resolve,
 )
-from lightning_omni.generation.decode import Content, MediaDecoder
-from lightning_omni.generation.generator import GeneratedPart, PartGenerator
+from lightning_omni.generation.decode import Content, GeneratedPart, MediaDecoder
+from lightning_omni.generation.generator import PartGenerator
 from lightning_omni.generation.lengths import part_name
 from lightning_omni.generation.model_folder import ModelFolder, read_model_folder
 from lightning_omni.generation.request import Infill, Intervals, RequestEncoder, check_unfinished

@@ -185,7 +185,7 @@ class RequestEncoder:
     def _features(
         self, speech: NDArray[np.float32], rate: int, intervals: Intervals | None
     ) -> NDArray[np.float16] | None:
-        """Return features of a request's speech, Float16[K F]; None for a model that reads codes."""
+        """Return features of a request, Float16[K F]; None for a model that reads codes."""
         if not self.needs_features:
             return None
         if self.features is None:
