@@ -165,7 +165,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def segments(self, batch: Batch) -> SegmentLayout:
         """Return which tokens of a batch attend to each other."""
-        return self.backbone.layout(batch.lengths, batch.maskable)
+        return self.backbone.segment_layout(batch.lengths, batch.maskable)
 
     def nelbo(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the NELBO of each segment's answer in nats, its tokens and its modality.

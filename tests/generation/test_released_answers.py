@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from lightning_omni.generation.draft import Draft
 from small_models import QWEN_SHAPE, rendered_with, sample_of
 
 from lightning_omni.data.templates import make_template
 from lightning_omni.generation.canvas_builder import end_ids
 from lightning_omni.generation.denoiser import Runner
-from lightning_omni.generation.draft import Draft
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.generation.omni import Omni

@@ -62,7 +62,7 @@ def _memory(o: Options) -> Iterator[Row]:
                 o.shapes[0],
                 replace(canvases, batch=batch),
                 steps=min(_MEMORY_STEPS, canvases.answer),
-                refresh_every=o.refresh_every,
+                cache_interval=o.refresh_every,
                 repeats=o.repeats,
                 seed=o.seed,
             )

@@ -19,9 +19,8 @@ from lightning_omni.evaluation.run import prepare
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.files import read_json_object
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig, to_plain
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.pretrained import fingerprint, load_weights
 from lightning_omni.studies.experiments.recipe import Recipe, build_module_and_data, digest
@@ -52,7 +51,7 @@ class Measurement:
 
 
 def measure(
-    training: Training, sampling: Sampling, plan: Plan, *, with_nelbo: bool
+    training: Training, sampling: GenerationConfig, plan: Plan, *, with_nelbo: bool
 ) -> dict[str, Measurement]:
     """Measure a trained model on all tests; measurements that are already stored are read.
 
