@@ -221,7 +221,7 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
     prompts = PackedPrompts(ids, places, layout, torch.tensor(holes))
-    denoise = conditional(model, prompts, mask_token_id=mask, refresh_every=99)
+    denoise = conditional(model, prompts, mask_token_id=mask, cache_interval=99)
     allowed = torch.arange(1000)
     for done in ([], [5], [5, 12], [5, 6, 7, 12]):
         now = ids.clone()
