@@ -112,6 +112,11 @@ class ResponseSpan:
     blanks: tuple[tuple[int, int], ...] = ()
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the part is generated whole, nothing of it being given."""
+        return not (self.fixed or self.blanks)
+
+    @property
     def num_masked(self) -> int:
         """Number of masked positions."""
         return self.length - len(self.fixed)

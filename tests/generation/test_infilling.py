@@ -225,7 +225,7 @@ def test_words_that_are_no_choice_are_refused(omni):
 def test_masked_codes_of_a_request_are_masks_and_stay_so(omni, whale, said):
     half = omni.encode_request("caption", image=whale, mask=left_half())
     (part,) = half.turns[0].parts
-    prompt, (response,) = omni.template.render_prompt(half, part=0, length=4)
+    prompt, response = omni.template.render_prompt(half, part=0, length=4)
     mask = omni.template.vocab.mask_token_id
     masks = [i for i, token in enumerate(prompt.ids) if token == mask]
     assert len(part.masked) == 32
