@@ -91,7 +91,7 @@ _SAMPLE_RULES: tuple[tuple[Callable[[Sample, Rules], bool], str], ...] = (
     (_has_held_out_key, "no held-out combination"),
     (_has_held_out_style, "no held-out style"),
     (_has_held_out_voice, "no held-out voice"),
-    (_requests_silent_object, "no silent object asked for aloud"),
+    (_requests_silent_object, "no spoken prompt for a silent object"),
     (_speaks_text_only_fact, "no text-only fact spoken"),
 )
 

@@ -120,7 +120,7 @@ def count_question(word: str, count: int) -> Question:
 
 
 def relation_question(relation: str, anchor: str, answer: str) -> Question:
-    """Ask for the object that stands in a relation to the anchor."""
+    """Ask for the object in a relation to the anchor."""
     text = f"what is {_place(relation)} the {anchor}"
     return Question(text, answer, naming(answer), "relation")
 

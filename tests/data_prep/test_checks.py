@@ -80,7 +80,7 @@ def test_what_is_held_out_may_not_be_where_training_looks(split, entry, rule):
         check_splits(collection((split, entry)), RULES)
 
 
-def test_a_silent_object_is_not_asked_for_aloud():
+def test_training_contains_no_spoken_prompt_for_a_silent_object():
     asked, drawn = sound("s"), picture("p")
     sample = make_sample(
         "s2i",
@@ -88,7 +88,7 @@ def test_a_silent_object_is_not_asked_for_aloud():
         turn("assistant", image(drawn)),
         meta={"objects": ["snail"]},
     )
-    with pytest.raises(OmniError, match="no silent object"):
+    with pytest.raises(OmniError, match="no spoken prompt for a silent object"):
         check_splits(collection(("train", (sample, asked, drawn))), RULES)
 
 
