@@ -124,12 +124,12 @@ def test_what_a_turn_ends_with_is_predicted_and_pads_follow_it(task):
 def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part)
     length = sum(trained.maskable)
-    asked, holes = template().render_prompt(sample(task), part=part, length=length)
-    assert asked.position_ids == trained.position_ids
-    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
-    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
-    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
-        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+    prompt, span = template().render_prompt(sample(task), part=part, length=length)
+    assert prompt.position_ids == trained.position_ids
+    in_span = set(range(span.start, span.stop))
+    assert in_span == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(prompt.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_span else b)
 
 
 @pytest.mark.parametrize("task", NINE)

@@ -111,7 +111,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     ("changes", "words"),
     [
         (["--data.special_tokens", "own"], "set special_tokens: released"),
-        (["--data.continuous_speech", "null"], "asr would be heard as codes"),
+        (["--data.continuous_speech", "null"], "speech of asr is given as codes"),
         (["--model.backbone.init_args.continuous_dim", "512"], "set continuous_dim: 560"),
     ],
 )

@@ -2,11 +2,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from lightning_omni.generation.defaults import QUALITIES
+from lightning_omni.generation.qualities import load_qualities
 
 import lightning_omni.studies.calibrate as verb
 from lightning_omni.generation.config import Sampling
-from lightning_omni.generation.defaults import QUALITIES
-from lightning_omni.generation.qualities import load_qualities
 from lightning_omni.studies.calibrate import (
     CalibrationRow,
     Candidate,

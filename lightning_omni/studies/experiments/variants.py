@@ -11,7 +11,7 @@ from lightning_omni.data.encode import ensure_codes
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import manifest_hash
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.pretrained import WEIGHTS_FILE, fingerprint, locate
 from lightning_omni.studies.experiments.recipe import (
@@ -41,7 +41,7 @@ class Variant:
     """
 
     set: dict[str, Any] = field(default_factory=dict)
-    sampling: Sampling | None = None
+    sampling: GenerationConfig | None = None
     recipes: list[Path] | None = None
 
 
