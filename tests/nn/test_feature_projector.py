@@ -27,9 +27,9 @@ def features(seed=0, width=6):
 def run(model, given, ids=None):
     ids = torch.arange(sum(LENGTHS)) % 50 if ids is None else ids
     index = torch.cat([torch.arange(n) for n in LENGTHS])
-    places = torch.stack((index, index * 0, index * 0), dim=1)
+    position_ids = torch.stack((index, index * 0, index * 0), dim=1)
     layout = SegmentLayout.from_lengths(LENGTHS, device="cpu")
-    return model(ids, places, layout, continuous=given)
+    return model(ids, position_ids, layout, continuous=given)
 
 
 def test_the_released_projector_has_the_published_size():
@@ -108,8 +108,8 @@ def test_features_without_a_projector_or_of_another_width_are_refused():
 def test_features_among_some_places_are_those_at_the_same_tokens(rng):
     everywhere = torch.randn(12, 3, generator=rng)
     given = Continuous(torch.tensor([1, 2, 5, 9]), everywhere[[1, 2, 5, 9]])
-    places = torch.tensor([0, 2, 4, 5, 11])
-    found = given.among(places)
-    assert places[found.places].tolist() == [2, 5]
-    assert torch.equal(found.features, everywhere[places[found.places]])
+    positions = torch.tensor([0, 2, 4, 5, 11])
+    found = given.among(positions)
+    assert positions[found.places].tolist() == [2, 5]
+    assert torch.equal(found.features, everywhere[positions[found.places]])
     assert len(given.among(torch.tensor([0, 3])).places) == 0
