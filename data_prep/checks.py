@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from data_prep.collection import Collection, parts_of
-from data_prep.emojiworld.sentences import normalize
+from data_prep.emojiworld.sentences import normalize_sentence
 from data_prep.emojiworld.splits import HoldOut
 from lightning_omni.errors import OmniError
 from lightning_omni.types import SPLITS, Sample
@@ -56,10 +56,10 @@ def texts_of(samples: Iterable[Sample]) -> set[str]:
     """Return all normalized texts and spoken sentences of the samples."""
     found: set[str] = set()
     for sample in samples:
-        found.update(normalize(part.text) for part in parts_of(sample) if part.text)
+        found.update(normalize_sentence(part.text) for part in parts_of(sample) if part.text)
         for name in ("text", "answer_text", "caption", "question"):
             if sample.meta.get(name):
-                found.add(normalize(sample.meta[name]))
+                found.add(normalize_sentence(sample.meta[name]))
     return found
 
 

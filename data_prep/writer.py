@@ -23,7 +23,7 @@ MEDIA_PER_SHARD = 2000
 SAMPLES_PER_SHARD = 1000
 _LAYOUT = 1
 _PARTIAL = ".partial"
-_DERIVED = ("codes", "oracle")  # written into a data folder by later commands
+_DERIVED = ("codes", "scene_classifier", "oracle")  # written into a data folder by later commands
 _BUILT = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", *_DERIVED)
 
 T = TypeVar("T")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
-from data_prep.speech.synthesizers import SAMPLE_RATE, to_flac
+from data_prep.speech.synthesizers import to_flac
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.types import Turn
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ def wordnet_sentences(wordnet: Path, *, min_words: int, max_words: int) -> list[
             if not line.startswith("  "):
                 found += re.findall(r'"([^"]+)"', line.partition(" | ")[2])
     return hashed_order(
-        (s for s in map(normalize, found) if _is_fit(s, min_words, max_words)), "sentence"
+        (s for s in map(normalize_sentence, found) if _is_fit(s, min_words, max_words)), "sentence"
     )
 
 
-def normalize(text: str) -> str:
+def normalize_sentence(text: str) -> str:
     """Convert a sentence to lower case without punctuation."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 

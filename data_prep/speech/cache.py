@@ -13,8 +13,9 @@ from pathlib import Path
 import soundfile
 
 from data_prep.emojiworld.splits import digest
-from data_prep.speech.synthesizers import SAMPLE_RATE, Synthesizers, to_flac
+from data_prep.speech.synthesizers import Synthesizers, to_flac
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 

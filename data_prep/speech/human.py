@@ -13,10 +13,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from data_prep.collection import MediaFile
-from data_prep.emojiworld.sentences import normalize
+from data_prep.emojiworld.sentences import normalize_sentence
 from data_prep.emojiworld.splits import digest
 from data_prep.sources import DEB_SOURCES, SourceError, Sources
-from data_prep.speech.synthesizers import SAMPLE_RATE, normalize_recording, to_flac
+from data_prep.speech.synthesizers import normalize_recording, to_flac
+from lightning_omni.modalities import SAMPLE_RATE
 
 PROMPT_VOICE = "human-allison"
 BOOK_VOICE = "human-librivox"
@@ -49,7 +50,9 @@ def _prompts(sources: Sources) -> Iterator[MediaFile]:
 def _is_speech(line: str, words: str) -> bool:
     """Tell whether a prompt is a sentence and not a comment, a noise or a spelled number."""
     plain = re.fullmatch(r"[A-Za-z ,.'?!-]+", words.strip()) is not None
-    return not line.startswith(";") and plain and len(normalize(words).split()) >= _MIN_WORDS
+    return (
+        not line.startswith(";") and plain and len(normalize_sentence(words).split()) >= _MIN_WORDS
+    )
 
 
 def _book_passages(sources: Sources) -> Iterator[MediaFile]:
@@ -66,7 +69,7 @@ def _media(path: Path, words: str, voice: str, source: str) -> MediaFile:
     )
     normalized = normalize_recording(wave, rate)
     info = {
-        "text": normalize(words),
+        "text": normalize_sentence(words),
         "voice": voice,
         "source": DEB_SOURCES[source].name,
         "licence": DEB_SOURCES[source].licence,

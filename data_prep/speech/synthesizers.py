@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from data_prep.sources import DEB_SOURCES, PIP_SOURCES, SourceError, Sources
 from data_prep.speech.espeak import espeak
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 """Sample rate of all recordings in prepared data, in Hz."""
 _LOUDNESS = 0.08  # target root mean square, full scale 1
 _PEAK = 0.95
