@@ -10,7 +10,7 @@ import jiwer
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """Edits that turn a hypothesis into its reference, and the reference's length."""
+    """Number of edits between a hypothesis and its reference, and the reference's length."""
 
     errors: int
     length: int
@@ -48,5 +48,5 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCount:
 
 
 def error_rate(counts: list[ErrorCount]) -> float:
-    """All errors over all reference lengths; may exceed 1."""
+    """Return all errors over all reference lengths; may exceed 1."""
     return sum(c.errors for c in counts) / sum(c.length for c in counts)
