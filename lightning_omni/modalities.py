@@ -68,6 +68,8 @@ class Modality:
 
 
 TEXT, IMAGE, SPEECH = "text", "image", "speech"
+SAMPLE_RATE = 16_000
+"""Sample rate of speech in data folders and of what measures or encodes it, in Hz."""
 MODALITIES = (
     Modality(TEXT, suffix=".txt", terminator="<|endoftext|>"),
     Modality(

@@ -6,6 +6,7 @@ finds the class where it is now and logs the new path once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -39,28 +40,36 @@ MODULES = {
     "data.tasks": "tasks",
     "diffusion.corrupt": "diffusion.forward_process",
     "diffusion.likelihood": "diffusion.nelbo",
+    "evaluation.answerers": "evaluation.responses",
+    "evaluation.asking": "evaluation.suite",
     "evaluation.calibrate": "studies.calibrate",
-    "evaluation.calibration_table": "studies.calibration_table",
+    "evaluation.calibration_table": "studies.calibrate",
     "evaluation.caption": "evaluation.emojiworld.captions",
     "evaluation.cases": "evaluation.examples",
     "evaluation.chance": "evaluation.random_baseline",
-    "evaluation.choose": "studies.choose",
+    "evaluation.choose": "studies.calibrate",
     "evaluation.judges": "evaluation.scorers",
+    "evaluation.media": "evaluation.examples",
+    "evaluation.normalize": "evaluation.emojiworld.captions",
     "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
-    "evaluation.pareto": "studies.pareto",
+    "evaluation.outcome": "evaluation.statistics",
+    "evaluation.paired": "evaluation.statistics",
+    "evaluation.pareto": "studies.calibrate",
     "evaluation.reading": "evaluation.predictions",
+    "evaluation.reconstruction": "evaluation.codec_reconstruction",
+    "evaluation.refilling": "evaluation.infilling",
     "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
     "evaluation.tokenizer_run": "evaluation.tokenizers",
     "experiments": "studies.experiments",
     "experiments.arms": "studies.experiments.variants",
-    "experiments.bound": "studies.experiments.bound",
+    "experiments.bound": "studies.experiments.measurements",
     "experiments.command": "studies.experiments.command",
-    "experiments.compare": "studies.experiments.compare",
+    "experiments.compare": "studies.experiments.table",
     "experiments.measure": "studies.experiments.measurements",
-    "experiments.measured": "studies.experiments.measured",
-    "experiments.parts": "studies.experiments.parts",
-    "experiments.planning": "studies.experiments.planning",
-    "experiments.plot": "studies.experiments.plot",
+    "experiments.measured": "studies.experiments.measurements",
+    "experiments.parts": "studies.experiments.recipe",
+    "experiments.planning": "studies.experiments.variants",
+    "experiments.plot": "studies.experiments.table",
     "experiments.resolve": "studies.experiments.recipe",
     "experiments.table": "studies.experiments.table",
     "experiments.training": "studies.experiments.training",
@@ -114,9 +123,9 @@ MODULES = {
     "nn.seanet": "nn.codec.seanet",
     "nn.stft_discriminator": "nn.codec.discriminators",
     "planning": "studies.memory_plan",
-    "planning.activations": "studies.memory_plan.activations",
+    "planning.activations": "studies.memory_plan.memory",
     "planning.command": "studies.memory_plan.command",
-    "planning.load": "studies.memory_plan.load",
+    "planning.load": "studies.memory_plan.memory",
     "planning.memory": "studies.memory_plan.memory",
     "planning.plan": "studies.memory_plan.plan",
     "planning.settings": "studies.memory_plan.settings",
@@ -137,6 +146,16 @@ MODULES = {
 }
 """Old module: new module, both below this package."""
 NAMES: dict[str, str] = {
+    "Answerer": "ModelAdapter",
+    "Arm": "Variant",
+    "Case": "Example",
+    "OmniAnswerer": "OmniAdapter",
+    "Outcome": "Score",
+    "Reading": "Prediction",
+    "Reply": "Response",
+    "SceneOracle": "SceneClassifier",
+    "TokenizerReconstructor": "CodecReconstructor",
+    "merged": "merge_adapters",
     "Continuous": "ContinuousFeatures",
     "ContinuousSpeech": "SpeechFeatureEncoder",
     "OWN": "NATIVE",
@@ -144,6 +163,11 @@ NAMES: dict[str, str] = {
     "locate": "resolve_pretrained",
 }
 """Old name of a class or function: its new name."""
+ARGUMENTS = {
+    "is_shifted": "right_shift_logits",
+    "rows_from": "trainable_rows_from",
+}
+"""Old name of a class's argument: its new name."""
 
 
 def resolve(path: str) -> str:
@@ -151,6 +175,44 @@ def resolve(path: str) -> str:
     module, _, name = path.rpartition(".")
     own = module.removeprefix(_PACKAGE)
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+
+
+def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names.
+
+    Args:
+        plain: Anything made of dictionaries, lists and plain values.
+        level: Logging level of the message about a new name.
+    """
+    if isinstance(plain, list):
+        return [rename_arguments(value, level=level) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {
+        _argument(name, level): rename_arguments(value, level=level)
+        for name, value in plain.items()
+    }
+
+
+def rename_option(arg: str) -> str:
+    """Return a command-line option such as `--model.lora.rows_from=3` with its new name."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    path, dot, last = name.rpartition(".")
+    return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
+
+
+def _argument(name: Any, level: int) -> Any:
+    new = ARGUMENTS.get(name, name)
+    if new != name:
+        _log_once(level, name, new)
+    return new
+
+
+@functools.cache
+def _log_once(level: int, old: str, new: str) -> None:
+    log.log(level, "the argument '%s' is now '%s'", old, new)
 
 
 class _Moved(ModuleType):

@@ -7,7 +7,7 @@ rows and columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,12 +32,17 @@ SPLITS = (
 class Part:
     """One piece of a turn.
 
-    `modality` is `text` or the name of a modality span. Text carries `text`; media carry a `key`
-    (a file in the media shards) before encoding and `codes` after it. A transcript is text that the
-    assistant writes down of the user's speech before it answers. `hidden` are places of codes in a
-    request that the model is not shown; shards hold none. `features`, Float[K F], are the frames by
-    which an encoder hears a user's speech, where the model is to hear those in place of codes; they
-    are no part of the JSON.
+    Attributes:
+        modality: `text` or the name of a modality.
+        text: content of a text; `___` in an answer that is being generated is a blank.
+        key: file in the media shards, before encoding.
+        codes: content of media, after encoding.
+        is_transcript: whether it is the text of the user's speech that the assistant writes before
+            it answers.
+        masked: positions of codes that are masked: in a request, hidden from the model; in an
+            answer, to be generated. Shards hold none.
+        features: frames of an encoder that replace the speech codes as model input, Float[K F].
+            Not serialised.
     """
 
     modality: str
@@ -45,8 +50,13 @@ class Part:
     key: str | None = None
     codes: tuple[int, ...] | None = None
     is_transcript: bool = False
-    hidden: tuple[int, ...] = ()
+    masked: frozenset[int] = frozenset()
     features: NDArray[np.floating[Any]] | None = field(default=None, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no content, so that an answer part is generated whole."""
+        return not self.text and self.codes is None
 
     def to_json(self) -> dict[str, Any]:
         """`{"text": "hi"}`, `{"transcript": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""
@@ -82,6 +92,12 @@ class Sample:
     task: str
     turns: tuple[Turn, ...]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def unanswered(self) -> Sample:
+        """Return the sample with an empty last turn of the same modalities, without transcript."""
+        *before, last = self.turns
+        parts = tuple(Part(part.modality) for part in last.parts if not part.is_transcript)
+        return replace(self, turns=(*before, Turn(last.role, parts)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form that is stored as `KEY.json`."""

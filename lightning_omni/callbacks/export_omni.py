@@ -10,12 +10,11 @@ from torch import Tensor
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
-from lightning_omni.evaluation.media import manifest_hash
-from lightning_omni.evaluation.provenance import git_commit
+from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.nn.adapters import merged
+from lightning_omni.nn.adapters import merge_adapters
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER, fingerprint, locate
 
@@ -43,7 +42,7 @@ class ExportOmni(L.Callback):
             for name, value in whole.items()
             if name.startswith(_BACKBONE)
         }
-        backbone = merged(pl_module.backbone)
+        backbone = merge_adapters(pl_module.backbone)
         if backbone is not pl_module.backbone:
             weights = backbone.state_dict()
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}

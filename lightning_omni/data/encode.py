@@ -21,11 +21,12 @@ from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.tokenizers.speech_features import SAMPLE_RATE, SpeechFeatureEncoder
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import Part, Sample
 
 log = logging.getLogger(__name__)

@@ -266,7 +266,7 @@ class Template:
                 out.add(self.text.encode(part.text or ""))
             else:
                 ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
-                for position in part.hidden:
+                for position in part.masked:
                     ids[position] = self.vocab.mask_token_id
                 self._write_bracket(out, "begin", part.modality)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))

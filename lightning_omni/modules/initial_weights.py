@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.nn.adapters import plain_name
+from lightning_omni.moved import rename_arguments
+from lightning_omni.nn.adapters import base_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.vocab import Vocab
@@ -126,18 +127,18 @@ def _read(folder: Path) -> _Start:
             f"--input {folder} --output OTHER and give OTHER"
         )
     is_imported = config["class_path"] == _IMPORTED
-    args = config.get("init_args", {})
+    args = rename_arguments(config.get("init_args", {}))
     if is_imported:
         inner = args.get("transformer", {}).get("init_args", {})
-        args = {**inner, "is_shifted": args.get("is_shifted", False)}
+        args = {**inner, "right_shift_logits": args.get("right_shift_logits", False)}
     return _Start(folder, args, is_imported)
 
 
 def _require_alike(backbone: Transformer, start: _Start) -> None:
     """Refuse other settings that no shape reveals; of our own stages only the logits' shift."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
-    compared = own if start.is_imported else {"is_shifted": own["is_shifted"]}
-    theirs = {"is_shifted": False, **start.args}
+    compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
+    theirs = {"right_shift_logits": False, **start.args}
     if None in (theirs.get("continuous_dim"), own["continuous_dim"]):  # one has no projector
         theirs["continuous_dim"] = own["continuous_dim"]
     differ = {name: value for name, value in compared.items() if theirs.get(name, value) != value}
@@ -172,7 +173,7 @@ def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
     """Return the tensors that make up each weight, row below row, by its name without adapters."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict().items():
-        if plain := plain_name(name):
+        if plain := base_name(name):
             pieces.setdefault(plain, []).append(value)
     return pieces
 

@@ -19,7 +19,7 @@ from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.modules.initial_weights import drop_length_head, load_initial
 from lightning_omni.modules.metric_breakdown import metric_breakdown
 from lightning_omni.nn.adapters import Lora
-from lightning_omni.nn.embedding import CodeSpanFeatures
+from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.schedule import (
@@ -126,7 +126,7 @@ class MaskedDiffusionModule(L.LightningModule):
         if datamodule is not None:
             datamodule.check_features(has_projector=self.backbone.feature_projector is not None)
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
-            assert isinstance(module, CodeSpanFeatures)  # noqa: S101
+            assert isinstance(module, CodebookEmbedding)  # noqa: S101
             if features[name].shape != module.features.shape:
                 raise OmniError(
                     f"{name} codes have features of shape {tuple(features[name].shape)} but the "
@@ -141,11 +141,11 @@ class MaskedDiffusionModule(L.LightningModule):
             noisy.x_t,
             batch.position_ids,
             self.segments(batch),
-            places=noisy.positions,
+            positions=noisy.positions,
             continuous=batch.continuous,
         )
         loss: Tensor
-        loss, nll = self.objective(hidden, self.backbone.embedding.table(), batch, noisy)
+        loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_breakdown("train", batch, noisy, nll, hidden)
@@ -165,7 +165,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def segments(self, batch: Batch) -> SegmentLayout:
         """Return which tokens of a batch attend to each other."""
-        return self.backbone.layout(batch.lengths, batch.maskable)
+        return self.backbone.segment_layout(batch.lengths, batch.maskable)
 
     def nelbo(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the NELBO of each segment's answer in nats, its tokens and its modality.
@@ -175,7 +175,7 @@ class MaskedDiffusionModule(L.LightningModule):
         """
         index, segment, is_answer = batch.sample_index, batch.segment_ids, batch.is_answer
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=is_answer.device)
-        table, segments = self.backbone.embedding.table(), self.segments(batch)
+        table, segments = self.backbone.embedding.output_embedding(), self.segments(batch)
         levels = stratified_levels(self.noise_seed, index, draws=self.nelbo_draws)
         for draw, level in enumerate(levels):
             is_masked, factor = nelbo_mask(
@@ -186,7 +186,7 @@ class MaskedDiffusionModule(L.LightningModule):
                 noisy.x_t,
                 batch.position_ids,
                 segments,
-                places=noisy.positions,
+                positions=noisy.positions,
                 continuous=batch.continuous,
             )
             _, nll = self.objective(hidden, table, batch, noisy)
@@ -233,10 +233,10 @@ class MaskedDiffusionModule(L.LightningModule):
             noisy.x_t,
             batch.position_ids,
             self.segments(batch),
-            places=noisy.positions,
+            positions=noisy.positions,
             continuous=batch.continuous,
         )
-        loss, nll = self.objective(hidden, self.backbone.embedding.table(), batch, noisy)
+        loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         size = batch.num_rows
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
         self._log_breakdown(stage, batch, noisy, nll, hidden)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 NUM_MELS = 80
 STACKED = 7
 """Windows of a frame (m)."""
@@ -155,10 +155,6 @@ class SpeechFeatureEncoder(nn.Module):
         encoded: NDArray[np.floating[Any]] = half.cpu().numpy()
         return encoded
 
-    def hear(self, wave: Float[Tensor, " T"], *, about: str) -> NDArray[np.floating[Any]]:
-        """Same as `encode`: the name of before, until nothing uses it."""
-        return self.encode(wave, name=about)
-
     def fingerprint(self) -> str:
         """Return a hash of the encoder's class, structure and weights, and of the normalisation."""
         cls = type(self.encoder)
@@ -168,9 +164,6 @@ class SpeechFeatureEncoder(nn.Module):
             raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(raw.numpy().tobytes())
         return digest.hexdigest()
-
-
-ContinuousSpeech = SpeechFeatureEncoder  # the name of before, until nothing uses it
 
 
 def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
@@ -193,3 +186,31 @@ def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
             "numbers each"
         )
     return found["AddShift"], found["Rescale"]
+
+
+def check_encoder(
+    continuous_speech: SpeechFeatureEncoder | None, trained_with: str | None, *, is_needed: bool
+) -> None:
+    """Check that a model gets the encoder that it was trained with, and none if it needs none.
+
+    Args:
+        continuous_speech: the encoder that was given; None if none was.
+        trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
+        is_needed: whether the model reads features.
+
+    Raises:
+        OmniError: If it does not.
+    """
+    if continuous_speech is None:
+        return
+    if not is_needed:
+        raise OmniError(
+            "continuous_speech is given but the model has no projector for features and reads "
+            "codes; leave it out"
+        )
+    given = continuous_speech.fingerprint()
+    if trained_with is not None and given != trained_with:
+        raise OmniError(
+            f"continuous_speech has the fingerprint {given[:12]} but the model was trained "
+            f"with {trained_with[:12]}; give the encoder, its weights and the cmvn of the recipe"
+        )

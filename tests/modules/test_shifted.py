@@ -48,7 +48,7 @@ SAMPLE = Sample(
 
 def module(sizes=SIZES, special_tokens="released", **changes) -> MaskedDiffusionModule:
     torch.manual_seed(0)
-    shape = {**QWEN_SHAPE, "is_shifted": True, **changes}
+    shape = {**QWEN_SHAPE, "right_shift_logits": True, **changes}
     return MaskedDiffusionModule(
         vocab=sizes,
         backbone=partial(Transformer, **shape),
@@ -167,7 +167,7 @@ def test_another_segment_changes_nothing():
     ids = torch.randint(0, 90, (12,), generator=torch.Generator().manual_seed(0))
     index = torch.cat([torch.arange(n) for n in lengths])
     places = torch.stack((index, index * 0, index * 0), dim=1)
-    layout = SegmentLayout.of(lengths, device="cpu")
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
     before = model(ids, places, layout)
     changed = ids.clone()
     changed[6:7] += 1
@@ -179,12 +179,12 @@ def test_another_segment_changes_nothing():
 
 @torch.no_grad()
 def test_row_i_is_the_plain_network_s_row_before_and_the_first_its_own():
-    shifted, plain = module().backbone, module(is_shifted=False).backbone
+    shifted, plain = module().backbone, module(right_shift_logits=False).backbone
     assert shifted.state_dict().keys() == plain.state_dict().keys()
     ids, index = torch.arange(7), torch.tensor([0, 1, 2, 0, 1, 0, 1])
     places = torch.stack((index, index * 0, index * 0), dim=1)
     for lengths in ((3, 2, 2), (3, 0, 2, 2, 0)):
-        layout = SegmentLayout.of(lengths, device="cpu")
+        layout = SegmentLayout.from_lengths(lengths, device="cpu")
         moved, own = (m(ids, places, layout) for m in (shifted, plain))
         assert torch.equal(moved, own[[0, 0, 1, 3, 3, 5, 5]])
 
@@ -216,7 +216,7 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     model = module(num_layers=1).backbone  # keys of one layer depend on no other token
     lengths, holes, mask = (8, 5), [5, 6, 7, 11, 12], 1047
     index = torch.cat([torch.arange(n) for n in lengths])
-    layout = SegmentLayout.of(lengths, device="cpu")
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
     places = torch.stack((index, index * 0, index * 0), dim=1)
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
@@ -240,7 +240,7 @@ def test_what_was_started_from_dream_is_exported_as_it_scores(tmp_path, form):
     model.backbone.save_pretrained(tmp_path / "trained")
     export_model(tmp_path / "trained", form, tmp_path / "out")
     loaded, ids = load_backbone(tmp_path / "out"), torch.randint(0, model.vocab.size, (15,))
-    assert loaded.is_shifted
+    assert loaded.right_shift_logits
     every = torch.arange(15)
     hidden = states_of(model, batch_of(ids, every), every)
     torch.testing.assert_close(loaded(ids[None])[0], model.backbone.logits(hidden))
@@ -249,5 +249,5 @@ def test_what_was_started_from_dream_is_exported_as_it_scores(tmp_path, form):
 
 
 def test_an_isolated_prompt_cannot_score_an_answer():
-    with pytest.raises(OmniError, match="isolate_prompt and is_shifted are both set"):
+    with pytest.raises(OmniError, match="isolate_prompt and right_shift_logits are both set"):
         module(isolate_prompt=True)

@@ -1,4 +1,4 @@
-"""What the tokenizers alone make of the truth: the best a joint model over their codes can do."""
+"""Codec reconstruction: references encoded and decoded, the upper bound of a model of codes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ import torch
 from PIL import Image
 
 from lightning_omni.data.media import tensor_to_image
-from lightning_omni.evaluation.examples import Reply, part_of
+from lightning_omni.evaluation.examples import Response, part_of
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Role, Sample
 
 
-class TokenizerReconstructor:
-    """Decodes codes with the tokenizers of an exported model folder."""
+class CodecReconstructor:
+    """Decodes the codes of samples by the tokenizers of an exported model.
+
+    Args:
+        model: Folder of the exported model.
+    """
 
     def __init__(self, model: Path) -> None:
         self.image = ImageTokenizer.from_pretrained(model / "image_tokenizer")
         self.speech = SpeechTokenizer.from_pretrained(model / "speech_tokenizer")
 
     @torch.inference_mode()
-    def decode(self, sample: Sample, role: Role) -> Reply:
-        """Decode the image and the speech of a side; text stays as it is."""
+    def decode(self, sample: Sample, role: Role) -> Response:
+        """Decode image and speech of the turns of a role; text is returned as it is."""
         text = part_of(sample, role, "text")
         image, sound = part_of(sample, role, "image"), part_of(sample, role, "speech")
         picture: Image.Image | None = None
@@ -34,4 +38,4 @@ class TokenizerReconstructor:
         wave = None
         if sound is not None and sound.codes:
             wave = self.speech.decode(torch.tensor([sound.codes]))[0].float().cpu().numpy()
-        return Reply(text.text if text else None, picture, wave, self.speech.sample_rate)
+        return Response(text.text if text else None, picture, wave, self.speech.sample_rate)

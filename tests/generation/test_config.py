@@ -1,16 +1,16 @@
 """What a calibration found is kept with the model and overruled by the user."""
 
 import pytest
-
-from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import Sampling
 from lightning_omni.generation.defaults import QUALITIES
 from lightning_omni.generation.plain_sampling import from_plain, to_plain
 from lightning_omni.generation.qualities import load_qualities, resolve, save_qualities
 from lightning_omni.samplers.growth import Growth
+from lightning_omni.samplers.token_editing import TokenEditing
+
+from lightning_omni.errors import OmniError
+from lightning_omni.generation.config import Sampling
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
-from lightning_omni.samplers.token_editing import TokenEditing
 
 WAYS = [
     Sampling(),

@@ -28,7 +28,7 @@ def packed(lengths, holes, heard, rng):
     return PackedPrompts(
         ids,
         torch.stack((index, index * 0, index * 0), dim=1),
-        SegmentLayout.of(lengths, device="cpu"),
+        SegmentLayout.from_lengths(lengths, device="cpu"),
         torch.tensor(holes),
         Continuous(torch.tensor(heard), torch.randn(len(heard), WIDTH, generator=rng)),
     )
@@ -37,7 +37,7 @@ def packed(lengths, holes, heard, rng):
 def one_pass(model, prompts, ids):
     is_open = torch.zeros(len(ids), dtype=torch.bool)
     is_open[prompts.hole_positions] = True
-    layout = model.layout(prompts.layout.lengths, is_open)
+    layout = model.segment_layout(prompts.layout.lengths, is_open)
     hidden = model(ids, prompts.position_ids, layout, continuous=prompts.continuous)
     return model.logits(hidden[prompts.hole_positions])
 

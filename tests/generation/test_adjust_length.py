@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning_omni.generation.blank import Blank
+from lightning_omni.generation.part_draft import TextDraft
+from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.samplers.growth import Growth
 from small_models import SMALL, sample_of
 
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.blank import Blank
 from lightning_omni.generation.canvas_builder import end_ids
 from lightning_omni.generation.config import Sampling
 from lightning_omni.generation.generator import PartFiller
 from lightning_omni.generation.history import replay
 from lightning_omni.generation.lengths import LengthRule
-from lightning_omni.generation.part_draft import TextDraft
-from lightning_omni.nn.length_head import LengthHead
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.growth import Growth
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part
 from lightning_omni.vocab import Vocab

@@ -1,11 +1,7 @@
 """An option that cannot change any answer of a call is refused, whoever else could use it."""
 
 import pytest
-
-from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import MAX_SEED, Sampling
 from lightning_omni.generation.draft import Draft
-from lightning_omni.generation.omni import Omni
 from lightning_omni.generation.part_draft import ImageDraft, TextDraft
 from lightning_omni.generation.unused_options import (
     check_used,
@@ -14,6 +10,10 @@ from lightning_omni.generation.unused_options import (
     scope_of_tasks,
 )
 from lightning_omni.samplers.growth import Growth
+
+from lightning_omni.errors import OmniError
+from lightning_omni.generation.config import MAX_SEED, Sampling
+from lightning_omni.generation.omni import Omni
 from lightning_omni.types import Part, Sample, Turn
 
 

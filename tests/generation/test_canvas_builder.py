@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from lightning_omni.generation.blank import (
     LONGEST_GAP,
     MAX_TRIES,
@@ -10,8 +9,9 @@ from lightning_omni.generation.blank import (
     media_blank,
     text_blanks,
 )
-from lightning_omni.generation.canvas_builder import Grammar
 from lightning_omni.generation.part_draft import ImageDraft, SpeechDraft, TextDraft
+
+from lightning_omni.generation.canvas_builder import Grammar
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
 

@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
-
-from lightning_omni.errors import OmniError
 from lightning_omni.generation.composite import compose_image, compose_speech
 from lightning_omni.generation.draft import Draft, check_draft, open_cells, open_frames
 from lightning_omni.generation.given_files import GivenFiles, parse_times
@@ -14,6 +11,9 @@ from lightning_omni.generation.part_draft import (
     TextDraft,
     check_part_drafts,
 )
+from PIL import Image
+
+from lightning_omni.errors import OmniError
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
 
