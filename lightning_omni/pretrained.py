@@ -187,6 +187,3 @@ def resolve_pretrained(given: str | list[str], part: str = "") -> Path:
                 log.info("nothing in '%s' yet; taking '%s'", folders[0], folder)
             return folder
     return folders[0]
-
-
-locate = resolve_pretrained  # the name of before, until nothing uses it

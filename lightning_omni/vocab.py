@@ -100,7 +100,6 @@ With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids equ
 """
 
 SETS: dict[SpecialTokensName, SpecialTokens] = {"native": NATIVE, "released": RELEASED}
-OWN = NATIVE  # the name of before, until nothing uses it
 PAD = "<|endoftext|>"
 
 

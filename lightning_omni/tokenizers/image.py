@@ -69,7 +69,7 @@ class ImageTokenizer(Tokenizer):
     @property
     def columns(self) -> int:
         """Codes per image row."""
-        return self.image_size // self.downsample_factor
+        return int(self.image_size // self.downsample_factor)
 
     def quantize(self, images: Float[Tensor, "B 3 Y X"]) -> Quantized:
         """Encode to quantized latents, with the losses for training."""

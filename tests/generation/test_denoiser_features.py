@@ -8,7 +8,7 @@ from lightning_omni.generation.canvas_builder import PackedPrompts
 from lightning_omni.generation.denoiser import Guide, conditional, guided
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 MASK, WIDTH = 29, 6
 LENGTHS, HOLES, HEARD = (8, 6), [5, 6, 7, 12, 13], [1, 2, 9, 10]
@@ -30,7 +30,7 @@ def packed(lengths, holes, heard, rng):
         torch.stack((index, index * 0, index * 0), dim=1),
         SegmentLayout.from_lengths(lengths, device="cpu"),
         torch.tensor(holes),
-        Continuous(torch.tensor(heard), torch.randn(len(heard), WIDTH, generator=rng)),
+        ContinuousFeatures(torch.tensor(heard), torch.randn(len(heard), WIDTH, generator=rng)),
     )
 
 

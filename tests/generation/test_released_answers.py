@@ -66,10 +66,10 @@ def test_what_ends_an_answer_says_what_follows_it():
     parts = SAMPLES["svqa"].turns[-1].parts
     words, codes = "a green whale.", VOCAB.to_ids("speech", [5, 17, 2])
     begin, end = (VOCAB.special(f"<|{side}_of_audio|>") for side in ("begin", "end"))
-    assert TEMPLATE.hole_ids(parts, 0) == [*TEXT.encode(words + "\n"), begin]
-    assert TEMPLATE.hole_ids(parts, 1) == [*codes, end, LINE, *FEED]
-    assert TEMPLATE.hole_ids(parts[:1], 0) == [*TEXT.encode(words), LINE, *FEED]
-    assert TEMPLATE.hole_ids((parts[0], *parts), 0)[-1] == VOCAB.pad_token_id
+    assert TEMPLATE.answer_ids(parts, 0) == [*TEXT.encode(words + "\n"), begin]
+    assert TEMPLATE.answer_ids(parts, 1) == [*codes, end, LINE, *FEED]
+    assert TEMPLATE.answer_ids(parts[:1], 0) == [*TEXT.encode(words), LINE, *FEED]
+    assert TEMPLATE.answer_ids((parts[0], *parts), 0)[-1] == VOCAB.pad_token_id
 
 
 def hole_ids(answer, part="0"):

@@ -8,7 +8,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 LENGTHS = [7, 5, 9]
 PLACES = torch.tensor([2, 3, 13, 14, 15])
@@ -50,7 +50,7 @@ def test_a_model_of_tokens_alone_has_no_weight_of_it_and_the_same_bits():
 def test_only_the_places_of_features_are_overwritten():
     model = network()
     embedded = torch.randn(sum(LENGTHS), SMALL["dim"])
-    out = model.feature_projector.overwrite(embedded, Continuous(PLACES, features()))
+    out = model.feature_projector.overwrite(embedded, ContinuousFeatures(PLACES, features()))
     kept = torch.ones(len(embedded), dtype=torch.bool)
     kept[PLACES] = False
     assert torch.equal(out[kept], embedded[kept])
@@ -59,7 +59,7 @@ def test_only_the_places_of_features_are_overwritten():
 
 @torch.no_grad()
 def test_the_token_under_a_feature_does_not_count():
-    model, given = network(), Continuous(PLACES, features())
+    model, given = network(), ContinuousFeatures(PLACES, features())
     ids = torch.arange(sum(LENGTHS)) % 50
     other = ids.clone()
     other[PLACES] = 49
@@ -72,7 +72,7 @@ def test_a_feature_changes_its_own_segment_and_no_other(changed):
     model, first = network(), features()
     segment = torch.repeat_interleave(torch.arange(3), torch.tensor(LENGTHS))
     second = torch.where((segment[PLACES] == changed)[:, None], features(1), first)
-    before, after = (run(model, Continuous(PLACES, f)) for f in (first, second))
+    before, after = (run(model, ContinuousFeatures(PLACES, f)) for f in (first, second))
     same = (before == after).all(1)
     assert same[segment != changed].all()
     assert not same[segment == changed].any()
@@ -83,7 +83,7 @@ def test_gradients_reach_the_projector_and_are_zero_where_there_is_no_speech(rec
     model = network()
     if recomputes:
         model.recompute_activations()
-    for given, is_zero in ((Continuous(PLACES, features()), False), (None, True)):
+    for given, is_zero in ((ContinuousFeatures(PLACES, features()), False), (None, True)):
         model.zero_grad()
         run(model, given).square().sum().backward()
         for parameter in model.feature_projector.parameters():
@@ -94,22 +94,22 @@ def test_gradients_reach_the_projector_and_are_zero_where_there_is_no_speech(rec
 def test_half_precision_features_are_taken_as_they_are():
     model = network()
     half = features().half()
-    whole = run(model, Continuous(PLACES, half.float()))
-    assert torch.equal(run(model, Continuous(PLACES, half)), whole)
+    whole = run(model, ContinuousFeatures(PLACES, half.float()))
+    assert torch.equal(run(model, ContinuousFeatures(PLACES, half)), whole)
 
 
 def test_features_without_a_projector_or_of_another_width_are_refused():
     with pytest.raises(OmniError, match="set continuous_dim: 6"):
-        run(network(None), Continuous(PLACES, features()))
+        run(network(None), ContinuousFeatures(PLACES, features()))
     with pytest.raises(OmniError, match="have 5 dimensions but the backbone's projector takes 6"):
-        run(network(), Continuous(PLACES, features(width=5)))
+        run(network(), ContinuousFeatures(PLACES, features(width=5)))
 
 
 def test_features_among_some_places_are_those_at_the_same_tokens(rng):
     everywhere = torch.randn(12, 3, generator=rng)
-    given = Continuous(torch.tensor([1, 2, 5, 9]), everywhere[[1, 2, 5, 9]])
+    given = ContinuousFeatures(torch.tensor([1, 2, 5, 9]), everywhere[[1, 2, 5, 9]])
     places = torch.tensor([0, 2, 4, 5, 11])
     found = given.among(places)
-    assert places[found.places].tolist() == [2, 5]
-    assert torch.equal(found.features, everywhere[places[found.places]])
-    assert len(given.among(torch.tensor([0, 3])).places) == 0
+    assert places[found.positions].tolist() == [2, 5]
+    assert torch.equal(found.features, everywhere[places[found.positions]])
+    assert len(given.among(torch.tensor([0, 3])).positions) == 0
