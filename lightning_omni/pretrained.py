@@ -101,9 +101,9 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
     unshared = {}
     for name, value in state.items():
         tensor = value.detach().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        unshared[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
+        pointer = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
     return unshared
 
 
@@ -164,7 +164,7 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 """Word for the model that comes with the package."""
-SHIPPED = "shipped"  # its name of before, accepted for one release
+SHIPPED = "shipped"  # old word, accepted for one release
 FOLDER = Path(__file__).parent / "assets" / "mini"
 
 

@@ -135,7 +135,7 @@ class Span:
 
 
 class Vocab:
-    """The joint id space; no other place knows an id.
+    """The joint id space: the only definition of ids.
 
     Text ids come first, then the special tokens, then the modality spans in the order given. Spans
     are appended, so a new one never moves an existing id.

@@ -50,11 +50,11 @@ class DNSMOS:
             OmniError: If there are no samples.
         """
         if len(wave) == 0:
-            raise OmniError("no sound to score: 0 samples")
+            raise OmniError("no speech to score: 0 samples")
         if sample_rate != SAMPLE_RATE:
             wave = soxr.resample(wave, sample_rate, SAMPLE_RATE)
-        sound = np.tile(wave, -(-WINDOW // len(wave)))
-        count = len(sound) // WINDOW
-        windows = sound[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
+        repeated = np.tile(wave, -(-WINDOW // len(wave)))
+        count = len(repeated) // WINDOW
+        windows = repeated[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
         raw = [self._session.run(None, {self._input: w[None]})[0][0][2] for w in windows]
         return float(np.polyval(_OVERALL, np.asarray(raw)).mean())

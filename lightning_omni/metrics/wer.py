@@ -22,7 +22,7 @@ def normalize_transcript(text: str) -> str:
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCount:
-    """Substitutions, deletions and insertions of words after `normalize_transcript`.
+    """Count substitutions, deletions and insertions of words after `normalize_transcript`.
 
     Raises:
         ValueError: If the reference has no words.
@@ -35,7 +35,7 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCount:
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCount:
-    """The same over characters, spaces included.
+    """Count substitutions, deletions and insertions of characters, spaces included.
 
     Raises:
         ValueError: If the reference has no characters.
