@@ -14,7 +14,7 @@ from data_prep.emojiworld.splits import digest
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS, Part, Role, Sample, Turn
-from lightning_omni.vocab import OWN, RELEASED
+from lightning_omni.vocab import NATIVE, RELEASED
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -128,7 +128,7 @@ def check_no_special_tokens(text: str) -> None:
     Raises:
         OmniError: If the text contains a special token or a media placeholder.
     """
-    for token in (*OWN.names, *RELEASED.names):
+    for token in (*NATIVE.names, *RELEASED.names):
         if token in text:
             raise OmniError(f"the text contains the special token {token}; remove it")
 

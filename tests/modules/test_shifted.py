@@ -97,7 +97,7 @@ def states_of(model, batch, positions, ids=None):
     """Final states at some positions of a batch, or of other ids in its place."""
     return model.backbone(
         *(batch.ids if ids is None else ids, batch.position_ids, model.segments(batch)),
-        places=positions,
+        positions=positions,
     )
 
 
@@ -106,7 +106,7 @@ def nll_of(model, batch, positions):
     is_masked = torch.zeros_like(batch.is_answer).index_fill(0, positions, True)
     noisy = with_masks(batch, is_masked, mask_token_id=model.vocab.mask_token_id)
     hidden = states_of(model, batch, positions, noisy.x_t)
-    return model.objective(hidden, model.backbone.embedding.table(), batch, noisy)[1]
+    return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[1]
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
     prompts = PackedPrompts(ids, places, layout, torch.tensor(holes))
-    denoise = conditional(model, prompts, mask_token_id=mask, refresh_every=99)
+    denoise = conditional(model, prompts, mask_token_id=mask, cache_interval=99)
     allowed = torch.arange(1000)
     for done in ([], [5], [5, 12], [5, 6, 7, 12]):
         now = ids.clone()

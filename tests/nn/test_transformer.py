@@ -157,16 +157,16 @@ WANTED = [[4, 9, 10, 23], [0, 1, 2, 25], []]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wanted", WANTED, ids=len)
 def test_states_at_some_positions_and_their_gradients_are_those_of_a_whole_pass(rng, wanted, dtype):
-    model, lengths, places_of = tiny(), [7, 5, 12, 2], torch.tensor(wanted, dtype=torch.long)
+    model, lengths, wanted_positions = tiny(), [7, 5, 12, 2], torch.tensor(wanted, dtype=torch.long)
     ids = torch.randint(0, 50, (26,), generator=rng)
     layout = SegmentLayout.from_lengths(lengths, device="cpu")
     push = torch.randn(len(wanted), 32, generator=rng)
     found = []
-    for positions in (places_of, None):
+    for positions in (wanted_positions, None):
         model.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
             states = model(ids, position_ids(lengths), layout, positions=positions)
-        states = states if positions is not None else states[places_of]
+        states = states if positions is not None else states[wanted_positions]
         (states * push).sum().backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((states, grads))

@@ -66,13 +66,13 @@ def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(wor
         "speech": ["--audio", "in.wav"],
     }
     declared = TASKS_BY_NAME[task]
-    args = [x for modality in declared.asks for x in given[modality]]
+    args = [x for modality in declared.inputs for x in given[modality]]
     outs = [workplace / f"out/{task}-{n}" for n in range(2)]
     for out in outs:
         model = ["--model", "runs/debug/stage3/export"]
         assert main(["generate", "--task", task, *args, "--out", str(out), *model]) == 0
     suffixes = {"text": ".txt", "image": ".png", "speech": ".wav"}
-    for modality in declared.answers:
+    for modality in declared.outputs:
         first, second = (out.with_suffix(suffixes[modality]).read_bytes() for out in outs)
         assert first == second
     record = json.loads(outs[0].with_suffix(".json").read_text())
