@@ -16,7 +16,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.templates import make_template
-from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import PackedPrompts
@@ -135,7 +135,7 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     ids, positions, labels = (case[f"packed.{n}"] for n in ("input_ids", "position_ids", "labels"))
     places = (labels != -100).nonzero().squeeze(1)
     assert (positions[places] > 0).all()  # a first token has no loss there
-    hidden = model.hidden(batch_of(ids, positions), unmasked(ids, places))
+    hidden = states_of(model, batch_of(ids, positions), places)
     ours = F.cross_entropy(model.backbone.logits(hidden), labels[places])
     torch.testing.assert_close(ours, loss, atol=1e-5, rtol=0)
     # our loss never predicts the mask
@@ -143,7 +143,11 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     theirs[:, model.vocab.mask_token_id] = -torch.inf
     kept = labels[places] != model.vocab.mask_token_id
     truth = batch_of(torch.where(labels == -100, ids, labels), positions)
-    total, _ = model._loss(truth, unmasked(ids, places[kept]), hidden[kept])
+    ones = torch.ones(int(kept.sum()))
+    noisy = NoisyBatch(ids, places[kept], ones.bool(), ones, ones)
+    total, _ = model.objective(
+        hidden[kept], model.backbone.embedding.output_embedding(), truth, noisy
+    )
     expected = F.cross_entropy(theirs[kept], labels[places][kept], reduction="sum") / len(ids)
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=0)
 
@@ -157,7 +161,7 @@ def test_logits_are_bit_by_bit_those_of_load_backbone(reference):
         (case["single.input_ids"], torch.arange(40)),
     ):
         every = torch.arange(len(ids))
-        hidden = model.hidden(batch_of(ids, positions), unmasked(ids, every))
+        hidden = states_of(model, batch_of(ids, positions), every)
         assert torch.equal(model.backbone.logits(hidden), loaded(ids[None], positions[None])[0])
 
 
