@@ -27,6 +27,8 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
     Raises:
         OmniError: Naming the option, what it got and what it takes.
     """
+    if not isinstance(value, int | float):
+        raise OmniError(f"{name} is {value!r}, wanted a number")
     if not least <= value <= most:
         lower, upper = (str(x) if isinstance(x, int) else f"{x:g}" for x in (least, most))
         wanted = f"at least {lower}" if most == math.inf else f"{lower} to {upper}"

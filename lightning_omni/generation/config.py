@@ -85,6 +85,11 @@ class GenerationConfig:
                 f"num_steps ({self.num_steps}) and steps_per_token ({self.steps_per_token:g}) are "
                 "both given, and the first overrides the second; leave one out"
             )
+        if self.response_length is not None and self.adjust_length:
+            raise OmniError(
+                f"response_length ({self.response_length}) states the length and adjust_length "
+                "changes it; leave one out"
+            )
         for name, (least, most) in _LIMITS.items():
             if (value := getattr(self, name)) is not None:
                 check_within(name, value, least, most)
