@@ -6,6 +6,7 @@ finds the class where it is now and logs the new path once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -138,6 +139,8 @@ MODULES = {
 """Old module: new module, both below this package."""
 NAMES: dict[str, str] = {}
 """Old name of a class or function: its new name."""
+ARGUMENTS: dict[str, str] = {}
+"""Old name of a class's argument: its new name."""
 
 
 def resolve(path: str) -> str:
@@ -145,6 +148,58 @@ def resolve(path: str) -> str:
     module, _, name = path.rpartition(".")
     own = module.removeprefix(_PACKAGE)
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+
+
+def rename_arguments(plain: Any) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names."""
+    if isinstance(plain, list):
+        return [rename_arguments(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {_argument(name): rename_arguments(value) for name, value in plain.items()}
+
+
+def rename_class_paths(plain: Any) -> Any:
+    """Return a recipe or saved configuration whose `class_path`s lead to where classes are now."""
+    if isinstance(plain, list):
+        return [rename_class_paths(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {
+        name: rename_class(value) if name == "class_path" else rename_class_paths(value)
+        for name, value in plain.items()
+    }
+
+
+def rename_class(path: Any) -> Any:
+    """Return the dotted path of a class of this package as it is now; log a change once."""
+    if not (isinstance(path, str) and path.startswith(_PACKAGE)):
+        return path
+    new = resolve(path)
+    if new != path:
+        _warn_once("class", path, new)
+    return new
+
+
+def rename_option(arg: str) -> str:
+    """Return a command-line option such as `--model.lora.rows_from=3` with its new name."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    path, dot, last = name.rpartition(".")
+    return f"{path}{dot}{_argument(last)}{equals}{value}" if dot else arg
+
+
+def _argument(name: Any) -> Any:
+    new = ARGUMENTS.get(name, name)
+    if new != name:
+        _warn_once("argument", name, new)
+    return new
+
+
+@functools.cache
+def _warn_once(kind: str, old: str, new: str) -> None:
+    log.warning("the %s '%s' is now '%s'", kind, old, new)
 
 
 class _Moved(ModuleType):
