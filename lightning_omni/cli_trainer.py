@@ -104,8 +104,8 @@ class OmniCLI(LightningCLI):
         """Add the logger and callbacks that the recipe does not name."""
         given: Any = self.config.get(str(self.subcommand), self.config)
         defaults = run_defaults(given.trainer, given.model.class_path, given.run_defaults)
-        for name, value in defaults.items():
-            given.trainer[name] = value
+        parsed = self._parser(self.subcommand).parse_object({"trainer": defaults}, given)
+        given.trainer.update(parsed.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Return the trainer, or None where it is not wanted."""

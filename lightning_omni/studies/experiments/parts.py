@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from jsonargparse import ArgumentParser
 
+from lightning_omni.callbacks.defaults import RUN_DEFAULTS, RunDefault
 from lightning_omni.callbacks.export_omni import ExportOmni
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, sentence_behind
@@ -30,8 +31,9 @@ def check_recipe(recipe: Recipe) -> Parts:
         built = _built(recipe, _parser(with_trainer=True))
     parts = _joint(built)
     callbacks = built.trainer.callbacks or []
-    if not any(isinstance(callback, ExportOmni) for callback in callbacks):
-        raise OmniError("nothing would be exported; list ExportOmni in trainer.callbacks")
+    is_named = any(isinstance(callback, ExportOmni) for callback in callbacks)
+    if not is_named and "export" not in built.run_defaults:
+        raise OmniError("nothing would be exported; add export to run_defaults")
     return parts
 
 
@@ -49,6 +51,7 @@ def _parser(*, with_trainer: bool) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     if with_trainer:
         parser.add_argument("--seed_everything", type=bool | int)
+        parser.add_argument("--run_defaults", type=list[RunDefault], default=list(RUN_DEFAULTS))
         parser.add_class_arguments(L.Trainer, "trainer", fail_untyped=False, instantiate=False)
     kinds = {"model": L.LightningModule, "data": L.LightningDataModule}
     for name, kind in kinds.items():

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lightning_omni.errors import OmniError
+from lightning_omni.recipe import read_recipe
 
 Recipe = dict[str, Any]
 SECTIONS = ("trainer", "data.init_args", "model.init_args")
@@ -30,9 +31,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         OmniError: If it is not such a recipe.
     """
-    recipe = _inlined(_read(path), path.parent)
-    if not isinstance(recipe, dict):
-        raise OmniError(f"'{path}' holds no options; give a recipe of the verb `fit`")
+    recipe = read_recipe(path)
     for section in SECTIONS:
         if not isinstance(_at(recipe, section), dict):
             raise OmniError(f"'{path}' has no section {section}; give a recipe of the verb `fit`")
@@ -100,25 +99,6 @@ def digest(content: Any) -> str:
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write it as YAML, in its own order."""
     path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise OmniError(f"'{path}' is not YAML ({error}); mend it") from error
-
-
-def _inlined(value: Any, folder: Path) -> Any:
-    """Put the files in place that are named from `folder`, as a parser of recipes would."""
-    if isinstance(value, dict):
-        return {k: _inlined(v, folder) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_inlined(v, folder) for v in value]
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-        path = folder / value
-        return _inlined(_read(path), path.parent) if path.is_file() else value
-    return value
 
 
 def _at(recipe: Recipe, path: str) -> Any:
