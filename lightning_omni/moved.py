@@ -141,6 +141,8 @@ NAMES: dict[str, str] = {}
 """Old name of a class or function: its new name."""
 ARGUMENTS: dict[str, str] = {}
 """Old name of a class's argument: its new name."""
+REMOVED: dict[str, str] = {}
+"""Argument that is gone: why it is ignored."""
 
 
 def resolve(path: str) -> str:
@@ -156,7 +158,11 @@ def rename_arguments(plain: Any) -> Any:
         return [rename_arguments(value) for value in plain]
     if not isinstance(plain, dict):
         return plain
-    return {_argument(name): rename_arguments(value) for name, value in plain.items()}
+    return {
+        _argument(name): rename_arguments(value)
+        for name, value in plain.items()
+        if not _is_removed(name)
+    }
 
 
 def rename_class_paths(plain: Any) -> Any:
@@ -188,6 +194,17 @@ def rename_option(arg: str) -> str:
     name, equals, value = arg.partition("=")
     path, dot, last = name.rpartition(".")
     return f"{path}{dot}{_argument(last)}{equals}{value}" if dot else arg
+
+
+def _is_removed(name: Any) -> bool:
+    if name in REMOVED:
+        _warn_removed(name)
+    return name in REMOVED
+
+
+@functools.cache
+def _warn_removed(name: str) -> None:
+    log.warning("the argument '%s' is ignored: %s", name, REMOVED[name])
 
 
 def _argument(name: Any) -> Any:
