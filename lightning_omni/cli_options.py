@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
 from lightning_omni.moved import rename_class, rename_option
-from lightning_omni.recipe import read_recipe, read_yaml
+from lightning_omni.recipe import BASE, read_recipe, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +156,12 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
 
 def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:
     names = {name.partition(".")[0] for name in plain}
-    unknown = sorted(names - set(known))
+    unknown = sorted(names - {BASE, *known})
     if not unknown:
         return
     if names >= _SECTIONS:
         kind = " seems to be a recipe of the verb `fit`"
-    elif len(unknown) < len(names) and (hint := did_you_mean(unknown[0], known)):
+    elif len(unknown) == 1 < len(names) and (hint := did_you_mean(unknown[0], known)):
         raise OmniError(f"'{path}' has the unknown option {unknown[0]}{hint}")
     else:
         kind = " seems to be of another verb"

@@ -89,7 +89,6 @@ MODULES = {
     "inference.qualities": "generation.qualities",
     "inference.request": "generation.request",
     "inference.sampling": "generation.config",
-    "inference.shrink": "generation.shrink",
     "inference.trace": "generation.history",
     "inference.unused_options": "generation.unused_options",
     "interop.own": "interop.native",

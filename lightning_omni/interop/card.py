@@ -20,8 +20,8 @@ def read_card(model: Path) -> str:
     card = model / CARD_FILE
     if not card.is_file():
         return (
-            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: its training data "
-            "and their licences are unknown.\n"
+            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: its training "
+            "data and their licences are unknown.\n"
         )
     text = card.read_text("utf-8").split(_SECTION)[0]
     return text if text.startswith("---\n") else _HEAD + text

@@ -236,9 +236,7 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     }
     for name, value in unsupported.items():
         if value is not None:
-            raise OmniError(
-                f"'{about}' sets {name} to {value}, which our transformer does not support"
-            )
+            raise OmniError(f"'{about}' has {name} {value}, which our transformer does not support")
     thetas = (config.get("rope_theta"), rope.get("rope_theta"), 10_000.0)
     theta = next(value for value in thetas if value is not None)
     return {

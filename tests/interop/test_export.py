@@ -153,7 +153,7 @@ def refused(args, words, capsys):
 def test_a_backbone_that_is_no_qwen2_is_refused_by_the_property(tmp_path, capsys, changes, words):
     model = ours(tmp_path / "ours", **changes)
     args = ["export", "--model", str(model), "--output", str(tmp_path / "out"), "--format", "hf"]
-    refused(args, "cannot be written as hf, because Qwen2 has not its ", capsys)
+    refused(args, "cannot be written as hf, because Qwen2 does not have its ", capsys)
     refused(args, f"{words}; give --format safetensors", capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours"]
     assert export(model, tmp_path / "out", form="safetensors") == 0
@@ -251,7 +251,7 @@ def test_a_push_that_fails_keeps_the_folder(tmp_path, monkeypatch, capsys, error
     monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda _: FakeHub(error))
     model = ours(tmp_path / "ours")
     args = ["export", "--model", str(model), "--output", str(tmp_path / "out"), "--format", "hf"]
-    refused([*args, "--push", "me/small"], "the folder is whole", capsys)
+    refused([*args, "--push", "me/small"], "the folder is complete", capsys)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -24,7 +24,7 @@ def test_our_own_export_encodes_and_decodes():
     ("call", "expected"),
     [
         (lambda t: t.encode(torch.zeros(1, 3, 60, 64)), "60 x 64 pixels, wanted multiples of 8"),
-        (lambda t: t.decode(torch.zeros(1, 63, dtype=torch.long)), "63 codes fill no square"),
+        (lambda t: t.decode(torch.zeros(1, 63, dtype=torch.long)), "63 codes do not fill a square"),
         (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=4), "no grid of 4 rows"),
         (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=-2), "no grid of -2 rows"),
         (
