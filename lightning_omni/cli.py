@@ -22,6 +22,7 @@ from lightning_omni.cli_help import (
     verb_help,
 )
 from lightning_omni.cli_options import (
+    arguments_in,
     inline_options,
     inline_recipes,
     one_line,
@@ -33,6 +34,8 @@ from lightning_omni.errors import OmniError, did_you_mean, sentence_behind
 from lightning_omni.signatures import CONFIG
 
 if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
     from lightning_omni.cli_trainer import OmniCLI
 
 TRACEBACK = "LIGHTNING_OMNI_TRACEBACK"
@@ -157,10 +160,23 @@ def _plan(args: list[str]) -> None:
 def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
     """Return the arguments for the function of a verb, with their classes built.
 
-    A parameter `config` of the function is a dataclass whose fields are options of their own.
-
     Raises:
         OmniError: If an option is unknown, wrong or missing.
+    """
+    parser, known = parser_of(verb)
+    options = parser.parse_args(inline_options(verb, rename_options(args, known), known))
+    options.pop(CONFIG, None)
+    arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
+    if grouped := _config_class(verb):
+        inside = {field.name for field in fields(grouped)} & arguments.keys()
+        arguments[CONFIG] = grouped(**{name: arguments.pop(name) for name in inside})
+    return arguments
+
+
+def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
+    """Return the parser of a function's options, and their names.
+
+    A parameter `config` of the function is a dataclass whose fields are options of their own.
     """
     from jsonargparse import ArgumentParser
 
@@ -174,17 +190,11 @@ def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
     function, grouped = _function(verb), _config_class(verb)
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    known = parser.add_function_arguments(
-        function, fail_untyped=True, skip={CONFIG} if grouped else set()
-    )
-    inside = list(parser.add_class_arguments(grouped, fail_untyped=True)) if grouped else []
-    known = [*known, *inside]
-    options = parser.parse_args(inline_options(verb, rename_options(args, known), known))
-    options.pop(CONFIG, None)
-    arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
+    skip: set[str | int] = {CONFIG} if grouped else set()
+    known = list(parser.add_function_arguments(function, fail_untyped=True, skip=skip))
     if grouped:
-        arguments[CONFIG] = grouped(**{name: arguments.pop(name) for name in inside})
-    return arguments
+        known += parser.add_class_arguments(grouped, fail_untyped=True)
+    return parser, known
 
 
 def _function(verb: str) -> Callable[..., Any]:
@@ -223,7 +233,6 @@ def build_cli(
     from lightning_omni.cli_trainer import OmniCLI
 
     verb = args[0] if run else PLAN
-    known = [option.name for option in options_of(verb)]
-    return OmniCLI(
-        inline_recipes(verb, args), known, run=run, with_trainer=with_trainer, options=options
-    )
+    inlined = inline_recipes(verb, args)
+    known = [*(option.name for option in options_of(verb)), *arguments_in(inlined)]
+    return OmniCLI(inlined, known, run=run, with_trainer=with_trainer, options=options)

@@ -47,6 +47,7 @@ _JARGON = (
         r"NestedArg\(key='([^']*)', val=.*\)",
         r"\1.\2 is given without \1, of which it is an option; put --\1 CLASS before it",
     ),
+    (r"(Option '[^']*' is not accepted) Given value: NestedArg\(key='[^']*', val=.*\)", r"\1"),
     (r"Does not validate against any of the Union subtypes Errors: ", ""),
     (r"Problem with given class_path '[^']*': ", ""),
     (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
@@ -58,7 +59,7 @@ _JARGON = (
 )
 MAX_MESSAGE = 700
 _MAX_ECHO = 100
-_UNKNOWN = re.compile(r"(?:Unrecognized arguments:|Option) '?--?([\w.]+)|Key '([\w.]+)' is not")
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted")
 
 
 def rename_verb(args: Sequence[str]) -> list[str]:
@@ -186,12 +187,18 @@ def _inline(args: Sequence[str], read: Callable[[Path], dict[str, Any]]) -> list
     return inlined
 
 
+def arguments_in(args: Sequence[str]) -> list[str]:
+    """Return the names of arguments in inlined recipes, to suggest them for misspelt ones."""
+    texts = [arg.removeprefix("--config=") for arg in args if arg.startswith("--config={")]
+    return [name for text in texts for name in re.findall(r'"(\w+)": ', text)]
+
+
 def with_suggestion(message: str, known: Collection[str]) -> str:
     """Return a parser's message, with the option nearest to one that it calls unknown."""
     found = _UNKNOWN.search(message)
     if found is None:
         return message
-    return message + did_you_mean(found[1] or found[2], known)
+    return message.rstrip(" .") + did_you_mean(found[1] or found[2], known)
 
 
 def one_line(message: str, most: int = MAX_MESSAGE) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.moved import resolve
+from lightning_omni.moved import rename_arguments, resolve
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -140,7 +140,8 @@ def build(config: Any) -> Any:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise OmniError(f"no class '{path}' in this version of lightning_omni") from error
-    return cls(**{k: build(v) for k, v in config.get("init_args", {}).items()})
+    args = rename_arguments(config.get("init_args", {}))
+    return cls(**{k: build(v) for k, v in args.items()})
 
 
 def _recording(init: Any) -> Any:

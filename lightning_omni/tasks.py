@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +59,6 @@ def task_named(name: str) -> Task:
         OmniError: If there is no such task; the message lists those there are.
     """
     if name not in TASKS_BY_NAME:
-        raise OmniError(f"unknown task '{name}'; choose one of {', '.join(TASKS_BY_NAME)}")
+        hint = did_you_mean(name, TASKS_BY_NAME)
+        raise OmniError(f"unknown task '{name}'{hint}; choose one of {', '.join(TASKS_BY_NAME)}")
     return TASKS_BY_NAME[name]

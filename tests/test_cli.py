@@ -17,10 +17,13 @@ def test_without_a_verb_the_verbs_are_listed(capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["sing"], "unknown verb 'sing'"),
+        (["sing"], "unknown verb 'sing'; choose one of fit, validate"),
+        (["generat"], "unknown verb 'generat'; did you mean 'generate'?"),
+        (["fit", "--trainer.max_step", "3"], "did you mean 'trainer.max_steps'?"),
         (["generate", "--task", "sing"], "unknown task 'sing'"),
+        (["generate", "--task", "captions"], "did you mean 'caption'?"),
         (["generate", "--task", "t2i", "--model", "nowhere", "--text", "x"], "no joint model in"),
-        (["generate", "--tusk", "t2i"], "tusk"),
+        (["generate", "--tusk", "t2i"], "did you mean 'task'?"),
         (["generate", "--task", "t2i", "--steps", "0"], "steps is 0"),
         (["generate", "--task", "t2i", "--temperature", "-1"], "temperature is -1"),
         (["generate", "--task", "tqa", "--text", "x", "--grow.masks", "1"], "grow.masks is 1"),

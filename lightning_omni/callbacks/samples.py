@@ -106,17 +106,17 @@ def _log_answers(
 ) -> None:
     rows, pictures = [], []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        asked = [p for t in prompt.turns[:-1] for p in t.parts]
-        wanted = [p for p in prompt.turns[-1].parts if not p.is_transcript]
-        words = [" ".join(p.text or "" for p in parts).strip() for parts in (asked, wanted)]
+        request = [p for t in prompt.turns[:-1] for p in t.parts]
+        reference = [p for p in prompt.turns[-1].parts if not p.is_transcript]
+        words = [" ".join(p.text or "" for p in parts).strip() for parts in (request, reference)]
         rows.append([words[0] or str(prompt.meta.get("text", "")), words[1], answer.text or ""])
-        codes = [p.codes for p in (*asked, *wanted) if p.modality == "image" and p.codes]
+        codes = [p.codes for p in (*request, *reference) if p.modality == "image" and p.codes]
         pictures += [_picture(omni, c) for c in codes]
         if answer.image is not None:
             pictures.append(answer.image)
         if answer.speech is not None and len(answer.speech):
             media.audio(f"samples/{task}/{i}", answer.speech, answer.sample_rate)
-    media.table(f"samples/{task}/text", ["asked", "wanted", "answered"], rows)
+    media.table(f"samples/{task}/text", ["request", "reference", "answer"], rows)
     media.images(f"samples/{task}/real_then_generated", pictures)
 
 

@@ -282,8 +282,11 @@ DAMAGES = {
     "tied by a word": (config(tie_word_embeddings="false"), "tie_word_embeddings 'false', wanted"),
     "biases by a word": (config(attention_bias="no"), "attention_bias 'no', wanted true or false"),
     "tied, with another head": (config(tie_word_embeddings=True), "differs from its model.embed_"),
-    "a mask beyond the vocabulary": (config(mask_token_id=40), "mask_token_id 40, wanted a whole"),
-    "several masks": (config(mask_token_id=[1, 2]), "mask_token_id [1, 2], wanted a whole"),
+    "a mask beyond the vocabulary": (
+        config(mask_token_id=40),
+        "mask_token_id 40, wanted an integer",
+    ),
+    "several masks": (config(mask_token_id=[1, 2]), "mask_token_id [1, 2], wanted an integer"),
     "an angle of nothing": (config(rope_theta=0), "rope_theta 0, wanted a number above 0"),
     "an angle of truth": (config(rope_theta=True), "rope_theta True, wanted a number above 0"),
     "an angle without end": (config(rope_theta=10**400), "wanted a number above 0"),

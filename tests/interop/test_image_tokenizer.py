@@ -25,8 +25,14 @@ def test_our_own_export_encodes_and_decodes():
     [
         (lambda t: t.encode(torch.zeros(1, 3, 60, 64)), "60 x 64 pixels, wanted multiples of 8"),
         (lambda t: t.decode(torch.zeros(1, 63, dtype=torch.long)), "63 codes do not fill a square"),
-        (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=4), "no grid of 4 rows"),
-        (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=-2), "no grid of -2 rows"),
+        (
+            lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=4),
+            "do not fill a grid of 4 rows",
+        ),
+        (
+            lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=-2),
+            "do not fill a grid of -2 rows",
+        ),
         (
             lambda t: t.decode(torch.full((1, 4), 1 << 20)),
             "reach from 1048576 to 1048576, wanted 0",

@@ -133,7 +133,7 @@ def test_the_encoder_s_weights_are_counted_and_named(tmp_path, caplog):
         act()
         (told,) = [r.getMessage() for r in caplog.records if "skipped in" in r.getMessage()]
         assert "3 weights of its speech encoder (model.audio_model.embed.weight, ...)" in told
-        assert "69 numbers" in told
+        assert "69 parameters" in told
 
 
 def test_a_checkpoint_of_tokens_alone_gets_no_projector_and_no_warning(tmp_path, caplog):
