@@ -21,7 +21,7 @@ $(BIN)/lightning_omni: pyproject.toml
 
 setup: $(BIN)/lightning_omni  ## make .venv with everything but the GPU extra
 
-demo: setup  ## data, tokenizers, three stages, evaluation and report in 20 minutes
+demo: setup  ## data, tokenizers, three stages, evaluation and report, 12 to 35 minutes
 	$(OMNI) prep-data --preset demo --out data/demo
 	mkdir -p runs/demo
 	@echo "training both tokenizers; the image tokenizer's messages go to runs/demo/image_tokenizer.log"

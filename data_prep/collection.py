@@ -12,7 +12,8 @@ from typing import Any
 
 from data_prep.emojiworld.splits import digest
 from lightning_omni.errors import OmniError
-from lightning_omni.types import SPLITS, TASKS, Part, Role, Sample, Turn
+from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.types import SPLITS, Part, Role, Sample, Turn
 from lightning_omni.vocab import OWN, RELEASED
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -55,8 +56,8 @@ class Collection:
         """
         if split not in SPLITS:
             raise OmniError(f"unknown split '{split}'; wanted one of {', '.join(SPLITS)}")
-        if sample.task not in TASKS:
-            raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASKS)}")
+        if sample.task not in TASK_NAMES:
+            raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASK_NAMES)}")
         self.add_media(split, *media)
         for part in parts_of(sample):
             if part.key is not None and part.key not in self.media[part.modality, split]:
@@ -77,7 +78,7 @@ class Collection:
     def counts(self) -> dict[str, dict[str, int]]:
         """Count samples per task and split."""
         counts: dict[str, dict[str, int]] = {}
-        for task in TASKS:
+        for task in TASK_NAMES:
             found = {s: len(self.samples[task, s]) for s in SPLITS if self.samples.get((task, s))}
             if found:
                 counts[task] = found

@@ -40,28 +40,36 @@ MODULES = {
     "data.tasks": "tasks",
     "diffusion.corrupt": "diffusion.forward_process",
     "diffusion.likelihood": "diffusion.nelbo",
+    "evaluation.answerers": "evaluation.responses",
+    "evaluation.asking": "evaluation.suite",
     "evaluation.calibrate": "studies.calibrate",
-    "evaluation.calibration_table": "studies.calibration_table",
+    "evaluation.calibration_table": "studies.calibrate",
     "evaluation.caption": "evaluation.emojiworld.captions",
     "evaluation.cases": "evaluation.examples",
     "evaluation.chance": "evaluation.random_baseline",
-    "evaluation.choose": "studies.choose",
+    "evaluation.choose": "studies.calibrate",
     "evaluation.judges": "evaluation.scorers",
+    "evaluation.media": "evaluation.examples",
+    "evaluation.normalize": "evaluation.emojiworld.captions",
     "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
-    "evaluation.pareto": "studies.pareto",
+    "evaluation.outcome": "evaluation.statistics",
+    "evaluation.paired": "evaluation.statistics",
+    "evaluation.pareto": "studies.calibrate",
     "evaluation.reading": "evaluation.predictions",
+    "evaluation.reconstruction": "evaluation.codec_reconstruction",
+    "evaluation.refilling": "evaluation.infilling",
     "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
     "evaluation.tokenizer_run": "evaluation.tokenizers",
     "experiments": "studies.experiments",
     "experiments.arms": "studies.experiments.variants",
-    "experiments.bound": "studies.experiments.bound",
+    "experiments.bound": "studies.experiments.measurements",
     "experiments.command": "studies.experiments.command",
-    "experiments.compare": "studies.experiments.compare",
+    "experiments.compare": "studies.experiments.table",
     "experiments.measure": "studies.experiments.measurements",
-    "experiments.measured": "studies.experiments.measured",
-    "experiments.parts": "studies.experiments.parts",
-    "experiments.planning": "studies.experiments.planning",
-    "experiments.plot": "studies.experiments.plot",
+    "experiments.measured": "studies.experiments.measurements",
+    "experiments.parts": "studies.experiments.recipe",
+    "experiments.planning": "studies.experiments.variants",
+    "experiments.plot": "studies.experiments.table",
     "experiments.resolve": "studies.experiments.recipe",
     "experiments.table": "studies.experiments.table",
     "experiments.training": "studies.experiments.training",
@@ -114,9 +122,9 @@ MODULES = {
     "nn.seanet": "nn.codec.seanet",
     "nn.stft_discriminator": "nn.codec.discriminators",
     "planning": "studies.memory_plan",
-    "planning.activations": "studies.memory_plan.activations",
+    "planning.activations": "studies.memory_plan.memory",
     "planning.command": "studies.memory_plan.command",
-    "planning.load": "studies.memory_plan.load",
+    "planning.load": "studies.memory_plan.memory",
     "planning.memory": "studies.memory_plan.memory",
     "planning.plan": "studies.memory_plan.plan",
     "planning.settings": "studies.memory_plan.settings",
@@ -136,11 +144,32 @@ MODULES = {
     "tokenizers.continuous_speech": "tokenizers.speech_features",
 }
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "Answerer": "ModelAdapter",
+    "Arm": "Variant",
+    "Case": "Example",
+    "OmniAnswerer": "OmniAdapter",
+    "Outcome": "Score",
+    "Reading": "Prediction",
+    "Reply": "Response",
+    "SceneOracle": "SceneClassifier",
+    "TokenizerReconstructor": "CodecReconstructor",
+    "merged": "merge_adapters",
+    "Continuous": "ContinuousFeatures",
+    "ContinuousSpeech": "SpeechFeatureEncoder",
+    "OWN": "NATIVE",
+    "counted_mask": "fixed_count_mask",
+    "locate": "resolve_pretrained",
+}
 """Old name of a class or function: its new name."""
-ARGUMENTS: dict[str, str] = {}
+ARGUMENTS = {
+    "is_shifted": "right_shift_logits",
+    "rows_from": "trainable_rows_from",
+}
 """Old name of a class's argument: its new name."""
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    "length_loss": "length heads were removed",
+}
 """Argument that is gone: why it is ignored."""
 
 
@@ -151,16 +180,21 @@ def resolve(path: str) -> str:
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
 
 
-def rename_arguments(plain: Any) -> Any:
-    """Return a recipe or saved configuration, nested or not, with the arguments' new names."""
+def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names.
+
+    Args:
+        plain: Anything made of dictionaries, lists and plain values.
+        level: Logging level of the message about a new name.
+    """
     if isinstance(plain, list):
-        return [rename_arguments(value) for value in plain]
+        return [rename_arguments(value, level=level) for value in plain]
     if not isinstance(plain, dict):
         return plain
     return {
-        _argument(name): rename_arguments(value)
+        _argument(name, level): rename_arguments(value, level=level)
         for name, value in plain.items()
-        if not _is_removed(name)
+        if not _is_removed(name, level)
     }
 
 
@@ -182,7 +216,7 @@ def rename_class(path: Any) -> Any:
         return path
     new = resolve(path)
     if new != path:
-        _warn_once("class", path, new)
+        _log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
     return new
 
 
@@ -192,30 +226,25 @@ def rename_option(arg: str) -> str:
         return arg
     name, equals, value = arg.partition("=")
     path, dot, last = name.rpartition(".")
-    return f"{path}{dot}{_argument(last)}{equals}{value}" if dot else arg
+    return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
-def _is_removed(name: Any) -> bool:
+def _is_removed(name: Any, level: int) -> bool:
     if name in REMOVED:
-        _warn_removed(name)
+        _log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
     return name in REMOVED
 
 
-@functools.cache
-def _warn_removed(name: str) -> None:
-    log.warning("the argument '%s' is ignored: %s", name, REMOVED[name])
-
-
-def _argument(name: Any) -> Any:
+def _argument(name: Any, level: int) -> Any:
     new = ARGUMENTS.get(name, name)
     if new != name:
-        _warn_once("argument", name, new)
+        _log_once(level, "the argument '%s' is now '%s'", name, new)
     return new
 
 
 @functools.cache
-def _warn_once(kind: str, old: str, new: str) -> None:
-    log.warning("the %s '%s' is now '%s'", kind, old, new)
+def _log_once(level: int, message: str, old: str, new: str) -> None:
+    log.log(level, message, old, new)
 
 
 class _Moved(ModuleType):

@@ -121,7 +121,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Hash the config and weights in an exported folder; equal if and only if the bytes are."""
+    """Return a hash of the config and weights in an exported folder, equal iff the bytes are."""
     digest = hashlib.sha256()
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         digest.update((Path(folder) / name).read_bytes())
@@ -162,26 +162,31 @@ def _recording(init: Any) -> Any:
 
 log = logging.getLogger(__name__)
 
-SHIPPED = "shipped"
+BUNDLED = "bundled"
+"""Word for the model that comes with the package."""
+SHIPPED = "shipped"  # its name of before, accepted for one release
 FOLDER = Path(__file__).parent / "assets" / "mini"
 
 
-def locate(given: str | list[str], part: str = "") -> Path:
-    """Choose the first folder that holds an exported network.
+def resolve_pretrained(given: str | list[str], part: str = "") -> Path:
+    """Return the first folder that holds an exported network.
 
     Args:
-        given: A folder, or several in order of preference; the word `shipped` stands for the
-            weights of the package.
-        part: Folder inside the shipped model, such as `image_tokenizer`; empty for the model.
+        given: A folder, or several in order of preference; the word `bundled` stands for the
+            model that comes with the package.
+        part: Folder inside the bundled model, such as `image_tokenizer`; empty for the model.
 
     Returns:
-        The first that exists, else the first of all, so that the caller's error names it.
+        The first folder that exists, else the first of all, so that the caller's error names it.
     """
     names = [given] if isinstance(given, str) else list(given)
-    folders = [FOLDER / part if name == SHIPPED else Path(name) for name in names]
+    folders = [FOLDER / part if name in (BUNDLED, SHIPPED) else Path(name) for name in names]
     for folder in folders:
         if (folder / CONFIG_FILE).is_file():
             if folder != folders[0]:
                 log.info("nothing in '%s' yet; taking '%s'", folders[0], folder)
             return folder
     return folders[0]
+
+
+locate = resolve_pretrained  # the name of before, until nothing uses it

@@ -39,10 +39,10 @@ def test_without_a_verb_the_verbs_are_listed(capsys):
             "sampler.temperature is given without sampler",
         ),
         (["generate", "--task", "t2i", "--text", "x", "--grow", "{}"], "grow is given but"),
-        (["fit", "--config", CALIBRATE], "calibrate.yaml' is not a recipe: it has batch_size"),
+        (["fit", "--config", CALIBRATE], "calibrate.yaml' is not a recipe: it has configs"),
         (["generate", "--config", STAGE], "a recipe of the verb `fit`: `generate` takes no data"),
         (["experiment", "--config", STAGE], "`experiment` takes no data, model"),
-        (["evaluate", f"--config={CALIBRATE}"], "`evaluate` takes no into_model, split, ways"),
+        (["evaluate", f"--config={CALIBRATE}"], "`evaluate` takes no configs; it takes"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 from data_prep.corpora.entries import Conversation, Entry, Line, attempt
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
-from lightning_omni.tasks import TASKS_BY_NAME
+from lightning_omni.tasks import TASKS
 
 _ROLES = {
     "user": "user",
@@ -23,9 +23,9 @@ _ROLES = {
 _PLACEHOLDER = re.compile(r"(<\|image\|>|<\|audio\|>)")
 _MEDIA = ("images", "audios")
 _INSTRUCTIONS = {
-    "asr": "Convert the speech to text.",
-    "tts": "Convert the text to speech.",
-    "t2i": "Generate an image based on the provided text description.",
+    task.name: task.released_instruction
+    for task in TASKS
+    if task.released_instruction and task.has_released_instruction
 }
 
 
@@ -85,14 +85,14 @@ def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Con
     """Recognise the nine tasks by instruction and shape; all else is `chat`."""
     bare = [turn for turn in turns if turn[0] != "system"]
     if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:
-        for name, task in TASKS_BY_NAME.items():
-            asked = _without(bare[0][1], _INSTRUCTIONS.get(name))
+        for task in TASKS:
+            asked = _without(bare[0][1], _INSTRUCTIONS.get(task.name))
             if asked is None:
                 continue
             shape = tuple(line.modality for line in asked)
             answers = tuple(line.modality for line in bare[1][1])
-            if shape == task.asks and answers == task.answers and shape:
-                return Conversation(origin, name, (("user", asked), bare[1]))
+            if shape == task.inputs and answers == task.outputs and shape:
+                return Conversation(origin, task.name, (("user", asked), bare[1]))
     return Conversation(origin, "chat", tuple(turns))
 
 

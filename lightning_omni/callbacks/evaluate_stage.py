@@ -10,7 +10,7 @@ import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.run import evaluate, recognizer_for
+from lightning_omni.evaluation.run import evaluate, load_recognizer
 from lightning_omni.pretrained import CONFIG_FILE
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class EvaluateStage(L.Callback):
         """Fail now rather than after hours if the recognizer is missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
-            recognizer_for(self.tasks or list(data.tasks))
+            load_recognizer(self.tasks or list(data.tasks))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate on the first process."""

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
-from lightning_omni.evaluation.media import manifest_hash
-from lightning_omni.evaluation.provenance import git_commit
+from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.nn.adapters import merged
-from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.nn.adapters import merge_adapters
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER, fingerprint, locate
 
 LENGTH_SAMPLES = 2000
-_BACKBONE, _HEAD = "backbone.", "length_head."
+_BACKBONE = "backbone."
 
 
 class ExportOmni(L.Callback):
@@ -44,7 +42,7 @@ class ExportOmni(L.Callback):
             for name, value in whole.items()
             if name.startswith(_BACKBONE)
         }
-        backbone = merged(pl_module.backbone)
+        backbone = merge_adapters(pl_module.backbone)
         if backbone is not pl_module.backbone:
             weights = backbone.state_dict()
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
@@ -61,21 +59,8 @@ class ExportOmni(L.Callback):
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             hears=None if hears is None else hears.fingerprint(),
-            length_head=_length_head(pl_module, whole),
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
-
-
-def _length_head(module: MaskedDiffusionModule, whole: dict[str, Tensor]) -> LengthHead | None:
-    """Return the module's length head with the exported weights."""
-    if module.length_head is None:
-        return None
-    head = LengthHead(**module.length_head.init_args)
-    weights = {
-        name.removeprefix(_HEAD): value for name, value in whole.items() if name.startswith(_HEAD)
-    }
-    head.load_state_dict(weights)
-    return head
 
 
 def _origin(init_from: str | list[str] | None) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightning_omni.types import TASKS, Batch
+from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.types import Batch
 
 
 class _LastOfAll(L.Callback):
@@ -59,7 +60,7 @@ class Throughput(L.Callback):
     def _restart(self) -> None:
         self.wait_s = self.compute_s = self.forward_s = self.backward_s = 0.0
         self.tokens = self.useful = self.answer = self.samples = self.steps = 0
-        self.tasks = torch.zeros(len(TASKS))
+        self.tasks = torch.zeros(len(TASK_NAMES))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Append the callback that starts the waiting time."""
@@ -108,7 +109,7 @@ class Throughput(L.Callback):
         self.tokens += batch.ids.numel()
         self.useful += int((batch.tasks[batch.segment_ids] >= 0).sum())
         self.answer += int(batch.maskable.sum())
-        self.tasks += torch.bincount(batch.tasks[used].cpu(), minlength=len(TASKS))
+        self.tasks += torch.bincount(batch.tasks[used].cpu(), minlength=len(TASK_NAMES))
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -146,5 +147,5 @@ class Throughput(L.Callback):
             "data/answer_share": self.answer / self.tokens,
         }
         shares = self.tasks / self.tasks.sum()
-        values |= {f"data_task/{n}": float(s) for n, s in zip(TASKS, shares, strict=True) if s}
+        values |= {f"data_task/{n}": float(s) for n, s in zip(TASK_NAMES, shares, strict=True) if s}
         return values

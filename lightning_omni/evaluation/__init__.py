@@ -1,1 +1,1 @@
-"""Measure what a model can do, beside chance and beside the truth."""
+"""Benchmarks of trained models: responses to test examples, scored beside baseline and bound."""

@@ -1,8 +1,9 @@
-"""Test cases: an encoded sample beside the real media it was made from."""
+"""Test examples: encoded samples beside the original media that they were made from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -12,21 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.shards import read_samples
+from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.shards import read_samples, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.media import SAMPLE_RATE, Recording, read_images, read_speech
-from lightning_omni.tasks import task_named
+from lightning_omni.modalities import SAMPLE_RATE
+from lightning_omni.tasks import Scoring, task_named
 from lightning_omni.types import Part, Role, Sample, Turn
 
-_KNOWN = ("voice", "answer_voice")
-SCENE_TASKS = ("t2i", "s2i")
+_GIVEN_FACTS = ("voice", "answer_voice")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One side of a conversation as people perceive it.
+class Response:
+    """Text, image and sound of one turn: a model's response, a reference or a prompt.
 
-    `error` says why it is not there; `is_finished` is False where a model ran out of room.
+    Attributes:
+        text: Text, if the turn has some.
+        image: Picture, if the turn has one.
+        speech: Mono samples in [-1, 1], if the turn has speech.
+        sample_rate: Sample rate of `speech`, in Hz.
+        error: Message of the error that prevented a response, or None.
+        is_finished: False where a model used up its response length without an end token.
     """
 
     text: str | None = None
@@ -38,19 +45,23 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """A question with its true answer.
+class Example:
+    """A prompt with its reference answer.
 
-    `sample` is the encoded form that a model is given; `said` the words of a spoken answer, which
-    may be a whole sentence where the text of the answer is a word; `choices` the texts of all
-    answers that the split has to the same kind of question, or all its sentences where speech is
-    read or spoken as it stands.
+    Attributes:
+        sample: Encoded form, from which the model's input is made.
+        prompt: User's turn, in the original media.
+        reference: Reference answer, in the original media.
+        transcript: Words of a spoken reference; may be a whole sentence where the reference's text
+            is a word.
+        choices: Texts of all answers in the split to the same kind of question, or all sentences
+            of the split where speech is transcribed or read aloud.
     """
 
     sample: Sample
-    asked: Reply
-    wanted: Reply
-    said: str | None = None
+    prompt: Response
+    reference: Response
+    transcript: str | None = None
     choices: tuple[str, ...] = ()
 
     @property
@@ -59,40 +70,81 @@ class Case:
         return self.sample.meta
 
 
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Speech at `SAMPLE_RATE`, and its transcript if known."""
+
+    wave: NDArray[np.float32]
+    text: str | None
+
+
+def scoring_of(task: str) -> Scoring:
+    """Return how the answers of a task are scored.
+
+    Raises:
+        OmniError: If the task is unknown or has no scorer.
+    """
+    scoring = task_named(task).scoring
+    if scoring is None:
+        raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
+    return scoring
+
+
 def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
-    """First part of a modality that a side says."""
+    """Return the first part of a modality in the turns of a role."""
     parts = (p for t in sample.turns if t.role == role for p in t.parts)
     return next((p for p in parts if p.modality == modality), None)
 
 
-def kind_of_question(sample: Sample) -> str:
-    """Name the group of questions that a guesser can tell from the question alone."""
+def question_kind(sample: Sample) -> str:
+    """Name the group of questions that is known from the question alone."""
     meta = sample.meta
     return str(meta.get("kind") or meta.get("topic") or meta.get("set") or "all")
 
 
-def is_judgeable(task: str, sample: Sample) -> bool:
-    """Tell whether a metric exists for a sample: drawings are judged where the scene is known."""
-    return task not in SCENE_TASKS or sample.meta.get("set") == "scene"
+def is_scorable(task: str, sample: Sample) -> bool:
+    """Tell whether a metric applies to a sample: drawings need the facts of the scene."""
+    return scoring_of(task).scorer != "scene" or is_scene(sample)
 
 
-def pick(samples: Sequence[Sample], limit: int, *, seed: int, salt: str) -> list[Sample]:
-    """Draw `limit` samples without replacement; the same ones for the same seed and salt."""
+def is_scene(sample: Sample) -> bool:
+    """Tell whether the facts of a composed scene are known."""
+    return sample.meta.get("set") == "scene"
+
+
+def scene_samples(data: Path, split: str) -> list[Sample]:
+    """Return the samples of composed scenes in a split, with media keys."""
+    tasks = ("t2i", "caption")
+    return [s for task in tasks for s in read_samples(data / "tasks", task, split) if is_scene(s)]
+
+
+def draw_samples(samples: Sequence[Sample], limit: int, *, seed: int, salt: str) -> list[Sample]:
+    """Draw samples without replacement; a larger limit keeps those of a smaller one.
+
+    Args:
+        samples: Samples with distinct keys, in any order.
+        limit: Largest number of samples to draw.
+        seed: Seed of the draw.
+        salt: Name of the draw; draws with other names are independent.
+    """
     ordered = sorted(samples, key=lambda s: s.key)
     Random(f"{seed}/{salt}").shuffle(ordered)
     return ordered[:limit]
 
 
-def load_cases(
+def load_examples(
     data: Path, codes: Path, task: str, split: str, *, limit: int, seed: int
-) -> tuple[list[Case], list[Sample]]:
-    """Pick cases of a task and split and load their media.
+) -> tuple[list[Example], list[Sample]]:
+    """Draw examples of a task and split and load their media.
 
     Returns:
-        The cases, and all judgeable samples of the split they were picked from (with media keys).
+        The examples, and all scorable samples of the split they were drawn from (with media keys).
+
+    Raises:
+        OmniError: If a sample is not among the encoded ones.
     """
-    plain = [s for s in read_samples(data / "tasks", task, split) if is_judgeable(task, s)]
-    chosen = pick(plain, limit, seed=seed, salt=f"{task}/{split}")
+    plain = [s for s in read_samples(data / "tasks", task, split) if is_scorable(task, s)]
+    chosen = draw_samples(plain, limit, seed=seed, salt=f"{task}/{split}")
     encoded = {s.key: s for s in read_samples(codes, task, split)} if chosen else {}
     missing = [s.key for s in chosen if s.key not in encoded]
     if missing:
@@ -100,47 +152,80 @@ def load_cases(
             f"sample '{missing[0]}' of {task}-{split} is in '{data / 'tasks'}' but not in "
             f"'{codes}'; delete that codes folder and encode again"
         )
-    images = read_images(data, _keys(chosen, "image"))
-    speech = read_speech(data, _keys(chosen, "speech"))
-    choices = _choices(plain) if task_named(task).answers == ("text", "speech") else {}
-    sentences = _sentences(plain) if task in ("asr", "tts") else ()
-    cases = [
-        Case(
+    images = read_images(data, _media_keys(chosen, "image"))
+    speech = read_speech(data, _media_keys(chosen, "speech"))
+    scorer = scoring_of(task).scorer
+    choices = _choices(plain) if scorer == "spoken_answer" else {}
+    sentences = _sentences(plain) if scorer in ("transcript", "speech") else ()
+    examples = [
+        Example(
             encoded[s.key],
-            _media_reply(s, "user", images, speech),
-            _media_reply(s, "assistant", images, speech),
-            _words_said(s, speech),
-            choices.get(kind_of_question(s), sentences),
+            _original_media(s, "user", images, speech),
+            _original_media(s, "assistant", images, speech),
+            _transcript(s, speech),
+            choices.get(question_kind(s), sentences),
         )
         for s in chosen
     ]
-    return cases, plain
+    return examples, plain
 
 
 def without_answer(sample: Sample) -> Sample:
-    """Keep what may be known: the question, the voice, and which modalities the answer has."""
+    """Return a model's input: the prompt, the voice and the modalities of the answer, no facts."""
     turns = tuple(
         Turn(t.role, tuple(Part(p.modality) for p in t.parts)) if t.role == "assistant" else t
         for t in sample.turns
     )
-    meta = {k: v for k, v in sample.meta.items() if k in _KNOWN}
+    meta = {k: v for k, v in sample.meta.items() if k in _GIVEN_FACTS}
     return replace(sample, turns=turns, meta=meta)
 
 
-def _keys(samples: Sequence[Sample], modality: str) -> set[str]:
+def read_images(data: Path, keys: set[str]) -> dict[str, Image.Image]:
+    """Read pictures of a prepared data folder by key."""
+    return {key: read_image(raw, name=key) for key, raw, _ in _read_media(data, "image", keys)}
+
+
+def read_speech(data: Path, keys: set[str]) -> dict[str, Recording]:
+    """Read recordings of a prepared data folder by key, at `SAMPLE_RATE`."""
+    return {
+        key: Recording(read_audio(raw, sample_rate=SAMPLE_RATE, name=key), facts.get("text"))
+        for key, raw, facts in _read_media(data, "speech", keys)
+    }
+
+
+def _read_media(
+    data: Path, kind: str, keys: set[str]
+) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    missing = set(keys)
+    for path in sorted((data / "media").glob(f"{kind}-*.tar")):
+        if not missing:
+            return
+        for key, files in read_shard(path):
+            if key in missing:
+                missing.discard(key)
+                content = next(raw for name, raw in files.items() if name != "json")
+                yield key, content, json.loads(files.get("json", b"{}"))
+    if missing:
+        raise OmniError(
+            f"no {kind} for key '{min(missing)}' in '{data / 'media'}' ({len(missing)} keys are "
+            "missing); prepare the data again"
+        )
+
+
+def _media_keys(samples: Sequence[Sample], modality: str) -> set[str]:
     parts = (p for s in samples for t in s.turns for p in t.parts if p.modality == modality)
     return {p.key for p in parts if p.key is not None}
 
 
-def _media_reply(
+def _original_media(
     sample: Sample,
     role: Role,
     images: dict[str, Image.Image],
     speech: dict[str, Recording],
-) -> Reply:
+) -> Response:
     text = part_of(sample, role, "text")
     image, sound = part_of(sample, role, "image"), part_of(sample, role, "speech")
-    return Reply(
+    return Response(
         text.text if text else None,
         images[image.key] if image and image.key else None,
         speech[sound.key].wave if sound and sound.key else None,
@@ -148,21 +233,21 @@ def _media_reply(
 
 
 def _sentences(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Distinct sentences that a split reads or speaks."""
+    """Return the distinct texts of a split."""
     texts = (p.text for s in samples for t in s.turns for p in t.parts if p.modality == "text")
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
 def _choices(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
-    """Distinct texts of the answers, by kind of question."""
+    """Return the distinct texts of the answers by kind of question."""
     found: dict[str, set[str]] = {}
     for sample in samples:
         part = part_of(sample, "assistant", "text")
         if part is not None and part.text:
-            found.setdefault(kind_of_question(sample), set()).add(part.text)
+            found.setdefault(question_kind(sample), set()).add(part.text)
     return {kind: tuple(sorted(texts)) for kind, texts in found.items()}
 
 
-def _words_said(sample: Sample, speech: dict[str, Recording]) -> str | None:
+def _transcript(sample: Sample, speech: dict[str, Recording]) -> str | None:
     sound = part_of(sample, "assistant", "speech")
     return speech[sound.key].text if sound and sound.key else None

@@ -1,4 +1,4 @@
-"""Keep a few answers as files: what was asked, the truth, its reconstruction and the answer."""
+"""Gallery of an evaluation: a few examples as files, each with prompt, reference and response."""
 
 from __future__ import annotations
 
@@ -11,56 +11,44 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lightning_omni.evaluation.examples import Case, Reply
-from lightning_omni.evaluation.outcome import Outcome
+from lightning_omni.evaluation.examples import Example, Response
+from lightning_omni.evaluation.statistics import Score
 
 GALLERY = "gallery"
 INDEX = "gallery.json"
-_META = (
+_FACTS = (
     *("set", "family", "kind", "topic", "voice", "answer_voice", "style", "source"),
     *("question", "answer", "answer_text", "caption", "text", "fact"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibit:
-    """One case with everything there is to show."""
+class GalleryItem:
+    """One example with a model's response.
+
+    Attributes:
+        split: Split of the example.
+        example: Prompt and reference.
+        response: Response of the model.
+        score: Score of the response.
+        prompt_reconstruction: Decoded codes of the prompt, or None without tokenizers.
+        reference_reconstruction: Decoded codes of the reference, or None without tokenizers.
+    """
 
     split: str
-    case: Case
-    generated: Reply
-    outcome: Outcome
-    asked_reconstruction: Reply | None
-    wanted_reconstruction: Reply | None
+    example: Example
+    response: Response
+    score: Score
+    prompt_reconstruction: Response | None
+    reference_reconstruction: Response | None
 
 
-def save_gallery(out: Path, task: str, exhibits: Sequence[Exhibit]) -> list[dict[str, Any]]:
-    """Write the media under `out/gallery` and return entries with paths relative to `out`."""
-    entries = []
-    for number, exhibit in enumerate(exhibits):
-        case = exhibit.case
-        folder = Path(GALLERY) / task / f"{exhibit.split}-{number:02d}"
-        entries.append(
-            {
-                "task": task,
-                "split": exhibit.split,
-                "key": case.sample.key,
-                "meta": {k: case.meta[k] for k in _META if case.meta.get(k) is not None},
-                "asked": _save(out, folder / "asked", case.asked),
-                "asked_reconstruction": _save(
-                    out, folder / "asked_reconstruction", exhibit.asked_reconstruction
-                ),
-                "wanted": _save(out, folder / "wanted", case.wanted),
-                "wanted_reconstruction": _save(
-                    out, folder / "wanted_reconstruction", exhibit.wanted_reconstruction
-                ),
-                "generated": _save(out, folder / "generated", exhibit.generated),
-                "reading": exhibit.outcome.output,
-                "metrics": exhibit.outcome.metrics,
-                "failure": exhibit.outcome.failure,
-            }
-        )
-    return entries
+def save_gallery(out: Path, task: str, items: Sequence[GalleryItem]) -> list[dict[str, Any]]:
+    """Write media to `out/gallery`; return entries of the index, with paths relative to `out`."""
+    return [
+        _save_item(out, Path(GALLERY) / task / f"{item.split}-{number:02d}", task, item)
+        for number, item in enumerate(items)
+    ]
 
 
 def write_index(out: Path, entries: Sequence[dict[str, Any]]) -> None:
@@ -68,19 +56,51 @@ def write_index(out: Path, entries: Sequence[dict[str, Any]]) -> None:
     (out / INDEX).write_text(json.dumps(list(entries), indent=1, ensure_ascii=False) + "\n")
 
 
-def _save(out: Path, stem: Path, reply: Reply | None) -> dict[str, str]:
-    """Write a side's media as STEM.png and STEM.flac; text stays in the index."""
-    if reply is None:
+def interleave_splits(
+    items: Sequence[GalleryItem], splits: Sequence[str], limit: int
+) -> list[GalleryItem]:
+    """Take items from each split in turn, up to `limit`."""
+    queues = [[item for item in items if item.split == split] for split in splits]
+    rounds = max((len(q) for q in queues), default=0)
+    mixed = [q[i] for i in range(rounds) for q in queues if i < len(q)]
+    return mixed[:limit]
+
+
+def _save_item(out: Path, folder: Path, task: str, item: GalleryItem) -> dict[str, Any]:
+    example, score = item.example, item.score
+    sides = {
+        "asked": example.prompt,
+        "asked_reconstruction": item.prompt_reconstruction,
+        "wanted": example.reference,
+        "wanted_reconstruction": item.reference_reconstruction,
+        "generated": item.response,
+    }
+    return {
+        "task": task,
+        "split": item.split,
+        "key": example.sample.key,
+        "meta": {k: example.meta[k] for k in _FACTS if example.meta.get(k) is not None},
+        **{name: _save_response(out, folder / name, side) for name, side in sides.items()},
+        "reading": score.output,
+        "metrics": score.metrics,
+        "failure": score.failure,
+    }
+
+
+def _save_response(out: Path, stem: Path, response: Response | None) -> dict[str, str]:
+    """Write media as STEM.png and STEM.flac; text stays in the index."""
+    if response is None:
         return {}
     (out / stem).parent.mkdir(parents=True, exist_ok=True)
     saved: dict[str, str] = {}
-    if reply.text is not None:
-        saved["text"] = reply.text
-    if reply.image is not None:
+    if response.text is not None:
+        saved["text"] = response.text
+    if response.image is not None:
         saved["image"] = f"{stem}.png"
-        reply.image.save(out / saved["image"], optimize=True)
-    if reply.speech is not None and len(reply.speech) and np.isfinite(reply.speech).all():
+        response.image.save(out / saved["image"], optimize=True)
+    speech = response.speech
+    if speech is not None and len(speech) and np.isfinite(speech).all():
         saved["speech"] = f"{stem}.flac"
-        wave = np.clip(reply.speech, -1, 1)
-        soundfile.write(out / saved["speech"], wave, reply.sample_rate, subtype="PCM_16")
+        wave = np.clip(speech, -1, 1)
+        soundfile.write(out / saved["speech"], wave, response.sample_rate, subtype="PCM_16")
     return saved

@@ -1,4 +1,4 @@
-"""What an image tokenizer loses: PSNR and SSIM of unseen pictures, and how it uses its codes."""
+"""Scores of an image tokenizer: PSNR and SSIM of reconstructions, and use of the codebook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchmetrics.functional.image import (
 
 from lightning_omni.data.media import image_to_tensor, square
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.statistics import Measured, mean_over
+from lightning_omni.evaluation.statistics import Estimate, mean_of_values
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.tokenizers.image import ImageTokenizer
 
@@ -27,21 +27,21 @@ _RANGE = (-1.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class ImageCodecScores:
-    """Of `n` pictures.
+    """Scores over `n` pictures.
 
     Attributes:
-        psnr_db: Mean over pictures of the peak signal-to-noise ratio.
-        ssim: Mean over pictures of the structural similarity.
-        usage: Share of the codes that any picture uses.
-        perplexity: Of the codes' distribution.
-        flat_entropy_bits: Entropy of the code of a one-coloured patch, given its colour: near 0
-            where the tokenizer spends no codes on nothing. None without such patches.
+        psnr_db: Mean peak signal-to-noise ratio of a picture, in dB.
+        ssim: Mean structural similarity of a picture.
+        usage: Share of the codes that occur in any picture.
+        perplexity: Perplexity of the distribution of codes.
+        flat_entropy_bits: Entropy of the code of a one-coloured patch given its colour, in bits;
+            near 0 if the code is a function of the colour. None without such patches.
         flat_share: Share of patches of one colour.
-        n: Pictures.
+        n: Number of pictures.
     """
 
-    psnr_db: Measured
-    ssim: Measured
+    psnr_db: Estimate
+    ssim: Estimate
     usage: float
     perplexity: float
     flat_entropy_bits: float | None
@@ -53,10 +53,15 @@ class ImageCodecScores:
 def score_image_codec(
     tokenizer: ImageTokenizer, pictures: Sequence[Image.Image], *, seed: int
 ) -> ImageCodecScores:
-    """Reconstruct pictures.
+    """Score the reconstructions of pictures.
+
+    Args:
+        tokenizer: Image tokenizer.
+        pictures: Pictures of any size; they are cropped to squares and resized.
+        seed: Seed of bootstrap intervals.
 
     Raises:
-        OmniError: If there are none.
+        OmniError: If there are no pictures.
     """
     if not pictures:
         raise OmniError("no pictures to reconstruct; name a split that has some")
@@ -87,8 +92,8 @@ def score_image_codec(
     used = use.compute()
     flat = torch.cat(flat_codes)
     return ImageCodecScores(
-        psnr_db=mean_over(psnr, seed=seed),
-        ssim=mean_over(ssim, seed=seed),
+        psnr_db=mean_of_values(psnr, seed=seed),
+        ssim=mean_of_values(ssim, seed=seed),
         usage=float(used["usage"]),
         perplexity=float(used["perplexity"]),
         flat_entropy_bits=conditional_entropy_bits(flat, torch.cat(colors)) if len(flat) else None,
@@ -98,14 +103,14 @@ def score_image_codec(
 
 
 def flat_patches(images: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Colour of each patch's first pixel as one integer, and whether the patch has no other.
+    """Return the colour of each patch's first pixel, and whether the patch has no other colour.
 
     Args:
         images: Float[B 3 H W] in [-1, 1].
-        side: Of a patch, in pixels.
+        side: Side length of a patch, in pixels.
 
     Returns:
-        Int[B N] and Bool[B N], N patches in raster order.
+        Int[B N], colours as one integer each, and Bool[B N]; N patches in raster order.
     """
     levels = ((images + 1) * 127.5).round().long()
     colors = (levels[:, 0] * 256 + levels[:, 1]) * 256 + levels[:, 2]
@@ -114,8 +119,8 @@ def flat_patches(images: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def conditional_entropy_bits(codes: Tensor, given: Tensor) -> float:
-    """H(code | given) in bits of the paired Int[N] values."""
+    """Return H(codes | given) in bits for the paired Int[N] values."""
     pairs = Counter(zip(given.tolist(), codes.tolist(), strict=True))
-    of_value = Counter(given.tolist())
-    bits = (n * math.log2(of_value[value] / n) for (value, _), n in pairs.items())
+    counts = Counter(given.tolist())
+    bits = (n * math.log2(counts[value] / n) for (value, _), n in pairs.items())
     return sum(bits) / len(codes)

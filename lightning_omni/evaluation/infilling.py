@@ -1,29 +1,39 @@
-"""The `evaluate-infilling` verb: words, halves of pictures and bits of speech filled anew."""
+"""The `evaluate-infilling` verb: masked words, halves of pictures and intervals of speech."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import torch
+
 from lightning_omni.errors import check_within
-from lightning_omni.evaluation.asking import cases_of
-from lightning_omni.evaluation.outcome import summarize
+from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
+from lightning_omni.evaluation.examples import Example, Response, part_of, without_answer
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.refilling import Refiller
-from lightning_omni.evaluation.run import check_wanted, prepare
+from lightning_omni.evaluation.responses import to_response
+from lightning_omni.evaluation.run import check_tasks, prepare
+from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.evaluation.suite import Plan
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import Sampling, check_seed
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.unused_options import check_used, scope_of_tasks
+from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
+from lightning_omni.generation.decode import Content, blend_speech
+from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
 RESULTS = "infilling.json"
 METRICS = {"caption": "exact", "t2i": "attributes", "tts": "wer"}
+INTERVAL_S = 0.4
+"""Length of the masked interval of speech, in seconds."""
+Variants = dict[str, list[Response]]
+"""Responses to the same examples by variant: infilled, and what that is compared with."""
 
 
 def evaluate_infilling(
@@ -36,49 +46,52 @@ def evaluate_infilling(
     speech_limit: int,
     seed: int,
     batch_size: int = 16,
-    sampling: Sampling | None = None,
+    sampling: GenerationConfig | None = None,
 ) -> dict[str, Any]:
-    """Take something out of true answers, fill it anew and write `infilling.json`.
+    """Mask a piece of each reference answer, infill it and write `infilling.json`.
 
-    A word of a caption, the left half of a picture and 0.4 s of speech are taken out. Beside them
-    stand the true answers, and answers without what makes filling possible.
+    Masked are a word of a caption, the left half of a picture and 0.4 s of speech. For comparison,
+    ground truth, codec reconstruction and infilling without the prompt are scored as well.
 
     Args:
-        model: Folder that training exported.
-        data: Folder written by prep-data; its media are encoded if they are not yet.
+        model: Folder of an exported model.
+        data: Folder written by prep-data; media without codes are encoded first.
         out: Folder for the results.
-        split: Split whose answers are taken.
-        limit: Captions and pictures, chosen by the seed.
-        speech_limit: Recordings.
-        seed: Of the choice of cases and of what is taken out, of sampling and of intervals.
-        batch_size: Cases answered at once.
-        sampling: How to sample; None for the defaults.
+        split: Split whose reference answers are used.
+        limit: Number of captions and of pictures, drawn by the seed.
+        speech_limit: Number of recordings.
+        seed: Seed of the draw of examples and masks, of generation and of bootstrap intervals.
+        batch_size: Number of examples answered in one batch.
+        sampling: Generation options; None for the defaults.
 
     Raises:
         OmniError: If a folder or a split does not exist.
     """
-    check_wanted(list(METRICS), [split], limit=min(limit, speech_limit))
+    check_tasks(list(METRICS), [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
-    sampling = sampling or Sampling()
-    check_used(sampling, replace(scope_of_tasks(METRICS), whole=frozenset()))
+    sampling = sampling or GenerationConfig()
     make_folder(out)
     model = locate(str(model))
     omni, suite = prepare(model, data, list(METRICS))
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
     assert suite.reconstructor is not None  # noqa: S101 - `prepare` makes one
-    refiller = Refiller(omni, suite.reconstructor, sampling, seed, batch_size)
-    ways = {"caption": refiller.words, "t2i": refiller.halves, "tts": refiller.bits}
+    infiller = Infiller(omni, suite.reconstructor, sampling, seed, batch_size)
+    variants_of = {
+        "caption": infiller.caption_words,
+        "t2i": infiller.picture_halves,
+        "tts": infiller.speech_intervals,
+    }
     rows: list[dict[str, Any]] = []
     for task, metric in METRICS.items():
-        cases = cases_of(suite, plan, task)
-        for way, replies in ways[task](cases).items():
-            estimate = summarize(suite.judge(task, cases, replies), metric, seed=seed)
-            assert estimate is not None  # noqa: S101 - there are cases
-            rows.append({"task": task, "way": way, "metric": metric, **asdict(estimate)})
+        examples = suite.task_examples(task, plan)
+        for variant, responses in variants_of[task](examples).items():
+            estimate = summarize(suite.score(task, examples, responses), metric, seed=seed)
+            assert estimate is not None  # noqa: S101 - there are examples
+            rows.append({"task": task, "variant": variant, "metric": metric, **asdict(estimate)})
             log.info(
                 "%s %s: %s %.3f (%.3f to %.3f, n = %d)",
-                *(task, way, metric, estimate.value, estimate.low, estimate.high, estimate.n),
+                *(task, variant, metric, estimate.value, estimate.low, estimate.high, estimate.n),
             )
     results = {
         "model": str(model),
@@ -86,8 +99,155 @@ def evaluate_infilling(
         "split": split,
         "seed": seed,
         "sampling": to_plain(sampling),
+        "scene_classifier": suite.classifier.record() if suite.classifier else None,
         **provenance(),
         "rows": rows,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class Infiller:
+    """Masks a piece of reference answers and infills it.
+
+    Attributes:
+        omni: Model that infills.
+        reconstructor: Decoder of the references' codes.
+        config: Generation options.
+        seed: Seed of masks and of generation.
+        batch_size: Number of examples answered in one batch.
+    """
+
+    omni: Omni
+    reconstructor: CodecReconstructor
+    config: GenerationConfig
+    seed: int
+    batch_size: int
+
+    def caption_words(self, examples: Sequence[Example]) -> Variants:
+        """Infill one word of each caption, with the picture and with its codes masked."""
+        infills: list[Part] = []
+        for example in examples:
+            words = (example.reference.text or "").split()
+            words[self._rng(example).randrange(len(words))] = "___"
+            infills.append(Part("text", text=" ".join(words)))
+        inputs = [without_answer(example.sample) for example in examples]
+        return {
+            "word": self._infill(inputs, infills),
+            "word_without_picture": self._infill(
+                [_change_prompt(s, _mask_codes) for s in inputs], infills
+            ),
+        }
+
+    def picture_halves(self, examples: Sequence[Example]) -> Variants:
+        """Infill the left half of each picture, with the caption and with an empty one."""
+        columns = self.omni.template.image_columns
+        left = frozenset(i for i in range(columns**2) if i % columns < columns // 2)
+        infills = [
+            Part("image", codes=_reference_codes(example, "image"), masked=left)
+            for example in examples
+        ]
+        own = [example.reference.image for example in examples]
+        inputs = [without_answer(example.sample) for example in examples]
+        return {
+            "ground_truth": [example.reference for example in examples],
+            "codec_reconstruction": self._reconstruct(examples),
+            "half": self._infill(inputs, infills, own),
+            "half_without_caption": self._infill(
+                [_change_prompt(s, _remove_text) for s in inputs], infills, own
+            ),
+        }
+
+    def speech_intervals(self, examples: Sequence[Example]) -> Variants:
+        """Infill `INTERVAL_S` of each recording; silence instead shows what is lost without it."""
+        tokenizer = self.omni.speech_tokenizer
+        length, codebooks = round(INTERVAL_S * tokenizer.frame_rate), tokenizer.num_codebooks
+        hop, rate = tokenizer.hop_length, tokenizer.sample_rate
+        infills: list[Part] = []
+        silenced = []
+        for example in examples:
+            codes, wave = _reference_codes(example, "speech"), example.reference.speech
+            assert wave is not None  # noqa: S101 - the task speaks
+            num_frames = len(codes) // codebooks
+            start = self._rng(example).randrange(max(1, num_frames - length))
+            frames = range(start, min(start + length, num_frames))
+            masked = range(frames.start * codebooks, frames.stop * codebooks)
+            infills.append(Part("speech", codes=codes, masked=frozenset(masked)))
+            quiet = blend_speech(0 * wave, wave, frames, hop_length=hop, rate=rate)
+            silenced.append(replace(example.reference, speech=quiet))
+        return {
+            "ground_truth": [example.reference for example in examples],
+            "codec_reconstruction": self._reconstruct(examples),
+            "interval_silenced": silenced,
+            "interval": self._infill(
+                [without_answer(e.sample) for e in examples],
+                infills,
+                [example.reference.speech for example in examples],
+            ),
+        }
+
+    @torch.inference_mode()
+    def _infill(
+        self,
+        inputs: Sequence[Sample],
+        infills: Sequence[Part],
+        own: Sequence[Content | None] | None = None,
+    ) -> list[Response]:
+        """Return one response per input.
+
+        Args:
+            inputs: Requests without an answer.
+            infills: First part of each answer, with blanks or masked codes.
+            own: Picture or sound of each infill, kept where nothing is masked.
+        """
+        samples = [_with_answer(*pair) for pair in zip(inputs, infills, strict=True)]
+        responses: list[Response] = []
+        for start in range(0, len(samples), self.batch_size):
+            answers = self.omni.answer(
+                samples[start : start + self.batch_size],
+                seed=self.seed + start,
+                config=self.config,
+            )
+            responses += map(to_response, answers)
+        if own is None:
+            return responses
+        return [self._blend(*each) for each in zip(responses, infills, own, strict=True)]
+
+    def _blend(self, response: Response, infill: Part, own: Content | None) -> Response:
+        generated = getattr(response, infill.modality)
+        blended: Any = self.omni.decoder.blend(generated, own, infill.masked)
+        return replace(response, **{infill.modality: blended})
+
+    def _reconstruct(self, examples: Sequence[Example]) -> list[Response]:
+        return [self.reconstructor.decode(example.sample, "assistant") for example in examples]
+
+    def _rng(self, example: Example) -> Random:
+        return Random(f"{self.seed}/{example.sample.key}")
+
+
+def _reference_codes(example: Example, modality: str) -> tuple[int, ...]:
+    part = part_of(example.sample, "assistant", modality)
+    return part.codes or () if part else ()
+
+
+def _with_answer(sample: Sample, first: Part) -> Sample:
+    """Return the sample with the first part of its answer given."""
+    *before, last = sample.turns
+    return replace(sample, turns=(*before, Turn(last.role, (first, *last.parts[1:]))))
+
+
+def _change_prompt(sample: Sample, change: Callable[[Part], Part]) -> Sample:
+    """Return the sample with every part of the user's turns changed."""
+    turns = tuple(
+        Turn(t.role, tuple(map(change, t.parts))) if t.role == "user" else t for t in sample.turns
+    )
+    return replace(sample, turns=turns)
+
+
+def _mask_codes(part: Part) -> Part:
+    return replace(part, masked=frozenset(range(len(part.codes or ()))))
+
+
+def _remove_text(part: Part) -> Part:
+    return replace(part, text="")

@@ -1,4 +1,4 @@
-"""Read answers as a person would: hear speech with a recognizer, look at images with the oracle."""
+"""Parsing of responses: speech through a recognizer, pictures through the scene classifier."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from PIL import Image
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.emojiworld.captions import Scene
-from lightning_omni.evaluation.emojiworld.scene_classifier import SceneOracle
-from lightning_omni.evaluation.emojiworld.train_classifier import to_tensor
-from lightning_omni.evaluation.examples import Case, Reply
+from lightning_omni.evaluation.emojiworld.scene_classifier import (
+    SceneClassifier,
+    images_to_tensor,
+)
+from lightning_omni.evaluation.examples import Example, Response
 from lightning_omni.tasks import task_named
 
 _SHORTEST_S = 0.05
@@ -30,8 +32,16 @@ class Recognizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What was understood of a reply; `failure` says why nothing, or not all, could be."""
+class Prediction:
+    """A response in the form that metrics compare.
+
+    Attributes:
+        text: Text of the response.
+        transcript: Its speech, as transcribed by the recognizer.
+        scene: Its picture, as read by the scene classifier.
+        failure: Why the response could not be parsed, or not all of it; None if it could.
+        is_finished: As of the response.
+    """
 
     text: str | None = None
     transcript: str | None = None
@@ -40,94 +50,110 @@ class Reading:
     is_finished: bool = True
 
 
-class Reader:
-    """Turns replies into readings; a recording that was heard before is not heard again.
+class ResponseParser:
+    """Turns responses into predictions; equal recordings are transcribed once.
 
     Args:
-        recognizer: Needed as soon as a task's answers are spoken, and for the reference of asr.
-        oracle: Needed as soon as a task's answers are drawn.
+        recognizer: Speech recognizer; None if no task needs one.
+        classifier: Scene classifier; None if no task draws.
     """
 
-    def __init__(self, recognizer: Recognizer | None, oracle: SceneOracle | None) -> None:
-        self.recognizer, self.oracle = recognizer, oracle
-        self._heard: dict[str, str] = {}
+    def __init__(self, recognizer: Recognizer | None, classifier: SceneClassifier | None) -> None:
+        self.recognizer, self.classifier = recognizer, classifier
+        self._transcripts: dict[str, str] = {}
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
-        """Hear a recording."""
+        """Transcribe a recording.
+
+        Raises:
+            OmniError: If there is no recognizer.
+        """
         if self.recognizer is None:
             raise OmniError(
                 "spoken answers need the recognizer; install the evaluation extra with "
                 "`pip install 'lightning-omni[eval]'`, or drop the spoken tasks"
             )
         key = hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest() + str(sample_rate)
-        if key not in self._heard:
-            self._heard[key] = self.recognizer.transcribe(wave, sample_rate)
-        return self._heard[key]
+        if key not in self._transcripts:
+            self._transcripts[key] = self.recognizer.transcribe(wave, sample_rate)
+        return self._transcripts[key]
 
-    def look(self, images: Sequence[Image.Image]) -> list[Scene]:
-        """See what images show."""
-        if self.oracle is None:
-            raise OmniError("drawn answers need the scene oracle; prepare data that has scenes")
+    def classify(self, images: Sequence[Image.Image]) -> list[Scene]:
+        """Classify pictures of scenes.
+
+        Raises:
+            OmniError: If there is no scene classifier.
+        """
+        if self.classifier is None:
+            raise OmniError("drawn answers need the scene classifier; prepare data that has scenes")
         batches = [images[i : i + 64] for i in range(0, len(images), 64)]
-        return [scene for batch in batches for scene in self.oracle.read(to_tensor(batch))]
+        return [s for batch in batches for s in self.classifier.classify(images_to_tensor(batch))]
 
-    def read(self, task: str, replies: Sequence[Reply]) -> list[Reading]:
-        """Read the modalities that the task's answers have."""
-        answers = task_named(task).answers
-        pictures = [r.image for r in replies if r.image is not None and r.error is None]
-        scenes = iter(self.look(pictures) if "image" in answers and pictures else [])
-        readings = []
-        for reply in replies:
-            if reply.error is not None:
-                readings.append(Reading(failure=reply.error))
+    def parse(self, task: str, responses: Sequence[Response]) -> list[Prediction]:
+        """Parse the modalities that the task's answers have."""
+        answers = task_named(task).outputs
+        pictures = [r.image for r in responses if r.image is not None and r.error is None]
+        scenes = iter(self.classify(pictures) if "image" in answers and pictures else [])
+        predictions = []
+        for response in responses:
+            if response.error is not None:
+                predictions.append(Prediction(failure=response.error))
                 continue
-            has_scene = "image" in answers and reply.image is not None
-            readings.append(
-                Reading(
-                    (reply.text or "").strip() or None if "text" in answers else None,
-                    self._hear(reply) if "speech" in answers else None,
+            has_scene = "image" in answers and response.image is not None
+            predictions.append(
+                Prediction(
+                    (response.text or "").strip() or None if "text" in answers else None,
+                    self._transcript(response) if "speech" in answers else None,
                     next(scenes) if has_scene else None,
-                    missing_modality(answers, reply),
-                    reply.is_finished,
+                    missing_modality(answers, response),
+                    response.is_finished,
                 )
             )
-        return readings
+        return predictions
 
-    def _hear(self, reply: Reply) -> str | None:
-        if missing_modality(("speech",), reply) or reply.speech is None:
+    def _transcript(self, response: Response) -> str | None:
+        if missing_modality(("speech",), response) or response.speech is None:
             return None
-        return self.transcribe(reply.speech, reply.sample_rate)
+        return self.transcribe(response.speech, response.sample_rate)
 
 
-def missing_modality(answers: Sequence[str], reply: Reply) -> str | None:
-    """Name what a reply lacks: text, an image, or speech that lasts and is finite."""
-    if "text" in answers and not (reply.text or "").strip():
+def needs_recognizer(task: str) -> bool:
+    """Tell whether the scores of a task need the recognizer: spoken answers and recordings do."""
+    return "speech" in task_named(task).outputs or task_named(task).is_transcription
+
+
+def missing_modality(answers: Sequence[str], response: Response) -> str | None:
+    """Name what a response lacks: text, an image, or finite speech of some length."""
+    if "text" in answers and not (response.text or "").strip():
         return "no text"
-    if "image" in answers and reply.image is None:
+    if "image" in answers and response.image is None:
         return "no image"
     if "speech" in answers:
-        if reply.speech is None or len(reply.speech) < _SHORTEST_S * reply.sample_rate:
+        if response.speech is None or len(response.speech) < _SHORTEST_S * response.sample_rate:
             return "no speech"
-        if not np.isfinite(reply.speech).all():
+        if not np.isfinite(response.speech).all():
             return "speech is not finite"
     return None
 
 
-def reference_readings(task: str, cases: Sequence[Case], reader: Reader) -> list[Reading]:
-    """Read the truth itself: the best that the metric can give.
+def ground_truth_predictions(
+    task: str, examples: Sequence[Example], parser: ResponseParser
+) -> list[Prediction]:
+    """Parse the references themselves: an upper bound of what the metric gives.
 
-    For asr, where the truth is text, the recognizer stands in: it hears the same recordings.
+    References of speech recognition are texts, so the recognizer transcribes the original
+    recordings instead.
     """
-    if task == "asr":
-        return hear_questions([c.asked for c in cases], reader)
-    return reader.read(task, [c.wanted for c in cases])
+    if task_named(task).is_transcription:
+        return transcribe_prompts([e.prompt for e in examples], parser)
+    return parser.parse(task, [e.reference for e in examples])
 
 
-def hear_questions(asked: Sequence[Reply], reader: Reader) -> list[Reading]:
-    """Transcribe what users said."""
+def transcribe_prompts(prompts: Sequence[Response], parser: ResponseParser) -> list[Prediction]:
+    """Transcribe the speech of prompts."""
     return [
-        Reading(text=reader.transcribe(a.speech, a.sample_rate))
-        if a.speech is not None
-        else Reading(failure="no speech")
-        for a in asked
+        Prediction(text=parser.transcribe(p.speech, p.sample_rate))
+        if p.speech is not None
+        else Prediction(failure="no speech")
+        for p in prompts
     ]

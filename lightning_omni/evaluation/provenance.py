@@ -1,7 +1,8 @@
-"""Where a result comes from: code, versions and data."""
+"""Provenance of a result: code, versions, machine and data."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -11,11 +12,13 @@ from typing import Any
 
 import torch
 
+from lightning_omni.data.shards import MANIFEST
+
 _PACKAGES = ("lightning-omni", "torch", "lightning", "numpy", "faster-whisper", "webdataset")
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, versions, machine and time; what cannot be found out is None."""
+    """Return commit, versions, machine and time; None stands for what is not known."""
     return {
         "commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -26,8 +29,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def manifest_hash(data: Path) -> str:
+    """Identify a prepared data folder by its manifest, which hashes every shard."""
+    return hashlib.sha256((data / MANIFEST).read_bytes()).hexdigest()
+
+
 def git_commit() -> str | None:
-    """Commit of the source tree this package runs from, with "+changes" if files differ."""
+    """Return the commit of the source tree in use, with "+changes" if tracked files differ."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,159 +1,155 @@
-"""One judge per task: what a reading earns against the truth. A failed reading earns nothing."""
+"""Scorers: metrics of a prediction against its reference. Failed predictions score zero."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from lightning_omni.evaluation.emojiworld.captions import Scene, compare, parse_caption
-from lightning_omni.evaluation.emojiworld.train_classifier import judge_scene, truth_of
-from lightning_omni.evaluation.examples import Case
-from lightning_omni.evaluation.normalize import normalize, normalize_answer, says, words
-from lightning_omni.evaluation.outcome import Outcome, proportions
-from lightning_omni.evaluation.predictions import Reading
+from lightning_omni.evaluation.emojiworld.captions import (
+    Scene,
+    caption_matches,
+    contains_answer,
+    normalize_answer,
+    normalize_text,
+    parse_caption,
+    split_words,
+)
+from lightning_omni.evaluation.emojiworld.scene_classifier import scene_from_meta, scene_matches
+from lightning_omni.evaluation.examples import Example, is_scene, scoring_of
+from lightning_omni.evaluation.predictions import Prediction
+from lightning_omni.evaluation.statistics import Score, proportions
 from lightning_omni.metrics.wer import character_errors, word_errors
 
 Metrics = dict[str, tuple[float, float]]
-PRIMARY = {
-    "asr": "wer",
-    "tts": "wer",
-    "t2i": "attributes",
-    "s2i": "attributes",
-    "caption": "attributes",
-    "vqa": "exact",
-    "svqa": "spoken",
-    "sqa": "spoken",
-    "tqa": "exact",
-}
+"""(numerator, denominator) by metric, as in `Score`."""
 _CARRIER_WORDS = 8  # a spoken answer may be a sentence, but not a list of everything
 
 
-def judge(task: str, case: Case, reading: Reading, *, inks: Iterable[str]) -> Outcome:
-    """Score one reading."""
-    metrics = _JUDGES[task](case, reading, frozenset(inks))
-    output: dict[str, Any] = {"text": reading.text, "transcript": reading.transcript}
-    if not reading.is_finished:
+def score(task: str, example: Example, prediction: Prediction, *, inks: Iterable[str]) -> Score:
+    """Score one prediction.
+
+    Args:
+        task: Name of the task.
+        example: Example that was predicted.
+        prediction: Parsed response.
+        inks: Names of the colours that silhouettes have in the data.
+    """
+    metrics = SCORERS[scoring_of(task).scorer](example, prediction, frozenset(inks))
+    output: dict[str, Any] = {"text": prediction.text, "transcript": prediction.transcript}
+    if not prediction.is_finished:
         output["unfinished"] = True
-    if reading.scene is not None:
-        scene = reading.scene
-        output["scene"] = {
-            "objects": list(scene.objects),
-            "ink": scene.ink,
-            "background": scene.background,
-            "count": scene.count,
-            "relation": scene.relation,
-        }
-    return Outcome(metrics, reading.failure, {k: v for k, v in output.items() if v is not None})
+    if prediction.scene is not None:
+        output["scene"] = {**asdict(prediction.scene), "objects": list(prediction.scene.objects)}
+    return Score(metrics, prediction.failure, {k: v for k, v in output.items() if v is not None})
 
 
 def error_rates(hypothesis: str | None, reference: str) -> Metrics:
-    """Edits over reference length, in words and in characters; silence is all deletions."""
-    said, wanted = normalize(hypothesis or ""), normalize(reference)
-    by_word, by_character = word_errors(wanted, said), character_errors(wanted, said)
+    """Return edits and reference length in words and characters; no hypothesis is all deletions."""
+    found, wanted = normalize_text(hypothesis or ""), normalize_text(reference)
+    by_word, by_character = word_errors(wanted, found), character_errors(wanted, found)
     return {
         "wer": (by_word.errors, by_word.length),
         "cer": (by_character.errors, by_character.length),
     }
 
 
-def is_exact(text: str | None, wanted: str) -> bool:
-    """Compare answers after normalization."""
-    return text is not None and normalize_answer(text) == normalize_answer(wanted)
+def is_exact(text: str | None, reference: str) -> bool:
+    """Tell whether two answers are equal after normalization."""
+    return text is not None and normalize_answer(text) == normalize_answer(reference)
 
 
 def is_spoken(transcript: str | None, answer: str) -> bool:
-    """Tell whether speech gives the answer, alone or inside a sentence of moderate length."""
+    """Tell whether speech contains the answer, alone or inside a sentence of moderate length."""
     if transcript is None:
         return False
-    room = len(words(answer)) + _CARRIER_WORDS
-    return len(words(transcript)) <= room and says(transcript, answer)
+    longest = len(split_words(answer)) + _CARRIER_WORDS
+    return len(split_words(transcript)) <= longest and contains_answer(transcript, answer)
 
 
-def is_closest(transcript: str | None, wanted: str, choices: Iterable[str]) -> bool:
-    """Tell whether no other possible answer sounds more like what was heard.
+def is_closest(transcript: str | None, reference: str, choices: Iterable[str]) -> bool:
+    """Tell whether the reference is the one of all possible answers closest to a transcript.
 
-    Recognizers mishear short words ("it is gray" as "it is great"); a choice among the answers
-    that the question can have forgives that, as a listener would. Ties count as wrong.
+    Recognizers confuse short words ("it is gray" and "it is great"); choosing among the answers
+    that a question can have removes such errors. Ties count as wrong.
     """
-    heard = normalize(transcript or "")
-    if not heard or not wanted:
+    found = normalize_text(transcript or "")
+    if not found or not reference:
         return False
-    distance = character_errors(normalize(wanted), heard).errors
-    others = (c for c in choices if normalize(c) != normalize(wanted))
-    return all(character_errors(normalize(c), heard).errors > distance for c in others)
+    distance = character_errors(normalize_text(reference), found).errors
+    others = (c for c in choices if normalize_text(c) != normalize_text(reference))
+    return all(character_errors(normalize_text(c), found).errors > distance for c in others)
 
 
-def true_answer(case: Case) -> str:
-    """The bare answer if the sample states it, else the text of the answer."""
-    answer = case.meta.get("answer")
-    return str(answer) if answer is not None else case.wanted.text or ""
+def reference_answer(example: Example) -> str:
+    """Return the bare answer if the sample states it, else the text of the reference."""
+    answer = example.meta.get("answer")
+    return str(answer) if answer is not None else example.reference.text or ""
 
 
-def _judge_asr(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return _judge_words(reading.text, case.wanted.text or "", case)
+def _score_transcript(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    return _score_words(prediction.text, example.reference.text or "", example)
 
 
-def _judge_tts(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return _judge_words(reading.transcript, case.asked.text or "", case)
+def _score_speech(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    return _score_words(prediction.transcript, example.prompt.text or "", example)
 
 
-def _judge_words(heard: str | None, wanted: str, case: Case) -> Metrics:
-    """Error rates, and whether the sentence can be told from the split's others."""
-    closest = is_closest(heard, wanted, case.choices)
-    return {**error_rates(heard, wanted), **proportions({"closest": closest})}
+def _score_words(transcript: str | None, reference: str, example: Example) -> Metrics:
+    closest = is_closest(transcript, reference, example.choices)
+    return {**error_rates(transcript, reference), **proportions({"closest": closest})}
 
 
-def _judge_image(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    return proportions(_countable(case, judge_scene(reading.scene, _asked_scene(case.meta))))
+def _score_scene(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    matches = scene_matches(prediction.scene, _captioned_scene(example.meta))
+    return proportions(_without_trivial_count(example, matches))
 
 
-def _judge_caption(case: Case, reading: Reading, inks: frozenset[str]) -> Metrics:
-    wanted = case.wanted.text or ""
-    stated = None if reading.text is None else parse_caption(reading.text, inks=inks)
-    exact = reading.text is not None and normalize(reading.text) == normalize(wanted)
-    scene = parse_caption(wanted, inks=inks) if case.meta.get("set") == "scene" else None
-    verdict = compare(stated, scene) if scene is not None else {}
-    return proportions({**_countable(case, verdict), "exact": exact})
+def _score_caption(example: Example, prediction: Prediction, inks: frozenset[str]) -> Metrics:
+    reference, text = example.reference.text or "", prediction.text
+    stated = None if text is None else parse_caption(text, inks=inks)
+    exact = text is not None and normalize_text(text) == normalize_text(reference)
+    is_composed = is_scene(example.sample)
+    scene = parse_caption(reference, inks=inks) if is_composed else None
+    matches = caption_matches(stated, scene) if scene is not None else {}
+    return proportions({**_without_trivial_count(example, matches), "exact": exact})
 
 
-def _judge_text_answer(case: Case, reading: Reading, _: frozenset[str]) -> Metrics:
-    wanted = (case.wanted.text or "", true_answer(case))
-    return proportions({"exact": any(is_exact(reading.text, w) for w in wanted)})
+def _score_text_answer(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
+    references = (example.reference.text or "", reference_answer(example))
+    return proportions({"exact": any(is_exact(prediction.text, r) for r in references)})
 
 
-def _judge_spoken_answer(case: Case, reading: Reading, inks: frozenset[str]) -> Metrics:
-    spoken = is_spoken(reading.transcript, true_answer(case))
-    closest = is_closest(reading.transcript, case.wanted.text or "", case.choices)
-    rates = error_rates(reading.transcript, case.said or case.wanted.text or "")
+def _score_spoken_answer(example: Example, prediction: Prediction, inks: frozenset[str]) -> Metrics:
+    transcript, text = prediction.transcript, example.reference.text or ""
+    spoken = is_spoken(transcript, reference_answer(example))
+    closest = is_closest(transcript, text, example.choices)
     return {
-        **_judge_text_answer(case, reading, inks),
+        **_score_text_answer(example, prediction, inks),
         **proportions({"spoken": spoken, "spoken_closest": closest}),
-        "wer": rates["wer"],
+        "wer": error_rates(transcript, example.transcript or text)["wer"],
     }
 
 
-def _countable(case: Case, verdict: dict[str, bool]) -> dict[str, bool]:
-    """Report counts where counting was asked; elsewhere one is always right."""
-    is_asked = case.meta.get("family") == "count"
-    return {k: v for k, v in verdict.items() if k != "count" or is_asked}
+def _without_trivial_count(example: Example, matches: dict[str, bool]) -> dict[str, bool]:
+    """Drop the count where the example does not test counting: one object is easy to get right."""
+    is_counting = example.meta.get("family") == "count"
+    return {k: v for k, v in matches.items() if k != "count" or is_counting}
 
 
-def _asked_scene(meta: dict[str, Any]) -> Scene:
-    """What a drawing must show: a background that the caption does not name is free."""
-    truth = truth_of(meta)
+def _captioned_scene(meta: dict[str, Any]) -> Scene:
+    """Return what a drawing must show: the background only if the caption names it."""
+    scene = scene_from_meta(meta)
     is_named = "caption" not in meta or "background" in str(meta["caption"])
-    return truth if is_named else replace(truth, background=None)
+    return scene if is_named else replace(scene, background=None)
 
 
-_JUDGES: dict[str, Callable[[Case, Reading, frozenset[str]], Metrics]] = {
-    "asr": _judge_asr,
-    "tts": _judge_tts,
-    "t2i": _judge_image,
-    "s2i": _judge_image,
-    "caption": _judge_caption,
-    "vqa": _judge_text_answer,
-    "tqa": _judge_text_answer,
-    "svqa": _judge_spoken_answer,
-    "sqa": _judge_spoken_answer,
+SCORERS: dict[str, Callable[[Example, Prediction, frozenset[str]], Metrics]] = {
+    "transcript": _score_transcript,
+    "speech": _score_speech,
+    "scene": _score_scene,
+    "caption": _score_caption,
+    "text_answer": _score_text_answer,
+    "spoken_answer": _score_spoken_answer,
 }
+"""Scorers by the name in the table of tasks."""

@@ -1,4 +1,4 @@
-"""What a speech tokenizer loses: words a recognizer no longer hears, opinion, log-mel distance."""
+"""Scores of a speech tokenizer: word errors, opinion scores and log-mel distance by codebooks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.media import Recording
+from lightning_omni.evaluation.examples import Recording
 from lightning_omni.evaluation.predictions import Recognizer
 from lightning_omni.evaluation.scorers import error_rates
 from lightning_omni.evaluation.statistics import (
-    Measured,
+    Estimate,
     bootstrap_difference,
-    bootstrap_interval,
-    mean_over,
+    mean_of_values,
+    ratio_of_sums,
 )
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.metrics.dnsmos import DNSMOS
@@ -27,34 +27,47 @@ from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a recognizer and DNSMOS make of recordings: of the real ones, or of their codes."""
+class SpeechScores:
+    """Scores of recordings: error rates by a recognizer, and mean opinion score by DNSMOS."""
 
-    wer: Measured
-    cer: Measured
-    dnsmos: Measured
+    wer: Estimate
+    cer: Estimate
+    dnsmos: Estimate
 
 
 @dataclass(frozen=True, slots=True)
 class LevelScores:
-    """With the first `levels` codebooks.
+    """Scores of recordings decoded from their first `levels` codebooks.
 
-    `wer_increase` is the word error rate less that of the same recordings uncoded, its interval
-    from the same resampled utterances.
+    Attributes:
+        levels: Number of codebooks.
+        tokens_per_second: Codes per second of speech.
+        reconstruction: Scores of the decoded recordings.
+        wer_increase: Word error rate minus that of the ground truth, with the interval of paired
+            utterances.
+        mel_l1: Mean absolute difference of log-mel spectrograms.
     """
 
     levels: int
     tokens_per_second: float
-    heard: Heard
-    wer_increase: Measured
+    reconstruction: SpeechScores
+    wer_increase: Estimate
     mel_l1: float
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechCodecScores:
-    """Of `n` recordings; `usage` and `perplexity` are per codebook."""
+    """Scores over `n` recordings.
 
-    real: Heard
+    Attributes:
+        ground_truth: Scores of the original recordings.
+        by_level: Scores with one codebook, with two, and so on.
+        usage: Share of the codes that occur, per codebook.
+        perplexity: Perplexity of the distribution of codes, per codebook.
+        n: Number of recordings.
+    """
+
+    ground_truth: SpeechScores
     by_level: list[LevelScores]
     usage: list[float]
     perplexity: list[float]
@@ -70,16 +83,23 @@ def score_speech_codec(
     opinion: DNSMOS,
     seed: int,
 ) -> SpeechCodecScores:
-    """Reconstruct recordings with one codebook, with two, and so on.
+    """Score the reconstructions of recordings from one codebook, from two, and so on.
+
+    Args:
+        tokenizer: Speech tokenizer.
+        recordings: Recordings with transcripts.
+        recognizer: Speech recognizer.
+        opinion: Predictor of opinion scores.
+        seed: Seed of bootstrap intervals.
 
     Raises:
-        OmniError: If there are none, or one has no transcript.
+        OmniError: If there are no recordings, or one has no transcript.
     """
     if not recordings:
         raise OmniError("no recordings to reconstruct; name a split that has some")
-    sentences = [_text_of(r) for r in recordings]
-    listener = _Listener(recognizer, opinion, sentences, tokenizer.sample_rate, seed)
-    real_errors, real = listener.hear([r.wave for r in recordings])
+    sentences = [_transcript_of(r) for r in recordings]
+    scorer = _SpeechScorer(recognizer, opinion, sentences, tokenizer.sample_rate, seed)
+    original_errors, ground_truth = scorer.score([r.wave for r in recordings])
     quantizer = tokenizer.quantizer
     use = [CodebookUse(quantizer.codebook_size) for _ in range(quantizer.num_codebooks)]
     log_mel = LogMel(tokenizer.sample_rate, 640, 160, 80)
@@ -91,26 +111,26 @@ def score_speech_codec(
         codes = quantizer.encode(tokenizer.encoder(padded), num_codebooks=quantizer.num_codebooks)
         for level, counter in enumerate(use):
             counter.update(codes[..., level])
-            made, _ = tokenizer.decoder(quantizer.decode(codes[..., : level + 1]))
-            made = made.clamp(-1, 1)
-            distance[level] += float(F.l1_loss(log_mel(made), log_mel(padded)))
-            waves[level].append(made[0, : wave.shape[1]].numpy())
+            decoded, _ = tokenizer.decoder(quantizer.decode(codes[..., : level + 1]))
+            decoded = decoded.clamp(-1, 1)
+            distance[level] += float(F.l1_loss(log_mel(decoded), log_mel(padded)))
+            waves[level].append(decoded[0, : wave.shape[1]].numpy())
     by_level = []
-    for level, made in enumerate(waves):
-        errors, heard = listener.hear(made)
-        increase = bootstrap_difference(errors, real_errors, listener.lengths, seed=seed)
+    for level, decoded_waves in enumerate(waves):
+        errors, reconstruction = scorer.score(decoded_waves)
+        increase = bootstrap_difference(errors, original_errors, scorer.lengths, seed=seed)
         by_level.append(
             LevelScores(
                 levels=level + 1,
                 tokens_per_second=tokenizer.frame_rate * (level + 1),
-                heard=heard,
+                reconstruction=reconstruction,
                 wer_increase=increase,
                 mel_l1=distance[level] / len(recordings),
             )
         )
     computed = [counter.compute() for counter in use]
     return SpeechCodecScores(
-        real=real,
+        ground_truth=ground_truth,
         by_level=by_level,
         usage=[float(c["usage"]) for c in computed],
         perplexity=[float(c["perplexity"]) for c in computed],
@@ -118,8 +138,8 @@ def score_speech_codec(
     )
 
 
-class _Listener:
-    """Hears the same sentences again and again."""
+class _SpeechScorer:
+    """Scores recordings of the same sentences by several codecs."""
 
     def __init__(
         self,
@@ -133,22 +153,23 @@ class _Listener:
         self.sample_rate, self.seed = sample_rate, seed
         self.lengths = [error_rates("", s)["wer"][1] for s in sentences]
 
-    def hear(self, waves: Sequence[NDArray[np.float32]]) -> tuple[list[float], Heard]:
-        """Word errors of each sentence, and the summary."""
-        said = [self.recognizer.transcribe(w, self.sample_rate) for w in waves]
-        rates = [error_rates(h, s) for h, s in zip(said, self.sentences, strict=True)]
-        score = [self.opinion.overall(w, self.sample_rate) for w in waves]
+    def score(self, waves: Sequence[NDArray[np.float32]]) -> tuple[list[float], SpeechScores]:
+        """Return the number of word errors of each sentence, and the scores of all."""
+        found = [self.recognizer.transcribe(w, self.sample_rate) for w in waves]
+        rates = [error_rates(f, s) for f, s in zip(found, self.sentences, strict=True)]
+        opinions = [self.opinion.overall(w, self.sample_rate) for w in waves]
         words, characters = [r["wer"] for r in rates], [r["cer"] for r in rates]
-        heard = Heard(self._rate(words), self._rate(characters), mean_over(score, seed=self.seed))
-        return [w[0] for w in words], heard
+        scores = SpeechScores(
+            self._rate(words), self._rate(characters), mean_of_values(opinions, seed=self.seed)
+        )
+        return [edits for edits, _ in words], scores
 
-    def _rate(self, counts: Sequence[tuple[float, float]]) -> Measured:
-        tops, bottoms = [c[0] for c in counts], [c[1] for c in counts]
-        low, high = bootstrap_interval(tops, bottoms, seed=self.seed)
-        return Measured(sum(tops) / sum(bottoms), low, high)
+    def _rate(self, counts: Sequence[tuple[float, float]]) -> Estimate:
+        edits, lengths = [c[0] for c in counts], [c[1] for c in counts]
+        return ratio_of_sums(edits, lengths, seed=self.seed)
 
 
-def _text_of(recording: Recording) -> str:
+def _transcript_of(recording: Recording) -> str:
     if not recording.text:
         raise OmniError(
             "a recording has no transcript, so its words cannot be counted; prepare the data again"

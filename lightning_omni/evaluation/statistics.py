@@ -1,27 +1,100 @@
-"""How sure a number is: 95 % intervals for proportions and for ratios of sums."""
+"""Scores of single examples and their statistics: sums, 95 % intervals, paired differences."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+ERROR_RATES = frozenset(("wer", "cer", "nelbo_per_token", "nats_per_token"))
+"""Metrics that are ratios of sums and better when low; `nats_per_token` stands in older files."""
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A number with its 95 % interval."""
+class Score:
+    """Metrics of one prediction.
+
+    Attributes:
+        metrics: (numerator, denominator) by metric: (1, 1) or (0, 1) for a proportion, (edits,
+            reference words) for an error rate, (nats, tokens) for a NELBO. A metric that does
+            not apply to the example is absent.
+        failure: Why the response could not be parsed, or None; `metrics` already count it as wrong.
+        output: Parsed prediction as plain data, for the records of a run.
+    """
+
+    metrics: dict[str, tuple[float, float]]
+    failure: str | None = None
+    output: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number over `n` examples with its 95 % interval."""
 
     value: float
     low: float
     high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean of a paired difference and its standard error, which is NaN for a single pair."""
+
+    mean: float
+    error: float
+
+
+def is_error_rate(metric: str) -> bool:
+    """Tell error rates (ratios of sums, lower is better) from proportions (higher is better)."""
+    return metric.rpartition("/")[2] in ERROR_RATES
+
+
+def metric_names(scores: Sequence[Score]) -> list[str]:
+    """Return the metrics of all scores, in order of first appearance."""
+    return list(dict.fromkeys(name for score in scores for name in score.metrics))
+
+
+def proportions(verdicts: dict[str, bool]) -> dict[str, tuple[float, float]]:
+    """Return metrics of one example from its verdicts."""
+    return {name: (float(is_right), 1.0) for name, is_right in verdicts.items()}
+
+
+def metric_value(scores: Sequence[Score], metric: str) -> float | None:
+    """Return sum of numerators over sum of denominators; None if the metric applies nowhere."""
+    tops, bottoms = _columns(scores, metric)
+    return sum(tops) / sum(bottoms) if sum(bottoms) else None
+
+
+def summarize(scores: Sequence[Score], metric: str, *, seed: int) -> Estimate | None:
+    """Return the value of a metric with its 95 % interval.
+
+    Args:
+        scores: One score per example.
+        metric: Name of the metric.
+        seed: Seed of the bootstrap interval of an error rate.
+
+    Returns:
+        The estimate; None if the metric applies to no example.
+    """
+    tops, bottoms = _columns(scores, metric)
+    if not sum(bottoms):
+        return None
+    if is_error_rate(metric):
+        return ratio_of_sums(tops, bottoms, seed=seed)
+    low, high = wilson_interval(sum(tops), len(tops))
+    return Estimate(sum(tops) / sum(bottoms), low, high, len(tops))
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """Bound a proportion; unlike the normal interval it stays in [0, 1] and is not empty at 0.
+    """Return the 95 % interval of a proportion.
+
+    Unlike the normal interval it stays in [0, 1] and has a width at 0 and at 1.
 
     Source: Wilson, 1927, "Probable inference, the law of succession, and statistical inference".
     """
@@ -37,9 +110,11 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 def bootstrap_interval(
     numerators: Sequence[float], denominators: Sequence[float], *, seed: int, draws: int = 2000
 ) -> tuple[float, float]:
-    """Bound sum(numerators) / sum(denominators), resampling whole utterances.
+    """Return the 95 % interval of sum(numerators) / sum(denominators), resampling utterances.
 
-    Words of one utterance err together, so words must not be resampled alone.
+    Errors of the words of one utterance are correlated, so whole utterances are resampled.
+
+    Source: Bisani and Ney, 2004, "Bootstrap estimates for confidence intervals in ASR".
     """
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if len(top) == 0 or bottom.sum() == 0:
@@ -51,21 +126,73 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_difference(
-    first: Sequence[float],
-    second: Sequence[float],
-    denominators: Sequence[float],
-    *,
-    seed: int,
-    draws: int = 2000,
-) -> Measured:
-    """(sum(first) - sum(second)) / sum(denominators): paired, so what both share cancels out."""
-    gaps = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    low, high = bootstrap_interval(gaps.tolist(), denominators, seed=seed, draws=draws)
-    return Measured(float(gaps.sum() / sum(denominators)), low, high)
+def ratio_of_sums(
+    numerators: Sequence[float], denominators: Sequence[float], *, seed: int
+) -> Estimate:
+    """Return sum(numerators) / sum(denominators), such as a word error rate, with its interval."""
+    low, high = bootstrap_interval(numerators, denominators, seed=seed)
+    return Estimate(sum(numerators) / sum(denominators), low, high, len(numerators))
 
 
-def mean_over(values: Sequence[float], *, seed: int) -> Measured:
-    """Mean of per-item values, items resampled."""
+def mean_of_values(values: Sequence[float], *, seed: int) -> Estimate:
+    """Return the mean of one value per example, with its bootstrap interval."""
     low, high = bootstrap_interval(values, [1.0] * len(values), seed=seed)
-    return Measured(float(np.mean(values)), low, high)
+    return Estimate(float(np.mean(values)), low, high, len(values))
+
+
+def bootstrap_difference(
+    first: Sequence[float], second: Sequence[float], denominators: Sequence[float], *, seed: int
+) -> Estimate:
+    """Return (sum(first) - sum(second)) / sum(denominators) with the interval of paired values.
+
+    Errors that both share cancel out, so the interval is narrower than those of two numbers.
+    """
+    differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    low, high = bootstrap_interval(differences.tolist(), denominators, seed=seed)
+    return Estimate(float(differences.sum() / sum(denominators)), low, high, len(denominators))
+
+
+def paired_difference(scores: Sequence[Score], others: Sequence[Score], metric: str) -> Difference:
+    """Return the metric of `scores` minus that of `others` on the same examples.
+
+    Examples to which the metric does not apply are left out.
+    """
+    found = example_differences(scores, others, metric)
+    return mean_difference([d for d in found if d is not None])
+
+
+def example_differences(
+    scores: Sequence[Score], others: Sequence[Score], metric: str
+) -> list[float | None]:
+    """Return the difference on each example, None where the metric does not apply.
+
+    Their mean is the difference of the two numbers. An error rate is a ratio of sums, so an
+    example contributes its errors over the mean reference length.
+    """
+    pairs = [
+        (a.metrics[metric], b.metrics[metric])
+        if metric in a.metrics and metric in b.metrics
+        else None
+        for a, b in zip(scores, others, strict=True)
+    ]
+    have = [pair for pair in pairs if pair is not None]
+    if not have:
+        return [None] * len(pairs)
+    length = statistics.fmean(bottom for (_, bottom), _ in have)
+    other_length = statistics.fmean(bottom for _, (_, bottom) in have)
+    return [
+        None if pair is None else pair[0][0] / length - pair[1][0] / other_length for pair in pairs
+    ]
+
+
+def mean_difference(differences: Sequence[float]) -> Difference:
+    """Return mean and standard error of independent differences, of which there is at least one."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return Difference(mean, float("nan"))
+    return Difference(mean, statistics.stdev(differences) / len(differences) ** 0.5)
+
+
+def _columns(scores: Sequence[Score], metric: str) -> tuple[list[float], list[float]]:
+    pairs = [s.metrics[metric] for s in scores if metric in s.metrics]
+    return [top for top, _ in pairs], [bottom for _, bottom in pairs]

@@ -1,31 +1,45 @@
-"""Ask, read, judge: the evaluation of any answerer on the test splits of a prepared folder."""
+"""Benchmark suite: examples, responses of a model, predictions, scores, rows of results."""
 
 from __future__ import annotations
 
-import json
 import logging
+import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.data.shards import read_samples
+import torch
+
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.answerers import Answerer, Reconstructor, answer_all
-from lightning_omni.evaluation.emojiworld.train_classifier import NUM_STEPS, ensure_oracle
-from lightning_omni.evaluation.examples import Case, Reply, load_cases
-from lightning_omni.evaluation.gallery import Exhibit, save_gallery, write_index
-from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.evaluation.predictions import (
-    Reader,
-    Reading,
-    Recognizer,
-    hear_questions,
-    reference_readings,
+from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
+from lightning_omni.evaluation.emojiworld.train_classifier import (
+    NUM_STEPS,
+    TrainedClassifier,
+    load_or_train_classifier,
 )
-from lightning_omni.evaluation.random_baseline import chance_readings
-from lightning_omni.evaluation.scorers import judge
-from lightning_omni.evaluation.table import Row, Scored, build_rows, markdown
+from lightning_omni.evaluation.examples import Example, Response, load_examples, scene_samples
+from lightning_omni.evaluation.gallery import (
+    GalleryItem,
+    interleave_splits,
+    save_gallery,
+    write_index,
+)
+from lightning_omni.evaluation.predictions import (
+    Prediction,
+    Recognizer,
+    ResponseParser,
+    ground_truth_predictions,
+    needs_recognizer,
+    transcribe_prompts,
+)
+from lightning_omni.evaluation.random_baseline import random_baseline_predictions
+from lightning_omni.evaluation.responses import ModelAdapter, OmniAdapter, generate_responses
+from lightning_omni.evaluation.scorers import score
+from lightning_omni.evaluation.statistics import Score
+from lightning_omni.evaluation.table import Row, TaskScores, build_rows, results_table
+from lightning_omni.generation.config import GenerationConfig
+from lightning_omni.generation.omni import Omni
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Role, Sample
 
@@ -36,16 +50,16 @@ TABLE = "results.md"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked.
+    """Tasks, splits and sizes of an evaluation.
 
     Attributes:
-        tasks: Tasks, as in the shards.
-        splits: Splits, as in the shards; those that a task does not have are listed as missing.
-        limit: Cases per task and split.
-        speech_limit: The same for tasks with spoken answers and asr, where the recognizer is slow.
-        seed: Of the choice of cases, of the answers and of the intervals.
-        batch_size: Cases answered at once.
-        gallery: Cases kept as files per task, spread over its splits.
+        tasks: Names of tasks.
+        splits: Names of splits; those that a task does not have are listed as missing.
+        limit: Examples per task and split.
+        speech_limit: Examples per task and split that need the slow recognizer.
+        seed: Seed of the draw of examples, of generation and of bootstrap intervals.
+        batch_size: Examples answered in one batch.
+        gallery: Examples per task that are saved as files, from all splits in turn.
     """
 
     tasks: Sequence[str]
@@ -57,125 +71,183 @@ class Plan:
     gallery: int = 8
 
     def limit_of(self, task: str) -> int:
-        """Cases of a task in each split."""
-        is_slow = "speech" in task_named(task).answers or task == "asr"
-        return self.speech_limit if is_slow else self.limit
+        """Return the number of examples of a task in each split."""
+        return self.speech_limit if needs_recognizer(task) else self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """Scores of one task and the cost of a response.
+
+    Attributes:
+        scores: One score per example.
+        forwards: Mean forward passes per response.
+        seconds: Mean seconds per response.
+    """
+
+    scores: list[Score]
+    forwards: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Everything that judges; the answerer is given to `run`."""
+    """Examples of a data folder and everything that scores responses to them.
+
+    Attributes:
+        data: Prepared data folder.
+        codes: Folder of its encoded samples.
+        parser: Parser of responses.
+        reconstructor: Decoder of references' codes; None leaves codec reconstruction out.
+        inks: Names of the colours that silhouettes have in the data.
+        classifier: Scene classifier of the parser with its accuracy; None if no task draws.
+    """
 
     data: Path
     codes: Path
-    reader: Reader
-    reconstructor: Reconstructor | None
+    parser: ResponseParser
+    reconstructor: CodecReconstructor | None
     inks: frozenset[str]
+    classifier: TrainedClassifier | None = None
 
-    def run(self, answerer: Answerer, plan: Plan, out: Path) -> dict[str, Any]:
-        """Evaluate, write `results.md` after every task and the gallery, and return the results."""
+    def run(self, model: ModelAdapter, plan: Plan, out: Path) -> dict[str, Any]:
+        """Evaluate a model and write `results.md` after every task, and the gallery.
+
+        Returns:
+            Rows, records of samples, missing splits and accuracy of the scene classifier.
+
+        Raises:
+            OmniError: If the data have no such tasks and splits, or all responses to a task fail.
+        """
         rows: list[Row] = []
         samples: list[dict[str, Any]] = []
         missing: list[dict[str, str]] = []
         entries: list[dict[str, Any]] = []
         for task in plan.tasks:
-            exhibits: list[Exhibit] = []
+            items: list[GalleryItem] = []
             for split in plan.splits:
-                cases, pool = self.cases(task, split, plan)
-                if not cases:
+                examples, pool = self.examples(task, split, plan)
+                if not examples:
                     missing.append({"task": task, "split": split})
                     continue
-                log.info("evaluating %s on %s: %d of %d", task, split, len(cases), len(pool))
-                replies = answer_all(answerer, cases, batch_size=plan.batch_size, seed=plan.seed)
-                require_answers(task, split, replies)
-                scored = self.score(task, split, cases, replies, pool, seed=plan.seed)
-                rows.extend(build_rows(scored, seed=plan.seed))
-                samples.extend(_records(scored))
-                exhibits.extend(self._exhibits(scored, replies, plan))
-            entries.extend(save_gallery(out, task, _spread(exhibits, plan)))
-            if rows:  # what is known, should the rest never end
-                (out / TABLE).write_text(markdown(rows))
+                log.info("evaluating %s on %s: %d of %d", task, split, len(examples), len(pool))
+                responses = generate_responses(
+                    model,
+                    examples,
+                    batch_size=plan.batch_size,
+                    seed=plan.seed,
+                    name=f"{task} on {split}",
+                )
+                scores = self.compare(task, split, examples, responses, pool, seed=plan.seed)
+                rows.extend(build_rows(scores, seed=plan.seed))
+                samples.extend(_sample_records(scores))
+                items.extend(self._gallery_items(scores, responses, limit=plan.gallery))
+            shown = interleave_splits(items, plan.splits, plan.gallery)
+            entries.extend(save_gallery(out, task, shown))
+            if rows:  # also if a later task is interrupted
+                (out / TABLE).write_text(results_table(rows, notes=self._notes()))
         if not rows:
             raise OmniError(
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "
                 f"'{self.codes}'; name tasks and splits that the data has"
             )
-        results = {"rows": [asdict(r) for r in rows], "missing": missing, "samples": samples}
         write_index(out, entries)
-        return results
+        return {
+            "rows": [row.to_json() for row in rows],
+            "missing": missing,
+            "samples": samples,
+            "scene_classifier": self.classifier.record() if self.classifier else None,
+        }
+
+    def examples(self, task: str, split: str, plan: Plan) -> tuple[list[Example], list[Sample]]:
+        """Return examples of a task and split, and all samples that they were drawn from."""
+        limit = plan.limit_of(task)
+        return load_examples(self.data, self.codes, task, split, limit=limit, seed=plan.seed)
+
+    def task_examples(self, task: str, plan: Plan) -> list[Example]:
+        """Return examples of a task in the one split of a plan.
+
+        Raises:
+            OmniError: If there are none.
+        """
+        (split,) = plan.splits
+        examples, _ = self.examples(task, split, plan)
+        if not examples:
+            raise OmniError(
+                f"task '{task}' has no samples in '{split}'; leave it out or choose another split"
+            )
+        return examples
 
     def score(
+        self, task: str, examples: Sequence[Example], responses: Sequence[Response]
+    ) -> list[Score]:
+        """Score the responses to examples."""
+        return self._score(task, examples, self.parser.parse(task, responses))
+
+    def compare(
         self,
         task: str,
         split: str,
-        cases: Sequence[Case],
-        replies: Sequence[Reply],
+        examples: Sequence[Example],
+        responses: Sequence[Response],
         pool: Sequence[Sample],
         *,
         seed: int,
-    ) -> Scored:
-        """Judge replies, and by the same judges the truth, its reconstruction and guesses."""
-        references = reference_readings(task, cases, self.reader)
-        guesses = chance_readings(task, cases, pool=pool, references=references, seed=seed)
-        return Scored(
+    ) -> TaskScores:
+        """Score responses, and likewise ground truth, codec reconstruction and random baseline."""
+        references = ground_truth_predictions(task, examples, self.parser)
+        baseline = random_baseline_predictions(
+            task, examples, pool=pool, references=references, seed=seed
+        )
+        return TaskScores(
             task,
             split,
-            cases,
-            self.judge(task, cases, replies),
-            self._judge(task, cases, references),
-            self._judge(task, cases, self._reconstructed(task, cases)),
-            [self._judge(task, cases, guess) for guess in guesses],
+            examples,
+            self.score(task, examples, responses),
+            self._score(task, examples, references),
+            self._score(task, examples, self._reconstructed(task, examples)),
+            [self._score(task, examples, draw) for draw in baseline],
         )
 
-    def cases(self, task: str, split: str, plan: Plan) -> tuple[list[Case], list[Sample]]:
-        """Cases of a task and split, and all that they were picked from."""
-        limit = plan.limit_of(task)
-        return load_cases(self.data, self.codes, task, split, limit=limit, seed=plan.seed)
-
-    def judge(self, task: str, cases: Sequence[Case], replies: Sequence[Reply]) -> list[Outcome]:
-        """What each reply earns."""
-        return self._judge(task, cases, self.reader.read(task, replies))
-
-    def _judge(
-        self, task: str, cases: Sequence[Case], readings: Sequence[Reading]
-    ) -> list[Outcome]:
-        if not readings:
+    def _score(
+        self, task: str, examples: Sequence[Example], predictions: Sequence[Prediction]
+    ) -> list[Score]:
+        if not predictions:
             return []
-        pairs = zip(cases, readings, strict=True)
-        return [judge(task, case, reading, inks=self.inks) for case, reading in pairs]
+        pairs = zip(examples, predictions, strict=True)
+        return [score(task, example, found, inks=self.inks) for example, found in pairs]
 
-    def _reconstructed(self, task: str, cases: Sequence[Case]) -> list[Reading]:
-        """Read what the tokenizers make of the truth; for asr, of the question."""
-        has_media = {"image", "speech"} & set(task_named(task).answers)
-        if self.reconstructor is None or not (has_media or task == "asr"):
+    def _reconstructed(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
+        """Parse the decoded codes of references; of prompts for speech recognition."""
+        is_transcription = task_named(task).is_transcription
+        has_media = {"image", "speech"} & set(task_named(task).outputs)
+        if self.reconstructor is None or not (has_media or is_transcription):
             return []
-        role: Role = "user" if task == "asr" else "assistant"
-        replies = [self.reconstructor.decode(c.sample, role) for c in cases]
-        if task == "asr":
-            return hear_questions(replies, self.reader)
-        return self.reader.read(task, replies)
+        role: Role = "user" if is_transcription else "assistant"
+        decoded = [self.reconstructor.decode(e.sample, role) for e in examples]
+        if is_transcription:
+            return transcribe_prompts(decoded, self.parser)
+        return self.parser.parse(task, decoded)
 
-    def _exhibits(self, scored: Scored, replies: Sequence[Reply], plan: Plan) -> list[Exhibit]:
+    def _gallery_items(
+        self, scores: TaskScores, responses: Sequence[Response], *, limit: int
+    ) -> list[GalleryItem]:
         decode = self.reconstructor.decode if self.reconstructor else None
-        rows = zip(scored.cases, replies, scored.model, strict=True)
+        rows = zip(scores.examples, responses, scores.model, strict=True)
         return [
-            Exhibit(
-                scored.split,
-                case,
-                reply,
-                outcome,
-                decode(case.sample, "user") if decode else None,
-                decode(case.sample, "assistant") if decode else None,
+            GalleryItem(
+                scores.split,
+                example,
+                response,
+                found,
+                decode(example.sample, "user") if decode else None,
+                decode(example.sample, "assistant") if decode else None,
             )
-            for case, reply, outcome in list(rows)[: plan.gallery]
+            for example, response, found in list(rows)[:limit]
         ]
 
-
-def require_answers(task: str, split: str, replies: Sequence[Reply]) -> None:
-    """Stop where nothing works: numbers would only say so many times over."""
-    errors = [reply.error for reply in replies if reply.error]
-    if len(errors) == len(replies):
-        raise OmniError(f"every answer to {task} on {split} failed, the first with: {errors[0]}")
+    def _notes(self) -> list[str]:
+        return [self.classifier.note()] if self.classifier else []
 
 
 def make_suite(
@@ -183,46 +255,70 @@ def make_suite(
     codes: Path,
     *,
     recognizer: Recognizer | None,
-    reconstructor: Reconstructor | None,
+    reconstructor: CodecReconstructor | None,
     tasks: Iterable[str],
-    oracle_steps: int = NUM_STEPS,
+    classifier_steps: int = NUM_STEPS,
 ) -> Suite:
-    """Gather the judges that the tasks need; trains the scene oracle if none is kept yet."""
-    train = [s for task in ("t2i", "caption") for s in read_samples(data / "tasks", task, "train")]
-    scenes = [s for s in train if s.meta.get("set") == "scene"]
-    inks = frozenset(str(s.meta["ink"]) for s in scenes if s.meta.get("ink"))
-    oracle = None
-    if any("image" in task_named(task).answers for task in tasks):
-        val = [s for task in ("t2i", "caption") for s in read_samples(data / "tasks", task, "val")]
-        oracle = ensure_oracle(data, scenes, val, num_steps=oracle_steps)
-    return Suite(data, codes, Reader(recognizer, oracle), reconstructor, inks)
+    """Load what scores the tasks; the scene classifier is trained if none is cached.
+
+    Args:
+        data: Prepared data folder.
+        codes: Folder of its encoded samples.
+        recognizer: Speech recognizer; None if no task needs one.
+        reconstructor: Decoder of references' codes; None leaves codec reconstruction out.
+        tasks: Names of the tasks.
+        classifier_steps: Steps of the first training of the scene classifier.
+    """
+    train = scene_samples(data, "train")
+    inks = frozenset(str(s.meta["ink"]) for s in train if s.meta.get("ink"))
+    trained = None
+    if any("image" in task_named(task).outputs for task in tasks):
+        val = scene_samples(data, "val")
+        trained = load_or_train_classifier(data, train, val, num_steps=classifier_steps)
+    parser = ResponseParser(recognizer, trained.classifier if trained else None)
+    return Suite(data, codes, parser, reconstructor, inks, trained)
 
 
-def write_results(out: Path, results: dict[str, Any]) -> None:
-    """Write `results.json`."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+@torch.inference_mode()
+def evaluate_task(
+    omni: Omni,
+    suite: Suite,
+    plan: Plan,
+    task: str,
+    examples: Sequence[Example],
+    config: GenerationConfig,
+) -> TaskResult:
+    """Answer the examples of a task with one generation config and score the responses.
+
+    Raises:
+        OmniError: If every response failed.
+    """
+    model = OmniAdapter(omni, config)
+    responses = generate_responses(
+        model,
+        examples,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        name=f"{task} on {', '.join(plan.splits)}",
+    )
+    return TaskResult(
+        suite.score(task, examples, responses),
+        statistics.fmean(r["forwards"] for r in model.records),
+        statistics.fmean(r["seconds"] for r in model.records),
+    )
 
 
-def _records(scored: Scored) -> list[dict[str, Any]]:
+def _sample_records(scores: TaskScores) -> list[dict[str, Any]]:
     return [
         {
-            "task": scored.task,
-            "split": scored.split,
-            "key": case.sample.key,
-            "metrics": outcome.metrics,
-            "failure": outcome.failure,
-            "output": outcome.output,
-            "asked": case.asked.text,
-            "wanted": case.wanted.text,
+            "task": scores.task,
+            "split": scores.split,
+            "key": example.sample.key,
+            "metrics": found.metrics,
+            "failure": found.failure,
+            "output": found.output,
+            "asked": example.prompt.text,
+            "wanted": example.reference.text,
         }
-        for case, outcome in zip(scored.cases, scored.model, strict=True)
+        for example, found in zip(scores.examples, scores.model, strict=True)
     ]
-
-
-def _spread(exhibits: Sequence[Exhibit], plan: Plan) -> list[Exhibit]:
-    """Take turns among the splits until the gallery is full."""
-    queues = [[e for e in exhibits if e.split == split] for split in plan.splits]
-    turns = max((len(q) for q in queues), default=0)
-    mixed = [q[i] for i in range(turns) for q in queues if i < len(q)]
-    return mixed[: plan.gallery]

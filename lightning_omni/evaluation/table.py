@@ -1,182 +1,236 @@
-"""From outcomes to rows: every number with its interval, chance level and ceiling."""
+"""Rows of results: every number with its interval, random baseline and upper bound."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from lightning_omni.evaluation.examples import Case, kind_of_question
-from lightning_omni.evaluation.outcome import (
+from lightning_omni.evaluation.examples import Example, question_kind, scoring_of
+from lightning_omni.evaluation.random_baseline import baseline_rule
+from lightning_omni.evaluation.statistics import (
     Estimate,
-    Outcome,
-    kind_of,
+    Score,
+    is_error_rate,
     metric_names,
+    metric_value,
     summarize,
 )
-from lightning_omni.evaluation.random_baseline import rule_for
-from lightning_omni.evaluation.scorers import PRIMARY
 
-CEILINGS = {
-    "asr": "the recognizer on the same real recordings",
-    "tts": "the recognizer on the real recordings of the same sentences",
-    "t2i": "the scene oracle on the real images of the same captions",
-    "s2i": "the scene oracle on the real images of the same captions",
-    "svqa": "the true text; the recognizer on the true spoken answers",
-    "sqa": "the true text; the recognizer on the true spoken answers",
+_FILE_KEYS = {
+    "group": "slice",
+    "random_baseline": "chance",
+    "codec_reconstruction": "reconstruction",
+    "ground_truth": "ceiling",
+    "baseline_rule": "chance_rule",
+    "upper_bound_rule": "ceiling_rule",
 }
-_TEXT_CEILING = "the true text"
+"""Attribute of `Row`: its key in `results.json`, where results of earlier versions stay valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One number. `ceiling`, `reconstruction` and `chance` are on the same cases as `value`."""
+    """One number and its comparisons on the same examples.
+
+    Attributes:
+        task: Name of the task.
+        split: Name of the split.
+        metric: Name of the metric.
+        group: Group of examples in a metric breakdown; None for all examples.
+        is_primary: Whether this is the task's primary metric on all examples.
+        is_lower_better: Whether smaller values are better.
+        value: Value of the model.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        n: Number of examples.
+        random_baseline: Value of the random baseline; None if there is none.
+        ground_truth: Value of the references, an upper bound; None if there is none.
+        codec_reconstruction: Value of the references after encoding and decoding by the
+            tokenizers; None for text.
+        failures: Number of responses that could not be parsed; they count as wrong.
+        unfinished: Number of responses without an end token.
+        verdict: Position of the interval relative to random baseline and ground truth, in words.
+        interval: Kind of the interval.
+        baseline_rule: How the random baseline is made.
+        upper_bound_rule: How the ground truth is scored.
+    """
 
     task: str
     split: str
     metric: str
-    slice: str | None
+    group: str | None
     is_primary: bool
     is_lower_better: bool
     value: float
     low: float
     high: float
     n: int
-    chance: float | None
-    ceiling: float | None
-    reconstruction: float | None
+    random_baseline: float | None
+    ground_truth: float | None
+    codec_reconstruction: float | None
     failures: int
     unfinished: int
     verdict: str
     interval: str
-    chance_rule: str
-    ceiling_rule: str
+    baseline_rule: str
+    upper_bound_rule: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row with the keys of `results.json`."""
+        return {_FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """Outcomes of the same cases, answered by the model, the truth, its codes, and by guessing."""
+class TaskScores:
+    """Scores of the same examples by several predictors.
+
+    Attributes:
+        task: Name of the task.
+        split: Name of the split.
+        examples: Examples, in the order of all scores.
+        model: Scores of the model.
+        ground_truth: Scores of the references.
+        codec_reconstruction: Scores of the decoded codes of the references; empty for text.
+        random_baseline: Scores of each draw of the random baseline.
+    """
 
     task: str
     split: str
-    cases: Sequence[Case]
-    model: Sequence[Outcome]
-    truth: Sequence[Outcome]
-    reconstruction: Sequence[Outcome] = ()
-    guesses: Sequence[Sequence[Outcome]] = field(default_factory=list)
+    examples: Sequence[Example]
+    model: Sequence[Score]
+    ground_truth: Sequence[Score]
+    codec_reconstruction: Sequence[Score] = ()
+    random_baseline: Sequence[Sequence[Score]] = ()
 
 
-def build_rows(scored: Scored, *, seed: int) -> list[Row]:
-    """Rows for every metric, then for the primary one by slice."""
-    names = metric_names(scored.model)
-    primary = primary_of(scored.task, scored.model)
-    rows = [_row(scored, name, None, name == primary, seed=seed) for name in names]
-    labels = [slice_of(scored.task, case) for case in scored.cases]
-    if len(set(labels)) > 1:
+def build_rows(scores: TaskScores, *, seed: int) -> list[Row]:
+    """Return a row per metric, then the primary metric by group of examples.
+
+    Args:
+        scores: Scores of one task and split.
+        seed: Seed of bootstrap intervals.
+    """
+    primary = primary_metric(scores.task, scores.model)
+    rows = [
+        _row(scores, name, None, name == primary, seed=seed) for name in metric_names(scores.model)
+    ]
+    groups = [group_of(scores.task, example) for example in scores.examples]
+    if len(set(groups)) > 1:
         rows += [
-            _row(_only(scored, labels, label), primary, label, False, seed=seed)
-            for label in sorted(set(labels))
+            _row(_select(scores, groups, group), primary, group, False, seed=seed)
+            for group in sorted(set(groups))
         ]
     return [row for row in rows if row is not None]
 
 
-def primary_of(task: str, outcomes: Sequence[Outcome]) -> str:
-    """The task's main metric, or exact match where no case has it."""
-    return PRIMARY[task] if PRIMARY[task] in metric_names(outcomes) else "exact"
+def primary_metric(task: str, scores: Sequence[Score]) -> str:
+    """Return the task's primary metric, or exact match where it applies to no example."""
+    primary = scoring_of(task).metric
+    return primary if primary in metric_names(scores) else "exact"
 
 
-def slice_of(task: str, case: Case) -> str:
-    """Group of a case: the kind of question, the family of scene, or the voice."""
-    meta = case.meta
-    if task in ("asr", "tts"):
+def group_of(task: str, example: Example) -> str:
+    """Return the group of an example in the metric breakdown: question, scene or voice."""
+    meta, breakdown = example.meta, scoring_of(task).breakdown
+    if breakdown == "voice":
         return f"voice {meta.get('voice', 'unknown')}"
-    if task in ("t2i", "s2i", "caption"):
+    if breakdown == "scene":
         return str(meta.get("family") or meta.get("set") or "all")
-    return kind_of_question(case.sample)
+    return question_kind(example.sample)
 
 
-def verdict(estimate: Estimate, *, chance: float | None, ceiling: float | None, metric: str) -> str:
-    """Say in words where an interval lies."""
-    sign = -1 if kind_of(metric) == "error_rate" else 1
+def verdict(
+    estimate: Estimate, *, random_baseline: float | None, ground_truth: float | None, metric: str
+) -> str:
+    """Describe where an interval lies relative to the random baseline and the ground truth."""
+    sign = -1 if is_error_rate(metric) else 1
     worst, best = sorted((sign * estimate.low, sign * estimate.high))
-    if chance is not None and worst <= sign * chance <= best:
+    if random_baseline is not None and worst <= sign * random_baseline <= best:
         return "not distinguishable from chance"
-    if chance is not None and best < sign * chance:
+    if random_baseline is not None and best < sign * random_baseline:
         return "worse than chance"
-    if ceiling is not None and best >= sign * ceiling:
+    if ground_truth is not None and best >= sign * ground_truth:
         return "at the ceiling"
-    return "better than chance" if chance is not None else "measured"
+    return "better than chance" if random_baseline is not None else "measured"
+
+
+def results_table(rows: Sequence[Row], *, notes: Sequence[str] = ()) -> str:
+    """Return rows as a Markdown table.
+
+    Args:
+        rows: Rows in the order of the table.
+        notes: Sentences to put below the table.
+    """
+    lines = [
+        "| task | split | metric | value | 95 % interval | n | failures | random baseline | "
+        "codec reconstruction | ground truth | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        metric = f"**{r.metric}**" if r.is_primary else r.metric
+        metric += f" ({r.group})" if r.group else ""
+        metric += " ↓" if r.is_lower_better else ""
+        lines.append(
+            f"| {r.task} | {r.split} | {metric} | {r.value:.3f} | {r.low:.3f} – {r.high:.3f} | "
+            f"{r.n} | {r.failures} | {_number(r.random_baseline)} | "
+            f"{_number(r.codec_reconstruction)} | {_number(r.ground_truth)} | {r.verdict} |"
+        )
+    for note in notes:
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
 
 
 def _row(
-    scored: Scored, metric: str, label: str | None, is_primary: bool, *, seed: int
+    scores: TaskScores, metric: str, group: str | None, is_primary: bool, *, seed: int
 ) -> Row | None:
-    estimate = summarize(scored.model, metric, seed=seed)
+    estimate = summarize(scores.model, metric, seed=seed)
     if estimate is None:
         return None
-    draws = [summarize(guess, metric, seed=seed) for guess in scored.guesses]
-    guessed = [d.value for d in draws if d is not None]
-    chance = sum(guessed) / len(guessed) if guessed else None
-    ceiling = summarize(scored.truth, metric, seed=seed)
-    reconstruction = summarize(scored.reconstruction, metric, seed=seed)
-    top = ceiling.value if ceiling else None
-    is_rate = kind_of(metric) == "error_rate"
+    draws = [metric_value(draw, metric) for draw in scores.random_baseline]
+    guessed = [value for value in draws if value is not None]
+    random_baseline = sum(guessed) / len(guessed) if guessed else None
+    ground_truth = metric_value(scores.ground_truth, metric)
+    is_rate = is_error_rate(metric)
     return Row(
-        task=scored.task,
-        split=scored.split,
+        task=scores.task,
+        split=scores.split,
         metric=metric,
-        slice=label,
+        group=group,
         is_primary=is_primary,
         is_lower_better=is_rate,
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
         n=estimate.n,
-        chance=chance,
-        ceiling=top,
-        reconstruction=reconstruction.value if reconstruction else None,
-        failures=sum(o.failure is not None for o in scored.model if metric in o.metrics),
-        unfinished=sum("unfinished" in o.output for o in scored.model if metric in o.metrics),
-        verdict=verdict(estimate, chance=chance, ceiling=top, metric=metric),
+        random_baseline=random_baseline,
+        ground_truth=ground_truth,
+        codec_reconstruction=metric_value(scores.codec_reconstruction, metric),
+        failures=sum(s.failure is not None for s in scores.model if metric in s.metrics),
+        unfinished=sum("unfinished" in s.output for s in scores.model if metric in s.metrics),
+        verdict=verdict(
+            estimate, random_baseline=random_baseline, ground_truth=ground_truth, metric=metric
+        ),
         interval="bootstrap over utterances" if is_rate else "Wilson",
-        chance_rule=rule_for(scored.task),
-        ceiling_rule=CEILINGS.get(scored.task, _TEXT_CEILING),
+        baseline_rule=baseline_rule(scores.task),
+        upper_bound_rule=scoring_of(scores.task).upper_bound,
     )
 
 
-def _only(scored: Scored, labels: Sequence[str], label: str) -> Scored:
-    keep = [i for i, have in enumerate(labels) if have == label]
-    return Scored(
-        scored.task,
-        scored.split,
-        [scored.cases[i] for i in keep],
-        _take(scored.model, keep),
-        _take(scored.truth, keep),
-        _take(scored.reconstruction, keep),
-        [_take(guess, keep) for guess in scored.guesses],
+def _select(scores: TaskScores, groups: Sequence[str], group: str) -> TaskScores:
+    keep = [i for i, other in enumerate(groups) if other == group]
+
+    def kept(values: Sequence[Score]) -> list[Score]:
+        return [values[i] for i in keep] if values else []
+
+    return TaskScores(
+        scores.task,
+        scores.split,
+        [scores.examples[i] for i in keep],
+        kept(scores.model),
+        kept(scores.ground_truth),
+        kept(scores.codec_reconstruction),
+        [kept(draw) for draw in scores.random_baseline],
     )
-
-
-def _take(outcomes: Sequence[Outcome], keep: Sequence[int]) -> list[Outcome]:
-    return [outcomes[i] for i in keep] if outcomes else []
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """Lay rows out as a table."""
-    lines = [
-        "| task | split | metric | value | 95 % interval | n | failures | chance | "
-        "reconstruction | ceiling | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        metric = f"**{r.metric}**" if r.is_primary else r.metric
-        metric += f" ({r.slice})" if r.slice else ""
-        metric += " ↓" if r.is_lower_better else ""
-        lines.append(
-            f"| {r.task} | {r.split} | {metric} | {r.value:.3f} | {r.low:.3f} – {r.high:.3f} | "
-            f"{r.n} | {r.failures} | {_number(r.chance)} | {_number(r.reconstruction)} | "
-            f"{_number(r.ceiling)} | {r.verdict} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def _number(value: float | None) -> str:

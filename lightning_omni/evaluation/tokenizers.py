@@ -1,4 +1,4 @@
-"""The `evaluate-tokenizers` verb: what codes keep of unseen pictures and recordings."""
+"""The `evaluate-tokenizers` verb: codec reconstruction of unseen pictures and recordings."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.examples import part_of, pick
+from lightning_omni.evaluation.examples import (
+    draw_samples,
+    part_of,
+    read_images,
+    read_speech,
+    scene_samples,
+)
 from lightning_omni.evaluation.image_codec import ImageCodecScores, score_image_codec
-from lightning_omni.evaluation.media import manifest_hash, read_images, read_speech
-from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.evaluation.provenance import manifest_hash, provenance
+from lightning_omni.evaluation.run import check_splits
 from lightning_omni.evaluation.speech_codec import SpeechCodecScores, score_speech_codec
-from lightning_omni.evaluation.statistics import Measured
+from lightning_omni.evaluation.statistics import Estimate
 from lightning_omni.files import make_folder
 from lightning_omni.metrics.dnsmos import DNSMOS
 from lightning_omni.metrics.recognizer import Recognizer
 from lightning_omni.pretrained import fingerprint, locate
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.types import SPLITS
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +43,17 @@ def evaluate_tokenizers(
     image_tokenizer: Path | None = None,
     speech_tokenizer: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluate tokenizers alone and write `tokenizers.json` and `tokenizers.md`.
+    """Evaluate tokenizers without a model and write `tokenizers.json` and `tokenizers.md`.
 
     Args:
         data: Folder written by prep-data.
         out: Folder for the results.
         splits: Test splits.
-        limit: Scenes per split, chosen by the seed.
-        speech_limit: Recordings per split.
-        seed: Of the choice and of intervals.
-        image_tokenizer: Exported folder; None leaves pictures out.
-        speech_tokenizer: Exported folder; None leaves speech out.
+        limit: Number of scenes per split, drawn by the seed.
+        speech_limit: Number of recordings per split.
+        seed: Seed of the draw and of bootstrap intervals.
+        image_tokenizer: Folder of an exported image tokenizer; None leaves pictures out.
+        speech_tokenizer: Folder of an exported speech tokenizer; None leaves speech out.
 
     Raises:
         OmniError: If a folder or a split does not exist, or nothing is to be evaluated.
@@ -81,7 +86,7 @@ def evaluate_tokenizers(
         **provenance(),
     }
     (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "tokenizers.md").write_text(markdown(images, speech))
+    (out / "tokenizers.md").write_text(tokenizer_tables(images, speech))
     log.info("wrote %s", out / "tokenizers.md")
     return results
 
@@ -91,9 +96,7 @@ def _check(
 ) -> None:
     if image_tokenizer is None and speech_tokenizer is None:
         raise OmniError("nothing to evaluate: give image_tokenizer or speech_tokenizer")
-    for split in splits:
-        if split not in SPLITS:
-            raise OmniError(f"unknown split '{split}'; choose from {', '.join(SPLITS)}")
+    check_splits(splits)
     if limit < 1:
         raise OmniError(f"limit is {limit}, wanted at least 1 per split")
 
@@ -136,34 +139,30 @@ def _score_speech(
 
 
 def scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
-    """Keys of composed scenes of a split."""
-    samples = [
-        s
-        for task in ("t2i", "caption")
-        for s in read_samples(data / "tasks", task, split)
-        if s.meta.get("set") == "scene"
-    ]
+    """Draw keys of pictures of scenes from a split."""
     by_image = {
         part.key: s
-        for s in samples
+        for s in scene_samples(data, split)
         for role in ("user", "assistant")
         if (part := part_of(s, role, "image")) is not None
     }
-    one_each = {s.key: key for key, s in by_image.items()}
-    chosen = pick(list(by_image.values()), limit, seed=seed, salt=f"image/{split}")
-    return [str(one_each[s.key]) for s in chosen]
+    key_of = {s.key: key for key, s in by_image.items()}
+    chosen = draw_samples(list(by_image.values()), limit, seed=seed, salt=f"image/{split}")
+    return [str(key_of[s.key]) for s in chosen]
 
 
 def recording_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
-    """Keys of recordings to transcribe of a split."""
+    """Draw keys of the recordings of a split's asr samples."""
     samples = read_samples(data / "tasks", "asr", split)
-    chosen = pick(samples, limit, seed=seed, salt=f"speech/{split}")
+    chosen = draw_samples(samples, limit, seed=seed, salt=f"speech/{split}")
     parts = [part_of(s, "user", "speech") for s in chosen]
     return [p.key for p in parts if p is not None and p.key is not None]
 
 
-def markdown(images: dict[str, ImageCodecScores], speech: dict[str, SpeechCodecScores]) -> str:
-    """Lay the scores out as two tables."""
+def tokenizer_tables(
+    images: dict[str, ImageCodecScores], speech: dict[str, SpeechCodecScores]
+) -> str:
+    """Return the scores by split as two Markdown tables."""
     lines: list[str] = []
     if images:
         lines += [
@@ -179,25 +178,26 @@ def markdown(images: dict[str, ImageCodecScores], speech: dict[str, SpeechCodecS
     if speech:
         lines += [
             "",
-            "| split | n | tokens/s | WER ↓ | over real ↓ | CER ↓ | DNSMOS | log-mel L1 ↓ | used |",
+            "| split | n | tokens/s | WER ↓ | minus ground truth ↓ | CER ↓ | DNSMOS | log-mel L1 ↓ "
+            "| codes used |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
     for split, v in speech.items():
-        real = v.real
+        original = v.ground_truth
         lines.append(
-            f"| {split} | {v.n} | real | {_cell(real.wer, 3)} | – | {_cell(real.cer, 3)} | "
-            f"{_cell(real.dnsmos, 2)} | – | – |"
+            f"| {split} | {v.n} | ground truth | {_cell(original.wer, 3)} | – | "
+            f"{_cell(original.cer, 3)} | {_cell(original.dnsmos, 2)} | – | – |"
         )
         for level, used in zip(v.by_level, v.usage, strict=True):
-            heard = level.heard
+            decoded = level.reconstruction
             lines.append(
-                f"| {split} | {v.n} | {level.tokens_per_second:.0f} | {_cell(heard.wer, 3)} | "
-                f"{_cell(level.wer_increase, 3)} | {_cell(heard.cer, 3)} | "
-                f"{_cell(heard.dnsmos, 2)} | {level.mel_l1:.3f} | {used:.1%} |"
+                f"| {split} | {v.n} | {level.tokens_per_second:.0f} | {_cell(decoded.wer, 3)} | "
+                f"{_cell(level.wer_increase, 3)} | {_cell(decoded.cer, 3)} | "
+                f"{_cell(decoded.dnsmos, 2)} | {level.mel_l1:.3f} | {used:.1%} |"
             )
     return "\n".join(lines).strip() + "\n"
 
 
-def _cell(measured: Measured, digits: int) -> str:
-    value, low, high = (f"{x:.{digits}f}" for x in (measured.value, measured.low, measured.high))
+def _cell(estimate: Estimate, digits: int) -> str:
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"

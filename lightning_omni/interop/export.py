@@ -150,17 +150,17 @@ def _qwen2_layout(
             "backbone; give --format safetensors"
         )
     require_qwen2(transformer, about=str(folder))
-    is_shifted = transformer.is_shifted
+    is_right_shifted = transformer.right_shift_logits
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
     def rename(own: str) -> str | None:
         name = published_name(own.removeprefix("transformer."))
         return None if is_tied and name.startswith("lm_head.") else name
 
-    place = "i - 1 scores token i" if is_shifted else "i scores token i"
+    place = "i - 1 scores token i" if is_right_shifted else "i scores token i"
     notes = [
-        f"The backbone alone, its weights named as in {'Dream' if is_shifted else 'Qwen2'}. "
+        f"The backbone alone, its weights named as in {'Dream' if is_right_shifted else 'Qwen2'}. "
         f"Attention sees both directions, and the output at position {place}."
     ]
-    config = qwen2_config(transformer, formats, is_shifted=is_shifted) | token_ids
+    config = qwen2_config(transformer, formats, right_shift_logits=is_right_shifted) | token_ids
     return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, notes)

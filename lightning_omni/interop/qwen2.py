@@ -31,7 +31,7 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
         "prompt that does not attend to the response (isolate_prompt)": args["isolate_prompt"],
         "projector of continuous features (continuous_dim)": args["continuous_dim"] is not None
-        and not transformer.is_shifted,
+        and not transformer.right_shift_logits,
     }
     found = [what for what, is_there in obstacles.items() if is_there]
     if found:
@@ -42,20 +42,20 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
 
 
 def qwen2_config(
-    transformer: Transformer, formats: set[str], *, is_shifted: bool
+    transformer: Transformer, formats: set[str], *, right_shift_logits: bool
 ) -> dict[str, Any]:
     """Return the `config.json` of a Qwen2-shaped backbone.
 
     Args:
         transformer: Qwen2-shaped backbone.
         formats: number formats of its weights, as safetensors names them.
-        is_shifted: whether its output at position i - 1 scores token i, as that of Dream does.
+        right_shift_logits: whether its output at position i - 1 scores token i, as that of Dream does.
     """
     args = transformer.init_args
     theta = args["rope_theta"]
     config = {
-        "architectures": ["DreamModel" if is_shifted else "Qwen2ForCausalLM"],
-        "model_type": "Dream" if is_shifted else "qwen2",
+        "architectures": ["DreamModel" if right_shift_logits else "Qwen2ForCausalLM"],
+        "model_type": "Dream" if right_shift_logits else "qwen2",
         "vocab_size": args["vocab_size"],
         "hidden_size": args["dim"],
         "intermediate_size": args["ffn_dim"],

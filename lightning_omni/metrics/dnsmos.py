@@ -10,8 +10,8 @@ import soxr
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 WINDOW = 144_160  # samples the network looks at: 9.01 s
 _OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # raw score to mean opinion, highest power first
 _WEIGHTS_PACKAGE = "speechmos"

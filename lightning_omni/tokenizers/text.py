@@ -11,7 +11,7 @@ import tiktoken
 
 from lightning_omni.errors import OmniError
 from lightning_omni.tokenizers import qwen
-from lightning_omni.vocab import OWN, RELEASED
+from lightning_omni.vocab import NATIVE, RELEASED
 
 DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
 MAX_BYTES = 16_384
@@ -19,7 +19,7 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
-_NAMED = (re.escape(name) for name in (*OWN.names, *RELEASED.names))
+_NAMED = (re.escape(name) for name in (*NATIVE.names, *RELEASED.names))
 _SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
 
 

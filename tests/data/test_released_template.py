@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import rendered_with, sample_of
 
-from lightning_omni.data.released_template import INSTRUCTIONS, SYSTEM, ReleasedTemplate
+from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
 from lightning_omni.generation.canvas_builder import Grammar, end_ids
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
@@ -79,8 +79,9 @@ def render(task, part, pads=0):
 
 @pytest.mark.parametrize("task", NINE)
 def test_a_whole_answer_is_laid_out_as_released(task):
-    answers = task_named(task).answers
-    system = turn("system", [SYSTEM[task]]) if task in SYSTEM else []
+    answers = task_named(task).outputs
+    said = task_named(task).released_system
+    system = turn("system", [said]) if said else []
     whole = [*system, *turn("user", LAYOUTS[task]), *turn("assistant", ANSWERS[answers])]
     assert render(task, len(answers) - 1).ids == ids_of(whole)
 
@@ -107,10 +108,10 @@ def test_a_full_stop_and_the_line_feed_behind_it_are_one_token_as_released():
 @pytest.mark.parametrize("task", NINE)
 def test_what_a_turn_ends_with_is_predicted_and_pads_follow_it(task):
     declared = task_named(task)
-    rendered = render(task, len(declared.answers) - 1, pads=3)
+    rendered = render(task, len(declared.outputs) - 1, pads=3)
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
     pads = sum(rendered.is_tail_pad)
-    if declared.answers[-1] == "image":
+    if declared.outputs[-1] == "image":
         assert predicted == VOCAB.to_ids("image", list(range(16)))
     else:
         assert predicted[len(predicted) - pads :] == [VOCAB.pad_token_id] * pads
@@ -118,23 +119,23 @@ def test_what_a_turn_ends_with_is_predicted_and_pads_follow_it(task):
 
 
 @pytest.mark.parametrize(
-    ("task", "part"), [(t, i) for t in NINE for i in range(len(task_named(t).answers))]
+    ("task", "part"), [(t, i) for t in NINE for i in range(len(task_named(t).outputs))]
 )
 def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part)
     length = sum(trained.maskable)
-    asked, holes = template().render_prompt(sample(task), part=part, length=length)
-    assert asked.position_ids == trained.position_ids
-    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
-    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
-    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
-        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+    prompt, span = template().render_prompt(sample(task), part=part, length=length)
+    assert prompt.position_ids == trained.position_ids
+    in_span = set(range(span.start, span.stop))
+    assert in_span == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(prompt.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_span else b)
 
 
 @pytest.mark.parametrize("task", NINE)
 def test_every_answer_can_be_generated_up_to_its_end(task):
     grammar = Grammar(VOCAB, TEXT, 1, device=torch.device("cpu"))
-    for part, modality in enumerate(task_named(task).answers):
+    for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
         row = {"text": 0, "image": 1, "speech": 2}[modality]
         hole = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
@@ -151,7 +152,7 @@ def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():
 
 def test_dropping_the_condition_keeps_the_instruction():
     bare = template().render(sample("t2i"), rng=Random(0), drop=("text",))
-    user = turn("user", [f"{INSTRUCTIONS['t2i']}\n"])
+    user = turn("user", [f"{task_named('t2i').released_instruction}\n"])
     assert bare.ids[: len(ids_of(user))] == ids_of(user)
 
 
@@ -166,7 +167,7 @@ def test_a_conversation_keeps_its_earlier_turns_whole():
     )
 
 
-@pytest.mark.parametrize("task", [t for t in NINE if "speech" in task_named(t).asks])
+@pytest.mark.parametrize("task", [t for t in NINE if "speech" in task_named(t).inputs])
 def test_speech_that_an_encoder_heard_is_one_context_token_a_frame(task):
     frames = np.arange(30, dtype=np.float16).reshape(5, 6)
     heard = {**PARTS, "speech": Part("speech", codes=(5, 17, 2), features=frames)}

@@ -33,7 +33,7 @@ def render(task, part, **options):
     return rendered_with(template(**options), sample(task), part)
 
 
-PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).answers))]
+PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).outputs))]
 
 
 @pytest.mark.parametrize(("task", "part"), PARTS_OF_NINE)
@@ -43,7 +43,7 @@ def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
     assert not any(rendered.maskable[:start])
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
     pads = sum(rendered.is_tail_pad)
-    modality = task_named(task).answers[part]
+    modality = task_named(task).outputs[part]
     answer = PARTS[modality]
     want = TEXT.encode(answer.text) if answer.text else VOCAB.to_ids(modality, list(answer.codes))
     ends = {"text": [VOCAB.pad_token_id], "speech": [VOCAB.special("<|end_of_speech|>")]}
@@ -54,13 +54,13 @@ def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
 def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part, pads=0)
     lengths = {"text": len(TEXT.encode("a green whale")) + 1, "speech": 7, "image": 16}
-    length = lengths[task_named(task).answers[part]]
-    asked, holes = template().render_prompt(sample(task), part=part, length=length)
-    assert asked.position_ids == trained.position_ids
-    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
-    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
-    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
-        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+    length = lengths[task_named(task).outputs[part]]
+    prompt, span = template().render_prompt(sample(task), part=part, length=length)
+    assert prompt.position_ids == trained.position_ids
+    in_span = set(range(span.start, span.stop))
+    assert in_span == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(prompt.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_span else b)
 
 
 def test_every_part_of_an_answer_is_trained_equally_often():
@@ -72,9 +72,9 @@ def test_every_part_of_an_answer_is_trained_equally_often():
 
 
 def test_a_spoken_answer_follows_the_text_already_given():
-    asked, holes = template().render_prompt(sample("svqa"), part=1, length=8)
-    assert [h.modality for h in holes] == ["speech"]
-    assert ",".join(map(str, TEXT.encode("a green whale"))) in ",".join(map(str, asked.ids))
+    prompt, span = template().render_prompt(sample("svqa"), part=1, length=8)
+    assert span.modality == "speech"
+    assert ",".join(map(str, TEXT.encode("a green whale"))) in ",".join(map(str, prompt.ids))
 
 
 def test_a_text_answer_does_not_see_the_speech_that_will_follow():

@@ -10,15 +10,16 @@ from PIL import Image
 
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.examples import Recording
 from lightning_omni.evaluation.image_codec import (
     conditional_entropy_bits,
     flat_patches,
     score_image_codec,
 )
-from lightning_omni.evaluation.media import Recording
 from lightning_omni.evaluation.speech_codec import score_speech_codec
-from lightning_omni.evaluation.statistics import bootstrap_difference, mean_over
-from lightning_omni.metrics.dnsmos import DNSMOS, SAMPLE_RATE
+from lightning_omni.evaluation.statistics import bootstrap_difference, mean_of_values
+from lightning_omni.metrics.dnsmos import DNSMOS
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
 from lightning_omni.pretrained import Pretrained
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -90,13 +91,13 @@ class Back(Pretrained):
 
 
 class CountingRecognizer:
-    """Hears the first level as nothing, the second as the sentence."""
+    """Transcribes the first level as nothing, the second as the sentence."""
 
-    def __init__(self, real):
-        self.real = real
+    def __init__(self, original):
+        self.original = original
 
     def transcribe(self, wave, sample_rate):
-        return "a red cat" if np.allclose(wave, self.real, atol=1e-2) else ""
+        return "a red cat" if np.allclose(wave, self.original, atol=1e-2) else ""
 
 
 class SilentOpinion:
@@ -113,16 +114,16 @@ def two_level_codec(wave):
     return codec.eval()
 
 
-def test_every_level_is_scored_beside_the_real_recording():
+def test_every_level_is_scored_beside_the_original_recording():
     wave = np.repeat(np.array([0.1, -0.2, 0.4, -0.8], np.float32), 160)
     codec = two_level_codec(wave)
     recordings = [Recording(wave, "a red cat")] * 4
     scores = score_speech_codec(
         codec, recordings, recognizer=CountingRecognizer(wave), opinion=SilentOpinion(), seed=0
     )
-    assert scores.real.wer.value == 0
+    assert scores.ground_truth.wer.value == 0
     assert [level.tokens_per_second for level in scores.by_level] == [100, 200]
-    assert scores.by_level[0].heard.wer.value == 1
+    assert scores.by_level[0].reconstruction.wer.value == 1
     assert scores.by_level[0].wer_increase.value == 1
     assert scores.n == 4
 
@@ -132,19 +133,19 @@ def test_no_pictures_and_no_words_are_refused():
         score_image_codec(Fixed(0.1), [], seed=0)
     wave = np.zeros(640, np.float32)
     codec = two_level_codec(wave)
-    listeners = {"recognizer": CountingRecognizer(wave), "opinion": SilentOpinion(), "seed": 0}
+    scorers = {"recognizer": CountingRecognizer(wave), "opinion": SilentOpinion(), "seed": 0}
     with pytest.raises(OmniError, match="no recordings"):
-        score_speech_codec(codec, [], **listeners)
+        score_speech_codec(codec, [], **scorers)
     with pytest.raises(OmniError, match="no transcript"):
-        score_speech_codec(codec, [Recording(wave, None)], **listeners)
+        score_speech_codec(codec, [Recording(wave, None)], **scorers)
 
 
-def test_a_paired_difference_is_surer_than_two_intervals():
+def test_a_paired_difference_has_a_narrower_interval_than_two_numbers():
     rng = np.random.default_rng(0)
     hard = rng.integers(0, 5, 200).astype(float)
     gap = bootstrap_difference((hard + 1).tolist(), hard.tolist(), [5.0] * 200, seed=0)
     assert gap.low == gap.high == gap.value == pytest.approx(0.2)
-    assert mean_over([1.0, 3.0], seed=0).value == 2
+    assert mean_of_values([1.0, 3.0], seed=0).value == 2
 
 
 def test_dnsmos_prefers_a_voice_to_noise():

@@ -37,7 +37,7 @@ ARGUMENTS = {
         ({"model": Path("absent")}, "absent"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_loaded(change, message):
+def test_a_mistake_is_reported_before_anything_is_loaded(change, message):
     with pytest.raises(OmniError, match=message):
         evaluate(**{**ARGUMENTS, **change})
 
@@ -47,23 +47,26 @@ def test_a_mistake_is_told_before_anything_is_loaded(change, message):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"tasks": ["vqa", "vqa"]}, "vqa named twice"),
-        ({"ways": {}}, "no ways"),
-        ({"model": Path("shipped"), "into_model": True}, "would change the model of the package"),
+        ({"configs": {}}, "no configs"),
+        ({"model": Path("shipped"), "into_model": True}, "would change the bundled model"),
     ],
 )
 def test_a_calibration_s_mistake_too(change, message):
     arguments = {name: value for name, value in ARGUMENTS.items() if name != "splits"}
     with pytest.raises(OmniError, match=message):
-        calibrate(**{**arguments, "split": "val", "ways": {"a": Sampling()}, **change})
+        calibrate(**{**arguments, "split": "val", "configs": {"a": Sampling()}, **change})
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)
-def test_a_recipe_names_exactly_the_options_there_are(recipe):
+def test_a_recipe_names_what_has_no_default_and_what_differs_from_it(recipe):
     function = next(
         f for verb, f in VERBS.items() if f"lightning_omni {verb} " in recipe.read_text()
     )
-    options = inspect.signature(function).parameters.keys()
-    assert yaml.safe_load(recipe.read_text()).keys() == options
+    options = inspect.signature(function).parameters
+    named = yaml.safe_load(recipe.read_text())
+    required = {name for name, option in options.items() if option.default is option.empty}
+    assert required <= named.keys() <= options.keys()
+    assert all(named[name] != options[name].default for name in named)
 
 
 def test_provenance_names_versions_and_the_commit_if_there_is_one():

@@ -4,44 +4,44 @@ from random import Random
 
 import numpy as np
 import pytest
-from toy_world import NINE, SpellingRecognizer, TableAnswerer
+from toy_world import NINE, SpellingRecognizer, TableModel
 
-from lightning_omni.evaluation.examples import Case, Reply, load_cases, pick
-from lightning_omni.evaluation.outcome import Estimate
+from lightning_omni.evaluation.examples import Example, Response, draw_samples, load_examples
 from lightning_omni.evaluation.random_baseline import derangement
 from lightning_omni.evaluation.scorers import is_closest
+from lightning_omni.evaluation.statistics import Estimate
 from lightning_omni.evaluation.suite import Plan, make_suite
 from lightning_omni.evaluation.table import verdict
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.types import Sample
 
-STEPS = 120  # of the scene oracle
+STEPS = 120  # of the scene classifier
 PLAN = Plan(NINE, ("test_iid",), limit=40, speech_limit=40, seed=3, batch_size=7, gallery=2)
 
 
 @pytest.fixture(scope="module")
 def suite(toy):
-    judges = {"recognizer": SpellingRecognizer(), "reconstructor": None}
-    return make_suite(toy.folder, toy.codes, tasks=NINE, oracle_steps=STEPS, **judges)
+    scorers = {"recognizer": SpellingRecognizer(), "reconstructor": None}
+    return make_suite(toy.folder, toy.codes, tasks=NINE, classifier_steps=STEPS, **scorers)
 
 
 @pytest.fixture(scope="module")
 def truths(toy):
-    """The true answer of every test case, by key."""
-    cases = [
-        case
+    """References of all test examples, by key."""
+    examples = [
+        example
         for task in NINE
-        for case in load_cases(toy.folder, toy.codes, task, "test_iid", limit=60, seed=0)[0]
+        for example in load_examples(toy.folder, toy.codes, task, "test_iid", limit=60, seed=0)[0]
     ]
-    return {case.sample.key: case.wanted for case in cases}
+    return {example.sample.key: example.reference for example in examples}
 
 
-def rows_of(suite, replies, out):
-    results = suite.run(TableAnswerer(replies), PLAN, out)
+def rows_of(suite, responses, out):
+    results = suite.run(TableModel(responses), PLAN, out)
     return results, [r for r in results["rows"] if r["slice"] is None]
 
 
-def test_the_truth_reaches_the_ceiling_in_every_metric(suite, truths, tmp_path):
+def test_the_ground_truth_is_the_upper_bound_of_every_metric(suite, truths, tmp_path):
     results, rows = rows_of(suite, truths, tmp_path)
     assert {r["task"] for r in rows if r["is_primary"]} == set(NINE)
     for row in rows:
@@ -52,19 +52,19 @@ def test_the_truth_reaches_the_ceiling_in_every_metric(suite, truths, tmp_path):
     assert not results["missing"]
 
 
-def test_silence_earns_nothing_and_is_counted(suite, tmp_path):
+def test_empty_responses_score_zero_and_are_counted(suite, tmp_path):
     _, rows = rows_of(suite, {}, tmp_path)
     for row in rows:
         assert row["value"] == (1 if row["is_lower_better"] else 0), row
         assert row["failures"] == row["n"], row
 
 
-def test_shuffled_truths_are_at_chance(suite, truths, tmp_path):
+def test_shuffled_references_score_like_the_random_baseline(suite, truths, tmp_path):
     shuffled = {}
     for task in NINE:
         keys = sorted(k for k in truths if k.startswith(f"{task}-"))
-        places = derangement(len(keys), Random(1))
-        shuffled |= {k: truths[keys[p]] for k, p in zip(keys, places, strict=True)}
+        permutation = derangement(len(keys), Random(1))
+        shuffled |= {k: truths[keys[p]] for k, p in zip(keys, permutation, strict=True)}
     _, rows = rows_of(suite, shuffled, tmp_path)
     for row in rows:
         if row["task"] in ("asr", "tts", "t2i", "s2i", "caption"):
@@ -97,25 +97,25 @@ def test_a_raising_sample_costs_one_wrong_answer_not_its_batch(suite, truths, tm
 
 
 def test_speech_that_is_not_finite_is_a_failure(suite, toy, tmp_path):
-    nan = Reply(speech=np.full(16000, np.nan, np.float32))
+    nan = Response(speech=np.full(16000, np.nan, np.float32))
     keys = [f"tts-test_iid-{i:04d}" for i in range(60)]
     plan = Plan(("tts",), ("test_iid",), 5, 5, 3, 8, 1)
-    results = suite.run(TableAnswerer(dict.fromkeys(keys, nan)), plan, tmp_path)
+    results = suite.run(TableModel(dict.fromkeys(keys, nan)), plan, tmp_path)
     assert {s["failure"] for s in results["samples"]} == {"speech is not finite"}
 
 
-def test_the_same_seed_picks_the_same_cases_and_not_the_first(toy):
+def test_the_same_seed_draws_the_same_examples_and_not_the_first(toy):
     keys = [
-        [c.sample.key for c in load_cases(toy.folder, toy.codes, "vqa", "test_iid", **o)[0]]
+        [c.sample.key for c in load_examples(toy.folder, toy.codes, "vqa", "test_iid", **o)[0]]
         for o in ({"limit": 9, "seed": 1}, {"limit": 9, "seed": 1}, {"limit": 9, "seed": 2})
     ]
     assert keys[0] == keys[1] != keys[2]
     assert sorted(keys[0]) != [f"vqa-test_iid-{i:04d}" for i in range(9)]
 
 
-def test_a_larger_limit_keeps_the_cases_of_a_smaller_one(toy):
-    pool = load_cases(toy.folder, toy.codes, "vqa", "test_iid", limit=1, seed=0)[1]
-    few, many = (pick(pool, n, seed=4, salt="x") for n in (5, 20))
+def test_a_larger_limit_keeps_the_examples_of_a_smaller_one(toy):
+    pool = load_examples(toy.folder, toy.codes, "vqa", "test_iid", limit=1, seed=0)[1]
+    few, many = (draw_samples(pool, n, seed=4, salt="x") for n in (5, 20))
     assert many[:5] == few
 
 
@@ -132,27 +132,30 @@ def test_results_table_and_gallery_are_written(suite, truths, tmp_path):
 
 def test_a_split_that_a_task_lacks_is_reported_as_missing(suite, truths, tmp_path):
     plan = Plan(("tqa",), ("test_iid", "test_voice"), 4, 4, 3)
-    results = suite.run(TableAnswerer(truths), plan, tmp_path)
+    results = suite.run(TableModel(truths), plan, tmp_path)
     assert results["missing"] == [{"task": "tqa", "split": "test_voice"}]
 
 
-def test_the_oracle_is_trained_once_per_data_folder(suite, toy):
-    (kept,) = (toy.folder / "oracle").iterdir()
+def test_the_scene_classifier_is_trained_once_per_data_folder(suite, toy):
+    (kept,) = (toy.folder / "scene_classifier").iterdir()
     before = fingerprint(kept)
-    judges = {"recognizer": None, "reconstructor": None}
-    make_suite(toy.folder, toy.codes, tasks=["t2i"], oracle_steps=STEPS, **judges)
-    assert [fingerprint(f) for f in (toy.folder / "oracle").iterdir()] == [before]
+    scorers = {"recognizer": None, "reconstructor": None}
+    make_suite(toy.folder, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
+    assert [fingerprint(f) for f in (toy.folder / "scene_classifier").iterdir()] == [before]
 
 
-def test_a_misheard_answer_counts_as_closest_only_if_no_other_is_nearer():
+def test_a_misrecognized_answer_is_closest_only_if_no_other_is_nearer():
     choices = ("it is gray", "it is pink", "it is blue")
-    case = Case(
-        Sample("k", "svqa", (), {"answer": "gray"}), Reply(), Reply("it is gray"), choices=choices
+    example = Example(
+        Sample("k", "svqa", (), {"answer": "gray"}),
+        Response(),
+        Response("it is gray"),
+        choices=choices,
     )
-    assert is_closest("It is great.", case.wanted.text, case.choices)
-    assert not is_closest("It is pin", case.wanted.text, case.choices)
-    assert not is_closest(None, case.wanted.text, case.choices)
-    assert not is_closest("", case.wanted.text, case.choices)
+    assert is_closest("It is great.", example.reference.text, example.choices)
+    assert not is_closest("It is pin", example.reference.text, example.choices)
+    assert not is_closest(None, example.reference.text, example.choices)
+    assert not is_closest("", example.reference.text, example.choices)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +169,9 @@ def test_a_misheard_answer_counts_as_closest_only_if_no_other_is_nearer():
         ((0.9, 0.8, 1.1), "wer", "worse than chance"),
     ],
 )
-def test_a_verdict_says_where_the_interval_lies(interval, metric, said):
+def test_a_verdict_describes_where_the_interval_lies(interval, metric, said):
     value, low, high = interval
-    chance, ceiling = (0.2, 1.0) if metric == "exact" else (0.7, 0.1)
-    got = verdict(Estimate(value, low, high, 50), chance=chance, ceiling=ceiling, metric=metric)
+    baseline, truth = (0.2, 1.0) if metric == "exact" else (0.7, 0.1)
+    estimate = Estimate(value, low, high, 50)
+    got = verdict(estimate, random_baseline=baseline, ground_truth=truth, metric=metric)
     assert got == said

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
-from lightning_omni.evaluation.examples import Reply
+from lightning_omni.evaluation.examples import Response
 from lightning_omni.types import Part, Sample, Turn
 
 INKS = {"red": (210, 20, 20), "blue": (20, 50, 210), "green": (16, 128, 48)}
@@ -28,7 +28,7 @@ def spell(text):
 
 
 class SpellingRecognizer:
-    """Hears what `spell` says."""
+    """Transcribes what `spell` writes."""
 
     def __init__(self):
         self.calls = 0
@@ -183,15 +183,15 @@ def build_toy_data(folder, counts, tasks):
 NINE = ("asr", "tts", "t2i", "caption", "vqa", "s2i", "svqa", "sqa", "tqa")
 
 
-class TableAnswerer:
-    """Answers from a table of replies by sample key."""
+class TableModel:
+    """Looks responses up by sample key."""
 
-    def __init__(self, replies):
-        self.replies = replies
+    def __init__(self, responses):
+        self.responses = responses
 
     def answer(self, samples, *, seed):
         for sample in samples:
             assert not sample.meta.keys() - {"voice", "answer_voice"}, "facts leaked"
             (answer,) = [t for t in sample.turns if t.role == "assistant"]
             assert not any(p.text or p.codes or p.key for p in answer.parts), "the answer leaked"
-        return [self.replies.get(s.key, Reply()) for s in samples]
+        return [self.responses.get(s.key, Response()) for s in samples]

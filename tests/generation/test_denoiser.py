@@ -24,7 +24,7 @@ def packed(lengths, holes, rng):
     return PackedPrompts(
         torch.randint(0, 29, (sum(lengths),), generator=rng),
         torch.stack((index, index * 0, index * 0), dim=1),
-        SegmentLayout.of(lengths, device="cpu"),
+        SegmentLayout.from_lengths(lengths, device="cpu"),
         torch.tensor(holes),
     )
 
@@ -41,7 +41,7 @@ def canvases(prompts, rng, count=4):
 def one_pass(model, prompts, ids):
     is_open = torch.zeros(len(ids), dtype=torch.bool)
     is_open[prompts.hole_positions] = True
-    hidden = model(ids, prompts.position_ids, model.layout(prompts.layout.lengths, is_open))
+    hidden = model(ids, prompts.position_ids, model.segment_layout(prompts.layout.lengths, is_open))
     return model.logits(hidden[prompts.hole_positions])
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from lightning_omni.generation.part_draft import TextDraft
 
 from lightning_omni.data.template import Template
 from lightning_omni.generation.config import Sampling
 from lightning_omni.generation.generator import MAX_GROWTHS, PartFiller
 from lightning_omni.generation.lengths import LengthRule
-from lightning_omni.generation.part_draft import TextDraft
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from lightning_omni.samplers.token_editing import TokenEditing
 from small_world import LENGTH, MASK, empty_canvas, make_joint, posterior_denoiser
 
 from lightning_omni.generation.history import Trace, replay
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.loop import fill
 from lightning_omni.samplers.remdm import ReMDM
-from lightning_omni.samplers.token_editing import TokenEditing
 
 
 @pytest.mark.parametrize(

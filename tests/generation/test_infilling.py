@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from lightning_omni.generation.draft import Draft
+from lightning_omni.generation.part_draft import ImageDraft, TextDraft
 from PIL import Image
 
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.draft import Draft
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.part_draft import ImageDraft, TextDraft
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.types import Part, Sample, Turn
 

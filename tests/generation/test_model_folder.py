@@ -4,12 +4,12 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from lightning_omni.nn.length_head import LengthHead
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
-from lightning_omni.nn.length_head import LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from lightning_omni.generation.draft import Draft
 from small_models import QWEN_SHAPE, rendered_with, sample_of
 
 from lightning_omni.data.templates import make_template
 from lightning_omni.generation.canvas_builder import end_ids
 from lightning_omni.generation.denoiser import Runner
-from lightning_omni.generation.draft import Draft
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.generation.omni import Omni
@@ -34,7 +34,7 @@ LINE, FEED = VOCAB.special("<|im_end|>"), TEXT.encode("\n")
 def folder(tmp_path_factory):
     """A random shifted model of the released vocabulary, exported."""
     torch.manual_seed(0)
-    backbone = Transformer(VOCAB.size, [], **QWEN_SHAPE, is_shifted=True)
+    backbone = Transformer(VOCAB.size, [], **QWEN_SHAPE, right_shift_logits=True)
     tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
     return write_model_folder(
         tmp_path_factory.mktemp("released"),
@@ -144,7 +144,7 @@ def test_sampling_sees_the_logits_of_load_backbone(folder, omni, monkeypatch):
     monkeypatch.setattr(Runner, "run", watched)
     omni.generate("tqa", text="what is it?", refresh_every=1)
     loaded = load_backbone(folder)
-    assert loaded.is_shifted
+    assert loaded.right_shift_logits
     assert len(seen) > 1
     for ids, wanted, logits in seen:
         torch.testing.assert_close(loaded(ids[None])[0][wanted], logits)

@@ -199,7 +199,7 @@ def test_a_projector_is_none_of_qwen2_s_parts(tmp_path, capsys):
     args = {"qkv_bias": True, "qk_norm": False, "tie_embeddings": False, "rope_sections": None}
     sizes = {"dim": 32, "num_layers": 1, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 40}
     model = Transformer(60, [], **args, **sizes, rope_theta=1e4, continuous_dim=WIDTH)
-    Backbone(model, is_shifted=False).save_pretrained(tmp_path / "ours")
+    Backbone(model, right_shift_logits=False).save_pretrained(tmp_path / "ours")
     args = ["--model", str(tmp_path / "ours"), "--output", str(tmp_path / "out"), "--format", "hf"]
     assert main(["export", *args]) == 2
     assert "projector of continuous features (continuous_dim)" in capsys.readouterr().err

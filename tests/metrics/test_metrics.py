@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.metrics.wer import character_errors, error_rate, normalise, word_errors
+from lightning_omni.metrics.wer import (
+    character_errors,
+    error_rate,
+    normalize_transcript,
+    word_errors,
+)
 
 
 def test_an_even_codebook_has_full_perplexity_and_a_single_code_has_one():
@@ -36,4 +41,4 @@ def test_an_empty_answer_costs_its_whole_reference():
 
 
 def test_normalisation_keeps_words_only():
-    assert normalise("  What's THIS?! ") == "what's this"
+    assert normalize_transcript("  What's THIS?! ") == "what's this"

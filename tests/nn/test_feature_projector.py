@@ -28,7 +28,7 @@ def run(model, given, ids=None):
     ids = torch.arange(sum(LENGTHS)) % 50 if ids is None else ids
     index = torch.cat([torch.arange(n) for n in LENGTHS])
     places = torch.stack((index, index * 0, index * 0), dim=1)
-    layout = SegmentLayout.of(LENGTHS, device="cpu")
+    layout = SegmentLayout.from_lengths(LENGTHS, device="cpu")
     return model(ids, places, layout, continuous=given)
 
 

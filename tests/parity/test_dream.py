@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numbers a
 def forward(model, ids, lengths):
     index = torch.cat([torch.arange(n) for n in lengths])
     places = torch.stack((index, index * 0, index * 0), dim=1)
-    return model.logits(model(ids, places, SegmentLayout.of(lengths, device="cpu")))
+    return model.logits(model(ids, places, SegmentLayout.from_lengths(lengths, device="cpu")))
 
 
 @torch.no_grad()

@@ -65,13 +65,13 @@ def test_the_model_is_evaluated_and_answers_what_it_hears(place):
     assert Path("heard.txt").is_file()
 
 
-def test_ways_of_sampling_what_it_hears_are_compared(place):
-    ways = ["--ways", '{"balanced": {}, "few": {"num_steps": 2}}', "--tasks", "[s2i]"]
+def test_sampling_configs_of_a_model_with_an_encoder_are_compared(place):
+    configs = ["--configs", '{"balanced": {}, "few": {"num_steps": 2}}', "--tasks", "[s2i]"]
     limits = ["--split", "val", "--limit", "1", "--speech_limit", "1", "--seed", "7"]
-    args = ["calibrate", "--model", EXPORT, "--data", "data/smoke", "--out", "ways"]
-    assert main([*args, *ways, *limits, *HEARS]) == 0
-    rows = json.loads(Path("ways/calibration.json").read_text())["rows"]
-    assert {row["way"] for row in rows} == {"balanced", "few"}
+    args = ["calibrate", "--model", EXPORT, "--data", "data/smoke", "--out", "configs"]
+    assert main([*args, *configs, *limits, *HEARS]) == 0
+    rows = json.loads(Path("configs/calibration.json").read_text())["rows"]
+    assert {row["config"] for row in rows} == {"balanced", "few"}
 
 
 def test_without_its_encoder_it_does_not_answer_speech_and_says_why(place, capsys):
@@ -111,7 +111,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     ("changes", "words"),
     [
         (["--data.special_tokens", "own"], "set special_tokens: released"),
-        (["--data.continuous_speech", "null"], "asr would be heard as codes"),
+        (["--data.continuous_speech", "null"], "speech of asr is given as codes"),
         (["--model.backbone.init_args.continuous_dim", "512"], "set continuous_dim: 560"),
     ],
 )

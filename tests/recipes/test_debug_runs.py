@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -17,10 +16,10 @@ from safetensors.torch import load_file
 from lightning_omni.cli import build_cli, main
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
-from lightning_omni.diffusion.noise import split_visits
-from lightning_omni.evaluation.outcome import summarize
+from lightning_omni.diffusion.noise import split_complementary
+from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.recipe import read_recipe
-from lightning_omni.studies.experiments.bound import for_test, measure_bound
+from lightning_omni.studies.experiments.measurements import measure_nelbo, with_test_split
 from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
 from lightning_omni.tasks import TASKS_BY_NAME
 
@@ -97,25 +96,25 @@ def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     checkpoint = ["--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt"]
     assert main(["test", *recipe, *checkpoint, "--data.test_split", "val"]) == 0
     said = capsys.readouterr().out
-    for name in ("loss", "nats_per_token/text", "nats_per_token_error/speech", "bits_per_second"):
+    for name in ("loss", "nelbo_per_token/text", "nelbo_per_token_error/speech", "bits_per_second"):
         assert f"test/{name}" in said
     assert "test/bits_per_dimension/image" in said
     assert "test/bits_per_dimension_error/image" in said
     assert main(["test", *recipe, *checkpoint, "--data.test_split", "exam"]) == 2
 
 
-def test_ways_of_sampling_are_compared_on_the_same_cases(workplace):
+def test_sampling_configs_are_compared_on_the_same_cases(workplace):
     given = ["--model", "runs/debug/stage3/export", "--data", "data/smoke", "--out", "calibrated"]
     plan = ["--split", "val", "--limit", "5", "--speech_limit", "5", "--seed", "1"]
     threshold = {
         "class_path": "lightning_omni.samplers.threshold.Threshold",
         "init_args": {"threshold": 0.0},
     }
-    ways = {"whole": {}, "same": {"num_steps": 64}, "at_once": {"sampler": threshold}}
-    ways = ["--tasks", "[vqa]", "--ways", json.dumps(ways)]
-    assert main(["calibrate", *given, *plan, *ways]) == 0
+    configs = {"whole": {}, "same": {"num_steps": 64}, "at_once": {"sampler": threshold}}
+    configs = ["--tasks", "[vqa]", "--configs", json.dumps(configs)]
+    assert main(["calibrate", *given, *plan, *configs]) == 0
     rows = json.loads(Path("calibrated/calibration.json").read_text())["rows"]
-    assert [row["way"] for row in rows] == ["whole", "same", "at_once"]
+    assert [row["config"] for row in rows] == ["whole", "same", "at_once"]
     assert {row["n"] for row in rows} == {5}
     assert rows[1]["difference"] == rows[1]["difference_error"] == 0
     assert rows[1]["forwards"] == rows[0]["forwards"] > rows[2]["forwards"]
@@ -128,16 +127,25 @@ def test_a_calibration_is_kept_with_the_model_and_read_by_generate(workplace, tm
     shutil.copytree("runs/debug/stage3/export", model)
     given = ["--model", str(model), "--data", "data/smoke", "--out", str(tmp_path / "out")]
     plan = ["--split", "val", "--limit", "5", "--speech_limit", "5", "--seed", "1"]
-    ways = ["--tasks", "[t2i]", "--ways", json.dumps({"two": {"num_steps": 2}})]
-    assert main(["calibrate", *given, *plan, *ways, "--into_model", "true"]) == 0
+    configs = ["--tasks", "[t2i]", "--configs", json.dumps({"two": {"num_steps": 2}})]
+    assert main(["calibrate", *given, *plan, *configs, "--into_model", "true"]) == 0
     asked = ["generate", "--task", "t2i", "--text", "a cat", "--model", str(model)]
     for more, forwards in (([], 2), (["--steps", "5"], 5)):
         assert main([*asked, *more, "--out", str(tmp_path / "cat")]) == 0
         assert json.loads((tmp_path / "cat.json").read_text())["forwards"] == forwards
 
 
-def experiment(name, recipe, arms):
-    given = ["--name", name, "--claim", "c", "--out", "experiments", "--arms", json.dumps(arms)]
+def experiment(name, recipe, variants):
+    given = [
+        "--name",
+        name,
+        "--claim",
+        "c",
+        "--out",
+        "experiments",
+        "--variants",
+        json.dumps(variants),
+    ]
     plan = ["--tasks", "[vqa]", "--split", "val", "--limit", "3", "--speech_limit", "3"]
     seeds = ["--evaluation_seed", "1", "--seeds", "[7]", "--recipes", json.dumps([str(recipe)])]
     return main(["experiment", *given, *plan, *seeds])
@@ -161,26 +169,26 @@ def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
     more = ["--data.init_args.test_split", "val"]
     last = ["--ckpt_path", "plain/checkpoints/last.ckpt"]
     logged = build_cli(["test", "--config", "plain.yaml", *last, *more]).trainer.callback_metrics
-    tested = for_test(
+    tested = with_test_split(
         recipe, tasks=list(recipe["data"]["init_args"]["tasks"]), split="val", limit=2, seed=956
     )
-    found = measure_bound(tested, Path("plain/export"))
+    found = measure_nelbo(tested, Path("plain/export"))
     for name in ("text", "speech", "image"):
-        metric = f"{name}/nats_per_token"
-        value = summarize(found.outcomes, metric, seed=0).value
-        assert value == pytest.approx(float(logged[f"test/nats_per_token/{name}"]), rel=1e-6)
-        error = float(logged[f"test/nats_per_token_error/{name}"])
+        metric = f"{name}/nelbo_per_token"
+        value = summarize(found.scores, metric, seed=0).value
+        assert value == pytest.approx(float(logged[f"test/nelbo_per_token/{name}"]), rel=1e-6)
+        error = float(logged[f"test/nelbo_per_token_error/{name}"])
         assert found.errors[metric] == pytest.approx(error, rel=1e-5)
 
 
-def test_an_experiment_trains_what_its_arms_share_once_and_resumes(workplace):
+def test_an_experiment_trains_what_its_variants_share_once_and_resumes(workplace):
     short_recipe(Path("short.yaml"), 3, "ModelCheckpoint", "EMAWeightAveraging", "ExportOmni")
-    arms = {"base": {}, "few.steps": {"sampling": {"num_steps": 1}}}
-    assert experiment("two", "short.yaml", arms) == 0
+    variants = {"base": {}, "few.steps": {"sampling": {"num_steps": 1}}}
+    assert experiment("two", "short.yaml", variants) == 0
     (run,) = Path("experiments/trained").iterdir()
     rows = json.loads(Path("experiments/two/results.json").read_text())["rows"]
-    by_name = {(row["arm"], row["metric"]): row for row in rows}
-    assert by_name["few.steps", "text/nats_per_token"]["difference"] == 0
+    by_name = {(row["variant"], row["metric"]): row for row in rows}
+    assert by_name["few.steps", "text/nelbo_per_token"]["difference"] == 0
     assert {row["n"] for row in rows} == {3}
     assert by_name["few.steps", "exact"]["forwards"] < by_name["base", "exact"]["forwards"]
     assert Path("experiments/two/two.png").is_file()
@@ -189,7 +197,7 @@ def test_an_experiment_trains_what_its_arms_share_once_and_resumes(workplace):
     weights, kept = (run / "export/model.safetensors").read_bytes(), times_of(run / "measured")
     for lost in ("trained.json", "export/model.safetensors"):
         (run / lost).unlink()
-    more = {**arms, "fewer": {"sampling": {"num_steps": 2}}}
+    more = {**variants, "fewer": {"sampling": {"num_steps": 2}}}
     assert experiment("three", "short.yaml", more) == 0
     assert list(Path("experiments/trained").iterdir()) == [run]
     assert json.loads((run / "trained.json").read_text())["resumed_from"].endswith("last.ckpt")
@@ -257,8 +265,8 @@ def test_what_was_taken_out_is_filled_and_judged(workplace):
     plan = ["--split", "val", "--limit", "3", "--speech_limit", "2", "--seed", "1"]
     assert main(["evaluate-infilling", *given, *plan]) == 0
     rows = json.loads(Path("infilled/infilling.json").read_text())["rows"]
-    ways = {"caption": 2, "t2i": 4, "tts": 4}
-    assert [row["task"] for row in rows] == [task for task, n in ways.items() for _ in range(n)]
+    variants = {"caption": 2, "t2i": 4, "tts": 4}
+    assert [row["task"] for row in rows] == [task for task, n in variants.items() for _ in range(n)]
     assert {row["n"] for row in rows} == {2, 3}
     assert all(row["value"] >= 0 for row in rows)
 
@@ -291,8 +299,8 @@ def data_of(**changes) -> OmniData:
 
 def test_every_visit_comes_with_its_complement_if_that_is_asked_for(workplace):
     batches = list(islice(data_of(complementary=True).train_dataloader(), 12))
-    visits = torch.cat([b.visits[b.tasks >= 0] for b in batches])
-    numbers, is_complement = split_visits(visits)
+    shown = torch.cat([b.sample_index[b.tasks >= 0] for b in batches])
+    numbers, is_complement = split_complementary(shown)
     first, second = (numbers[chosen].tolist() for chosen in (~is_complement, is_complement))
     assert len(set(first)) == len(first)
     assert len(set(second)) == len(second)
@@ -300,14 +308,18 @@ def test_every_visit_comes_with_its_complement_if_that_is_asked_for(workplace):
     assert len(set(first) ^ set(second)) <= LOOKAHEAD + 1 < 0.3 * len(first)
 
 
-def test_one_modality_of_a_request_is_dropped_as_often_as_asked_for(workplace):
-    data, rng = data_of(condition_dropout=0.1, modality_dropout=0.3), Random(0)
-    (both, *_), (one, *_) = (data.samples(task, "train", limit=1) for task in ("vqa", "t2i"))
-    drawn = Counter(data.dropped(both, rng) for _ in range(4000))
-    assert set(drawn) == {(), ("text",), ("image",), ("text", "image")}
-    assert abs(drawn["text", "image"] / 4000 - 0.1) < 0.02
-    assert abs(drawn[("text",)] / 4000 - 0.15) < 0.02
-    assert {data.dropped(one, rng) for _ in range(200)} == {(), ("text",)}
+def test_the_condition_is_dropped_as_often_as_the_recipe_says(workplace):
+    drawn = Counter()
+
+    class Recorder:
+        def render(self, sample, *, rng, drop):
+            drawn[drop] += 1
+
+    mixture = data_of(condition_dropout=0.3, tasks={"vqa": 1, "t2i": 1}).mixture()
+    list(islice(mixture.sequences(Recorder()), 2000))
+    assert set(drawn) == {(), ("text",), ("text", "image")}
+    assert abs(drawn["text", "image"] / 1000 - 0.3) < 0.05
+    assert abs(drawn[("text",)] / 1000 - 0.3) < 0.05
 
 
 def test_an_isolated_prompt_trains_and_generates(beside):

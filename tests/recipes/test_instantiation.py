@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning_omni.generation.plain_sampling import from_plain, to_plain
 
 from lightning_omni.cli import build_cli, parse_options
-from lightning_omni.generation.plain_sampling import from_plain, to_plain
 from lightning_omni.recipe import read_recipe
-from lightning_omni.studies.experiments.planning import arm_recipes
+from lightning_omni.studies.experiments.variants import resolve_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 EXPERIMENTS = sorted((RECIPES / "experiments").glob("*.yaml"))
@@ -51,15 +51,15 @@ def test_a_recipe_opens_with_what_source_cost_and_run(path):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
-def test_every_arm_of_an_experiment_builds_and_no_two_are_the_same(path, monkeypatch):
+def test_every_variant_of_an_experiment_builds_and_no_two_are_the_same(path, monkeypatch):
     monkeypatch.chdir(RECIPES.parent)
     options = parse_options("experiment", ["--config", str(path)])
     assert options["name"] == path.stem
     recipes = options["recipes"] or []
     kinds = []
-    for name, arm in options["arms"].items():
-        built = [recipe for _, recipe, _ in arm_recipes(name, arm, recipes)]
-        kinds.append((built, arm.sampling))
+    for name, variant in options["variants"].items():
+        built = [recipe for _, recipe, _ in resolve_recipes(name, variant, recipes)]
+        kinds.append((built, variant.sampling))
     assert all(kind not in kinds[:n] for n, kind in enumerate(kinds))
 
 
@@ -71,11 +71,11 @@ def test_an_experiment_opens_with_what_source_cost_and_run(path):
 
 
 @pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda p: p.stem)
-def test_every_way_of_a_calibration_is_a_way_of_its_own_and_can_be_kept(path):
+def test_every_config_of_a_calibration_differs_from_the_others_and_can_be_kept(path):
     options = parse_options("calibrate", ["--config", str(path)])
-    plain = {name: to_plain(way) for name, way in options["ways"].items()}
-    assert all(to_plain(from_plain(way)) == way for way in plain.values())
-    kinds = [json.dumps(way, sort_keys=True) for way in plain.values()]
+    plain = {name: to_plain(config) for name, config in options["configs"].items()}
+    assert all(to_plain(from_plain(config)) == config for config in plain.values())
+    kinds = [json.dumps(config, sort_keys=True) for config in plain.values()]
     assert len(set(kinds)) == len(kinds) > 1
     head = path.read_text().split("model:")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
@@ -96,7 +96,7 @@ def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):
 def test_the_paper_s_stages_train_the_published_model_on_the_published_ids(path):
     cli = build("--config", str(path))
     assert sum(p.numel() for p in cli.model.backbone.parameters()) == 7_789_082_112
-    assert cli.model.backbone.is_shifted
+    assert cli.model.backbone.right_shift_logits
     start = {"stage1": "checkpoints/dream", "stage2": "runs/paper/stage1/export"}
     assert cli.model.init_from == start.get(path.stem, "runs/paper/stage2/export")
     assert cli.model.vocab.size == 176_264

@@ -1,1 +1,1 @@
-"""What only EmojiWorld, the embedded data, needs: its captions and a classifier of its scenes."""
+"""EmojiWorld, the bundled data set: the grammar of its captions and a classifier of its scenes."""

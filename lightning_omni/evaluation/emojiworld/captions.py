@@ -1,8 +1,8 @@
-"""What a scene caption states, read from its grammar.
+"""Text normalization, and the facts that a scene caption states by its grammar.
 
 Captions are "a green whale on a pink background", "three foxes on a blue background" or
-"a cat to the left of a dog". Both the model's caption and the reference are read by the same
-grammar, so no list of objects is needed; only inks come from outside.
+"a cat to the left of a dog". Generated and reference captions are parsed by the same grammar, so
+no list of objects is needed; only the names of inks are given.
 """
 
 from __future__ import annotations
@@ -11,9 +11,17 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lightning_omni.evaluation.normalize import normalize
-
-_RELATIONS = ("left of", "right of", "above", "below")
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_NUMBERS = {word: value for value, word in enumerate(_UNITS)}
+_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+_SPELLINGS = {"colour": "color", "colours": "colors", "grey": "gray", "aluminium": "aluminum"}
+_ARTICLES = frozenset(("a", "an", "the"))
+_WORD = re.compile(r"[\w']+")
 _PAIR = re.compile(r"^(.+?) (?:to the |is )*(left of|right of|above|below) (.+)$")
 _BACKGROUND = re.compile(r"^(.+?) on (?:a |an |the )?(\w+) background$")
 _NOUN = re.compile(r"^(?:(a|an|the|\d+) )?(.+)$")
@@ -22,9 +30,15 @@ _OPPOSITE = {"right of": "left of", "below": "above"}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The facts of a caption or of scene metadata; `None` is what it leaves unsaid.
+    """Facts of a scene; None stands for what is not stated.
 
-    Relations are canonical: "b right of a" is stored as "a left of b".
+    Attributes:
+        objects: Names of the objects, as stems if parsed from a caption; the left or upper one of
+            a pair first.
+        ink: Colour of a silhouette.
+        background: Colour of the background.
+        count: Number of objects of the one kind; 1 for a pair.
+        relation: "left of" or "above"; "b right of a" is stored as "a left of b".
     """
 
     objects: tuple[str, ...]
@@ -34,7 +48,29 @@ class Scene:
     relation: str | None = None
 
 
-def canonical(first: str, relation: str, second: str) -> tuple[tuple[str, str], str]:
+def split_words(text: str) -> list[str]:
+    """Split into lower-case words: split at hyphens, numbers as digits, American spelling."""
+    raw = [w.strip("'_") for w in _WORD.findall(text.lower().replace("-", " "))]
+    return _join_numbers([_SPELLINGS.get(w, w) for w in raw if w.strip("'_")])
+
+
+def normalize_text(text: str) -> str:
+    """Return the words of `split_words` joined by single spaces."""
+    return " ".join(split_words(text))
+
+
+def normalize_answer(text: str) -> str:
+    """Like `normalize_text`, without articles: "a whale" equals "whale"."""
+    return " ".join(w for w in split_words(text) if w not in _ARTICLES)
+
+
+def contains_answer(transcript: str, answer: str) -> bool:
+    """Tell whether a transcript contains the answer as whole words: "it is green", "green"."""
+    wanted = normalize_answer(answer)
+    return bool(wanted) and f" {wanted} " in f" {normalize_answer(transcript)} "
+
+
+def canonical_pair(first: str, relation: str, second: str) -> tuple[tuple[str, str], str]:
     """Order a pair so that the relation is "left of" or "above"."""
     if relation in _OPPOSITE:
         return (second, first), _OPPOSITE[relation]
@@ -42,36 +78,55 @@ def canonical(first: str, relation: str, second: str) -> tuple[tuple[str, str], 
 
 
 def parse_caption(caption: str, *, inks: Iterable[str]) -> Scene | None:
-    """Read a caption, or return `None` if it does not follow the grammar."""
-    text = normalize(caption)
+    """Parse a caption; return None if it does not follow the grammar."""
+    text = normalize_text(caption)
     background = None
     if found := _BACKGROUND.match(text):
         text, background = found[1], found[2]
     if found := _PAIR.match(text):
-        one, two = _noun(found[1], inks), _noun(found[3], inks)
-        objects, relation = canonical(one.objects[0], found[2], two.objects[0])
+        one, two = _parse_noun(found[1], inks), _parse_noun(found[3], inks)
+        objects, relation = canonical_pair(one.objects[0], found[2], two.objects[0])
         return Scene(objects, one.ink, background, 1, relation)
     if not text or "background" in text.split():
         return None
-    noun = _noun(text, inks)
+    noun = _parse_noun(text, inks)
     return Scene(noun.objects, noun.ink, background, noun.count)
 
 
-def compare(stated: Scene | None, wanted: Scene) -> dict[str, bool]:
-    """Judge each attribute that the wanted caption names, and `attributes`: all of them."""
-    verdict = {"object": stated is not None and stated.objects == wanted.objects}
-    named = {"ink": wanted.ink, "background": wanted.background, "relation": wanted.relation}
+def caption_matches(stated: Scene | None, reference: Scene) -> dict[str, bool]:
+    """Return whether a caption is right about each attribute that the reference states.
+
+    `attributes` says whether all are right and no ink is invented.
+    """
+    matches = {"object": stated is not None and stated.objects == reference.objects}
+    named = {
+        "ink": reference.ink,
+        "background": reference.background,
+        "relation": reference.relation,
+    }
     for name, value in named.items():
         if value is not None:
-            verdict[name] = stated is not None and getattr(stated, name) == value
-    if wanted.relation is None:
-        verdict["count"] = stated is not None and stated.count == wanted.count
-    clean = stated is not None and not (wanted.ink is None and stated.ink is not None)
-    verdict["attributes"] = clean and all(verdict.values())
-    return verdict
+            matches[name] = stated is not None and getattr(stated, name) == value
+    if reference.relation is None:
+        matches["count"] = stated is not None and stated.count == reference.count
+    invents_ink = stated is not None and stated.ink is not None and reference.ink is None
+    matches["attributes"] = all(matches.values()) and not invents_ink
+    return matches
 
 
-def _noun(text: str, inks: Iterable[str]) -> Scene:
+def stem(noun: str) -> str:
+    """Return one stem for singular and plural: "fox" of "foxes", "cooky" of "cookies", "cookie".
+
+    Both sides of a comparison are stemmed, so that an odd stem does no harm.
+    """
+    if noun.endswith("s") and not noun.endswith(("ss", "us")):
+        noun = noun.removesuffix("s")
+    if noun.endswith("ie"):
+        return noun.removesuffix("ie") + "y"
+    return noun.removesuffix("e")
+
+
+def _parse_noun(text: str, inks: Iterable[str]) -> Scene:
     found = _NOUN.match(text)
     number, noun = (found[1], found[2]) if found else (None, text)
     head, _, rest = noun.partition(" ")
@@ -80,13 +135,17 @@ def _noun(text: str, inks: Iterable[str]) -> Scene:
     return Scene((stem(rest if ink else noun),), ink, None, count)
 
 
-def stem(noun: str) -> str:
-    """Make singular and plural alike: "foxes" and "fox" are "fox", "cookies" and "cookie" "cooky".
-
-    Applied to both sides of a comparison, so an odd stem decides nothing.
-    """
-    if noun.endswith("s") and not noun.endswith(("ss", "us")):
-        noun = noun.removesuffix("s")
-    if noun.endswith("ie"):
-        return noun.removesuffix("ie") + "y"
-    return noun.removesuffix("e")
+def _join_numbers(words: list[str]) -> list[str]:
+    """Write number words up to ninety-nine as digits; "twenty one" is one number."""
+    joined: list[str] = []
+    is_after_tens = False
+    for word in words:
+        value = _NUMBERS.get(word)
+        if value is None:
+            joined.append(word)
+        elif is_after_tens and 0 < value < 10:
+            joined[-1] = str(int(joined[-1]) + value)
+        else:
+            joined.append(str(value))
+        is_after_tens = value is not None and value >= 20
+    return joined

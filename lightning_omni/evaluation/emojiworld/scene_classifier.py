@@ -1,30 +1,35 @@
-"""A judge of drawn scenes: reads object, ink, background, count and relation off an image.
+"""Scene classifier: predicts objects, ink, background, count and relation from an image.
 
-It never sees a generated image in training. Background and ink are read analytically, as the
-median colour of the border and of the most salient pixels; count and relation from the saliency
-alone, so that they cannot lean on which object it is; only the objects need texture.
+It is trained on no generated image. Background and ink are computed, as the median colour of the
+border and of the most salient pixels; count and relation are predicted from the saliency map
+alone, so that they do not depend on which object it is; only the objects need texture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_omni.evaluation.emojiworld.captions import Scene
+from lightning_omni.evaluation.emojiworld.captions import Scene, canonical_pair
 from lightning_omni.pretrained import Pretrained
 
 RELATIONS = (None, "left of", "above")
 MAX_COUNT = 4
+_SIZE = 64  # pixels; every image is resized to this before it is classified
 _SALIENT = 0.35  # colour distance, in [-1, 1] units, at which a pixel is surely foreground
 
 
 @dataclass(frozen=True, slots=True)
 class SceneLogits:
-    """Scores per attribute. Positions are canonical: first is left or above, second the other."""
+    """Logits per attribute; `first` is the left or upper object of a pair, `second` the other."""
 
     first: Float[Tensor, "B objects"]
     second: Float[Tensor, "B objects"]
@@ -32,14 +37,14 @@ class SceneLogits:
     relation: Float[Tensor, "B relations"]
 
 
-class SceneOracle(Pretrained):
-    """Convolutional reader of square scenes in [-1, 1].
+class SceneClassifier(Pretrained):
+    """Convolutional classifier of square images in [-1, 1].
 
     Args:
-        objects: Names the oracle can say.
-        inks: Names of the colours a silhouette may have.
+        objects: Names of the objects.
+        inks: Names of the colours of silhouettes.
         backgrounds: Names of the background colours.
-        width: Channels of the last convolution.
+        width: Number of channels of the last convolution.
     """
 
     background_colors: Tensor
@@ -67,20 +72,20 @@ class SceneOracle(Pretrained):
         self.register_buffer("ink_colors", torch.zeros(max(1, len(inks)), 3))
 
     def forward(self, images: Float[Tensor, "B 3 Y X"]) -> SceneLogits:
-        """Score objects, count and relation."""
+        """Compute the logits of objects, count and relation."""
         salient = saliency(images)
         relief = (images - border_color(images)[:, :, None, None]) * salient
-        features = pool_places(self.texture(torch.cat((relief, salient), dim=1)))
+        features = pool_halves(self.texture(torch.cat((relief, salient), dim=1)))
         layout = self.layout(salient)
         return SceneLogits(
             self.first(features), self.second(features), self.count(layout), self.relation(layout)
         )
 
     @torch.no_grad()
-    def read(self, images: Float[Tensor, "B 3 Y X"]) -> list[Scene]:
-        """Name what each image shows.
+    def classify(self, images: Float[Tensor, "B 3 Y X"]) -> list[Scene]:
+        """Return the scene of each image.
 
-        The ink is always named: it is the nearest one, to be compared only where an ink was asked.
+        The ink is always the nearest one, to be compared only where the caption names an ink.
         """
         logits = self(images)
         relations = logits.relation.argmax(-1).tolist()
@@ -91,10 +96,10 @@ class SceneOracle(Pretrained):
         scenes = []
         for i, relation in enumerate(relations):
             is_pair = RELATIONS[relation] is not None
-            places = (firsts[i], seconds[i]) if is_pair else (firsts[i],)
+            objects = (firsts[i], seconds[i]) if is_pair else (firsts[i],)
             scenes.append(
                 Scene(
-                    tuple(self.objects[o] for o in places),
+                    tuple(self.objects[o] for o in objects),
                     self.inks[inks[i]] if self.inks else None,
                     self.backgrounds[backgrounds[i]],
                     1 if is_pair else counts[i],
@@ -104,35 +109,80 @@ class SceneOracle(Pretrained):
         return scenes
 
 
+def scene_from_meta(meta: dict[str, Any]) -> Scene:
+    """Return the facts of a scene in a sample's `meta`."""
+    objects, relation = meta["objects"], meta.get("relation")
+    if relation is not None:
+        pair, relation = canonical_pair(objects[0], relation, objects[1])
+        return Scene(pair, meta.get("ink"), meta["background"], 1, relation)
+    count = int(meta.get("count") or 1)
+    return Scene((objects[0],), meta.get("ink"), meta["background"], count, None)
+
+
+def scene_matches(predicted: Scene | None, reference: Scene) -> dict[str, bool]:
+    """Return whether a prediction is right about each attribute that the reference states.
+
+    Without a prediction all are wrong. `attributes` says whether all are right.
+    """
+    matches = {
+        "object": predicted is not None and sorted(predicted.objects) == sorted(reference.objects)
+    }
+    if reference.background is not None:
+        matches["background"] = (
+            predicted is not None and predicted.background == reference.background
+        )
+    if reference.ink is not None:
+        matches["ink"] = predicted is not None and predicted.ink == reference.ink
+    if reference.relation is None:
+        matches["count"] = predicted is not None and predicted.count == reference.count
+    else:
+        matches["relation"] = (
+            predicted is not None
+            and predicted.relation == reference.relation
+            and predicted.objects == reference.objects
+        )
+    return {**matches, "attributes": all(matches.values())}
+
+
+def images_to_tensor(images: Sequence[Image.Image]) -> Float[Tensor, "B 3 Y X"]:
+    """Stack images at the classifier's input size, in [-1, 1]."""
+    sized = [
+        np.asarray(i.convert("RGB").resize((_SIZE, _SIZE), Image.Resampling.BICUBIC))
+        for i in images
+    ]
+    stacked = torch.from_numpy(np.stack(sized)).permute(0, 3, 1, 2)
+    return stacked.float() / 127.5 - 1
+
+
 def border_color(images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B 3"]:
-    """Median colour of the outermost pixels: the background of a scene."""
+    """Return the median colour of the outermost pixels: the background of a scene."""
     top, bottom = images[:, :, :2].flatten(2), images[:, :, -2:].flatten(2)
     left, right = images[..., :2].flatten(2), images[..., -2:].flatten(2)
     return torch.cat((top, bottom, left, right), dim=2).median(dim=2).values
 
 
 def saliency(images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B 1 Y X"]:
-    """How far each pixel is from the background, from 0 to 1."""
+    """Return the distance of each pixel to the background colour, clipped to [0, 1]."""
     distance = (images - border_color(images)[:, :, None, None]).abs().amax(dim=1, keepdim=True)
     return (distance / _SALIENT).clamp(max=1)
 
 
 def ink_color(images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B 3"]:
-    """Median colour of the eighth of the pixels that differs most from the background."""
+    """Return the median colour of the eighth of the pixels farthest from the background colour."""
     flat = images.flatten(2)
     distance = (flat - border_color(images)[:, :, None]).norm(dim=1)
-    places = distance.topk(max(1, flat.shape[2] // 8), dim=1).indices
-    return flat.gather(2, places[:, None].expand(-1, 3, -1)).median(dim=2).values
+    farthest = distance.topk(max(1, flat.shape[2] // 8), dim=1).indices
+    return flat.gather(2, farthest[:, None].expand(-1, 3, -1)).median(dim=2).values
 
 
 def nearest(colors: Float[Tensor, "B 3"], prototypes: Float[Tensor, "N 3"]) -> list[int]:
-    """Index of the closest prototype per colour."""
+    """Return the index of the closest prototype per colour."""
     indices: Int[Tensor, " B"] = torch.cdist(colors, prototypes).argmin(dim=1)
     return [int(i) for i in indices]
 
 
-def pool_places(features: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C5"]:
-    """Pool the left, right, upper and lower halves and the whole: pairs keep their order."""
+def pool_halves(features: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C5"]:
+    """Max-pool the left, right, upper and lower halves and the whole, to tell pairs apart."""
     half = features.shape[-1] // 2
     views = (
         features[..., :half],

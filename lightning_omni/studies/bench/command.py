@@ -34,7 +34,7 @@ def bench(
     answer: int = 256,
     steps: list[int] = [256, 64, 16],  # noqa: B006
     batches: list[int] = [1, 4, 16],  # noqa: B006
-    refresh_every: int = 4,
+    cache_interval: int = 4,
     repeats: int = 5,
     memory: bool = True,
     compiles: bool = False,
@@ -62,7 +62,7 @@ def bench(
         answer: Tokens filled when sampling.
         steps: Denoising steps, one measurement each.
         batches: Answers filled at once, for the suite `memory`.
-        refresh_every: Steps between two passes over the prompt, for the suite `memory`.
+        cache_interval: Steps between two passes over the prompt, for the suite `memory`.
         repeats: Timed rounds after one to warm up.
         memory: Measure the peak memory of training, each side in a process of its own.
         compiles: Compile what lies between our matrix products; needs a C++ compiler on CPUs.
@@ -96,7 +96,7 @@ def bench(
         Canvases(prompt, answer),
         steps,
         batches,
-        refresh_every,
+        cache_interval,
         repeats,
         memory,
         codes,

@@ -117,8 +117,7 @@ def measure_packing(
 
 def _used(batch: Any) -> int:
     """Tokens of a batch that belong to a sample."""
-    counts = batch.cu_seqlens.diff()
-    return int(counts[batch.tasks >= 0].sum())
+    return int((batch.tasks[batch.segment_ids] >= 0).sum())
 
 
 def line(row: dict[str, Any]) -> str:

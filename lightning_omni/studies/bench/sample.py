@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.defaults import defaults_for
+from lightning_omni.generation.config import PRESETS
 from lightning_omni.generation.denoiser import conditional
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.loop import fill
+from lightning_omni.samplers.loop import sample
 from lightning_omni.studies.bench import peer as peers
 from lightning_omni.studies.bench.timing import ratio, take_turns
 from lightning_omni.studies.bench.workload import Shape, make_network, places
@@ -53,8 +53,10 @@ class Canvases:
         masks = torch.full((self.batch, self.answer), shape.mask_token_id)
         ids = torch.cat((given, masks), dim=1).flatten()
         lengths = [self.length] * self.batch
-        holes = (ids == shape.mask_token_id).nonzero().squeeze(1)
-        return PackedPrompts(ids, places(lengths), SegmentLayout.of(lengths, device="cpu"), holes)
+        masked = (ids == shape.mask_token_id).nonzero().squeeze(1)
+        return PackedPrompts(
+            ids, places(lengths), SegmentLayout.from_lengths(lengths, device="cpu"), masked
+        )
 
 
 def compare_sampling(
@@ -77,7 +79,7 @@ def compare_sampling(
             peer, packed.ids, steps=count, span=span, mask_token_id=shape.mask_token_id
         )
 
-    fast = defaults_for("image", "fast").num_steps(canvases.answer)
+    fast = PRESETS["fast"]["image"].num_steps(canvases.answer)
     for count, released in [*((n, n) for n in steps), (fast, RELEASED_STEPS)]:
         is_compared = count == released
         equal = _equal_share(packed, ours(count), theirs(released)) if is_compared else None
@@ -98,7 +100,7 @@ def compare_sampling(
 
 
 def compare_memories(
-    shape: Shape, canvases: Canvases, *, steps: int, refresh_every: int, repeats: int, seed: int
+    shape: Shape, canvases: Canvases, *, steps: int, cache_interval: int, repeats: int, seed: int
 ) -> dict[str, Any]:
     """Time our ways of not computing a prompt again, beside computing all at every step.
 
@@ -110,7 +112,7 @@ def compare_memories(
     packed = canvases.pack(shape, seed=seed)
     ways: dict[str, Callable[[], Tensor]] = {
         "whole": lambda: fill_ours(plain, packed, steps, shape),
-        "refreshed": lambda: fill_ours(plain, packed, steps, shape, refresh_every=refresh_every),
+        "refreshed": lambda: fill_ours(plain, packed, steps, shape, cache_interval=cache_interval),
         "isolated": lambda: fill_ours(isolated, packed, steps, shape),
     }
     exact = fill_ours(isolated, packed, steps, shape, is_remembering=False)
@@ -123,7 +125,7 @@ def compare_memories(
         "answer": canvases.answer,
         "batch": canvases.batch,
         "steps": steps,
-        "refresh_every": refresh_every,
+        "cache_interval": cache_interval,
         "equal_tokens": equal,
         "fill_s": {name: timing.to_json() for name, timing in timings.items()},
         "ratios": {name: found[0] for name, found in ratios.items()},
@@ -133,7 +135,7 @@ def compare_memories(
 
 def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
     """Share of the filled tokens that two ways agree on."""
-    filled = packed.hole_positions
+    filled = packed.response_positions
     return float((one[filled] == other[filled]).float().mean())
 
 
@@ -172,31 +174,31 @@ def fill_ours(
     steps: int,
     shape: Shape,
     *,
-    refresh_every: int = 1,
+    cache_interval: int = 1,
     is_remembering: bool = True,
 ) -> Tensor:
     """Fill the masks with scores at open positions over the answer's span only."""
-    hole = torch.where(packed.ids == shape.mask_token_id, 0, -1)
+    block = torch.where(packed.ids == shape.mask_token_id, 0, -1)
     lengths = packed.layout.lengths
     canvas = Canvas(
         ids=packed.ids,
         sample=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)),
-        hole=hole,
-        grammar=hole,
+        block=block,
+        row=block,
         allowed=(torch.arange(*image_span(shape)),),
         num_steps=torch.full((len(lengths), 1), steps),
         mask_token_id=shape.mask_token_id,
     )
     denoise = conditional(
-        network, packed, mask_token_id=shape.mask_token_id, refresh_every=refresh_every
+        network, packed, mask_token_id=shape.mask_token_id, cache_interval=cache_interval
     )
     if not is_remembering:
-        layout = network.layout(lengths, hole >= 0)
+        layout = network.segment_layout(lengths, block >= 0)
 
         def denoise(ids: Tensor, _: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             hidden = network(ids, packed.position_ids, layout)
-            return lambda where, allowed: network.logits(hidden[where], allowed)
+            return lambda positions, allowed: network.logits(hidden[positions], allowed)
 
-    return fill(
+    return sample(
         denoise, canvas, Confidence(), seeds=canvas.num_steps.new_zeros(len(canvas.num_steps))
     )

@@ -30,7 +30,7 @@ class Options:
     canvases: Canvases
     steps: list[int]
     batches: list[int]
-    refresh_every: int
+    cache_interval: int
     repeats: int
     memory: bool
     codes: Path | None
@@ -62,7 +62,7 @@ def _memory(o: Options) -> Iterator[Row]:
                 o.shapes[0],
                 replace(canvases, batch=batch),
                 steps=min(_MEMORY_STEPS, canvases.answer),
-                refresh_every=o.refresh_every,
+                cache_interval=o.cache_interval,
                 repeats=o.repeats,
                 seed=o.seed,
             )

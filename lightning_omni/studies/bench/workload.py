@@ -93,7 +93,7 @@ class Samples:
     @property
     def layout(self) -> SegmentLayout:
         """Where the samples lie."""
-        return SegmentLayout.of(self.lengths, device="cpu")
+        return SegmentLayout.from_lengths(self.lengths, device="cpu")
 
 
 def make_samples(shape: Shape, *, rng: Generator) -> Samples:

@@ -1,1 +1,1 @@
-"""Trains and measures the arms of an experiment over several seeds."""
+"""Experiments: variants of a recipe, trained over several seeds and compared in pairs."""

@@ -1,45 +1,75 @@
-"""Measure one trained model: its answers by the evaluation's judges, and its bound."""
+"""Measure a trained model, its answers and its NELBO, and keep the scores beside it."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import json
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lightning_omni.evaluation.asking import ask, cases_of
-from lightning_omni.evaluation.media import manifest_hash
+import torch
+
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.run import prepare
-from lightning_omni.evaluation.suite import Plan, Suite
-from lightning_omni.generation.config import Sampling
+from lightning_omni.evaluation.statistics import Score
+from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
+from lightning_omni.files import read_json_object
+from lightning_omni.generation.config import GenerationConfig, to_plain
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.pretrained import fingerprint
-from lightning_omni.studies.experiments.bound import for_test, measure_bound
-from lightning_omni.studies.experiments.measured import Measured, kept
-from lightning_omni.studies.experiments.parts import build_parts
+from lightning_omni.metrics.nelbo import NelboPerToken
+from lightning_omni.pretrained import fingerprint, load_weights
+from lightning_omni.studies.experiments.recipe import Recipe, build_module_and_data, digest
 from lightning_omni.studies.experiments.training import Training
 
 log = logging.getLogger(__name__)
-BOUND = "bound"
+NELBO = "nelbo"
+NELBO_PER_TOKEN = "nelbo_per_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Scores of one model on the examples of one test, in an order that all models share.
+
+    Attributes:
+        keys: Name of each example.
+        scores: Score of each example.
+        errors: Standard error over examples by metric, where the metric provides one.
+        forwards: Forward passes per answer; None for the NELBO.
+        seconds: Seconds per answer; None for the NELBO.
+    """
+
+    keys: list[str]
+    scores: list[Score]
+    errors: dict[str, float] | None = None
+    forwards: float | None = None
+    seconds: float | None = None
 
 
 def measure(
-    training: Training, sampling: Sampling, plan: Plan, *, with_bound: bool
-) -> dict[str, Measured]:
-    """Measure what is not kept yet beside a finished training, and return all by task.
+    training: Training, sampling: GenerationConfig, plan: Plan, *, with_nelbo: bool
+) -> dict[str, Measurement]:
+    """Measure a trained model on all tests; measurements that are already stored are read.
 
     Args:
-        training: Its export is measured.
-        sampling: How to sample answers.
-        plan: Tasks, one split, limits and seed; the same cases for every model.
-        with_bound: Also the bound, on the first `plan.limit` samples of each task.
+        training: Finished training, whose export is measured.
+        sampling: Sampling config.
+        plan: Tasks, one split, limits and seed, equal for all models.
+        with_nelbo: Also measure the NELBO of the first `plan.limit` samples of each task.
+
+    Returns:
+        Measurements by task, and under `nelbo`.
 
     Raises:
-        OmniError: If a task has no cases, or no answer can be had.
+        OmniError: If a task has no examples, or every answer fails.
     """
     data, export = Path(training.recipe["data"]["init_args"]["data"]), training.export
     (split,) = plan.splits
-    asked = {
+    inputs = {
         "model": fingerprint(export),
         "manifest": manifest_hash(data),
         "split": split,
@@ -47,34 +77,138 @@ def measure(
     }
 
     @functools.cache
-    def loaded() -> tuple[Omni, Suite]:
-        hears = None
+    def model_and_suite() -> tuple[Omni, Suite]:
+        encoder = None
         if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
-            hears = build_parts(training.recipe)[1].continuous_speech
-        return prepare(export, data, plan.tasks, hears)
+            encoder = build_module_and_data(training.recipe)[1].continuous_speech
+        return prepare(export, data, plan.tasks, encoder)
 
-    def answered(task: str) -> Measured:
+    def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
-        omni, suite = loaded()
-        cases = cases_of(suite, plan, task)
-        found = ask(omni, suite, plan, task, cases, sampling)
-        keys = [case.sample.key for case in cases]
-        return Measured(keys, found.outcomes, {}, found.forwards, found.seconds)
+        omni, suite = model_and_suite()
+        examples = suite.task_examples(task, plan)
+        result = evaluate_task(omni, suite, plan, task, examples, sampling)
+        keys = [example.sample.key for example in examples]
+        return Measurement(keys, result.scores, {}, result.forwards, result.seconds)
 
-    def bounded() -> Measured:
-        log.info("measuring the bound of '%s'", export)
-        recipe = for_test(
+    def measure_likelihood() -> Measurement:
+        log.info("measuring the NELBO of '%s'", export)
+        recipe = with_test_split(
             training.recipe, tasks=plan.tasks, split=split, limit=plan.limit, seed=plan.seed
         )
-        return measure_bound(recipe, export)
+        return measure_nelbo(recipe, export)
 
-    home = training.folder / "measured"
-    way = {"sampling": to_plain(sampling), "batch_size": plan.batch_size}
+    folder = training.folder / "measured"
+    config = {"sampling": to_plain(sampling), "batch_size": plan.batch_size}
     found = {}
     for task in plan.tasks:
-        question = {**asked, **way, "task": task, "limit": plan.limit_of(task)}
-        found[task] = kept(home, task, question, functools.partial(answered, task))
-    if with_bound:
-        question = {**asked, "tasks": list(plan.tasks), "limit": plan.limit}
-        found[BOUND] = kept(home, BOUND, question, bounded)
+        settings = {**inputs, **config, "task": task, "limit": plan.limit_of(task)}
+        found[task] = measure_once(folder, task, settings, functools.partial(measure_task, task))
+    if with_nelbo:
+        settings = {**inputs, "tasks": list(plan.tasks), "limit": plan.limit}
+        found[NELBO] = measure_once(folder, NELBO, settings, measure_likelihood)
     return found
+
+
+def measure_once(
+    folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], Measurement]
+) -> Measurement:
+    """Read the stored measurement with these settings; measure and store it if there is none.
+
+    Args:
+        folder: Measurements of one trained model.
+        name: Test name.
+        settings: Everything the scores depend on besides the model.
+        measure: Function that measures.
+    """
+    path = folder / f"{name}-{digest(settings)}.json"
+    if not path.is_file():
+        _write(path, settings, measure())
+    return _read(path)
+
+
+def with_test_split(
+    recipe: Recipe, *, tasks: Sequence[str], split: str, limit: int, seed: int
+) -> Recipe:
+    """Return a copy of a recipe that tests on the first samples of each task.
+
+    Args:
+        recipe: Training recipe.
+        tasks: Tasks to test.
+        split: Data split.
+        limit: Samples per task.
+        seed: Seed of the masks.
+    """
+    changed = copy.deepcopy(recipe)
+    data, model = changed["data"]["init_args"], changed["model"]["init_args"]
+    data.update(tasks=dict.fromkeys(tasks, 1.0), test_split=split, val_samples=limit)
+    model.update(noise_seed=seed, init_from=None)
+    return changed
+
+
+@torch.inference_mode()
+def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
+    """Measure the NELBO of each test sample's answer under an exported model, in nats per token.
+
+    Args:
+        recipe: Recipe from `with_test_split`; its module takes the exported weights.
+        export: Folder of an exported model.
+
+    Returns:
+        Scores named `<modality>/nelbo_per_token`.
+
+    Raises:
+        OmniError: If the split has no samples.
+    """
+    module, data = build_module_and_data(recipe)
+    module.backbone.load_state_dict(load_weights(export))
+    module.eval()
+    data.prepare_data()
+    data.setup("test")
+    names = module.vocab.modalities
+    total = NelboPerToken(len(names))
+    found: dict[int, Score] = {}
+    for batch in data.test_dataloader():
+        nats, tokens, modality = module.nelbo(batch)
+        has_answer = (modality >= 0).nonzero().squeeze(1)
+        total.update(nats[has_answer], tokens[has_answer], modality[has_answer])
+        for n in has_answer.tolist():
+            metric = f"{names[int(modality[n])]}/{NELBO_PER_TOKEN}"
+            found[int(batch.sample_index[n])] = Score({metric: (float(nats[n]), float(tokens[n]))})
+    if not found:
+        raise OmniError(
+            f"no samples of tasks {list(data.tasks)} in '{data.test_split}' to measure the NELBO "
+            "on; choose another split"
+        )
+    errors = zip(names, total.compute()[1].tolist(), strict=True)
+    return Measurement(
+        [str(index) for index in sorted(found)],
+        [found[index] for index in sorted(found)],
+        {f"{name}/{NELBO_PER_TOKEN}": error for name, error in errors if error == error},
+    )
+
+
+def _write(path: Path, settings: dict[str, Any], measurement: Measurement) -> None:
+    plain = {
+        "settings": settings,
+        "keys": measurement.keys,
+        "metrics": [score.metrics for score in measurement.scores],
+        "failures": [score.failure for score in measurement.scores],
+        "errors": measurement.errors,
+        "forwards": measurement.forwards,
+        "seconds": measurement.seconds,
+        **provenance(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(plain) + "\n")
+    unfinished.rename(path)
+
+
+def _read(path: Path) -> Measurement:
+    plain = read_json_object(path, remedy="delete it and run the experiment again")
+    scores = [
+        Score({name: (top, bottom) for name, (top, bottom) in metrics.items()}, failure)
+        for metrics, failure in zip(plain["metrics"], plain["failures"], strict=True)
+    ]
+    return Measurement(plain["keys"], scores, plain["errors"], plain["forwards"], plain["seconds"])

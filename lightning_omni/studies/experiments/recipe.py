@@ -1,7 +1,8 @@
-"""From a recipe and an arm's settings to the one file that a training is run from."""
+"""Resolve a training recipe with a variant's settings, and build the objects it describes."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import hashlib
 import json
@@ -9,53 +10,62 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import torch
 import yaml
+from jsonargparse import ArgumentParser
 
-from lightning_omni.errors import OmniError
+from lightning_omni.callbacks.defaults import RUN_DEFAULTS, RunDefault
+from lightning_omni.callbacks.export_omni import ExportOmni
+from lightning_omni.data.omni_data import OmniData
+from lightning_omni.errors import OmniError, sentence_behind
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.recipe import read_recipe
+from lightning_omni.vocab import SHARED_SETTINGS
 
 Recipe = dict[str, Any]
+ModuleAndData = tuple[MaskedDiffusionModule, OmniData]
 SECTIONS = ("trainer", "data.init_args", "model.init_args")
-DECIDED = (
+RESERVED = (
     "seed_everything",
     "trainer.default_root_dir",
     "data.init_args.seed",
     "model.init_args.noise_seed",
 )
-"""Paths that an experiment decides itself."""
+"""Paths that the experiment sets itself."""
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe of the verb `fit`, the YAML files that it refers to put in their places.
+    """Read a recipe of the verb `fit` and inline the YAML files it refers to.
 
     Raises:
-        OmniError: If it is not such a recipe.
+        OmniError: If the file is not such a recipe.
     """
     recipe = read_recipe(path)
     for section in SECTIONS:
-        if not isinstance(_at(recipe, section), dict):
+        if not isinstance(_value_at(recipe, section), dict):
             raise OmniError(f"'{path}' has no section {section}; give a recipe of the verb `fit`")
-    if not isinstance(_at(recipe, "trainer.default_root_dir"), str):
+    if not isinstance(_value_at(recipe, "trainer.default_root_dir"), str):
         raise OmniError(f"'{path}' has no trainer.default_root_dir; name the run's folder there")
     return recipe
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """A copy with these values at these dotted paths; a number picks an entry of a list.
+    """Return a copy with values set at dotted paths; a number selects an entry of a list.
 
     Raises:
-        OmniError: If what would hold a value is not there, or an experiment decides it itself.
+        OmniError: If a path leads nowhere, or to a value that the experiment sets itself.
     """
     changed = copy.deepcopy(recipe)
     for path, value in settings.items():
-        for decided in DECIDED:
-            if f"{path}.".startswith(f"{decided}.") or decided.startswith(f"{path}."):
+        for reserved in RESERVED:
+            if f"{path}.".startswith(f"{reserved}.") or reserved.startswith(f"{path}."):
                 raise OmniError(
-                    f"`set` has '{path}', but an experiment decides '{decided}' itself; leave it "
+                    f"`set` has '{path}', but an experiment decides '{reserved}' itself; leave it "
                     "out, and name seeds under `seeds`"
                 )
         parent, _, last = path.rpartition(".")
-        holder = _at(changed, parent)
+        holder = _value_at(changed, parent)
         if isinstance(holder, dict):
             holder[last] = copy.deepcopy(value)
         elif isinstance(holder, list) and last.isdigit() and int(last) < len(holder):
@@ -69,7 +79,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """A copy with this seed of weights, of the data's order, and of times and masks."""
+    """Return a copy with one seed for initial weights, data order and diffusion noise."""
     changed = copy.deepcopy(recipe)
     changed["seed_everything"] = seed
     changed["data"]["init_args"]["seed"] = seed
@@ -77,32 +87,58 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     return changed
 
 
-def starting_from(recipe: Recipe, export: Path) -> Recipe:
-    """A copy that starts from exported weights."""
+def with_initial_weights(recipe: Recipe, export: Path) -> Recipe:
+    """Return a copy that starts from an exported model."""
     changed = copy.deepcopy(recipe)
     changed["model"]["init_args"]["init_from"] = str(export)
     return changed
 
 
 def in_folder(recipe: Recipe, folder: Path) -> Recipe:
-    """A copy whose trainer writes into this folder what the recipe writes into its own."""
-    own = recipe["trainer"]["default_root_dir"].rstrip("/")
-    return {**recipe, "trainer": _moved(recipe["trainer"], own, str(folder))}
+    """Return a copy whose trainer writes into `folder` instead of the recipe's own folder."""
+    old = recipe["trainer"]["default_root_dir"].rstrip("/")
+    return {**recipe, "trainer": _replace_root(recipe["trainer"], old, str(folder))}
 
 
 def digest(content: Any) -> str:
-    """Name plain values by their content."""
+    """Return a short hash of JSON content."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write it as YAML, in its own order."""
+    """Write a recipe as YAML, keeping its order."""
     path.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), "utf-8")
 
 
-def _at(recipe: Recipe, path: str) -> Any:
-    """What a recipe has at a dotted path; None if nothing."""
+def check_recipe(recipe: Recipe) -> ModuleAndData:
+    """Build a recipe's objects on the meta device, so that mistakes show before training.
+
+    Raises:
+        OmniError: If an option is unknown or wrong, or the recipe exports no joint model.
+    """
+    with torch.device("meta"):
+        built = _build(recipe, _parser(with_trainer=True))
+    module_and_data = _joint_model(built)
+    callbacks = built.trainer.callbacks or []
+    is_named = any(isinstance(callback, ExportOmni) for callback in callbacks)
+    if not is_named and "export" not in built.run_defaults:
+        raise OmniError("nothing would be exported; add export to run_defaults")
+    return module_and_data
+
+
+def build_module_and_data(recipe: Recipe) -> ModuleAndData:
+    """Build a recipe's data and its module, freshly initialised.
+
+    Raises:
+        OmniError: If an option is unknown or wrong, or the recipe trains no joint model.
+    """
+    sections = {name: recipe[name] for name in ("data", "model")}
+    return _joint_model(_build(sections, _parser(with_trainer=False)))
+
+
+def _value_at(recipe: Recipe, path: str) -> Any:
+    """Return the value at a dotted path, None if there is none."""
     here: Any = recipe
     for key in path.split(".") if path else ():
         if isinstance(here, list) and key.isdigit() and int(key) < len(here):
@@ -112,11 +148,43 @@ def _at(recipe: Recipe, path: str) -> Any:
     return here
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
+def _replace_root(value: Any, old: str, new: str) -> Any:
+    """Replace the folder `old` by `new` in every path below a value."""
     if isinstance(value, dict):
-        return {k: _moved(v, old, new) for k, v in value.items()}
+        return {k: _replace_root(v, old, new) for k, v in value.items()}
     if isinstance(value, list):
-        return [_moved(v, old, new) for v in value]
+        return [_replace_root(v, old, new) for v in value]
     if isinstance(value, str) and f"{value}/".startswith(f"{old}/"):
         return new + value[len(old) :]
     return value
+
+
+def _parser(*, with_trainer: bool) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    if with_trainer:
+        parser.add_argument("--seed_everything", type=bool | int)
+        parser.add_argument("--run_defaults", type=list[RunDefault], default=list(RUN_DEFAULTS))
+        parser.add_class_arguments(L.Trainer, "trainer", fail_untyped=False, instantiate=False)
+    kinds = {"model": L.LightningModule, "data": L.LightningDataModule}
+    for name, kind in kinds.items():
+        parser.add_subclass_arguments(kind, name, fail_untyped=False, required=True)
+    for name in SHARED_SETTINGS:
+        parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+    return parser
+
+
+def _build(recipe: Recipe, parser: ArgumentParser) -> Any:
+    try:
+        return parser.instantiate_classes(parser.parse_object(copy.deepcopy(recipe)))
+    except (argparse.ArgumentError, TypeError, ValueError, OmniError) as error:
+        raise OmniError(str(sentence_behind(error) or error)) from error
+
+
+def _joint_model(built: Any) -> ModuleAndData:
+    module, data = built.model, built.data
+    if not (isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData)):
+        raise OmniError(
+            f"it trains a {type(module).__name__} on {type(data).__name__}, wanted a "
+            "MaskedDiffusionModule on OmniData; give recipes of the joint model"
+        )
+    return module, data

@@ -1,4 +1,4 @@
-"""Trainings of an experiment: each in a process and a folder of its own, and never twice."""
+"""The trainings of an experiment: each in its own process and folder, and never repeated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lightning_omni.studies.experiments.recipe import (
     Recipe,
     digest,
     in_folder,
-    starting_from,
+    with_initial_weights,
     with_seed,
     write_recipe,
 )
@@ -33,13 +33,13 @@ LOG = "training.log"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A recipe with an arm's settings, before it has a seed and a folder.
+class StageRecipe:
+    """One training stage of a variant, before it has a seed and a folder.
 
     Attributes:
-        source: File of the recipe.
-        recipe: Its content.
-        inputs: Digest of the data, the tokenizers and the weights it starts from.
+        source: Recipe file.
+        recipe: Its content with the variant's settings.
+        inputs: Digest of the data, the tokenizers and the initial weights.
     """
 
     source: Path
@@ -49,7 +49,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One run of the verb `fit`; trainings with the same content share a folder."""
+    """One run of the verb `fit`; equal trainings share a folder.
+
+    Attributes:
+        source: Recipe file.
+        recipe: Resolved recipe with seed and folder.
+        folder: Run folder, named by a digest of the recipe and its inputs.
+    """
 
     source: Path
     recipe: Recipe
@@ -57,60 +63,71 @@ class Training:
 
     @property
     def export(self) -> Path:
-        """Where the trained model is."""
+        """Folder of the exported model."""
         return self.folder / "export"
 
     @property
     def is_done(self) -> bool:
-        """Tell whether it ended and its model is there."""
+        """Whether the training has ended and its model is exported."""
         return (self.folder / TRAINED).is_file() and (self.export / CONFIG_FILE).is_file()
 
     def seconds(self) -> float:
-        """How long it took, counted from its last start."""
+        """Return the training time since its last start, in seconds."""
         record = read_json_object(self.folder / TRAINED, remedy="delete the folder and train again")
         return float(record["seconds"])
 
 
-def plan_trainings(stages: list[Stage], seed: int, home: Path) -> list[Training]:
-    """Give stages a seed and folders in `home` that are named by what they are trained from."""
+def plan_trainings(stages: list[StageRecipe], seed: int, home: Path) -> list[Training]:
+    """Return one training per stage, each starting from the export of the one before.
+
+    Args:
+        stages: Stages of one variant, in order.
+        seed: Training seed.
+        home: Parent of the run folders.
+    """
     planned: list[Training] = []
     for stage in stages:
         recipe = with_seed(stage.recipe, seed)
         before = planned[-1] if planned else None
-        named = starting_from(recipe, Path(before.folder.name)) if before else recipe
+        named = with_initial_weights(recipe, Path(before.folder.name)) if before else recipe
         folder = home / digest([in_folder(named, Path("run")), stage.inputs])
-        started = starting_from(recipe, before.export) if before else recipe
+        started = with_initial_weights(recipe, before.export) if before else recipe
         planned.append(Training(stage.source, in_folder(started, folder), folder))
     return planned
 
 
-def train(training: Training, *, arm: str, seed: int) -> None:
-    """Train, unless it is done; go on from the last checkpoint of a run that was interrupted.
+def train(training: Training, *, variant: str, seed: int) -> None:
+    """Train unless already done; an interrupted run resumes from its last checkpoint.
+
+    Args:
+        training: Training to run.
+        variant: Variant name, for messages.
+        seed: Training seed, for messages.
 
     Raises:
         OmniError: If the training fails.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(training.folder) as lock:
+    with _lock(training.folder) as lock:
         if training.is_done:
             return
         write_recipe(training.recipe, training.folder / RECIPE)
         checkpoint = last_checkpoint(training.folder)
         log.info(
-            "arm '%s', seed %d: training %s in '%s'%s",
-            arm,
+            "variant '%s', seed %d: training %s in '%s'%s",
+            variant,
             seed,
             training.source,
             training.folder,
-            f", on from '{checkpoint}'" if checkpoint else "",
+            f", resumed from '{checkpoint}'" if checkpoint else "",
         )
         start = time.monotonic()
         code = _fit(training.folder, checkpoint, lock)
         if code or not (training.export / CONFIG_FILE).is_file():
             path = training.folder / LOG
             raise OmniError(
-                f"arm '{arm}', seed {seed}: training {training.source} failed, see '{path}'; it "
-                f"ends with: {_last_line(path)}"
+                f"variant '{variant}', seed {seed}: training {training.source} failed, see "
+                f"'{path}'; it ends with: {_last_line(path)}"
             )
         record = {
             "source": str(training.source),
@@ -122,21 +139,21 @@ def train(training: Training, *, arm: str, seed: int) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest of the checkpoints named `last` in a folder."""
+    """Return the newest checkpoint named `last` below a folder, None if there is none."""
     found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Wait until no other process trains in a folder; yields the lock for a child to hold too."""
+def _lock(folder: Path) -> Iterator[int]:
+    """Wait until no other process trains in a folder; yield the lock's file descriptor."""
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
 def _fit(folder: Path, checkpoint: Path | None, lock: int) -> int:
-    """Run the verb with its output in the log, and return its exit status."""
+    """Run the verb `fit` with its output in the log; return its exit status."""
     command = [sys.executable, "-m", "lightning_omni", "fit", "--config", str(folder / RECIPE)]
     if checkpoint:
         command += ["--ckpt_path", str(checkpoint)]

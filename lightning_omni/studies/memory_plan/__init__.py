@@ -1,1 +1,1 @@
-"""What a recipe would cost: parameters, memory, arithmetic and time, before anything is trained."""
+"""Cost of a recipe before training: parameters, memory, arithmetic and time."""

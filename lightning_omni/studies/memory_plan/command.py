@@ -1,4 +1,4 @@
-"""`lightning_omni plan`: a recipe's costs in words and as JSON."""
+"""The `plan` verb: the costs of a recipe in words and as JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.studies.memory_plan.plan import PlanOptions, make_plan
-from lightning_omni.studies.memory_plan.settings import read_settings
+from lightning_omni.studies.memory_plan.plan import make_plan
+from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
 
 log = logging.getLogger(__name__)
 _COLUMNS = ("weights", "gradients", "optimizer", "ema", "exchange", "activations", "loss", "peak")
@@ -21,13 +21,13 @@ _COLUMNS = ("weights", "gradients", "optimizer", "ema", "exchange", "activations
 def plan(
     module: object, data: object, trainer: Mapping[str, Any], options: PlanOptions
 ) -> dict[str, Any]:
-    """Log the plan of a recipe and write it if that is wanted.
+    """Log the plan of a recipe, and write it as JSON if `options.out` is given.
 
     Args:
-        module: What the recipe trains, on the meta device.
-        data: On what.
-        trainer: Its trainer settings as plain values.
-        options: Of the verb.
+        module: Module of the recipe, on the meta device.
+        data: Datamodule of the recipe.
+        trainer: Trainer settings as plain values.
+        options: Options of the verb.
 
     Raises:
         OmniError: If the recipe does not train the joint model.
@@ -48,7 +48,7 @@ def plan(
 
 
 def lines(made: dict[str, Any]) -> list[str]:
-    """A plan in words, with a table of memory."""
+    """Return a plan in words, with a table of memory."""
     parts = made["parameters"]
     named = ", ".join(f"{name} {parts[name]:,}" for name in parts if name != "total")
     states = made["optimizer_gb"]

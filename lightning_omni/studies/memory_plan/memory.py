@@ -1,40 +1,95 @@
-"""Memory of one device: what stays, what comes and goes, and the most of it at one time."""
+"""Memory of one device: weights, gradients, optimizer states, activations, and their peak."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 
-from lightning_omni.nn.transformer import Transformer
+from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
+from lightning_omni.errors import check_within
+from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.optim.schedule import decay_groups
-from lightning_omni.studies.memory_plan.activations import (
-    backward_bytes,
-    block_inputs,
-    block_insides,
-    loss_bytes,
-)
-from lightning_omni.studies.memory_plan.load import Load
 
 OptimizerKind = Literal["adamw", "fused_adamw", "muon"]
+_FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class Load:
+    """Work of one device between two updates, and how its numbers are stored.
+
+    Attributes:
+        tokens: Tokens per batch, B * L.
+        segment_length: Tokens per sample.
+        masked_share: Share of tokens with a loss.
+        weights: Format of weights, gradients and optimizer states.
+        products: Format of matrix products.
+        device: Device type; CPUs keep one state more for each norm.
+        recomputes: Keep only the inputs of blocks for the backward pass.
+        accumulates: Gradients of earlier batches are in memory.
+        optimizer: Optimizer.
+        has_ema: Keep averaged weights.
+        devices: Number of devices.
+        is_sharded: Share weights, gradients and states among devices (FSDP).
+    """
+
+    tokens: int
+    segment_length: int
+    masked_share: float
+    weights: torch.dtype = torch.float32
+    products: torch.dtype = torch.float32
+    device: Literal["cuda", "cpu"] = "cuda"
+    recomputes: bool = False
+    accumulates: bool = False
+    optimizer: OptimizerKind = "fused_adamw"
+    has_ema: bool = False
+    devices: int = 1
+    is_sharded: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers that users set."""
+        check_within("segment_length", self.segment_length, 1, self.tokens)
+        check_within("masked_share", self.masked_share, 0, 1)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each segment."""
+        whole, rest = divmod(self.tokens, self.segment_length)
+        return [self.segment_length] * whole + [rest] * (rest > 0)
+
+    @property
+    def masked(self) -> int:
+        """Number of positions with a loss."""
+        return round(self.tokens * self.masked_share)
+
+    @property
+    def shards(self) -> int:
+        """Number of devices that share one copy of the model."""
+        return self.devices if self.is_sharded else 1
+
+    @property
+    def stream(self) -> torch.dtype:
+        """Format of the residual stream and of the weights a pass reads."""
+        return self.products if self.is_sharded else self.weights
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
     """Bytes on one device.
 
     Attributes:
-        weights: Of the parameters this device owns.
-        gradients: Of the same.
-        optimizer: States of the optimizer.
+        weights: Weights stored on this device.
+        gradients: Their gradients.
+        optimizer: Optimizer states.
         ema: Averaged weights.
-        exchange: What other devices need or lend: gathered weights and gradients that are not yet
-            shared out, or buckets of gradients.
-        activations: Kept for the backward pass.
-        loss: Most that the loss holds at one time.
-        peak: Most of all that is there at one time.
+        exchange: Weights gathered from other devices, gradients not yet shared out, or gradient
+            buckets.
+        activations: Tensors kept for the backward pass.
+        loss: Largest temporary memory of the loss.
+        peak: Largest sum at one time.
     """
 
     weights: int
@@ -47,106 +102,110 @@ class Memory:
     peak: int
 
     def in_gb(self) -> dict[str, float]:
-        """The same in 10^9 bytes."""
+        """Return all fields in 10^9 bytes."""
         return {name: value / 1e9 for name, value in asdict(self).items()}
 
 
-def optimizer_bytes(network: Transformer, kind: OptimizerKind, load: Load) -> int:
-    """States between steps: two numbers per parameter, for matrices under Muon one."""
-    matrices = sum(p.numel() for p in _matrices(network)) if kind == "muon" else 0
-    return (2 * _count(network) - matrices) * load.weights.itemsize
+def device_memory(network: Transformer, load: Load) -> DeviceMemory:
+    """Add up the memory of one device.
 
-
-def update_bytes(network: Transformer, kind: OptimizerKind, load: Load) -> int:
-    """Most that an update holds beside weights, gradients and states."""
-    if kind == "fused_adamw":
-        return 0
-    if kind == "adamw":
-        largest = max(p.numel() for p in network.parameters())
-        return (_count(network) if load.device == "cuda" else 2 * largest) * load.weights.itemsize
-    by_shape: dict[torch.Size, int] = defaultdict(int)
-    for p in _matrices(network):
-        by_shape[p.shape] += 1
-    held = [
-        max(
-            2 * count * shape.numel() * load.weights.itemsize,
-            count * (5 * shape.numel() + 3 * min(shape) ** 2) * load.products.itemsize,
-        )
-        for shape, count in by_shape.items()
-    ]
-    return max(held, default=0)
-
-
-def replicated(
-    network: Transformer, load: Load, kind: OptimizerKind, *, has_ema: bool, devices: int
-) -> Memory:
-    """Memory of a device that holds the whole model; several share gradients in buckets."""
-    weights = _count(network) * load.weights.itemsize
-    head = network.embedding.head.weight.numel() * load.weights.itemsize
-    return _memory(
-        network,
-        load,
-        kind,
-        computed=load,
-        shards=1,
-        has_ema=has_ema,
-        exchange=weights if devices > 1 else 0,
-        early_gradients=0 if load.accumulates else head,
-    )
-
-
-def sharded(
-    network: Transformer, load: Load, kind: OptimizerKind, *, has_ema: bool, devices: int
-) -> Memory:
-    """Memory of one of several devices that share weights, gradients and states evenly.
-
-    The unit of sharing is a block. Weights outside of blocks stay gathered during a pass, of the
-    blocks the one at work and the next; gradients of both kinds are whole before they are shared.
-    What is gathered is in the format of products, and so is the residual stream.
+    The peak is at the loss, in the first block of the backward pass, or in the optimizer update.
+    FSDP shares by block: the weights outside blocks stay gathered during a pass, and of the blocks
+    the current and the next one; gradients of both kinds are whole before they are shared out.
     """
+    weights = _count(network) * load.weights.itemsize // load.shards
+    optimizer = optimizer_bytes(network, load) // load.shards
+    ema = weights if load.has_ema else 0
     block = sum(p.numel() for p in network.blocks[0].parameters())
     root = _count(network) - block * len(network.blocks)
-    gathered = load.products.itemsize
-    return _memory(
-        network,
-        load,
-        kind,
-        computed=replace(load, weights=load.products),
-        shards=devices,
-        has_ema=has_ema,
-        exchange=(root + 2 * block) * gathered,
-        early_gradients=(root + block) * gathered,
-    )
-
-
-def _memory(
-    network: Transformer,
-    load: Load,
-    kind: OptimizerKind,
-    *,
-    computed: Load,
-    shards: int,
-    has_ema: bool,
-    exchange: int,
-    early_gradients: int,
-) -> Memory:
-    """Add up: the peak is at the loss, in the first block backwards, or in the update."""
-    weights = _count(network) * load.weights.itemsize // shards
-    optimizer = optimizer_bytes(network, kind, load) // shards
-    ema = weights if has_ema else 0
-    inputs, insides = block_inputs(network, computed), block_insides(network, computed)
-    loss = loss_bytes(network, computed)
-    whole_blocks = len(network.blocks) - 1 + load.masked_share  # the last one's answers only
-    kept = inputs + (0 if load.recomputes else int(whole_blocks * insides))
-    backward = backward_bytes(network, computed) + (insides if load.recomputes else 0)
-    stays = weights + optimizer + ema + exchange + (weights if load.accumulates else 0)
+    if load.is_sharded:
+        gathered = (root + 2 * block) * load.products.itemsize
+        early_gradients = (root + block) * load.products.itemsize
+        exchange = gathered + (early_gradients if load.devices > 1 else 0)
+    else:
+        gathered = exchange = weights if load.devices > 1 else 0
+        head = network.embedding.head.weight.numel() * load.weights.itemsize
+        early_gradients = 0 if load.accumulates else head
+    activations, backward = activation_bytes(network, load)
+    loss = loss_bytes(network, load)
+    during_pass = weights + optimizer + ema + gathered + (weights if load.accumulates else 0)
     peak = max(
-        stays + kept + loss,
-        stays + kept + early_gradients + backward,
-        2 * weights + optimizer + ema + update_bytes(network, kind, load) // shards,
+        during_pass + activations + loss,
+        during_pass + activations + early_gradients + backward,
+        2 * weights + optimizer + ema + update_bytes(network, load) // load.shards,
     )
-    shared = exchange + (early_gradients if shards > 1 else 0)
-    return Memory(weights, weights, optimizer, ema, shared, kept, loss, peak)
+    return DeviceMemory(weights, weights, optimizer, ema, exchange, activations, loss, peak)
+
+
+def optimizer_bytes(network: Transformer, load: Load) -> int:
+    """Return the optimizer states of the whole model: two numbers per parameter.
+
+    Muon keeps one number per element of a matrix.
+    """
+    num_muon = sum(p.numel() for p in _matrices(network)) if load.optimizer == "muon" else 0
+    return (2 * _count(network) - num_muon) * load.weights.itemsize
+
+
+def update_bytes(network: Transformer, load: Load) -> int:
+    """Return the temporary memory of an update, the whole model on one device.
+
+    Muon stacks all matrices of a shape; AdamW that is not fused holds a temporary per parameter.
+    """
+    if load.optimizer == "fused_adamw":
+        return 0
+    if load.optimizer == "adamw":
+        return _count(network) * load.weights.itemsize
+    stacks = Counter(p.shape for p in _matrices(network))
+    return max(
+        (
+            n
+            * max(
+                2 * shape.numel() * load.weights.itemsize,
+                (5 * shape.numel() + 3 * min(shape) ** 2) * load.products.itemsize,
+            )
+            for shape, n in stacks.items()
+        ),
+        default=0,
+    )
+
+
+def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
+    """Return the bytes kept for the backward pass, and those that its first block adds.
+
+    A block keeps its input, its norms' inputs (F4 or the residual stream's format), six products
+    of the model's width (norms' outputs, query, repeated key and value, output) and four of the
+    feed-forward width, and casts of its matrices under autocast.
+    """
+    block = network.blocks[0]
+    assert isinstance(block, Block)  # noqa: S101
+    width, ffn = network.norm.weight.numel(), block.ffn.gate_proj.out_features
+    stream, product = load.stream.itemsize, load.products.itemsize
+    per_norm = 2 if load.device == "cpu" else 1  # norms on CPUs are several operations
+    inputs = (len(network.blocks) + per_norm) * load.tokens * width * stream
+    norms = (2 * per_norm - 1) * width * stream  # the first norm's input is the block's
+    inside = load.tokens * (norms + (6 * width + 4 * ffn) * product)
+    if load.products != load.stream:
+        inside += sum(p.numel() for p in block.parameters() if p.ndim > 1) * product
+    backward = load.tokens * (2 * ffn * product + 4 * width * stream)
+    if load.recomputes:
+        return inputs, backward + inside
+    num_blocks = len(network.blocks) - 1 + load.masked_share  # the last one: masked positions only
+    return inputs + int(num_blocks * inside), backward
+
+
+def loss_bytes(network: Transformer, load: Load) -> int:
+    """Return the temporary memory of the loss: gradients of its inputs and a chunk of logits."""
+    width, num_ids = network.norm.weight.numel(), network.embedding.tokens.num_embeddings
+    stream, product = load.stream.itemsize, load.products.itemsize
+    exact = max(_FLOAT32, product)
+    is_cast = load.products != load.stream
+    states = load.masked * width * (stream + product * (1 + is_cast))
+    chunk = min(load.masked, rows_at_once(num_ids)) * num_ids
+    logits = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
+    head = num_ids * width
+    has_features = len(network.embedding.spans) > 0  # codebook embeddings are added to a copy
+    temporary = max(is_cast * head * product + logits, head * stream)
+    return states + head * exact + has_features * head * stream + temporary
 
 
 def _count(network: Transformer) -> int:
@@ -154,6 +213,6 @@ def _count(network: Transformer) -> int:
 
 
 def _matrices(network: Transformer) -> list[torch.Tensor]:
-    """Parameters that Muon orthogonalises."""
+    """Return the parameters that Muon orthogonalises."""
     groups = [g for g in decay_groups(network, 0.0) if g["kind"] in ("matrices", "filters")]
     return [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]

@@ -1,14 +1,15 @@
-"""What a recipe's trainer settings mean for memory and time."""
+"""Options of the verb `plan`, and the trainer settings a plan depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, check_within
 
 _FORMATS = {
     "32": (torch.float32, torch.float32),
@@ -21,16 +22,47 @@ _FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """Options of the verb `plan` besides those of a recipe.
+
+    Args:
+        devices: GPUs on all nodes; None for the recipe's number.
+        gpu_memory_gb: Memory of one GPU in 10^9 bytes.
+        gpu_tflops: Peak of one GPU in the recipe's format, in 10^12 FLOP/s.
+        utilisation: Share of the peak that training reaches.
+        segment_length: Tokens per sample; None for samples as long as a row, the costliest case.
+        masked_share: Share of tokens with a loss.
+        out: JSON file to write; None writes none.
+    """
+
+    devices: int | None = None
+    gpu_memory_gb: float = 80.0
+    gpu_tflops: float = 400.0
+    utilisation: float = 0.4
+    segment_length: int | None = None
+    masked_share: float = 0.25
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.devices is not None:
+            check_within("devices", self.devices, 1)
+        check_within("gpu_memory_gb", self.gpu_memory_gb, 1)
+        check_within("gpu_tflops", self.gpu_tflops, 1)
+        check_within("utilisation", self.utilisation, 0.01, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainerSettings:
     """The part of a recipe's `trainer` that a plan depends on.
 
     Attributes:
-        devices: On all nodes; 1 where the recipe leaves it to the machine.
+        devices: Devices on all nodes; 1 if the recipe leaves it to the machine.
         accumulates: Batches per update.
-        max_steps: Updates; -1 if the recipe does not say.
+        max_steps: Updates; -1 if not given.
         weights: Format of weights.
         products: Format of matrix products.
-        is_sharded: Devices share weights, gradients and states.
+        is_sharded: FSDP.
         has_ema: Weights are averaged.
     """
 
@@ -47,16 +79,21 @@ def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
     """Read a recipe's `trainer`, given as plain values.
 
     Raises:
-        OmniError: If its precision is none that a plan knows.
+        OmniError: If a plan does not know the precision.
     """
     precision = str(trainer["precision"] or "32-true")
     if precision not in _FORMATS:
         raise OmniError(f"trainer.precision is '{precision}', wanted one of {', '.join(_FORMATS)}")
     weights, products = _FORMATS[precision]
     if any("BFloat16WhereFaster" in name for name in _classes(trainer["plugins"])):
-        products = torch.bfloat16  # which GPUs gain by
+        products = torch.bfloat16  # faster on GPUs
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        per_node = len(devices)
+    else:
+        per_node = max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
     return TrainerSettings(
-        devices=_number(trainer["devices"]) * int(trainer["num_nodes"]),
+        devices=per_node * int(trainer["num_nodes"]),
         accumulates=int(trainer["accumulate_grad_batches"]),
         max_steps=int(trainer["max_steps"]),
         weights=weights,
@@ -66,14 +103,7 @@ def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
     )
 
 
-def _number(devices: Any) -> int:
-    """How many devices a node has."""
-    if isinstance(devices, list):
-        return len(devices)
-    return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
-
-
 def _classes(given: Any) -> list[str]:
-    """Names of the classes in a setting that takes one or several."""
+    """Return the class names in a setting that takes one class or several."""
     several = given if isinstance(given, list) else [given]
     return [str(one["class_path"] if isinstance(one, Mapping) else one) for one in several if one]

@@ -7,13 +7,12 @@ import yaml
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import Sampling
 from lightning_omni.studies.experiments.command import experiment
-from lightning_omni.studies.experiments.planning import arm_recipes
-from lightning_omni.studies.experiments.variants import Arm
+from lightning_omni.studies.experiments.variants import Variant, resolve_recipes
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 DEBUG = RECIPES / "debug" / "stage3.yaml"
 ARGUMENTS = {
-    **{"name": "a", "claim": "b", "arms": {"one": Arm(), "two": Arm()}, "seeds": [1]},
+    **{"name": "a", "claim": "b", "variants": {"one": Variant(), "two": Variant()}, "seeds": [1]},
     **{"out": Path("out"), "tasks": ["vqa"], "split": "val", "limit": 1, "speech_limit": 1},
     **{"evaluation_seed": 0, "recipes": [DEBUG]},
 }
@@ -22,20 +21,20 @@ ARGUMENTS = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"arms": {}}, "got no arm; name at least two"),
-        ({"arms": {"one": Arm()}}, "got only 'one'"),
+        ({"variants": {}}, "got no variant; name at least two"),
+        ({"variants": {"one": Variant()}}, "got only 'one'"),
         ({"seeds": []}, "no seeds"),
         ({"seeds": [1, 1]}, "wanted each once"),
         ({"seeds": [-1]}, "seeds is -1"),
         ({"recipes": [Path("absent.yaml")]}, "no recipe at 'absent.yaml'"),
-        ({"recipes": None}, "arm 'one' has no recipe"),
+        ({"recipes": None}, "variant 'one' has no recipe"),
         ({"tasks": ["dance"]}, "unknown task 'dance'"),
         ({"split": "exam"}, "unknown split 'exam'"),
         ({"limit": 0}, "wanted at least 1"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"name": "a/b"}, "name is 'a/b'"),
         ({"name": "trained"}, "name is 'trained'"),
-        ({}, "arm 'one', .*no manifest.json"),
+        ({}, "variant 'one', .*no manifest.json"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(change, message, tmp_path, monkeypatch):
@@ -57,25 +56,28 @@ def test_a_mistake_is_told_before_anything_is_trained(change, message, tmp_path,
         ({"model.arguments.x": 1}, "nothing named 'model.arguments'"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_arm(settings, message):
-    with pytest.raises(OmniError, match=r"(?s)arm 'a', .*stage3\.yaml: .*" + message):
-        arm_recipes("a", Arm(set=settings), [DEBUG])
+def test_a_wrong_setting_is_told_with_its_variant(settings, message):
+    with pytest.raises(OmniError, match=r"(?s)variant 'a', .*stage3\.yaml: .*" + message):
+        resolve_recipes("a", Variant(set=settings), [DEBUG])
 
 
-def test_a_tokenizer_s_recipe_is_no_arm():
+def test_a_tokenizer_s_recipe_is_no_variant():
     with pytest.raises(OmniError, match="wanted a MaskedDiffusionModule"):
-        arm_recipes("a", Arm(recipes=[RECIPES / "debug" / "image_tokenizer.yaml"]), [DEBUG])
+        resolve_recipes("a", Variant(recipes=[RECIPES / "debug" / "image_tokenizer.yaml"]), [DEBUG])
 
 
-def test_an_arm_of_its_own_recipes_leaves_the_experiment_s_out():
+def test_a_variant_of_its_own_recipes_leaves_the_experiment_s_out():
     demo = [RECIPES / "demo" / f"stage{n}.yaml" for n in (1, 2, 3)]
-    found = arm_recipes("a", Arm({}, Sampling(num_steps=8), demo), [DEBUG])
+    found = resolve_recipes("a", Variant({}, Sampling(num_steps=8), demo), [DEBUG])
     assert [path for path, _, _ in found] == demo
 
 
 @pytest.mark.parametrize(
     "path", sorted((RECIPES / "experiments").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_a_recipe_names_exactly_the_options_there_are(path):
-    options = inspect.signature(experiment).parameters.keys()
-    assert yaml.safe_load(path.read_text()).keys() == options
+def test_a_recipe_names_what_has_no_default_and_what_differs_from_it(path):
+    options = inspect.signature(experiment).parameters
+    named = yaml.safe_load(path.read_text())
+    required = {name for name, option in options.items() if option.default is option.empty}
+    assert required <= named.keys() <= options.keys()
+    assert all(named[name] != options[name].default for name in named)

@@ -4,41 +4,43 @@ import statistics
 import pytest
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.outcome import Outcome
-from lightning_omni.evaluation.paired import paired_difference
-from lightning_omni.studies.experiments.compare import compare, paired_over_seeds
-from lightning_omni.studies.experiments.measured import Measured, kept
-from lightning_omni.studies.experiments.plot import draw_differences
-from lightning_omni.studies.experiments.table import markdown
+from lightning_omni.evaluation.statistics import Score, paired_difference
+from lightning_omni.studies.experiments.measurements import Measurement, measure_once
+from lightning_omni.studies.experiments.table import (
+    compare,
+    comparison_table,
+    draw_differences,
+    paired_over_seeds,
+)
 
 NUM_CASES = 40
 
 
 def answers(*, seed, chance):
     rng = random.Random(seed)
-    return [Outcome({"exact": (float(rng.random() < chance), 1.0)}) for _ in range(NUM_CASES)]
+    return [Score({"exact": (float(rng.random() < chance), 1.0)}) for _ in range(NUM_CASES)]
 
 
 def bounds(*, seed):
     rng = random.Random(seed)
     lengths = [random.Random(n).randint(3, 9) for n in range(NUM_CASES)]
-    return [Outcome({"text/nats_per_token": (n * (2 + rng.random()), n)}) for n in lengths]
+    return [Score({"text/nats_per_token": (n * (2 + rng.random()), n)}) for n in lengths]
 
 
-def measured(outcomes, **more):
-    return Measured([str(n) for n in range(len(outcomes))], outcomes, **more)
+def measured(scores, **more):
+    return Measurement([str(n) for n in range(len(scores))], scores, **more)
 
 
-def runs(seeds, arms=("first", "second", "third")):
+def runs(seeds, variants=("first", "second", "third")):
     return {
-        arm: {
+        variant: {
             seed: {
-                "vqa": measured(answers(seed=f"{arm}{seed}", chance=0.5), forwards=4.0),
-                "bound": measured(bounds(seed=f"{arm}{seed}")),
+                "vqa": measured(answers(seed=f"{variant}{seed}", chance=0.5), forwards=4.0),
+                "nelbo": measured(bounds(seed=f"{variant}{seed}")),
             }
             for seed in seeds
         }
-        for arm in arms
+        for variant in variants
     }
 
 
@@ -59,14 +61,14 @@ def test_the_error_over_seeds_is_that_of_the_seeds_differences():
     assert over_seeds.error == pytest.approx(statistics.stdev(each) / 3**0.5)
 
 
-def test_seeds_that_agree_on_every_case_leave_the_error_over_cases_as_it_is():
+def test_seeds_that_agree_on_every_case_leave_the_error_over_examples_as_it_is():
     one, other = (answers(seed=s, chance=0.5) for s in (1, 2))
     over_seeds, over_cases = paired_over_seeds([one] * 4, [other] * 4, "exact")
     assert over_seeds.error == 0
     assert over_cases.error == pytest.approx(paired_difference(one, other, "exact").error)
 
 
-def test_independent_seeds_shrink_the_error_over_cases():
+def test_independent_seeds_shrink_the_error_over_examples():
     ones = [answers(seed=f"a{s}", chance=0.5) for s in range(64)]
     others = [answers(seed=f"b{s}", chance=0.5) for s in range(64)]
     _, over_cases = paired_over_seeds(ones, others, "exact")
@@ -76,7 +78,9 @@ def test_independent_seeds_shrink_the_error_over_cases():
 
 def test_a_row_adds_up_its_seeds():
     rows = compare(runs([1, 2, 3]), seed=0)
-    assert [(r.test, r.arm) for r in rows[:3]] == [("vqa", a) for a in ("first", "second", "third")]
+    assert [(r.test, r.variant) for r in rows[:3]] == [
+        ("vqa", a) for a in ("first", "second", "third")
+    ]
     assert rows[0].difference is None
     for row, first in ((rows[1], rows[0]), (rows[5], rows[3])):
         assert row.mean == pytest.approx(statistics.fmean(row.by_seed.values()))
@@ -92,28 +96,28 @@ def test_one_seed_has_an_interval_and_no_error_over_seeds():
     row = compare(runs([1]), seed=0)[1]
     assert row.low < row.mean < row.high
     assert (row.error, row.error_over_seeds) == (None, None)
-    assert row.error_over_cases > 0
+    assert row.error_over_examples > 0
 
 
 def test_other_cases_are_not_compared():
-    mixed = runs([1], arms=("first", "second"))
+    mixed = runs([1], variants=("first", "second"))
     mixed["second"][1]["vqa"].keys[0] = "another"
-    with pytest.raises(OmniError, match="arm 'second' was asked other cases of vqa"):
+    with pytest.raises(OmniError, match="variant 'second' has other examples of vqa"):
         compare(mixed, seed=0)
 
 
-def test_a_metric_that_an_arm_has_no_case_of_is_named():
-    mixed = runs([1], arms=("first", "second"))
-    mixed["second"][1]["bound"] = measured([Outcome({})] * NUM_CASES)
-    with pytest.raises(OmniError, match="arm 'second' has no case of bound"):
+def test_a_metric_that_a_variant_has_no_case_of_is_named():
+    mixed = runs([1], variants=("first", "second"))
+    mixed["second"][1]["nelbo"] = measured([Score({})] * NUM_CASES)
+    with pytest.raises(OmniError, match="variant 'second' has no example of nelbo"):
         compare(mixed, seed=0)
 
 
 def test_the_table_has_a_line_for_every_row_and_the_picture_is_drawn(tmp_path):
     for seeds in ([1], [1, 2]):
         rows = compare(runs(seeds), seed=0)
-        text = markdown("name", "A beats B.", rows, seeds=seeds)
-        assert sum(line.startswith(("| vqa", "| bound")) for line in text.splitlines()) == len(rows)
+        text = comparison_table("name", "A beats B.", rows, seeds=seeds)
+        assert sum(line.startswith(("| vqa", "| nelbo")) for line in text.splitlines()) == len(rows)
         assert "nan" not in text
         draw_differences(rows, tmp_path / f"{len(seeds)}.png")
     assert len(list(tmp_path.iterdir())) == 2
@@ -126,7 +130,7 @@ def test_a_measurement_is_kept_by_what_was_asked(tmp_path):
         made.append(1)
         return measured(answers(seed=0, chance=0.5), errors={"exact": 0.1}, forwards=2.0)
 
-    first = kept(tmp_path, "vqa", {"limit": 3}, measure)
-    assert kept(tmp_path, "vqa", {"limit": 3}, measure) == first == measure()
-    kept(tmp_path, "vqa", {"limit": 4}, measure)
+    first = measure_once(tmp_path, "vqa", {"limit": 3}, measure)
+    assert measure_once(tmp_path, "vqa", {"limit": 3}, measure) == first == measure()
+    measure_once(tmp_path, "vqa", {"limit": 4}, measure)
     assert len(made) == 3

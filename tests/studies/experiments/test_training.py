@@ -7,7 +7,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.studies.experiments import training
 from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, with_settings
 from lightning_omni.studies.experiments.training import (
-    Stage,
+    StageRecipe,
     last_checkpoint,
     plan_trainings,
     train,
@@ -19,7 +19,7 @@ RECIPE = load_recipe(DEBUG)
 
 def stage(inputs="data", **settings):
     changed = {f"model.init_args.{name}": value for name, value in settings.items()}
-    return Stage(DEBUG, with_settings(RECIPE, changed), inputs)
+    return StageRecipe(DEBUG, with_settings(RECIPE, changed), inputs)
 
 
 def folders(*stages, seed=1, home="home"):
@@ -27,7 +27,7 @@ def folders(*stages, seed=1, home="home"):
 
 
 def test_the_same_training_has_the_same_folder_wherever_recipe_and_runs_lie():
-    elsewhere = Stage(Path("other.yaml"), in_folder(RECIPE, Path("elsewhere")), "data")
+    elsewhere = StageRecipe(Path("other.yaml"), in_folder(RECIPE, Path("elsewhere")), "data")
     assert folders(stage()) == folders(elsewhere)
     (one,), (other,) = folders(stage()), folders(stage(), home="other")
     assert one.name == other.name
@@ -71,16 +71,16 @@ def test_the_newest_checkpoint_is_the_last(tmp_path):
     assert last_checkpoint(tmp_path).name == "last-v1.ckpt"
 
 
-def test_a_failed_training_names_arm_seed_log_and_its_last_line(tmp_path, monkeypatch):
+def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, monkeypatch):
     def fit(folder, checkpoint, lock):
         (folder / "training.log").write_text("starting\nerror: no shards\n\n")
         return 2
 
     monkeypatch.setattr(training, "_fit", fit)
     (planned,) = plan_trainings([stage()], 1, tmp_path)
-    message = r"arm 'a', seed 1: .*training\.log'; it ends with: error: no shards$"
+    message = r"variant 'a', seed 1: .*training\.log'; it ends with: error: no shards$"
     with pytest.raises(OmniError, match=message):
-        train(planned, arm="a", seed=1)
+        train(planned, variant="a", seed=1)
     assert not planned.is_done
 
 
@@ -96,6 +96,6 @@ def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_fit", fit)
     (planned,) = plan_trainings([stage()], 1, tmp_path)
     for _ in range(2):
-        train(planned, arm="a", seed=1)
+        train(planned, variant="a", seed=1)
     assert runs == [planned.folder]
     assert planned.seconds() >= 0

@@ -12,11 +12,10 @@ from lightning_omni.errors import OmniError
 from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
-from lightning_omni.studies.memory_plan.load import Load
 from lightning_omni.studies.memory_plan.memory import (
+    Load,
+    device_memory,
     optimizer_bytes,
-    replicated,
-    sharded,
     update_bytes,
 )
 from lightning_omni.studies.memory_plan.plan import parameters
@@ -73,10 +72,7 @@ def test_where_all_tokens_have_a_loss_every_weight_of_a_block_takes_every_token(
 
 def test_recomputation_keeps_less_and_does_not_change_what_stays():
     net = network(num_layers=12)
-    whole, less = (
-        replicated(net, replace(LOAD, recomputes=r), "fused_adamw", has_ema=False, devices=1)
-        for r in (False, True)
-    )
+    whole, less = (device_memory(net, replace(LOAD, recomputes=r)) for r in (False, True))
     assert less.peak < whole.peak
     assert less.activations < whole.activations / 4
     assert (less.weights, less.optimizer) == (whole.weights, whole.optimizer)
@@ -84,8 +80,8 @@ def test_recomputation_keeps_less_and_does_not_change_what_stays():
 
 def test_devices_that_share_hold_their_share():
     net = network()
-    one = replicated(net, LOAD, "fused_adamw", has_ema=True, devices=1)
-    shared = sharded(net, LOAD, "fused_adamw", has_ema=True, devices=8)
+    one = device_memory(net, replace(LOAD, has_ema=True))
+    shared = device_memory(net, replace(LOAD, has_ema=True, devices=8, is_sharded=True))
     for name in ("weights", "gradients", "optimizer", "ema"):
         assert getattr(shared, name) == getattr(one, name) // 8
     assert shared.exchange > 0
@@ -94,10 +90,11 @@ def test_devices_that_share_hold_their_share():
 
 def test_muon_keeps_one_number_for_a_matrix_and_adamw_two():
     net = network()
-    adamw, muon = (optimizer_bytes(net, kind, LOAD) for kind in ("fused_adamw", "muon"))
+    loads = [replace(LOAD, optimizer=kind) for kind in ("fused_adamw", "muon")]
+    adamw, muon = (optimizer_bytes(net, load) for load in loads)
     matrices = sum(p.numel() for p in net.blocks.parameters() if p.ndim > 1)
     assert adamw - muon == 4 * matrices
-    assert update_bytes(net, "muon", LOAD) > update_bytes(net, "fused_adamw", LOAD) == 0
+    assert update_bytes(net, loads[1]) > update_bytes(net, loads[0]) == 0
 
 
 def test_settings_follow_the_trainer_s():
@@ -192,6 +189,6 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
     )
     with torch.device("meta"):
         net = make_network(shape, seed=0)
-    predicted = replicated(net, load, "fused_adamw", has_ema=False, devices=1).peak / 2**20
+    predicted = device_memory(net, load).peak / 2**20
     own = peak_mb("ours", replace(TINY, recomputes=recomputes), dtype, 0)
     assert predicted == pytest.approx(peak_mb("ours", shape, dtype, 0) - own, rel=0.15)
