@@ -7,23 +7,28 @@ from typing import TYPE_CHECKING, Any
 from lightning_omni.moved import install
 
 if TYPE_CHECKING:
-    from lightning_omni.generation.draft import Draft
+    from lightning_omni.generation.config import GenerationConfig
     from lightning_omni.generation.omni import Omni
+    from lightning_omni.generation.request import Infill
 
 install()
 
 __version__ = "0.1.0"
-__all__ = ["Draft", "Omni", "__version__"]
+__all__ = ["GenerationConfig", "Infill", "Omni", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Load a class when it is first asked for, so that small imports stay fast."""
-    if name == "Draft":
-        from lightning_omni.generation.draft import Draft
-
-        return Draft
     if name == "Omni":
         from lightning_omni.generation.omni import Omni
 
         return Omni
+    if name == "GenerationConfig":
+        from lightning_omni.generation.config import GenerationConfig
+
+        return GenerationConfig
+    if name == "Infill":
+        from lightning_omni.generation.request import Infill
+
+        return Infill
     raise AttributeError(f"module 'lightning_omni' has no attribute '{name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
 from lightning_omni.errors import OmniError, check_within, sentence_behind
+from lightning_omni.moved import rename_arguments, rename_option
 from lightning_omni.option_files import check_option_files, check_recipes
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -130,6 +132,8 @@ def _run(verb: str, args: list[str]) -> int:
     from lightning_omni.nn.cpu import keep_freed_memory
 
     keep_freed_memory()
+    accept_old_arguments()
+    args = [rename_option(arg) for arg in args]
     if verb in TRAINER_VERBS:
         check_recipes(verb, args)
         build_cli(args)
@@ -144,6 +148,20 @@ def _run(verb: str, args: list[str]) -> int:
     else:
         raise OmniError(f"unknown verb '{verb}'; choose one of {', '.join(VERBS)}")
     return 0
+
+
+@functools.cache
+def accept_old_arguments() -> None:
+    """Make the parsers rename old arguments in the YAML that they load."""
+    import yaml
+    from jsonargparse import get_loader, set_loader
+
+    load = get_loader("yaml")
+
+    def load_renamed(text: str) -> Any:
+        return rename_arguments(load(text), level=logging.WARNING)
+
+    set_loader("yaml", load_renamed, (yaml.YAMLError,))
 
 
 def _plan(args: list[str]) -> None:

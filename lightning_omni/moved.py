@@ -6,6 +6,7 @@ finds the class where it is now and logs the new path once.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
@@ -154,8 +155,20 @@ NAMES: dict[str, str] = {
     "Reply": "Response",
     "SceneOracle": "SceneClassifier",
     "TokenizerReconstructor": "CodecReconstructor",
+    "merged": "merge_adapters",
+    "Continuous": "ContinuousFeatures",
+    "ContinuousSpeech": "SpeechFeatureEncoder",
+    "OWN": "NATIVE",
+    "counted_mask": "fixed_count_mask",
+    "locate": "resolve_pretrained",
 }
 """Old name of a class or function: its new name."""
+ARGUMENTS = {
+    "bound_draws": "nelbo_draws",
+    "is_shifted": "right_shift_logits",
+    "rows_from": "trainable_rows_from",
+}
+"""Old name of a class's argument: its new name."""
 
 
 def resolve(path: str) -> str:
@@ -163,6 +176,44 @@ def resolve(path: str) -> str:
     module, _, name = path.rpartition(".")
     own = module.removeprefix(_PACKAGE)
     return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+
+
+def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
+    """Return a recipe or saved configuration, nested or not, with the arguments' new names.
+
+    Args:
+        plain: Anything made of dictionaries, lists and plain values.
+        level: Logging level of the message about a new name.
+    """
+    if isinstance(plain, list):
+        return [rename_arguments(value, level=level) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {
+        _argument(name, level): rename_arguments(value, level=level)
+        for name, value in plain.items()
+    }
+
+
+def rename_option(arg: str) -> str:
+    """Return a command-line option such as `--model.lora.rows_from=3` with its new name."""
+    if not arg.startswith("--"):
+        return arg
+    name, equals, value = arg.partition("=")
+    path, dot, last = name.rpartition(".")
+    return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
+
+
+def _argument(name: Any, level: int) -> Any:
+    new = ARGUMENTS.get(name, name)
+    if new != name:
+        _log_once(level, name, new)
+    return new
+
+
+@functools.cache
+def _log_once(level: int, old: str, new: str) -> None:
+    log.log(level, "the argument '%s' is now '%s'", old, new)
 
 
 class _Moved(ModuleType):

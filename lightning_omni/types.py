@@ -1,12 +1,13 @@
-"""The values that travel between files: what a sample is, before and after rendering.
+"""The values that travel between files: samples before and after rendering, and batches.
 
-Shape legend of the project: B rows, L tokens of a row, N segments or codes, V vocabulary, D width,
-H heads, C channels, T samples or frames, Y X image rows and columns.
+Shape legend of the project: B rows, L tokens of a row, T tokens of a batch (samples or frames of
+speech), N segments or codes, M masked tokens, V vocabulary, D width, H heads, C channels, Y X image
+rows and columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,12 +32,17 @@ SPLITS = (
 class Part:
     """One piece of a turn.
 
-    `modality` is `text` or the name of a modality span. Text carries `text`; media carry a `key`
-    (a file in the media shards) before encoding and `codes` after it. A transcript is text that the
-    assistant writes down of the user's speech before it answers. `hidden` are places of codes in a
-    request that the model is not shown; shards hold none. `features`, Float[K F], are the frames by
-    which an encoder hears a user's speech, where the model is to hear those in place of codes; they
-    are no part of the JSON.
+    Attributes:
+        modality: `text` or the name of a modality.
+        text: content of a text; `___` in an answer that is being generated is a blank.
+        key: file in the media shards, before encoding.
+        codes: content of media, after encoding.
+        is_transcript: whether it is the text of the user's speech that the assistant writes before
+            it answers.
+        masked: positions of codes that are masked: in a request, hidden from the model; in an
+            answer, to be generated. Shards hold none.
+        features: frames of an encoder that replace the speech codes as model input, Float[K F].
+            Not serialised.
     """
 
     modality: str
@@ -44,8 +50,13 @@ class Part:
     key: str | None = None
     codes: tuple[int, ...] | None = None
     is_transcript: bool = False
-    hidden: tuple[int, ...] = ()
+    masked: frozenset[int] = frozenset()
     features: NDArray[np.floating[Any]] | None = field(default=None, compare=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no content, so that an answer part is generated whole."""
+        return not self.text and self.codes is None
 
     def to_json(self) -> dict[str, Any]:
         """`{"text": "hi"}`, `{"transcript": "hi"}`, `{"image": "<key>"}` or `{"image": [1, 2]}`."""
@@ -67,7 +78,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says."""
+    """One message: its role and its parts."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -75,15 +86,21 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example of a task, as stored in a shard. `meta` holds the facts evaluation needs."""
+    """One example of a task, as stored in a shard; `meta` holds the facts evaluation needs."""
 
     key: str
     task: str
     turns: tuple[Turn, ...]
     meta: dict[str, Any] = field(default_factory=dict)
 
+    def unanswered(self) -> Sample:
+        """Return the sample with an empty last turn of the same modalities, without transcript."""
+        *before, last = self.turns
+        parts = tuple(Part(part.modality) for part in last.parts if not part.is_transcript)
+        return replace(self, turns=(*before, Turn(last.role, parts)))
+
     def to_json(self) -> dict[str, Any]:
-        """Plain form written as `KEY.json`."""
+        """Return the plain form that is stored as `KEY.json`."""
         turns = [{"role": t.role, "parts": [p.to_json() for p in t.parts]} for t in self.turns]
         return {"task": self.task, "turns": turns, "meta": self.meta}
 
@@ -97,12 +114,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
-    """One rendered sample: ids with their places. Plain lists, all of one length.
+class TokenSequence:
+    """One rendered sample, as plain lists of one length.
 
-    `position_ids` holds `(index, row, column)` per token: the index in the sequence, and the place
-    on an image's grid or a speech frame's (frame, codebook level); zero for everything else.
-    `features` are runs of continuous features, (first place, Float[K F]).
+    Attributes:
+        ids: Token ids.
+        position_ids: `(index, row, column)` of each token: its index in the sequence, and its cell
+            on an image's grid or in a speech frame (frame, codebook level), counted from 1; zeros
+            for a token on no grid.
+        maskable: Whether the token belongs to the response, so that training may mask it.
+        is_tail_pad: Whether it is a tail pad of the response.
+        modality: Index of the response's modality in `Vocab.modalities`; -1 where not maskable.
+        task: Index into `tasks.TASKS`.
+        key: Key of the sample.
+        features: Runs of continuous features, (index of the first token, Float[K F]).
     """
 
     ids: list[int]
@@ -116,57 +141,81 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Continuous:
-    """Features that stand in for the embeddings of some tokens of a flat run."""
+class ContinuousFeatures:
+    """Features that replace the embeddings of some tokens of a flat run.
 
-    places: Tensor  # Int[K], each once
-    features: Tensor  # Float[K F]
+    Attributes:
+        positions: Flat indices of those tokens, each once, Int[K].
+        features: Their features, Float[K F].
+    """
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Continuous:
-        """Move both."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.places, self.features))
-        return Continuous(*moved)
+    positions: Tensor
+    features: Tensor
 
-    def among(self, places: Tensor) -> Continuous:
-        """Those of the tokens at these places, Int[R] ascending, counted among them."""
-        is_there = torch.isin(self.places, places)
-        rows = torch.searchsorted(places, self.places[is_there])
-        return Continuous(rows, self.features[is_there])
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ContinuousFeatures:
+        """Return a copy on another device."""
+        moved = (t.to(device, non_blocking=non_blocking) for t in (self.positions, self.features))
+        return ContinuousFeatures(*moved)
+
+    def among(self, positions: Tensor) -> ContinuousFeatures:
+        """Return the features of the tokens at `positions`, Int[R] ascending, indexed within it."""
+        is_there = torch.isin(self.positions, positions)
+        index = torch.searchsorted(positions, self.positions[is_there])
+        return ContinuousFeatures(index, self.features[is_there])
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Packed rows of whole sequences. `segment_ids` number the segments 0..num_segments-1.
+    """Packed sequences, flat: T tokens in N segments that follow each other.
 
-    Segments lie one behind another in the flattened batch: segment n covers the flat positions
-    `[cu_seqlens[n], cu_seqlens[n + 1])`. The unused end of a row is a segment of its own with
-    nothing maskable.
+    A segment is a sequence, or the unused end of a row, in which nothing is maskable. All that
+    depends on the data is computed where the batch is packed.
+
+    Attributes:
+        ids: Token ids, Int[T].
+        position_ids: See `TokenSequence`, Int[T 3].
+        segment_ids: Index of each token's segment, Int[T].
+        positions: Index of each token within its segment, Int[T].
+        maskable: Whether the token belongs to a response, Bool[T].
+        is_tail_pad: Whether it is a tail pad of a response, Bool[T].
+        is_answer: Whether it is maskable and no tail pad: the tokens of which the loss is a mean,
+            Bool[T].
+        modality: Index into `Vocab.modalities`, -1 where nothing is maskable, Int[T].
+        tasks: Index into `tasks.TASKS`, -1 for a row's unused end, Int[N].
+        sample_index: Global sample index; negative for the complementary mask of a pair. Together
+            with the seed it determines the noise. Int64[N].
+        lengths: Tokens of each segment, in order.
+        num_rows: Rows that were packed, B; T = B * L.
+        codebooks: Speech codes per frame.
+        continuous: Features that replace the embeddings of some tokens; None where no sample has
+            any.
     """
 
-    ids: Tensor  # Int[B L]
-    position_ids: Tensor  # Int[B L 3]
-    segment_ids: Tensor  # Int[B L]
-    maskable: Tensor  # Bool[B L]
-    is_tail_pad: Tensor  # Bool[B L]
-    modality: Tensor  # Int[B L], index into vocab.modalities; -1 where nothing is maskable
-    tasks: Tensor  # Int[N], index into tasks.TASKS; -1 for a row's unused end
-    cu_seqlens: Tensor  # Int32[N + 1], on the CPU
-    num_segments: int
-    visits: Tensor  # Int64[N], number of the visit, or of the complement of one (negative); with
-    # the seed it determines the noise
-    continuous: Continuous | None  # None where no sample has continuous features
+    ids: Tensor
+    position_ids: Tensor
+    segment_ids: Tensor
+    positions: Tensor
+    maskable: Tensor
+    is_tail_pad: Tensor
+    is_answer: Tensor
+    modality: Tensor
+    tasks: Tensor
+    sample_index: Tensor
+    lengths: tuple[int, ...]
+    num_rows: int
+    codebooks: int
+    continuous: ContinuousFeatures | None
 
-    def position(self) -> Tensor:
-        """Place of each token in its segment, Int[B * L]."""
-        segment = self.segment_ids.flatten()
-        index = torch.arange(len(segment), device=segment.device)
-        return index - self.cu_seqlens.long().to(segment.device)[segment]
+    @property
+    def num_segments(self) -> int:
+        """Number of segments, N."""
+        return len(self.lengths)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move every tensor but `cu_seqlens`, which steers loops on the host."""
+        """Return a copy whose tensors are on another device."""
         moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            stays = f.name == "cu_seqlens" or not isinstance(value, Tensor | Continuous)
-            moved[f.name] = value if stays else value.to(device, non_blocking=True)
+            is_moved = isinstance(value, Tensor | ContinuousFeatures)
+            moved[f.name] = value.to(device, non_blocking=True) if is_moved else value
         return Batch(**moved)

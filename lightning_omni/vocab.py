@@ -11,32 +11,35 @@ from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
+from lightning_omni.modalities import TEXT, modality_named
 
-SpecialTokensName = Literal["own", "released"]
+SpecialTokensName = Literal["native", "released", "own"]
+"""`own` is the old name of `native`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """Names of special tokens, and those that play a part under another name.
+    """A set of special tokens.
 
     Attributes:
-        names: In the order of their ids, which follow those of text.
-        ends: By modality, the tokens behind which an answer has nothing more.
-        roles: `{name used in this package: the set's own name for it}`, where they differ.
-        inherited: How many of the names, from the first on, published text models have too.
+        names: Names in the order of their ids, which follow those of text.
+        ends: By modality, the tokens after which an answer is over. Default for a modality: the pad
+            and its terminator.
+        roles: `{name used in this package: name in this set}`, where they differ.
+        inherited: Number of leading names that published text models have too.
     """
 
     names: tuple[str, ...]
-    ends: Mapping[str, tuple[str, ...]]
+    ends: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     inherited: int = 0
 
     def offset(self, token: str) -> int:
-        """Place of a token among the special ones, by either name."""
+        """Return the index of a token in the set, by either name."""
         return self.names.index(self.roles.get(token, token))
 
 
-OWN = SpecialTokens(
+NATIVE = SpecialTokens(
     (
         "<|endoftext|>",
         "<|mask|>",
@@ -48,8 +51,7 @@ OWN = SpecialTokens(
         "<|end_of_image|>",
         "<|begin_of_speech|>",
         "<|end_of_speech|>",
-    ),
-    ends={"text": ("<|endoftext|>",), "speech": ("<|endoftext|>", "<|end_of_speech|>")},
+    )
 )
 
 
@@ -90,19 +92,32 @@ RELEASED = SpecialTokens(
         "<|end_of_speech|>": "<|end_of_audio|>",
         "<|end_of_turn|>": "<|im_end|>",
     },
-    inherited=24,  # up to the mask, those of Qwen2.5 and Dream
+    inherited=24,  # those of Qwen2.5 and Dream, up to the mask
 )
-"""Those of Qwen2.5, then of Dream, then of the Omni-Diffusion release, arXiv:2603.06577.
+"""Special tokens of Qwen2.5, then of Dream, then of the Omni-Diffusion release, arXiv:2603.06577.
 
-With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids are the release's.
+With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids equal the release's.
 """
 
-SETS: dict[SpecialTokensName, SpecialTokens] = {"own": OWN, "released": RELEASED}
+SETS: dict[SpecialTokensName, SpecialTokens] = {"native": NATIVE, "released": RELEASED}
+PAD = "<|endoftext|>"
+
+
+def canonical_set(name: str) -> SpecialTokensName:
+    """Return the current name of a set of special tokens.
+
+    Raises:
+        OmniError: If there is no such set.
+    """
+    for known in SETS:
+        if known == ("native" if name == "own" else name):
+            return known
+    raise OmniError(f"unknown special tokens '{name}'; choose one of {', '.join(SETS)}")
 
 
 VOCAB_FILE = "vocab.json"
 SHARED_SETTINGS = ("vocab", "special_tokens")
-"""Settings of the data that the model takes over."""
+"""Data options that are linked to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +135,15 @@ class Span:
 
 
 class Vocab:
-    """The only place that knows an id.
+    """The joint id space: the only definition of ids.
 
     Text ids come first, then the special tokens, then the modality spans in the order given. Spans
-    are appended, so adding one never moves an older id.
+    are appended, so a new one never moves an existing id.
 
     Args:
         text_size: Number of text tokens.
         spans: `{modality: number of codes}`, in order.
-        special_tokens: Which special tokens there are.
+        special_tokens: Name of the set of special tokens.
 
     Raises:
         OmniError: If a size is not positive or a name is taken.
@@ -138,14 +153,11 @@ class Vocab:
         self,
         text_size: int,
         spans: dict[str, int],
-        special_tokens: SpecialTokensName = "own",
+        special_tokens: SpecialTokensName = "native",
     ) -> None:
-        if special_tokens not in SETS:
-            raise OmniError(
-                f"unknown special tokens '{special_tokens}'; choose one of {', '.join(SETS)}"
-            )
-        self.special_tokens, self._tokens = special_tokens, SETS[special_tokens]
-        sizes = {"text": text_size, "special": len(self._tokens.names)}
+        self.special_tokens = canonical_set(special_tokens)
+        self._tokens = SETS[self.special_tokens]
+        sizes = {TEXT: text_size, "special": len(self._tokens.names)}
         for name, size in spans.items():
             if name in sizes:
                 raise OmniError(f"vocab span '{name}' is taken; name the modality differently")
@@ -165,12 +177,14 @@ class Vocab:
         return tuple(n for n in self.spans if n != "special")
 
     def special(self, token: str) -> int:
-        """Id of a special token such as `<|mask|>`."""
+        """Return the id of a special token such as `<|mask|>`."""
         return self.spans["special"].start + self._tokens.offset(token)
 
     def ends(self, modality: str) -> tuple[int, ...]:
-        """Ids behind which an answer of this modality has nothing more."""
-        return tuple(self.special(token) for token in self._tokens.ends[modality])
+        """Return the ids after which an answer of this modality is over."""
+        terminator = modality_named(modality).terminator
+        tokens = self._tokens.ends.get(modality) or ((PAD, terminator) if terminator else ())
+        return tuple(dict.fromkeys(self.special(token) for token in tokens))
 
     @property
     def mask_token_id(self) -> int:
@@ -179,12 +193,12 @@ class Vocab:
 
     @property
     def pad_token_id(self) -> int:
-        """Id that ends a text and fills what is left of a hole."""
-        return self.special("<|endoftext|>")
+        """Id that ends a text and fills the rest of a response."""
+        return self.special(PAD)
 
     @property
     def num_inherited(self) -> int:
-        """Ids that published text models share with this vocabulary; 0 if they share no set."""
+        """Number of ids shared with published text models; 0 for a set that none uses."""
         if not self._tokens.inherited:
             return 0
         return self.spans["special"].start + self._tokens.inherited
@@ -219,46 +233,46 @@ class Vocab:
         return self.spans[modality]
 
     def modality_of(self, token_id: int) -> str:
-        """Name the span that holds an id (`special` included)."""
+        """Return the name of the span that holds an id (`special` included)."""
         for span in self.spans.values():
             if span.start <= token_id < span.stop:
                 return span.name
         raise OmniError(f"id {token_id} is outside the vocabulary of {self.size} ids")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain description, the inverse of `from_dict`."""
-        sizes = {n: s.size for n, s in self.spans.items() if n not in ("text", "special")}
-        plain: dict[str, Any] = {"text_size": self.spans["text"].size, "spans": sizes}
-        if self.special_tokens != "own":
+        """Return a plain description, the inverse of `from_dict`."""
+        sizes = {n: s.size for n, s in self.spans.items() if n not in (TEXT, "special")}
+        plain: dict[str, Any] = {"text_size": self.spans[TEXT].size, "spans": sizes}
+        if self.special_tokens != "native":
             plain["special_tokens"] = self.special_tokens
         return plain
 
     @classmethod
-    def of_sizes(cls, sizes: dict[str, int], special_tokens: SpecialTokensName = "own") -> Vocab:
+    def of_sizes(cls, sizes: dict[str, int], special_tokens: SpecialTokensName = "native") -> Vocab:
         """Build a vocabulary from a recipe's `{text: ..., speech: ..., image: ...}`.
 
         Raises:
             OmniError: If text is missing.
         """
-        if "text" not in sizes:
+        if TEXT not in sizes:
             raise OmniError(f"the vocab has {', '.join(sizes) or 'nothing'} but no text; add it")
-        spans = {k: v for k, v in sizes.items() if k != "text"}
-        return cls(sizes["text"], spans, special_tokens)
+        spans = {k: v for k, v in sizes.items() if k != TEXT}
+        return cls(sizes[TEXT], spans, special_tokens)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Vocab:
         """Build a vocabulary from `to_dict`'s description."""
         spans = {str(k): int(v) for k, v in plain["spans"].items()}
-        return cls(int(plain["text_size"]), spans, plain.get("special_tokens", "own"))
+        return cls(int(plain["text_size"]), spans, plain.get("special_tokens", "native"))
 
     def fingerprint(self) -> str:
-        """Hash of every id's meaning; shards and checkpoints carry it."""
+        """Return a hash of the meaning of every id; shards and checkpoints carry it."""
         layout = [(span.name, span.start, span.size) for span in self.spans.values()]
         return hashlib.sha256(json.dumps([layout, self._tokens.names]).encode()).hexdigest()
 
 
 def read_vocab(path: Path) -> Vocab:
-    """The vocabulary that a file in an export describes.
+    """Return the vocabulary that a file in an export describes.
 
     Raises:
         OmniError: If it is damaged.

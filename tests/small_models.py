@@ -31,8 +31,8 @@ def sample_of(task, parts):
     """One question and its answer, every part taken from `parts` by its modality."""
     declared = task_named(task)
     turns = (
-        Turn("user", tuple(parts[m] for m in declared.asks)),
-        Turn("assistant", tuple(parts[m] for m in declared.answers)),
+        Turn("user", tuple(parts[m] for m in declared.inputs)),
+        Turn("assistant", tuple(parts[m] for m in declared.outputs)),
     )
     return Sample("key", task, turns)
 
@@ -54,7 +54,7 @@ def import_small_dream(folder, rows, *, token_ids=None, kind="dream", **changes)
     model = Transformer(rows, [], **{**QWEN_SHAPE, **changes})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, mean=0.01, std=0.3)
-    Backbone(model, is_shifted=kind != "qwen2").save_pretrained(folder / "own")
+    Backbone(model, right_shift_logits=kind != "qwen2").save_pretrained(folder / "own")
     export_model(folder / "own", "hf", folder / "published")
     path = folder / "published" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | (token_ids or {})))

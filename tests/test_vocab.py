@@ -122,8 +122,10 @@ def test_released_codes_have_the_released_ids():
 
 
 def test_special_tokens_are_part_of_the_fingerprint_and_of_the_round_trip():
-    own, released = (Vocab.of_sizes(RELEASED_SIZES, name) for name in ("own", "released"))
+    own, released = (Vocab.of_sizes(RELEASED_SIZES, name) for name in ("native", "released"))
     assert own.fingerprint() != released.fingerprint()
+    old = Vocab.of_sizes(RELEASED_SIZES, "own")  # its name of before
+    assert (old.special_tokens, old.to_dict()) == (own.special_tokens, own.to_dict())
     again = Vocab.from_dict(released.to_dict())
     assert again.fingerprint() == released.fingerprint()
     assert again.mask_token_id == released.mask_token_id
@@ -137,5 +139,5 @@ def test_the_shipped_model_s_vocabulary_has_the_fingerprint_it_was_saved_with():
 
 
 def test_unknown_special_tokens_are_refused_with_those_there_are():
-    with pytest.raises(OmniError, match="unknown special tokens 'mine'; choose one of own"):
+    with pytest.raises(OmniError, match="unknown special tokens 'mine'; choose one of native"):
         Vocab(50, {"image": 20}, "mine")

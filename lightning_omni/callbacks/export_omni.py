@@ -14,13 +14,12 @@ from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.nn.adapters import merged
-from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.nn.adapters import merge_adapters
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import FOLDER, fingerprint, locate
+from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
 
 LENGTH_SAMPLES = 2000
-_BACKBONE, _HEAD = "backbone.", "length_head."
+_BACKBONE = "backbone."
 
 
 class ExportOmni(L.Callback):
@@ -43,7 +42,7 @@ class ExportOmni(L.Callback):
             for name, value in whole.items()
             if name.startswith(_BACKBONE)
         }
-        backbone = merged(pl_module.backbone)
+        backbone = merge_adapters(pl_module.backbone)
         if backbone is not pl_module.backbone:
             weights = backbone.state_dict()
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
@@ -60,28 +59,15 @@ class ExportOmni(L.Callback):
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             hears=None if hears is None else hears.fingerprint(),
-            length_head=_length_head(pl_module, whole),
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
-
-
-def _length_head(module: MaskedDiffusionModule, whole: dict[str, Tensor]) -> LengthHead | None:
-    """The module's length head with the weights that are exported."""
-    if module.length_head is None:
-        return None
-    head = LengthHead(**module.length_head.init_args)
-    weights = {
-        name.removeprefix(_HEAD): value for name, value in whole.items() if name.startswith(_HEAD)
-    }
-    head.load_state_dict(weights)
-    return head
 
 
 def _origin(init_from: str | list[str] | None) -> str:
     """Where the weights came from before training; the package's own by their checksum."""
     if not init_from:
         return "random weights"
-    folder = locate(init_from)
+    folder = resolve_pretrained(init_from)
     if folder == FOLDER:
         return f"the package's model, sha256 {fingerprint(folder)[:16]}"
     return str(folder)

@@ -70,7 +70,7 @@ class Samples(L.Callback):
         omni = self._omni(data, pl_module)
         for task in data.tasks:
             prompts = self._parts["prompts"][task]
-            answers = omni.answer(prompts, seed=self.seed)
+            answers = omni.answer([p.unanswered() for p in prompts], seed=self.seed)
             _log_answers(media, omni, task, prompts, answers)
         if "t2i" in data.tasks:
             _log_strip(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
@@ -122,16 +122,16 @@ def _log_answers(
 
 def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """One picture's denoising in `STRIP` steps; what is still masked is grey."""
-    span = omni.vocab.span("image")
+    span = omni.template.vocab.span("image")
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
 
     def keep(event: StepEvent) -> None:
         ids = event.ids
-        is_open = ids == omni.vocab.mask_token_id
+        is_open = ids == omni.template.vocab.mask_token_id
         is_code = (ids >= span.start) & (ids < span.stop)
         held = ids[is_open | is_code]
-        masked = held == omni.vocab.mask_token_id
+        masked = held == omni.template.vocab.mask_token_id
         codes = (held - span.start).masked_fill(masked, 0)
         picture = _picture(omni, tuple(codes.tolist()))
         frames.append(_grey(picture, masked, omni.template.image_columns))
@@ -148,23 +148,25 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
 def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """One text's denoising; masks are blocks, the end is a dot."""
     frames: list[list[int]] = []
-    (answer,) = omni.answer([prompt], seed=seed, on_step=lambda e: frames.append(e.ids.tolist()))
-    hole = answer.record["holes"]["0"]["ids"]
+    (answer,) = omni.answer(
+        [prompt.unanswered()], seed=seed, on_step=lambda event: frames.append(event.ids.tolist())
+    )
+    response = answer.record["parts"]["0"]["ids"]
     kept = [f for f in frames if len(f) == len(frames[-1])]
-    starts = range(len(kept[-1]) - len(hole), -1, -1)
-    start = next(i for i in starts if kept[-1][i : i + len(hole)] == hole)
+    starts = range(len(kept[-1]) - len(response), -1, -1)
+    start = next(i for i in starts if kept[-1][i : i + len(response)] == response)
     rows = []
     for number, ids in enumerate(kept, start=1):
-        tokens = [_glyph(omni, i) for i in ids[start : start + len(hole)]]
+        tokens = [_glyph(omni, i) for i in ids[start : start + len(response)]]
         rows.append([str(number), "".join(tokens)])
     media.table("denoise/text", ["step", "answer"], rows)
 
 
 def _glyph(omni: Omni, token_id: int) -> str:
-    if token_id == omni.vocab.mask_token_id:
+    if token_id == omni.template.vocab.mask_token_id:
         return "\N{FULL BLOCK}"
-    is_text = omni.vocab.modality_of(token_id) == "text"
-    return omni.text.decode([token_id]) if is_text else "\N{MIDDLE DOT}"
+    is_text = omni.template.vocab.modality_of(token_id) == "text"
+    return omni.template.text.decode([token_id]) if is_text else "\N{MIDDLE DOT}"
 
 
 def _order_map(order: Tensor, columns: int) -> Image.Image:

@@ -26,7 +26,7 @@ from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import Part, Sample
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ def ensure_codes(
     *,
     image_tokenizer: Path,
     speech_tokenizer: Path,
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> Path:
-    """Return the folder of code shards for these tokenizers, encoding `data` if it is not there.
+    """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
-    The folder's name hashes the prepared data and both tokenizers, so shards of a foreign
-    tokenizer can never be picked up. Where there is an encoder of continuous speech, its features
-    of what users say lie beside the samples, and its hash is part of the name too.
+    The folder's name hashes the prepared data and both tokenizers, so shards of another tokenizer
+    can never be picked up. With a speech feature encoder the features of the users' speech are
+    stored beside the samples, and its hash is part of the name too.
 
     Raises:
         OmniError: If the data or a tokenizer is missing.
@@ -59,7 +59,7 @@ def ensure_codes(
         "speech": _fingerprint(speech_tokenizer, "speech"),
     }
     if continuous_speech is not None:
-        hashes["heard"] = continuous_speech.fingerprint()
+        hashes["heard"] = continuous_speech.fingerprint()  # its key names folders: it stays
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
     folder = data / "codes" / name
     if not (folder / MANIFEST).is_file():
@@ -69,17 +69,17 @@ def ensure_codes(
         unfinished = folder.with_name(f"{name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        heard = data / "codes" / f"{name}.heard"
+        features = data / "codes" / f"{name}.features"
         if continuous_speech is not None:
-            _hear(data, heard, continuous_speech)
-        _encode(data, unfinished, image, speech, heard, hashes)
-        shutil.rmtree(heard, ignore_errors=True)
+            _encode_features(data, features, continuous_speech)
+        _encode(data, unfinished, image, speech, features, hashes)
+        shutil.rmtree(features, ignore_errors=True)
         unfinished.rename(folder)
     return folder
 
 
 def load_features(folder: Path) -> dict[str, Tensor]:
-    """Code features of each modality, Float[num_codes, F], as the tokenizers gave them."""
+    """Return the code features of each modality, Float[num_codes, F], as its tokenizer has them."""
     return load_file(folder / FEATURES_FILE)
 
 
@@ -99,7 +99,7 @@ def _encode(
     folder: Path,
     image: ImageTokenizer,
     speech: SpeechTokenizer,
-    heard: Path,
+    features_folder: Path,
     hashes: dict[str, str],
 ) -> None:
     codes = {
@@ -113,9 +113,9 @@ def _encode(
             wds.TarWriter(stream, mtime=0, encoder=False) as writer,
         ):
             for key, files in read_shard(path):
-                given = parse_sample(key, files, path)
-                plain = json.dumps(_with_codes(given, codes).to_json(), separators=(",", ":"))
-                beside = members_of(_heard_of(given, heard)) if "heard" in hashes else {}
+                sample = parse_sample(key, files, path)
+                plain = json.dumps(_with_codes(sample, codes).to_json(), separators=(",", ":"))
+                beside = _feature_members(sample, features_folder) if "heard" in hashes else {}
                 writer.write({"__key__": key, "json": plain.encode(), **beside})
                 counts[path.name] = counts.get(path.name, 0) + 1
     features = {"image": image.code_features, "speech": speech.code_features}
@@ -125,7 +125,7 @@ def _encode(
     manifest = {
         "hashes": hashes,
         "spans": {"speech": speech.num_codes, "image": image.num_codes},
-        "image_columns": image.image_size // image.downsample_factor,
+        "image_columns": image.columns,
         "codebooks": speech.num_codebooks,
         "tokens_per_second": speech.frame_rate * speech.num_codebooks,
         "samples": counts,
@@ -171,32 +171,33 @@ def _speech_codes(
         yield key, tuple(tokenizer.encode(wave[None], sample_rate=rate)[0].tolist())
 
 
-def _hear(data: Path, heard: Path, listener: ContinuousSpeech) -> None:
-    """Write the features of everything that users say, one file each, so that none fill memory."""
-    shutil.rmtree(heard, ignore_errors=True)
-    heard.mkdir(parents=True)
-    said = {
+def _encode_features(data: Path, folder: Path, encoder: SpeechFeatureEncoder) -> None:
+    """Write the features of the users' speech, one file per recording, to save memory."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wanted = {
         part.key
         for path in sorted((data / "tasks").glob("*.tar"))
         for key, files in read_shard(path)
         for part in user_speech(parse_sample(key, files, path))
     }
     for key, content in _media(data, "speech"):
-        if key in said:
+        if key in wanted:
             wave = torch.from_numpy(read_audio(content, sample_rate=SAMPLE_RATE, name=key))
-            np.save(heard / f"{key}.npy", listener.hear(wave, about=key), allow_pickle=False)
+            np.save(folder / f"{key}.npy", encoder.encode(wave, name=key), allow_pickle=False)
 
 
-def _heard_of(sample: Sample, heard: Path) -> list[Features]:
+def _feature_members(sample: Sample, folder: Path) -> dict[str, bytes]:
+    """Return the files of a sample's features."""
     found: list[Features] = []
     for part in user_speech(sample):
         if part.key is None:
             raise OmniError(
-                f"sample '{sample.key}' holds speech as codes, which an encoder cannot hear; "
-                "prepare the data with its sounds"
+                f"sample '{sample.key}' holds speech as codes, but features need its recordings; "
+                "prepare the data with them"
             )
-        found.append(np.load(heard / f"{part.key}.npy", allow_pickle=False))
-    return found
+        found.append(np.load(folder / f"{part.key}.npy", allow_pickle=False))
+    return members_of(found)
 
 
 def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:

@@ -1,4 +1,4 @@
-"""What an encoder heard of a user's speech, beside the sample that it belongs to."""
+"""Speech features of a sample's user turns, stored beside the sample."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SPEECH
 from lightning_omni.types import Part, Sample
 
 Features = NDArray[np.floating[Any]]
@@ -19,40 +20,40 @@ _SUFFIX = ".npy"
 
 
 def user_speech(sample: Sample) -> list[Part]:
-    """Parts that the user says, in order."""
-    said = (p for t in sample.turns if t.role == "user" for p in t.parts)
-    return [p for p in said if p.modality == "speech"]
+    """Return the speech parts of the user's turns, in order."""
+    parts = (p for t in sample.turns if t.role == "user" for p in t.parts)
+    return [p for p in parts if p.modality == SPEECH]
 
 
 def members_of(features: list[Features]) -> dict[str, bytes]:
-    """Files beside a sample, `N.npy` for the N-th part that the user says."""
+    """Return the files beside a sample: `N.npy` for the N-th speech part of the user."""
     members = {}
-    for n, heard in enumerate(features):
+    for n, array in enumerate(features):
         buffer = io.BytesIO()
-        np.save(buffer, heard, allow_pickle=False)
+        np.save(buffer, array, allow_pickle=False)
         members[f"{n}{_SUFFIX}"] = buffer.getvalue()
     return members
 
 
 def with_features(sample: Sample, features: list[Features]) -> Sample:
-    """Give each part that the user says what was heard of it."""
-    waiting = iter(features)
+    """Return the sample with features in each speech part of the user."""
+    remaining = iter(features)
 
-    def heard(part: Part) -> Part:
-        return replace(part, features=next(waiting)) if part.modality == "speech" else part
+    def with_own(part: Part) -> Part:
+        return replace(part, features=next(remaining)) if part.modality == SPEECH else part
 
     turns = tuple(
-        replace(t, parts=tuple(map(heard, t.parts))) if t.role == "user" else t
+        replace(t, parts=tuple(map(with_own, t.parts))) if t.role == "user" else t
         for t in sample.turns
     )
     return replace(sample, turns=turns)
 
 
 def read_members(sample: Sample, files: Mapping[str, bytes], path: Path) -> Sample:
-    """Undo `members_of`; a sample without such files stays as it is.
+    """Return the sample with the features of its files; without such files, the sample itself.
 
     Raises:
-        OmniError: If a file is damaged, missing or too many.
+        OmniError: If a file is damaged, missing or superfluous.
     """
     names = sorted(name for name in files if name.endswith(_SUFFIX))
     if not names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -16,67 +17,95 @@ from lightning_omni.data.packing import pack
 from lightning_omni.data.resumable import ResumableData
 from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
 from lightning_omni.data.template import Template
-from lightning_omni.data.templates import check_hears, make_template
+from lightning_omni.data.templates import check_continuous_speech, make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
-from lightning_omni.diffusion.noise import complement_of
+from lightning_omni.diffusion.noise import complementary_index
 from lightning_omni.errors import OmniError, check_within
-from lightning_omni.pretrained import locate
+from lightning_omni.modalities import SPEECH, TEXT
+from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import SPLITS, Batch, Sample, Sequence
-from lightning_omni.vocab import SpecialTokensName, Vocab
+from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
+from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_set
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The contents of a stream of training samples.
+
+    Attributes:
+        folder: Folder of encoded task shards.
+        tasks: Share of each task; need not sum to one.
+        seed: Seed of order, answer parts, pads and dropout.
+        transcribe_first: Tasks whose answer begins with the transcript of the request.
+        condition_dropout: Probability that a sample is seen without its condition.
+        complementary: Whether each sample is shown twice, with complementary masks.
+    """
+
+    folder: Path
+    tasks: dict[str, float]
+    seed: int
+    transcribe_first: frozenset[str] = frozenset()
+    condition_dropout: float = 0.0
+    complementary: bool = False
+
+    def sequences(
+        self, template: Template, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[tuple[int, TokenSequence]]:
+        """Yield a rank's rendered samples with their global sample indices, without end."""
+        streams = {
+            task: SampleStream(self.folder, task, "train", seed=self.seed) for task in self.tasks
+        }
+        for index, task in enumerate(mixture(self.tasks)):
+            if index % world_size != rank:
+                streams[task].skip(1)
+                continue
+            rng = Random(f"{self.seed}-{index}")
+            sample = next(streams[task])
+            if task in self.transcribe_first:
+                sample = with_transcript(sample)
+            drop = _user_modalities(sample) if rng.random() < self.condition_dropout else ()
+            sequence = template.render(sample, rng=rng, drop=drop)
+            yield index, sequence
+            if self.complementary:
+                yield complementary_index(index), sequence
 
 
 class PackedMixture(IterableDataset[Batch]):
     """An endless stream of packed training batches, a function of the seed alone.
 
-    Visit v is the v-th sample of the mixture over all ranks; this rank renders the visits that are
-    its own. A resumed run passes the batches it has already used as `first_batch` and continues
-    with the sample that an unbroken one would have seen.
+    Sample index i is the i-th sample of the mixture over all ranks; this rank renders its own
+    indices. A resumed run passes the number of batches it has used as `first_batch` and continues
+    with the sample an uninterrupted run would have seen.
     """
 
     def __init__(
         self,
-        folder: Path,
+        mixture: Mixture,
         template: Template,
-        options: OmniData,
         *,
+        rows: int,
+        row_length: int,
         rank: int,
         world_size: int,
         first_batch: int,
     ) -> None:
-        self.folder, self.template, self.options = folder, template, options
+        self.mixture, self.template = mixture, template
+        self.rows, self.row_length = rows, row_length
         self.rank, self.world_size, self.first_batch = rank, world_size, first_batch
 
     def __iter__(self) -> Iterator[Batch]:
-        """Serve batches from `first_batch` on."""
+        """Yield batches from `first_batch` on."""
         batches = pack(
-            self._visits(),
-            rows=self.options.rows,
-            row_length=self.options.row_length,
+            self.mixture.sequences(self.template, rank=self.rank, world_size=self.world_size),
+            rows=self.rows,
+            row_length=self.row_length,
             pad_token_id=self.template.vocab.pad_token_id,
+            codebooks=self.template.codebooks,
         )
         return islice(batches, self.first_batch, None)
-
-    def _visits(self) -> Iterator[tuple[int, Sequence]]:
-        options = self.options
-        streams = {
-            task: SampleStream(self.folder, task, "train", seed=options.seed)
-            for task in options.tasks
-        }
-        for visit, task in enumerate(mixture(options.tasks)):
-            if visit % self.world_size != self.rank:
-                streams[task].skip(1)
-                continue
-            rng = Random(f"{options.seed}-{visit}")
-            sample = options.chained(next(streams[task]))
-            drop = options.dropped(sample, rng)
-            sequence = self.template.render(sample, rng=rng, drop=drop)
-            yield visit, sequence
-            if options.complementary:
-                yield complement_of(visit), sequence
 
 
 class OmniData(ResumableData):
@@ -85,8 +114,8 @@ class OmniData(ResumableData):
     Args:
         data: Folder written by `make prep-data`.
         image_tokenizer: Exported folder of the image tokenizer, or several in order of preference;
-            `shipped` is the package's own.
-        speech_tokenizer: The same of the speech tokenizer.
+            `bundled` is the package's own.
+        speech_tokenizer: The same for the speech tokenizer.
         vocab: Ids per span in order, `{text: ..., speech: ..., image: ...}`; checked against the
             tokenizers.
         tasks: Share of each task among the training samples; need not sum to one.
@@ -94,20 +123,19 @@ class OmniData(ResumableData):
         row_length: Tokens of a row, L.
         max_tail_pads: See `Template`.
         condition_dropout: Probability that a sample is seen without its condition.
-        modality_dropout: Probability that a sample whose request has several modalities is seen
-            without one of them, for guidance with a scale for each.
-        complementary: Show every training sample twice, masked where its first showing is visible,
-            so that each of its tokens is predicted once (LaViDa, arXiv:2505.16839, section 3.2).
         val_samples: Validation samples per task, and test samples of the verb `test`.
-        seed: Of order, pads and dropout.
-        transcribe_first: Tasks whose spoken request is written down before it is answered.
-        text_ranks: Text ranks; None for those that ship with the package, `qwen` for Qwen's, which
-            the package `dashscope` holds.
+        seed: Seed of order, pads and dropout.
+        complementary: Show every training sample twice with complementary masks, so that each of
+            its tokens is predicted once (LaViDa, arXiv:2505.16839, section 3.2).
+        transcribe_first: Tasks whose answer begins with the transcript of the spoken request.
+        text_ranks: File of text ranks; None for those bundled with the package, `qwen` for Qwen's,
+            which the package `dashscope` holds.
         test_split: Split that the verb `test` measures.
-        special_tokens: `own`, or `released` for those of the Omni-Diffusion release; the chat
-            template that places them comes with them.
-        continuous_speech: How a user's speech is heard as features in place of codes; needs the
-            released special tokens, and `continuous_dim` in the backbone. None for codes.
+        special_tokens: `native`, or `released` for those of the Omni-Diffusion release, whose chat
+            template comes with them.
+        continuous_speech: Speech feature encoder whose features replace the codes of a user's
+            speech; needs the released special tokens, and `continuous_dim` in the backbone. None
+            for codes.
     """
 
     def __init__(
@@ -124,12 +152,11 @@ class OmniData(ResumableData):
         val_samples: int,
         seed: int,
         complementary: bool = False,
-        modality_dropout: float = 0.0,
         transcribe_first: list[str] | None = None,
         text_ranks: str | None = None,
         test_split: str = "test_iid",
-        special_tokens: SpecialTokensName = "own",
-        continuous_speech: ContinuousSpeech | None = None,
+        special_tokens: SpecialTokensName = "native",
+        continuous_speech: SpeechFeatureEncoder | None = None,
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -138,11 +165,10 @@ class OmniData(ResumableData):
         if not any(tasks.values()):
             raise OmniError("data.tasks gives no task a share; name at least one, such as t2i: 1")
         Vocab.of_sizes(vocab, special_tokens)
-        check_hears(special_tokens, continuous_speech)
+        check_continuous_speech(special_tokens, continuous_speech)
         check_within("data.rows", rows, 1)
         check_within("data.row_length", row_length, 1)
         check_within("data.condition_dropout", condition_dropout, 0, 1)
-        check_within("data.modality_dropout", modality_dropout, 0, 1 - condition_dropout)
         check_within("data.val_samples", val_samples, 0)
         for modality, pads in max_tail_pads.items():
             check_within(f"data.max_tail_pads.{modality}", pads, 0)
@@ -152,13 +178,14 @@ class OmniData(ResumableData):
         self.transcribe_first = transcribe_first or []
         check_transcribed(self.transcribe_first)
         self.data, self.seed = Path(data), seed
-        self.image_tokenizer = locate(image_tokenizer, "image_tokenizer")
-        self.speech_tokenizer = locate(speech_tokenizer, "speech_tokenizer")
-        self.special_tokens, self.continuous_speech = special_tokens, continuous_speech
+        self.image_tokenizer = resolve_pretrained(image_tokenizer, "image_tokenizer")
+        self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
+        self.special_tokens = canonical_set(special_tokens)
+        self.continuous_speech = continuous_speech
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
         self.max_tail_pads, self.condition_dropout = max_tail_pads, condition_dropout
-        self.complementary, self.modality_dropout = complementary, modality_dropout
+        self.complementary = complementary
         self.val_samples, self.text_ranks = val_samples, text_ranks
 
     def prepare_data(self) -> None:
@@ -169,7 +196,7 @@ class OmniData(ResumableData):
         """Check that recipe, tokenizers and shards agree on the vocabulary."""
         folder = self._folder()
         manifest = read_manifest(folder)
-        spans = {k: v for k, v in self.vocab.items() if k != "text"}
+        spans = {k: v for k, v in self.vocab.items() if k != TEXT}
         if spans != manifest["spans"]:
             raise OmniError(
                 f"the vocab has spans {spans} but the tokenizers have {manifest['spans']}; "
@@ -187,42 +214,29 @@ class OmniData(ResumableData):
         self.folder, self.manifest = folder, manifest
 
     def samples(self, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
-        """First encoded samples of a task, or all of them, as training sees them."""
-        return [self.chained(s) for s in read_samples(self.folder, task, split, limit=limit)]
+        """Return the first encoded samples of a task, or all of them, as training sees them."""
+        found = read_samples(self.folder, task, split, limit=limit)
+        return [with_transcript(s) for s in found] if task in self.transcribe_first else found
 
-    def chained(self, sample: Sample) -> Sample:
-        """Begin the answer with a transcript if the sample's task is one to transcribe."""
-        return with_transcript(sample) if sample.task in self.transcribe_first else sample
-
-    def dropped(self, sample: Sample, rng: Random) -> tuple[str, ...]:
-        """Modalities of a training sample's request that are left out this time."""
-        asked = {p.modality: None for t in sample.turns if t.role == "user" for p in t.parts}
-        chance = rng.random()
-        if chance < self.condition_dropout:
-            return tuple(asked)
-        if len(asked) > 1 and chance < self.condition_dropout + self.modality_dropout:
-            return (rng.choice(list(asked)),)
-        return ()
-
-    def check_heard(self, *, has_projector: bool) -> None:
-        """Refuse a network with a projector where speech is asked about and given as codes.
+    def check_features(self, *, has_projector: bool) -> None:
+        """Refuse a network with a projector of speech features on requests with speech codes.
 
         Raises:
-            OmniError: If so.
+            OmniError: If a task's request holds speech and there is no encoder.
         """
-        asking = [task for task in self.tasks if "speech" in task_named(task).inputs]
-        if has_projector and asking and self.continuous_speech is None:
+        spoken = [task for task in self.tasks if SPEECH in task_named(task).inputs]
+        if has_projector and spoken and self.continuous_speech is None:
             raise OmniError(
-                f"the backbone has a projector for continuous speech, but {asking[0]} would be "
-                "heard as codes; give data.continuous_speech, or leave continuous_dim out"
+                f"the backbone has a projector of continuous speech, but the speech of {spoken[0]} "
+                "is given as codes; give data.continuous_speech, or leave continuous_dim out"
             )
 
     def code_features(self) -> dict[str, Tensor]:
-        """Features of each modality's codes, for `Transformer`'s embeddings."""
+        """Return the features of each modality's codes, for `Transformer`'s embeddings."""
         return load_features(self.folder)
 
-    def bound_units(self) -> dict[str, dict[str, float]]:
-        """Other units of a bound, by modality: what nats per code are to be multiplied by."""
+    def nelbo_units(self) -> dict[str, dict[str, float]]:
+        """Return other units of the NELBO by modality: factors of nats per code."""
         side = ImageTokenizer.from_pretrained(self.image_tokenizer).image_size
         codes = self.manifest["image_columns"] ** 2
         return {
@@ -230,17 +244,34 @@ class OmniData(ResumableData):
             "speech": {"bits_per_second": self.manifest["tokens_per_second"] / math.log(2)},
         }
 
+    def mixture(self) -> Mixture:
+        """Return the contents of the training stream."""
+        return Mixture(
+            self.folder,
+            self.tasks,
+            self.seed,
+            frozenset(self.transcribe_first),
+            self.condition_dropout,
+            self.complementary,
+        )
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless packed batches; end training with max_steps or max_time."""
-        stream = PackedMixture(self.folder, self.template, self, **self.place)
+        """Return endless packed batches; end training with max_steps or max_time."""
+        stream = PackedMixture(
+            self.mixture(),
+            self.template,
+            rows=self.rows,
+            row_length=self.row_length,
+            **self.stream_start,
+        )
         return DataLoader(stream, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The same packed batches of the validation split each time."""
+        """Return the same packed batches of the validation split each time."""
         return self._fixed("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The same of the test split, for `lightning_omni test`."""
+        """Return the same packed batches of the test split, for `lightning_omni test`."""
         return self._fixed(self.test_split)
 
     def _fixed(self, split: str) -> DataLoader[Batch]:
@@ -250,16 +281,17 @@ class OmniData(ResumableData):
                 rows=self.rows,
                 row_length=self.row_length,
                 pad_token_id=self.template.vocab.pad_token_id,
+                codebooks=self.template.codebooks,
             )
         )
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
-    def _in_order(self, split: str) -> Iterator[tuple[int, Sequence]]:
-        visit = 0
+    def _in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
+        index = 0
         for task in self.tasks:
             for sample in self.samples(task, split, limit=self.val_samples):
-                yield visit, self.template.render(sample, rng=Random(f"{split}-{visit}"))
-                visit += 1
+                yield index, self.template.render(sample, rng=Random(f"{split}-{index}"))
+                index += 1
 
     def _folder(self) -> Path:
         return ensure_codes(
@@ -268,3 +300,8 @@ class OmniData(ResumableData):
             speech_tokenizer=self.speech_tokenizer,
             continuous_speech=self.continuous_speech,
         )
+
+
+def _user_modalities(sample: Sample) -> tuple[str, ...]:
+    """Return the modalities of a sample's request."""
+    return tuple({p.modality: None for t in sample.turns if t.role == "user" for p in t.parts})

@@ -1,4 +1,4 @@
-"""Endless training batches that a resumed run continues where it stopped."""
+"""Endless training batches, which a resumed run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class EndlessBatches(IterableDataset[Tensor]):
     """Batches drawn by number; the ranks of a run take turns.
 
     Args:
-        draw: Batch n of the run, the same whenever it is asked for.
-        rank: This process.
-        world_size: Processes of the run.
-        first_batch: Batches this process has already used.
+        draw: Returns batch n of the run, a function of n alone.
+        rank: Rank of this process.
+        world_size: Number of processes of the run.
+        first_batch: Number of batches this process has already used.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class EndlessBatches(IterableDataset[Tensor]):
         self.first_batch = first_batch
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Serve this rank's batches from `first_batch` on."""
+        """Yield this rank's batches from `first_batch` on."""
         return (self.draw(n * self.world_size + self.rank) for n in count(self.first_batch))
 
 
@@ -40,26 +40,26 @@ class ResumableData(L.LightningDataModule):
         self.batches_used = 0
 
     @property
-    def place(self) -> dict[str, int]:
-        """Where this process's training stream begins: `rank`, `world_size`, `first_batch`."""
+    def stream_start(self) -> dict[str, int]:
+        """Start of this process's training stream: `rank`, `world_size`, `first_batch`."""
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         return {"rank": rank, "world_size": world_size, "first_batch": self.batches_used}
 
     def endless(self, draw: Callable[[int], Tensor]) -> DataLoader[Tensor]:
-        """Loader of the batches that `draw` makes; end training with max_steps or max_time."""
-        return DataLoader(EndlessBatches(draw, **self.place), batch_size=None)
+        """Return a loader of the batches of `draw`; end training with max_steps or max_time."""
+        return DataLoader(EndlessBatches(draw, **self.stream_start), batch_size=None)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Count the training batches used; a loader may have fetched more than that."""
+        """Count the training batches used; a loader may have fetched more."""
         if self.trainer is not None and self.trainer.training:
             self.batches_used += 1
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Saved in checkpoints: where the training stream stands."""
+        """Return the position of the training stream, for checkpoints."""
         return {"batches_used": self.batches_used}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restored from checkpoints before the loaders are made."""
+        """Restore the position of the training stream, before the loaders are made."""
         self.batches_used = int(state_dict["batches_used"])

@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
-    """Shards `KIND-SPLIT-NNNNNN.tar` in `folder`, sorted; may be empty."""
+    """Return the shards `KIND-SPLIT-NNNNNN.tar` in `folder`, sorted; may be empty."""
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
@@ -47,9 +47,9 @@ def read_shard(path: Path, *, is_counted: bool = False) -> Iterator[tuple[str, d
     """Yield `(key, {extension: bytes})` in stored order.
 
     Args:
-        path: Shard.
-        is_counted: The caller knows how many keys there are and will miss those behind a corrupt
-            header; otherwise the headers are walked first, which takes as long again.
+        path: File of the shard.
+        is_counted: Whether the caller knows the number of keys and notices those lost after a
+            corrupt header; otherwise the headers are read first, which doubles the time.
 
     Raises:
         OmniError: If the tar is broken, or a key is not a plain name.
@@ -87,7 +87,7 @@ def _check_headers(path: Path) -> None:
 
 
 def medium_of(files: dict[str, bytes], key: str, path: Path) -> bytes:
-    """The picture or sound among a key's files.
+    """Return the image or recording among a key's files.
 
     Raises:
         OmniError: If there is none.
@@ -99,10 +99,10 @@ def medium_of(files: dict[str, bytes], key: str, path: Path) -> bytes:
 
 
 def read_samples(folder: Path, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
-    """Samples of a task and split, in stored order; empty if there are no such shards.
+    """Return the samples of a task and split, in stored order; empty if there are no such shards.
 
     Args:
-        folder: Of task shards.
+        folder: Folder of task shards.
         task: Name of the task.
         split: Name of the split.
         limit: Stop after this many, which leaves later shards unread.
@@ -116,7 +116,7 @@ def read_samples(folder: Path, task: str, split: str, *, limit: int | None = Non
 
 
 def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
-    """Decode `KEY.json`, and what was heard of its speech where that lies beside it.
+    """Decode `KEY.json`, and read the speech features stored beside it, if any.
 
     Raises:
         OmniError: If it is missing or malformed.
@@ -151,15 +151,15 @@ class SampleStream:
         self._first, self._items = 0, list[tuple[str, dict[str, bytes]]]()
 
     def __len__(self) -> int:
-        """Samples of one epoch."""
+        """Return the number of samples of an epoch."""
         return sum(self._sizes)
 
     def skip(self, count: int) -> None:
-        """Move on without reading: `count` samples count as seen."""
+        """Advance by `count` samples without reading them."""
         self._count += count
 
     def __next__(self) -> Sample:
-        """The next sample."""
+        """Return the next sample."""
         if not (total := len(self)):
             raise OmniError(f"the shards of '{self.task}' hold no samples, first '{self.paths[0]}'")
         epoch, position = divmod(self._count, total)
@@ -179,7 +179,7 @@ class SampleStream:
         self._starts = list(accumulate(sizes, initial=0))[:-1]
 
     def _load(self, turn: int) -> None:
-        """Read the shard whose turn it is."""
+        """Read the shard at position `turn` of the epoch's order."""
         shard = self._order[turn]
         path, size = self.paths[shard], self._sizes[shard]
         self._path, self._items = path, list(read_shard(path, is_counted=True))
@@ -192,13 +192,13 @@ class SampleStream:
         self._first = self._starts[turn]
 
     def _size(self, path: Path) -> int:
-        """Samples of a shard, by the manifest or, where there is none, by reading it."""
+        """Return the number of samples of a shard, from the manifest or by reading the shard."""
         stored = self._counts.get(path.name)
         return sum(1 for _ in read_shard(path)) if stored is None else stored
 
 
 def _stored_counts(folder: Path) -> dict[str, int]:
-    """Samples of each shard, as the manifest has them."""
+    """Return the number of samples of each shard, from the manifest."""
     if not (folder / MANIFEST).is_file():
         return {}
     counts = read_manifest(folder).get("samples")
@@ -206,7 +206,7 @@ def _stored_counts(folder: Path) -> dict[str, int]:
 
 
 def mixture(weights: dict[str, float]) -> Iterator[str]:
-    """Pick tasks forever so that after n picks each was picked within one of n * its share."""
+    """Yield tasks without end; after n of them each came within one of n times its share."""
     total = sum(weights.values())
     served = dict.fromkeys(weights, 0)
     for n in range(1, 1 << 62):

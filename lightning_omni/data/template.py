@@ -1,11 +1,11 @@
-"""Render a sample to ids: chat turns, bracketed media, answer holes with their tail pads.
+"""Render a sample to token ids: chat turns, bracketed media, masked responses with tail pads.
 
-Training and generation share this file. A hole is where an answer part goes: in training it holds
-the answer, its terminator and tail pads; in generation it holds masks. Brackets and turn ends
-around a hole are known beforehand, so they are written, never predicted.
+Training and generation share this file. In training the response, one answer part, holds its true
+tokens, its terminator and tail pads; in generation it is a span of masks. Brackets and turn ends
+around the response are known beforehand, so they are written, never predicted.
 
-Answers of several parts (text, then the speech that says it) are a chain: a sequence has one hole,
-the parts before it are given and those behind it are not there yet, in training as in generation.
+An answer of several parts (text, then the speech that reads it) is a chain: a sequence has one
+response, the parts before it are context, and later parts are absent, in training as in generation.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import MODALITIES, SPEECH, modality_named
 from lightning_omni.tasks import TASK_NAMES, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.types import Part, Sample, Sequence, Turn
+from lightning_omni.types import Part, Sample, TokenSequence, Turn
 from lightning_omni.vocab import Vocab
-
-DEFAULT_VOICE = task_named("tts").default_voice  # moved to the table of tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
-    """A run of positions the model fills: `[start, stop)` of a sequence, all of one modality."""
+class MaskedSpan:
+    """Positions `[start, stop)` of a sequence that the model fills, all of one modality."""
 
     modality: str
     start: int
@@ -38,10 +37,10 @@ class Hole:
 
 @dataclass(slots=True)
 class Builder:
-    """Collects tokens with their places while a sample is rendered."""
+    """Collects tokens and their position ids while a sample is rendered."""
 
     ids: list[int] = field(default_factory=list)
-    places: list[tuple[int, int, int]] = field(default_factory=list)
+    position_ids: list[tuple[int, int, int]] = field(default_factory=list)
     maskable: list[bool] = field(default_factory=list)
     is_tail_pad: list[bool] = field(default_factory=list)
     modality: list[int] = field(default_factory=list)
@@ -55,29 +54,49 @@ class Builder:
         answer_of: int = -1,
         tail_pads: int = 0,
     ) -> None:
-        """Append ids; `answer_of` is the modality index if they are to be predicted."""
+        """Append tokens.
+
+        Args:
+            ids: Their ids.
+            grid: (row, column) of each; None for tokens that lie on no grid.
+            answer_of: Index of the modality if the tokens are to be predicted, else -1.
+            tail_pads: Number of trailing tokens that are tail pads.
+        """
         start = len(self.ids)
         self.ids.extend(ids)
         grid = grid or []
         for offset in range(len(ids)):
             row, column = grid[offset] if offset < len(grid) else (0, 0)
-            self.places.append((start + offset, row, column))
+            self.position_ids.append((start + offset, row, column))
         self.maskable.extend([answer_of >= 0] * len(ids))
         self.modality.extend([answer_of] * len(ids))
         self.is_tail_pad.extend(i >= len(ids) - tail_pads for i in range(len(ids)))
 
+    def sequence(self, sample: Sample) -> TokenSequence:
+        """Return the sequence of the collected tokens."""
+        return TokenSequence(
+            self.ids,
+            self.position_ids,
+            self.maskable,
+            self.is_tail_pad,
+            self.modality,
+            TASK_NAMES.index(sample.task),
+            sample.key,
+            tuple(self.features),
+        )
+
 
 class Template:
-    """Turns samples into sequences over one vocabulary.
+    """Renders samples to token sequences over one vocabulary.
 
     Args:
-        vocab: The joint id space.
-        text: Its text tokenizer.
-        image_columns: Codes per image row, to place image codes on their grid.
-        codebooks: Speech codes per frame, to place speech codes in their frame.
-        max_tail_pads: By modality; training appends 0..this many extra pads (for speech, frames of
-            them) to a hole, so that generation may offer a hole that is too long by as much.
-            Modalities not named get none.
+        vocab: Joint id space.
+        text: Tokenizer of the vocabulary's text span.
+        image_columns: Codes per image row, for position ids on the image grid.
+        codebooks: Speech codes per frame, for position ids within a frame.
+        max_tail_pads: Largest number of tail pads by modality, in tokens (for speech, in frames).
+            Training appends 0 to this many pads to a response, drawn uniformly, so that generation
+            may offer a response that is too long by as much. Default for a modality: none.
     """
 
     def __init__(
@@ -89,11 +108,12 @@ class Template:
         codebooks: int,
         max_tail_pads: dict[str, int],
     ) -> None:
-        unknown = sorted(set(max_tail_pads) - {"text", "speech"})
+        growing = [m.name for m in MODALITIES if not m.has_fixed_length]
+        unknown = sorted(set(max_tail_pads) - set(growing))
         if unknown:
             raise OmniError(
                 f"max_tail_pads is given for {', '.join(unknown)}, whose answers have one length; "
-                "it takes text and speech"
+                f"it takes {' and '.join(growing)}"
             )
         if text.size != vocab.span("text").size:
             raise OmniError(
@@ -102,22 +122,23 @@ class Template:
             )
         self.vocab, self.text = vocab, text
         self.image_columns, self.codebooks = image_columns, codebooks
+        self.sizes = {"image_columns": image_columns, "codebooks": codebooks}
         self.max_tail_pads = max_tail_pads
 
-    def render(self, sample: Sample, *, rng: Random, drop: Collection[str] = ()) -> Sequence:
-        """Render a sample for training, with one of its answer parts, drawn by `rng`, in the hole.
+    def render(self, sample: Sample, *, rng: Random, drop: Collection[str] = ()) -> TokenSequence:
+        """Render a sample for training; `rng` draws which of its answer parts is the response.
 
         Args:
-            sample: Encoded: media parts carry codes.
-            rng: Draws the part and the number of tail pads.
+            sample: Encoded sample, whose media parts carry codes.
+            rng: Source of the answer part and the number of tail pads.
             drop: Modalities of the user's content to leave out, speech with its transcript; the
-                instruction stays. So guidance has a trained unconditional model.
+                instruction stays. This trains the unconditional model that guidance needs.
         """
-        turn, part = rng.choice(_answers(sample))
+        turn, part = rng.choice(_answer_parts(sample))
         out = Builder()
-        self._before(out, sample, turn, part, drop)
-        self._answer(out, sample.turns[turn].parts, part, rng)
-        return self._sequence(out, sample)
+        self._write_context(out, sample, turn, part, drop)
+        self._write_response(out, sample.turns[turn].parts, part, rng)
+        return out.sequence(sample)
 
     def render_prompt(
         self,
@@ -127,24 +148,25 @@ class Template:
         length: int,
         given: Mapping[int, int] | None = None,
         drop: Collection[str] = (),
-    ) -> tuple[Sequence, list[Hole]]:
-        """Render a sample for generation: an answer part of its last turn becomes a hole of masks.
+    ) -> tuple[TokenSequence, MaskedSpan]:
+        """Render a sample for generation: one answer part of its last turn is a span of masks.
 
         Args:
-            sample: Encoded; parts of its last turn before `part` carry what was already answered.
-            part: The answer part that is the hole; of it and those behind only the modality counts.
-            length: Positions of the hole.
-            given: Ids that the hole already holds, by their place in it.
+            sample: Encoded sample; earlier parts of its last turn carry what was already generated.
+            part: Index of the answer part; only its modality is read, later parts are ignored.
+            length: Positions of the span.
+            given: Fixed ids within the span, by position in it.
             drop: As in `render`.
         """
         out = Builder()
         last = len(sample.turns) - 1
-        self._before(out, sample, last, part, drop)
-        hole = self._hole(out, sample.turns[last].parts[part].modality, length, given or {})
-        return self._sequence(out, sample), [hole]
+        self._write_context(out, sample, last, part, drop)
+        modality = sample.turns[last].parts[part].modality
+        span = self._write_masked_span(out, modality, length, given or {})
+        return out.sequence(sample), span
 
     def without_tail_pads(self) -> Template:
-        """The same layout for generation, where a hole is as long as it is asked to be."""
+        """Return the same template without tail pads, as generation uses it."""
         return type(self)(
             self.vocab,
             self.text,
@@ -153,59 +175,78 @@ class Template:
             max_tail_pads={},
         )
 
-    def hole_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
-        """Ids of an answer part with what ends it, as its hole holds them before any tail pads."""
-        own, (after, end) = parts[part], self.ending(parts, part)
-        if own.modality == "text":
-            return [*self.text.encode(f"{own.text or ''}{after}"), *end]
+    def answer_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
+        """Return the ids of an answer part, its terminator included, tail pads excluded."""
+        own, (suffix, end) = parts[part], self.ending(parts, part)
+        if modality_named(own.modality).is_text:
+            return [*self.text.encode(f"{own.text or ''}{suffix}"), *end]
         return [*self.vocab.to_ids(own.modality, list(own.codes or ())), *end]
 
     def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
-        """What ends an answer part in its hole: text that joins its own, then ids."""
-        modality = parts[part].modality
-        if modality == "image":
-            return "", []
-        is_text = modality == "text"
-        return "", [self.vocab.pad_token_id if is_text else self.vocab.special("<|end_of_speech|>")]
+        """Return how an answer part ends: text appended to its own, then ids."""
+        terminator = modality_named(parts[part].modality).terminator
+        return "", [] if terminator is None else [self.vocab.special(terminator)]
 
     def answer_text(self, ids: list[int]) -> str:
-        """Text of an answer's ids, without what ends it."""
+        """Return the text of an answer's ids, without its ending."""
         return self.text.decode(ids)
 
-    def _before(
+    def _write_context(
         self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
-        """Write everything that is given when a part of a turn is answered."""
+        """Write everything that precedes an answer part."""
         for i, earlier in enumerate(sample.turns[:turn]):
-            self._open(out, earlier.role)
+            self._open_turn(out, earlier.role)
             if earlier.role == "assistant":
-                self._give(out, earlier.parts)
+                self._write_answer_parts(out, earlier.parts)
             else:
-                self._ask(out, sample, earlier, with_instruction=i == 0, drop=drop)
-            self._close(out)
-        self._open(out, "assistant")
-        given = sample.turns[turn].parts[:part]
-        self._give(out, tuple(p for p in given if not ("speech" in drop and p.is_transcript)))
+                self._write_user_turn(out, sample, earlier, with_instruction=i == 0, drop=drop)
+            self._close_turn(out)
+        self._open_turn(out, "assistant")
+        before = sample.turns[turn].parts[:part]
+        self._write_answer_parts(out, tuple(p for p in before if not is_dropped(p, drop)))
 
-    def _hole(self, out: Builder, modality: str, length: int, given: Mapping[int, int]) -> Hole:
-        """Write a hole of masks but for what is given, in its brackets, and close the turn."""
-        self._bracket(out, "begin", modality)
-        start = len(out.ids)
+    def _write_masked_span(
+        self, out: Builder, modality: str, length: int, given: Mapping[int, int]
+    ) -> MaskedSpan:
+        """Write the masks of a response, some ids given, in its brackets, and close the turn."""
+        self._write_bracket(out, "begin", modality)
+        span = MaskedSpan(modality, len(out.ids), len(out.ids) + length)
         ids = [given.get(i, self.vocab.mask_token_id) for i in range(length)]
-        index = self.vocab.modalities.index(modality)
-        out.add(ids, grid=self._grid(modality, length), answer_of=index)
-        if modality == "image":
-            self._bracket(out, "end", modality)
-        self._close(out)
-        return Hole(modality, start, start + length)
+        self._add_answer(out, modality, ids)
+        self._close_response(out, modality)
+        return span
 
-    def _open(self, out: Builder, role: str) -> None:
+    def _write_response(
+        self, out: Builder, parts: tuple[Part, ...], part: int, rng: Random
+    ) -> None:
+        """Write the answer part to be predicted, its tail pads, and close the turn."""
+        modality = parts[part].modality
+        pads = self._draw_tail_pads(modality, rng)
+        ids = self.answer_ids(parts, part) + [self.vocab.pad_token_id] * pads
+        self._write_bracket(out, "begin", modality)
+        self._add_answer(out, modality, ids, tail_pads=pads)
+        self._close_response(out, modality)
+
+    def _add_answer(
+        self, out: Builder, modality: str, ids: list[int], *, tail_pads: int = 0
+    ) -> None:
+        index = self.vocab.modalities.index(modality)
+        out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=tail_pads)
+
+    def _close_response(self, out: Builder, modality: str) -> None:
+        """Write the bracket that is not predicted, and the end of the turn."""
+        if modality_named(modality).has_fixed_length:
+            self._write_bracket(out, "end", modality)
+        self._close_turn(out)
+
+    def _open_turn(self, out: Builder, role: str) -> None:
         out.add([self.vocab.special(f"<|{role}|>")])
 
-    def _close(self, out: Builder) -> None:
+    def _close_turn(self, out: Builder) -> None:
         out.add([self.vocab.special("<|end_of_turn|>")])
 
-    def _ask(
+    def _write_user_turn(
         self,
         out: Builder,
         sample: Sample,
@@ -221,71 +262,51 @@ class Template:
         for part in turn.parts:
             if part.modality in drop:
                 continue
-            if part.modality == "text":
+            if modality_named(part.modality).is_text:
                 out.add(self.text.encode(part.text or ""))
             else:
                 ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
-                for place in part.hidden:
-                    ids[place] = self.vocab.mask_token_id
-                self._bracket(out, "begin", part.modality)
+                for position in part.masked:
+                    ids[position] = self.vocab.mask_token_id
+                self._write_bracket(out, "begin", part.modality)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
-                self._bracket(out, "end", part.modality)
+                self._write_bracket(out, "end", part.modality)
 
-    def _give(self, out: Builder, parts: tuple[Part, ...]) -> None:
-        """Write answer parts that are already there."""
+    def _write_answer_parts(self, out: Builder, parts: tuple[Part, ...]) -> None:
+        """Write answer parts that are context of a later one."""
         for i, part in enumerate(parts):
-            self._bracket(out, "begin", part.modality)
-            ids = self.hole_ids(parts, i)
+            self._write_bracket(out, "begin", part.modality)
+            ids = self.answer_ids(parts, i)
             out.add(ids, grid=self._grid(part.modality, len(ids)))
-            if part.modality == "image":
-                self._bracket(out, "end", "image")
+            if modality_named(part.modality).has_fixed_length:
+                self._write_bracket(out, "end", part.modality)
 
-    def _answer(self, out: Builder, parts: tuple[Part, ...], part: int, rng: Random) -> None:
-        """Write the part that is to be predicted, its tail pads behind it, and close the turn."""
-        modality = parts[part].modality
-        pads = self._tail_pads(modality, rng)
-        ids = self.hole_ids(parts, part) + [self.vocab.pad_token_id] * pads
-        self._bracket(out, "begin", modality)
-        index = self.vocab.modalities.index(modality)
-        out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=pads)
-        if modality == "image":
-            self._bracket(out, "end", "image")
-        self._close(out)
+    def _draw_tail_pads(self, modality: str, rng: Random) -> int:
+        units = rng.randint(0, self.max_tail_pads.get(modality, 0))
+        return units * modality_named(modality).frame_size(self.sizes)
 
-    def _tail_pads(self, modality: str, rng: Random) -> int:
-        pads = rng.randint(0, self.max_tail_pads.get(modality, 0))
-        return pads * self.codebooks if modality == "speech" else pads
-
-    def _bracket(self, out: Builder, side: str, modality: str) -> None:
-        if modality != "text":
-            out.add([self.vocab.special(f"<|{side}_of_{modality}|>")])
+    def _write_bracket(self, out: Builder, side: str, modality: str) -> None:
+        row = modality_named(modality)
+        token = row.begin if side == "begin" else row.end
+        if token is not None:
+            out.add([self.vocab.special(token)])
 
     def _grid(self, modality: str, length: int) -> list[tuple[int, int]]:
-        """Places counted from 1, so that (0, 0) means "not on a grid"."""
-        width = {"image": self.image_columns, "speech": self.codebooks}.get(modality)
-        return [] if width is None else [(i // width + 1, i % width + 1) for i in range(length)]
+        return modality_named(modality).grid_of(length, self.sizes)
 
     def _codes(self, part: Part, sample: Sample) -> list[int]:
         if part.codes is None:
             raise OmniError(f"sample '{sample.key}' holds {part.modality} without codes; encode it")
         return list(part.codes)
 
-    def _sequence(self, out: Builder, sample: Sample) -> Sequence:
-        task = TASK_NAMES.index(sample.task)
-        return Sequence(
-            out.ids,
-            out.places,
-            out.maskable,
-            out.is_tail_pad,
-            out.modality,
-            task,
-            sample.key,
-            tuple(out.features),
-        )
+
+def is_dropped(part: Part, drop: Collection[str]) -> bool:
+    """Return whether an answer part goes with the dropped modalities: a transcript with speech."""
+    return SPEECH in drop and part.is_transcript
 
 
-def _answers(sample: Sample) -> list[tuple[int, int]]:
-    """Places (turn, part) of everything the assistant says."""
+def _answer_parts(sample: Sample) -> list[tuple[int, int]]:
+    """Return the indices (turn, part) of all answer parts."""
     return [
         (t, p)
         for t, turn in enumerate(sample.turns)

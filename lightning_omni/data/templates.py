@@ -1,16 +1,16 @@
-"""Which chat template places which special tokens."""
+"""Choose the chat template of a set of special tokens."""
 
 from __future__ import annotations
 
 from lightning_omni.data.released_template import CONTEXT, ReleasedTemplate
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import SETS, SpecialTokensName, Vocab
+from lightning_omni.vocab import SETS, SpecialTokensName, Vocab, canonical_set
 
 TEMPLATES: dict[SpecialTokensName, type[Template]] = {
-    "own": Template,
+    "native": Template,
     "released": ReleasedTemplate,
 }
 
@@ -23,22 +23,23 @@ def make_template(
     codebooks: int,
     max_tail_pads: dict[str, int],
 ) -> Template:
-    """Build the template of a vocabulary's special tokens; arguments are those of `Template`."""
+    """Return the template of a vocabulary's special tokens; arguments are those of `Template`."""
     return TEMPLATES[vocab.special_tokens](
         vocab, text, image_columns=image_columns, codebooks=codebooks, max_tail_pads=max_tail_pads
     )
 
 
-def check_hears(
-    special_tokens: SpecialTokensName, continuous_speech: ContinuousSpeech | None
+def check_continuous_speech(
+    special_tokens: SpecialTokensName, continuous_speech: SpeechFeatureEncoder | None
 ) -> None:
-    """Refuse continuous speech where no token stands for a frame of it.
+    """Refuse continuous speech for special tokens that have no context token for its frames.
 
     Raises:
         OmniError: If so.
     """
-    if continuous_speech is not None and CONTEXT not in SETS[special_tokens].names:
+    name = canonical_set(special_tokens)
+    if continuous_speech is not None and CONTEXT not in SETS[name].names:
         raise OmniError(
             f"continuous_speech needs the token {CONTEXT}, which the special tokens "
-            f"'{special_tokens}' have not; set special_tokens: released"
+            f"'{name}' do not define; set special_tokens: released"
         )

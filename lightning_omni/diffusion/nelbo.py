@@ -1,8 +1,8 @@
-"""A bound on -log p(x_0), by counts of masks that are drawn in strata.
+"""Monte Carlo estimate of the NELBO, -log p(x_0) or more, with stratified numbers of masks.
 
 An answer of L tokens of which l are masked costs (L / l) times the nats of its masks; the mean over
-l = 1..L and over which are masked is the bound. It is the mean cost over all orders of decoding, so
-for the exact posterior it is -log p itself, and there is no schedule in it.
+l = 1..L and over all choices of l tokens is the NELBO. It is the mean cost over all orders of
+decoding, so for the exact posterior it equals -log p, and it depends on no schedule.
 """
 
 from __future__ import annotations
@@ -11,67 +11,68 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.diffusion.forward_process import counted_mask
+from lightning_omni.diffusion.forward_process import fixed_count_mask
 from lightning_omni.diffusion.noise import uniform
 
-_LEVEL = -11  # a place that no token has
+_LEVEL = -11  # a position that no token has
 
 
 def stratified_levels(
-    seed: int, visits: Int[Tensor, " N"], *, draws: int
+    seed: int, sample_index: Int[Tensor, " N"], *, draws: int
 ) -> Float[Tensor, "draws N"]:
-    """Shares in (0, 1], one of each stratum for every segment, shifted by noise of its own.
+    """Return mask ratios in (0, 1], one per stratum and segment, each segment shifted by noise.
 
     Args:
-        seed: Of the noise.
-        visits: Number of each segment's sample.
-        draws: Strata.
+        seed: Seed of the noise.
+        sample_index: Sample index of each segment.
+        draws: Number of strata.
     """
-    index = torch.arange(draws, device=visits.device)[:, None]
-    shift = uniform(seed, visits[None].expand(draws, -1), _LEVEL - index.expand(-1, len(visits)))
+    index = torch.arange(draws, device=sample_index.device)[:, None]
+    expanded = sample_index[None].expand(draws, -1)
+    shift = uniform(seed, expanded, _LEVEL - index.expand(-1, len(sample_index)))
     return 1 - (index + shift) / draws
 
 
-def mask_for_bound(
+def nelbo_mask(
     seed: int,
-    visits: Int[Tensor, " N"],
+    sample_index: Int[Tensor, " N"],
     levels: Float[Tensor, " N"],
-    core: Bool[Tensor, " T"],
+    is_answer: Bool[Tensor, " T"],
     segment: Int[Tensor, " T"],
-    position: Int[Tensor, " T"],
+    positions: Int[Tensor, " T"],
     *,
     draw: int,
 ) -> tuple[Bool[Tensor, " T"], Float[Tensor, " N"]]:
-    """Which tokens are masked, and by what the nats of each segment's masks are to be multiplied.
+    """Return which tokens are masked, and the factor of the nats of each segment's masks.
 
     Args:
-        seed: Of the noise.
-        visits: Number of each segment's sample.
-        levels: Of this draw, from `stratified_levels`; of L tokens ceil(level * L) are masked, so
-            every count is as likely as another.
-        core: True for the tokens whose bound is wanted.
+        seed: Seed of the noise.
+        sample_index: Sample index of each segment.
+        levels: Mask ratios of this draw, from `stratified_levels`; of L tokens ceil(level * L) are
+            masked, so all counts are equally likely.
+        is_answer: True for the tokens whose NELBO is wanted.
         segment: Segment of each token.
-        position: Place of each token in its segment.
+        positions: Index of each token within its segment.
         draw: Number of the draw.
 
     Source: LLaDA, arXiv:2502.09992, equation 6.
     """
-    u = uniform(seed + draw + 1, visits[segment], position)
-    is_masked, share = counted_mask(u, core, levels, segment)
+    u = uniform(seed + draw + 1, sample_index[segment], positions)
+    is_masked, share = fixed_count_mask(u, is_answer, levels, segment)
     return is_masked, 1 / share
 
 
-def bound_per_segment(
-    nats: Float[Tensor, " M"],
+def nelbo_per_segment(
+    nll: Float[Tensor, " M"],
     segment: Int[Tensor, " M"],
     factor: Float[Tensor, " N"],
 ) -> Float[Tensor, " N"]:
-    """Estimate of each segment's bound from one draw, in nats.
+    """Return the estimate of each segment's NELBO from one draw, in nats.
 
     Args:
-        nats: -log p of the true token at each mask.
+        nll: -log p of the true token at each mask, in nats.
         segment: Segment of each mask.
-        factor: From `mask_for_bound`.
+        factor: Factor of each segment, from `nelbo_mask`.
     """
-    total = torch.zeros_like(factor).index_add_(0, segment, nats.to(factor.dtype))
+    total = torch.zeros_like(factor).index_add_(0, segment, nll.to(factor.dtype))
     return total * factor

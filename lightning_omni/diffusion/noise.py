@@ -1,7 +1,7 @@
-"""Random numbers that are a function of (seed, visit, position), not of who draws them when.
+"""Random numbers that are a function of (seed, sample index, position) alone.
 
-The same visit of a sample gets the same time and the same mask whatever the number of workers, the
-world size, the packing or the point of resumption.
+A sample index has the same time and the same mask whatever the number of workers, the world size,
+the packing or the step at which a run was resumed.
 """
 
 from __future__ import annotations
@@ -17,37 +17,39 @@ SILVER_RATIO = 0.41421356237309503
 
 
 def uniform(
-    seed: int, visit: Int[Tensor, "*shape"], position: Int[Tensor, "*shape"]
+    seed: int, sample_index: Int[Tensor, "*shape"], position: Int[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    """Hash each (seed, visit, position) to a float64 in [0, 1).
+    """Hash each (seed, sample index, position) to a float64 in [0, 1).
 
     Source: the SplitMix64 finaliser, doi:10.1145/2714064.2660195; int64 arithmetic wraps as needed.
     """
-    mixed = _mix(_mix(visit + seed * _MIX_2 % (1 << 63)) + (position + 1) * _GOLDEN)
+    mixed = _mix(_mix(sample_index + seed * _MIX_2 % (1 << 63)) + (position + 1) * _GOLDEN)
     return ((mixed >> 11) & ((1 << 53) - 1)).double() / float(1 << 53)
 
 
-def sample_t(seed: int, visit: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """One time per segment, spread evenly over any run of consecutive visits.
+def sample_t(seed: int, sample_index: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Return one time per segment, spread evenly over any run of consecutive sample indices.
 
-    Visits count samples over all ranks, so times are low-discrepancy over the global batch with no
-    communication: t is the multiple of the silver ratio by the visit's number, started by the seed.
-    Ranks see every 8th visit, say, and drift apart as they pack; 8 times the golden ratio is almost
-    whole, so that each rank's times would lie together.
+    Sample indices count over all ranks, so times are low-discrepancy over the global batch without
+    communication: t is the index times the silver ratio, offset by the seed. A rank of eight sees
+    every eighth index, and ranks drift apart as they pack; eight times the golden ratio is almost
+    an integer, so with it each rank's times would cluster.
     """
-    start = uniform(seed, torch.zeros_like(visit), torch.full_like(visit, -7))
-    return (start + visit.double() * SILVER_RATIO).frac().float()
+    start = uniform(seed, torch.zeros_like(sample_index), torch.full_like(sample_index, -7))
+    return (start + sample_index.double() * SILVER_RATIO).frac().float()
 
 
-def complement_of(visit: int) -> int:
-    """Number of the visit that masks what this one shows, and shows what this one masks."""
-    return -1 - visit
+def complementary_index(sample_index: int) -> int:
+    """Return the index whose mask is the complement of another's; it is negative."""
+    return -1 - sample_index
 
 
-def split_visits(visits: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Bool[Tensor, " N"]]:
-    """The visits whose noise is taken, and where its complement is."""
-    is_complement = visits < 0
-    return torch.where(is_complement, -1 - visits, visits), is_complement
+def split_complementary(
+    sample_index: Int[Tensor, " N"],
+) -> tuple[Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """Return the indices whose noise is drawn, and where its complement is used."""
+    is_complementary = sample_index < 0
+    return torch.where(is_complementary, -1 - sample_index, sample_index), is_complementary
 
 
 def _mix(x: Tensor) -> Tensor:

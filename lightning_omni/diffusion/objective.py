@@ -1,4 +1,4 @@
-"""The training loss: a bound on the negative log-likelihood, from states at masked positions."""
+"""The training objective: the NELBO, from hidden states at masked positions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,66 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_SCORES = 2**24  # at one time, if rows are short
-_IDS = 2**14  # rows of the table's gradient that one product makes
+from lightning_omni.diffusion.forward_process import NoisyBatch
+from lightning_omni.types import Batch
+from lightning_omni.vocab import Vocab
+
+_SCORES = 2**24  # scores of a chunk, if rows are short
+_IDS = 2**14  # rows of the table's gradient per product
 _TINY = 1e-30
-_ROWS = 256  # at least, as every chunk adds to the whole gradient of the table
+_ROWS = 256  # smallest chunk, as every chunk adds to the whole gradient of the table
+
+
+class MaskedDiffusionObjective(nn.Module):
+    """Weighted negative log-likelihood of the masked tokens, per answer token.
+
+    Another objective is another class with this call: hidden states and a corrupted batch in, the
+    loss and the nats of each token out.
+
+    Args:
+        vocab: Vocabulary of the batches.
+        modality_weight: Loss weight of each modality.
+
+    Source: MDLM, arXiv:2406.07524, equation 10.
+    """
+
+    modality_weight: Tensor
+
+    def __init__(self, vocab: Vocab, modality_weight: dict[str, float]) -> None:
+        super().__init__()
+        self.mask_token_id = vocab.mask_token_id
+        weights = torch.tensor([modality_weight[name] for name in vocab.modalities])
+        self.register_buffer("modality_weight", weights, persistent=False)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "M D"],
+        table: Float[Tensor, "V D"],
+        batch: Batch,
+        noisy: NoisyBatch,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
+        """Return the loss, and -log p(x_0 | x_t) of each token that has one, detached.
+
+        Args:
+            hidden: Final states at `noisy.positions`.
+            table: Output embedding.
+            batch: True tokens.
+            noisy: The same batch, corrupted.
+        """
+        modality = batch.modality[noisy.positions]
+        weight = noisy.weight * self.modality_weight[modality]
+        total, nll = weighted_nll(
+            hidden,
+            table,
+            batch.ids[noisy.positions],
+            weight,
+            mask_token_id=self.mask_token_id,
+        )
+        num_answer = self.modality_weight[batch.modality[batch.is_answer]].sum()
+        return per_answer_token(total, num_answer), nll
 
 
 def weighted_nll(
@@ -24,19 +77,19 @@ def weighted_nll(
     mask_token_id: int,
     chunk: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " M"]]:
-    """Weighted sum of -log p(x_0) in nats, and the nats of each masked position, detached.
+    """Return the weighted sum of -log p(x_0) in nats, and the nats of each position, detached.
 
     Scores are `hidden @ table.T`; the mask itself is never a valid prediction, so its score is
     removed. Only `chunk` rows of scores exist at one time, and their gradient is formed with them,
-    so memory does not grow with M times V. Products run in autocast's format, the rest in float32.
+    so memory does not grow with M times V. Products run in autocast's dtype, the rest in float32.
 
     Args:
         hidden: Final states at the masked positions.
-        table: Output table.
+        table: Output embedding.
         x0: True ids.
-        weight: Of each position in the sum.
+        weight: Weight of each position in the sum.
         mask_token_id: Id of the mask.
-        chunk: Rows at one time; None for `rows_at_once`.
+        chunk: Rows of scores at one time; None for `rows_at_once`.
 
     Source: MDLM, arXiv:2406.07524, section 3.2.3 (zero masking probability).
     """
@@ -52,25 +105,28 @@ def weighted_nll(
 
 
 def rows_at_once(num_ids: int) -> int:
-    """How many rows of scores over this many ids exist at one time."""
+    """Return the number of rows of scores over `num_ids` ids that exist at one time."""
     return max(_ROWS, _SCORES // num_ids)
 
 
 def scores_at_once(device_type: str) -> int:
-    """How many of them are widened to float32: as fit a CPU's cache, or fill another device."""
+    """Return the number of scores widened to float32 at one time.
+
+    They fit a CPU's cache, or fill another device.
+    """
     return 2**19 if device_type == "cpu" else 2**24
 
 
-def per_maskable(total: Float[Tensor, ""], num_maskable: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Weighted nats per maskable token: the bound of a batch, 0 of one in which nothing counts.
+def per_answer_token(total: Float[Tensor, ""], num_answer: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return weighted nats per answer token, the NELBO of a batch; 0 for a batch without any.
 
-    Dividing by the maskable tokens, not by the masked ones, is what keeps 1/t weights unbiased.
+    The divisor is the number of answer tokens, not of masked ones: it keeps 1/t weights unbiased.
     """
-    return total / num_maskable.where(num_maskable > 0, 1)
+    return total / num_answer.where(num_answer > 0, 1)
 
 
 def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:
-    """-log p of the true ids, also where p is too small a number, Float[M]."""
+    """Return -log p of the true ids, Float[M], also where p underflows."""
     at_true = p.gather(1, true)
     nats = -at_true.log()
     is_lost = (at_true < _TINY).squeeze(1)
@@ -81,9 +137,9 @@ def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:
 
 
 def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: bool) -> Tensor:
-    """-log p of the true ids, Float[M]; scores become the gradient of its weighted sum, if asked.
+    """Return -log p of the true ids, Float[M]; with `turns` overwrite the scores by the gradient.
 
-    A few rows at one time, which stay in the processor's cache.
+    The gradient is that of the weighted sum. A few rows at a time stay in the processor's cache.
     """
     exact = weight.dtype
     rows = max(1, scores_at_once(scores.device.type) // scores.shape[1])
@@ -98,7 +154,7 @@ def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: b
 
 
 def _put_product(out: Tensor, scores: Tensor, hidden: Tensor, *, adds: bool) -> None:
-    """Write or add scores.T @ hidden, some ids at one time, as the whole may not fit twice."""
+    """Write or add scores.T @ hidden, some ids at a time, as the whole may not fit twice."""
     for part, some in zip(torch.split(out, _IDS), torch.split(scores, _IDS, 1), strict=True):
         put = part.add_ if adds else part.copy_
         put(some.T @ hidden)

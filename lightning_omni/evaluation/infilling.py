@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.media import square
 from lightning_omni.errors import check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.examples import Example, Response, part_of, without_answer
@@ -22,13 +21,10 @@ from lightning_omni.evaluation.run import check_tasks, prepare
 from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.evaluation.suite import Plan
 from lightning_omni.files import make_folder
-from lightning_omni.generation.composite import compose_speech
-from lightning_omni.generation.config import Sampling, check_seed
+from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
+from lightning_omni.generation.decode import Content, blend_speech
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.part_draft import ImageDraft, PartDraft, SpeechDraft, TextDraft
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.unused_options import check_used, scope_of_tasks
-from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
@@ -50,7 +46,7 @@ def evaluate_infilling(
     speech_limit: int,
     seed: int,
     batch_size: int = 16,
-    sampling: Sampling | None = None,
+    sampling: GenerationConfig | None = None,
 ) -> dict[str, Any]:
     """Mask a piece of each reference answer, infill it and write `infilling.json`.
 
@@ -74,10 +70,9 @@ def evaluate_infilling(
     check_tasks(list(METRICS), [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
-    sampling = sampling or Sampling()
-    check_used(sampling, replace(scope_of_tasks(METRICS), whole=frozenset()))
+    sampling = sampling or GenerationConfig()
     make_folder(out)
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     omni, suite = prepare(model, data, list(METRICS))
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
     assert suite.reconstructor is not None  # noqa: S101 - `prepare` makes one
@@ -126,17 +121,17 @@ class Infiller:
 
     omni: Omni
     reconstructor: CodecReconstructor
-    config: Sampling
+    config: GenerationConfig
     seed: int
     batch_size: int
 
     def caption_words(self, examples: Sequence[Example]) -> Variants:
         """Infill one word of each caption, with the picture and with its codes masked."""
-        infills: list[PartDraft] = []
+        infills: list[Part] = []
         for example in examples:
             words = (example.reference.text or "").split()
             words[self._rng(example).randrange(len(words))] = "___"
-            infills.append(TextDraft.parse(" ".join(words)))
+            infills.append(Part("text", text=" ".join(words)))
         inputs = [without_answer(example.sample) for example in examples]
         return {
             "word": self._infill(inputs, infills),
@@ -147,20 +142,20 @@ class Infiller:
 
     def picture_halves(self, examples: Sequence[Example]) -> Variants:
         """Infill the left half of each picture, with the caption and with an empty one."""
-        columns, size = self.omni.template.image_columns, self.omni.image_tokenizer.image_size
+        columns = self.omni.template.image_columns
         left = frozenset(i for i in range(columns**2) if i % columns < columns // 2)
-        infills: list[PartDraft] = []
-        for example in examples:
-            assert example.reference.image is not None  # noqa: S101 - the task draws
-            pixels = square(example.reference.image, size)
-            infills.append(ImageDraft(_reference_codes(example, "image"), left, pixels))
+        infills = [
+            Part("image", codes=_reference_codes(example, "image"), masked=left)
+            for example in examples
+        ]
+        own = [example.reference.image for example in examples]
         inputs = [without_answer(example.sample) for example in examples]
         return {
             "ground_truth": [example.reference for example in examples],
             "codec_reconstruction": self._reconstruct(examples),
-            "half": self._infill(inputs, infills),
+            "half": self._infill(inputs, infills, own),
             "half_without_caption": self._infill(
-                [_change_prompt(s, _remove_text) for s in inputs], infills
+                [_change_prompt(s, _remove_text) for s in inputs], infills, own
             ),
         }
 
@@ -169,7 +164,7 @@ class Infiller:
         tokenizer = self.omni.speech_tokenizer
         length, codebooks = round(INTERVAL_S * tokenizer.frame_rate), tokenizer.num_codebooks
         hop, rate = tokenizer.hop_length, tokenizer.sample_rate
-        infills: list[PartDraft] = []
+        infills: list[Part] = []
         silenced = []
         for example in examples:
             codes, wave = _reference_codes(example, "speech"), example.reference.speech
@@ -178,31 +173,51 @@ class Infiller:
             start = self._rng(example).randrange(max(1, num_frames - length))
             frames = range(start, min(start + length, num_frames))
             masked = range(frames.start * codebooks, frames.stop * codebooks)
-            infills.append(SpeechDraft(codes, frozenset(masked), wave))
-            quiet = compose_speech(0 * wave, wave, frames, hop_length=hop, rate=rate)
+            infills.append(Part("speech", codes=codes, masked=frozenset(masked)))
+            quiet = blend_speech(0 * wave, wave, frames, hop_length=hop, rate=rate)
             silenced.append(replace(example.reference, speech=quiet))
         return {
             "ground_truth": [example.reference for example in examples],
             "codec_reconstruction": self._reconstruct(examples),
             "interval_silenced": silenced,
-            "interval": self._infill([without_answer(e.sample) for e in examples], infills),
+            "interval": self._infill(
+                [without_answer(e.sample) for e in examples],
+                infills,
+                [example.reference.speech for example in examples],
+            ),
         }
 
     @torch.inference_mode()
-    def _infill(self, inputs: Sequence[Sample], infills: Sequence[PartDraft]) -> list[Response]:
-        """Return one response per input; an infill is that of the answer's first part."""
+    def _infill(
+        self,
+        inputs: Sequence[Sample],
+        infills: Sequence[Part],
+        own: Sequence[Content | None] | None = None,
+    ) -> list[Response]:
+        """Return one response per input.
+
+        Args:
+            inputs: Requests without an answer.
+            infills: First part of each answer, with blanks or masked codes.
+            own: Picture or sound of each infill, kept where nothing is masked.
+        """
+        samples = [_with_answer(*pair) for pair in zip(inputs, infills, strict=True)]
         responses: list[Response] = []
-        for start in range(0, len(inputs), self.batch_size):
-            span = slice(start, start + self.batch_size)
+        for start in range(0, len(samples), self.batch_size):
             answers = self.omni.answer(
-                list(inputs[span]),
+                samples[start : start + self.batch_size],
                 seed=self.seed + start,
-                sampling=self.config,
-                drafts=[{0: infill} for infill in infills[span]],
-                may_be_unused=True,
+                config=self.config,
             )
             responses += map(to_response, answers)
-        return responses
+        if own is None:
+            return responses
+        return [self._blend(*each) for each in zip(responses, infills, own, strict=True)]
+
+    def _blend(self, response: Response, infill: Part, own: Content | None) -> Response:
+        generated = getattr(response, infill.modality)
+        blended: Any = self.omni.decoder.blend(generated, own, infill.masked)
+        return replace(response, **{infill.modality: blended})
 
     def _reconstruct(self, examples: Sequence[Example]) -> list[Response]:
         return [self.reconstructor.decode(example.sample, "assistant") for example in examples]
@@ -216,6 +231,12 @@ def _reference_codes(example: Example, modality: str) -> tuple[int, ...]:
     return part.codes or () if part else ()
 
 
+def _with_answer(sample: Sample, first: Part) -> Sample:
+    """Return the sample with the first part of its answer given."""
+    *before, last = sample.turns
+    return replace(sample, turns=(*before, Turn(last.role, (first, *last.parts[1:]))))
+
+
 def _change_prompt(sample: Sample, change: Callable[[Part], Part]) -> Sample:
     """Return the sample with every part of the user's turns changed."""
     turns = tuple(
@@ -225,7 +246,7 @@ def _change_prompt(sample: Sample, change: Callable[[Part], Part]) -> Sample:
 
 
 def _mask_codes(part: Part) -> Part:
-    return replace(part, hidden=tuple(range(len(part.codes or ()))))
+    return replace(part, masked=frozenset(range(len(part.codes or ()))))
 
 
 def _remove_text(part: Part) -> Part:

@@ -10,7 +10,7 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.examples import Example, Response, without_answer
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.types import Sample
 
@@ -34,23 +34,21 @@ class OmniAdapter:
         config: Generation options.
     """
 
-    def __init__(self, omni: Omni, config: Sampling) -> None:
+    def __init__(self, omni: Omni, config: GenerationConfig) -> None:
         self.omni, self.config = omni, config
         self.records: list[dict[str, Any]] = []
 
     def answer(self, samples: Sequence[Sample], *, seed: int) -> list[Response]:
         """Answer a batch."""
-        answers = self.omni.answer(
-            list(samples), seed=seed, sampling=self.config, may_be_unused=True
-        )
+        answers = self.omni.answer(list(samples), seed=seed, config=self.config)
         self.records += [answer.record for answer in answers]
         return [to_response(answer) for answer in answers]
 
 
 def to_response(answer: Answer) -> Response:
     """Convert an answer of `Omni`."""
-    parts = answer.record.get("holes", {}).values()
-    is_finished = all(part["closed"] for part in parts)
+    parts = answer.record.get("parts", {}).values()
+    is_finished = all(part["ended"] for part in parts)
     return Response(
         answer.text, answer.image, answer.speech, answer.sample_rate, is_finished=is_finished
     )

@@ -19,13 +19,11 @@ from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.responses import OmniAdapter
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan, Suite, make_suite
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import Sampling, check_seed
+from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.unused_options import check_used, scope_of_tasks
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
-from lightning_omni.pretrained import fingerprint, locate
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.pretrained import fingerprint, resolve_pretrained
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import SPLITS
 
 log = logging.getLogger(__name__)
@@ -43,8 +41,8 @@ def evaluate(
     seed: int,
     batch_size: int = 16,
     gallery: int = 8,
-    sampling: Sampling | None = None,
-    continuous_speech: ContinuousSpeech | None = None,
+    sampling: GenerationConfig | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -67,16 +65,15 @@ def evaluate(
         OmniError: If a folder, a task or a split does not exist.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
-    sampling = sampling or Sampling()
+    sampling = sampling or GenerationConfig()
     arguments["sampling"] = to_plain(sampling)
     arguments["continuous_speech"] = continuous_speech and continuous_speech.fingerprint()
     check_tasks(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
     check_seed(seed, runs=max(limit, speech_limit))
-    check_used(sampling, scope_of_tasks(tasks))
     make_folder(out)
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     with torch.inference_mode():
@@ -99,7 +96,7 @@ def prepare(
     model: Path,
     data: Path,
     tasks: Sequence[str],
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> tuple[Omni, Suite]:
     """Load a model and what scores its responses.
 

@@ -38,7 +38,7 @@ from lightning_omni.evaluation.responses import ModelAdapter, OmniAdapter, gener
 from lightning_omni.evaluation.scorers import score
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.table import Row, TaskScores, build_rows, results_table
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Omni
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Role, Sample
@@ -281,7 +281,12 @@ def make_suite(
 
 @torch.inference_mode()
 def evaluate_task(
-    omni: Omni, suite: Suite, plan: Plan, task: str, examples: Sequence[Example], config: Sampling
+    omni: Omni,
+    suite: Suite,
+    plan: Plan,
+    task: str,
+    examples: Sequence[Example],
+    config: GenerationConfig,
 ) -> TaskResult:
     """Answer the examples of a task with one generation config and score the responses.
 

@@ -1,29 +1,122 @@
-"""Pictures and sound to drafts of codes, and codes back to media with the draft's own parts."""
+"""Decode generated ids into answer parts and media, blended with what the user gave."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import check_wave, image_to_tensor, opaque, square, tensor_to_image
-from lightning_omni.generation.composite import compose_image, compose_speech
-from lightning_omni.generation.draft import Times, open_cells, open_frames
-from lightning_omni.generation.part_draft import ImageDraft, PartDraft, SpeechDraft
+from lightning_omni.data.media import opaque, square, tensor_to_image
+from lightning_omni.data.template import Template
+from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
+from lightning_omni.generation.history import Change
+from lightning_omni.modalities import modality_named
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Part
 
+FADE_S = 0.01
+"""Length of a cross-fade in seconds; it lies within what was generated."""
 
-class MediaCoder:
-    """Encodes what a user gives and decodes what the model answers.
+Content = str | Image.Image | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedPart:
+    """One answer part as generated.
+
+    Attributes:
+        part: the part with its text or codes, nothing masked.
+        span: the response before sampling.
+        ids: the response after sampling.
+        ended: whether the answer ends within the response; else it is cut there.
+        steps: denoising steps of the last attempt.
+        forwards: forward passes of all attempts, and of looks at lengths.
+        attempts: attempts with ever longer responses.
+        candidates: blank lengths that were tried, with the log-probability of the text.
+        history: tokens of every step; None if not recorded.
+    """
+
+    part: Part
+    span: ResponseSpan
+    ids: tuple[int, ...]
+    ended: bool
+    steps: int = 0
+    forwards: int = 0
+    attempts: int = 1
+    candidates: tuple[dict[str, Any], ...] = ()
+    history: list[Change] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        optional = {
+            "blanks": list(self.span.blank_lengths),
+            "candidates": list(self.candidates),
+            "history": self.history,
+        }
+        return {
+            "modality": self.part.modality,
+            "positions": len(self.ids),
+            "masked": self.span.num_masked,
+            "attempts": self.attempts,
+            "ended": self.ended,
+            "steps": self.steps,
+            "forwards": self.forwards,
+            "ids": list(self.ids),
+            **{name: value for name, value in optional.items() if value},
+        }
+
+
+def read_part(
+    template: Template, own: Part, span: ResponseSpan, ids: tuple[int, ...]
+) -> GeneratedPart:
+    """Return an answer part with the content of its response.
 
     Args:
-        image: Tokenizer of pictures.
-        speech: Tokenizer of sound.
-        columns: Codes in a row of a picture.
-        device: Where the tokenizers are.
+        template: the template that the response was rendered with.
+        own: the part before it was generated.
+        span: the response before sampling.
+        ids: the response after sampling.
+    """
+    content, ended = content_of(ids, own.modality, template)
+    if own.modality != "text":
+        codes = tuple(template.vocab.to_codes(own.modality, content))
+        return GeneratedPart(Part(own.modality, codes=codes), span, ids, ended)
+    text = own.text or ""
+    if span.blanks:
+        fillings = [template.answer_text(content[start:stop]) for start, stop in span.blanks]
+        text = TextWithBlanks.parse(text).filled(fillings)
+    elif span.num_masked:
+        text = template.answer_text(content)
+    return GeneratedPart(replace(own, text=text), span, ids, ended)
+
+
+def content_of(ids: tuple[int, ...], modality: str, template: Template) -> tuple[list[int], bool]:
+    """Cut a response at its terminator, and tell whether there is one."""
+    declared = modality_named(modality)
+    if declared.has_fixed_length:
+        return list(ids), True
+    ends = end_ids(template.vocab)
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    content = list(ids if stop is None else ids[:stop])
+    if declared.is_framed:
+        content = content[: len(content) // template.codebooks * template.codebooks]
+    return content, stop is not None
+
+
+class MediaDecoder:
+    """Decodes codes to media.
+
+    Args:
+        image: tokenizer of images.
+        speech: tokenizer of speech.
+        columns: codes of an image row.
+        device: device of the tokenizers.
     """
 
     def __init__(
@@ -37,47 +130,100 @@ class MediaCoder:
         self.image, self.speech = image, speech
         self.columns, self.device = columns, device
 
-    def read_image(self, image: Image.Image, mask: Image.Image | None) -> ImageDraft:
-        """Encode a picture, with the codes open that the mask touches.
-
-        Raises:
-            OmniError: If the mask touches none.
-        """
-        pixels = square(opaque(image, "white"), self.image.image_size)
-        codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
-        is_open = frozenset() if mask is None else open_cells(image, mask, self.columns)
-        return ImageDraft(tuple(codes[0].tolist()), is_open, pixels)
-
-    def read_speech(self, speech: NDArray[np.float32], times: Times | None) -> SpeechDraft:
-        """Encode sound, with the frames open that the times touch.
-
-        Raises:
-            OmniError: If it is no mono sound of finite samples, too short or too long, or the times
-                are not within it.
-        """
-        own = np.ascontiguousarray(speech, dtype=np.float32)
-        rate, codebooks = self.speech.sample_rate, self.speech.num_codebooks
-        check_wave(own, rate, "speech")
-        codes = self.speech.encode(torch.from_numpy(own)[None].to(self.device), sample_rate=rate)
-        frames: list[int] = []
-        if times is not None:
-            frames = open_frames(len(own), times, rate=rate, hop_length=self.speech.hop_length)
-        places = frozenset(frame * codebooks + q for frame in frames for q in range(codebooks))
-        return SpeechDraft(tuple(codes[0].tolist()), places, own)
-
-    def decode(self, part: Part, draft: PartDraft | None) -> Image.Image | NDArray[np.float32]:
-        """Decode a picture or sound; what a draft keeps is its own medium's."""
+    @torch.inference_mode()
+    def decode(self, part: Part) -> Content:
+        """Decode one answer part to its text, picture, or mono samples."""
+        if part.modality == "text":
+            return part.text or ""
         codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
         if part.modality == "image":
-            image = tensor_to_image(self.image.decode(codes, rows=self.columns)[0])
-            if isinstance(draft, ImageDraft) and draft.pixels is not None:
-                return compose_image(image, draft.pixels, draft.open_places, self.columns)
-            return image
+            return tensor_to_image(self.image.decode(codes, rows=self.columns)[0])
         if codes.shape[1] == 0:
             return np.zeros(0, dtype=np.float32)
         wave: NDArray[np.float32] = self.speech.decode(codes)[0].float().cpu().numpy()
-        if isinstance(draft, SpeechDraft) and draft.wave is not None:
-            frames = {place // self.speech.num_codebooks for place in draft.open_places}
-            hop, rate = self.speech.hop_length, self.speech.sample_rate
-            return compose_speech(wave, draft.wave, frames, hop_length=hop, rate=rate)
         return wave
+
+    def blend(self, content: Content, own: Content | None, masked: frozenset[int]) -> Content:
+        """Return generated media in which only masked codes differ from the user's own.
+
+        Args:
+            content: picture or samples as generated.
+            own: the user's; None blends nothing.
+            masked: positions of the codes that were generated.
+        """
+        if isinstance(content, Image.Image) and isinstance(own, Image.Image):
+            pixels = square(opaque(own, "white"), self.image.image_size)
+            return blend_image(content, pixels, masked, self.columns)
+        if isinstance(content, np.ndarray) and isinstance(own, np.ndarray):
+            return blend_speech(
+                content,
+                np.ascontiguousarray(own, dtype=np.float32),
+                {position // self.speech.num_codebooks for position in masked},
+                hop_length=self.speech.hop_length,
+                rate=self.speech.sample_rate,
+            )
+        return content
+
+
+def blend_image(
+    generated: Image.Image, own: Image.Image, masked: Collection[int], columns: int
+) -> Image.Image:
+    """Return the user's picture with the cells of the masked codes replaced.
+
+    Args:
+        generated: picture that all codes decode to.
+        own: the user's picture, of the same size.
+        masked: positions of masked codes, in raster order.
+        columns: codes of a row.
+    """
+    out = own.copy()
+    side = generated.width // columns
+    for position in masked:
+        row, column = divmod(position, columns)
+        box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
+        out.paste(generated.crop(box), box)
+    return out
+
+
+def blend_speech(
+    generated: NDArray[np.float32],
+    own: NDArray[np.float32],
+    masked_frames: Collection[int],
+    *,
+    hop_length: int,
+    rate: int,
+) -> NDArray[np.float32]:
+    """Return the user's samples with the masked frames replaced, cross-faded at their edges.
+
+    Args:
+        generated: samples that all codes decode to.
+        own: the user's samples.
+        masked_frames: indices of masked frames.
+        hop_length: samples of a frame.
+        rate: samples per second.
+    """
+    num_frames = -(-len(own) // hop_length)
+    is_masked = np.zeros(num_frames + 2, dtype=bool)
+    is_masked[[1 + frame for frame in masked_frames]] = True
+    weight = np.zeros(num_frames * hop_length, dtype=np.float32)
+    edges = np.flatnonzero(is_masked[1:] != is_masked[:-1])
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        weight[first * hop_length : last * hop_length] = _window(
+            (last - first) * hop_length,
+            round(FADE_S * rate),
+            fades_in=first > 0,
+            fades_out=last < num_frames,
+        )
+    weight = weight[: len(own)]
+    return np.asarray(own + weight * (generated[: len(own)] - own), dtype=np.float32)
+
+
+def _window(length: int, fade: int, *, fades_in: bool, fades_out: bool) -> NDArray[np.float32]:
+    """Return ones, with a ramp at each side that borders on the user's own sound."""
+    window = np.ones(length, dtype=np.float32)
+    ramp = (np.arange(min(fade, length // 2), dtype=np.float32) + 1) / (fade + 1)
+    if fades_in:
+        window[: len(ramp)] = ramp
+    if fades_out:
+        window[length - len(ramp) :] = ramp[::-1]
+    return window

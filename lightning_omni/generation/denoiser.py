@@ -1,39 +1,39 @@
-"""The backbone as a denoiser, alone or with classifier-free guidance, with or without memory."""
+"""The backbone as a denoiser: with a cache of prompt states, with classifier-free guidance."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.nn.kv_cache import Memory
+from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Denoiser, LogitsAt
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
-class Runner:
-    """Runs the backbone over a packed run of tokens again and again.
+class CachedBackbone:
+    """Run the backbone over the same packed tokens again and again.
 
-    Segments without an open position are left out: what they hold can no longer change anything.
+    Segments without a masked position are left out: nothing in them can change any more.
 
     Args:
-        backbone: The network.
-        position_ids: Places of all tokens, Int[T 3].
-        lengths: Of the segments.
-        live: Places of the tokens that change between runs, ascending. Of a shifted network the
-            tokens before them are brought up to date too, as those score them.
-        mask_token_id: Id of an open position.
-        refresh_every: Every so many runs all tokens are computed, in between only the live ones; 1
-            is exact. A network with an isolated prompt computes all once, and is exact.
-        dtype: Format of matrix products.
-        continuous: Features in the place of tokens, none of which is live.
+        backbone: the network.
+        position_ids: position ids of all tokens, Int[T 3].
+        lengths: lengths of the segments.
+        recomputed: positions of tokens that are recomputed in every pass, ascending. With
+            right-shifted logits the tokens before them, which score them, are recomputed too.
+        mask_token_id: id of the mask.
+        cache_interval: passes from one over all tokens to the next; in between only the recomputed
+            tokens are computed. 1 is exact. With an isolated prompt all tokens are computed once,
+            which is exact.
+        dtype: format of matrix products.
+        continuous: features in place of tokens, none of which is recomputed.
     """
 
     def __init__(
@@ -42,76 +42,86 @@ class Runner:
         position_ids: Tensor,
         lengths: tuple[int, ...],
         *,
-        live: Tensor,
+        recomputed: Tensor,
         mask_token_id: int,
-        refresh_every: int,
+        cache_interval: int,
         dtype: torch.dtype,
-        continuous: Continuous | None,
+        continuous: ContinuousFeatures | None,
     ) -> None:
         self.backbone, self.position_ids, self.dtype = backbone, position_ids, dtype
         self.continuous = continuous
         self.mask_token_id = mask_token_id
-        self.refresh_every = sys.maxsize if backbone.isolate_prompt else refresh_every
-        self.lengths = torch.tensor(lengths, device=live.device)
-        index = torch.arange(len(lengths), device=live.device)
-        self.segment = index.repeat_interleave(self.lengths)
-        self.is_live = torch.zeros_like(self.segment, dtype=torch.bool)
-        self.is_live[live] = True
-        if backbone.is_shifted:
-            self.is_live[SegmentLayout.of(lengths, device=live.device).previous()[live]] = True
+        self.cache_interval = sys.maxsize if backbone.isolate_prompt else cache_interval
+        device = recomputed.device
+        self.lengths = torch.tensor(lengths, device=device)
+        self.segment = torch.arange(len(lengths), device=device).repeat_interleave(self.lengths)
+        self.is_recomputed = torch.zeros_like(self.segment, dtype=torch.bool)
+        self.is_recomputed[recomputed] = True
+        if backbone.right_shift_logits:
+            previous = SegmentLayout.from_lengths(lengths, device=device).previous_positions()
+            self.is_recomputed[previous[recomputed]] = True
         self.is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
-        self.memory: Memory | None = None
-        self.runs = 0
+        self.cache: KVCache | None = None
+        self.passes = 0
 
-    def run(self, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the final states of live tokens; the second value maps their places to rows."""
+    def run(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute final states at `positions`.
+
+        Args:
+            ids: all tokens, Int[T].
+            positions: recomputed positions, ascending, Int[R].
+
+        Returns:
+            States, Float[R D], and for each token its row among them (R if it has none), Int[T].
+        """
         is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
-        is_active[self.segment[self.is_live & (ids == self.mask_token_id)]] = True
-        is_full = self.runs % self.refresh_every == 0 or bool((is_active & ~self.is_active).any())
-        self.runs += 1
+        is_active[self.segment[self.is_recomputed & (ids == self.mask_token_id)]] = True
+        has_new = bool((is_active & ~self.is_active).any())
+        is_full = self.passes % self.cache_interval == 0 or has_new
+        self.passes += 1
         if is_full:
-            self._begin(is_active)
+            self._start_cache(is_active)
         elif not torch.equal(is_active, self.is_active):
-            self._narrow(is_active)
-        is_partial = self.memory is not None and self.memory.is_filled
-        places, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
-        with self._format():
+            self._narrow_cache(is_active)
+        is_partial = self.cache is not None and self.cache.is_initialized
+        tokens, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
+        with self._autocast():
             hidden = self.backbone(
-                *(ids[places], self.position_ids[places], layout, self.memory),
-                places=torch.searchsorted(places, wanted),
-                continuous=self.continuous and self.continuous.among(places),
+                *(ids[tokens], self.position_ids[tokens], layout, self.cache),
+                positions=torch.searchsorted(tokens, positions),
+                continuous=self.continuous and self.continuous.among(tokens),
             )
-        row = torch.full_like(self.segment, len(wanted))  # what is not wanted has no row
-        row[wanted] = torch.arange(len(wanted), device=row.device)
+        row = torch.full_like(self.segment, len(positions))
+        row[positions] = torch.arange(len(positions), device=row.device)
         return hidden, row
 
-    def _begin(self, is_active: Tensor) -> None:
-        """Compute all tokens of these segments in the next run."""
-        if self.memory is None and torch.equal(is_active, self.is_active):
+    def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits of `ids`, in float32."""
+        with self._autocast():
+            return self.backbone.logits(hidden, ids).float()
+
+    def _start_cache(self, is_active: Tensor) -> None:
+        """Compute all tokens of these segments in the next pass."""
+        if self.cache is None and torch.equal(is_active, self.is_active):
             return
         self.is_active = is_active
         self.all = is_active[self.segment].nonzero().squeeze(1)
-        is_live = self.is_live[self.all]
-        self.layout = self.backbone.layout(self.lengths[is_active].tolist(), is_live)
-        if self.refresh_every > 1:
+        is_live = self.is_recomputed[self.all]
+        self.layout = self.backbone.segment_layout(self.lengths[is_active].tolist(), is_live)
+        if self.cache_interval > 1:
             live = is_live.nonzero().squeeze(1)
-            self.memory = Memory(live, self.layout, num_layers=len(self.backbone.blocks))
-            self.live, self.live_layout = self.all[live], self.memory.live_layout
+            self.cache = KVCache(live, self.layout, num_layers=len(self.backbone.blocks))
+            self.live, self.live_layout = self.all[live], self.cache.recomputed_layout
 
-    def _narrow(self, is_active: Tensor) -> None:
-        """Compute the live tokens of fewer segments than are remembered."""
-        assert self.memory is not None  # noqa: S101 - else every run is a full one
+    def _narrow_cache(self, is_active: Tensor) -> None:
+        """Compute the recomputed tokens of fewer segments than the cache holds."""
+        assert self.cache is not None  # noqa: S101 - else every pass is a full one
         self.is_active = is_active
-        live = (self.is_live & is_active[self.segment])[self.all].nonzero().squeeze(1)
-        self.memory.narrow(live)
-        self.live, self.live_layout = self.all[live], self.memory.live_layout
+        live = (self.is_recomputed & is_active[self.segment])[self.all].nonzero().squeeze(1)
+        self.cache.set_recomputed(live)
+        self.live, self.live_layout = self.all[live], self.cache.recomputed_layout
 
-    def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Scores of `ids`, in float32."""
-        with self._format():
-            return self.backbone.logits(hidden, ids).float()
-
-    def _format(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         kind = self.position_ids.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
@@ -121,140 +131,98 @@ def conditional(
     prompts: PackedPrompts,
     *,
     mask_token_id: int,
-    refresh_every: int = 1,
+    cache_interval: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
-    """One forward pass per step; logits only where and over what they are asked for.
-
-    Args:
-        backbone: The network.
-        prompts: What is to be filled.
-        mask_token_id: See `Runner`.
-        refresh_every: See `Runner`.
-        dtype: See `Runner`.
-    """
-    runner = Runner(
+    """Return a denoiser of one forward pass per step; arguments are those of `CachedBackbone`."""
+    cached = CachedBackbone(
         backbone,
         prompts.position_ids,
         prompts.layout.lengths,
-        live=prompts.hole_positions,
+        recomputed=prompts.response_positions,
         mask_token_id=mask_token_id,
-        refresh_every=refresh_every,
+        cache_interval=cache_interval,
         dtype=dtype,
         continuous=prompts.continuous,
     )
 
-    def denoise(ids: Tensor, places: Tensor) -> LogitsAt:
-        hidden, row = runner.run(ids, places)
-        return lambda where, allowed: runner.logits(hidden[row[where]], allowed)
+    def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
+        hidden, row = cached.run(ids, positions)
+        return lambda at, allowed: cached.logits(hidden[row[at]], allowed)
 
     return denoise
-
-
-@dataclass(frozen=True, slots=True)
-class Guide:
-    """Prompts without something, from which answers are led away.
-
-    Attributes:
-        bare: The same prompts without it; their holes are equally long.
-        scale: Of the difference between the scores with and without it; 0 is no guidance.
-        final_scale: Of the last masks: the scale falls or rises to it with the share of a sample's
-            positions that are open; None keeps it.
-    """
-
-    bare: PackedPrompts
-    scale: float
-    final_scale: float | None = None
-
-    def scales(self, open_share: Tensor) -> Tensor:
-        """Scales at these shares of open positions."""
-        end = self.scale if self.final_scale is None else self.final_scale
-        return end + (self.scale - end) * open_share
 
 
 def guided(
     backbone: Transformer,
     prompts: PackedPrompts,
-    guides: Sequence[Guide],
+    unconditional: PackedPrompts,
+    scale: float,
     *,
     mask_token_id: int,
-    refresh_every: int = 1,
+    cache_interval: int = 1,
     dtype: torch.dtype = torch.float32,
 ) -> Denoiser:
-    """Classifier-free guidance: logits + sum over guides of scale * (logits - bare logits).
+    """Return a denoiser with classifier-free guidance.
 
-    All prompts run as one batch. A bare one is shorter, so its answer lies elsewhere; positions
-    are matched hole by hole, never by absolute index.
+    Its logits are conditional + scale * (conditional - unconditional).
+
+    Both batches run as one. An unconditional prompt is shorter, so its response lies elsewhere;
+    positions are matched by their index within the responses.
 
     Args:
-        backbone: Trained with condition dropout.
-        prompts: With the condition.
-        guides: One without the whole condition, or one for each modality of it.
-        mask_token_id: See `Runner`.
-        refresh_every: See `Runner`.
-        dtype: See `Runner`.
+        backbone: network trained with condition dropout.
+        prompts: prompts with the condition.
+        unconditional: the same prompts without it; their responses have the same lengths.
+        scale: guidance scale; 0 is no guidance.
+        mask_token_id: see `CachedBackbone`.
+        cache_interval: see `CachedBackbone`.
+        dtype: see `CachedBackbone`.
 
-    Source: arXiv:2207.12598, equation 6; a scale for each condition: InstructPix2Pix,
-    arXiv:2211.09800, section 3.2; scales that change on the way: MAGNeT, arXiv:2401.04577.
+    Source: arXiv:2207.12598, equation 6.
     """
-    every = [prompts, *(guide.bare for guide in guides)]
-    starts = list(accumulate((len(p.ids) for p in every), initial=0))
-    runner = Runner(
+    both, offset = (prompts, unconditional), len(prompts.ids)
+    elsewhere = offset + unconditional.response_positions
+    cached = CachedBackbone(
         backbone,
-        torch.cat([p.position_ids for p in every]),
-        tuple(length for p in every for length in p.layout.lengths),
-        live=torch.cat([s + p.hole_positions for s, p in zip(starts[:-1], every, strict=True)]),
+        torch.cat([p.position_ids for p in both]),
+        tuple(length for p in both for length in p.layout.lengths),
+        recomputed=torch.cat([prompts.response_positions, elsewhere]),
         mask_token_id=mask_token_id,
-        refresh_every=refresh_every,
+        cache_interval=cache_interval,
         dtype=dtype,
-        continuous=_joined(every, starts),
+        continuous=_joined(both),
     )
-    hole_index = torch.full_like(prompts.ids, -1)
-    hole_index[prompts.hole_positions] = torch.arange(len(prompts.hole_positions)).to(hole_index)
-    lengths = torch.tensor(prompts.layout.lengths, device=prompts.ids.device)
-    sample = torch.arange(len(lengths)).to(lengths).repeat_interleave(lengths)
+    index = torch.full_like(prompts.ids, -1)
+    index[prompts.response_positions] = torch.arange(len(elsewhere), device=index.device)
 
-    def open_share(ids: Tensor) -> Tensor:
-        """Of each sample, the open share of what was open at first, Float[S]."""
-        in_hole = hole_index >= 0
-        is_open, was_open = (
-            torch.bincount(sample[in_hole & (x == mask_token_id)], minlength=len(lengths))
-            for x in (ids, prompts.ids)
-        )
-        return is_open / was_open.clamp_min(1)
+    def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
+        bare = unconditional.ids.clone()
+        bare[unconditional.response_positions] = ids[prompts.response_positions]
+        positions_of_both = torch.cat([positions, elsewhere[index[positions]]])
+        hidden, row = cached.run(torch.cat([ids, bare]), positions_of_both)
 
-    def denoise(ids: Tensor, places: Tensor) -> LogitsAt:
-        rows, wanted = [ids], [places]
-        for start, guide in zip(starts[1:-1], guides, strict=True):
-            rows.append(guide.bare.ids.clone())
-            rows[-1][guide.bare.hole_positions] = ids[prompts.hole_positions]
-            wanted.append(start + guide.bare.hole_positions[hole_index[places]])
-        hidden, row = runner.run(torch.cat(rows), torch.cat(wanted))
-        share = open_share(ids)
-
-        def logits_at(where: Tensor, allowed: Tensor) -> Tensor:
-            with_condition = runner.logits(hidden[row[where]], allowed)
-            out = with_condition
-            for start, guide in zip(starts[1:-1], guides, strict=True):
-                places = start + guide.bare.hole_positions[hole_index[where]]
-                without = runner.logits(hidden[row[places]], allowed)
-                scale = guide.scales(share[sample[where]])[:, None]
-                out = out + scale * (with_condition - without)
-            return out
+        def logits_at(at: Tensor, allowed: Tensor) -> Tensor:
+            with_condition = cached.logits(hidden[row[at]], allowed)
+            without = cached.logits(hidden[row[elsewhere[index[at]]]], allowed)
+            return with_condition + scale * (with_condition - without)
 
         return logits_at
 
     return denoise
 
 
-def _joined(every: Sequence[PackedPrompts], starts: Sequence[int]) -> Continuous | None:
-    """Features of prompts that lie one behind another."""
-    heard = [
+def _joined(prompts: Sequence[PackedPrompts]) -> ContinuousFeatures | None:
+    """Return the features of prompts that lie one after another."""
+    starts = accumulate((len(p.ids) for p in prompts), initial=0)
+    found = [
         (start, p.continuous)
-        for start, p in zip(starts, every, strict=False)
+        for start, p in zip(starts, prompts, strict=False)
         if p.continuous is not None
     ]
-    if not heard:
+    if not found:
         return None
-    places = torch.cat([start + continuous.places for start, continuous in heard])
-    return Continuous(places, torch.cat([continuous.features for _, continuous in heard]))
+    positions = torch.cat([start + continuous.positions for start, continuous in found])
+    return ContinuousFeatures(
+        positions, torch.cat([continuous.features for _, continuous in found])
+    )

@@ -1,224 +1,340 @@
-"""Fill one part of a batch of answers: holes of the right length, drafts, growth."""
+"""Generate one answer part of every sample of a batch."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lightning_omni.data.template import Template
-from lightning_omni.generation.blank import Blank, media_blank, text_blanks
-from lightning_omni.generation.canvas_builder import end_ids
-from lightning_omni.generation.config import Sampling
-from lightning_omni.generation.hole_filler import HoleFiller
-from lightning_omni.generation.hole_lengths import GROWTH, HoleLengths
-from lightning_omni.generation.lengths import LengthRule, rule_name, source_length
-from lightning_omni.generation.part_draft import PartDraft, TextDraft
-from lightning_omni.nn.length_head import LengthHead
+from lightning_omni.generation.canvas_builder import (
+    AllowedTokens,
+    PackedPrompts,
+    ResponseSpan,
+    TextWithBlanks,
+    build_canvas,
+    end_ids,
+    media_span,
+    pack_prompts,
+    text_spans,
+)
+from lightning_omni.generation.config import PRESETS, GenerationConfig, ModalityDefaults, Precision
+from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
+from lightning_omni.generation.denoiser import conditional, guided
+from lightning_omni.generation.history import History
+from lightning_omni.generation.lengths import (
+    LENGTHENING,
+    LengthRule,
+    lengthen,
+    remember_first,
+    response_length,
+    rule_name,
+    source_length,
+)
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.loop import StepHook
-from lightning_omni.types import Part, Sample, Turn
+from lightning_omni.samplers import loop
+from lightning_omni.samplers.canvas import Canvas, Denoiser, in_blocks
+from lightning_omni.samplers.loop import StepEvent, StepHook
+from lightning_omni.types import Sample
 
-log = logging.getLogger(__name__)
+ATTEMPTS = 3
+"""Responses whose answer does not end are generated again, each time `LENGTHENING` times longer."""
+BATCH = 64
+"""Responses that are generated at once."""
 
-MAX_GROWTHS = 2
-TOGETHER = 64
-"""Holes that are filled at once."""
 
-
-class PartFiller:
-    """Runs the reverse process for one part of an answer after another.
+class PartGenerator:
+    """Runs the reverse process on one answer part after another.
 
     Args:
-        backbone: Trained.
-        template: The layout it was trained on, without tail pads.
-        lengths: Rules of hole lengths.
-        length_head: Trained with the backbone; None if there is none.
-        codebooks: Speech codes per frame.
-        device: Where the backbone is.
+        backbone: the trained network.
+        template: the template it was trained on, without tail pads.
+        lengths: rules of response lengths.
+        device: device of the network.
     """
 
     def __init__(
         self,
         backbone: Transformer,
         template: Template,
-        lengths: dict[str, LengthRule],
-        length_head: LengthHead | None,
+        lengths: Mapping[str, LengthRule],
         *,
-        codebooks: int,
         device: torch.device,
     ) -> None:
-        self.template, self.lengths, self.codebooks = template, lengths, codebooks
-        self.vocab, self.text = template.vocab, template.text
-        self.holes = HoleFiller(backbone, template, length_head, codebooks=codebooks, device=device)
-        self.hole_lengths = HoleLengths(lengths, self.holes, codebooks=codebooks)
+        self.backbone, self.template, self.lengths = backbone, template, lengths
+        self.vocab, self.device = template.vocab, device
+        self.ends = end_ids(self.vocab)
+        self.allowed = AllowedTokens(self.vocab, template.text, template.codebooks, device=device)
 
-    def fill_part(
+    @torch.inference_mode()
+    def generate(
         self,
         samples: list[Sample],
         part: int,
-        sampling: Sampling,
-        records: list[dict[str, Any]],
+        config: GenerationConfig,
         *,
         seeds: list[int],
-        drafts: list[PartDraft | None],
-        on_step: StepHook | None,
-    ) -> list[Sample]:
-        """Fill one answer part of every sample, growing holes whose answer did not end.
+        on_step: StepHook | None = None,
+    ) -> list[GeneratedPart]:
+        """Generate one answer part of every sample.
+
+        A response whose answer does not end is generated again with more positions.
 
         Args:
-            samples: Of any tasks; the part has one modality in all of them.
-            part: Number of the part in the last turn.
-            sampling: How to sample.
-            records: Of each sample; what is done is written down there.
-            seeds: Of each sample.
-            drafts: What is given of each sample's part; None where nothing is.
-            on_step: Told of every step.
+            samples: samples of any tasks; the part has one modality in all of them. A part without
+                content is generated whole, of one with content what is masked or blank.
+            part: index of the part in the last turn; the parts before it are given.
+            config: settings, presets resolved.
+            seeds: one seed per sample.
+            on_step: called after every step.
+
+        Raises:
+            OmniError: If a length is not known, or a text with blanks is malformed.
         """
-        done = list(samples)
+        done: dict[int, GeneratedPart] = {}
         todo = list(range(len(samples)))
-        growth = 1.0
-        modality = samples[0].turns[-1].parts[part].modality
-        for attempt in range(MAX_GROWTHS + 1):
-            whole = [i for i in todo if drafts[i] is None]
-            found = self.hole_lengths.of([samples[i] for i in whole], part, sampling, growth=growth)
-            tries = []
-            for i, (length, looks) in zip(whole, found, strict=True):
-                tries.append((i, Blank(length)))
-                records[i]["forwards"] = records[i].get("forwards", 0) + looks
-            for i in todo:
-                if (draft := drafts[i]) is not None:
-                    tries += [(i, b) for b in self._blanks(samples[i], part, draft, growth)]
-            filled = self._fill_tries(tries, samples, part, sampling, seeds, on_step)
-            unfinished = []
-            for i, (blank, hole) in filled.items():
-                content, closed = self._content(modality, hole["ids"])
-                done[i] = self._with_answer(samples[i], part, content, drafts[i], blank)
-                name = rule_name(samples[i], part).partition("/")[2]
-                records[i]["forwards"] = records[i].get("forwards", 0) + hole["forwards"]
-                records[i].setdefault("holes", {})[name] = {
-                    "modality": modality,
-                    "positions": len(hole["ids"]),
-                    "open": blank.num_open + len(hole["ids"]) - blank.length,
-                    **({"gaps": list(blank.gap_lengths)} if blank.gaps else {}),
-                    **({"began": blank.length} if len(hole["ids"]) > blank.length else {}),
-                    "grown": attempt,
-                    "closed": closed,
-                    **hole,
-                }
-                if not closed:
-                    unfinished.append(i)
-            todo, growth = unfinished, growth * GROWTH
+        for attempt in range(ATTEMPTS):
+            spans = [
+                (i, span)
+                for i in todo
+                for span in self._spans(samples[i], part, config, LENGTHENING**attempt)
+            ]
+            tried = self._try(spans, samples, part, config, seeds, on_step)
+            for i, candidates in tried.items():
+                best = self._likeliest(samples[i], part, candidates, config.precision)
+                earlier = done[i].forwards if i in done else 0
+                done[i] = replace(best, forwards=best.forwards + earlier, attempts=attempt + 1)
+            todo = [i for i in todo if not (done[i].ended or _length_of(samples[i], part, config))]
             if not todo:
                 break
-        return done
+        return [done[i] for i in range(len(samples))]
 
-    def _blanks(self, sample: Sample, part: int, draft: PartDraft, growth: float) -> list[Blank]:
-        """The hole of a drafted part; several where gaps of a text may be of several lengths."""
+    def _spans(
+        self, sample: Sample, part: int, config: GenerationConfig, factor: float
+    ) -> list[ResponseSpan]:
+        """Return the response of a part; several where blanks may have several lengths."""
+        own = sample.turns[-1].parts[part]
+        if own.is_empty:
+            stated = _length_of(sample, part, config)
+            length = response_length(
+                self.lengths, self.template, sample, part, factor=factor, positions=stated
+            )
+            return [ResponseSpan(length)]
         ending = self.template.ending(sample.turns[-1].parts, part)
-        if not isinstance(draft, TextDraft):
-            return [media_blank(draft, self.vocab, ending[1])]
+        if own.modality != "text":
+            ids = self.vocab.to_ids(own.modality, list(own.codes or ()))
+            return [media_span([*ids, *ending[1]], own.masked)]
         rule = self.lengths.get(rule_name(sample, part))
-        return text_blanks(
-            draft,
-            self.text,
+        return text_spans(
+            TextWithBlanks.parse(own.text or ""),
+            self.template.text,
             ending=ending,
-            room=rule.positions(source_length(sample, part)) if rule else 0,
-            growth=growth,
+            usual_length=rule.positions(source_length(sample, part)) if rule else 0,
+            factor=factor,
         )
 
-    def _fill_tries(
+    def _try(
         self,
-        tries: list[tuple[int, Blank]],
+        spans: list[tuple[int, ResponseSpan]],
         samples: list[Sample],
         part: int,
-        sampling: Sampling,
+        config: GenerationConfig,
         seeds: list[int],
         on_step: StepHook | None,
-    ) -> dict[int, tuple[Blank, dict[str, Any]]]:
-        """Fill every hole, and of several of one sample keep the likeliest text."""
-        found: dict[int, list[tuple[Blank, dict[str, Any]]]] = {}
-        for i, blank in tries:
-            if not blank.num_open:
-                ids = [blank.given[place] for place in range(blank.length)]
-                found[i] = [(blank, {"steps": 0, "forwards": 0, "ids": ids})]
-        tries = [(i, blank) for i, blank in tries if blank.num_open]
-        for start in range(0, len(tries), TOGETHER):
-            chosen = tries[start : start + TOGETHER]
-            holes = self.holes.fill(
+    ) -> dict[int, list[GeneratedPart]]:
+        """Generate every response; a sample may have several."""
+        found: dict[int, list[GeneratedPart]] = {}
+        for i, span in spans:
+            if not span.num_masked:
+                ids = tuple(span.fixed[position] for position in range(span.length))
+                found[i] = [read_part(self.template, samples[i].turns[-1].parts[part], span, ids)]
+        masked = [(i, span) for i, span in spans if span.num_masked]
+        for start in range(0, len(masked), BATCH):
+            chosen = masked[start : start + BATCH]
+            generated = self._sample(
                 [samples[i] for i, _ in chosen],
                 part,
-                [blank for _, blank in chosen],
-                sampling,
+                [span for _, span in chosen],
+                config,
                 seeds=[seeds[i] for i, _ in chosen],
                 on_step=on_step,
             )
-            for (i, blank), hole in zip(chosen, holes, strict=True):
-                found.setdefault(i, []).append((blank, hole))
-        return {
-            i: several[0]
-            if len(several) == 1
-            else self._likeliest(samples[i], part, several, sampling)
-            for i, several in found.items()
-        }
+            for (i, _), one in zip(chosen, generated, strict=True):
+                found.setdefault(i, []).append(one)
+        return found
+
+    def _sample(
+        self,
+        samples: list[Sample],
+        part: int,
+        spans: list[ResponseSpan],
+        config: GenerationConfig,
+        *,
+        seeds: list[int],
+        on_step: StepHook | None,
+    ) -> list[GeneratedPart]:
+        """Run the reverse process on one response of each sample."""
+        looks, spans, denoise, canvas = self._prepare(samples, part, spans, config)
+        defaults = _defaults(samples, part, config)
+        sampler = config.sampler or defaults.sampler(config.temperature or 0.0)
+        history = History(canvas) if config.history else None
+        forwards = torch.tensor(looks, device=self.device)
+
+        def observe(event: StepEvent) -> None:
+            forwards.add_(event.is_active)
+            for hook in (None if history is None else history.add, on_step):
+                if hook is not None:
+                    hook(event)
+
+        ids = loop.sample(
+            denoise,
+            canvas,
+            sampler,
+            seeds=torch.tensor(seeds, device=self.device),
+            on_step=observe,
+        ).tolist()
+        return [
+            replace(
+                read_part(
+                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[where])
+                ),
+                steps=config.steps_for(spans[n].num_masked, defaults),
+                forwards=int(forwards[n]),
+                history=None if history is None else history.within(where),
+            )
+            for n, where in enumerate(_slices(canvas, spans))
+        ]
+
+    def _prepare(
+        self,
+        samples: list[Sample],
+        part: int,
+        spans: list[ResponseSpan],
+        config: GenerationConfig,
+    ) -> tuple[list[int], list[ResponseSpan], Denoiser, Canvas]:
+        """Render the prompts, and lengthen responses of text if `adjust_length` says so.
+
+        Returns:
+            Forward passes spent on each sample, responses, denoiser and canvas.
+        """
+        modality = samples[0].turns[-1].parts[part].modality
+        defaults = _defaults(samples, part, config)
+        looks = [0] * len(spans)
+        while True:
+            packed = self._pack(samples, part, spans)
+            denoise = self._denoiser(packed, samples, part, spans, config)
+            if config.adjust_length and modality == "text":
+                denoise = remember_first(denoise)
+                longer = lengthen(spans, denoise, packed, self.allowed.allowed[0], self.ends)
+                if longer != spans:
+                    pairs = zip(looks, spans, longer, strict=True)
+                    looks = [n + (old != new) for n, old, new in pairs]
+                    spans = longer
+                    continue
+            canvas = build_canvas(
+                packed,
+                spans,
+                modality,
+                self.allowed,
+                num_steps=[config.steps_for(span.num_masked, defaults) for span in spans],
+                timestep_shift=config.timestep_shift,
+                stop_at_end=config.stop_at_end,
+                vocab=self.vocab,
+            )
+            if config.block_size is not None:
+                canvas = in_blocks(canvas, config.block_size)
+            return looks, spans, denoise, canvas
 
     def _likeliest(
-        self,
-        sample: Sample,
-        part: int,
-        several: list[tuple[Blank, dict[str, Any]]],
-        sampling: Sampling,
-    ) -> tuple[Blank, dict[str, Any]]:
-        """The likeliest text of several; the record lists all, and the most forwards of any.
+        self, sample: Sample, part: int, candidates: list[GeneratedPart], precision: Precision
+    ) -> GeneratedPart:
+        """Return the likeliest text of several, with the passes of the one that took most.
 
-        What counts is all from the first gap on, given words included: gaps that are too short or
-        too long move the words behind them to places where they are unlikely.
+        The log-probability is of all text from the first blank on, fixed words included: blanks
+        that are too short or too long shift the words after them to unlikely positions.
         """
-        _, end = self.template.ending(sample.turns[-1].parts, part)
-        texts = [self._content("text", hole["ids"])[0] + end for _, hole in several]
+        if len(candidates) == 1:
+            return candidates[0]
+        end = self.template.ending(sample.turns[-1].parts, part)[1]
+        texts = [[*content_of(one.ids, "text", self.template)[0], *end] for one in candidates]
+        first = candidates[0].span.blanks[0][0]
         log_probs: list[float] = []
-        for start in range(0, len(texts), TOGETHER):
-            log_probs += self.holes.text_log_probs(
-                sample,
-                part,
-                texts[start : start + TOGETHER],
-                start=several[0][0].gaps[0][0],
-                precision=sampling.precision,
-            )
-        best = max(range(len(several)), key=lambda n: log_probs[n])
-        tried = [
-            {"gaps": list(blank.gap_lengths), "log_prob": round(log_prob, 3)}
-            for (blank, _), log_prob in zip(several, log_probs, strict=True)
-        ]
-        blank, hole = several[best]
-        forwards = max(record["forwards"] for _, record in several) + 1
-        return blank, {**hole, "forwards": forwards, "tried": tried}
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            log_probs += self._log_probs(sample, part, batch, start=first, precision=precision)
+        best = max(range(len(candidates)), key=lambda n: log_probs[n])
+        tried = tuple(
+            {"blanks": list(one.span.blank_lengths), "log_prob": round(log_prob, 3)}
+            for one, log_prob in zip(candidates, log_probs, strict=True)
+        )
+        forwards = max(one.forwards for one in candidates) + 1
+        return replace(candidates[best], forwards=forwards, candidates=tried)
 
-    def _content(self, modality: str, ids: list[int]) -> tuple[list[int], bool]:
-        """Cut a filled hole at its terminator; the flag says whether there was one."""
-        if modality == "image":
-            return ids, True
-        ends = end_ids(self.vocab)
-        stop = next((i for i, token in enumerate(ids) if token in ends), None)
-        content = ids if stop is None else ids[:stop]
-        if modality == "speech":
-            codebooks = self.codebooks
-            content = content[: len(content) // codebooks * codebooks]
-        return content, stop is not None
+    def _log_probs(
+        self, sample: Sample, part: int, texts: list[list[int]], *, start: int, precision: Precision
+    ) -> list[float]:
+        """Return each text's log-probability in nats, summed over the tokens from `start` on.
 
-    def _with_answer(
-        self, sample: Sample, part: int, ids: list[int], draft: PartDraft | None, blank: Blank
-    ) -> Sample:
-        """Write a filled hole into the sample."""
-        parts = list(sample.turns[-1].parts)
-        modality = parts[part].modality
-        if isinstance(draft, TextDraft):
-            fillings = [self.template.answer_text(ids[start:stop]) for start, stop in blank.gaps]
-            parts[part] = replace(parts[part], text=draft.assemble(fillings))
-        elif modality == "text":
-            parts[part] = replace(parts[part], text=self.template.answer_text(ids))
-        else:
-            parts[part] = Part(modality, codes=tuple(self.vocab.to_codes(modality, ids)))
-        return replace(sample, turns=(*sample.turns[:-1], Turn("assistant", tuple(parts))))
+        All of these tokens are masked at once. Texts include their terminator and are equal before
+        `start`.
+        """
+        spans = [ResponseSpan(len(text), dict(enumerate(text[:start]))) for text in texts]
+        packed = self._pack([sample] * len(texts), part, spans)
+        denoise = conditional(
+            self.backbone,
+            packed,
+            mask_token_id=self.vocab.mask_token_id,
+            dtype=getattr(torch, precision),
+        )
+        allowed, positions = self.allowed.allowed[0], packed.response_positions
+        log_p = denoise(packed.ids, positions)(positions, allowed).log_softmax(-1)
+        ids = torch.tensor([i for text in texts for i in text], device=self.device)
+        of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
+        return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
+
+    def _denoiser(
+        self,
+        packed: PackedPrompts,
+        samples: list[Sample],
+        part: int,
+        spans: list[ResponseSpan],
+        config: GenerationConfig,
+    ) -> Denoiser:
+        """Return the backbone over the prompts, guided if the scale says so."""
+        defaults = _defaults(samples, part, config)
+        scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
+        options: dict[str, Any] = {
+            "mask_token_id": self.vocab.mask_token_id,
+            "cache_interval": config.cache_interval or defaults.cache_interval,
+            "dtype": getattr(torch, config.precision),
+        }
+        if not scale:
+            return conditional(self.backbone, packed, **options)
+        unconditional = self._pack(samples, part, spans, drop=self.vocab.modalities)
+        return guided(self.backbone, packed, unconditional, scale, **options)
+
+    def _pack(
+        self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()
+    ) -> PackedPrompts:
+        device = self.device
+        return pack_prompts(self.template, samples, spans, part=part, device=device, drop=drop)
+
+
+def _length_of(sample: Sample, part: int, config: GenerationConfig) -> int | None:
+    """Return the length that the config states for a part that is generated whole."""
+    own = sample.turns[-1].parts[part]
+    return config.response_length if own.is_empty and not own.is_transcript else None
+
+
+def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:
+    """Return the preset's settings for the modality of a part."""
+    return PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
+
+
+def _slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:
+    """Return the slice of the canvas that holds each sample's response."""
+    positions = (canvas.block >= 0).nonzero().squeeze(1)
+    starts = [int(own[0]) for own in torch.split(positions, [span.length for span in spans])]
+    return [slice(a, a + span.length) for a, span in zip(starts, spans, strict=True)]

@@ -1,24 +1,22 @@
-"""What happened at each step of a hole, for looking at it later."""
+"""The history of a generated answer part: the tokens and confidences of every step."""
 
 from __future__ import annotations
 
 import math
 from typing import TypedDict
 
-import torch
-
 from lightning_omni.samplers.canvas import Canvas
-from lightning_omni.samplers.growth import Grown
 from lightning_omni.samplers.loop import StepEvent
 
 
 class Change(TypedDict):
     """One token of one step.
 
-    `step` counts the steps of its own sample, as it would take them alone; `position` counts from
-    the hole's start, as the hole is in the end; `token` is None where a
-    token was masked again; `confidence` is what the sampler ranks by, None for tokens that were
-    revised or masked again.
+    Attributes:
+        step: step of its own sample, as it would be counted if the sample were alone.
+        position: position from the response's start.
+        token: token id; None where the position was masked again.
+        confidence: confidence that the sampler ranked by; None where masked again.
     """
 
     step: int
@@ -27,11 +25,11 @@ class Change(TypedDict):
     confidence: float | None
 
 
-class Trace:
-    """Collects the changes of every step of a run, whatever the sampler.
+class History:
+    """Collect the changes of every step of a run, whatever the sampler.
 
     Args:
-        canvas: Before the run.
+        canvas: the canvas of the run.
     """
 
     def __init__(self, canvas: Canvas) -> None:
@@ -39,48 +37,39 @@ class Trace:
         self.changes: list[tuple[int, int, int, float]] = []
 
     def add(self, event: StepEvent) -> None:
-        """Take note of a step."""
-        if event.grown is not None:
-            self._move(event.grown)
-            self.sample = event.grown.canvas.sample
-        steps, tokens = event.steps[self.sample[event.where]], event.ids[event.where]
-        told = (steps, event.where, tokens, event.confidence)
-        self.changes += zip(*(values.tolist() for values in told), strict=True)
+        """Record a step."""
+        steps = event.steps[self.sample[event.positions]]
+        tokens = event.ids[event.positions]
+        columns = (steps, event.positions, tokens, event.confidence)
+        self.changes += zip(*(values.tolist() for values in columns), strict=True)
 
-    def _move(self, grown: Grown) -> None:
-        """Places of earlier steps on the canvas that grew."""
-        if self.changes:
-            number, where, token, sure = zip(*self.changes, strict=True)
-            places = grown.place(torch.tensor(where, device=grown.source.device)).tolist()
-            self.changes = list(zip(number, places, token, sure, strict=True))
-
-    def of(self, span: slice) -> list[Change]:
-        """The changes within a span of the canvas, in the order they happened."""
+    def within(self, span: slice) -> list[Change]:
+        """Return the changes within a span of the canvas, in the order of the steps."""
         return [
             Change(
                 step=step,
-                position=place - span.start,
+                position=position - span.start,
                 token=None if token == self.mask_token_id else token,
-                confidence=None if math.isnan(sure) else sure,
+                confidence=None if math.isnan(confidence) else confidence,
             )
-            for step, place, token, sure in self.changes
-            if span.start <= place < span.stop
+            for step, position, token, confidence in self.changes
+            if span.start <= position < span.stop
         ]
 
 
 def replay(
-    trace: list[Change], ids: list[int], *, mask_token_id: int, num_steps: int | None = None
+    history: list[Change], ids: list[int], *, mask_token_id: int, num_steps: int | None = None
 ) -> list[int]:
-    """Ids of a hole after its first `num_steps` steps, or after all.
+    """Return the ids of a response after its first `num_steps` steps, or after all.
 
     Args:
-        trace: From a record.
-        ids: The hole before the first step: masks, and what was given.
-        mask_token_id: Written where a token was masked again.
-        num_steps: How far to go.
+        history: history of the part, from its record.
+        ids: the response before the first step: masks, and fixed ids.
+        mask_token_id: id written where a position was masked again.
+        num_steps: number of steps to replay.
     """
     out = list(ids)
-    for change in trace:
+    for change in history:
         if num_steps is None or change["step"] <= num_steps:
             token = change["token"]
             out[change["position"]] = mask_token_id if token is None else token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,8 @@ from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
+from lightning_omni.generation.config import Presets, load_presets
 from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
-from lightning_omni.generation.qualities import Qualities, load_qualities
-from lightning_omni.nn.length_head import LENGTH_HEAD, LengthHead
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -24,6 +24,8 @@ from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import VOCAB_FILE, read_vocab
+
+log = logging.getLogger(__name__)
 
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
@@ -43,10 +45,9 @@ class ModelFolder:
     fingerprint: str
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
-    qualities: Qualities = field(default_factory=dict)
+    presets: Presets = field(default_factory=dict)
     hears: str | None = None
-    """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
-    length_head: LengthHead | None = None
+    """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
 
 
 def _ranks(folder: Path) -> str | Path:
@@ -75,19 +76,6 @@ def _read_hears(folder: Path) -> str | None:
     return hears
 
 
-def _read_length_head(folder: Path, backbone: Transformer) -> LengthHead | None:
-    if not (folder / LENGTH_HEAD).is_dir():
-        return None
-    head = LengthHead.from_pretrained(folder / LENGTH_HEAD)
-    wanted, got = backbone.init_args["dim"], head.init_args["dim"]
-    if wanted != got:
-        raise OmniError(
-            f"the length head in '{folder}' reads states of width {got} but the backbone's have "
-            f"{wanted}; export the model again"
-        )
-    return head
-
-
 def write_model_folder(
     folder: Path,
     backbone: Transformer,
@@ -100,7 +88,6 @@ def write_model_folder(
     speech_tokenizer: Path,
     hears: str | None,
     card: str,
-    length_head: LengthHead | None = None,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
@@ -124,9 +111,7 @@ def write_model_folder(
         (folder / name).mkdir(exist_ok=True)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(source / file, folder / name / file)
-    shutil.rmtree(folder / LENGTH_HEAD, ignore_errors=True)  # of another backbone
-    if length_head is not None:
-        length_head.save_pretrained(folder / LENGTH_HEAD)
+    shutil.rmtree(folder / "length_head", ignore_errors=True)  # of older versions
     (folder / "README.md").write_text(card)
     return folder
 
@@ -156,21 +141,21 @@ def read_model_folder(folder: Path) -> ModelFolder:
     template = make_template(
         vocab,
         TextTokenizer(_ranks(folder)),
-        image_columns=image.image_size // image.downsample_factor,
+        image_columns=image.columns,
         codebooks=speech.num_codebooks,
         max_tail_pads={},
     )
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    backbone = Transformer.from_pretrained(folder)
+    if (folder / "length_head").is_dir():
+        log.info("'%s' holds a length head, which is no longer used", folder)
     return ModelFolder(
-        backbone,
+        Transformer.from_pretrained(folder),
         template,
         image,
         speech,
         load_lengths(folder),
         weights,
         _read_voices(folder),
-        load_qualities(folder),
+        load_presets(folder),
         _read_hears(folder),
-        _read_length_head(folder, backbone),
     )

@@ -16,7 +16,7 @@ from lightning_omni.interop.native import read_weightless
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class Backbone(Pretrained):
@@ -24,24 +24,26 @@ class Backbone(Pretrained):
 
     Args:
         transformer: The network, which is told of the shift.
-        is_shifted: See `Transformer`.
+        right_shift_logits: See `Transformer`.
     """
 
-    def __init__(self, transformer: Transformer, *, is_shifted: bool) -> None:
+    def __init__(self, transformer: Transformer, *, right_shift_logits: bool) -> None:
         super().__init__()
-        transformer.init_args["is_shifted"] = transformer.is_shifted = is_shifted
+        transformer.init_args["right_shift_logits"] = transformer.right_shift_logits = (
+            right_shift_logits
+        )
         self.transformer = transformer
 
     @property
-    def is_shifted(self) -> bool:
+    def right_shift_logits(self) -> bool:
         """Whether the network is one whose output at position i - 1 scores token i."""
-        return self.transformer.is_shifted
+        return self.transformer.right_shift_logits
 
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],
         position_ids: Int[Tensor, "B L"] | Int[Tensor, "1 L"] | Int[Tensor, " L"] | None = None,
-        continuous: Continuous | None = None,
+        continuous: ContinuousFeatures | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Scores of every id at every position.
 
@@ -69,7 +71,7 @@ class Backbone(Pretrained):
         starts_here[:, 0] = True
         starts = starts_here.flatten().nonzero().squeeze(1)
         ends = torch.cat((starts[1:], starts.new_tensor([rows * length])))
-        layout = SegmentLayout.of((ends - starts).tolist(), device=input_ids.device)
+        layout = SegmentLayout.from_lengths((ends - starts).tolist(), device=input_ids.device)
         index = position_ids.flatten()
         places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
         hidden = self.transformer(input_ids.flatten(), places, layout, continuous=continuous)
@@ -99,11 +101,11 @@ def load_backbone(path: str | Path) -> Backbone:
     config = read_config(folder)
     if "class_path" in config:
         return _ours(folder)
-    return Backbone(load_dream(folder), is_shifted=is_shifted(config, folder)).eval()
+    return Backbone(load_dream(folder), right_shift_logits=shifts_logits(config, folder)).eval()
 
 
-def is_shifted(config: dict[str, Any], folder: Path) -> bool:
-    """Whether a published network's output at position i - 1 scores token i.
+def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
+    """Tell whether a published network's output at position i - 1 scores token i.
 
     Raises:
         OmniError: If it is of a kind we have not.
@@ -125,7 +127,7 @@ def _ours(folder: Path) -> Backbone:
     module = read_weightless(folder)
     fill_module(module, weight_files(folder), str, str, about=f"'{folder}'")
     if isinstance(module, Transformer):
-        return Backbone(module, is_shifted=module.is_shifted).eval()
+        return Backbone(module, right_shift_logits=module.right_shift_logits).eval()
     if not isinstance(module, Backbone):
         raise OmniError(f"'{folder}' holds a {type(module).__name__}, wanted a backbone")
     return module.eval()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop import encodec, magvitv2
-from lightning_omni.interop.backbone import Backbone, is_shifted
+from lightning_omni.interop.backbone import Backbone, shifts_logits
 from lightning_omni.interop.card import CARD_FILE, said_of
 from lightning_omni.interop.checkpoint import (
     Rename,
@@ -120,7 +120,7 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
         return _Network(read_weightless(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
-    shifts = is_shifted(config, folder)
+    shifts = shifts_logits(config, folder)
     if shifts == (kind == "qwen2"):
         found = config.get("model_type")
         raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
@@ -134,7 +134,7 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
     def published(ours: str) -> str:
         return published_name(ours.removeprefix("transformer."))
 
-    module = Backbone(transformer, is_shifted=shifts)
+    module = Backbone(transformer, right_shift_logits=shifts)
     return replace(_new(module, rename, published), metadata=_token_ids(config, folder))
 
 

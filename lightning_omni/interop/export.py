@@ -26,7 +26,7 @@ from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
 from lightning_omni.interop.shards_writer import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import CONFIG_FILE, Pretrained, locate
+from lightning_omni.pretrained import CONFIG_FILE, Pretrained, resolve_pretrained
 from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def export_model(
         check_repo(push, "--push")
     hub = open_hub("--push") if push is not None else None
     check_free(output)
-    folder = locate(str(model))
+    folder = resolve_pretrained(str(model))
     module = read_weightless(folder)
     files = weight_files(folder)
     stored = read_headers(files)
@@ -135,17 +135,17 @@ def _qwen2(
             "backbone; give --format safetensors"
         )
     require_qwen2(transformer, about=str(folder))
-    is_shifted = transformer.is_shifted
+    is_right_shifted = transformer.right_shift_logits
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
     def rename(ours: str) -> str | None:
         name = published_name(ours.removeprefix("transformer."))
         return None if is_tied and name.startswith("lm_head.") else name
 
-    place = "i - 1 scores token i" if is_shifted else "i scores token i"
+    place = "i - 1 scores token i" if is_right_shifted else "i scores token i"
     told = [
-        f"The backbone alone, its weights named as in {'Dream' if is_shifted else 'Qwen2'}. "
+        f"The backbone alone, its weights named as in {'Dream' if is_right_shifted else 'Qwen2'}. "
         f"Attention sees both directions, and the output at position {place}."
     ]
-    config = qwen2_config(transformer, formats, is_shifted=is_shifted) | token_ids
+    config = qwen2_config(transformer, formats, right_shift_logits=is_right_shifted) | token_ids
     return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, told)

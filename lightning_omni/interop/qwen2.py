@@ -31,7 +31,7 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
         "prompt that does not see the answer (isolate_prompt)": args["isolate_prompt"],
         "projector of continuous features (continuous_dim)": args["continuous_dim"] is not None
-        and not transformer.is_shifted,
+        and not transformer.right_shift_logits,
     }
     found = [what for what, is_there in obstacles.items() if is_there]
     if found:
@@ -42,20 +42,20 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
 
 
 def qwen2_config(
-    transformer: Transformer, formats: set[str], *, is_shifted: bool
+    transformer: Transformer, formats: set[str], *, right_shift_logits: bool
 ) -> dict[str, Any]:
     """The `config.json` of a Qwen2-shaped backbone.
 
     Args:
         transformer: Qwen2-shaped.
         formats: Of its weights, as safetensors names them.
-        is_shifted: Its output at position i - 1 scores token i, which makes it a Dream.
+        right_shift_logits: Its output at position i - 1 scores token i, which makes it a Dream.
     """
     args = transformer.init_args
     theta = args["rope_theta"]
     config = {
-        "architectures": ["DreamModel" if is_shifted else "Qwen2ForCausalLM"],
-        "model_type": "Dream" if is_shifted else "qwen2",
+        "architectures": ["DreamModel" if right_shift_logits else "Qwen2ForCausalLM"],
+        "model_type": "Dream" if right_shift_logits else "qwen2",
         "vocab_size": args["vocab_size"],
         "hidden_size": args["dim"],
         "intermediate_size": args["ffn_dim"],

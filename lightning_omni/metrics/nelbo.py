@@ -1,4 +1,4 @@
-"""Nats per token over samples of several groups, with a standard error."""
+"""NELBO per token over samples of several groups, with its standard error."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torchmetrics import Metric
 _SUMS = ("samples", "nats", "tokens", "nats_squared", "tokens_squared", "both")
 
 
-class BoundPerToken(Metric):
-    """Ratio of sums: the nats of all samples of a group over their tokens.
+class NelboPerToken(Metric):
+    """Ratio of sums: the NELBO of all samples of a group over their tokens.
 
-    The error is that of a ratio estimator over independent samples.
+    The standard error is that of a ratio estimator over independent samples.
 
     Args:
-        num_groups: Groups, such as modalities.
+        num_groups: Number of groups, such as modalities.
 
     Source: Cochran, Sampling Techniques, 1977, section 6.4.
     """
@@ -39,9 +39,9 @@ class BoundPerToken(Metric):
         """Add samples.
 
         Args:
-            nats: Bound of each, Float[N].
-            tokens: Tokens of each, Int[N].
-            group: Group of each, Int[N].
+            nats: NELBO of each sample, Float[N].
+            tokens: Number of tokens of each sample, Int[N].
+            group: Group of each sample, Int[N].
         """
         b, n = nats.double(), tokens.double()
         values = (torch.ones_like(b), b, n, b * b, n * n, b * n)
@@ -49,7 +49,7 @@ class BoundPerToken(Metric):
             getattr(self, name).index_add_(0, group, value)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Nats per token of each group and its standard error, Float[G].
+        """Return nats per token of each group and their standard errors, Float[G].
 
         Both are NaN for empty groups, the error for single samples too.
         """

@@ -1,1 +1,4 @@
-"""Plain torch blocks: they know no medium, no diffusion and no Lightning."""
+"""Neural network building blocks in plain torch: the transformer, its adapters and the codecs.
+
+Nothing here knows diffusion, data or Lightning.
+"""

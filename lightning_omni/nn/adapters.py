@@ -1,4 +1,4 @@
-"""Low-rank adapters and trainable rows of new tokens."""
+"""LoRA adapters and trainable rows of the embedding tables."""
 
 from __future__ import annotations
 
@@ -15,26 +15,37 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.transformer import Transformer
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGET_MODULES = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
 _BASE = ".base_layer."
+_SPLIT = ".parametrizations.weight.original"
+"""Prefix, before their number, of the names of the two parts of a split table."""
 
 
 class Lora:
-    """Adds adapters to a backbone.
+    """Adds low-rank adapters to a backbone.
 
     Args:
-        rank: Of each adapter.
-        alpha: The adapter's product is scaled by `alpha / rank`.
-        dropout: On the adapters' inputs.
-        targets: Names of the linears that get one; all of attention and feed-forward by default.
-        rows_from: Train the rows of both tables from this id on as well, such as those of ids that
-            an imported checkpoint has not; None trains adapters alone.
+        rank: Rank of each adapter.
+        alpha: Scale; the adapter's product is multiplied by `alpha / rank`.
+        dropout: Dropout rate on the adapters' inputs.
+        targets: Names of the linear layers to adapt; by default all of attention and feed-forward.
+        trainable_rows_from: First id whose rows of both embedding tables are trained as well, for
+            instance the ids that an imported checkpoint does not define; None trains only the
+            adapters.
 
     Raises:
-        OmniError: If a number is out of range, a target is no linear of a block or `peft` is not
-            installed.
+        OmniError: If a number is out of range, a target is not a linear layer of a block, or
+            `peft` is not installed.
 
-    Source: arXiv:2106.09685.
+    Source: arXiv:2106.09685; trainable rows are `trainable_token_indices` of `peft`.
     """
 
     def __init__(
@@ -43,22 +54,24 @@ class Lora:
         alpha: float,
         dropout: float = 0.0,
         targets: list[str] | None = None,
-        rows_from: int | None = None,
+        trainable_rows_from: int | None = None,
     ) -> None:
         check_within("lora.rank", rank, 1)
         check_within("lora.alpha", alpha, 0)
         check_within("lora.dropout", dropout, 0, 1)
-        self.targets = list(TARGETS) if targets is None else targets
+        self.targets = list(TARGET_MODULES) if targets is None else targets
+        choices = ", ".join(TARGET_MODULES)
         for name in self.targets:
-            if name not in TARGETS:
-                raise OmniError(f"lora.targets names '{name}', wanted some of {', '.join(TARGETS)}")
+            if name not in TARGET_MODULES:
+                raise OmniError(f"lora.targets names '{name}', wanted some of {choices}")
         if not self.targets:
-            raise OmniError(f"lora.targets is empty, wanted some of {', '.join(TARGETS)}")
-        self.rank, self.alpha, self.dropout, self.rows_from = rank, alpha, dropout, rows_from
+            raise OmniError(f"lora.targets is empty, wanted some of {choices}")
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.trainable_rows_from = trainable_rows_from
         self._peft = _peft()
 
     def adapt(self, backbone: Transformer) -> None:
-        """Put an adapter that changes nothing yet beside each target, and fix all other weights."""
+        """Add an adapter, initialised to zero effect, to each target; freeze all other weights."""
         config = self._peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -69,23 +82,23 @@ class Lora:
         self._peft.inject_adapter_in_model(config, backbone)
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad = ".lora_" in name
-        if self.rows_from is not None:
-            train_rows_from(backbone.embedding, self.rows_from)
+        if self.trainable_rows_from is not None:
+            make_rows_trainable(backbone.embedding, self.trainable_rows_from)
 
 
-def plain_name(name: str) -> str | None:
-    """A weight's name in the backbone without adapters; None for a weight of an adapter.
+def base_name(name: str) -> str | None:
+    """Map a weight's name to its name in the backbone without adapters.
 
-    The two parts of a table have one name.
+    Both parts of a split table map to the table's name; a weight of an adapter maps to None.
     """
     if ".lora_" in name:
         return None
-    path, is_part, _ = name.partition(PARTS)
+    path, is_part, _ = name.partition(_SPLIT)
     return f"{path}.weight" if is_part else name.replace(_BASE, ".")
 
 
-def merged(backbone: Transformer) -> Transformer:
-    """The backbone with adapters added into its weights; itself if it has none."""
+def merge_adapters(backbone: Transformer) -> Transformer:
+    """Return a copy whose weights include the adapters; `backbone` itself if it has none."""
     if not any(".lora_" in name for name in backbone.state_dict()):
         return backbone
     plain = copy.deepcopy(backbone)
@@ -93,12 +106,12 @@ def merged(backbone: Transformer) -> Transformer:
         for parent in list(block.modules()):
             for name, layer in list(parent.named_children()):
                 if hasattr(layer, "lora_A"):
-                    setattr(parent, name, _merged_layer(layer))
-    whole(plain.embedding)
+                    setattr(parent, name, _merge_layer(layer))
+    merge_trainable_rows(plain.embedding)
     return plain.requires_grad_(requires_grad=True)
 
 
-def _merged_layer(layer: Any) -> nn.Module:
+def _merge_layer(layer: Any) -> nn.Module:
     layer.merge(safe_merge=True)
     linear: nn.Module = layer.get_base_layer()
     return linear
@@ -113,42 +126,42 @@ def _peft() -> Any:
         ) from error
 
 
-PARTS = ".parametrizations.weight.original"
-"""What the names of a split table's two parts have before their number."""
-
-
-class _Joined(nn.Module):
-    """Two parts of a table as one."""
+class _ConcatenateRows(nn.Module):
+    """Parametrization of a table as frozen rows followed by trainable rows."""
 
     def __init__(self, start: int) -> None:
         super().__init__()
         self.start = start
 
-    def forward(self, fixed: Float[Tensor, "K D"], trained: Float[Tensor, "N D"]) -> Tensor:
-        """The whole table, Float[V D]."""
-        return torch.cat((fixed, trained))
+    def forward(self, frozen: Float[Tensor, "K D"], trainable: Float[Tensor, "N D"]) -> Tensor:
+        """Concatenate the rows to Float[V D]."""
+        return torch.cat((frozen, trainable))
 
     def right_inverse(self, table: Float[Tensor, "V D"]) -> tuple[Tensor, Tensor]:
-        """Its parts."""
+        """Split the table into its two parts."""
         return table[: self.start].clone(), table[self.start :].clone()
 
 
-def train_rows_from(embedding: OmniEmbedding, start: int) -> None:
-    """Fix both tables but for the rows from `start` on, which become parameters of their own.
+def make_rows_trainable(embedding: OmniEmbedding, start: int) -> None:
+    """Freeze both tables except for the rows from `start` on, which become separate parameters.
 
-    So an optimizer keeps states of those rows alone, and weight decay leaves the others as they
-    are. `whole` undoes it.
+    The optimizer then keeps states of those rows only, and weight decay does not touch the others.
+    `merge_trainable_rows` reverts it.
+
+    Args:
+        embedding: Embedding whose input and output tables are split in place.
+        start: First trainable row, from 1 to the number of rows - 1.
 
     Raises:
-        OmniError: If the tables have no such rows.
+        OmniError: If `start` is out of range.
     """
     rows = embedding.tokens.num_embeddings
     if not 0 < start < rows:
-        raise OmniError(f"lora.rows_from is {start}, wanted an id from 1 to {rows - 1}")
+        raise OmniError(f"lora.trainable_rows_from is {start}, wanted an id from 1 to {rows - 1}")
     is_tied = embedding.head.weight is embedding.tokens.weight
     tables = [embedding.tokens, embedding.head]
     for table in tables:
-        parametrize.register_parametrization(table, "weight", _Joined(start))
+        parametrize.register_parametrization(table, "weight", _ConcatenateRows(start))
     first, second = (_parts(table) for table in tables)
     if is_tied:
         second.original0, second.original1 = first.original0, first.original1
@@ -157,10 +170,10 @@ def train_rows_from(embedding: OmniEmbedding, start: int) -> None:
         parts.original1.requires_grad = True
 
 
-def whole(embedding: OmniEmbedding) -> None:
-    """Put ordinary tables in the place of split ones; others stay as they are.
+def merge_trainable_rows(embedding: OmniEmbedding) -> None:
+    """Replace split tables by ordinary ones; an embedding without split tables is left as it is.
 
-    Copies of a split table share its class, so a split is not undone in place.
+    Copies of a split table share its class, so the parametrization is not removed in place.
     """
     tokens, head = embedding.tokens, embedding.head
     if not parametrize.is_parametrized(tokens):

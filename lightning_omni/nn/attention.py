@@ -1,4 +1,4 @@
-"""Grouped-query attention of one layer, and what it remembers between passes."""
+"""Grouped-query attention of one layer, and its key-value cache."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
 
 
-class LayerMemory:
-    """Keys and values of one layer that outlive a pass.
+class LayerKVCache:
+    """Cached keys and values of one layer.
 
     Args:
-        live: Places of the tokens that later passes bring up to date, Int[R].
-        layout: Where the segments of all tokens lie.
+        recomputed: Positions of the tokens that later passes recompute, Int[R].
+        layout: Segments of all tokens.
     """
 
-    def __init__(self, live: Tensor, layout: SegmentLayout) -> None:
-        self.live, self.layout = live, layout
+    def __init__(self, recomputed: Tensor, layout: SegmentLayout) -> None:
+        self.recomputed, self.layout = recomputed, layout
         self.key: Tensor | None = None
         self.value: Tensor | None = None
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in the keys and values of a pass and return those of all tokens."""
+        """Store the keys and values of a pass; return the cached ones of all tokens."""
         if self.key is None or self.value is None:
             self.key, self.value = key.clone(), value.clone()
         else:
-            self.key[self.live], self.value[self.live] = key, value
+            self.key[self.recomputed], self.value[self.recomputed] = key, value
         return self.key, self.value
 
 
 class GroupedQueryAttention(nn.Module):
-    """Multi-head attention whose key-value heads are shared by groups of query heads.
+    """Multi-head attention whose key-value heads are each shared by a group of query heads.
+
+    Args:
+        dim: Model width D.
+        num_heads: Number of query heads, a divisor of `dim`.
+        num_kv_heads: Number of key-value heads, a divisor of `num_heads`.
+        qkv_bias: Add biases to the query, key and value projections.
+        qk_norm: Apply RMSNorm to queries and keys per head.
+        norm_eps: Epsilon of these norms.
 
     Source: GQA, arXiv:2305.13245; query-key norm, arXiv:2302.05442 section 3.
     """
@@ -64,28 +72,34 @@ class GroupedQueryAttention(nn.Module):
         cos: Float[Tensor, "T K"],
         sin: Float[Tensor, "T K"],
         layout: SegmentLayout,
-        memory: LayerMemory | None = None,
-        places: Int[Tensor, " M"] | None = None,
+        cache: LayerKVCache | None = None,
+        positions: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Mix tokens within their segment; `cos` and `sin` are the rotary tables.
+        """Mix tokens within their segment.
 
-        With a filled `memory` the tokens given are the live ones of `memory.layout`; without one
-        they are all, and are remembered. With `places` only those tokens ask, all answer.
+        Args:
+            x: Inputs of all tokens; if `cache` holds states, of its recomputed tokens only.
+            cos: Cosines of the rotary angles.
+            sin: Sines of the rotary angles.
+            layout: Segments of the tokens in `x`.
+            cache: Keys and values from earlier passes, updated by this one.
+            positions: Ascending positions at which queries are computed; all tokens serve as keys
+                and values. None computes queries everywhere.
         """
-        asking = x if places is None else x[places]
-        query = self.q_proj(asking).unflatten(-1, (self.num_heads, self.head_dim))
+        query_input = x if positions is None else x[positions]
+        query = self.q_proj(query_input).unflatten(-1, (self.num_heads, self.head_dim))
         key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query.float()).to(value.dtype)
             key = self.k_norm(key.float()).to(value.dtype)
         key, key_layout = rotate(key, cos, sin), layout
-        if places is not None:
-            cos, sin, layout = cos[places], sin[places], layout.of_some(places)
+        if positions is not None:
+            cos, sin, layout = cos[positions], sin[positions], layout.select(positions)
         query = rotate(query, cos, sin)
-        if memory is not None:
-            key, value = memory.update(key, value)
-            key_layout = memory.layout
+        if cache is not None:
+            key, value = cache.update(key, value)
+            key_layout = cache.layout
         mixed = segment_attention(query, key, value, layout, key_layout)
         out: Tensor = self.o_proj(mixed.flatten(1))
         return out

@@ -1,4 +1,4 @@
-"""What a CPU needs: bfloat16 where it is faster, and an allocator that keeps freed memory."""
+"""CPU performance: choice of the matmul dtype, bfloat16 attention, allocator settings."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # names of glibc's mallopt(3)
+log = logging.getLogger(__name__)
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _TOP_PAD = -3, -1, -2  # parameters of glibc's mallopt(3)
 _NEVER = 2**31 - 1
 _GROWTH = 2**26
+CPUINFO = Path("/proc/cpuinfo")
+MAX_BF16_LENGTH = 1024
+"""Longest segment of `bf16_attention`: longer ones save over 12 MB of attention weights per layer
+and segment (6 heads)."""
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to reuse large blocks instead of giving them back.
+    """Make glibc's malloc reuse large freed blocks instead of returning them to the kernel.
 
-    A training step asks for the same large blocks again and again. By default glibc returns each to
-    the kernel and pays for zeroed pages the next time: filling 60 MB took 27 ms, reusing it 2.4 ms.
-    The process then stays as large as it was at its largest.
+    Every training step allocates the same large blocks. By default glibc returns each to the
+    kernel and the next allocation pays for zeroed pages: filling 60 MB took 27 ms, reusing it
+    2.4 ms. The process then keeps its peak size.
 
     Returns:
-        Whether the C library has such a setting; where it has not, nothing changes.
+        True if the C library supports the setting; otherwise nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -38,59 +44,61 @@ def keep_freed_memory() -> bool:
     return all(mallopt(name, value) == 1 for name, value in wanted)
 
 
-log = logging.getLogger(__name__)
-
-CPU_FACTS = Path("/proc/cpuinfo")
-
-
 @functools.cache
 def matmul_dtype(device_type: str) -> torch.dtype:
-    """Format of matrix products in training: bfloat16 where the hardware gains by it, else float32.
+    """Choose the dtype of matrix products in training: bfloat16 if it is faster, else float32.
 
-    A fixed rule on what the hardware says of itself, never a measurement, so that a run and its
-    repetition on one machine compute the same bytes. Processors with AMX gain; of those with
-    AVX512-BF16 alone, AMD's run it 2 to 4 times as fast as float32, Intel's half as fast.
+    A fixed rule over reported hardware features, not a measurement, so that repeated runs on one
+    machine are bitwise equal. bfloat16 is faster with AMX. With AVX512-BF16 only, it is 2 to 4
+    times as fast as float32 on AMD and half as fast on Intel.
+
+    Args:
+        device_type: `cpu`, `cuda` or another torch device type.
     """
     dtype = torch.float32
     if device_type == "cuda":  # pragma: no cover
         dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    elif device_type == "cpu" and CPU_FACTS.is_file():
-        dtype = dtype_for(CPU_FACTS.read_text())
+    elif device_type == "cpu" and CPUINFO.is_file():
+        dtype = dtype_from_cpuinfo(CPUINFO.read_text())
     log.info("matrix products on %s: %s", device_type, str(dtype).removeprefix("torch."))
     return dtype
 
 
-def as_factor(x: Tensor) -> Tensor:
-    """Round to autocast's format, once for all the matrix products that follow."""
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast to the autocast dtype, once for all matrix products that follow."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def dtype_for(cpuinfo: str) -> torch.dtype:
-    """Apply the rule to the contents of Linux's `/proc/cpuinfo`."""
+def dtype_from_cpuinfo(cpuinfo: str) -> torch.dtype:
+    """Apply the rule of `matmul_dtype` to the contents of Linux's `/proc/cpuinfo`."""
     words = set(cpuinfo.split())
     gains = "amx_bf16" in words or {"AuthenticAMD", "avx512_bf16"} <= words
     return torch.bfloat16 if gains else torch.float32
 
 
-LONGEST = 1024
-"""Above this the weights of six heads would take more than 12 MB for each layer and segment."""
-
-
-def half_attention(
+def bf16_attention(
     query: Float[Tensor, "R H K"],
     key: Float[Tensor, "T G K"],
     value: Float[Tensor, "T G K"],
     lengths: tuple[int, ...],
     key_lengths: tuple[int, ...],
 ) -> Float[Tensor, "R H K"]:
-    """Attend within segments; all three tensors in one half-precision format."""
-    out: Tensor = _HalfAttention.apply(query, key, value, lengths, key_lengths)
+    """Attend within segments on a CPU, with float32 softmax.
+
+    Args:
+        query: Queries in bfloat16.
+        key: Keys in bfloat16; each of the G heads serves H / G query heads.
+        value: Values in bfloat16.
+        lengths: Number of queries of each segment.
+        key_lengths: Number of keys of each segment.
+    """
+    out: Tensor = _BF16Attention.apply(query, key, value, lengths, key_lengths)
     return out
 
 
-class _HalfAttention(torch.autograd.Function):
-    """Products of whole segments, forwards and backwards."""
+class _BF16Attention(torch.autograd.Function):
+    """Attention with whole-segment matrix products in both passes."""
 
     @staticmethod
     def forward(
@@ -102,34 +110,34 @@ class _HalfAttention(torch.autograd.Function):
         key_lengths: tuple[int, ...],
     ) -> Tensor:
         groups = key.shape[1]
-        keeps = any(ctx.needs_input_grad)
+        needs_grad = any(ctx.needs_input_grad)
         out = torch.empty_like(query)
-        kept = []
+        saved = []
         with torch.autocast(query.device.type, enabled=False):
             parts = _segments(lengths, query, out), _segments(key_lengths, key, value)
-            for (q, here), (k, v) in zip(*parts, strict=True):
+            for (q, o), (k, v) in zip(*parts, strict=True):
                 rows, k, v = _by_group(q, groups), k.transpose(0, 1), v.transpose(0, 1)
                 scores = (rows.float() * query.shape[2] ** -0.5) @ k.float().transpose(1, 2)
                 weights = scores.softmax(-1).to(query.dtype)
-                here.copy_(_by_token(weights @ v, q))
-                if keeps:
-                    kept.append(weights)
-        ctx.save_for_backward(query, key, value, out, *kept)
+                o.copy_(_by_token(weights @ v, q))
+                if needs_grad:
+                    saved.append(weights)
+        ctx.save_for_backward(query, key, value, out, *saved)
         ctx.lengths = lengths, key_lengths
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, *kept = ctx.saved_tensors
+        query, key, value, out, *saved = ctx.saved_tensors
         lengths, key_lengths = ctx.lengths
         groups, scale = key.shape[1], query.shape[2] ** -0.5
         grads = tuple(torch.empty_like(x) for x in (query, key, value))
         with torch.autocast(query.device.type, enabled=False):
-            asking = _segments(lengths, query, out, grad, grads[0])
-            answering = _segments(key_lengths, key, value, *grads[1:])
+            query_parts = _segments(lengths, query, out, grad, grads[0])
+            key_parts = _segments(key_lengths, key, value, *grads[1:])
             for (q, o, g, g_q), (k, v, g_k, g_v), weights in zip(
-                asking, answering, kept, strict=True
+                query_parts, key_parts, saved, strict=True
             ):
                 delta = (_by_group(o, groups).float() * _by_group(g, groups)).sum(-1, keepdim=True)
                 rows, g = _by_group(q, groups), _by_group(g, groups)
@@ -143,12 +151,12 @@ class _HalfAttention(torch.autograd.Function):
 
 
 def _segments(lengths: tuple[int, ...], *tensors: Tensor) -> Any:
-    """Tuples of views, one tuple for each segment."""
+    """Yield one tuple of views per segment."""
     return zip(*(torch.split(x, list(lengths)) for x in tensors), strict=True)
 
 
 def _by_group(x: Float[Tensor, "n H K"], groups: int) -> Float[Tensor, "G rn K"]:
-    """Heads that share a key-value head become rows of it."""
+    """Stack the r query heads that share a key-value head along the token axis."""
     n, heads, size = x.shape
     shared = heads // groups
     split = x.reshape(n, groups, shared, size).permute(1, 2, 0, 3)
@@ -156,7 +164,7 @@ def _by_group(x: Float[Tensor, "n H K"], groups: int) -> Float[Tensor, "G rn K"]
 
 
 def _by_token(x: Float[Tensor, "G rn K"], like: Float[Tensor, "n H K"]) -> Float[Tensor, "n H K"]:
-    """The way back."""
+    """Invert `_by_group`."""
     n, heads, size = like.shape
     groups = len(x)
     return x.view(groups, heads // groups, n, size).permute(2, 0, 1, 3).reshape(n, heads, size)

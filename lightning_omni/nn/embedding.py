@@ -1,4 +1,4 @@
-"""Token embeddings that know the geometry of codes, and the output head over any id range."""
+"""Token embeddings that include codebook embeddings of codes, and the output head."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-class CodeSpanFeatures(nn.Module):
-    """What codes of one span share: a fixed feature per code, projected into and out of the model.
+class CodebookEmbedding(nn.Module):
+    """Fixed codebook vectors of one span of codes, projected into and out of the model.
 
-    A sign-bit code differs from its neighbour in one bit, a residual code from its neighbour by a
-    short vector. Without this, the joint model meets every code as a stranger and must see each
-    one often; with it, similar codes start out similar.
+    A lookup-free code is a vector of sign bits, a residual code a sum of codebook vectors, so
+    similar codes have similar vectors. With them, similar codes also start with similar embeddings
+    instead of independent ones that must each be learned from many occurrences.
 
-    The features arrive from the tokenizer through `load`; until then they are zero, which makes
-    the span an ordinary embedding.
+    `load` copies the vectors from the tokenizer; until then they are zero, which leaves ordinary
+    embeddings.
+
+    Args:
+        start: First id of the span.
+        num_codes: Number of codes N.
+        feature_dim: Size F of a codebook vector.
+        dim: Model width D.
     """
 
     features: Tensor
@@ -30,31 +36,31 @@ class CodeSpanFeatures(nn.Module):
         self.out_of = nn.Linear(dim, feature_dim, bias=False)
 
     def load(self, features: Float[Tensor, "N F"]) -> None:
-        """Store features scaled to zero mean and unit mean square per dimension."""
+        """Store codebook vectors, normalised to zero mean and unit mean square per dimension."""
         centred = features.float() - features.float().mean(0)
         scale = centred.pow(2).mean(0).sqrt().clamp_min(1e-6)
         self.features.copy_(centred / scale)
 
     def embed(self, ids: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
-        """Project the features of ids of this span, zero for all other ids."""
+        """Return projected codebook vectors of ids in this span, and zero for all other ids."""
         inside = (ids >= self.start) & (ids < self.stop)
         codes = (ids - self.start).clamp(0, self.stop - self.start - 1)
         projected: Tensor = self.into(self.features[codes])
         return projected * inside[:, None].to(projected.dtype)
 
     def output_rows(self, codes: Int[Tensor, " N"] | slice) -> Float[Tensor, "N D"]:
-        """What the features of some codes add to their rows of the output table."""
+        """Return what the codebook vectors of `codes` add to their rows of the output embedding."""
         rows: Tensor = self.features[codes] @ self.out_of.weight
         return rows
 
 
 class OmniEmbedding(nn.Module):
-    """Ids to vectors and vectors to logits over the joint vocabulary.
+    """Input embedding and output head over the joint vocabulary.
 
     Args:
-        vocab_size: Number of ids.
-        dim: Width.
-        code_spans: `[start, num_codes, feature_dim]` of each span with code features.
+        vocab_size: Number of ids V.
+        dim: Model width D.
+        code_spans: `[start, num_codes, feature_dim]` of each span with codebook embeddings.
         tie_embeddings: Use one table for input and output.
     """
 
@@ -65,12 +71,12 @@ class OmniEmbedding(nn.Module):
         self.tokens = nn.Embedding(vocab_size, dim)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         self.spans = nn.ModuleList(
-            CodeSpanFeatures(start, size, features, dim) for start, size, features in code_spans
+            CodebookEmbedding(start, size, features, dim) for start, size, features in code_spans
         )
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         for span in self.spans:
-            assert isinstance(span, CodeSpanFeatures)  # noqa: S101
+            assert isinstance(span, CodebookEmbedding)  # noqa: S101
             features = span.features.shape[1]
             nn.init.normal_(span.into.weight, std=0.02 / features**0.5)
             nn.init.normal_(span.out_of.weight, std=0.02)
@@ -78,7 +84,7 @@ class OmniEmbedding(nn.Module):
             self.head.weight = self.tokens.weight
 
     def embed(self, ids: Int[Tensor, " T"]) -> Float[Tensor, "T D"]:
-        """Look ids up."""
+        """Embed ids."""
         x: Tensor = self.tokens(ids)
         for span in self.spans:
             x = x + span.embed(ids)  # type: ignore[operator]
@@ -87,12 +93,12 @@ class OmniEmbedding(nn.Module):
     def logits(
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
     ) -> Float[Tensor, "M G"]:
-        """Score the ids given (all of the vocabulary when None); column j belongs to `ids[j]`."""
-        weight = self.table() if ids is None else self._rows(ids)
+        """Score `ids`, or the whole vocabulary if None; column j belongs to `ids[j]`."""
+        weight = self.output_embedding() if ids is None else self._rows(ids)
         return hidden @ weight.to(hidden.dtype).T
 
-    def table(self) -> Float[Tensor, "V D"]:
-        """Output table with every span's features folded in, so that one product scores all."""
+    def output_embedding(self) -> Float[Tensor, "V D"]:
+        """Return the output table including codebook embeddings, so that one product scores all."""
         pieces, start = [], 0
         for span in self._ordered():
             here = self.head.weight[span.start : span.stop]
@@ -101,7 +107,7 @@ class OmniEmbedding(nn.Module):
         return torch.cat((*pieces, self.head.weight[start:])) if pieces else self.head.weight
 
     def _rows(self, ids: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
-        """Rows of that table."""
+        """Return these rows of `output_embedding`."""
         rows: Tensor = self.head.weight[ids]
         for span in self._ordered():
             inside = (ids >= span.start) & (ids < span.stop)
@@ -109,6 +115,6 @@ class OmniEmbedding(nn.Module):
             rows = rows + span.output_rows(codes) * inside[:, None]
         return rows
 
-    def _ordered(self) -> list[CodeSpanFeatures]:
+    def _ordered(self) -> list[CodebookEmbedding]:
         spans: list[Any] = sorted(self.spans, key=lambda span: cast("Any", span).start)
         return spans

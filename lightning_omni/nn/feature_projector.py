@@ -1,4 +1,4 @@
-"""Continuous features in the place of token embeddings."""
+"""Projection of continuous encoder features to token embeddings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class FeatureProjector(nn.Module):
-    """Maps an encoder's features to the width of the model: norm, linear, GELU, linear.
+    """Project an encoder's features to the model width: layer norm, linear, GELU, linear.
 
-    With 512 features and a width of 3584 it has 14,681,088 parameters.
+    With 512 features and a model width of 3584 it has 14,681,088 parameters.
 
     Args:
-        feature_dim: Width F of the features.
-        dim: Width D of the model.
+        feature_dim: Feature size F.
+        dim: Model width D.
 
     Source: Omni-Diffusion, arXiv:2603.06577, and its released code.
     """
@@ -38,25 +38,31 @@ class FeatureProjector(nn.Module):
         return projected
 
     def overwrite(
-        self, embedded: Float[Tensor, "T D"], continuous: Continuous | None
+        self, embedded: Float[Tensor, "T D"], continuous: ContinuousFeatures | None
     ) -> Float[Tensor, "T D"]:
-        """Put projected features in the place of some embeddings; the others keep their bits.
+        """Replace some embeddings by projected features; all others are returned unchanged.
 
-        A run of tokens without features has a gradient of zero for every weight here, not none, so
-        processes that share gradients agree on which there are.
+        Without features, every weight still gets a gradient of zero instead of none, so that
+        distributed processes agree on which gradients exist.
+
+        Args:
+            embedded: Embeddings of all tokens.
+            continuous: Features and their positions; None if there are none.
 
         Raises:
-            OmniError: If the features are of another width.
+            OmniError: If the features do not have `feature_dim` dimensions.
         """
         if continuous is None:
-            nowhere = torch.empty(0, dtype=torch.long, device=embedded.device)
-            continuous = Continuous(nowhere, embedded.new_empty(0, self.into.in_features))
+            no_positions = torch.empty(0, dtype=torch.long, device=embedded.device)
+            continuous = ContinuousFeatures(
+                no_positions, embedded.new_empty(0, self.into.in_features)
+            )
         found, wanted = continuous.features.shape[1], self.into.in_features
         if found != wanted:
             raise OmniError(
                 f"the features have {found} dimensions but the backbone's projector takes "
-                f"{wanted}; set continuous_dim: {found} in the recipe's backbone, or take another "
+                f"{wanted}; set continuous_dim: {found} in the recipe's backbone, or use another "
                 "encoder"
             )
         projected = self(continuous.features)
-        return embedded.index_copy(0, continuous.places, projected.to(embedded.dtype))
+        return embedded.index_copy(0, continuous.positions, projected.to(embedded.dtype))

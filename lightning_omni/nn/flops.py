@@ -1,4 +1,4 @@
-"""The arithmetic of a training step."""
+"""Floating-point operations of a training step."""
 
 from __future__ import annotations
 
@@ -7,32 +7,38 @@ from collections.abc import Iterable
 from lightning_omni.nn.transformer import Block, Transformer
 
 
-def training_flops(network: Transformer, lengths: Iterable[int], masked: int) -> int:
-    """Products that a step needs: of tokens that carry something, forwards and for both gradients.
+def training_flops(network: Transformer, lengths: Iterable[int], num_masked: int) -> int:
+    """Count the operations of forward and backward pass, excluding padding and recomputation.
 
-    Those of the blocks, and 6 per weight of the head and masked position.
+    The sum of `block_flops` and 6 operations per weight of the head and masked position.
 
     Args:
-        network: May be on the meta device.
-        lengths: Tokens of each segment.
-        masked: Positions that have a loss, evenly among the segments.
+        network: Transformer; may be on the meta device.
+        lengths: Number of tokens of each segment.
+        num_masked: Number of positions with a loss, spread evenly over the segments.
     """
-    head = 6 * masked * network.embedding.head.weight.numel()
-    return block_flops(network, lengths, masked) + head
+    head = 6 * num_masked * network.embedding.head.weight.numel()
+    return block_flops(network, lengths, num_masked) + head
 
 
-def block_flops(network: Transformer, lengths: Iterable[int], masked: int) -> int:
-    """The blocks' part: 6 per weight and token, 12 per pair of tokens of a segment and channel.
+def block_flops(network: Transformer, lengths: Iterable[int], num_masked: int) -> int:
+    """Count the operations of the blocks: 6 per weight and token, 12 per token pair and channel.
 
-    In the last block only positions that have a loss ask, so only keys and values take all tokens.
+    The last block computes queries only at positions with a loss; only its keys and values are
+    computed for all tokens.
+
+    Args:
+        network: Transformer; may be on the meta device.
+        lengths: Number of tokens of each segment.
+        num_masked: Number of positions with a loss, spread evenly over the segments.
     """
     lengths = list(lengths)
-    tokens, before = sum(lengths), len(network.blocks) - 1
+    tokens, num_full = sum(lengths), len(network.blocks) - 1
     block = network.blocks[-1]
     assert isinstance(block, Block)  # noqa: S101
     weights = sum(p.numel() for p in block.parameters() if p.ndim > 1)
-    answering = sum(x.weight.numel() for x in (block.attention.k_proj, block.attention.v_proj))
-    products = tokens * (before * weights + answering) + masked * (weights - answering)
+    key_value = sum(x.weight.numel() for x in (block.attention.k_proj, block.attention.v_proj))
+    products = tokens * (num_full * weights + key_value) + num_masked * (weights - key_value)
     pairs = sum(n * n for n in lengths)
-    asked = before * pairs + pairs * masked // tokens
-    return 6 * products + 12 * asked * network.norm.weight.numel()
+    attended = num_full * pairs + pairs * num_masked // tokens
+    return 6 * products + 12 * attended * network.norm.weight.numel()

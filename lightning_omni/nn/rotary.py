@@ -1,4 +1,4 @@
-"""Rotary positions: tables of angles, and the turning of heads by them."""
+"""Rotary position embedding over `(index, row, column)` positions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from torch.autograd.function import once_differentiable
 from lightning_omni.errors import OmniError
 
 
-class RotaryAngles(nn.Module):
-    """Rotary tables from `(index, row, column)` positions.
+class RotaryEmbedding(nn.Module):
+    """Cosine and sine tables from `(index, row, column)` positions.
 
-    With `sections = [a, b, c]` the first `a` frequencies turn with the index, the next `b` with the
-    row and the last `c` with the column, so a code knows its place on the grid (an image's row
-    and column, a speech code's frame and codebook level). `None` turns all with the index.
+    Args:
+        head_dim: Size of an attention head.
+        theta: Base of the frequencies.
+        sections: `[a, b, c]`: the first `a` frequencies encode the index, the next `b` the row and
+            the last `c` the column, which are a code's coordinates on its grid (an image code's row
+            and column, a speech code's frame and codebook level). None encodes the index only.
+
+    Raises:
+        OmniError: If `sections` are not three numbers that sum to `head_dim / 2`.
 
     Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
     """
@@ -42,7 +48,7 @@ class RotaryAngles(nn.Module):
     def forward(
         self, position_ids: Int[Tensor, "T 3"]
     ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
-        """Cosine and sine of every angle, in float32."""
+        """Return cosine and sine of every angle in float32."""
         angle = position_ids[:, self.axis].float() * self.inv_freq
         angle = torch.cat((angle, angle), dim=-1)
         return angle.cos(), angle.sin()
@@ -57,29 +63,29 @@ def rotate(
     """
     half = x.shape[-1] // 2
     cos, sin = (table[:, None, :half].to(x.dtype) for table in (cos, sin))
-    out: Tensor = _Turn.apply(x, cos, sin)
+    out: Tensor = _Rotation.apply(x, cos, sin)
     return out
 
 
-class _Turn(torch.autograd.Function):
-    """Half the arithmetic of the textbook form, and a backward pass that turns back."""
+class _Rotation(torch.autograd.Function):
+    """Rotation in half the operations of the textbook form; its backward pass rotates back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1)
+        return _rotate(x, cos, sin, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1), None, None
+        return _rotate(grad, cos, sin, -1), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
-    """Turn by the angles, or back by them."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    """Rotate by the angles (`sign` 1) or back (-1)."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     (x1, x2), (y1, y2) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(x1, cos, out=y1).addcmul_(x2, sin, value=-way)
-    torch.mul(x2, cos, out=y2).addcmul_(x1, sin, value=way)
+    torch.mul(x1, cos, out=y1).addcmul_(x2, sin, value=-sign)
+    torch.mul(x2, cos, out=y2).addcmul_(x1, sin, value=sign)
     return out

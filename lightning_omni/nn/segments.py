@@ -1,8 +1,8 @@
 """Bidirectional attention over packed segments, without a dense L x L mask.
 
-`SegmentLayout` says where segments lie in a flat run of tokens; `segment_attention` picks the
-kernel: flash-attn, then torch's varlen kernel on CUDA, and products per segment elsewhere. All of
-them are exact.
+Tokens of all segments are concatenated, and `SegmentLayout` holds the segment lengths.
+`segment_attention` picks the kernel: on CUDA flash-attn, else torch's varlen kernel; on other
+devices matrix products per segment. All are exact.
 """
 
 from __future__ import annotations
@@ -17,25 +17,28 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.nn.cpu import LONGEST, half_attention
+from lightning_omni.nn.cpu import MAX_BF16_LENGTH, bf16_attention
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentLayout:
-    """Segment lengths of a flat run of tokens, in order.
+    """Lengths of the segments in a flat sequence of tokens.
 
-    `lengths` steers loops on the host; `cu_seqlens` (Int32[N + 1], on the device) steers kernels.
-    With an `isolation` given tokens do not see open ones.
+    Attributes:
+        lengths: Number of tokens of each segment, in order, for loops on the host.
+        cu_seqlens: Cumulative lengths for kernels, Int32[N + 1], on the device.
+        isolation: Split into fixed and maskable tokens if fixed ones must not attend to maskable
+            ones; None if all tokens of a segment attend to each other.
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
-    isolation: Isolation | None = None
+    isolation: PromptIsolation | None = None
 
     @classmethod
-    def of(
+    def from_lengths(
         cls, lengths: list[int] | tuple[int, ...], *, device: torch.device | str
     ) -> SegmentLayout:
         """Build the layout from lengths."""
@@ -47,52 +50,57 @@ class SegmentLayout:
         """Length of the longest segment."""
         return max(self.lengths)
 
-    def of_some(self, places: Int[Tensor, " R"]) -> SegmentLayout:
-        """Where the segments lie among some of the tokens; `places` ascend."""
-        segment = torch.bucketize(places, self.cu_seqlens[1:], right=True)
-        counts = segment.bincount(minlength=len(self.lengths)).tolist()
-        return SegmentLayout.of(counts, device=places.device)
+    def select(self, positions: Int[Tensor, " R"]) -> SegmentLayout:
+        """Return the layout of a subset of the tokens.
 
-    def previous(self) -> Int[Tensor, " T"]:
-        """Place of the token before each in its segment; a first token's is its own."""
+        Args:
+            positions: Ascending positions of the tokens to keep. A segment may become empty.
+        """
+        segment = torch.bucketize(positions, self.cu_seqlens[1:], right=True)
+        counts = segment.bincount(minlength=len(self.lengths)).tolist()
+        return SegmentLayout.from_lengths(counts, device=positions.device)
+
+    def previous_positions(self) -> Int[Tensor, " T"]:
+        """Return the position before each token; for the first token of a segment, its own."""
         is_first = torch.zeros(sum(self.lengths), dtype=torch.int64, device=self.cu_seqlens.device)
         is_first[self.cu_seqlens[:-1][self.cu_seqlens.diff() > 0]] = 1
         return torch.arange(len(is_first), device=is_first.device) - 1 + is_first
 
-    def isolating(self, is_open: Bool[Tensor, " T"]) -> SegmentLayout:
-        """The same segments, in which tokens that are not open see only their like."""
-        given, open_ = (~is_open).nonzero().squeeze(1), is_open.nonzero().squeeze(1)
-        row = torch.empty_like(torch.cat((given, open_)))
-        row[torch.cat((given, open_))] = torch.arange(len(row), device=row.device)
-        isolation = Isolation(given, open_, row, self.of_some(given), self.of_some(open_))
+    def with_isolated_prompt(self, is_maskable: Bool[Tensor, " T"]) -> SegmentLayout:
+        """Return the same segments, in which fixed tokens do not attend to maskable ones."""
+        fixed, maskable = (~is_maskable).nonzero().squeeze(1), is_maskable.nonzero().squeeze(1)
+        order = torch.cat((fixed, maskable))
+        row = torch.empty_like(order)
+        row[order] = torch.arange(len(row), device=row.device)
+        isolation = PromptIsolation(fixed, maskable, row, self.select(fixed), self.select(maskable))
         return replace(self, isolation=isolation)
 
 
 @dataclass(frozen=True, slots=True)
-class Isolation:
-    """Given tokens of all segments, and open ones.
+class PromptIsolation:
+    """Split of the tokens into fixed ones (the prompt) and maskable ones (the response).
 
-    A network that is trained so never changes what a given token is by what is filled in, so its
-    keys and values can be kept from step to step without loss.
+    Fixed tokens attend to fixed tokens only. Their states then do not depend on the response, so
+    their keys and values can be cached across denoising steps without approximation.
 
     Attributes:
-        given: Places of given tokens, Int[T - R].
-        open: Places of open tokens, Int[R].
-        row: Where each token stands in `given` followed by `open`, Int[T].
-        given_layout: Where the segments lie among given tokens.
-        open_layout: The same among open ones.
+        fixed: Positions of fixed tokens, Int[T - R].
+        maskable: Positions of maskable tokens, Int[R].
+        row: Index of each token in `fixed` followed by `maskable`, Int[T].
+        fixed_layout: Segments of the fixed tokens.
+        maskable_layout: Segments of the maskable tokens.
     """
 
-    given: Tensor
-    open: Tensor
+    fixed: Tensor
+    maskable: Tensor
     row: Tensor
-    given_layout: SegmentLayout
-    open_layout: SegmentLayout
+    fixed_layout: SegmentLayout
+    maskable_layout: SegmentLayout
 
 
 @functools.cache
 def attention_backend(device_type: str) -> str:
-    """Name the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; logged once."""
+    """Return the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; log it once."""
     backend = "sdpa"
     if device_type == "cuda":  # pragma: no cover
         if importlib.util.find_spec("flash_attn") is not None:
@@ -113,11 +121,11 @@ def segment_attention(
     """Attend within each segment only; G key-value heads serve H query heads.
 
     Args:
-        query: Of the tokens that ask.
-        key: Of the tokens that answer.
-        value: Of the same.
-        layout: Where the segments lie among the tokens that ask.
-        key_layout: The same among those that answer; None if they are the same tokens.
+        query: Queries of R tokens.
+        key: Keys of T tokens.
+        value: Values of the same T tokens.
+        layout: Segments of the R tokens.
+        key_layout: Segments of the T tokens; None if they are the same tokens.
     """
     key_layout = key_layout or layout
     if layout.isolation is not None:
@@ -126,24 +134,25 @@ def segment_attention(
 
 
 def _isolated(
-    query: Tensor, key: Tensor, value: Tensor, parts: Isolation, layout: SegmentLayout
+    query: Tensor, key: Tensor, value: Tensor, split: PromptIsolation, layout: SegmentLayout
 ) -> Tensor:
-    """Given tokens among themselves, open ones to all."""
+    """Let fixed tokens attend to fixed ones, and maskable tokens to all."""
     mixed = []
-    for places, own, asked in (
-        (parts.given, parts.given_layout, parts.given_layout),
-        (parts.open, parts.open_layout, layout),
+    for positions, query_layout, key_layout in (
+        (split.fixed, split.fixed_layout, split.fixed_layout),
+        (split.maskable, split.maskable_layout, layout),
     ):
-        if len(places):
-            k, v = (key, value) if asked is layout else (key[places], value[places])
-            mixed.append(_attend(query[places], k, v, own, asked))
-    return torch.cat(mixed)[parts.row]
+        if len(positions):
+            sees_all = key_layout is layout
+            k, v = (key, value) if sees_all else (key[positions], value[positions])
+            mixed.append(_attend(query[positions], k, v, query_layout, key_layout))
+    return torch.cat(mixed)[split.row]
 
 
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
-    """Pick the kernel."""
+    """Attend with the kernel of the device."""
     backend = attention_backend(query.device.type)
     half = query.dtype in (torch.float16, torch.bfloat16)
     if backend == "flash_attn" and half:  # pragma: no cover
@@ -156,10 +165,10 @@ def _attend(
 def _per_segment(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
-    """Products per segment; long ones in bfloat16 are widened, as that kernel is 4 times slower."""
+    """Attend segment by segment; on CPUs long bfloat16 ones in float32, 4 times as fast."""
     if query.device.type == "cpu" and query.dtype is torch.bfloat16:
-        if max(layout.max_length, key_layout.max_length) <= LONGEST:
-            return half_attention(query, key, value, layout.lengths, key_layout.lengths)
+        if max(layout.max_length, key_layout.max_length) <= MAX_BF16_LENGTH:
+            return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
         with torch.autocast("cpu", enabled=False):
             query, key, value = (x.float() for x in (query, key, value))
             return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
@@ -178,7 +187,7 @@ def _per_segment(
 def _all_at_once(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
-    """Segments of one length are a batch."""
+    """Attend in segments of equal length as one batch."""
     q = query.reshape(len(layout.lengths), -1, *query.shape[1:]).transpose(1, 2)
     shape = len(key_layout.lengths), -1, *key.shape[1:]
     k, v = (x.reshape(shape).transpose(1, 2) for x in (key, value))
@@ -190,8 +199,8 @@ def _flash(
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
 
-    extents = _extents(layout, key_layout)
-    out: Tensor = flash_attn_varlen_func(query, key, value, *extents, dropout_p=0.0, causal=False)
+    arguments = _varlen_arguments(layout, key_layout)
+    out: Tensor = flash_attn_varlen_func(query, key, value, *arguments, dropout_p=0.0, causal=False)
     return out
 
 
@@ -201,17 +210,19 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     key, value = _one_per_query_head(query, key, value)
-    out = varlen_attn(query, key, value, *_extents(layout, key_layout))
+    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout))
     return out if isinstance(out, Tensor) else out[0]
 
 
-def _extents(layout: SegmentLayout, key_layout: SegmentLayout) -> tuple[Tensor, Tensor, int, int]:
-    """Where segments begin and how long the longest is, as variable-length kernels take it."""
+def _varlen_arguments(
+    layout: SegmentLayout, key_layout: SegmentLayout
+) -> tuple[Tensor, Tensor, int, int]:
+    """Return cumulative and maximal lengths in the order of variable-length kernels."""
     return layout.cu_seqlens, key_layout.cu_seqlens, layout.max_length, key_layout.max_length
 
 
 def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeat the key-value heads that groups of query heads share."""
+    """Repeat every key-value head once per query head that it serves."""
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
         return key, value

@@ -1,4 +1,4 @@
-"""The backbone: a bidirectional transformer over packed segments of one id space."""
+"""The backbone: a bidirectional transformer over packed segments of joint-vocabulary ids."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.attention import GroupedQueryAttention, LayerMemory
-from lightning_omni.nn.cpu import as_factor
+from lightning_omni.nn.attention import GroupedQueryAttention, LayerKVCache
+from lightning_omni.nn.cpu import to_autocast_dtype
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
-from lightning_omni.nn.kv_cache import Memory
-from lightning_omni.nn.rotary import RotaryAngles
+from lightning_omni.nn.kv_cache import KVCache
+from lightning_omni.nn.rotary import RotaryEmbedding
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class SwiGLU(nn.Module):
@@ -53,41 +53,49 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         layout: SegmentLayout,
-        memory: LayerMemory | None = None,
-        places: Tensor | None = None,
+        cache: LayerKVCache | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Transform the tokens of all segments, Float[T D], or those at `places`, Float[M D]."""
-        mixed = self.attention(as_factor(self.attention_norm(x)), cos, sin, layout, memory, places)
-        x = mixed + (x if places is None else x[places])
-        out: Tensor = x + self.ffn(as_factor(self.ffn_norm(x)))
+        """Transform all tokens, Float[T D], or only those at `positions`, Float[M D]."""
+        normed = to_autocast_dtype(self.attention_norm(x))
+        mixed = self.attention(normed, cos, sin, layout, cache, positions)
+        x = mixed + (x if positions is None else x[positions])
+        out: Tensor = x + self.ffn(to_autocast_dtype(self.ffn_norm(x)))
         return out
 
 
 class Transformer(Pretrained):
-    """Bidirectional transformer: RMSNorm, rotary positions, grouped heads, SwiGLU.
+    """Bidirectional transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-    It has no time input: for masked diffusion the number of masks says the time.
+    It has no time input: in masked diffusion the share of masked tokens determines the time.
 
     Args:
-        vocab_size: Ids of the joint vocabulary.
-        code_spans: `[start, num_codes, feature_dim]` of spans with code features; may be empty.
+        vocab_size: Number of ids in the joint vocabulary.
+        code_spans: `[start, num_codes, feature_dim]` of each span of codes with codebook
+            embeddings; may be empty.
         dim: Width D, divisible by `num_heads`.
-        num_layers: Blocks.
-        num_heads: Query heads.
-        num_kv_heads: Key-value heads, a divisor of `num_heads`.
+        num_layers: Number of blocks.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key-value heads, a divisor of `num_heads`.
         ffn_dim: Hidden width of SwiGLU.
         rope_theta: Base of the rotary frequencies.
-        rope_sections: Frequencies for index, row and column; None for index only.
-        qkv_bias: Biases on the three projections, as in Qwen2.5.
-        qk_norm: Normalise queries and keys per head.
+        rope_sections: Number of frequencies for index, row and column; None for index only.
+        qkv_bias: Add biases to the query, key and value projections, as in Qwen2.5.
+        qk_norm: Apply RMSNorm to queries and keys per head.
         tie_embeddings: Share the input and output tables.
-        norm_eps: Of every RMSNorm.
-        isolate_prompt: Given tokens see only given tokens, so a prompt is computed once for all
-            steps of generation without loss. It must be trained so.
-        is_shifted: The last block's output at position i - 1 scores token i, as in networks that
-            grew out of autoregressive ones; a segment's first token is scored by its own position.
-        continuous_dim: Width of continuous features that may stand in for embeddings; None for a
-            model of tokens alone, which has no projector.
+        norm_eps: Epsilon of every RMSNorm.
+        isolate_prompt: The prompt does not attend to the response, so its states are computed once
+            for all denoising steps without approximation. The model must be trained this way.
+            Experimental.
+        right_shift_logits: Take the logits of token i from the output at position i - 1, as in
+            networks adapted from autoregressive ones (Dream); the first token of a segment is
+            scored at its own position.
+        continuous_dim: Width of continuous features that may replace embeddings; None builds no
+            projector.
+
+    Raises:
+        OmniError: If `isolate_prompt` and `right_shift_logits` are both set, or widths and heads
+            do not divide.
     """
 
     def __init__(
@@ -107,16 +115,16 @@ class Transformer(Pretrained):
         tie_embeddings: bool,
         norm_eps: float = 1e-6,
         isolate_prompt: bool = False,
-        is_shifted: bool = False,
+        right_shift_logits: bool = False,
         continuous_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if isolate_prompt and is_shifted:
+        if isolate_prompt and right_shift_logits:
             raise OmniError(
-                "isolate_prompt and is_shifted are both set, but a prompt that is isolated cannot "
-                "score the answer's first token; set one of them"
+                "isolate_prompt and right_shift_logits are both set, but the last token of an "
+                "isolated prompt cannot score the first token of the response; set only one"
             )
-        self.isolate_prompt, self.is_shifted = isolate_prompt, is_shifted
+        self.isolate_prompt, self.right_shift_logits = isolate_prompt, right_shift_logits
         self.recomputes = False
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
@@ -126,7 +134,7 @@ class Transformer(Pretrained):
         self.embedding = OmniEmbedding(
             vocab_size, dim, code_spans=code_spans, tie_embeddings=tie_embeddings
         )
-        self.rotary = RotaryAngles(dim // num_heads, theta=rope_theta, sections=rope_sections)
+        self.rotary = RotaryEmbedding(dim // num_heads, theta=rope_theta, sections=rope_sections)
         self.blocks = nn.ModuleList()
         for _ in range(num_layers):
             attention = GroupedQueryAttention(
@@ -151,76 +159,82 @@ class Transformer(Pretrained):
         )
 
     def recompute_activations(self) -> None:
-        """Keep only the input of each block for the backward pass and compute the rest again.
+        """Keep only each block's input for the backward pass and recompute the rest.
 
         Source: arXiv:1604.06174.
         """
         self.recomputes = True
 
     def compile_pointwise(self) -> None:
-        """Compile what lies between the matrix products: norms and the gated activation."""
+        """Compile the pointwise operations between matrix products: norms and SwiGLU."""
         for block in self.blocks:
             assert isinstance(block, Block)  # noqa: S101
             for part in (block.attention_norm, block.ffn_norm, block.ffn):
                 part.compile()
 
-    def layout(
-        self, lengths: list[int] | tuple[int, ...], is_open: Bool[Tensor, " T"]
+    def segment_layout(
+        self, lengths: list[int] | tuple[int, ...], is_maskable: Bool[Tensor, " T"]
     ) -> SegmentLayout:
-        """Where segments of these lengths lie, for a pass in which some tokens are open."""
-        layout = SegmentLayout.of(lengths, device=is_open.device)
-        return layout.isolating(is_open) if self.isolate_prompt else layout
+        """Build the layout of a forward pass.
+
+        Args:
+            lengths: Number of tokens of each segment.
+            is_maskable: True for response tokens that may be masked, False for the prompt and
+                other fixed tokens.
+        """
+        layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
+        return layout.with_isolated_prompt(is_maskable) if self.isolate_prompt else layout
 
     def forward(
         self,
         ids: Int[Tensor, " T"],
         position_ids: Int[Tensor, "T 3"],
         layout: SegmentLayout,
-        memory: Memory | None = None,
-        places: Int[Tensor, " M"] | None = None,
-        continuous: Continuous | None = None,
+        cache: KVCache | None = None,
+        positions: Int[Tensor, " M"] | None = None,
+        continuous: ContinuousFeatures | None = None,
     ) -> Float[Tensor, "M D"]:
-        """Final hidden states; `self.logits` turns those you need into scores.
+        """Compute final hidden states; `logits` turns them into scores.
 
-        Row i scores token i, also of a shifted network, and nothing else knows of the shift.
+        Row i of the result scores token i, also with `right_shift_logits`: callers need not know.
 
         Args:
-            ids: Tokens of all segments, one behind another.
-            position_ids: Index, row and column of each.
-            layout: Where the segments lie; `self.layout` makes it.
-            memory: Keys and values to be remembered by this pass; once it is filled, `ids`,
-                `position_ids` and `layout` are those of its live tokens.
-            places: Which of the tokens' states are wanted, ascending; None for all. The last block
-                computes no others, so that scores of few tokens cost less. Where prompts are
-                isolated they must be open tokens.
-            continuous: Features that stand in for the embeddings of some of the tokens.
+            ids: Tokens of all segments, concatenated.
+            position_ids: Index, row and column of each token.
+            layout: Segments of the tokens, from `segment_layout`.
+            cache: Keys and values to fill or update. Once it is initialized, `ids`,
+                `position_ids` and `layout` are those of its recomputed tokens.
+            positions: Ascending positions of the states to return; None returns all. The last
+                block computes queries only there; all tokens serve as keys and values. With
+                `isolate_prompt` they must be maskable tokens.
+            continuous: Features that replace the embeddings of some tokens.
 
         Raises:
-            OmniError: If there are features and no projector of their width.
+            OmniError: If there are features but no projector of their width.
         """
         x = self._embed(ids, continuous)
         cos, sin = self.rotary(position_ids)
-        scorer = layout.previous() if self.is_shifted else None
-        if scorer is not None and places is not None:
-            places, scorer = scorer[places], None
-        remembered = memory.layers if memory is not None else [None] * len(self.blocks)
+        shift = layout.previous_positions() if self.right_shift_logits else None
+        if shift is not None and positions is not None:
+            positions, shift = shift[positions], None
+        caches = cache.layers if cache is not None else [None] * len(self.blocks)
         recomputes = self.recomputes and torch.is_grad_enabled()
-        for number, (block, layer) in enumerate(zip(self.blocks, remembered, strict=True), 1):
-            wanted = places if number == len(self.blocks) else None
+        for number, (block, layer) in enumerate(zip(self.blocks, caches, strict=True), 1):
+            wanted = positions if number == len(self.blocks) else None
             if recomputes:
                 x = checkpoint(block, x, cos, sin, layout, layer, wanted, use_reentrant=False)
             else:
                 x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)
-        return out if scorer is None else out[scorer]
+        return out if shift is None else out[shift]
 
-    def _embed(self, ids: Tensor, continuous: Continuous | None) -> Tensor:
+    def _embed(self, ids: Tensor, continuous: ContinuousFeatures | None) -> Tensor:
         x = self.embedding.embed(ids)
         if self.feature_projector is not None:
             return self.feature_projector.overwrite(x, continuous)
         if continuous is not None:
             raise OmniError(
-                "the batch holds continuous features but the backbone has no projector for them; "
+                "the batch contains continuous features but the backbone has no projector; "
                 f"set continuous_dim: {continuous.features.shape[1]} in the recipe's backbone"
             )
         return x
@@ -228,5 +242,5 @@ class Transformer(Pretrained):
     def logits(
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
     ) -> Float[Tensor, "M G"]:
-        """Scores of the ids given, or of the whole vocabulary; row i scores its own position."""
+        """Score `ids`, or the whole vocabulary if None; column j belongs to `ids[j]`."""
         return self.embedding.logits(hidden, ids)

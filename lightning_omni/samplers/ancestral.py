@@ -1,4 +1,4 @@
-"""The plain reverse process: positions in random order, tokens from the model's distribution."""
+"""Ancestral sampling: positions in random order, tokens from the model's distribution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class Ancestral(Sampler):
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Draw tokens, and an order that ignores them."""
-        where = scores.where
-        column = choose(scores.logits, temperature=self.temperature, noise=noise, where=where)
-        return scores.allowed[column], noise.uniform(where, Use.ORDER)
+        """Draw tokens, and an order independent of them."""
+        positions = scores.positions
+        column = choose(
+            scores.logits, temperature=self.temperature, noise=noise, positions=positions
+        )
+        return scores.allowed[column], noise.uniform(positions, Use.ORDER)

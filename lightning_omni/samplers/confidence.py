@@ -14,9 +14,9 @@ class Confidence(Sampler):
     """Commit the positions whose likeliest token is most probable.
 
     Args:
-        temperature: 0 takes the likeliest token.
-        top_p: Nucleus kept before scoring; 1 keeps all.
-        top_k: Tokens kept after the nucleus; None keeps all.
+        temperature: sampling temperature; 0 takes the likeliest token.
+        top_p: nucleus kept before scoring; 1 keeps all.
+        top_k: tokens kept after the nucleus; None keeps all.
 
     Source: LLaDA, arXiv:2502.09992, section 2.4 (low-confidence remasking).
     """
@@ -27,14 +27,16 @@ class Confidence(Sampler):
         check_choice(temperature, top_p=top_p, top_k=top_k)
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
 
-    def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-        """The measure positions are ranked by: the largest probability."""
+    def confidence(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+        """Return the measure that ranks positions: the largest probability."""
         return max_probability(log_p)
 
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Take the token, rank by how sure it is."""
+        """Take the token, rank by confidence."""
         logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
-        column = choose(logits, temperature=self.temperature, noise=noise, where=scores.where)
-        return scores.allowed[column], self.sureness(logits.log_softmax(-1))
+        column = choose(
+            logits, temperature=self.temperature, noise=noise, positions=scores.positions
+        )
+        return scores.allowed[column], self.confidence(logits.log_softmax(-1))

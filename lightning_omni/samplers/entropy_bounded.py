@@ -1,4 +1,4 @@
-"""Commit as many positions as a budget of entropy allows: one knob, in nats, for every modality."""
+"""Commit as many positions as an entropy budget allows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_omni.errors import check_within
 from lightning_omni.samplers.base import negative_entropy
-from lightning_omni.samplers.canvas import surest_first
+from lightning_omni.samplers.canvas import most_confident_first
 from lightning_omni.samplers.confidence import Confidence
 
 
@@ -19,8 +19,9 @@ class EntropyBounded(Confidence):
     schedule's number is committed in any case.
 
     Args:
-        bound: In nats; larger is faster and riskier, 0 commits one position and what is certain.
-        temperature: 0 takes the likeliest tokens.
+        bound: entropy in nats; larger is faster and riskier, 0 commits one position and whatever is
+            certain.
+        temperature: sampling temperature; 0 takes the likeliest tokens.
 
     Source: EB-Sampler, arXiv:2505.24857.
     """
@@ -30,15 +31,15 @@ class EntropyBounded(Confidence):
         super().__init__(temperature)
         self.bound = bound
 
-    def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-        """The entropy, negated."""
+    def confidence(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+        """Return the negative entropy."""
         return negative_entropy(log_p)
 
-    def num_sure(
+    def num_confident(
         self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
-        """What the bound allows."""
-        order, _ = surest_first(confidence, sample, num_samples)
+        """Count the positions that the bound allows."""
+        order, _ = most_confident_first(confidence, sample, num_samples)
         counts = sample.bincount(minlength=num_samples).tolist()
         entropies = torch.split(-confidence[order].double(), counts)
         before = torch.cat([own.cumsum(0) - own for own in entropies])

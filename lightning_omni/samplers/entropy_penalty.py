@@ -16,14 +16,14 @@ class EntropyPenalty(Sampler):
     """Commit the positions of lowest entropy.
 
     Args:
-        temperature: 0 takes the likeliest token.
-        top_p: Nucleus kept before scoring; 1 keeps all.
-        top_k: Tokens kept after the nucleus; None keeps all.
-        repetition_penalty: Scores of tokens already in the sample's holes are divided (if
-            positive) or multiplied by this; 1 is off.
-        position_penalty: Later positions are damped by up to this factor while many masks are
-            open, so that a long answer is not begun at both ends; 1 is off.
-        free_positions: Open positions per sample that are never damped.
+        temperature: sampling temperature; 0 takes the likeliest token.
+        top_p: nucleus kept before scoring; 1 keeps all.
+        top_k: tokens kept after the nucleus; None keeps all.
+        repetition_penalty: divisor of positive logits, factor of negative ones, of tokens that the
+            sample's response already holds; 1 is off.
+        position_penalty: largest factor by which later positions are damped while many are masked,
+            so that a long answer is not begun at both ends; 1 is off.
+        free_positions: number of masked positions per sample that are never damped.
 
     Source: Omni-Diffusion, arXiv:2603.06577, section 3.4.
     """
@@ -56,31 +56,33 @@ class EntropyPenalty(Sampler):
         if self.position_penalty != 1:
             logits = _damp(logits, self._position_factor(scores)[:, None])
         log_p = logits.log_softmax(-1)
-        column = choose(logits, temperature=self.temperature, noise=noise, where=scores.where)
+        column = choose(
+            logits, temperature=self.temperature, noise=noise, positions=scores.positions
+        )
         return scores.allowed[column], negative_entropy(log_p)
 
     def _position_factor(self, scores: Scores) -> Tensor:
-        """1 for the first `free_positions` open positions, rising to the penalty at the last."""
+        """Return factors from 1, for the first masked positions, up to the penalty at the last."""
         beyond = (scores.rank - self.free_positions).clamp(min=0)
-        span = (scores.num_open - self.free_positions).clamp(min=1)
+        span = (scores.num_masked - self.free_positions).clamp(min=1)
         return 1 + beyond / span * (self.position_penalty - 1)
 
 
 def _damp(logits: Tensor, factor: Tensor | float) -> Tensor:
-    """Move scores towards "unlikely": positive ones are divided, negative ones multiplied."""
+    """Divide positive logits by the factor and multiply negative ones, so that all fall."""
     return torch.where(logits >= 0, logits / factor, logits * factor)
 
 
 def _seen(canvas: Canvas, scores: Scores) -> Tensor:
-    """True where a column's id was already committed in the row's sample, Bool[M, G]."""
-    committed = (canvas.hole >= 0) & (canvas.ids != canvas.mask_token_id)
+    """Return whether each column's id is already committed in the sample, Bool[M, G]."""
+    committed = (canvas.block >= 0) & (canvas.ids != canvas.mask_token_id)
     num_samples = canvas.num_steps.shape[0]
     column = torch.full((int(scores.allowed.max().item()) + 1,), -1, device=canvas.ids.device)
     column[scores.allowed] = torch.arange(len(scores.allowed), device=canvas.ids.device)
     ids = canvas.ids[committed]
     inside = ids < len(column)
-    place = column[ids[inside]]
+    found = column[ids[inside]]
     sample = canvas.sample[committed][inside]
     table = torch.zeros(num_samples, len(scores.allowed), dtype=torch.bool, device=ids.device)
-    table[sample[place >= 0], place[place >= 0]] = True
-    return table[canvas.sample[scores.where]]
+    table[sample[found >= 0], found[found >= 0]] = True
+    return table[canvas.sample[scores.positions]]

@@ -1,12 +1,12 @@
-"""The reverse process: fill a canvas of masks in a bounded number of steps.
+"""The reverse process: unmask a canvas in a bounded number of denoising steps.
 
-A canvas holds several samples one behind another. Each has holes that are filled in order (a text
-answer before the speech that says it); within a hole the sampler decides which masks to commit.
+A canvas holds several samples, each with blocks that are unmasked in order; within a block the
+sampler decides which masked positions are committed. `Loop` takes one step at a time; `sample` is
+its plain driver.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,256 +20,177 @@ from lightning_omni.samplers.canvas import (
     Canvas,
     Denoiser,
     LogitsAt,
-    Moment,
     Scores,
+    StepTimes,
+    most_confident,
     rank_within,
-    surest,
-)
-from lightning_omni.samplers.growth import (
-    Growing,
-    Grown,
-    end_probability,
-    masks_to_add,
-    tail,
-    with_masks,
 )
 from lightning_omni.samplers.noise import Noise
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """What one step did.
+    """The changes of one step.
 
     Attributes:
-        number: Of the step, from 1, over all holes.
-        steps: How many each sample has taken, this one included: one that has finished a hole waits
-            for the others, Int[S].
-        is_asked: Samples that had masks in the hole, for which the model was run, Bool[S].
-        ids: The canvas after it, Int[T].
-        where: Places that changed, ascending, Int[K].
-        confidence: Of each, as the sampler ranks; NaN where a token was reopened or revised.
-        grown: If holes grew at the step's end; the rest is then told of the canvas that grew.
+        number: number of the step, from 1, over all blocks.
+        steps: number of steps that each sample has taken, this one included; a sample that has
+            finished a block waits for the others, Int[S].
+        is_active: whether a sample had masks in the block, so that the model was run, Bool[S].
+        ids: the canvas after the step, Int[T].
+        positions: positions that changed, ascending, Int[K].
+        confidence: the sampler's confidence at each; NaN where a token was masked again.
     """
 
     number: int
     steps: Tensor
-    is_asked: Tensor
+    is_active: Tensor
     ids: Tensor
-    where: Tensor
+    positions: Tensor
     confidence: Tensor
-    grown: Grown | None = None
 
 
 StepHook = Callable[[StepEvent], None]
 
 
-def fill(
+def sample(
     denoise: Denoiser,
     canvas: Canvas,
     sampler: Sampler,
     *,
     seeds: Int[Tensor, " S"],
     on_step: StepHook | None = None,
-    growing: Growing | None = None,
 ) -> Int[Tensor, " T"]:
-    """Fill every hole and return the ids, with no mask left.
+    """Unmask every block and return the ids, none of them masked.
 
-    Every sample's randomness, steps and growth are its own: it becomes what it would alone.
+    Noise and steps belong to a sample, so each result equals that of the sample alone.
 
     Args:
-        denoise: The model, or guidance around it.
-        canvas: What to fill; not changed.
-        sampler: Which tokens to commit.
-        seeds: Of each sample's randomness.
-        on_step: Told of every step.
-        growing: If holes may grow; those that hold given tokens do not, so that these stay.
+        denoise: the model, or guidance around it.
+        canvas: the canvas; not changed.
+        sampler: the rule that selects tokens to commit.
+        seeds: one seed per sample.
+        on_step: called after every step.
     """
-    run = _Run(denoise, canvas, sampler.begin(canvas), seeds, growing)
-    for hole in range(canvas.num_steps.shape[1]):
-        for step in itertools.count():
-            if not run.has_work(hole, step):
-                break
-            event = run.step(hole, step)
-            if on_step is not None:
-                on_step(event)
-    return run.ids
+    loop = Loop(denoise, canvas, sampler, seeds=seeds)
+    while (event := loop.step()) is not None:
+        if on_step is not None:
+            on_step(event)
+    return loop.ids
 
 
-class _Run:
-    """A canvas while it is being filled."""
+class Loop:
+    """A canvas on its way from masks to tokens; arguments are those of `sample`."""
 
     def __init__(
-        self,
-        denoise: Denoiser,
-        canvas: Canvas,
-        sampler: Sampler,
-        seeds: Tensor,
-        growing: Growing | None,
+        self, denoise: Denoiser, canvas: Canvas, sampler: Sampler, *, seeds: Int[Tensor, " S"]
     ) -> None:
-        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler
-        self.seeds, self.growing = seeds, growing
-        self.noise = Noise.of(seeds, canvas.sample)
+        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler.begin(canvas)
+        self.noise = Noise.for_samples(seeds, canvas.sample)
         self.ids = canvas.ids.clone()
-        self.was_open = canvas.ids == canvas.mask_token_id
-        in_hole, size = canvas.sample[canvas.hole >= 0], len(canvas.num_steps)
-        open_hole = canvas.sample[self.was_open & (canvas.hole >= 0)]
-        num_open = torch.bincount(open_hole, minlength=size)
-        is_own = torch.zeros_like(canvas.num_steps, dtype=torch.bool)
-        is_own[in_hole, canvas.hole[canvas.hole >= 0]] = True
-        self.steps_per_token = (canvas.num_steps * is_own).sum(1) / num_open.clamp_min(1)
-        self.is_whole = num_open == torch.bincount(in_hole, minlength=size)
-        self.number = 0
+        self.was_masked = canvas.ids == canvas.mask_token_id
+        self.block = self.step_in_block = self.number = 0
 
-    def has_work(self, hole: int, step: int) -> bool:
-        """Whether anything in a hole may still change."""
-        if step >= int(self.canvas.num_steps[:, hole].max().item()):
-            return False
-        return self.sampler.reopens or bool(self._is_open(hole).any())
-
-    def step(self, hole: int, step: int) -> StepEvent:
-        """Take one step of every sample that has not finished this hole."""
-        steps, is_open = self.canvas.num_steps[:, hole], self._is_open(hole)
+    def step(self) -> StepEvent | None:
+        """Take one step of every sample that has not finished the block; None when all is done."""
+        while not self._has_work():
+            if self.block + 1 >= self.canvas.num_steps.shape[1]:
+                return None
+            self.block, self.step_in_block = self.block + 1, 0
+        steps, is_masked = self.canvas.num_steps[:, self.block], self._is_masked()
         now = replace(self.canvas, ids=self.ids.clone(), num_steps=steps)
-        num_open = torch.bincount(now.sample[is_open], minlength=len(steps))
-        moment = _moment(step, steps, self._shift(hole), num_open)
+        num_masked = torch.bincount(now.sample[is_masked], minlength=len(steps))
+        times = _step_times(self.step_in_block, steps, self._timestep_shift(), num_masked)
         confidence = torch.full(self.ids.shape, torch.nan, device=self.ids.device)
-        committed = self.was_open & (now.hole == hole) & ~is_open
-        place = more = torch.zeros_like(steps)
-        if is_open.any():
-            is_asked = committed & (num_open > 0)[now.sample] & self.sampler.revises
-            is_last = self._tail()
-            wanted = is_open | is_asked | (is_last & (now.ids == now.mask_token_id))
-            logits_at = self.denoise(now.ids, wanted.nonzero().squeeze(1))
-            where = is_open.nonzero().squeeze(1)
-            scores = _scores(logits_at, now, where, step)
-            place, more = self._masks_to_add(logits_at, now, is_last, scores, step, num_open)
-            self._commit(now, moment, where, scores, confidence, more > 0)
-            if self.sampler.revises:
-                where = is_asked.nonzero().squeeze(1)
-                for chosen, of_row in _scores(logits_at, now, where, step):
-                    self.ids[where[chosen]] = self.sampler.revised(now, of_row, noise=self.noise)
-        if self.sampler.reopens:
-            where = (committed & (moment.s > 0)[now.sample]).nonzero().squeeze(1)
-            is_again = self.sampler.reopened(now, moment, where, noise=self.noise)
-            self.ids[where[is_again]] = now.mask_token_id
-        self._drop_tails(hole)
+        if is_masked.any():
+            self._commit(now, times, is_masked.nonzero().squeeze(1), confidence)
+        if self.sampler.remasks:
+            committed = self.was_masked & (now.block == self.block) & ~is_masked
+            positions = (committed & (times.s > 0)[now.sample]).nonzero().squeeze(1)
+            is_again = self.sampler.remask(now, times, positions, noise=self.noise)
+            self.ids[positions[is_again]] = now.mask_token_id
+        self._pad_behind_ends()
         self.number += 1
-        takes_part = self._takes_part(hole, step, num_open)
-        self.noise = self.noise.at(self.noise.moment + takes_part)
-        where = (self.ids != now.ids).nonzero().squeeze(1)
-        confidence = confidence[where]
-        grown = self._grow(hole, place, more) if more.any() else None
-        if grown is not None:
-            where = grown.place(where)
-        so_far = self.number, self.noise.moment, num_open > 0
-        return StepEvent(*so_far, self.ids.clone(), where, confidence, grown)
+        self.noise = self.noise.at(self.noise.step + self._takes_part(num_masked))
+        self.step_in_block += 1
+        positions = (self.ids != now.ids).nonzero().squeeze(1)
+        return StepEvent(
+            self.number,
+            self.noise.step,
+            num_masked > 0,
+            self.ids.clone(),
+            positions,
+            confidence[positions],
+        )
 
-    def _masks_to_add(
-        self,
-        logits_at: LogitsAt,
-        now: Canvas,
-        is_last: Tensor,
-        scores: list[tuple[Tensor, Scores]],
-        step: int,
-        num_open: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Where samples grow and by how much, Int[S] and Int[S]."""
-        if self.growing is None:
-            return torch.zeros_like(num_open), torch.zeros_like(num_open)
-        growth, ends = self.growing.growth, self.growing.ends
-        where = (is_last & (now.ids == now.mask_token_id)).nonzero().squeeze(1)
-        at_tail = _scores(logits_at, now, where, step)
-        at_end = end_probability(now, at_tail, is_last, ends)
-        return masks_to_add(now, scores, at_end, growth, self.is_whole & (num_open > 0))
+    def _has_work(self) -> bool:
+        """Tell whether anything in the block may still change."""
+        if self.step_in_block >= int(self.canvas.num_steps[:, self.block].max().item()):
+            return False
+        return self.sampler.remasks or bool(self._is_masked().any())
 
-    def _tail(self) -> Tensor:
-        """The places that say whether holes must grow."""
-        if self.growing is None:
-            return torch.zeros_like(self.was_open)
-        return tail(self.canvas, self.growing.growth.window)
+    def _commit(self, now: Canvas, times: StepTimes, positions: Tensor, out: Tensor) -> None:
+        """Write the most confident proposals into the ids, and their confidence into `out`."""
+        logits_at = self.denoise(now.ids, positions)
+        token = torch.empty_like(positions)
+        confidence = torch.empty(len(positions), device=positions.device)
+        for index, scores in _scores(logits_at, now, positions, self.step_in_block):
+            proposed, of_row = self.sampler.propose(now, scores, noise=self.noise)
+            token[index], confidence[index] = proposed, of_row.float()
+        owner = now.sample[positions]
+        count = self.sampler.num_transfer_tokens(times, confidence, owner)
+        chosen = most_confident(confidence, owner, count)
+        self.ids[positions[chosen]] = token[chosen]
+        out[positions[chosen]] = confidence[chosen]
 
-    def _grow(self, hole: int, place: Tensor, more: Tensor) -> Grown:
-        """Go on with a canvas that has more masks."""
-        assert self.growing is not None  # noqa: S101 - else nothing grows
-        canvas = replace(self.canvas, ids=self.ids)
-        grown = with_masks(canvas, hole, place, more, self.steps_per_token)
-        self.canvas, self.ids = grown.canvas, grown.canvas.ids
-        self.was_open = grown.of(self.was_open, new=True)
-        self.sampler = self.sampler.after_growth(grown)
-        self.noise = Noise.of(self.seeds, self.canvas.sample).at(self.noise.moment)
-        self.denoise = self.growing.denoiser(self.canvas)
-        return grown
-
-    def _commit(
-        self,
-        now: Canvas,
-        moment: Moment,
-        where: Tensor,
-        scores: list[tuple[Tensor, Scores]],
-        confidence: Tensor,
-        waits: Tensor,
-    ) -> None:
-        """Write the surest proposals into the ids, and how sure they were into `confidence`.
-
-        Samples that wait (Bool[S]) commit nothing.
-        """
-        token, sure = torch.empty_like(where), torch.empty(len(where), device=where.device)
-        for chosen, of_row in scores:
-            proposed, how_sure = self.sampler.propose(now, of_row, noise=self.noise)
-            token[chosen], sure[chosen] = proposed, how_sure.float()
-        sample = now.sample[where]
-        quota = self.sampler.quota(moment, sure, sample).masked_fill(waits, 0)
-        chosen = surest(sure, sample, quota)
-        self.ids[where[chosen]] = token[chosen]
-        confidence[where[chosen]] = sure[chosen]
-
-    def _drop_tails(self, hole: int) -> None:
-        """Fill what is open behind an answer's end with pads."""
+    def _pad_behind_ends(self) -> None:
+        """Fill masks behind an answer's end with pads."""
         if not self.canvas.ends:
             return
         ends = torch.tensor(self.canvas.ends, device=self.ids.device)
-        sample, place = self.canvas.sample, torch.arange(len(self.ids), device=self.ids.device)
-        is_end = self.was_open & torch.isin(self.ids, ends)
-        first = torch.full_like(self.canvas.num_steps[:, hole], len(self.ids))
-        first.scatter_reduce_(0, sample[is_end], place[is_end], "amin")
-        is_tail = (self.ids == self.canvas.mask_token_id) & (place > first[sample])
-        self.ids[is_tail & (self.canvas.hole >= 0)] = self.canvas.pad_token_id
+        owner, index = self.canvas.sample, torch.arange(len(self.ids), device=self.ids.device)
+        is_end = self.was_masked & torch.isin(self.ids, ends)
+        first = torch.full_like(self.canvas.num_steps[:, self.block], len(self.ids))
+        first.scatter_reduce_(0, owner[is_end], index[is_end], "amin")
+        is_behind = (self.ids == self.canvas.mask_token_id) & (index > first[owner])
+        self.ids[is_behind & (self.canvas.block >= 0)] = self.canvas.pad_token_id
 
-    def _takes_part(self, hole: int, step: int, num_open: Tensor) -> Tensor:
-        """Which samples would take this step if they were alone, Bool[S]."""
-        if not self.sampler.reopens:
-            return num_open > 0
-        begun = self.canvas.sample[self.was_open & (self.canvas.hole == hole)]
-        is_in_hole = torch.bincount(begun, minlength=len(num_open)) > 0
-        return is_in_hole & (step < self.canvas.num_steps[:, hole])
+    def _takes_part(self, num_masked: Tensor) -> Tensor:
+        """Return which samples would take this step if they were alone, Bool[S]."""
+        if not self.sampler.remasks:
+            return num_masked > 0
+        begun = self.canvas.sample[self.was_masked & (self.canvas.block == self.block)]
+        has_block = torch.bincount(begun, minlength=len(num_masked)) > 0
+        return has_block & (self.step_in_block < self.canvas.num_steps[:, self.block])
 
-    def _is_open(self, hole: int) -> Tensor:
-        return (self.ids == self.canvas.mask_token_id) & (self.canvas.hole == hole)
+    def _is_masked(self) -> Tensor:
+        return (self.ids == self.canvas.mask_token_id) & (self.canvas.block == self.block)
 
-    def _shift(self, hole: int) -> Tensor | float:
-        return 1.0 if self.canvas.shift is None else self.canvas.shift[:, hole]
+    def _timestep_shift(self) -> Tensor | float:
+        shift = self.canvas.timestep_shift
+        return 1.0 if shift is None else shift[:, self.block]
 
 
-def _moment(step: int, steps: Tensor, shift: Tensor | float, num_open: Tensor) -> Moment:
-    """Times run from 1 down to T_MIN in equal steps, and then to 0."""
+def _step_times(step: int, steps: Tensor, shift: Tensor | float, num_masked: Tensor) -> StepTimes:
+    """Return times that run from 1 down to T_MIN in equal steps, and then to 0."""
     t, s = ((1 - (1 - T_MIN) * k / steps).clamp_min(T_MIN) for k in (step, step + 1))
     t, s = shifted(t, shift), shifted(s, shift)
-    return Moment(t, torch.where(step + 1 >= steps, 0.0, s), num_open)
+    return StepTimes(t, torch.where(step + 1 >= steps, 0.0, s), num_masked)
 
 
 def _scores(
-    logits_at: LogitsAt, now: Canvas, where: Tensor, step: int
+    logits_at: LogitsAt, now: Canvas, positions: Tensor, step: int
 ) -> list[tuple[Tensor, Scores]]:
-    """Scores of places by grammar row, each with the indices into `where` that it covers."""
-    sample, steps = now.sample[where], now.num_steps
-    rank, count = rank_within(sample, len(steps))
-    progress = (step / steps[sample]).clamp(max=1.0)
-    rows = now.grammar[where]
+    """Return scores by row of allowed ids, each with its indices into `positions`."""
+    owner, steps = now.sample[positions], now.num_steps
+    rank, count = rank_within(owner, len(steps))
+    progress = (step / steps[owner]).clamp(max=1.0)
+    rows = now.row[positions]
     found = []
     for row in sorted(set(rows.tolist())):
-        chosen = (rows == row).nonzero().squeeze(1)
+        index = (rows == row).nonzero().squeeze(1)
         allowed = now.allowed[row]
-        logits = logits_at(where[chosen], allowed).float()
-        of_row = (rank[chosen], count[chosen], progress[chosen], row)
-        found.append((chosen, Scores(where[chosen], allowed, logits, *of_row)))
+        logits = logits_at(positions[index], allowed).float()
+        of_row = (rank[index], count[index], progress[index], row)
+        found.append((index, Scores(positions[index], allowed, logits, *of_row)))
     return found

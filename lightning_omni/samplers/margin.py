@@ -1,22 +1,22 @@
-"""Commit where the best token leads the second best by most."""
+"""Commit where the likeliest token leads the second by the largest margin."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_omni.samplers.base import lead
+from lightning_omni.samplers.base import margin
 from lightning_omni.samplers.confidence import Confidence
 
 
 class Margin(Confidence):
-    """Rank positions by the lead of the likeliest token, in probability.
+    """Rank positions by the probability margin between the two likeliest tokens.
 
     Two near-equal candidates are a reason to wait, however much mass they hold together.
 
     Source: arXiv:2502.06768, section 4.2 (top-k probability margin).
     """
 
-    def sureness(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-        """The lead of the likeliest token."""
-        return lead(log_p)
+    def confidence(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
+        """Return the probability margin of the likeliest token."""
+        return margin(log_p)

@@ -18,8 +18,8 @@ class MaskGIT(Sampler):
     """Few steps at first, many masks at the end (cosine), with noise that fades.
 
     Args:
-        temperature: Of the token draw; 0 takes the likeliest.
-        noise: Scale of the Gumbel noise on log-confidence at the first step; it falls to zero.
+        temperature: sampling temperature of tokens; 0 takes the likeliest.
+        noise: scale of the Gumbel noise on log-confidence at the first step; it falls to zero.
 
     Source: MaskGIT, arXiv:2202.04200, section 3.3.
     """
@@ -33,11 +33,13 @@ class MaskGIT(Sampler):
         self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Draw tokens; rank by their log-probability plus annealed noise."""
-        where = scores.where
-        column = choose(scores.logits, temperature=self.temperature, noise=noise, where=where)
+        positions = scores.positions
+        column = choose(
+            scores.logits, temperature=self.temperature, noise=noise, positions=positions
+        )
         log_p = scores.logits.log_softmax(-1).gather(-1, column[:, None]).squeeze(-1).double()
         scale = self.noise * (1 - scores.progress)
-        return scores.allowed[column], log_p + scale * gumbel(noise.uniform(where, Use.ORDER))
+        return scores.allowed[column], log_p + scale * gumbel(noise.uniform(positions, Use.ORDER))
 
     def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """cos(pi (1 - t) / 2): few commits early, when least is known."""

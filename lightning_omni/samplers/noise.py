@@ -1,4 +1,4 @@
-"""The randomness of a sampling run: every sample has a stream of its own."""
+"""The randomness of sampling: one stream of noise per sample."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ from torch import Tensor
 from lightning_omni.diffusion.noise import uniform
 from lightning_omni.samplers.canvas import rank_within
 
-_COLUMN_BITS, _PLACE_BITS = 18, 17
+_COLUMN_BITS, _INDEX_BITS = 18, 17
 
 
 class Use(IntEnum):
-    """What a number is drawn for; uses are independent of one another."""
+    """Purpose of a random number; the streams of different purposes are independent."""
 
-    TOKEN, ORDER, REOPEN = range(3)
+    TOKEN, ORDER, REMASK = range(3)
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Numbers that are a function of (seed of the sample, moment, place in the sample, use).
+    """Uniform noise as a function of (seed of the sample, step, index in the sample, use).
 
-    So what a sample becomes does not depend on what else is in the batch.
+    So a sample's result does not depend on the rest of the batch.
 
     Attributes:
-        seeds: Of each sample, Int[S].
-        sample: Sample of each token of the canvas, Int[T].
-        place: Place of each token in its sample, Int[T].
-        moment: Steps that each sample has taken, over all its holes, Int[S].
+        seeds: one seed per sample, Int[S].
+        sample: sample of each token of the canvas, Int[T].
+        index: index of each token in its sample, Int[T].
+        step: number of steps that each sample has taken, over all its blocks, Int[S].
     """
 
     seeds: Tensor
     sample: Tensor
-    place: Tensor
-    moment: Tensor
+    index: Tensor
+    step: Tensor
 
     @classmethod
-    def of(cls, seeds: Int[Tensor, " S"], sample: Int[Tensor, " T"]) -> Noise:
-        """Streams for the samples of a canvas; `sample` is sorted."""
+    def for_samples(cls, seeds: Int[Tensor, " S"], sample: Int[Tensor, " T"]) -> Noise:
+        """Make the noise of a canvas before its first step; `sample` is sorted."""
         return cls(seeds, sample, rank_within(sample, len(seeds))[0], torch.zeros_like(seeds))
 
-    def at(self, moment: Int[Tensor, " S"]) -> Noise:
-        """The same streams at other moments."""
-        return replace(self, moment=moment)
+    def at(self, step: Int[Tensor, " S"]) -> Noise:
+        """Return the same streams at other steps."""
+        return replace(self, step=step)
 
-    def uniform(self, where: Int[Tensor, " M"], use: Use) -> Float[Tensor, " M"]:
-        """One float64 in [0, 1) for each place."""
-        return uniform(int(use), self.seeds[self.sample[where]], self._key(where))
+    def uniform(self, positions: Int[Tensor, " M"], use: Use) -> Float[Tensor, " M"]:
+        """Draw one float64 in [0, 1) for each position."""
+        return uniform(int(use), self.seeds[self.sample[positions]], self._key(positions))
 
-    def table(self, where: Int[Tensor, " M"], columns: int, use: Use) -> Float[Tensor, "M G"]:
-        """One float64 in [0, 1) for each place and column."""
-        seeds = self.seeds[self.sample[where]]
-        column = torch.arange(columns, device=where.device)
-        key = self._key(where)[:, None] + column
+    def table(self, positions: Int[Tensor, " M"], columns: int, use: Use) -> Float[Tensor, "M G"]:
+        """Draw one float64 in [0, 1) for each position and column."""
+        seeds = self.seeds[self.sample[positions]]
+        column = torch.arange(columns, device=positions.device)
+        key = self._key(positions)[:, None] + column
         return uniform(int(use), seeds[:, None].expand_as(key), key)
 
-    def _key(self, where: Tensor) -> Tensor:
-        moment = self.moment[self.sample[where]] << (_PLACE_BITS + _COLUMN_BITS)
-        return moment + (self.place[where] << _COLUMN_BITS)
+    def _key(self, positions: Tensor) -> Tensor:
+        step = self.step[self.sample[positions]] << (_INDEX_BITS + _COLUMN_BITS)
+        return step + (self.index[positions] << _COLUMN_BITS)

@@ -1,4 +1,4 @@
-"""The reverse process that may change its mind: committed positions are masked again."""
+"""ReMDM: ancestral sampling with remasking of committed positions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Sampler
-from lightning_omni.samplers.canvas import Canvas, Moment, Scores
-from lightning_omni.samplers.growth import Grown
+from lightning_omni.samplers.canvas import Canvas, Scores, StepTimes
 from lightning_omni.samplers.noise import Noise, Use
 
 
@@ -25,23 +24,23 @@ class ReMDM(Ancestral):
     so at every time as many are masked as without remasking. More steps are then worth more.
 
     Args:
-        eta: How much is masked again; 0 is ancestral sampling.
+        eta: strength of remasking; 0 is ancestral sampling.
         strategy: `cap` takes sigma = min(eta, sigma_max), `rescale` eta sigma_max, where
             sigma_max = min(1, (1 - alpha_s) / alpha_t); `confidence` shares eta sigma_max out
             among a sample's positions by the softmax of minus the probability that each had when
             committed, and commits as many masks more, so that their number is kept in the mean.
-        start: Time from which on positions are masked again; times run from 1 down to 0.
-        stop: Time until which they are.
-        temperature: Of the tokens.
+        start: time at which remasking begins; times run from 1 down to 0.
+        stop: time at which it ends.
+        temperature: sampling temperature of the tokens.
 
     Source: ReMDM, arXiv:2503.00307, sections 3 and 4.
     """
 
-    reopens = True
+    remasks = True
     probability: Tensor
-    """Of each token when it was last proposed, NaN before that, Float[T], in a run."""
+    """Probability of each token when it was last proposed, NaN before that, Float[T]."""
     has_committed: Tensor
-    """Which samples have positions that may be masked again, Bool[S], in a run."""
+    """Whether a sample has positions that may be masked again, Bool[S]."""
 
     def __init__(
         self,
@@ -60,62 +59,59 @@ class ReMDM(Ancestral):
         self.eta, self.strategy, self.start, self.stop = eta, strategy, start, stop
 
     def begin(self, canvas: Canvas) -> Sampler:
-        """A copy that remembers how probable each committed token was."""
+        """Return a copy that stores the probability of each committed token."""
         run = copy(self)
         run.probability = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
         return run
 
-    def after_growth(self, grown: Grown) -> Sampler:
-        """What it remembers moves with the tokens."""
-        self.probability = grown.of(self.probability, new=torch.nan)
-        return self
-
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
-        """Draw tokens, and an order that ignores them."""
+        """Draw tokens, and an order independent of them."""
         token, order = super().propose(canvas, scores, noise=noise)
         column = torch.searchsorted(scores.allowed, token)
-        is_committed = (canvas.hole == canvas.hole[scores.where[0]]) & ~self.probability.isnan()
+        is_committed = (
+            canvas.block == canvas.block[scores.positions[0]]
+        ) & ~self.probability.isnan()
         is_committed &= canvas.ids != canvas.mask_token_id
         count = torch.bincount(canvas.sample[is_committed], minlength=len(canvas.num_steps))
         self.has_committed = count > 0
         probability = scores.logits.softmax(-1).gather(-1, column[:, None]).squeeze(-1)
-        self.probability[scores.where] = probability
+        self.probability[scores.positions] = probability
         return token, order
 
-    def quota(
-        self, moment: Moment, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"]
+    def num_transfer_tokens(
+        self, times: StepTimes, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"]
     ) -> Int[Tensor, " S"]:
-        """Each position on its own, so that the number is binomial; at the last step all."""
-        kept_t, kept_s = 1 - moment.t, 1 - moment.s
-        sigma = 0.0 if self.strategy == "confidence" else self._sigma(moment)
-        share = (kept_s - (1 - sigma) * kept_t) / moment.t
+        """Draw each position independently (a binomial number); at the last step take all."""
+        kept_t, kept_s = 1 - times.t, 1 - times.s
+        sigma = 0.0 if self.strategy == "confidence" else self._sigma(times)
+        share = (kept_s - (1 - sigma) * kept_t) / times.t
         if self.strategy == "confidence":
-            share += self._exchanged(moment) * self.has_committed / moment.num_open.clamp_min(1)
+            share += self._exchanged(times) * self.has_committed / times.num_masked.clamp_min(1)
         is_taken = confidence >= 1 - share[sample]
-        return sample[is_taken | (moment.s == 0)[sample]].bincount(minlength=len(moment.t))
+        return sample[is_taken | (times.s == 0)[sample]].bincount(minlength=len(times.t))
 
-    def reopened(
-        self, canvas: Canvas, moment: Moment, where: Int[Tensor, " K"], *, noise: Noise
+    def remask(
+        self, canvas: Canvas, times: StepTimes, positions: Int[Tensor, " K"], *, noise: Noise
     ) -> Bool[Tensor, " K"]:
-        """Each committed position on its own."""
-        sample = canvas.sample[where]
-        share = self._sigma(moment)[sample]
+        """Draw each committed position independently."""
+        sample = canvas.sample[positions]
+        share = self._sigma(times)[sample]
         if self.strategy == "confidence":
-            share = self._exchanged(moment)[sample]
-            doubt = (-self.probability[where]).exp()
-            total = torch.zeros_like(moment.t).index_add_(0, sample, doubt)
-            share = share * doubt / total[sample]
-        return noise.uniform(where, Use.REOPEN) < share
+            share = self._exchanged(times)[sample]
+            weight = (-self.probability[positions]).exp()
+            total = torch.zeros_like(times.t).index_add_(0, sample, weight)
+            share = share * weight / total[sample]
+        return noise.uniform(positions, Use.REMASK) < share
 
-    def _exchanged(self, moment: Moment) -> Tensor:
-        """How many positions are masked again in the mean, as many as others can make up for."""
-        return torch.minimum(self._sigma(moment), moment.num_open * moment.s / moment.t)
+    def _exchanged(self, times: StepTimes) -> Tensor:
+        """Return the mean number of remasked positions, bounded by what new commits make up."""
+        return torch.minimum(self._sigma(times), times.num_masked * times.s / times.t)
 
-    def _sigma(self, moment: Moment) -> Tensor:
-        """Probability with which a committed position is masked again, Float[S]."""
-        most = (moment.s / (1 - moment.t).clamp_min(1e-9)).clamp(max=1)
+    def _sigma(self, times: StepTimes) -> Tensor:
+        """Return the probability that a committed position is masked again, Float[S]."""
+        most = (times.s / (1 - times.t).clamp_min(1e-9)).clamp(max=1)
         sigma = most.clamp(max=self.eta) if self.strategy == "cap" else self.eta * most
-        is_on = (moment.t <= self.start) & (moment.s >= self.stop)
+        is_on = (times.t <= self.start) & (times.s >= self.stop)
         return torch.where(is_on, sigma, 0.0)

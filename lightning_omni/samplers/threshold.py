@@ -1,4 +1,4 @@
-"""Commit whatever is sure enough: few steps where the model is certain, many where it is not."""
+"""Commit every position above a confidence threshold."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Threshold(Confidence):
     many steps as positions, one token; with fewer, more.
 
     Args:
-        threshold: Probability from which a token is committed.
-        temperature: 0 takes the likeliest tokens.
+        threshold: probability from which a token is committed.
+        temperature: sampling temperature; 0 takes the likeliest tokens.
 
     Source: Fast-dLLM, arXiv:2505.22618, section 3.3 (confidence-aware parallel decoding).
     """
@@ -27,8 +27,8 @@ class Threshold(Confidence):
         super().__init__(temperature)
         self.threshold = threshold
 
-    def num_sure(
+    def num_confident(
         self, confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
     ) -> Int[Tensor, " S"]:
-        """As many as reach the threshold."""
+        """Count the positions that reach the threshold."""
         return sample[confidence >= self.threshold].bincount(minlength=num_samples)

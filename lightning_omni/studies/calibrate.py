@@ -26,18 +26,20 @@ from lightning_omni.evaluation.statistics import (
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.evaluation.table import primary_metric
 from lightning_omni.files import BLUE, GREY, ORANGE, make_folder, pyplot, save_figure
-from lightning_omni.generation.config import Sampling, check_seed
-from lightning_omni.generation.defaults import Quality
+from lightning_omni.generation.config import (
+    GenerationConfig,
+    Preset,
+    check_seed,
+    save_presets,
+    to_plain,
+)
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.qualities import save_qualities
-from lightning_omni.generation.unused_options import check_ways
-from lightning_omni.pretrained import FOLDER, fingerprint, locate
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 log = logging.getLogger(__name__)
 CALIBRATION, TABLE = "calibration.json", "calibration.md"
-TOLERANCE: dict[Quality, float] = {"fast": 2.0, "balanced": 1.0, "best": 0.0}
+TOLERANCE: dict[Preset, float] = {"fast": 2.0, "balanced": 1.0, "best": 0.0}
 """Largest loss of a preset against the best config, in standard errors."""
 MAX_LABELS = 8
 """Points that a figure labels when none is left out."""
@@ -45,7 +47,7 @@ MAX_LABELS = 8
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """Quality and cost of one config on one task.
+    """Preset and cost of one config on one task.
 
     Attributes:
         task: Task name.
@@ -107,14 +109,14 @@ def calibrate(
     data: Path,
     out: Path,
     tasks: list[str],
-    configs: dict[str, Sampling],
+    configs: dict[str, GenerationConfig],
     split: str = "val",
     limit: int = 200,
     speech_limit: int = 60,
     seed: int = 956,
     batch_size: int = 16,
     into_model: bool = False,
-    continuous_speech: ContinuousSpeech | None = None,
+    continuous_speech: SpeechFeatureEncoder | None = None,
 ) -> dict[str, Any]:
     """Compare sampling configs on the same examples; write a table, JSON and one figure per task.
 
@@ -144,8 +146,7 @@ def calibrate(
     check_seed(seed, runs=max(limit, speech_limit))
     if not configs:
         raise OmniError("no configs to compare; name at least one under `configs`")
-    check_ways(configs, tasks)
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     if into_model and model == FOLDER:
         raise OmniError(
             "into_model would change the bundled model; copy its folder and calibrate the copy"
@@ -153,9 +154,9 @@ def calibrate(
     make_folder(out)
     omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
-    omni.qualities = {}  # configs are measured against the package's defaults
+    omni.presets = {}  # configs are measured against the package's defaults
     rows: list[CalibrationRow] = []
-    choices: dict[str, dict[Quality, str]] = {}
+    choices: dict[str, dict[Preset, str]] = {}
     for task in tasks:
         task_rows, choices[task] = _compare(omni, suite, plan, task, configs)
         rows += task_rows
@@ -172,12 +173,12 @@ def calibrate(
         (out / TABLE).write_text(calibration_table(rows, choices))
         draw_pareto(task_rows, out)
         if into_model:
-            save_qualities({p: {task: configs[c]} for p, c in choices[task].items()}, model)
+            save_presets({p: {task: configs[c]} for p, c in choices[task].items()}, model)
     log.info("wrote %s", out / TABLE)
     return results
 
 
-def choose_configs(candidates: Sequence[Candidate]) -> dict[Quality, str]:
+def choose_configs(candidates: Sequence[Candidate]) -> dict[Preset, str]:
     """Return the config of each preset: the cheapest whose loss is within the tolerance.
 
     A config without any loss counts as the best, whatever its error.
@@ -194,7 +195,7 @@ def choose_configs(candidates: Sequence[Candidate]) -> dict[Quality, str]:
     }
 
 
-def by_preset(choices: Mapping[str, Mapping[Quality, str]]) -> dict[Quality, dict[str, str]]:
+def by_preset(choices: Mapping[str, Mapping[Preset, str]]) -> dict[Preset, dict[str, str]]:
     """Return the config names by preset and task, given them by task and preset."""
     return {
         preset: {task: chosen[preset] for task, chosen in choices.items()} for preset in TOLERANCE
@@ -202,7 +203,7 @@ def by_preset(choices: Mapping[str, Mapping[Quality, str]]) -> dict[Quality, dic
 
 
 def calibration_table(
-    rows: Sequence[CalibrationRow], choices: Mapping[str, Mapping[Quality, str]]
+    rows: Sequence[CalibrationRow], choices: Mapping[str, Mapping[Preset, str]]
 ) -> str:
     """Return one Markdown table per task: value, paired difference to the first config, cost.
 
@@ -276,8 +277,8 @@ def pareto_front(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
 
 
 def _compare(
-    omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, Sampling]
-) -> tuple[list[CalibrationRow], dict[Quality, str]]:
+    omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, GenerationConfig]
+) -> tuple[list[CalibrationRow], dict[Preset, str]]:
     """Measure all configs on one task; return their rows and the config of each preset."""
     examples = suite.task_examples(task, plan)
     rows: list[CalibrationRow] = []

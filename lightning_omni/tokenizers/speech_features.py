@@ -20,22 +20,22 @@ from lightning_omni.modalities import SAMPLE_RATE
 
 NUM_MELS = 80
 STACKED = 7
-"""Windows in a frame (m)."""
+"""Windows of a frame (m)."""
 STRIDE = 6
 """Windows from one frame to the next (n)."""
 DIM = NUM_MELS * STACKED
 _WINDOW, _HOP, _FFT = 400, 160, 512
 _LOWEST_HZ, _HIGHEST_HZ = 20.0, 8000.0
 _EMPHASIS = 0.97
-_FULL_SCALE = 2.0**15  # the networks that listen were trained on 16-bit integers
+_FULL_SCALE = 2.0**15  # published encoders were trained on 16-bit integers
 
 
 class LfrFilterBank(nn.Module):
     """80 log-mel energies per 10 ms, seven of them stacked every 60 ms.
 
-    Windows are Kaldi's: 25 ms, their mean removed, pre-emphasised, shaped by Hamming; only whole
-    ones count. No noise (dither) is added, so the same sound gives the same features. The first
-    window is repeated three times before the first frame, the last to fill the last frame.
+    Kaldi's windows: 25 ms, mean removed, pre-emphasis, Hamming; only whole windows count. No dither
+    is added, so features are deterministic. The first window is repeated three times before the
+    first frame, the last one to fill the last frame.
 
     Source: Kaldi's `compute-fbank-feats`; low frame rate: arXiv:1607.06947, section 2.
     """
@@ -50,15 +50,15 @@ class LfrFilterBank(nn.Module):
         self.register_buffer("filters", _mel_triangles(), persistent=False)
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N 560"]:
-        """Frames of samples in [-1, 1] at 16 kHz, N = ceil((1 + (T - 400) // 160) / 6).
+        """Return frames of samples in [-1, 1] at 16 kHz, N = ceil((1 + (T - 400) // 160) / 6).
 
         Raises:
-            OmniError: If the sound is shorter than a window.
+            OmniError: If the recording is shorter than a window.
         """
         if wave.shape[1] < _WINDOW:
             raise OmniError(
-                f"a sound of {wave.shape[1]} samples is shorter than one window of {_WINDOW}; give "
-                f"at least {_WINDOW / SAMPLE_RATE} s"
+                f"a recording of {wave.shape[1]} samples is shorter than a window of {_WINDOW}; "
+                f"give at least {_WINDOW / SAMPLE_RATE} s"
             )
         with torch.autocast(wave.device.type, enabled=False):
             return _stacked(self._log_mels(wave.float() * _FULL_SCALE))
@@ -74,7 +74,7 @@ class LfrFilterBank(nn.Module):
 
 
 def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
-    """Windows in overlapping stacks, so that a frame knows what is around it."""
+    """Return overlapping stacks of windows, so that a frame holds its context."""
     count = math.ceil(mels.shape[1] / STRIDE)
     ahead = (STACKED - 1) // 2
     behind = max(0, (count - 1) * STRIDE + STACKED - ahead - mels.shape[1])
@@ -84,7 +84,7 @@ def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
 
 
 def _mel_triangles() -> Float[Tensor, "257 80"]:
-    """Triangles of height one, equally spaced and straight in mel, as Kaldi's are."""
+    """Return Kaldi's triangles: height one, equally spaced and linear in mel."""
     low, high = (1127 * math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
     steps = torch.arange(NUM_MELS + 2, dtype=torch.float64)
     corners = low + (high - low) * steps / (NUM_MELS + 1)
@@ -98,20 +98,20 @@ def _mel_triangles() -> Float[Tensor, "257 80"]:
 _CMVN = re.compile(r"<(AddShift|Rescale)>[^\[]*<LearnRateCoef>[^\[]*\[([^\]]*)\]")
 
 
-class ContinuousSpeech(nn.Module):
+class SpeechFeatureEncoder(nn.Module):
     """Filter bank, normalisation and a frozen encoder.
 
-    The encoder is never trained here and is no part of the joint model: what it hears is stored
-    with the data, and what the joint model learns is the projector behind it.
+    The encoder is never trained here and does not belong to the joint model: its features are
+    stored with the data, and the joint model learns the projector behind it.
 
     Args:
         encoder: Any module that maps frames Float[1 N 560] to features Float[1 K F]; K is the
-            number of context tokens. `torch.nn.Identity` passes the frames themselves.
-        cmvn: File with mean and variance of the frames, as Kaldi writes them (`am.mvn`); None
-            leaves them as they are.
+            number of context tokens. `torch.nn.Identity` returns the frames themselves.
+        cmvn: File with mean and variance of the frames, as Kaldi writes them (`am.mvn`); None for
+            frames that are not normalised.
 
     Raises:
-        OmniError: If the file is missing or holds none.
+        OmniError: If the file is missing or holds no statistics.
     """
 
     shift: Tensor
@@ -126,37 +126,37 @@ class ContinuousSpeech(nn.Module):
         self.register_buffer("scale", scale)
 
     @torch.inference_mode()
-    def hear(self, wave: Float[Tensor, " T"], *, about: str) -> NDArray[np.floating[Any]]:
-        """Features of a sound, Float16[K F].
+    def encode(self, wave: Float[Tensor, " T"], *, name: str) -> NDArray[np.floating[Any]]:
+        """Return the features of a recording, Float16[K F].
 
         Args:
             wave: Samples in [-1, 1] at 16 kHz.
-            about: Name of the sound, for errors.
+            name: Name of the recording, for errors.
 
         Raises:
-            OmniError: If the encoder gives anything else than Float[1 K F] of numbers that float16
-                holds.
+            OmniError: If the encoder returns anything else than Float[1 K F] within the range of
+                float16.
         """
         frames = self.filter_bank(wave[None].to(self.shift.device))
         features = self.encoder((frames + self.shift) * self.scale)
-        name = type(self.encoder).__name__
+        encoder = type(self.encoder).__name__
         if not isinstance(features, Tensor) or features.ndim != 3 or len(features) != 1:
             shape = tuple(getattr(features, "shape", ())) or type(features).__name__
             raise OmniError(
-                f"the speech encoder {name} turned frames of shape {tuple(frames.shape)} into "
+                f"the speech encoder {encoder} turned frames of shape {tuple(frames.shape)} into "
                 f"{shape}, wanted (1, K, F)"
             )
         half = features[0].half()
         if not (half.numel() and torch.isfinite(half).all()):
             raise OmniError(
-                f"the speech encoder {name} hears '{about}' as {features.shape[1]} frames that are "
-                "empty or not within float16; scale its output or leave the sound out"
+                f"the speech encoder {encoder} turned '{name}' into {features.shape[1]} frames "
+                "that are empty or not within float16; scale its output or leave the recording out"
             )
-        heard: NDArray[np.floating[Any]] = half.cpu().numpy()
-        return heard
+        encoded: NDArray[np.floating[Any]] = half.cpu().numpy()
+        return encoded
 
     def fingerprint(self) -> str:
-        """Hash of the encoder's class, structure and weights, and of the normalisation."""
+        """Return a hash of the encoder's class, structure and weights, and of the normalisation."""
         cls = type(self.encoder)
         digest = hashlib.sha256(f"{cls.__module__}.{cls.__qualname__}\n{self.encoder!r}".encode())
         for name, value in self.state_dict().items():
@@ -167,7 +167,7 @@ class ContinuousSpeech(nn.Module):
 
 
 def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
-    """What is added to a frame, and what it is then multiplied by."""
+    """Return the shift that is added to a frame, and the scale that multiplies the sum."""
     try:
         text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -186,3 +186,31 @@ def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
             "numbers each"
         )
     return found["AddShift"], found["Rescale"]
+
+
+def check_encoder(
+    continuous_speech: SpeechFeatureEncoder | None, trained_with: str | None, *, is_needed: bool
+) -> None:
+    """Check that a model gets the encoder that it was trained with, and none if it needs none.
+
+    Args:
+        continuous_speech: the encoder that was given; None if none was.
+        trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
+        is_needed: whether the model reads features.
+
+    Raises:
+        OmniError: If it does not.
+    """
+    if continuous_speech is None:
+        return
+    if not is_needed:
+        raise OmniError(
+            "continuous_speech is given but the model has no projector for features and reads "
+            "codes; leave it out"
+        )
+    given = continuous_speech.fingerprint()
+    if trained_with is not None and given != trained_with:
+        raise OmniError(
+            f"continuous_speech has the fingerprint {given[:12]} but the model was trained "
+            f"with {trained_with[:12]}; give the encoder, its weights and the cmvn of the recipe"
+        )

@@ -1,4 +1,4 @@
-"""Text <-> byte-pair ids through tiktoken, with ranks that ship with the package."""
+"""Text <-> byte-pair ids through tiktoken, with ranks bundled with the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tiktoken
 
 from lightning_omni.errors import OmniError
 from lightning_omni.tokenizers import qwen
-from lightning_omni.vocab import OWN, RELEASED
+from lightning_omni.vocab import NATIVE, RELEASED
 
 DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
 MAX_BYTES = 16_384
@@ -19,22 +19,22 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
-_NAMED = (re.escape(name) for name in (*OWN.names, *RELEASED.names))
+_NAMED = (re.escape(name) for name in (*NATIVE.names, *RELEASED.names))
 _SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
 
 
 class TextTokenizer:
     """Byte-pair encoding that never emits a special token.
 
-    Text that spells a special token is refused: were it passed on, a user could close the turn or
-    plant a mask.
+    Text that spells a special token is refused, as with it a user could close the turn or insert a
+    mask.
 
     Args:
-        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for those of the
-            package `dashscope`.
+        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for the file of
+            the package `dashscope`.
 
     Attributes:
-        ranks: As given.
+        ranks: The argument.
         size: Number of ids.
     """
 
@@ -84,10 +84,10 @@ class TextTokenizer:
         return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
     def visible(self, *, after_space: bool = False) -> list[int]:
-        """Ids of tokens that hold more than white space.
+        """Return the ids of tokens that are not white space alone.
 
         Args:
-            after_space: Only those that begin with a space.
+            after_space: Whether to return only tokens that begin with a space.
         """
         tokens = (self._encoding.decode_single_token_bytes(i) for i in range(self.size))
         return [
@@ -97,5 +97,5 @@ class TextTokenizer:
         ]
 
     def decode(self, ids: list[int]) -> str:
-        """Turn ids back into text; bytes that are not UTF-8 become replacement characters."""
+        """Turn ids into text; bytes that are not UTF-8 become replacement characters."""
         return self._encoding.decode(ids, errors="replace")

@@ -1,3 +1,4 @@
+from itertools import accumulate, pairwise
 from random import Random
 
 import pytest
@@ -7,39 +8,40 @@ from hypothesis import strategies as st
 
 from lightning_omni.data.packing import pack
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Sequence
+from lightning_omni.types import TokenSequence
 
 
 def sequence(length, key="s"):
     places = [(i, 0, 0) for i in range(length)]
-    return Sequence(
+    return TokenSequence(
         list(range(length)), places, [True] * length, [False] * length, [0] * length, 0, key
     )
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 4))
 def test_every_sequence_is_packed_once_and_whole(lengths, rows, lookahead):
-    stream = [(visit, sequence(n)) for visit, n in enumerate(lengths)]
+    stream = [(index, sequence(n)) for index, n in enumerate(lengths)]
     seen = {}
     for batch in pack(stream, rows=rows, row_length=16, pad_token_id=99, lookahead=lookahead):
-        assert batch.ids.shape == (rows, 16)
-        flat = batch.ids.flatten()
-        for n in range(batch.num_segments):
-            start, stop = batch.cu_seqlens[n : n + 2].tolist()
-            assert (batch.segment_ids.flatten()[start:stop] == n).all()
+        assert batch.ids.shape == (rows * 16,)
+        assert batch.num_rows == rows
+        for n, (start, stop) in enumerate(pairwise(accumulate(batch.lengths, initial=0))):
+            assert (batch.segment_ids[start:stop] == n).all()
+            assert batch.positions[start:stop].tolist() == list(range(stop - start))
             if batch.tasks[n] >= 0:
-                visit = int(batch.visits[n])
-                assert visit not in seen
-                seen[visit] = flat[start:stop].tolist()
+                index = int(batch.sample_index[n])
+                assert index not in seen
+                seen[index] = batch.ids[start:stop].tolist()
             else:
-                assert not batch.maskable.flatten()[start:stop].any()
-    assert seen == {visit: list(range(n)) for visit, n in enumerate(lengths)}
+                assert not batch.maskable[start:stop].any()
+    assert seen == {index: list(range(n)) for index, n in enumerate(lengths)}
 
 
 def test_no_segment_crosses_a_row():
     stream = [(i, sequence(5)) for i in range(7)]
     for batch in pack(stream, rows=2, row_length=12, pad_token_id=99):
-        assert not set(batch.segment_ids[0].tolist()) & set(batch.segment_ids[1].tolist())
+        first, second = batch.segment_ids.view(2, 12).tolist()
+        assert not set(first) & set(second)
 
 
 def test_a_sequence_longer_than_a_row_is_refused_by_key():
@@ -51,18 +53,19 @@ def test_a_batch_moves_as_one():
     (batch,) = pack([(0, sequence(3))], rows=1, row_length=4, pad_token_id=0)
     moved = batch.to("meta")
     assert moved.ids.device.type == "meta"
-    assert moved.cu_seqlens.device.type == "cpu"
-    assert torch.equal(batch.ids, torch.tensor([[0, 1, 2, 0]]))
+    assert moved.lengths == batch.lengths == (3, 1)
+    assert torch.equal(batch.ids, torch.tensor([0, 1, 2, 0]))
+    assert torch.equal(batch.is_answer, torch.tensor([True, True, True, False]))
 
 
 def test_waiting_sequences_fill_rows_to_the_brim_and_do_not_wait_long():
     rng = Random(0)
-    stream = [(visit, sequence(rng.randint(20, 180))) for visit in range(3000)]
+    stream = [(index, sequence(rng.randint(20, 180))) for index in range(3000)]
     every = list(pack(stream, rows=4, row_length=512, pad_token_id=0))
-    assert sorted(int(v) for b in every for v in b.visits[b.tasks >= 0]) == list(range(3000))
+    assert sorted(int(v) for b in every for v in b.sample_index[b.tasks >= 0]) == list(range(3000))
     batches = every[:-3]
     used = sum(int((b.tasks[b.segment_ids] >= 0).sum()) for b in batches)
     assert used / sum(b.ids.numel() for b in batches) > 0.97
-    first_seen = [int(b.visits[b.tasks >= 0].min()) for b in batches]
-    last_seen = [int(b.visits[b.tasks >= 0].max()) for b in batches]
+    first_seen = [int(b.sample_index[b.tasks >= 0].min()) for b in batches]
+    last_seen = [int(b.sample_index[b.tasks >= 0].max()) for b in batches]
     assert max(hi - lo for hi, lo in zip(last_seen, first_seen, strict=True)) < 120

@@ -10,7 +10,7 @@ from small_models import rendered_with, sample_of
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
-from lightning_omni.generation.canvas_builder import Grammar, end_ids
+from lightning_omni.generation.canvas_builder import AllowedTokens, end_ids
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
@@ -124,17 +124,17 @@ def test_what_a_turn_ends_with_is_predicted_and_pads_follow_it(task):
 def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part)
     length = sum(trained.maskable)
-    asked, holes = template().render_prompt(sample(task), part=part, length=length)
-    assert asked.position_ids == trained.position_ids
-    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
-    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
-    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
-        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+    prompt, span = template().render_prompt(sample(task), part=part, length=length)
+    assert prompt.position_ids == trained.position_ids
+    in_span = set(range(span.start, span.stop))
+    assert in_span == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(prompt.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_span else b)
 
 
 @pytest.mark.parametrize("task", NINE)
 def test_every_answer_can_be_generated_up_to_its_end(task):
-    grammar = Grammar(VOCAB, TEXT, 1, device=torch.device("cpu"))
+    allowed = AllowedTokens(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
         row = {"text": 0, "image": 1, "speech": 2}[modality]
@@ -142,7 +142,7 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
         ends = [n for n, i in enumerate(hole) if i in end_ids(VOCAB)]
         assert bool(ends) == (modality != "image")
         upto = hole[: ends[0] + 1] if ends else hole
-        assert set(upto) <= set(grammar.allowed[row].tolist())
+        assert set(upto) <= set(allowed.allowed[row].tolist())
 
 
 def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():

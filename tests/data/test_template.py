@@ -55,12 +55,12 @@ def test_training_and_generation_lay_an_answer_out_alike(task, part):
     trained = render(task, part, pads=0)
     lengths = {"text": len(TEXT.encode("a green whale")) + 1, "speech": 7, "image": 16}
     length = lengths[task_named(task).outputs[part]]
-    asked, holes = template().render_prompt(sample(task), part=part, length=length)
-    assert asked.position_ids == trained.position_ids
-    in_hole = {i for hole in holes for i in range(hole.start, hole.stop)}
-    assert in_hole == {i for i, m in enumerate(trained.maskable) if m}
-    for i, (a, b) in enumerate(zip(asked.ids, trained.ids, strict=True)):
-        assert a == (VOCAB.mask_token_id if i in in_hole else b)
+    prompt, span = template().render_prompt(sample(task), part=part, length=length)
+    assert prompt.position_ids == trained.position_ids
+    in_span = set(range(span.start, span.stop))
+    assert in_span == {i for i, m in enumerate(trained.maskable) if m}
+    for i, (a, b) in enumerate(zip(prompt.ids, trained.ids, strict=True)):
+        assert a == (VOCAB.mask_token_id if i in in_span else b)
 
 
 def test_every_part_of_an_answer_is_trained_equally_often():
@@ -72,9 +72,9 @@ def test_every_part_of_an_answer_is_trained_equally_often():
 
 
 def test_a_spoken_answer_follows_the_text_already_given():
-    asked, holes = template().render_prompt(sample("svqa"), part=1, length=8)
-    assert [h.modality for h in holes] == ["speech"]
-    assert ",".join(map(str, TEXT.encode("a green whale"))) in ",".join(map(str, asked.ids))
+    prompt, span = template().render_prompt(sample("svqa"), part=1, length=8)
+    assert span.modality == "speech"
+    assert ",".join(map(str, TEXT.encode("a green whale"))) in ",".join(map(str, prompt.ids))
 
 
 def test_a_text_answer_does_not_see_the_speech_that_will_follow():

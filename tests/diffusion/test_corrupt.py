@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.diffusion.forward_process import bernoulli_mask, counted_mask
+from lightning_omni.diffusion.forward_process import bernoulli_mask, fixed_count_mask
 from lightning_omni.diffusion.noise import uniform
 
 
@@ -11,14 +11,14 @@ from lightning_omni.diffusion.noise import uniform
         st.tuples(st.integers(0, 9), st.integers(0, 9), st.floats(0.001, 1)), min_size=1, max_size=6
     )
 )
-def test_counted_masking_masks_the_rounded_up_share_of_each_group(groups):
+def test_fixed_count_masking_masks_the_rounded_up_share_of_each_group(groups):
     maskable = torch.tensor(
         [b for m, n, _ in groups for b in [True] * m + [False] * n], dtype=torch.bool
     )
     group = torch.tensor([g for g, (m, n, _) in enumerate(groups) for _ in range(m + n)]).long()
     ratio = torch.tensor([r for _, _, r in groups])
     u = uniform(0, torch.zeros_like(group), torch.arange(len(group)))
-    is_masked, realised = counted_mask(u, maskable, ratio, group)
+    is_masked, realised = fixed_count_mask(u, maskable, ratio, group)
     assert not (is_masked & ~maskable).any()
     for g, (m, _, _) in enumerate(groups):
         want = max(1, int(torch.ceil(ratio[g].double() * m).item())) if m else 0
@@ -32,7 +32,7 @@ def test_every_token_of_a_group_is_masked_equally_often():
     hits = torch.zeros(4)
     for visit in range(4000):
         u = uniform(1, torch.full((4,), visit), torch.arange(4))
-        hits += counted_mask(u, maskable, torch.tensor([0.5]), group)[0]
+        hits += fixed_count_mask(u, maskable, torch.tensor([0.5]), group)[0]
     torch.testing.assert_close(hits / 4000, torch.full((4,), 0.5), atol=0.03, rtol=0)
 
 

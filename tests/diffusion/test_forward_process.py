@@ -5,10 +5,10 @@ import torch
 
 from lightning_omni.data.packing import collate
 from lightning_omni.diffusion.forward_process import ForwardProcess
-from lightning_omni.diffusion.noise import complement_of
+from lightning_omni.diffusion.noise import complementary_index
 from lightning_omni.diffusion.schedule import Cosine, Linear, Polynomial, Shifted
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Sequence
+from lightning_omni.types import TokenSequence
 from lightning_omni.vocab import Vocab
 
 VOCAB = Vocab(40, {"speech": 20, "image": 30})
@@ -20,13 +20,13 @@ def process(schedule=None, **changes):
     return ForwardProcess(schedules, **changes)
 
 
-def batch(visits, *, modality="speech", length=12, prompt=3):
-    """One row a visit: a prompt, then an answer of one modality."""
+def batch(indices, *, modality="speech", length=12, prompt=3, codebooks=1):
+    """One row per sample index: a prompt, then an answer of one modality."""
     start = VOCAB.span(modality).start
     size = prompt + length
     answer = [False] * prompt + [True] * length
     index = VOCAB.modalities.index(modality)
-    sequence = Sequence(
+    sequence = TokenSequence(
         [1] * prompt + [start + i % 10 for i in range(length)],
         [(i, 0, 0) for i in range(size)],
         answer,
@@ -35,8 +35,9 @@ def batch(visits, *, modality="speech", length=12, prompt=3):
         0,
         "s",
     )
-    rows = [[(v, sequence)] for v in visits]
-    return collate(rows, row_length=size, pad_token_id=VOCAB.pad_token_id)
+    rows = [[(i, sequence)] for i in indices]
+    pad = VOCAB.pad_token_id
+    return collate(rows, row_length=size, pad_token_id=pad, codebooks=codebooks)
 
 
 def masks(noisy, rows, prompt=3):
@@ -44,9 +45,9 @@ def masks(noisy, rows, prompt=3):
     return (noisy.x_t == VOCAB.mask_token_id).view(rows, -1)[:, prompt:]
 
 
-def shares(forward, *, length=256, visits=200):
-    noisy = forward.corrupt(batch(range(visits), length=length), VOCAB, seed=3)
-    return masks(noisy, visits).float().mean(1)
+def shares(forward, *, length=256, count=200):
+    noisy = forward(batch(range(count), length=length), VOCAB, seed=3)
+    return masks(noisy, count).float().mean(1)
 
 
 @pytest.mark.parametrize("masking", ["counted", "bernoulli"])
@@ -61,9 +62,8 @@ def test_one_time_a_segment_covers_all_mask_ratios_and_one_a_token_does_not(mask
 
 @pytest.mark.parametrize("masking", ["counted", "bernoulli"])
 def test_a_complement_masks_what_its_pair_shows(masking):
-    visits = list(range(50))
-    both = [v for visit in visits for v in (visit, complement_of(visit))]
-    noisy = process(masking=masking).corrupt(batch(both), VOCAB, seed=1)
+    both = [v for i in range(50) for v in (i, complementary_index(i))]
+    noisy = process(masking=masking)(batch(both), VOCAB, seed=1)
     hidden = masks(noisy, len(both))
     one, other = hidden[::2], hidden[1::2]
     assert (one | other).all()
@@ -79,17 +79,17 @@ def test_pairs_are_unbiased(schedule, masking):
     length, count = 6, 12_000
     cost = torch.linspace(0.5, 2.0, length)
 
-    def bound(visits):
-        noisy = process(schedule, masking=masking).corrupt(
-            batch(visits, length=length, prompt=0), VOCAB, seed=2
+    def nelbo(indices):
+        noisy = process(schedule, masking=masking)(
+            batch(indices, length=length, prompt=0), VOCAB, seed=2
         )
-        hidden = masks(noisy, len(visits), prompt=0)
+        hidden = masks(noisy, len(indices), prompt=0)
         seen = (~hidden).sum(1, keepdim=True)
-        nats = (cost / (1 + seen)).flatten()[noisy.places]
-        return (nats * noisy.weight).sum() / (len(visits) * length)
+        nats = (cost / (1 + seen)).flatten()[noisy.positions]
+        return (nats * noisy.weight).sum() / (len(indices) * length)
 
-    plain = bound(list(range(count)))
-    pairs = bound([v for visit in range(count // 2) for v in (visit, complement_of(visit))])
+    plain = nelbo(list(range(count)))
+    pairs = nelbo([v for i in range(count // 2) for v in (i, complementary_index(i))])
     exact = sum(cost.mean().item() / (1 + length - k) for k in range(1, length + 1)) / length
     assert plain.item() == pytest.approx(exact, rel=0.03)
     assert pairs.item() == pytest.approx(exact, rel=0.03)
@@ -99,7 +99,7 @@ def test_pairs_are_unbiased(schedule, masking):
 @pytest.mark.parametrize("ratio_range", [(0.0, 1.0), (0.3, 0.8), (0.5, 1.0)])
 def test_ratios_stay_in_their_range_and_a_uniform_network_costs_log_v(schedule, ratio_range):
     length, count = 100, 1500
-    noisy = process(schedule, ratio_range=ratio_range).corrupt(
+    noisy = process(schedule, ratio_range=ratio_range)(
         batch(range(count), length=length, prompt=0), VOCAB, seed=5
     )
     seen = masks(noisy, count, prompt=0).float().mean(1)
@@ -113,7 +113,7 @@ def test_ratios_stay_in_their_range_and_a_uniform_network_costs_log_v(schedule, 
 def test_spans_are_masked_together_and_counts_stay_exact():
     plain, spans = process(), process(spans={"speech": 4})
     rows = batch(range(300), length=64)
-    one, other = (masks(p.corrupt(rows, VOCAB, seed=1), 300) for p in (plain, spans))
+    one, other = (masks(p(rows, VOCAB, seed=1), 300) for p in (plain, spans))
     assert torch.equal(one.sum(1), other.sum(1))
     changes = [(m[:, 1:] != m[:, :-1]).sum().item() for m in (one, other)]
     assert changes[1] < 0.35 * changes[0]
@@ -124,15 +124,15 @@ def test_spans_are_masked_together_and_counts_stay_exact():
 def test_every_token_of_a_span_is_masked_equally_often(size, masking):
     length, count = 7, 8000
     forward = process(masking=masking, spans={"speech": size})
-    noisy = forward.corrupt(batch(range(count), length=length, prompt=0), VOCAB, seed=3)
+    noisy = forward(batch(range(count), length=length, prompt=0), VOCAB, seed=3)
     share = masks(noisy, count, prompt=0).double().mean(0)
     mean = 0.5 * (1 + (masking == "counted") / length)
     assert ((share - mean).abs() < 4.5 * 0.5 / count**0.5).all()
 
 
 def test_a_complement_masks_what_its_pair_shows_also_within_a_span():
-    both = [v for visit in range(200) for v in (visit, complement_of(visit))]
-    noisy = process(spans={"speech": 4}).corrupt(batch(both), VOCAB, seed=1)
+    both = [v for i in range(200) for v in (i, complementary_index(i))]
+    noisy = process(spans={"speech": 4})(batch(both), VOCAB, seed=1)
     one, other = masks(noisy, len(both))[::2], masks(noisy, len(both))[1::2]
     assert (one | other).all()
     assert ((one & other).sum(1) == 1).all()
@@ -140,32 +140,32 @@ def test_a_complement_masks_what_its_pair_shows_also_within_a_span():
 
 def test_replaced_tokens_keep_their_modality_and_visible_ones_have_a_loss():
     rows = batch(range(400), length=50)
-    noisy = process(replace_ratio=0.2).corrupt(rows, VOCAB, seed=4)
-    x0 = rows.ids.flatten()
-    visible = rows.maskable.flatten() & (noisy.x_t != VOCAB.mask_token_id)
+    noisy = process(replace_ratio=0.2)(rows, VOCAB, seed=4)
+    x0 = rows.ids
+    visible = rows.maskable & (noisy.x_t != VOCAB.mask_token_id)
     wrong = visible & (noisy.x_t != x0)
     # a random code is the true one once in 20
     assert wrong.sum() / visible.sum() == pytest.approx(0.2 * 19 / 20, abs=0.02)
     span = VOCAB.span("speech")
     assert ((noisy.x_t[wrong] >= span.start) & (noisy.x_t[wrong] < span.stop)).all()
-    assert torch.equal(noisy.places, rows.maskable.flatten().nonzero().squeeze(1))
-    assert (noisy.weight[~noisy.is_mask] == 1).all()
-    assert torch.equal(noisy.is_mask, noisy.x_t[noisy.places] == VOCAB.mask_token_id)
-    prompt = ~rows.maskable.flatten()
+    assert torch.equal(noisy.positions, rows.maskable.nonzero().squeeze(1))
+    assert (noisy.weight[~noisy.is_masked] == 1).all()
+    assert torch.equal(noisy.is_masked, noisy.x_t[noisy.positions] == VOCAB.mask_token_id)
+    prompt = ~rows.maskable
     assert torch.equal(noisy.x_t[prompt], x0[prompt])
 
 
 def test_a_replaced_code_stays_in_its_codebook():
-    rows = batch(range(50), length=40)
-    noisy = process(replace_ratio=1.0).corrupt(rows, VOCAB, seed=4, codebooks=2)
-    span, x0 = VOCAB.span("speech"), rows.ids.flatten()
-    visible = rows.maskable.flatten() & (noisy.x_t != VOCAB.mask_token_id)
+    rows = batch(range(50), length=40, codebooks=2)
+    noisy = process(replace_ratio=1.0)(rows, VOCAB, seed=4)
+    span, x0 = VOCAB.span("speech"), rows.ids
+    visible = rows.maskable & (noisy.x_t != VOCAB.mask_token_id)
     book = (torch.stack((noisy.x_t, x0))[:, visible] - span.start) // 10
     assert torch.equal(book[0], book[1])
 
 
 def test_without_weights_every_mask_counts_alike():
-    noisy = process(weighting="none").corrupt(batch(range(20)), VOCAB, seed=1)
+    noisy = process(weighting="none")(batch(range(20)), VOCAB, seed=1)
     assert (noisy.weight == 1).all()
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_omni.diffusion.nelbo import (
-    bound_per_segment,
-    mask_for_bound,
+    nelbo_mask,
+    nelbo_per_segment,
     stratified_levels,
 )
 
@@ -54,31 +54,31 @@ def test_the_estimate_comes_to_each_sequence_s_own_likelihood(joint):
     x0 = torch.tensor(WORLD[17] + WORLD[60])
     segment = torch.tensor([0] * LENGTH + [1] * LENGTH)
     position = torch.arange(LENGTH).repeat(2)
-    visits, core = torch.tensor([5, 9]), torch.ones(2 * LENGTH, dtype=torch.bool)
+    index, core = torch.tensor([5, 9]), torch.ones(2 * LENGTH, dtype=torch.bool)
     total = torch.zeros(2, dtype=torch.float64)
-    for draw, level in enumerate(stratified_levels(0, visits, draws=draws)):
-        is_masked, factor = mask_for_bound(0, visits, level, core, segment, position, draw=draw)
+    for draw, level in enumerate(stratified_levels(0, index, draws=draws)):
+        is_masked, factor = nelbo_mask(0, index, level, core, segment, position, draw=draw)
         x_t = x0.masked_fill(is_masked, MASK)
         nats = torch.cat([exact_nats(joint, x_t[s], x0[s]) for s in (slice(4), slice(4, 8))])
-        total += bound_per_segment(nats, segment[is_masked], factor.double())
+        total += nelbo_per_segment(nats, segment[is_masked], factor.double())
     expected = -joint[[17, 60]].log()
     torch.testing.assert_close(total / draws, expected, atol=0.03, rtol=0.02)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_uniform_model_costs_log_v_a_token_at_every_count(length):
-    visits, core = torch.tensor([3]), torch.ones(length, dtype=torch.bool)
+    index, core = torch.tensor([3]), torch.ones(length, dtype=torch.bool)
     where = torch.zeros(length, dtype=torch.long), torch.arange(length)
-    for draw, level in enumerate(stratified_levels(1, visits, draws=7)):
-        is_masked, factor = mask_for_bound(1, visits, level, core, *where, draw=draw)
+    for draw, level in enumerate(stratified_levels(1, index, draws=7)):
+        is_masked, factor = nelbo_mask(1, index, level, core, *where, draw=draw)
         nats = torch.full((int(is_masked.sum()),), math.log(VOCAB))
-        bound = bound_per_segment(nats, where[0][is_masked], factor)
+        bound = nelbo_per_segment(nats, where[0][is_masked], factor)
         assert bound.item() == pytest.approx(length * math.log(VOCAB))
 
 
 def test_levels_hit_every_stratum_once_and_every_count_equally_often():
-    visits = torch.arange(300)
-    levels = stratified_levels(0, visits, draws=10)
+    index = torch.arange(300)
+    levels = stratified_levels(0, index, draws=10)
     assert ((levels * 10).ceil().sort(dim=0).values == torch.arange(1, 11)[:, None]).all()
     counts = (levels * 5).ceil().long().flatten().bincount(minlength=6)[1:]
     assert counts.tolist() == [600] * 5
@@ -89,6 +89,6 @@ def test_only_the_core_is_masked():
     core = torch.tensor([False, True, True, False])
     where = torch.zeros(4, dtype=torch.long), torch.arange(4)
     level = torch.ones(1)
-    is_masked, factor = mask_for_bound(0, torch.tensor([1]), level, core, *where, draw=0)
+    is_masked, factor = nelbo_mask(0, torch.tensor([1]), level, core, *where, draw=0)
     assert torch.equal(is_masked, core)
     assert factor.item() == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lightning_omni.diffusion.objective import per_maskable, weighted_nll
+from lightning_omni.diffusion.objective import per_answer_token, weighted_nll
 
 
 def case(rng, *, masks=8, vocab=10, dim=5, dtype=torch.float32):
@@ -83,5 +83,5 @@ def test_products_follow_autocast_and_sums_do_not(rng):
 
 def test_the_loss_is_normalised_by_what_could_be_masked_not_by_what_was():
     torch.testing.assert_close(
-        per_maskable(torch.tensor(5.0), torch.tensor(10.0)), torch.tensor(0.5)
+        per_answer_token(torch.tensor(5.0), torch.tensor(10.0)), torch.tensor(0.5)
     )

@@ -78,7 +78,7 @@ def test_positions_of_one_row_hold_for_all_and_those_of_another_shape_are_refuse
     ],
 )
 def test_tokens_that_are_no_rows_of_known_ids_are_refused(ids, expected):
-    backbone = Backbone(Transformer(60, [], **QWEN_SHAPE), is_shifted=False)
+    backbone = Backbone(Transformer(60, [], **QWEN_SHAPE), right_shift_logits=False)
     with pytest.raises(OmniError, match=expected):
         backbone(torch.tensor(ids).long())
 

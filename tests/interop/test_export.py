@@ -37,7 +37,7 @@ def ours(folder, *, dtype=torch.float32, wrap=None, code_spans=(), **changes):
     model = Transformer(97, list(code_spans), **{**SHAPE, **changes})
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    module = model if wrap is None else Backbone(model, is_shifted=wrap)
+    module = model if wrap is None else Backbone(model, right_shift_logits=wrap)
     module.to(dtype).save_pretrained(folder)
     return folder
 
@@ -321,7 +321,7 @@ def test_ids_of_an_import_leave_with_it_and_come_back_byte_by_byte(tmp_path, for
 
 
 def test_the_ids_of_a_vocabulary_beside_the_weights_are_written_as_hf(tmp_path):
-    model = ours(tmp_path / "ours", is_shifted=True)
+    model = ours(tmp_path / "ours", right_shift_logits=True)
     vocab = Vocab(40, {"image": 12}, "released")
     (model / "vocab.json").write_text(json.dumps(vocab.to_dict()))
     assert export(model, tmp_path / "out") == 0

@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from lightning_omni.metrics.nelbo import BoundPerToken
+from lightning_omni.metrics.nelbo import NelboPerToken
 
 
 def test_a_ratio_of_sums_with_the_error_that_repetition_shows(rng):
     def draw():
         tokens = torch.randint(1, 20, (200,), generator=rng)
         nats = tokens * 1.5 + torch.randn(200, generator=rng) * tokens.sqrt()
-        metric = BoundPerToken(2)
+        metric = NelboPerToken(2)
         for part in range(0, 200, 50):
             some = slice(part, part + 50)
             metric.update(nats[some], tokens[some], torch.zeros(50, dtype=torch.long))
@@ -25,7 +25,7 @@ def test_a_ratio_of_sums_with_the_error_that_repetition_shows(rng):
 
 
 def test_a_single_sample_has_no_error():
-    metric = BoundPerToken(1)
+    metric = NelboPerToken(1)
     metric.update(torch.tensor([0.7]), torch.tensor([31]), torch.tensor([0]))
     ratio, error = metric.compute()
     assert ratio.item() == pytest.approx(0.7 / 31)

@@ -25,7 +25,7 @@ TABLES = ("embedding.tokens.weight", "embedding.head.weight")
 
 def backbone(rows=VOCAB.size, **changes):
     torch.manual_seed(0)
-    return Transformer(rows, [], **{**QWEN_SHAPE, "is_shifted": True, **changes})
+    return Transformer(rows, [], **{**QWEN_SHAPE, "right_shift_logits": True, **changes})
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_what_becomes_of_the_rows_is_one_sentence(imported, caplog):
     with caplog.at_level(logging.INFO):
         load_initial(backbone(), imported, VOCAB, seed=3)
     (said,) = [r.getMessage() for r in caplog.records if r.name == initial_weights.__name__]
-    assert f"rows for {KNOWN + PADDING} ids: {KNOWN} keep theirs, {PADDING} have no" in said
-    assert f"{VOCAB.size - KNOWN} new ids" in said
+    assert f"rows for {KNOWN + PADDING} ids: {KNOWN} are kept, {PADDING} have no" in said
+    assert f"{VOCAB.size - KNOWN} new rows" in said
 
 
 def test_a_checkpoint_of_the_whole_vocabulary_is_taken_as_it_is(tmp_path):
@@ -115,7 +115,7 @@ def test_weights_are_read_one_at_a_time(imported, monkeypatch):
 def test_tables_of_which_only_new_rows_are_trained_are_filled_alike(imported, start):
     pytest.importorskip("peft")
     plain, split = backbone(), backbone()
-    Lora(rank=1, alpha=1.0, rows_from=start).adapt(split)
+    Lora(rank=1, alpha=1.0, trainable_rows_from=start).adapt(split)
     for model in (plain, split):
         load_initial(model, imported, VOCAB, seed=3)
     assert torch.equal(split.embedding.tokens.weight, plain.embedding.tokens.weight)
@@ -125,7 +125,7 @@ def test_tables_of_which_only_new_rows_are_trained_are_filled_alike(imported, st
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"is_shifted": False}, "is_shifted is True, not False"),
+        ({"right_shift_logits": False}, "right_shift_logits is True, not False"),
         ({"rope_theta": 5.0}, "rope_theta is 10000.0, not 5.0"),
         ({"num_heads": 8}, "num_heads is 4, not 8"),
         ({"tie_embeddings": True}, "tie_embeddings is False, not True"),
@@ -139,19 +139,19 @@ def test_another_architecture_is_refused_also_where_shapes_agree(imported, chang
 
 @pytest.mark.parametrize("kind", [True, False])
 def test_a_stage_and_the_one_before_agree_on_the_shift(tmp_path, kind):
-    backbone(is_shifted=kind).save_pretrained(tmp_path)
-    load_initial(backbone(is_shifted=kind), tmp_path, VOCAB, seed=3)
-    with pytest.raises(OmniError, match=f"is_shifted is {kind}, not {not kind}"):
-        load_initial(backbone(is_shifted=not kind), tmp_path, VOCAB, seed=3)
+    backbone(right_shift_logits=kind).save_pretrained(tmp_path)
+    load_initial(backbone(right_shift_logits=kind), tmp_path, VOCAB, seed=3)
+    with pytest.raises(OmniError, match=f"right_shift_logits is {kind}, not {not kind}"):
+        load_initial(backbone(right_shift_logits=not kind), tmp_path, VOCAB, seed=3)
 
 
 def test_exports_from_before_there_was_a_shift_have_none(tmp_path):
-    backbone(is_shifted=False).save_pretrained(tmp_path)
+    backbone(right_shift_logits=False).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["init_args"]["is_shifted"]
+    del config["init_args"]["right_shift_logits"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    load_initial(backbone(is_shifted=False), tmp_path, VOCAB, seed=3)
-    with pytest.raises(OmniError, match="is_shifted is False, not True"):
+    load_initial(backbone(right_shift_logits=False), tmp_path, VOCAB, seed=3)
+    with pytest.raises(OmniError, match="right_shift_logits is False, not True"):
         load_initial(backbone(), tmp_path, VOCAB, seed=3)
 
 

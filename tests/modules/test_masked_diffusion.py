@@ -67,15 +67,26 @@ def batches(count=40, rows=2):
     return list(pack(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
 
 
+def corrupt(model, batch):
+    return model.forward_process(batch, model.vocab, seed=model.noise_seed)
+
+
+def loss_of(model, batch):
+    """The loss of a training step."""
+    noisy = corrupt(model, batch)
+    hidden = model.backbone(
+        *(noisy.x_t, batch.position_ids, model.segments(batch)), positions=noisy.positions
+    )
+    return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[0]
+
+
 def ratios(noisy, batch):
     """Realised mask ratio per segment and modality."""
-    modality, segment = batch.modality.flatten(), batch.segment_ids.flatten()
-    core = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
-    is_masked = torch.zeros_like(core)
-    is_masked[noisy.places] = True
+    is_masked = torch.zeros_like(batch.is_answer)
+    is_masked[noisy.positions] = True
     for m in range(3):
         for n in range(batch.num_segments):
-            here = core & (modality == m) & (segment == n)
+            here = batch.is_answer & (batch.modality == m) & (batch.segment_ids == n)
             if here.any():
                 yield (is_masked & here).sum() / here.sum()
 
@@ -83,7 +94,7 @@ def ratios(noisy, batch):
 @pytest.mark.parametrize("masking", ["counted", "bernoulli"])
 def test_mask_ratios_cover_the_whole_unit_interval(masking):
     model = module(forward_process=forward_process(masking=masking))
-    seen = torch.stack([r for b in batches(300) for r in ratios(model.corrupt(b), b)])
+    seen = torch.stack([r for b in batches(300) for r in ratios(corrupt(model, b), b)])
     assert seen.min() < 0.12
     assert seen.max() > 0.95
     assert 0.15 < (seen < 0.35).float().mean() < 0.5
@@ -92,9 +103,9 @@ def test_mask_ratios_cover_the_whole_unit_interval(masking):
 def test_tail_pads_are_masked_at_gamma_times_the_ratio():
     model, hits, total = module(), 0, 0
     for batch in batches(600):
-        noisy = model.corrupt(batch)
-        pads = batch.is_tail_pad.flatten()
-        hits += int(pads[noisy.places].sum())
+        noisy = corrupt(model, batch)
+        pads = batch.is_tail_pad
+        hits += int(pads[noisy.positions].sum())
         total += int(pads.sum())
     assert abs(hits / total - 0.3) < 0.04
 
@@ -102,11 +113,11 @@ def test_tail_pads_are_masked_at_gamma_times_the_ratio():
 def test_prompts_and_row_ends_are_never_masked_and_the_rest_is_kept():
     model = module()
     for batch in batches():
-        noisy = model.corrupt(batch)
-        assert batch.maskable.flatten()[noisy.places].all()
+        noisy = corrupt(model, batch)
+        assert batch.maskable[noisy.positions].all()
         kept = torch.ones(batch.ids.numel(), dtype=torch.bool)
-        kept[noisy.places] = False
-        assert torch.equal(noisy.x_t[kept], batch.ids.flatten()[kept])
+        kept[noisy.positions] = False
+        assert torch.equal(noisy.x_t[kept], batch.ids[kept])
 
 
 def test_the_noise_of_a_sample_does_not_depend_on_how_it_was_packed():
@@ -115,11 +126,10 @@ def test_the_noise_of_a_sample_does_not_depend_on_how_it_was_packed():
     def masks(rows):
         found = {}
         for batch in batches(20, rows=rows):
-            noisy = model.corrupt(batch)
-            for n in range(batch.num_segments):
-                start, stop = batch.cu_seqlens[n : n + 2].tolist()
+            noisy = corrupt(model, batch)
+            for n, x_t in enumerate(noisy.x_t.split(batch.lengths)):
                 if batch.tasks[n] >= 0:
-                    found[int(batch.visits[n])] = noisy.x_t[start:stop].tolist()
+                    found[int(batch.sample_index[n])] = x_t.tolist()
         return found
 
     assert masks(1) == masks(3)
@@ -130,9 +140,10 @@ def test_a_uniform_model_costs_the_log_of_the_vocabulary_per_token_at_any_schedu
         model = module(forward_process=forward_process(schedules=schedules, tail_pad_ratio=0.0))
         losses = []
         for batch in batches(1000):
-            noisy = model.corrupt(batch)
-            hidden = torch.zeros(len(noisy.places), model.backbone.norm.weight.shape[0])
-            losses.append(model._loss(batch, noisy, hidden)[0])
+            noisy = corrupt(model, batch)
+            hidden = torch.zeros(len(noisy.positions), model.backbone.norm.weight.shape[0])
+            table = model.backbone.embedding.output_embedding()
+            losses.append(model.objective(hidden, table, batch, noisy)[0])
         ratio = torch.stack(losses).mean() / math.log(model.vocab.size - 1)
         assert abs(ratio - 1) < 0.06
 
@@ -142,8 +153,7 @@ def test_training_on_one_batch_lowers_its_loss():
     optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):
-        noisy = model.corrupt(batch)
-        loss, _ = model._loss(batch, noisy, model.hidden(batch, noisy))
+        loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -154,8 +164,7 @@ def test_training_on_one_batch_lowers_its_loss():
 def test_a_batch_of_which_nothing_counts_costs_nothing_and_moves_nothing():
     model = module(modality_weight={"text": 0.0, "speech": 0.0, "image": 1.0})
     batch = batches(10)[0]  # answers are text and speech
-    noisy = model.corrupt(batch)
-    loss, _ = model._loss(batch, noisy, model.hidden(batch, noisy))
+    loss = loss_of(model, batch)
     loss.backward()
     assert loss.item() == 0
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
@@ -181,13 +190,13 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 
 @pytest.mark.parametrize("draws", [1, 7])
 @torch.no_grad()
-def test_the_bound_of_a_network_that_knows_nothing_is_log_v_a_token(draws, monkeypatch):
-    model = module(bound_draws=draws)
+def test_the_nelbo_of_a_network_that_knows_nothing_is_log_v_a_token(draws, monkeypatch):
+    model = module(nelbo_draws=draws)
     model.backbone.embedding.head.weight.zero_()
     monkeypatch.setattr(model, "log", lambda *args, **options: None)
     for i, batch in enumerate(batches()):
         model.test_step(batch, i)
-    ratio, error = model.bound.compute()
+    ratio, error = model.nelbo_per_token.compute()
     seen = ratio.isfinite()
     assert seen.tolist() == [True, True, False]  # images are asked about, never answered
     wanted = math.log(model.vocab.size - 1)
@@ -198,10 +207,10 @@ def test_the_bound_of_a_network_that_knows_nothing_is_log_v_a_token(draws, monke
 @torch.no_grad()
 def test_bits_per_second_are_all_nats_of_an_answer_over_its_seconds(monkeypatch):
     """What ends the speech costs nats and takes no time."""
-    model, logged = module(bound_draws=1), {}
+    model, logged = module(nelbo_draws=1), {}
     model.backbone.embedding.head.weight.zero_()
     units = {"speech": {"bits_per_second": 20 / math.log(2)}}  # so 10 codes are half a second
-    data = SimpleNamespace(bound_units=lambda: units)
+    data = SimpleNamespace(nelbo_units=lambda: units)
     monkeypatch.setattr(model, "_trainer", SimpleNamespace(datamodule=data))
     monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
     for i, batch in enumerate(batches()):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.templates import make_template
-from lightning_omni.diffusion.forward_process import Corrupted, ForwardProcess
+from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import PackedPrompts
@@ -47,7 +48,7 @@ SAMPLE = Sample(
 
 def module(sizes=SIZES, special_tokens="released", **changes) -> MaskedDiffusionModule:
     torch.manual_seed(0)
-    shape = {**QWEN_SHAPE, "is_shifted": True, **changes}
+    shape = {**QWEN_SHAPE, "right_shift_logits": True, **changes}
     return MaskedDiffusionModule(
         vocab=sizes,
         backbone=partial(Transformer, **shape),
@@ -73,22 +74,39 @@ def batch_of(ids, positions) -> Batch:
     """A packed row, every token of it an answer."""
     starts = [*(positions == 0).nonzero().squeeze(1).tolist(), len(ids)]
     lengths = torch.tensor([b - a for a, b in pairwise(starts)])
-    segment = torch.arange(len(lengths)).repeat_interleave(lengths)
-    places = torch.stack((positions, positions * 0, positions * 0), dim=1)
     every = torch.ones_like(ids, dtype=torch.bool)
     return Batch(
-        *(ids[None], places[None], segment[None], every[None], ~every[None], ids[None] * 0),
-        torch.zeros(len(lengths), dtype=torch.long),
-        torch.tensor(starts, dtype=torch.int32),
-        len(lengths),
-        torch.arange(len(lengths)),
-        None,
+        ids=ids,
+        position_ids=torch.stack((positions, positions * 0, positions * 0), dim=1),
+        segment_ids=torch.arange(len(lengths)).repeat_interleave(lengths),
+        positions=positions,
+        maskable=every,
+        is_tail_pad=~every,
+        is_answer=every,
+        modality=ids * 0,
+        tasks=torch.zeros(len(lengths), dtype=torch.long),
+        sample_index=torch.arange(len(lengths)),
+        lengths=tuple(lengths.tolist()),
+        num_rows=1,
+        codebooks=1,
+        continuous=None,
     )
 
 
-def unmasked(ids, places) -> Corrupted:
-    ones = torch.ones(len(places))
-    return Corrupted(ids, places, ones.bool(), ones, ones)
+def states_of(model, batch, positions, ids=None):
+    """Final states at some positions of a batch, or of other ids in its place."""
+    return model.backbone(
+        *(batch.ids if ids is None else ids, batch.position_ids, model.segments(batch)),
+        positions=positions,
+    )
+
+
+def nll_of(model, batch, positions):
+    """-log p of the tokens at some positions when they are masked."""
+    is_masked = torch.zeros_like(batch.is_answer).index_fill(0, positions, True)
+    noisy = with_masks(batch, is_masked, mask_token_id=model.vocab.mask_token_id)
+    hidden = states_of(model, batch, positions, noisy.x_t)
+    return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[1]
 
 
 @pytest.fixture
@@ -103,7 +121,7 @@ def reference(tmp_path):
     (tmp_path / "dream" / "config.json").write_text(json.dumps(plain))
     import_checkpoint("dream", tmp_path / "dream", tmp_path / "imported")
     sizes = {"text": 502 - 128, "speech": 64, "image": 64}
-    model = module(sizes, "own", **transformer_args(config, about="the reference"))
+    model = module(sizes, "native", **transformer_args(config, about="the reference"))
     started_from(tmp_path / "imported", model)
     case = {k: v[0] for k, v in load_file(DREAM / "forward.safetensors").items() if v.ndim > 1}
     loss = load_file(DREAM / "forward.safetensors")["packed.loss"].squeeze()
@@ -117,7 +135,7 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     ids, positions, labels = (case[f"packed.{n}"] for n in ("input_ids", "position_ids", "labels"))
     places = (labels != -100).nonzero().squeeze(1)
     assert (positions[places] > 0).all()  # a first token has no loss there
-    hidden = model.hidden(batch_of(ids, positions), unmasked(ids, places))
+    hidden = states_of(model, batch_of(ids, positions), places)
     ours = F.cross_entropy(model.backbone.logits(hidden), labels[places])
     torch.testing.assert_close(ours, loss, atol=1e-5, rtol=0)
     # our loss never predicts the mask
@@ -125,7 +143,11 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     theirs[:, model.vocab.mask_token_id] = -torch.inf
     kept = labels[places] != model.vocab.mask_token_id
     truth = batch_of(torch.where(labels == -100, ids, labels), positions)
-    total, _ = model._loss(truth, unmasked(ids, places[kept]), hidden[kept])
+    ones = torch.ones(int(kept.sum()))
+    noisy = NoisyBatch(ids, places[kept], ones.bool(), ones, ones)
+    total, _ = model.objective(
+        hidden[kept], model.backbone.embedding.output_embedding(), truth, noisy
+    )
     expected = F.cross_entropy(theirs[kept], labels[places][kept], reduction="sum") / len(ids)
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=0)
 
@@ -139,7 +161,7 @@ def test_logits_are_bit_by_bit_those_of_load_backbone(reference):
         (case["single.input_ids"], torch.arange(40)),
     ):
         every = torch.arange(len(ids))
-        hidden = model.hidden(batch_of(ids, positions), unmasked(ids, every))
+        hidden = states_of(model, batch_of(ids, positions), every)
         assert torch.equal(model.backbone.logits(hidden), loaded(ids[None], positions[None])[0])
 
 
@@ -149,7 +171,7 @@ def test_another_segment_changes_nothing():
     ids = torch.randint(0, 90, (12,), generator=torch.Generator().manual_seed(0))
     index = torch.cat([torch.arange(n) for n in lengths])
     places = torch.stack((index, index * 0, index * 0), dim=1)
-    layout = SegmentLayout.of(lengths, device="cpu")
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
     before = model(ids, places, layout)
     changed = ids.clone()
     changed[6:7] += 1
@@ -161,12 +183,12 @@ def test_another_segment_changes_nothing():
 
 @torch.no_grad()
 def test_row_i_is_the_plain_network_s_row_before_and_the_first_its_own():
-    shifted, plain = module().backbone, module(is_shifted=False).backbone
+    shifted, plain = module().backbone, module(right_shift_logits=False).backbone
     assert shifted.state_dict().keys() == plain.state_dict().keys()
     ids, index = torch.arange(7), torch.tensor([0, 1, 2, 0, 1, 0, 1])
     places = torch.stack((index, index * 0, index * 0), dim=1)
     for lengths in ((3, 2, 2), (3, 0, 2, 2, 0)):
-        layout = SegmentLayout.of(lengths, device="cpu")
+        layout = SegmentLayout.from_lengths(lengths, device="cpu")
         moved, own = (m(ids, places, layout) for m in (shifted, plain))
         assert torch.equal(moved, own[[0, 0, 1, 3, 3, 5, 5]])
 
@@ -184,17 +206,13 @@ def test_training_validation_and_the_bound_score_a_token_by_the_one_before():
     template = make_template(model.vocab, TEXT, image_columns=4, codebooks=1, max_tail_pads={})
     stream = [(v, template.render(SAMPLE, rng=Random(v))) for v in range(8)]
     (batch,) = pack(iter(stream), rows=1, row_length=400, pad_token_id=model.vocab.pad_token_id)
-    last = batch.cu_seqlens[1 : 1 + len(stream)].long() - 1
-    before = torch.where(batch.ids == model.vocab.special("<|im_end|>"), 1, 0).flatten()
+    last = torch.tensor(batch.lengths).cumsum(0)[: len(stream)] - 1
+    before = torch.where(batch.ids == model.vocab.special("<|im_end|>"), 1, 0)
     assert before[last - 1].all()  # an answer ends with the turn's end and a line feed
-    ids = batch.ids.flatten().clone()
+    ids = batch.ids.clone()
     ids[last] = ids[last - 1]
-    truth = Batch(**{n: getattr(batch, n) for n in Batch.__slots__} | {"ids": ids[None]})
-    noisy = model._masked(truth, torch.zeros(len(ids), dtype=torch.bool).index_fill(0, last, True))
-    _, nats = model._loss(truth, noisy, model.hidden(truth, noisy))
-    assert nats.max() < 0.1
-    noisy = model._masked(batch, torch.zeros(len(ids), dtype=torch.bool).index_fill(0, last, True))
-    assert model._nats(batch, noisy, model.hidden(batch, noisy)).min() > 5
+    assert nll_of(model, replace(batch, ids=ids), last).max() < 0.1
+    assert nll_of(model, batch, last).min() > 5
 
 
 @torch.no_grad()
@@ -202,12 +220,12 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     model = module(num_layers=1).backbone  # keys of one layer depend on no other token
     lengths, holes, mask = (8, 5), [5, 6, 7, 11, 12], 1047
     index = torch.cat([torch.arange(n) for n in lengths])
-    layout = SegmentLayout.of(lengths, device="cpu")
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
     places = torch.stack((index, index * 0, index * 0), dim=1)
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
     prompts = PackedPrompts(ids, places, layout, torch.tensor(holes))
-    denoise = conditional(model, prompts, mask_token_id=mask, refresh_every=99)
+    denoise = conditional(model, prompts, mask_token_id=mask, cache_interval=99)
     allowed = torch.arange(1000)
     for done in ([], [5], [5, 12], [5, 6, 7, 12]):
         now = ids.clone()
@@ -226,14 +244,14 @@ def test_what_was_started_from_dream_is_exported_as_it_scores(tmp_path, form):
     model.backbone.save_pretrained(tmp_path / "trained")
     export_model(tmp_path / "trained", form, tmp_path / "out")
     loaded, ids = load_backbone(tmp_path / "out"), torch.randint(0, model.vocab.size, (15,))
-    assert loaded.is_shifted
+    assert loaded.right_shift_logits
     every = torch.arange(15)
-    hidden = model.hidden(batch_of(ids, every), unmasked(ids, every))
+    hidden = states_of(model, batch_of(ids, every), every)
     torch.testing.assert_close(loaded(ids[None])[0], model.backbone.logits(hidden))
     if form == "hf":
         assert read_config(tmp_path / "out")["model_type"] == "Dream"
 
 
 def test_an_isolated_prompt_cannot_score_an_answer():
-    with pytest.raises(OmniError, match="isolate_prompt and is_shifted are both set"):
+    with pytest.raises(OmniError, match="isolate_prompt and right_shift_logits are both set"):
         module(isolate_prompt=True)

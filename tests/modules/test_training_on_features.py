@@ -12,11 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.templates import make_template
-from lightning_omni.diffusion.forward_process import ForwardProcess
+from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.initial_weights import load_initial
-from lightning_omni.modules.length_loss import requests
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -73,19 +72,27 @@ def batches(count=60, rows=4, seed=0, *, has_speech=True):
     return list(pack(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
 
 
+def states_of(model, batch, noisy):
+    return model.backbone(
+        *(noisy.x_t, batch.position_ids, model.segments(batch)),
+        positions=noisy.positions,
+        continuous=batch.continuous,
+    )
+
+
 def loss_of(model, batch):
-    noisy = model.corrupt(batch)
-    return model._loss(batch, noisy, model.hidden(batch, noisy))[0]
+    noisy = model.forward_process(batch, model.vocab, seed=model.noise_seed)
+    hidden, table = states_of(model, batch, noisy), model.backbone.embedding.output_embedding()
+    return model.objective(hidden, table, batch, noisy)[0]
 
 
 @torch.no_grad()
 def accuracy(model, batch):
     """Share of the answers that are right in every token when all are masked."""
-    is_masked = batch.maskable.flatten() & ~batch.is_tail_pad.flatten()
-    noisy = model._masked(batch, is_masked)
-    guess = model._likeliest(model.hidden(batch, noisy))
-    right = guess == batch.ids.flatten()[noisy.places]
-    segment = batch.segment_ids.flatten()[noisy.places]
+    noisy = with_masks(batch, batch.is_answer, mask_token_id=model.vocab.mask_token_id)
+    guess = model._predict(states_of(model, batch, noisy))
+    right = guess == batch.ids[noisy.positions]
+    segment = batch.segment_ids[noisy.positions]
     per_answer = [right[segment == n].all() for n in segment.unique()]
     return float(torch.stack(per_answer).float().mean())
 
@@ -95,26 +102,14 @@ def test_features_lie_at_the_context_tokens_of_their_own_sample_wherever_it_was_
     found = {}
     for rows in (1, 3):
         for batch in batches(20, rows=rows):
-            at = batch.continuous.places
-            assert torch.equal((batch.ids.flatten() == context).nonzero().squeeze(1), at)
-            segment = batch.segment_ids.flatten()[at]
+            at = batch.continuous.positions
+            assert torch.equal((batch.ids == context).nonzero().squeeze(1), at)
+            segment = batch.segment_ids[at]
             for n in segment.unique().tolist():
                 frames = batch.continuous.features[segment == n]
-                found.setdefault(int(batch.visits[n]), []).append(frames)
+                found.setdefault(int(batch.sample_index[n]), []).append(frames)
     assert len(found) == 20
     assert all(torch.equal(*pair) for pair in found.values())
-
-
-def test_requests_of_a_length_head_keep_the_features_of_their_own_tokens():
-    vocab = Vocab.of_sizes(SIZES, "released")
-    batch = next(iter(batches()))
-    for every in (1, 2):
-        query, _ = requests(batch, vocab, every=every)
-        context = (query.ids == vocab.special("<|context_of_audio|>")).nonzero().squeeze(1)
-        assert torch.equal(query.continuous.places, context)
-        kept = (batch.visits % every == 0)[batch.segment_ids.flatten()[batch.continuous.places]]
-        assert 0 < kept.sum() <= len(kept)
-        assert torch.equal(query.continuous.features, batch.continuous.features[kept])
 
 
 def test_an_answer_that_only_the_features_tell_is_learned():
@@ -199,7 +194,6 @@ def test_processes_need_not_agree_on_whether_there_is_speech(tmp_path):
 
 def test_a_batch_moves_with_its_features():
     batch = batches(4)[0].to("meta")
-    assert batch.continuous.places.is_meta
+    assert batch.continuous.positions.is_meta
     assert batch.continuous.features.is_meta
-    assert not batch.cu_seqlens.is_meta
     assert batches(4, has_speech=False)[0].to("meta").continuous is None

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_omni.nn.cpu import LONGEST
+from lightning_omni.nn.cpu import MAX_BF16_LENGTH
 from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
 
@@ -22,17 +22,17 @@ def test_segment_attention_equals_dense_attention_under_a_block_mask(lengths, kv
     mask = segment[:, None] == segment[None]
     wide = [x.repeat_interleave(4 // kv_heads, 1).transpose(0, 1) for x in (k, v)]
     dense = F.scaled_dot_product_attention(q.transpose(0, 1), *wide, attn_mask=mask).transpose(0, 1)
-    layout = SegmentLayout.of(lengths, device="cpu")
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
     torch.testing.assert_close(segment_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("query_lengths", [None, [3, 0, 5]])
 def test_attention_in_bfloat16_is_that_in_float64_within_its_rounding(rng, query_lengths):
     lengths = [5, 30, 7]
-    asking = query_lengths or lengths
-    heads = ((sum(asking), 6), (sum(lengths), 2), (sum(lengths), 2), (sum(asking), 6))
+    num_queries = query_lengths or lengths
+    heads = ((sum(num_queries), 6), (sum(lengths), 2), (sum(lengths), 2), (sum(num_queries), 6))
     q, k, v, g = (2 * torch.randn(*shape, 8, generator=rng) for shape in heads)
-    layouts = [SegmentLayout.of(n, device="cpu") for n in (asking, lengths)]
+    layouts = [SegmentLayout.from_lengths(n, device="cpu") for n in (num_queries, lengths)]
 
     def run(dtype):
         given = [x.bfloat16().to(dtype).requires_grad_() for x in (q, k, v)]
@@ -46,26 +46,26 @@ def test_attention_in_bfloat16_is_that_in_float64_within_its_rounding(rng, query
         assert (narrow - exact).norm() < 0.01 * exact.norm()
 
 
-@pytest.mark.parametrize("is_open", [None, False, True])
+@pytest.mark.parametrize("is_maskable", [None, False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_given_tokens_see_given_ones_and_open_tokens_all(rng, dtype, is_open):
+def test_fixed_tokens_attend_to_fixed_ones_and_maskable_tokens_to_all(rng, dtype, is_maskable):
     lengths = [5, 9, 1, 6]
     total = sum(lengths)
     q, k, v = (torch.randn(total, 4, 8, generator=rng).to(dtype) for _ in "qkv")
     drawn = torch.rand(total, generator=rng) < 0.4
-    is_open = drawn if is_open is None else torch.full((total,), is_open)
+    is_maskable = drawn if is_maskable is None else torch.full((total,), is_maskable)
     segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    mask = (segment[:, None] == segment[None]) & (is_open[:, None] | ~is_open[None])
+    mask = (segment[:, None] == segment[None]) & (is_maskable[:, None] | ~is_maskable[None])
     q_h, k_h, v_h = (x.float().transpose(0, 1) for x in (q, k, v))
     dense = F.scaled_dot_product_attention(q_h, k_h, v_h, attn_mask=mask).transpose(0, 1)
-    layout = SegmentLayout.of(lengths, device="cpu").isolating(is_open)
+    layout = SegmentLayout.from_lengths(lengths, device="cpu").with_isolated_prompt(is_maskable)
     near = {"atol": 2e-2, "rtol": 2e-2} if dtype is torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-4}
     torch.testing.assert_close(segment_attention(q, k, v, layout).float(), dense, **near)
 
 
 def test_long_segments_in_bfloat16_keep_no_weights_and_are_float32_rounded_once(rng):
-    q, k, v = (torch.randn(LONGEST + 8, 2, 8, generator=rng).bfloat16() for _ in range(3))
-    layout = SegmentLayout.of([LONGEST + 1, 7], device="cpu")
+    q, k, v = (torch.randn(MAX_BF16_LENGTH + 8, 2, 8, generator=rng).bfloat16() for _ in range(3))
+    layout = SegmentLayout.from_lengths([MAX_BF16_LENGTH + 1, 7], device="cpu")
     wide = segment_attention(q.float(), k.float(), v.float(), layout)
     with torch.autocast("cpu", torch.bfloat16):
         narrow = segment_attention(q, k, v, layout)
@@ -107,8 +107,11 @@ def test_the_gpu_kernel_equals_the_loop_over_segments(kv_heads):
     k, v = (
         torch.randn(sum(lengths), kv_heads, 64, device="cuda", dtype=torch.bfloat16) for _ in "kv"
     )
-    fast = segment_attention(q, k, v, SegmentLayout.of(lengths, device="cuda"))
+    fast = segment_attention(q, k, v, SegmentLayout.from_lengths(lengths, device="cuda"))
     slow = segment_attention(
-        q.cpu().float(), k.cpu().float(), v.cpu().float(), SegmentLayout.of(lengths, device="cpu")
+        q.cpu().float(),
+        k.cpu().float(),
+        v.cpu().float(),
+        SegmentLayout.from_lengths(lengths, device="cpu"),
     )
     torch.testing.assert_close(fast.cpu().float(), slow, atol=2e-2, rtol=2e-2)

@@ -92,9 +92,11 @@ def test_a_kernel_gets_what_gives_attention_within_segments(kernel, rng, key_len
     key_lengths = key_lengths or lengths
     q = torch.randn(sum(lengths), 4, 16, generator=rng).bfloat16()
     k, v = (torch.randn(sum(key_lengths), 2, 16, generator=rng).bfloat16() for _ in "kv")
-    layout, key_layout = (SegmentLayout.of(n, device="cpu") for n in (lengths, key_lengths))
+    layout, key_layout = (
+        SegmentLayout.from_lengths(n, device="cpu") for n in (lengths, key_lengths)
+    )
     if isolated and key_lengths is lengths:
-        layout = layout.isolating(torch.rand(sum(lengths), generator=rng) < 0.5)
+        layout = layout.with_isolated_prompt(torch.rand(sum(lengths), generator=rng) < 0.5)
     ours = segment_attention(q, k, v, layout, key_layout)
     wide = (x.float() for x in (q, k, v))
     exact = segment_attention(*wide, layout, key_layout)
@@ -108,4 +110,4 @@ def test_float32_does_not_go_to_a_kernel_for_half_precision(kernel, rng, monkeyp
     monkeypatch.setattr(segments, "_flash", refuse)
     monkeypatch.setattr(segments, "_varlen", refuse)
     q = torch.randn(6, 2, 8, generator=rng)
-    segment_attention(q, q, q, SegmentLayout.of([2, 4], device="cpu"))
+    segment_attention(q, q, q, SegmentLayout.from_lengths([2, 4], device="cpu"))

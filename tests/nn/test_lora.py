@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, all that is trained, and no more than weights in the end."""
+"""LoRA adapters start without effect, are all that is trained, and merge into the weights."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from small_models import SMALL
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import Backbone, load_backbone
-from lightning_omni.nn.adapters import TARGETS, Lora, merged
+from lightning_omni.nn.adapters import TARGET_MODULES, Lora, merge_adapters
 from lightning_omni.nn.transformer import Transformer
 
 DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
@@ -29,7 +29,7 @@ def backbone(request) -> Backbone:
         return load_backbone(DREAM)
     torch.manual_seed(0)
     model = Transformer(97, [[10, 4, 3]], **{**SMALL, "tie_embeddings": True})
-    return Backbone(model, is_shifted=False)
+    return Backbone(model, right_shift_logits=False)
 
 
 def trained(backbone, lora, steps=3):
@@ -65,11 +65,11 @@ def test_only_adapters_learn_and_they_sit_on_every_linear_of_a_block(backbone):
     after = backbone.transformer.state_dict()
     for name, value in before.items():
         path, _, last = name.rpartition(".")
-        has_adapter = path.rpartition(".")[2] in TARGETS
+        has_adapter = path.rpartition(".")[2] in TARGET_MODULES
         assert torch.equal(after[f"{path}.base_layer.{last}" if has_adapter else name], value)
     learned = {n for n, p in backbone.named_parameters() if p.requires_grad}
     blocks = len(backbone.transformer.blocks)
-    assert len(learned) == 2 * len(TARGETS) * blocks
+    assert len(learned) == 2 * len(TARGET_MODULES) * blocks
     assert all(".lora_" in name for name in learned)
 
 
@@ -78,10 +78,10 @@ def test_merged_weights_score_as_the_adapters_do_and_are_plain(backbone, tmp_pat
     pytest.importorskip("peft")
     with torch.enable_grad():
         before, ids, _ = trained(backbone, Lora(rank=4, alpha=8.0, targets=["q_proj", "up_proj"]))
-    plain = merged(backbone.transformer)
+    plain = merge_adapters(backbone.transformer)
     assert plain.state_dict().keys() == before.keys()
     expected = backbone.eval()(ids)
-    Backbone(plain, is_shifted=backbone.is_shifted).save_pretrained(tmp_path)
+    Backbone(plain, right_shift_logits=backbone.right_shift_logits).save_pretrained(tmp_path)
     again = load_backbone(tmp_path)(ids)
     largest = max(1.0, expected.abs().max().item())
     torch.testing.assert_close(again, expected, atol=1e-5 * largest, rtol=0)
@@ -89,7 +89,7 @@ def test_merged_weights_score_as_the_adapters_do_and_are_plain(backbone, tmp_pat
     changed = {n for n, v in before.items() if not torch.equal(kept[f"transformer.{n}"], v)}
     assert {n.split(".")[-2] for n in changed} == {"q_proj", "up_proj"}
     assert any(".lora_" in name for name in backbone.state_dict())
-    assert merged(plain) is plain
+    assert merge_adapters(plain) is plain
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lightning_omni.cli import main
-from lightning_omni.nn.adapters import TARGETS
+from lightning_omni.nn.adapters import TARGET_MODULES
 
 pytestmark = pytest.mark.xdist_group("workplace")
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "debug" / "stage3.yaml")
@@ -42,7 +42,7 @@ def test_a_stage_trains_adapters_alone_resumes_and_exports_plain_weights(before)
     assert after.keys() == first.keys()
     # the recipe averages all weights over time, which rounds those that do not change
     changed = {n for n in first if not torch.allclose(first[n], after[n], atol=1e-6, rtol=0)}
-    assert {name.split(".")[-2] for name in changed} == set(TARGETS)
+    assert {name.split(".")[-2] for name in changed} == set(TARGET_MODULES)
     said = [line for line in (before / "README.md").read_text().splitlines() if " M param" in line]
     assert said[0] in (RUN / "export" / "README.md").read_text()
     answer = ["--task", "tqa", "--text", "x", "--model", str(RUN / "export")]

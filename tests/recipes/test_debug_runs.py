@@ -5,7 +5,6 @@ import shutil
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from lightning_omni.cli import build_cli, main
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
-from lightning_omni.diffusion.noise import split_visits
+from lightning_omni.diffusion.noise import split_complementary
 from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.studies.experiments.measurements import measure_nelbo, with_test_split
 from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
@@ -67,13 +66,13 @@ def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(wor
         "speech": ["--audio", "in.wav"],
     }
     declared = TASKS_BY_NAME[task]
-    args = [x for modality in declared.asks for x in given[modality]]
+    args = [x for modality in declared.inputs for x in given[modality]]
     outs = [workplace / f"out/{task}-{n}" for n in range(2)]
     for out in outs:
         model = ["--model", "runs/debug/stage3/export"]
         assert main(["generate", "--task", task, *args, "--out", str(out), *model]) == 0
     suffixes = {"text": ".txt", "image": ".png", "speech": ".wav"}
-    for modality in declared.answers:
+    for modality in declared.outputs:
         first, second = (out.with_suffix(suffixes[modality]).read_bytes() for out in outs)
         assert first == second
     record = json.loads(outs[0].with_suffix(".json").read_text())
@@ -97,7 +96,7 @@ def test_a_checkpoint_is_measured_on_the_test_split(workplace, capsys):
     checkpoint = ["--ckpt_path", "runs/debug/stage3/checkpoints/last.ckpt"]
     assert main(["test", *recipe, *checkpoint, "--data.test_split", "val"]) == 0
     said = capsys.readouterr().out
-    for name in ("loss", "nats_per_token/text", "nats_per_token_error/speech", "bits_per_second"):
+    for name in ("loss", "nelbo_per_token/text", "nelbo_per_token_error/speech", "bits_per_second"):
         assert f"test/{name}" in said
     assert "test/bits_per_dimension/image" in said
     assert "test/bits_per_dimension_error/image" in said
@@ -175,10 +174,10 @@ def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
     )
     found = measure_nelbo(tested, Path("plain/export"))
     for name in ("text", "speech", "image"):
-        metric = f"{name}/nats_per_token"
+        metric = f"{name}/nelbo_per_token"
         value = summarize(found.scores, metric, seed=0).value
-        assert value == pytest.approx(float(logged[f"test/nats_per_token/{name}"]), rel=1e-6)
-        error = float(logged[f"test/nats_per_token_error/{name}"])
+        assert value == pytest.approx(float(logged[f"test/nelbo_per_token/{name}"]), rel=1e-6)
+        error = float(logged[f"test/nelbo_per_token_error/{name}"])
         assert found.errors[metric] == pytest.approx(error, rel=1e-5)
 
 
@@ -189,7 +188,7 @@ def test_an_experiment_trains_what_its_variants_share_once_and_resumes(workplace
     (run,) = Path("experiments/trained").iterdir()
     rows = json.loads(Path("experiments/two/results.json").read_text())["rows"]
     by_name = {(row["variant"], row["metric"]): row for row in rows}
-    assert by_name["few.steps", "text/nats_per_token"]["difference"] == 0
+    assert by_name["few.steps", "text/nelbo_per_token"]["difference"] == 0
     assert {row["n"] for row in rows} == {3}
     assert by_name["few.steps", "exact"]["forwards"] < by_name["base", "exact"]["forwards"]
     assert Path("experiments/two/two.png").is_file()
@@ -300,8 +299,8 @@ def data_of(**changes) -> OmniData:
 
 def test_every_visit_comes_with_its_complement_if_that_is_asked_for(workplace):
     batches = list(islice(data_of(complementary=True).train_dataloader(), 12))
-    visits = torch.cat([b.visits[b.tasks >= 0] for b in batches])
-    numbers, is_complement = split_visits(visits)
+    shown = torch.cat([b.sample_index[b.tasks >= 0] for b in batches])
+    numbers, is_complement = split_complementary(shown)
     first, second = (numbers[chosen].tolist() for chosen in (~is_complement, is_complement))
     assert len(set(first)) == len(first)
     assert len(set(second)) == len(second)
@@ -309,14 +308,18 @@ def test_every_visit_comes_with_its_complement_if_that_is_asked_for(workplace):
     assert len(set(first) ^ set(second)) <= LOOKAHEAD + 1 < 0.3 * len(first)
 
 
-def test_one_modality_of_a_request_is_dropped_as_often_as_asked_for(workplace):
-    data, rng = data_of(condition_dropout=0.1, modality_dropout=0.3), Random(0)
-    (both, *_), (one, *_) = (data.samples(task, "train", limit=1) for task in ("vqa", "t2i"))
-    drawn = Counter(data.dropped(both, rng) for _ in range(4000))
-    assert set(drawn) == {(), ("text",), ("image",), ("text", "image")}
-    assert abs(drawn["text", "image"] / 4000 - 0.1) < 0.02
-    assert abs(drawn[("text",)] / 4000 - 0.15) < 0.02
-    assert {data.dropped(one, rng) for _ in range(200)} == {(), ("text",)}
+def test_the_condition_is_dropped_as_often_as_the_recipe_says(workplace):
+    drawn = Counter()
+
+    class Recorder:
+        def render(self, sample, *, rng, drop):
+            drawn[drop] += 1
+
+    mixture = data_of(condition_dropout=0.3, tasks={"vqa": 1, "t2i": 1}).mixture()
+    list(islice(mixture.sequences(Recorder()), 2000))
+    assert set(drawn) == {(), ("text",), ("text", "image")}
+    assert abs(drawn["text", "image"] / 1000 - 0.3) < 0.05
+    assert abs(drawn[("text",)] / 1000 - 0.3) < 0.05
 
 
 def test_an_isolated_prompt_trains_and_generates(beside):

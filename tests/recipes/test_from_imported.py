@@ -12,7 +12,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 from lightning_omni.cli import main
 from lightning_omni.interop import load_backbone
 from lightning_omni.modules.initial_weights import load_initial
-from lightning_omni.nn.adapters import TARGETS
+from lightning_omni.nn.adapters import TARGET_MODULES
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.experiments.recipe import load_recipe, write_recipe
 from lightning_omni.vocab import Vocab
@@ -31,7 +31,7 @@ def imported(beside, tmp_path):
     beside("image_tokenizer", "speech_tokenizer")
     folder = import_small_dream(tmp_path / "dream", KNOWN + PADDING, token_ids=IDS)
     recipe = load_recipe(RECIPE)
-    shape = {**QWEN_SHAPE, "is_shifted": True}
+    shape = {**QWEN_SHAPE, "right_shift_logits": True}
     recipe["model"]["init_args"].update(
         backbone={"class_path": "lightning_omni.nn.transformer.Transformer", "init_args": shape},
         code_feature_dims={},
@@ -57,7 +57,7 @@ def test_two_steps_from_dream_resume_export_and_sample(imported):
     assert fit() == 0
     assert fit("--ckpt_path", LAST, steps=4) == 0
     before, after = load_backbone(imported), load_backbone(EXPORT)
-    assert after.is_shifted
+    assert after.right_shift_logits
     assert len(after.transformer.embedding.tokens.weight) == 1024 + 45 + 32 + 64
     for name in TABLES:
         old, new = (b.transformer.state_dict()[name][:KNOWN] for b in (before, after))
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_an_unbroken_one(imported):
 
 def test_adapters_and_new_rows_alone_are_trained(imported):
     pytest.importorskip("peft")
-    args = {"rank": 2, "alpha": 4, "rows_from": KNOWN}
+    args = {"rank": 2, "alpha": 4, "trainable_rows_from": KNOWN}
     lora = {"class_path": "lightning_omni.nn.adapters.Lora", "init_args": args}
     assert fit("--model.lora", json.dumps(lora)) == 0
     assert fit("--model.lora", json.dumps(lora), "--ckpt_path", LAST, steps=4) == 0
@@ -94,7 +94,7 @@ def test_adapters_and_new_rows_alone_are_trained(imported):
     changed = {
         n for n in before if n not in TABLES and not torch.allclose(before[n], after[n], **near)
     }
-    assert {name.split(".")[-2] for name in changed} == set(TARGETS)
+    assert {name.split(".")[-2] for name in changed} == set(TARGET_MODULES)
     for name in TABLES:
         torch.testing.assert_close(after[name][:KNOWN], before[name][:KNOWN], **near)
         moved = (after[name][KNOWN:] - begun(imported)[name][KNOWN:]).abs().amax(1) > 1e-5
@@ -105,14 +105,16 @@ def test_adapters_and_new_rows_alone_are_trained(imported):
 def begun(imported):
     """Weights before the first step."""
     vocab = Vocab(1024, {"speech": 32, "image": 64}, "released")
-    model = Transformer(vocab.size, [], **QWEN_SHAPE, is_shifted=True)
+    model = Transformer(vocab.size, [], **QWEN_SHAPE, right_shift_logits=True)
     load_initial(model, imported, vocab, seed=956)
     return model.state_dict()
 
 
 def test_a_recipe_that_forgets_the_shift_is_one_sentence(imported, capsys):
-    assert fit("--model.backbone.is_shifted", "false") == 2
-    assert "is_shifted is True, not False; set model.backbone to it" in capsys.readouterr().err
+    assert fit("--model.backbone.right_shift_logits", "false") == 2
+    assert (
+        "right_shift_logits is True, not False; set model.backbone to it" in capsys.readouterr().err
+    )
 
 
 def test_a_missing_import_says_what_to_do(imported, capsys):

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lightning_omni.cli import build_cli, parse_options
-from lightning_omni.generation.plain_sampling import from_plain, to_plain
+from lightning_omni.generation.config import from_plain, to_plain
 from lightning_omni.studies.experiments.variants import resolve_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -96,7 +96,7 @@ def test_the_paper_s_backbone_has_the_published_size(tmp_path, monkeypatch):
 def test_the_paper_s_stages_train_the_published_model_on_the_published_ids(path):
     cli = build("--config", str(path))
     assert sum(p.numel() for p in cli.model.backbone.parameters()) == 7_789_082_112
-    assert cli.model.backbone.is_shifted
+    assert cli.model.backbone.right_shift_logits
     start = {"stage1": "checkpoints/dream", "stage2": "runs/paper/stage1/export"}
     assert cli.model.init_from == start.get(path.stem, "runs/paper/stage2/export")
     assert cli.model.vocab.size == 176_264

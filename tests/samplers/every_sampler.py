@@ -10,7 +10,6 @@ from lightning_omni.samplers.margin import Margin
 from lightning_omni.samplers.maskgit import MaskGIT
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
-from lightning_omni.samplers.token_editing import TokenEditing
 
 SAMPLERS = [
     Ancestral(),
@@ -31,8 +30,6 @@ SAMPLERS = [
     ReMDM(0.3),
     ReMDM(0.8, "rescale", start=0.9, stop=0.2),
     ReMDM(0.8, "confidence"),
-    TokenEditing(Confidence(), 0.2),
-    TokenEditing(ReMDM(0.3), 0.2),
 ]
 GREEDY = [
     Confidence(),
@@ -43,7 +40,6 @@ GREEDY = [
     EntropyPenalty(),
     EntropyPenalty(repetition_penalty=1.2, position_penalty=2.0, free_positions=2),
     KLASS(0.3, 0.5),
-    TokenEditing(Confidence(), 0.2),
 ]
 
 

@@ -9,21 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_omni.samplers.canvas import Canvas, in_blocks
-from lightning_omni.samplers.loop import fill
+from lightning_omni.samplers.loop import sample
 
 MASK = 9
 
 
-def canvas_of(holes, steps):
-    """Samples of one given token and holes; holes[s] lists the lengths of a sample's holes."""
-    hole = [h for sizes in holes for h in [-1, *(i for i, n in enumerate(sizes) for _ in range(n))]]
-    sample = [s for s, sizes in enumerate(holes) for _ in range(1 + sum(sizes))]
-    hole = torch.tensor(hole)
-    ids = torch.where(hole < 0, 0, MASK)
-    widest = max(map(len, holes))
-    num_steps = torch.full((len(holes), widest), steps)
-    grammar = torch.where(hole < 0, -1, 0)
-    return Canvas(ids, torch.tensor(sample), hole, grammar, (torch.arange(9),), num_steps, MASK)
+def canvas_of(blocks, steps):
+    """Samples of one given token and blocks; blocks[s] lists the lengths of a sample's blocks."""
+    block = [
+        h for sizes in blocks for h in [-1, *(i for i, n in enumerate(sizes) for _ in range(n))]
+    ]
+    sample = [s for s, sizes in enumerate(blocks) for _ in range(1 + sum(sizes))]
+    block = torch.tensor(block)
+    ids = torch.where(block < 0, 0, MASK)
+    widest = max(map(len, blocks))
+    num_steps = torch.full((len(blocks), widest), steps)
+    row = torch.where(block < 0, -1, 0)
+    return Canvas(ids, torch.tensor(sample), block, row, (torch.arange(9),), num_steps, MASK)
 
 
 def random_denoiser(ids, _):
@@ -37,18 +39,20 @@ def random_denoiser(ids, _):
     st.integers(1, 8),
     st.sampled_from(SAMPLERS),
 )
-def test_no_mask_is_left_and_blocks_are_filled_in_order(holes, steps, size, sampler):
-    canvas = in_blocks(canvas_of(holes, steps), size)
+def test_no_mask_is_left_and_blocks_are_filled_in_order(blocks, steps, size, sampler):
+    canvas = in_blocks(canvas_of(blocks, steps), size)
     seen = []
-    seeds = torch.zeros(len(holes), dtype=torch.long)
-    ids = fill(random_denoiser, canvas, sampler, seeds=seeds, on_step=lambda e: seen.append(e.ids))
+    seeds = torch.zeros(len(blocks), dtype=torch.long)
+    ids = sample(
+        random_denoiser, canvas, sampler, seeds=seeds, on_step=lambda e: seen.append(e.ids)
+    )
     assert (ids != MASK).all()
     for state in seen:
-        for s in range(len(holes)):
+        for s in range(len(blocks)):
             mine = canvas.sample == s
-            open_blocks = canvas.hole[mine & (state == MASK)]
-            begun = canvas.hole[mine & (state != MASK) & (canvas.hole >= 0)]
-            if len(open_blocks) and len(begun) and not sampler.reopens:
+            open_blocks = canvas.block[mine & (state == MASK)]
+            begun = canvas.block[mine & (state != MASK) & (canvas.block >= 0)]
+            if len(open_blocks) and len(begun) and not sampler.remasks:
                 assert begun.max() <= open_blocks.min()
 
 
@@ -64,7 +68,7 @@ def test_no_mask_is_left_and_blocks_are_filled_in_order(holes, steps, size, samp
 def test_steps_are_shared_by_length_and_every_block_has_one(length, steps, size, want):
     canvas = in_blocks(canvas_of([[length]], steps), size)
     assert canvas.num_steps.tolist() == [want]
-    assert torch.bincount(canvas.hole[canvas.hole >= 0]).tolist() == [
+    assert torch.bincount(canvas.block[canvas.block >= 0]).tolist() == [
         min(size, length - start) for start in range(0, length, size)
     ]
 
@@ -87,11 +91,11 @@ def own_tokens_denoiser(canvas):
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 @pytest.mark.parametrize("size", [None, 1, 2, 5])
 def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(sampler, size):
-    """Others take steps in holes and blocks that it has finished, or has not."""
-    holes, steps = [[9, 4], [4, 7], [12], [1, 1]], [9, 2, 5, 1]
+    """Others take steps in blocks and blocks that it has finished, or has not."""
+    blocks, steps = [[9, 4], [4, 7], [12], [1, 1]], [9, 2, 5, 1]
 
     def filled(*chosen):
-        canvas = canvas_of([holes[n] for n in chosen], 1)
+        canvas = canvas_of([blocks[n] for n in chosen], 1)
         own_steps = torch.tensor([steps[n] for n in chosen])[:, None]
         canvas = replace(canvas, num_steps=own_steps.expand(canvas.num_steps.shape))
         canvas = canvas if size is None else in_blocks(canvas, size)
@@ -103,8 +107,8 @@ def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(samp
             calls.append(1)
             return denoise(ids, places)
 
-        ids = fill(counted, canvas, sampler, seeds=seeds, on_step=events.append)
-        asked = torch.stack([e.is_asked for e in events]).sum(0).tolist()
+        ids = sample(counted, canvas, sampler, seeds=seeds, on_step=events.append)
+        asked = torch.stack([e.is_active for e in events]).sum(0).tolist()
         own = [ids[canvas.sample == s].tolist() for s in range(len(chosen))]
         return list(zip(own, asked, strict=True)), len(calls)
 
@@ -118,5 +122,5 @@ def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(samp
 def test_one_block_is_the_canvas_itself():
     canvas = canvas_of([[5, 3], [4, 2]], 4)
     same = in_blocks(canvas, 5)
-    assert torch.equal(same.hole, canvas.hole)
+    assert torch.equal(same.block, canvas.block)
     assert torch.equal(same.num_steps, canvas.num_steps)

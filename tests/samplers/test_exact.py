@@ -15,8 +15,8 @@ from small_world import (
 )
 
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.canvas import Moment, in_blocks
-from lightning_omni.samplers.loop import fill
+from lightning_omni.samplers.canvas import StepTimes, in_blocks
+from lightning_omni.samplers.loop import sample
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.remdm import ReMDM
 
@@ -29,7 +29,7 @@ def draw(sampler, *, steps, count=DRAWS, block=None):
     canvas = canvas if block is None else in_blocks(canvas, block)
     joint = make_joint()
     seeds = torch.arange(count) + 10_000_019
-    return fill(posterior_denoiser(joint), canvas, sampler, seeds=seeds).view(-1, LENGTH), joint
+    return sample(posterior_denoiser(joint), canvas, sampler, seeds=seeds).view(-1, LENGTH), joint
 
 
 def chi_square(drawn, joint):
@@ -71,9 +71,9 @@ def test_remasking_keeps_the_marginals(sampler, shift):
     """At every time each position is masked with probability t, whatever the others are."""
     count, steps = 12_000, 6
     canvas = empty_canvas(count, steps=steps)
-    canvas = replace(canvas, shift=torch.full((count, 1), shift))
+    canvas = replace(canvas, timestep_shift=torch.full((count, 1), shift))
     masked = []
-    fill(
+    sample(
         posterior_denoiser(make_joint()),
         canvas,
         sampler,
@@ -96,7 +96,7 @@ def test_remasking_by_confidence_keeps_the_number_of_masks(eta):
     """As many more are committed as are masked again, though not each position alike."""
     count, steps = 6_000, 6
     masked = []
-    fill(
+    sample(
         posterior_denoiser(make_joint()),
         empty_canvas(count, steps=steps),
         ReMDM(eta, "confidence"),
@@ -116,20 +116,23 @@ def test_remasking_by_confidence_is_shared_by_the_softmax_of_minus_the_probabili
     p = torch.tensor([0.9, 0.5, 0.1, 0.02]).repeat(count, 1)[:, :LENGTH]
     run.probability = p.flatten()
     every = torch.full((count,), 0.5)
-    moment = Moment(every, every / 2, torch.full((count,), 2))
-    where, noise = torch.arange(count * LENGTH), Noise.of(torch.arange(count), canvas.sample)
-    again = run.reopened(canvas, moment, where, noise=noise).view(count, LENGTH).double().mean(0)
+    times = StepTimes(every, every / 2, torch.full((count,), 2))
+    where, noise = (
+        torch.arange(count * LENGTH),
+        Noise.for_samples(torch.arange(count), canvas.sample),
+    )
+    again = run.remask(canvas, times, where, noise=noise).view(count, LENGTH).double().mean(0)
     wanted = 0.5 * (-p[0].double()).softmax(0)
     assert (again - wanted).abs().max() < 4 * (0.25 / count) ** 0.5
 
 
 def test_remasking_does_mask_again():
     canvas, events = empty_canvas(50, steps=12), []
-    fill(
+    sample(
         posterior_denoiser(make_joint()),
         canvas,
         ReMDM(0.9, "rescale"),
         seeds=torch.arange(50),
         on_step=events.append,
     )
-    assert any((e.ids[e.where] == MASK).any() for e in events)
+    assert any((e.ids[e.positions] == MASK).any() for e in events)

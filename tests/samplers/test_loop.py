@@ -10,11 +10,10 @@ from lightning_omni.samplers.canvas import Canvas, Scores, in_blocks
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.klass import KLASS
-from lightning_omni.samplers.loop import _moment, fill
+from lightning_omni.samplers.loop import _step_times, sample
 from lightning_omni.samplers.margin import Margin
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.threshold import Threshold
-from lightning_omni.samplers.token_editing import TokenEditing
 
 MASK, VOCAB = 20, 21
 SEEDS = torch.tensor([7, 8, 9])
@@ -36,21 +35,21 @@ def toy_denoiser(lengths):
     return denoise
 
 
-def canvas_of(prompts, holes, steps):
-    """Samples `[prompt] + [hole]`; odd positions of holes may hold 0..9, even ones 10..19."""
-    ids, hole, grammar = [], [], []
-    for prompt, size in zip(prompts, holes, strict=True):
+def canvas_of(prompts, blocks, steps):
+    """Samples `[prompt] + [block]`; odd positions of blocks may hold 0..9, even ones 10..19."""
+    ids, block, row = [], [], []
+    for prompt, size in zip(prompts, blocks, strict=True):
         ids += [*prompt, *[MASK] * size]
-        hole += [*[-1] * len(prompt), *[0] * size]
-        grammar += [*[-1] * len(prompt), *[(len(prompt) + i) % 2 for i in range(size)]]
-    lengths = [len(p) + n for p, n in zip(prompts, holes, strict=True)]
+        block += [*[-1] * len(prompt), *[0] * size]
+        row += [*[-1] * len(prompt), *[(len(prompt) + i) % 2 for i in range(size)]]
+    lengths = [len(p) + n for p, n in zip(prompts, blocks, strict=True)]
     sample = torch.arange(len(prompts)).repeat_interleave(torch.tensor(lengths))
     allowed = (torch.arange(10, 20), torch.arange(10))
     return lengths, Canvas(
         torch.tensor(ids),
         sample,
-        torch.tensor(hole),
-        torch.tensor(grammar),
+        torch.tensor(block),
+        torch.tensor(row),
         allowed,
         torch.tensor(steps)[:, None],
         MASK,
@@ -61,38 +60,40 @@ def canvas_of(prompts, holes, steps):
 @pytest.mark.parametrize("steps", [1, 3, 50])
 def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps):
     lengths, canvas = canvas_of([[1, 2], [5]], [9, 4], [steps, steps])
-    ids = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[: len(lengths)])
-    given = canvas.hole < 0
+    ids = sample(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[: len(lengths)])
+    given = canvas.block < 0
     assert (ids != MASK).all()
     assert torch.equal(ids[given], canvas.ids[given])
     for row, allowed in enumerate(canvas.allowed):
-        assert torch.isin(ids[canvas.grammar == row], allowed).all()
+        assert torch.isin(ids[canvas.row == row], allowed).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_the_same_seed_gives_the_same_tokens(sampler):
     lengths, canvas = canvas_of([[1, 2]], [9], [4])
-    runs = [fill(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([5])) for _ in range(2)]
+    runs = [
+        sample(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([5])) for _ in range(2)
+    ]
     assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 @pytest.mark.parametrize("block_size", [12, 3])
 def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens_in_the_same_steps(sampler, block_size):
-    prompts, holes, steps = [[1, 2], [5], [7, 7, 7]], [9, 4, 12], [9, 2, 5]
+    prompts, blocks, steps = [[1, 2], [5], [7, 7, 7]], [9, 4, 12], [9, 2, 5]
 
     def filled(chosen):
-        lengths, canvas = canvas_of(*([own[n] for n in chosen] for own in (prompts, holes, steps)))
+        lengths, canvas = canvas_of(*([own[n] for n in chosen] for own in (prompts, blocks, steps)))
         denoise, calls = counted(toy_denoiser(lengths))
         events = []
-        ids = fill(
+        ids = sample(
             denoise,
             in_blocks(canvas, block_size),
             sampler,
             seeds=SEEDS[chosen],
             on_step=events.append,
         )
-        passes = torch.stack([event.is_asked for event in events]).sum(0).tolist()
+        passes = torch.stack([event.is_active for event in events]).sum(0).tolist()
         return ids.split(lengths), events[-1].steps.tolist(), passes, len(calls)
 
     together, steps_taken, passes, _ = filled([0, 1, 2])
@@ -114,8 +115,8 @@ def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens_in_the_same_steps(s
 def test_commits_per_step_follow_the_released_schedule(tokens, steps, want):
     left, commits = tokens, []
     for step in range(steps):
-        moment = _moment(step, torch.tensor([steps]), 1.0, torch.tensor([left]))
-        commits.append(int(Confidence().scheduled(moment)))
+        times = _step_times(step, torch.tensor([steps]), 1.0, torch.tensor([left]))
+        commits.append(int(Confidence().num_scheduled(times)))
         left -= commits[-1]
     assert left == 0
     assert commits == want
@@ -123,18 +124,18 @@ def test_commits_per_step_follow_the_released_schedule(tokens, steps, want):
 
 def test_one_hole_is_finished_before_the_next_is_begun():
     lengths, canvas = canvas_of([[1]], [6], [3])
-    hole = torch.tensor([-1, 0, 0, 0, 1, 1, 1])
+    block = torch.tensor([-1, 0, 0, 0, 1, 1, 1])
     canvas = Canvas(
         canvas.ids,
         canvas.sample,
-        hole,
-        canvas.grammar,
+        block,
+        canvas.row,
         canvas.allowed,
         torch.tensor([[3, 3]]),
         MASK,
     )
     seen = []
-    fill(
+    sample(
         toy_denoiser(lengths),
         canvas,
         Confidence(),
@@ -185,7 +186,7 @@ def sure_of(positions):
 def test_what_is_sure_enough_is_committed_at_once_and_filling_ends_early(sure, forwards):
     _, canvas = canvas_of([[1, 2]], [9], [9])
     denoise, calls = counted(sure_of(list(sure)))
-    ids = fill(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
+    ids = sample(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
     assert len(calls) == forwards
     assert (ids != MASK).all()
 
@@ -193,7 +194,7 @@ def test_what_is_sure_enough_is_committed_at_once_and_filling_ends_early(sure, f
 def test_the_schedule_bounds_the_forwards_where_nothing_is_sure():
     _, canvas = canvas_of([[1, 2]], [9], [3])
     denoise, calls = counted(sure_of([]))
-    fill(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
+    sample(denoise, canvas, Threshold(0.9), seeds=SEEDS[:1])
     assert len(calls) == 3
 
 
@@ -204,7 +205,7 @@ def test_margin_prefers_a_clear_lead_to_a_large_share():
         where, torch.arange(3), probability.log(), where, torch.full((3,), 3), torch.zeros(3)
     )
     _, canvas = canvas_of([[1]], [3], [3])
-    noise = Noise.of(SEEDS[:1], canvas.sample)
+    noise = Noise.for_samples(SEEDS[:1], canvas.sample)
     token, confidence = Margin().propose(canvas, scores, noise=noise)
     assert token.tolist() == [0, 0, 0]
     torch.testing.assert_close(confidence, torch.tensor([0.01, 0.1, 0.1]))
@@ -214,7 +215,8 @@ def test_margin_prefers_a_clear_lead_to_a_large_share():
 def test_at_temperature_zero_the_seed_does_not_matter(sampler):
     lengths, canvas = canvas_of([[1, 2]], [9], [4])
     runs = [
-        fill(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([seed])) for seed in (1, 2)
+        sample(toy_denoiser(lengths), canvas, sampler, seeds=torch.tensor([seed]))
+        for seed in (1, 2)
     ]
     assert torch.equal(*runs)
 
@@ -224,7 +226,7 @@ def test_tokens_given_within_a_hole_stay(sampler):
     lengths, canvas = canvas_of([[1, 2]], [9], [4])
     given = torch.tensor([3, 6, 10])
     canvas.ids[given] = torch.tensor([4, 15, 17])
-    ids = fill(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[:1])
+    ids = sample(toy_denoiser(lengths), canvas, sampler, seeds=SEEDS[:1])
     assert ids[given].tolist() == [4, 15, 17]
     assert (ids != MASK).all()
 
@@ -262,51 +264,32 @@ def test_klass_waits_for_a_distribution_that_still_moves():
         [(1, 0.95), (2, 0.95), (5, 0.95), (4, 0.5)],
     )
     events = []
-    ids = fill(
+    ids = sample(
         denoise, plain_canvas(4, 4), KLASS(0.9, 0.01), seeds=SEEDS[:1], on_step=events.append
     )
-    assert [e.where.tolist() for e in events] == [[0], [1], [2], [3]]
+    assert [e.positions.tolist() for e in events] == [[0], [1], [2], [3]]
     assert ids.tolist() == [1, 2, 5, 4]
 
 
 def test_klass_commits_all_that_has_settled():
     still = [(1, 0.95), (2, 0.95), (3, 0.95), (4, 0.95)]
     events = []
-    fill(
+    sample(
         scripted(still, still),
         plain_canvas(4, 4),
         KLASS(0.9, 0.01),
         seeds=SEEDS[:1],
         on_step=events.append,
     )
-    assert [len(e.where) for e in events] == [1, 3]
-
-
-def test_editing_replaces_a_visible_token_the_model_is_sure_against_and_no_other():
-    denoise = scripted(
-        [(1, 0.9), (2, 0.5), (3, 0.4)],
-        [(7, 0.95), (2, 0.5), (3, 0.4)],
-        [(7, 0.95), (8, 0.8), (3, 0.4)],
-    )
-    events = []
-    ids = fill(
-        denoise,
-        plain_canvas(3, 3),
-        TokenEditing(Confidence(), 0.9),
-        seeds=SEEDS[:1],
-        on_step=events.append,
-    )
-    assert ids.tolist() == [7, 2, 3]
-    assert events[1].where.tolist() == [0, 1]
-    assert events[1].confidence.isnan().tolist() == [True, False]
+    assert [len(e.positions) for e in events] == [1, 3]
 
 
 def test_a_shift_below_one_commits_early_and_above_one_late():
     def commits(shift):
-        canvas = replace(plain_canvas(60, 6), shift=torch.tensor([[shift]]))
+        canvas = replace(plain_canvas(60, 6), timestep_shift=torch.tensor([[shift]]))
         events = []
-        fill(sure_of([]), canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
-        return [len(e.where) for e in events]
+        sample(sure_of([]), canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
+        return [len(e.positions) for e in events]
 
     early, even, late = (commits(shift) for shift in (1 / 3, 1.0, 3.0))
     assert sum(early) == sum(even) == sum(late) == 60
@@ -320,9 +303,9 @@ def test_what_lies_behind_an_end_takes_no_steps():
     denoise = scripted(*[[(1, 0.5), (2, 0.6), (end, 0.9), (3, 0.7), (4, 0.8)]] * 5)
     canvas = replace(plain_canvas(5, 5), ends=(end, pad), pad_token_id=pad)
     events = []
-    ids = fill(denoise, canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
+    ids = sample(denoise, canvas, Confidence(), seeds=SEEDS[:1], on_step=events.append)
     assert ids.tolist() == [1, 2, end, pad, pad]
-    assert [e.where.tolist() for e in events] == [[2, 3, 4], [1], [0]]
+    assert [e.positions.tolist() for e in events] == [[2, 3, 4], [1], [0]]
 
 
 def test_an_end_in_one_sample_does_not_end_another():
@@ -335,12 +318,12 @@ def test_an_end_in_one_sample_does_not_end_another():
         pad_token_id=pad,
     )
     denoise = scripted(*[[(end, 0.9), (2, 0.6), (3, 0.5), (4, 0.8)]] * 2)
-    ids = fill(denoise, canvas, Confidence(), seeds=SEEDS[:2])
+    ids = sample(denoise, canvas, Confidence(), seeds=SEEDS[:2])
     assert ids.tolist() == [end, pad, 3, 4]
 
 
 class KeepsHalf(Confidence):
-    """A schedule that would leave half of a hole masked."""
+    """A schedule that would leave half of a block masked."""
 
     def mask_ratio(self, t):
         return 0.5 + 0.5 * t
@@ -348,5 +331,5 @@ class KeepsHalf(Confidence):
 
 def test_whatever_the_schedule_says_the_last_step_leaves_no_mask():
     canvas = plain_canvas(20, 4)
-    ids = fill(sure_of([]), canvas, KeepsHalf(), seeds=SEEDS[:1])
+    ids = sample(sure_of([]), canvas, KeepsHalf(), seeds=SEEDS[:1])
     assert (ids != MASK).all()

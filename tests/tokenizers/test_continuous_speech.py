@@ -1,4 +1,4 @@
-"""Any module may listen, and what it must give is checked."""
+"""Any module may be the encoder, and what it returns is checked."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech, LfrFilterBank
+from lightning_omni.tokenizers.speech_features import LfrFilterBank, SpeechFeatureEncoder
 
 WAVE = torch.randn(8000, generator=torch.Generator().manual_seed(0)).mul(0.1)
 
 
 class WithQueries(nn.Module):
-    """As the release's encoder: some frames of its own before those it hears, and dropout."""
+    """As the release's encoder: some frames of its own before those it hencoders, and dropout."""
 
     def __init__(self, size=512, queries=4):
         super().__init__()
@@ -24,19 +24,19 @@ class WithQueries(nn.Module):
         return self.body(torch.cat((self.queries, frames), 1))
 
 
-def test_identity_hears_the_frames_themselves():
-    heard = ContinuousSpeech(nn.Identity()).hear(WAVE, about="it")
-    assert heard.dtype == np.float16
+def test_identity_hencoders_the_frames_themselves():
+    features = SpeechFeatureEncoder(nn.Identity()).encode(WAVE, name="it")
+    assert features.dtype == np.float16
     frames = LfrFilterBank()(WAVE[None])[0]
-    np.testing.assert_array_equal(heard, frames.half().numpy())
+    np.testing.assert_array_equal(features, frames.half().numpy())
 
 
 def test_an_encoder_decides_how_many_frames_and_how_wide_and_is_frozen():
-    listener = ContinuousSpeech(WithQueries())
-    heard = listener.hear(WAVE, about="it")
-    assert heard.shape == (4 + 8, 512)
-    np.testing.assert_array_equal(heard, listener.hear(WAVE, about="it"))
-    assert not any(p.requires_grad for p in listener.parameters())
+    encoder = SpeechFeatureEncoder(WithQueries())
+    features = encoder.encode(WAVE, name="it")
+    assert features.shape == (4 + 8, 512)
+    np.testing.assert_array_equal(features, encoder.encode(WAVE, name="it"))
+    assert not any(p.requires_grad for p in encoder.parameters())
 
 
 class Gives(nn.Module):
@@ -61,7 +61,7 @@ class Gives(nn.Module):
 )
 def test_an_encoder_that_gives_something_else_is_named(value, words):
     with pytest.raises(OmniError, match=f"speech encoder Gives .*{words}"):
-        ContinuousSpeech(Gives(value)).hear(WAVE, about="it")
+        SpeechFeatureEncoder(Gives(value)).encode(WAVE, name="it")
 
 
 def am_mvn(path, size=560):
@@ -77,9 +77,9 @@ def am_mvn(path, size=560):
 
 def test_frames_are_shifted_and_scaled_as_the_file_says(tmp_path):
     shift, scale = am_mvn(tmp_path / "am.mvn")
-    heard = ContinuousSpeech(nn.Identity(), str(tmp_path / "am.mvn")).hear(WAVE, about="it")
+    features = SpeechFeatureEncoder(nn.Identity(), str(tmp_path / "am.mvn")).encode(WAVE, name="it")
     frames = LfrFilterBank()(WAVE[None])[0].numpy()
-    np.testing.assert_allclose(heard, (frames + shift) * scale, atol=2e-2)
+    np.testing.assert_allclose(features, (frames + shift) * scale, atol=2e-2)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_file_without_a_mean_and_a_scale_is_refused(tmp_path, content, words):
     elif content is not None:
         path.write_text(content)
     with pytest.raises(OmniError, match=words):
-        ContinuousSpeech(nn.Identity(), str(path))
+        SpeechFeatureEncoder(nn.Identity(), str(path))
 
 
 def test_a_fingerprint_tells_weights_structure_and_normalisation_apart(tmp_path):
@@ -101,13 +101,13 @@ def test_a_fingerprint_tells_weights_structure_and_normalisation_apart(tmp_path)
     other = WithQueries()
     with torch.no_grad():
         other.queries[0, 0, 0] += 1e-3
-    ears = [
-        ContinuousSpeech(nn.Identity()),
-        ContinuousSpeech(nn.Identity(), str(tmp_path / "am.mvn")),
-        ContinuousSpeech(WithQueries()),
-        ContinuousSpeech(other),
-        ContinuousSpeech(WithQueries(queries=3)),
+    encoders = [
+        SpeechFeatureEncoder(nn.Identity()),
+        SpeechFeatureEncoder(nn.Identity(), str(tmp_path / "am.mvn")),
+        SpeechFeatureEncoder(WithQueries()),
+        SpeechFeatureEncoder(other),
+        SpeechFeatureEncoder(WithQueries(queries=3)),
     ]
-    prints = [one.fingerprint() for one in ears]
+    prints = [one.fingerprint() for one in encoders]
     assert len(set(prints)) == len(prints)
-    assert ContinuousSpeech(WithQueries()).fingerprint() == prints[2]
+    assert SpeechFeatureEncoder(WithQueries()).fingerprint() == prints[2]

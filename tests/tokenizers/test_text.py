@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import OWN, RELEASED
+from lightning_omni.vocab import NATIVE, RELEASED
 
 TEXT = TextTokenizer()
 plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0|"), max_size=60)
@@ -22,7 +22,7 @@ def test_ids_stay_inside_the_text_span(text):
     assert all(0 <= i < TEXT.size for i in TEXT.encode(text))
 
 
-@pytest.mark.parametrize("token", sorted({*OWN.names, *RELEASED.names}))
+@pytest.mark.parametrize("token", sorted({*NATIVE.names, *RELEASED.names}))
 def test_special_tokens_in_user_text_are_refused(token):
     with pytest.raises(OmniError, match="special token"):
         TEXT.encode(f"draw {token} please")

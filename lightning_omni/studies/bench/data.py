@@ -22,7 +22,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench.readers import Reader, make_readers
 from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import Sequence
+from lightning_omni.types import TokenSequence
 from lightning_omni.vocab import Vocab
 
 _TAIL_PADS = {"text": 10, "speech": 16}
@@ -94,7 +94,7 @@ def measure_packing(
     )
     lengths: list[int] = []
 
-    def sequences() -> Iterator[tuple[int, Sequence]]:
+    def sequences() -> Iterator[tuple[int, TokenSequence]]:
         streams = {task: SampleStream(folder, task, "train", seed=seed) for task in tasks}
         for index, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
             sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{index}"))
@@ -119,8 +119,7 @@ def measure_packing(
 
 def _used(batch: Any) -> int:
     """Return the number of tokens of a batch that belong to a sample."""
-    counts = batch.cu_seqlens.diff()
-    return int(counts[batch.tasks >= 0].sum())
+    return int((batch.tasks[batch.segment_ids] >= 0).sum())
 
 
 def line(row: dict[str, Any]) -> str:

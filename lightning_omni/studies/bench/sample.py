@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.defaults import defaults_for
+from lightning_omni.generation.config import PRESETS
 from lightning_omni.generation.denoiser import conditional
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
-from lightning_omni.samplers.loop import fill
+from lightning_omni.samplers.loop import sample
 from lightning_omni.studies.bench import peer as peers
 from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import Shape, make_network, make_position_ids
@@ -53,9 +53,12 @@ class RequestShape:
         masks = torch.full((self.batch, self.answer), shape.mask_token_id)
         ids = torch.cat((given, masks), dim=1).flatten()
         lengths = [self.length] * self.batch
-        holes = (ids == shape.mask_token_id).nonzero().squeeze(1)
+        masked = (ids == shape.mask_token_id).nonzero().squeeze(1)
         return PackedPrompts(
-            ids, make_position_ids(lengths), SegmentLayout.of(lengths, device="cpu"), holes
+            ids,
+            make_position_ids(lengths),
+            SegmentLayout.from_lengths(lengths, device="cpu"),
+            masked,
         )
 
 
@@ -79,7 +82,7 @@ def compare_sampling(
             peer, packed.ids, steps=count, span=span, mask_token_id=shape.mask_token_id
         )
 
-    fast = defaults_for("image", "fast").num_steps(request.answer)
+    fast = PRESETS["fast"]["image"].num_steps(request.answer)
     for count, released in [*((n, n) for n in steps), (fast, RELEASED_STEPS)]:
         is_compared = count == released
         equal = _equal_share(packed, ours(count), theirs(released)) if is_compared else None
@@ -111,15 +114,17 @@ def compare_caching(
     isolated = make_network(shape, seed=seed, isolate_prompt=True).eval()
     packed = request.pack(shape, seed=seed)
     runs: dict[str, Callable[[], Tensor]] = {
-        "whole": lambda: sample_ours(plain, packed, steps, shape),
-        "refreshed": lambda: sample_ours(plain, packed, steps, shape, refresh_every=cache_interval),
+        "full": lambda: sample_ours(plain, packed, steps, shape),
+        "refreshed": lambda: sample_ours(
+            plain, packed, steps, shape, cache_interval=cache_interval
+        ),
         "isolated": lambda: sample_ours(isolated, packed, steps, shape),
     }
     exact = sample_ours(isolated, packed, steps, shape, uses_cache=False)
     equal = _equal_share(packed, runs["isolated"](), exact)
     timings = time_alternating(runs, repeats=repeats)
     ratios = {
-        name: paired_ratio(timings["whole"], t) for name, t in timings.items() if name != "whole"
+        name: paired_ratio(timings["full"], t) for name, t in timings.items() if name != "full"
     }
     return {
         "vocab_size": shape.vocab_size,
@@ -137,7 +142,7 @@ def compare_caching(
 
 def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
     """Return the share of generated tokens that are equal."""
-    filled = packed.hole_positions
+    filled = packed.response_positions
     return float((one[filled] == other[filled]).float().mean())
 
 
@@ -152,7 +157,7 @@ def line(row: dict[str, Any]) -> str:
         )
         return (
             f"{sizes}, batch of {row['batch']}, {row['steps']} steps: full passes "
-            f"{seconds['whole']:.3f} s, {times}; {row['equal_tokens']:.1%} of the isolated tokens "
+            f"{seconds['full']:.3f} s, {times}; {row['equal_tokens']:.1%} of the isolated tokens "
             "equal those of full passes"
         )
     equal = row["equal_tokens"]
@@ -176,31 +181,31 @@ def sample_ours(
     steps: int,
     shape: Shape,
     *,
-    refresh_every: int = 1,
+    cache_interval: int = 1,
     uses_cache: bool = True,
 ) -> Tensor:
     """Unmask with this package: logits at masked positions over the allowed ids only."""
-    hole = torch.where(packed.ids == shape.mask_token_id, 0, -1)
+    block = torch.where(packed.ids == shape.mask_token_id, 0, -1)
     lengths = packed.layout.lengths
     canvas = Canvas(
         ids=packed.ids,
         sample=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)),
-        hole=hole,
-        grammar=hole,
+        block=block,
+        row=block,
         allowed=(torch.arange(*image_span(shape)),),
         num_steps=torch.full((len(lengths), 1), steps),
         mask_token_id=shape.mask_token_id,
     )
     denoise = conditional(
-        network, packed, mask_token_id=shape.mask_token_id, refresh_every=refresh_every
+        network, packed, mask_token_id=shape.mask_token_id, cache_interval=cache_interval
     )
     if not uses_cache:
-        layout = network.layout(lengths, hole >= 0)
+        layout = network.segment_layout(lengths, block >= 0)
 
         def denoise(ids: Tensor, _: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             hidden = network(ids, packed.position_ids, layout)
-            return lambda where, allowed: network.logits(hidden[where], allowed)
+            return lambda positions, allowed: network.logits(hidden[positions], allowed)
 
-    return fill(
+    return sample(
         denoise, canvas, Confidence(), seeds=canvas.num_steps.new_zeros(len(canvas.num_steps))
     )

@@ -31,12 +31,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
     """Return the mean negative log-likelihood of the masked tokens."""
     hidden = network(
-        samples.x_t, make_position_ids(samples.lengths), samples.layout, places=samples.masked
+        samples.x_t, make_position_ids(samples.lengths), samples.layout, positions=samples.masked
     )
     weight = torch.full((len(samples.masked),), 1 / len(samples.masked))
     total, _ = weighted_nll(
         hidden,
-        network.embedding.table(),
+        network.embedding.output_embedding(),
         samples.x0[samples.masked],
         weight,
         mask_token_id=shape.mask_token_id,

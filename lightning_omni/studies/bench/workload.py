@@ -94,7 +94,7 @@ class Samples:
     @property
     def layout(self) -> SegmentLayout:
         """Segments of the samples."""
-        return SegmentLayout.of(self.lengths, device="cpu")
+        return SegmentLayout.from_lengths(self.lengths, device="cpu")
 
 
 def make_samples(shape: Shape, *, rng: Generator) -> Samples:

@@ -14,9 +14,7 @@ from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.run import check_tasks
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import Sampling, check_seed
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.generation.unused_options import check_ways
+from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
 from lightning_omni.studies.experiments.measurements import Measurement, measure
 from lightning_omni.studies.experiments.table import compare, comparison_table, draw_differences
 from lightning_omni.studies.experiments.training import Training, plan_trainings, train
@@ -80,8 +78,7 @@ def experiment(
         raise OmniError(f"name is '{name}', wanted letters, digits, _ and -, not '{TRAININGS}'")
     shared = recipes or []
     check_variants(variants, shared, seeds)
-    sampling = {key: variant.sampling or Sampling() for key, variant in variants.items()}
-    check_ways(sampling, tasks)
+    sampling = {key: variant.sampling or GenerationConfig() for key, variant in variants.items()}
     stages = {key: plan_stages(key, variant, shared) for key, variant in variants.items()}
     check_same_data(stages)
     home, folder = make_folder(out / TRAININGS), make_folder(out / name)

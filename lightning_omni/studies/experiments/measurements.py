@@ -19,17 +19,16 @@ from lightning_omni.evaluation.run import prepare
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.files import read_json_object
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig, to_plain
 from lightning_omni.generation.omni import Omni
-from lightning_omni.generation.plain_sampling import to_plain
-from lightning_omni.metrics.nelbo import BoundPerToken
+from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.pretrained import fingerprint, load_weights
 from lightning_omni.studies.experiments.recipe import Recipe, build_module_and_data, digest
 from lightning_omni.studies.experiments.training import Training
 
 log = logging.getLogger(__name__)
 NELBO = "nelbo"
-NATS_PER_TOKEN = "nats_per_token"
+NELBO_PER_TOKEN = "nelbo_per_token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Measurement:
 
 
 def measure(
-    training: Training, sampling: Sampling, plan: Plan, *, with_nelbo: bool
+    training: Training, sampling: GenerationConfig, plan: Plan, *, with_nelbo: bool
 ) -> dict[str, Measurement]:
     """Measure a trained model on all tests; measurements that are already stored are read.
 
@@ -156,7 +155,7 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
         export: Folder of an exported model.
 
     Returns:
-        Scores named `<modality>/nats_per_token`.
+        Scores named `<modality>/nelbo_per_token`.
 
     Raises:
         OmniError: If the split has no samples.
@@ -167,15 +166,15 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
     data.prepare_data()
     data.setup("test")
     names = module.vocab.modalities
-    total = BoundPerToken(len(names))
+    total = NelboPerToken(len(names))
     found: dict[int, Score] = {}
     for batch in data.test_dataloader():
-        nats, tokens, modality = module.bounds(batch)
+        nats, tokens, modality = module.nelbo(batch)
         has_answer = (modality >= 0).nonzero().squeeze(1)
         total.update(nats[has_answer], tokens[has_answer], modality[has_answer])
         for n in has_answer.tolist():
-            metric = f"{names[int(modality[n])]}/{NATS_PER_TOKEN}"
-            found[int(batch.visits[n])] = Score({metric: (float(nats[n]), float(tokens[n]))})
+            metric = f"{names[int(modality[n])]}/{NELBO_PER_TOKEN}"
+            found[int(batch.sample_index[n])] = Score({metric: (float(nats[n]), float(tokens[n]))})
     if not found:
         raise OmniError(
             f"no samples of tasks {list(data.tasks)} in '{data.test_split}' to measure the NELBO "
@@ -185,7 +184,7 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
     return Measurement(
         [str(index) for index in sorted(found)],
         [found[index] for index in sorted(found)],
-        {f"{name}/{NATS_PER_TOKEN}": error for name, error in errors if error == error},
+        {f"{name}/{NELBO_PER_TOKEN}": error for name, error in errors if error == error},
     )
 
 

@@ -1,4 +1,4 @@
-"""Of a table split in two, the last rows learn and the first stay, whatever the optimizer does."""
+"""Only the trainable rows of an embedding table learn, whatever the optimizer does."""
 
 import copy
 
@@ -7,7 +7,13 @@ import torch
 from small_models import SMALL
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.adapters import Lora, merged, plain_name, train_rows_from, whole
+from lightning_omni.nn.adapters import (
+    Lora,
+    base_name,
+    make_rows_trainable,
+    merge_adapters,
+    merge_trainable_rows,
+)
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.schedule import decay_groups
@@ -27,21 +33,21 @@ def used(model, ids):
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_split_table_is_used_as_the_whole_one_and_becomes_it_again(tied):
     plain, split = embedding(tied), embedding(tied)
-    train_rows_from(split, START)
+    make_rows_trainable(split, START)
     ids = torch.arange(ROWS)
     assert torch.equal(used(plain, ids), used(split, ids))
     again = copy.deepcopy(split)
-    whole(again)
+    merge_trainable_rows(again)
     assert again.state_dict().keys() == plain.state_dict().keys()
     assert all(torch.equal(v, plain.state_dict()[n]) for n, v in again.state_dict().items())
     assert (again.head.weight is again.tokens.weight) == tied
-    whole(again)  # ordinary tables stay as they are
+    merge_trainable_rows(again)  # ordinary tables stay as they are
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_only_the_last_rows_learn_and_no_decay_touches_the_others(tied):
     model = embedding(tied)
-    train_rows_from(model, START)
+    make_rows_trainable(model, START)
     before = {n: t.weight.clone() for n, t in (("tokens", model.tokens), ("head", model.head))}
     for parameter in model.spans.parameters():
         parameter.requires_grad = False
@@ -64,21 +70,23 @@ def test_adapters_and_rows_are_merged_into_plain_weights(tied):
     settings = {**SMALL, "tie_embeddings": tied}
     model = Transformer(ROWS, [], **settings)
     names = model.state_dict().keys()
-    Lora(rank=2, alpha=4.0, rows_from=START).adapt(model)
-    assert {plain_name(n) for n in model.state_dict()} - {None} == names
+    Lora(rank=2, alpha=4.0, trainable_rows_from=START).adapt(model)
+    assert {base_name(n) for n in model.state_dict()} - {None} == names
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.normal_(std=0.1)
-    plain = merged(model)
+    plain = merge_adapters(model)
     assert plain.state_dict().keys() == names
-    ids, places = torch.arange(ROWS), torch.arange(ROWS)[:, None].expand(-1, 3)
-    layout = model.layout([ROWS], ids < 0)
-    expected, ours = (m.logits(m(ids, places, layout)) for m in (model, plain))
+    ids, position_ids = torch.arange(ROWS), torch.arange(ROWS)[:, None].expand(-1, 3)
+    layout = model.segment_layout([ROWS], ids < 0)
+    expected, ours = (m.logits(m(ids, position_ids, layout)) for m in (model, plain))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (plain.embedding.head.weight is plain.embedding.tokens.weight) == tied
 
 
 @pytest.mark.parametrize("start", [0, ROWS])
 def test_rows_that_are_not_there_are_refused(start):
-    with pytest.raises(OmniError, match=f"rows_from is {start}, wanted an id from 1 to {ROWS - 1}"):
-        train_rows_from(embedding(tied=False), start)
+    with pytest.raises(
+        OmniError, match=f"trainable_rows_from is {start}, wanted an id from 1 to {ROWS - 1}"
+    ):
+        make_rows_trainable(embedding(tied=False), start)

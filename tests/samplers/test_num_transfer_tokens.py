@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lightning_omni.errors import OmniError
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.canvas import Moment
+from lightning_omni.samplers.canvas import StepTimes
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
@@ -28,14 +28,14 @@ def flat(samples, value):
     return confidence, sample
 
 
-def early(*num_open):
-    """A moment at which the schedule commits one position."""
-    ones = torch.ones(len(num_open))
-    return Moment(ones, 0.999 * ones, torch.tensor(num_open))
+def early(*num_masked):
+    """A times at which the schedule commits one position."""
+    ones = torch.ones(len(num_masked))
+    return StepTimes(ones, 0.999 * ones, torch.tensor(num_masked))
 
 
-def quota(sampler, samples, value=float):
-    return sampler.quota(early(*map(len, samples)), *flat(samples, value)).tolist()
+def num_transfer_tokens(sampler, samples, value=float):
+    return sampler.num_transfer_tokens(early(*map(len, samples)), *flat(samples, value)).tolist()
 
 
 @given(SAMPLES, st.floats(0.05, 3))
@@ -45,7 +45,7 @@ def test_the_factor_rule_takes_the_largest_set_that_is_sure_together(samples, fa
         fits = [n for n in range(1, len(ps) + 1) if (n + 1) * (1 - ps[n - 1]) < factor]
         return max([1, *fits])
 
-    assert quota(Factor(factor), samples) == [rule(ps) for ps in samples]
+    assert num_transfer_tokens(Factor(factor), samples) == [rule(ps) for ps in samples]
 
 
 @given(SAMPLES, st.floats(0, 3))
@@ -60,28 +60,31 @@ def test_the_entropy_bound_takes_the_largest_set_within_it(samples, bound):
         return any(abs(sum(ordered[:n]) - bound) < 1e-9 for n in range(len(ps)))
 
     if not any(map(close, samples)):
-        found = quota(EntropyBounded(bound), samples, lambda entropy: -entropy)
+        found = num_transfer_tokens(EntropyBounded(bound), samples, lambda entropy: -entropy)
         assert found == [rule(ps) for ps in samples]
 
 
 def test_entropies_of_other_samples_do_not_swallow_small_ones():
     own = [1e-17, 2e-17, 3e-17]
-    alone = quota(EntropyBounded(0.0), [own], lambda entropy: -entropy)
+    alone = num_transfer_tokens(EntropyBounded(0.0), [own], lambda entropy: -entropy)
     assert alone == [1]
-    assert quota(EntropyBounded(0.0), [[5.0], own], lambda entropy: -entropy)[1:] == alone
+    assert (
+        num_transfer_tokens(EntropyBounded(0.0), [[5.0], own], lambda entropy: -entropy)[1:]
+        == alone
+    )
 
 
 @given(SAMPLES, st.floats(0, 1))
 def test_the_threshold_takes_whatever_reaches_it(samples, threshold):
     wanted = [max(1, sum(p >= threshold for p in ps)) for ps in samples]
-    assert quota(Threshold(threshold), samples) == wanted
+    assert num_transfer_tokens(Threshold(threshold), samples) == wanted
 
 
 @pytest.mark.parametrize("sampler", [Threshold(0.99), Factor(0.01), EntropyBounded(0.0)])
 def test_the_schedule_s_number_is_committed_in_any_case(sampler):
     confidence, sample = torch.full((6,), -0.5), torch.tensor([0, 0, 0, 1, 1, 1])
-    moment = Moment(torch.ones(2), torch.tensor([1 / 3, 0.0]), torch.tensor([3, 3]))
-    assert sampler.quota(moment, confidence, sample).tolist() == [2, 3]
+    times = StepTimes(torch.ones(2), torch.tensor([1 / 3, 0.0]), torch.tensor([3, 3]))
+    assert sampler.num_transfer_tokens(times, confidence, sample).tolist() == [2, 3]
 
 
 @pytest.mark.parametrize("sampler", [Ancestral, MaskGIT, Confidence, KLASS, ReMDM, EntropyPenalty])

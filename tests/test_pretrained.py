@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_omni import pretrained
-from lightning_omni.pretrained import locate
+from lightning_omni.pretrained import resolve_pretrained
 
 
 @pytest.fixture
@@ -17,17 +17,19 @@ def package(tmp_path, monkeypatch):
 
 def test_what_was_trained_comes_first(package):
     own = package / "runs" / "export"
-    assert locate([str(own), "shipped"], "image_tokenizer") == package / "package/image_tokenizer"
+    bundled = package / "package/image_tokenizer"
+    for word in ("bundled", "shipped"):  # the latter is the name of before
+        assert resolve_pretrained([str(own), word], "image_tokenizer") == bundled
     own.mkdir(parents=True)
     (own / "config.json").write_text("{}")
-    assert locate([str(own), "shipped"], "image_tokenizer") == own
+    assert resolve_pretrained([str(own), "bundled"], "image_tokenizer") == own
 
 
 def test_the_whole_model_is_the_folder_itself(package):
-    assert locate("shipped") == package / "package"
+    assert resolve_pretrained("bundled") == package / "package"
 
 
 def test_without_the_word_nothing_is_taken_from_the_package(package):
     missing = package / "runs" / "export"
-    assert locate(str(missing), "image_tokenizer") == missing
-    assert locate([str(missing), "elsewhere"]) == missing
+    assert resolve_pretrained(str(missing), "image_tokenizer") == missing
+    assert resolve_pretrained([str(missing), "elsewhere"]) == missing

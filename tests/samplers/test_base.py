@@ -12,14 +12,14 @@ DRAWS = 100_000
 def streams(count):
     """As many samples of one token as wanted."""
     where = torch.arange(count)
-    return Noise.of(where, where), where
+    return Noise.for_samples(where, where), where
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_are_drawn_in_proportion_to_their_probability(temperature):
     logits = torch.tensor([2.0, 0.5, 0.0, -1.0])
     noise, where = streams(DRAWS)
-    column = choose(logits.expand(DRAWS, 4), temperature=temperature, noise=noise, where=where)
+    column = choose(logits.expand(DRAWS, 4), temperature=temperature, noise=noise, positions=where)
     wanted = DRAWS * (logits / temperature).softmax(0)
     chi_square = ((torch.bincount(column, minlength=4) - wanted) ** 2 / wanted).sum()
     assert chi_square < 16.3  # 99.9 % of draws with 3 degrees of freedom
@@ -28,7 +28,7 @@ def test_tokens_are_drawn_in_proportion_to_their_probability(temperature):
 def test_at_temperature_zero_the_likeliest_token_is_taken(rng):
     logits = torch.randn(50, 7, generator=rng)
     noise, where = streams(50)
-    column = choose(logits, temperature=0.0, noise=noise, where=where)
+    column = choose(logits, temperature=0.0, noise=noise, positions=where)
     assert torch.equal(column, logits.argmax(-1))
 
 

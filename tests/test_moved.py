@@ -1,0 +1,67 @@
+"""Old names of arguments are accepted for one release."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import QWEN_SHAPE
+
+from lightning_omni import cli
+from lightning_omni.moved import ARGUMENTS, rename_arguments, rename_option
+from lightning_omni.nn.transformer import Transformer
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+def test_arguments_are_renamed_at_any_depth():
+    old = {"init_args": {"is_shifted": True, "dim": 8}, "list": [{"rows_from": 3}]}
+    new = {
+        "init_args": {"right_shift_logits": True, "dim": 8},
+        "list": [{"trainable_rows_from": 3}],
+    }
+    assert rename_arguments(old) == rename_arguments(new) == new
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--model.backbone.is_shifted", "--model.backbone.right_shift_logits"),
+        ("--model.lora.rows_from=9", "--model.lora.trainable_rows_from=9"),
+        ("--model.init_from", "--model.init_from"),
+        ("is_shifted", "is_shifted"),
+    ],
+)
+def test_a_nested_option_is_renamed(old, new):
+    assert rename_option(old) == new
+
+
+def test_an_export_with_an_old_argument_loads(tmp_path):
+    Transformer(20, [], **QWEN_SHAPE, right_shift_logits=True).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["init_args"]["is_shifted"] = config["init_args"].pop("right_shift_logits")
+    path.write_text(json.dumps(config))
+    assert Transformer.from_pretrained(tmp_path).right_shift_logits
+
+
+@pytest.mark.parametrize("how", ["file", "option"])
+def test_a_recipe_with_an_old_argument_builds(how, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe, model = RECIPES / "paper" / "stage3.yaml", RECIPES / "model" / "7b.yaml"
+    before = "true" if how == "file" else "false"
+    old = model.read_text().replace("right_shift_logits: true", f"is_shifted: {before}")
+    Path("old.yaml").write_text(old)
+    more = ["--model.backbone.is_shifted", "true"] if how == "option" else []
+    build = partial(cli.build_cli, run=False, with_trainer=False)
+    built = []
+    monkeypatch.setattr(cli, "build_cli", lambda args: built.append(build(args[1:])))
+    with torch.device("meta"):
+        code = cli.main(["fit", "--config", str(recipe), "--model.backbone", "old.yaml", *more])
+    assert code == 0
+    assert built[0].model.backbone.right_shift_logits
+
+
+def test_no_new_name_is_an_old_one():
+    assert not set(ARGUMENTS) & set(ARGUMENTS.values())
