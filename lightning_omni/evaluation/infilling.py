@@ -50,7 +50,7 @@ def evaluate_infilling(
 ) -> dict[str, Any]:
     """Mask a piece of each reference answer, infill it and write `infilling.json`.
 
-    Masked are a word of a caption, the left half of a picture and 0.4 s of speech. For comparison,
+    The piece is a word of a caption, the left half of a picture or 0.4 s of speech. For comparison,
     ground truth, codec reconstruction and infilling without the prompt are scored as well.
 
     Args:

@@ -260,7 +260,7 @@ def test_a_part_of_speech_is_said_anew(workplace):
     assert (made != own).any()
 
 
-def test_what_was_taken_out_is_filled_and_judged(workplace):
+def test_masked_pieces_are_infilled_and_scored(workplace):
     given = ["--model", "runs/debug/stage3/export", "--data", "data/smoke", "--out", "infilled"]
     plan = ["--split", "val", "--limit", "3", "--speech_limit", "2", "--seed", "1"]
     assert main(["evaluate-infilling", *given, *plan]) == 0
