@@ -149,7 +149,7 @@ def _plan(args: list[str]) -> None:
     import torch
 
     from lightning_omni.studies.memory_plan.command import plan
-    from lightning_omni.studies.memory_plan.plan import PlanOptions
+    from lightning_omni.studies.memory_plan.settings import PlanOptions
 
     with torch.device("meta"):
         cli = build_cli(args, run=False, with_trainer=False, options=PlanOptions)
