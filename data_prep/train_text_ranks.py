@@ -1,6 +1,6 @@
-"""Train the byte-pair ranks that ship with the package: `python -m data_prep.train_text_ranks`.
+"""Train the bundled byte-pair encoding ranks: `python -m data_prep.train_text_ranks`.
 
-The text is everything the default corpus says: captions, questions, answers, facts and sentences.
+The training text is that of the default corpus: captions, questions, answers, facts and sentences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
-"""How text is cut before merging. Whoever encodes with these ranks must cut the same way."""
+"""Regular expression that splits text before merging; encoders must use the same one."""
 
 _ASSET = Path(__file__).resolve().parent.parent / "lightning_omni" / "assets" / "text_1k.tiktoken"
 _ROLES = (
@@ -52,7 +52,7 @@ _PUNCTUATION = (
 
 
 def corpus(sources: Sources) -> Iterator[str]:
-    """Yield every sentence of the default corpus, and some ordinary English for punctuation."""
+    """Yield all sentences of the default corpus, and some English text with punctuation."""
     yield from chain.from_iterable(_scene_sentences(c) for c in _contents())
     known = facts.everyday() + facts.sums_from_zero(20)
     try:
@@ -72,7 +72,12 @@ def corpus(sources: Sources) -> Iterator[str]:
 
 
 def train_ranks(sentences: Iterable[str], *, size: int) -> dict[bytes, int]:
-    """Learn `size` byte-pair ranks, the 256 bytes included."""
+    """Learn byte-pair encoding ranks.
+
+    Args:
+        sentences: Training text.
+        size: Number of ranks, including the 256 bytes.
+    """
     import rustbpe
 
     tokenizer = rustbpe.Tokenizer()
@@ -81,7 +86,7 @@ def train_ranks(sentences: Iterable[str], *, size: int) -> dict[bytes, int]:
 
 
 def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
-    """Write one `base64 rank` line per token, in rank order."""
+    """Write one `base64 rank` line per token in rank order, the format of tiktoken."""
     lines = [
         f"{base64.b64encode(token).decode()} {rank}"
         for token, rank in sorted(ranks.items(), key=lambda item: item[1])
@@ -91,11 +96,13 @@ def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
 
 
 def main() -> None:
-    """Train on the cached sources and write the asset."""
+    """Train on the available sources and write the ranks file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/lightning_omni"))
-    parser.add_argument("--out", type=Path, default=_ASSET)
-    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument(
+        "--cache", type=Path, default=Path("~/.cache/lightning_omni"), help="folder for downloads"
+    )
+    parser.add_argument("--out", type=Path, default=_ASSET, help="ranks file to write")
+    parser.add_argument("--size", type=int, default=1024, help="number of ranks")
     args = parser.parse_args()
     ranks = train_ranks(corpus(Sources(args.cache.expanduser())), size=args.size)
     write_ranks(ranks, args.out)
@@ -109,7 +116,7 @@ def _scene_sentences(content: Content) -> Iterator[str]:
 
 
 def _contents() -> Iterator[Content]:
-    """Every object on every background, in every ink, count and some relations."""
+    """Yield every object on every background, with inks, counts and some relations."""
     for word in OBJECTS:
         for i, background in enumerate(BACKGROUNDS):
             yield Content("one", (word,), background)

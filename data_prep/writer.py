@@ -1,4 +1,4 @@
-"""Deterministic tar shards, their manifest and the attribution that licences ask for."""
+"""Deterministic tar shards, their manifest and the attribution required by licences."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data_prep.collection import Collection, Media
+from data_prep.collection import Collection, MediaFile
+from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_folder, read_json_object
+from lightning_omni.files import make_folder
 from lightning_omni.types import Sample
 
 MEDIA_PER_SHARD = 2000
 SAMPLES_PER_SHARD = 1000
-MANIFEST = "manifest.json"
 _LAYOUT = 1
 _PARTIAL = ".partial"
-_DERIVED = ("codes", "oracle")
-_OWN = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", *_DERIVED)
+_DERIVED = ("codes", "scene_classifier", "oracle")  # written into a data folder by later commands
+_BUILT = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", *_DERIVED)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar of the manifest. `path` is relative to the data folder."""
+    """Manifest entry of a shard.
+
+    Attributes:
+        path: Path relative to the data folder.
+        kind: Task, or modality of media shards.
+        split: Split.
+        samples: Number of samples or media files.
+        bytes: Size of the tar in bytes.
+        sha256: Checksum of the tar.
+    """
 
     path: str
     kind: str
@@ -41,19 +50,25 @@ class Shard:
     sha256: str
 
 
-def write_new(collection: Collection, out: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write a data folder, replacing one of the same preset. It appears when it is complete.
+def write_new(collection: Collection, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a data folder atomically, replacing one of the same preset; return the manifest.
 
-    What was derived from the folder before (codes, judges) stays if the manifest is the same.
+    Files derived from the replaced folder (codes, scene classifier) are kept if the manifest is
+    unchanged.
+
+    Args:
+        collection: Samples and media to write.
+        out: Data folder.
+        facts: Further entries of the manifest, `preset` among them.
 
     Raises:
         OmniError: If `out` holds anything else.
     """
-    before = check_replaceable(out, about["preset"])
+    before = check_replaceable(out, facts["preset"])
     partial = out.with_name(out.name + _PARTIAL)
     if partial.exists():
         shutil.rmtree(partial)
-    manifest = write_into(collection, partial, about, earlier=[])
+    manifest = write_into(collection, partial, facts, earlier=[])
     if before == manifest:
         for name in _DERIVED:
             if (out / name).is_dir():
@@ -65,17 +80,17 @@ def write_new(collection: Collection, out: Path, about: dict[str, Any]) -> dict[
 
 
 def check_replaceable(out: Path, preset: str) -> dict[str, Any] | None:
-    """Make sure that writing `out` destroys nothing of the user's; return the old manifest.
+    """Check that writing `out` destroys no files of the user; return its old manifest, if any.
 
     Raises:
-        OmniError: If `out` is no folder, holds files that no builder wrote, or holds the data of
-            another preset or a corpus; or if something else has the name of the unfinished folder.
+        OmniError: If `out` or the temporary folder beside it is not a folder or holds files that
+            this package did not write, or if `out` holds another preset or a corpus.
     """
     for folder in (out, out.with_name(out.name + _PARTIAL)):
-        strange = _strangers(folder)
-        if strange:
+        foreign = _foreign_names(folder)
+        if foreign:
             raise OmniError(
-                f"'{folder}' holds '{strange[0]}', which is no part of a data folder; choose "
+                f"'{folder}' contains '{foreign[0]}', which is not part of a data folder; choose "
                 "another --out"
             )
     if not out.exists() or not any(out.iterdir()):
@@ -90,43 +105,38 @@ def check_replaceable(out: Path, preset: str) -> dict[str, Any] | None:
     return before
 
 
-def _strangers(folder: Path) -> list[str]:
-    """Names in a folder that no builder writes."""
+def _foreign_names(folder: Path) -> list[str]:
+    """Return the names in a folder that are not part of a data folder."""
     if not folder.exists():
         return []
     if not folder.is_dir():
         raise OmniError(f"'{folder}' is a file, wanted a folder; choose another --out")
     names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if name not in _OWN]
+    return [name for name in names if name not in _BUILT]
 
 
 def write_into(
-    collection: Collection, out: Path, about: dict[str, Any], *, earlier: Sequence[dict[str, Any]]
+    collection: Collection, out: Path, facts: dict[str, Any], *, earlier: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write shards and the manifest into a folder; `earlier` shards stay listed."""
+    """Write shards and the manifest into a folder; return the manifest.
+
+    Args:
+        collection: Samples and media to write.
+        out: Data folder.
+        facts: Further entries of the manifest.
+        earlier: Manifest entries of shards that the folder already holds.
+    """
     shards = [*_write_media(collection, out), *_write_tasks(collection, out)]
     listed = [*earlier, *(asdict(shard) for shard in shards)]
-    manifest = {"layout": _LAYOUT, **about, "shards": sorted(listed, key=lambda s: str(s["path"]))}
+    manifest = {"layout": _LAYOUT, **facts, "shards": sorted(listed, key=lambda s: str(s["path"]))}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     (out / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a data folder.
-
-    Raises:
-        OmniError: If there is none or it cannot be read.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise OmniError(f"'{folder}' has no {MANIFEST}; make it with prep-data first")
-    return read_json_object(path, remedy="delete the folder and build it anew")
-
-
 def attribution(sources: Iterable[dict[str, str]]) -> str:
-    """List what the folder holds of others, with licences, as Markdown."""
+    """List the sources of a data folder and their licences as Markdown."""
     lines = [
         "# Attribution",
         "",
@@ -186,7 +196,7 @@ def _write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(header, io.BytesIO(content))
 
 
-def _media_files(medium: Media) -> Iterator[tuple[str, bytes]]:
+def _media_files(medium: MediaFile) -> Iterator[tuple[str, bytes]]:
     yield f"{medium.key}.{medium.extension}", medium.load()
     yield f"{medium.key}.json", _json(medium.info)
 

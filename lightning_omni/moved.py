@@ -163,6 +163,7 @@ NAMES: dict[str, str] = {
 }
 """Old name of a class or function: its new name."""
 ARGUMENTS = {
+    "bound_draws": "nelbo_draws",
     "is_shifted": "right_shift_logits",
     "rows_from": "trainable_rows_from",
 }

@@ -1,4 +1,4 @@
-"""Save and load a network as a folder: how to build it beside its weights."""
+"""Save and load a network as a folder: its configuration and its weights."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _Module = TypeVar("_Module", bound="Pretrained")
 
 
 class Pretrained(nn.Module):
-    """A module that remembers how it was built, so that it can be saved and rebuilt.
+    """A module that records its arguments, so that it can be saved and rebuilt.
 
-    Subclasses write an ordinary `__init__` with plain arguments or other `Pretrained` modules;
-    the arguments are recorded as a `class_path` and `init_args`, the form recipes use.
+    A subclass has an ordinary `__init__` with plain arguments or other `Pretrained` modules; they
+    are recorded as `class_path` and `init_args`, the form recipes use.
     """
 
     init_args: dict[str, Any]
@@ -40,7 +40,7 @@ class Pretrained(nn.Module):
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """Describe how to rebuild this module, without its weights."""
+        """Return the configuration from which `build` rebuilds this module, without its weights."""
         cls = type(self)
         args = {
             name: value.config() if isinstance(value, Pretrained) else value
@@ -52,8 +52,8 @@ class Pretrained(nn.Module):
         """Write `config.json` and `model.safetensors` into `folder` and return it.
 
         Args:
-            folder: Made if it is not there.
-            weights: Those to write, where other devices hold a part; None for the module's own.
+            folder: Target folder, made if it does not exist.
+            weights: Weights to write, gathered where devices share them; None for the module's own.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Pretrained(nn.Module):
         """Rebuild a module from a folder written by `save_pretrained`, in evaluation mode.
 
         Raises:
-            OmniError: If the folder is incomplete, or holds another kind of module.
+            OmniError: If the folder is incomplete or holds another kind of module.
         """
         folder = Path(folder)
         for name in (CONFIG_FILE, WEIGHTS_FILE):
@@ -96,14 +96,14 @@ class Pretrained(nn.Module):
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a file takes them: contiguous, and copied only where two names share one."""
+    """Return contiguous weights, copied only where two names share one, as the format requires."""
     seen: set[int] = set()
     unshared = {}
     for name, value in state.items():
         tensor = value.detach().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        unshared[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
+        pointer = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
     return unshared
 
 
@@ -129,7 +129,7 @@ def fingerprint(folder: str | Path) -> str:
 
 
 def build(config: Any) -> Any:
-    """Build a tree of `class_path` and `init_args`; classes outside this package are refused."""
+    """Build a module from `class_path` and `init_args`; classes of other packages are refused."""
     if not (isinstance(config, dict) and "class_path" in config):
         return config
     path = str(config["class_path"])
@@ -145,7 +145,7 @@ def build(config: Any) -> Any:
 
 
 def _recording(init: Any) -> Any:
-    """Wrap an `__init__` so that the outermost call records its bound arguments."""
+    """Wrap an `__init__` so that the outermost call records its arguments."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
@@ -164,7 +164,7 @@ log = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 """Word for the model that comes with the package."""
-SHIPPED = "shipped"  # its name of before, accepted for one release
+SHIPPED = "shipped"  # old word, accepted for one release
 FOLDER = Path(__file__).parent / "assets" / "mini"
 
 
@@ -187,6 +187,3 @@ def resolve_pretrained(given: str | list[str], part: str = "") -> Path:
                 log.info("nothing in '%s' yet; taking '%s'", folders[0], folder)
             return folder
     return folders[0]
-
-
-locate = resolve_pretrained  # the name of before, until nothing uses it

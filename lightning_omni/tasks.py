@@ -72,27 +72,6 @@ class Task:
         """Whether the instruction names the voice to speak with."""
         return "{voice}" in self.instruction
 
-    # Names of before, until nothing uses them.
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """Same as `inputs`."""
-        return self.inputs
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Same as `outputs`."""
-        return self.outputs
-
-    @property
-    def summary(self) -> str:
-        """Same as `title`."""
-        return self.title
-
-
-def takes_voice(task: Task) -> bool:
-    """Same as `Task.takes_voice`."""
-    return task.takes_voice
-
 
 def _scoring_of_questions(scorer: str, metric: str, upper_bound: str = "the true text") -> Scoring:
     source = "the most common answer of the split to the same kind of question"

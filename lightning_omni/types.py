@@ -152,11 +152,6 @@ class ContinuousFeatures:
     positions: Tensor
     features: Tensor
 
-    @property
-    def places(self) -> Tensor:
-        """Same as `positions`: the name of before, until nothing uses it."""
-        return self.positions
-
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ContinuousFeatures:
         """Return a copy on another device."""
         moved = (t.to(device, non_blocking=non_blocking) for t in (self.positions, self.features))
@@ -224,8 +219,3 @@ class Batch:
             is_moved = isinstance(value, Tensor | ContinuousFeatures)
             moved[f.name] = value.to(device, non_blocking=True) if is_moved else value
         return Batch(**moved)
-
-
-# Names of before, until nothing uses them.
-Sequence = TokenSequence
-Continuous = ContinuousFeatures

@@ -100,7 +100,6 @@ With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids equ
 """
 
 SETS: dict[SpecialTokensName, SpecialTokens] = {"native": NATIVE, "released": RELEASED}
-OWN = NATIVE  # the name of before, until nothing uses it
 PAD = "<|endoftext|>"
 
 
@@ -136,7 +135,7 @@ class Span:
 
 
 class Vocab:
-    """The joint id space; no other place knows an id.
+    """The joint id space: the only definition of ids.
 
     Text ids come first, then the special tokens, then the modality spans in the order given. Spans
     are appended, so a new one never moves an existing id.

@@ -31,8 +31,8 @@ def sample_of(task, parts):
     """One question and its answer, every part taken from `parts` by its modality."""
     declared = task_named(task)
     turns = (
-        Turn("user", tuple(parts[m] for m in declared.asks)),
-        Turn("assistant", tuple(parts[m] for m in declared.answers)),
+        Turn("user", tuple(parts[m] for m in declared.inputs)),
+        Turn("assistant", tuple(parts[m] for m in declared.outputs)),
     )
     return Sample("key", task, turns)
 

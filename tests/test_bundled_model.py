@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.history import replay
 from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import FOLDER
@@ -71,57 +71,57 @@ def test_a_task_without_an_answer_is_refused_in_python_too(omni):
 
 def test_each_answer_of_a_batch_counts_its_own_forward_passes(omni):
     texts = ("it is four", "a green whale to the right of a yellow tree on a pink background")
-    samples = [omni.ask("tts", text=text) for text in texts]
+    samples = [omni.encode_request("tts", text=text) for text in texts]
     records = [answer.record for answer in omni.answer(samples, seed=0)]
     for record in records:
-        (hole,) = record["holes"].values()
-        assert hole["grown"] == 0
-        assert record["forwards"] == hole["forwards"] == hole["steps"]
+        (part,) = record["parts"].values()
+        assert part["attempts"] == 1
+        assert record["forwards"] == part["forwards"] == part["steps"]
     assert records[0]["forwards"] < records[1]["forwards"]
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    "config",
     [
-        Sampling(temperature=0.0, num_steps=6),
-        Sampling(temperature=0.8, num_steps=6),
-        Sampling(temperature=0.8, num_steps=12, block_size=8),
-        Sampling(sampler=ReMDM(0.5, "rescale"), num_steps=6, block_size=8),
+        GenerationConfig(temperature=0.0, num_steps=6),
+        GenerationConfig(temperature=0.8, num_steps=6),
+        GenerationConfig(temperature=0.8, num_steps=12, block_size=8),
+        GenerationConfig(sampler=ReMDM(0.5, "rescale"), num_steps=6, block_size=8),
     ],
     ids=["greedy", "sampled", "blocks", "remasking"],
 )
-def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, sampling):
+def test_mixed_tasks_in_one_call_get_the_answers_they_get_alone(omni, config):
     heard = omni.generate("tts", text="a red car").speech
     asked = [
-        omni.ask("t2i", text="a red car on a white background"),
-        omni.ask("tts", text="a green whale"),
-        omni.ask("asr", speech=heard),
-        omni.ask("t2i", text="a fish"),
-        omni.ask("sqa", speech=heard),
-        omni.ask("tts", text="a green whale to the right of a yellow tree"),
+        omni.encode_request("t2i", text="a red car on a white background"),
+        omni.encode_request("tts", text="a green whale"),
+        omni.encode_request("asr", speech=heard),
+        omni.encode_request("t2i", text="a fish"),
+        omni.encode_request("sqa", speech=heard),
+        omni.encode_request("tts", text="a green whale to the right of a yellow tree"),
     ]
-    together = omni.answer(asked, seed=3, sampling=sampling)
+    together = omni.answer(asked, seed=3, config=config)
     for i, sample in enumerate(asked):
-        (alone,) = omni.answer([sample], seed=3 + i, sampling=sampling)
-        assert alone.record["holes"] == together[i].record["holes"]
+        (alone,) = omni.answer([sample], seed=3 + i, config=config)
+        assert alone.record["parts"] == together[i].record["parts"]
         assert alone.record["seed"] == together[i].record["seed"] == 3 + i
 
 
-def test_a_trace_is_kept_and_leads_to_the_answer(omni):
-    answer = omni.generate("t2i", text="a red car", trace=True, num_steps=5, guidance_scale=2.0)
-    hole = answer.record["holes"]["0"]
-    masks = [omni.vocab.mask_token_id] * hole["positions"]
-    assert replay(hole["trace"], masks, mask_token_id=masks[0]) == hole["ids"]
-    assert {change["step"] for change in hole["trace"]} == set(range(1, 6))
+def test_a_history_is_kept_and_leads_to_the_answer(omni):
+    answer = omni.generate("t2i", text="a red car", history=True, num_steps=5, guidance_scale=2.0)
+    part = answer.record["parts"]["0"]
+    masks = [omni.template.vocab.mask_token_id] * part["positions"]
+    assert replay(part["history"], masks, mask_token_id=masks[0]) == part["ids"]
+    assert {change["step"] for change in part["history"]} == set(range(1, 6))
 
 
-def test_guidance_may_have_a_scale_for_each_modality_and_fade(omni):
+def test_guidance_of_scale_zero_is_no_guidance_and_one_run_counts_as_one_pass(omni):
     image = omni.generate("t2i", text="a red car on a white background").image
     asked = {"text": "what color is the background", "image": image}
     plain = omni.generate("vqa", **asked, guidance_scale=0.0)
-    none = omni.generate("vqa", **asked, guidance_scale={"text": 0.0, "image": 0.0})
-    led = omni.generate("vqa", **asked, guidance_scale={"image": 1.0}, final_guidance_scale=0.0)
-    assert plain.record["holes"] == none.record["holes"]
+    none = omni.generate("vqa", **asked)
+    led = omni.generate("vqa", **asked, guidance_scale=1.0)
+    assert plain.record["parts"] == none.record["parts"]
     assert plain.text == led.text == "white"
-    with pytest.raises(OmniError, match="guidance is given for 'smell'"):
+    with pytest.raises(OmniError, match="guidance_scale"):
         omni.generate("vqa", **asked, guidance_scale={"smell": 1.0})

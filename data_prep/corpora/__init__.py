@@ -1,4 +1,4 @@
-"""Adapters: corpora in their published layouts become the same shards."""
+"""Converters from the published layouts of corpora to shards, one module per layout."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from data_prep.corpora import (
     llava_onevision,
     messages,
 )
-from data_prep.corpora.entries import Entry, Gathered
-from data_prep.writer import MANIFEST, attribution, read_manifest, write_into
+from data_prep.corpora.entries import CorpusBuilder, Entry
+from data_prep.writer import attribution, write_into
+from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 
@@ -39,14 +40,21 @@ CORPORA: dict[str, Callable[..., Iterator[Entry]]] = {
 
 
 def prepare_corpus(
-    name: str, source: Path, out: Path, *, split: str, about: dict[str, Any]
+    name: str, source: Path, out: Path, *, split: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a corpus as shards of one split and return the manifest.
+    """Convert a corpus to shards of one split and return the manifest.
 
-    A folder may be filled by several calls, one per split.
+    Several calls, one per split, may fill the same folder.
+
+    Args:
+        name: Name of the layout, a key of `CORPORA`.
+        source: Folder or file of the corpus.
+        out: Data folder to write into.
+        split: Split that the samples belong to.
+        facts: Further entries of the manifest.
 
     Raises:
-        OmniError: If the source cannot be read, or `out` already holds the split.
+        OmniError: If the source cannot be read, or `out` holds other data or the same split.
     """
     if not source.exists():
         raise OmniError(f"no file or folder '{source}'; check --source")
@@ -57,16 +65,16 @@ def prepare_corpus(
     taken = [s for s in earlier["shards"] if s["split"] == split]
     if taken:
         raise OmniError(f"'{out}' already holds the split {split}; choose another --out or --split")
-    gathered = Gathered(name, split)
-    gathered.add_all(CORPORA[name](source, split=split))
+    corpus = CorpusBuilder(name, split)
+    corpus.add_all(CORPORA[name](source, split=split))
     where = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
     sources = [*earlier.get("sources", []), where]
     counts = {**earlier.get("counts", {})}
-    for task, found in gathered.collection.counts().items():
-        counts[task] = {**counts.get(task, {}), **found}
-    left_out = [*earlier.get("left_out", []), *gathered.bad]
-    facts = {"preset": None, "sources": sources, "counts": counts, "left_out": left_out}
-    manifest = write_into(gathered.collection, out, {**about, **facts}, earlier=earlier["shards"])
+    for task, by_split in corpus.collection.counts().items():
+        counts[task] = {**counts.get(task, {}), **by_split}
+    left_out = [*earlier.get("left_out", []), *corpus.bad]
+    found = {"preset": None, "sources": sources, "counts": counts, "left_out": left_out}
+    manifest = write_into(corpus.collection, out, {**facts, **found}, earlier=earlier["shards"])
     (out / "ATTRIBUTION.md").write_text(attribution(sources), encoding="utf-8")
-    log.info("%s: %d entries, %d left out, in %s", name, gathered.good, len(gathered.bad), out)
+    log.info("%s: %d entries, %d left out, in %s", name, corpus.good, len(corpus.bad), out)
     return manifest

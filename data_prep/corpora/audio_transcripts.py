@@ -1,4 +1,4 @@
-"""A folder of recordings, each with its words in a `.txt` of the same name."""
+"""A folder of recordings, each with its transcript in a `.txt` file of the same name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, attempt
-from data_prep.corpora.files import SOUNDS, beside, with_suffix
+from data_prep.corpora.files import AUDIO_SUFFIXES, read_sidecar, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield every recording below `source`; its folder's name is the voice."""
-    for path in with_suffix(source, SOUNDS):
+    """Yield every recording below `source`; the name of its folder is the voice."""
+    for path in with_suffix(source, AUDIO_SUFFIXES):
         yield attempt(str(path), partial(_utterance, path))
 
 
 def _utterance(path: Path) -> Transcribed:
-    return Transcribed(str(path), path, beside(path, ".txt"), path.parent.name)
+    return Transcribed(str(path), path, read_sidecar(path, ".txt"), path.parent.name)

@@ -13,7 +13,7 @@ from lightning_omni.errors import OmniError
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield every picture of every tar below `source`."""
+    """Yield every captioned image of every tar below `source`."""
     for path in with_suffix(source, (".tar",)):
         for key, files in read_shard(path):
             origin = f"{path}:{key}"

@@ -7,20 +7,22 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, attempt
-from data_prep.corpora.files import filled, table
+from data_prep.corpora.files import read_table, required_value
 
 _TABLES = {"train": "train.tsv", "val": "dev.tsv"}
 _COLUMNS = ("client_id", "path", "sentence")
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield the utterances of the table that belongs to `split`; test splits read `test.tsv`."""
+    """Yield the utterances of the table of `split`; all test splits read `test.tsv`."""
     path = source / _TABLES.get(split, "test.tsv")
-    for number, row in table(path, _COLUMNS):
+    for number, row in read_table(path, _COLUMNS):
         origin = f"{path}:{number}"
         yield attempt(origin, partial(_utterance, source, row, origin))
 
 
 def _utterance(source: Path, row: dict[str, str], origin: str) -> Transcribed:
-    client, clip, sentence = (filled(row, column, name=f"'{origin}'") for column in _COLUMNS)
+    client, clip, sentence = (
+        required_value(row, column, name=f"'{origin}'") for column in _COLUMNS
+    )
     return Transcribed(origin, source / "clips" / clip, sentence, f"client-{client[:12]}")

@@ -1,4 +1,4 @@
-"""What adapters read out of a corpus, and how it becomes samples and media."""
+"""Entries read from a corpus, and their conversion to samples and media files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
-
-from data_prep.collection import Collection, Media, image, make_sample, say, speech, text
+from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
+from data_prep.speech.synthesizers import to_flac
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.types import Turn
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16_000
-MAX_BAD_SHARE = 0.05
+MAX_UNREADABLE_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """A picture and what it shows: a t2i and a caption sample."""
+    """An image with its caption; becomes a t2i and a caption sample."""
 
     origin: str
     picture: Path | bytes
@@ -35,7 +32,7 @@ class Captioned:
 
 @dataclass(frozen=True, slots=True)
 class Transcribed:
-    """A recording and its words: an asr and a tts sample."""
+    """A recording with its transcript; becomes an asr and a tts sample."""
 
     origin: str
     sound: Path | bytes
@@ -44,8 +41,8 @@ class Transcribed:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question about a picture and its answer: a vqa sample."""
+class VisualQuestion:
+    """A question about an image with its answer; becomes a vqa sample."""
 
     origin: str
     picture: Path | bytes
@@ -54,8 +51,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A piece of a conversation: text, or a file of a modality."""
+class ContentPart:
+    """Part of a conversation turn: text, or a file of a modality."""
 
     modality: str
     content: str | Path
@@ -63,27 +60,27 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns of any shape: a sample of the task they have the shape of, else of `chat`."""
+    """A conversation; becomes a sample of `task`."""
 
     origin: str
     task: str
-    turns: tuple[tuple[str, tuple[Line, ...]], ...]
+    turns: tuple[tuple[str, tuple[ContentPart, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A row or file that no sample can be made of, and why."""
+    """A row or file that cannot become a sample, and the reason."""
 
     origin: str
-    why: str
+    reason: str
 
 
-Usable = Captioned | Transcribed | Asked | Conversation
+Usable = Captioned | Transcribed | VisualQuestion | Conversation
 Entry = Usable | Unusable
 
 
 def attempt(origin: str, make: Callable[[], Usable]) -> Entry:
-    """The entry, or why there is none: one bad row shall not cost a corpus."""
+    """Return the entry, or the reason why it is unusable, so that one bad row stops no corpus."""
     try:
         return make()
     except OmniError as error:
@@ -91,8 +88,16 @@ def attempt(origin: str, make: Callable[[], Usable]) -> Entry:
 
 
 @dataclass
-class Gathered:
-    """Entries added so far, and those that could not be."""
+class CorpusBuilder:
+    """Converts entries to a collection.
+
+    Attributes:
+        corpus: Name of the layout, recorded in every sample.
+        split: Split that the samples belong to.
+        collection: Samples and media so far.
+        good: Number of entries added.
+        bad: Origin and error of each unusable entry.
+    """
 
     corpus: str
     split: str
@@ -101,10 +106,10 @@ class Gathered:
     bad: list[str] = field(default_factory=list)
 
     def add_all(self, entries: Iterable[Entry]) -> None:
-        """Add entries, counting and reporting the unreadable ones.
+        """Add entries; unusable ones are counted and logged.
 
         Raises:
-            OmniError: If there are none, or more than 5 % of them are unreadable.
+            OmniError: If there are no entries, or more than 5 % are unusable.
         """
         for entry in entries:
             try:
@@ -115,8 +120,8 @@ class Gathered:
                 log.warning("left out %s: %s", entry.origin, error)
         total = self.good + len(self.bad)
         if total == 0:
-            raise OmniError(f"found nothing of a {self.corpus} corpus there; check --source")
-        if len(self.bad) > MAX_BAD_SHARE * total:
+            raise OmniError(f"found no entries of a {self.corpus} corpus; check --source")
+        if len(self.bad) > MAX_UNREADABLE_SHARE * total:
             raise OmniError(
                 f"{len(self.bad)} of {total} entries are unusable, more than 5 %; "
                 f"the first is {self.bad[0]}"
@@ -124,29 +129,31 @@ class Gathered:
 
     def _add(self, entry: Entry) -> None:
         if isinstance(entry, Unusable):
-            raise OmniError(entry.why)
+            raise OmniError(entry.reason)
         if isinstance(entry, Captioned):
             picture = self._picture(entry.picture, entry.origin, entry.caption)
             meta = {"set": self.corpus, "caption": entry.caption}
-            asked, shown = text(entry.caption), image(picture)
-            self._sample("t2i", meta, (say("user", asked), say("assistant", shown)), picture)
-            self._sample("caption", meta, (say("user", shown), say("assistant", asked)), picture)
+            caption, shown = text(entry.caption), image(picture)
+            self._sample("t2i", meta, (turn("user", caption), turn("assistant", shown)), picture)
+            self._sample(
+                "caption", meta, (turn("user", shown), turn("assistant", caption)), picture
+            )
         elif isinstance(entry, Transcribed):
             sound = self._sound(entry.sound, entry.origin, entry.words, entry.voice)
             meta = {"set": self.corpus, "text": entry.words, "voice": entry.voice}
-            words, heard = text(entry.words), speech(sound)
-            self._sample("asr", meta, (say("user", heard), say("assistant", words)), sound)
-            self._sample("tts", meta, (say("user", words), say("assistant", heard)), sound)
-        elif isinstance(entry, Asked):
+            words, recording = text(entry.words), speech(sound)
+            self._sample("asr", meta, (turn("user", recording), turn("assistant", words)), sound)
+            self._sample("tts", meta, (turn("user", words), turn("assistant", recording)), sound)
+        elif isinstance(entry, VisualQuestion):
             picture = self._picture(entry.picture, entry.origin, "")
             meta = {"set": self.corpus, "question": entry.question, "answer": entry.answer}
-            question = say("user", text(entry.question), image(picture))
-            self._sample("vqa", meta, (question, say("assistant", text(entry.answer))), picture)
+            question = turn("user", text(entry.question), image(picture))
+            self._sample("vqa", meta, (question, turn("assistant", text(entry.answer))), picture)
         else:
             self._converse(entry)
 
     def _converse(self, entry: Conversation) -> None:
-        media: list[Media] = []
+        media: list[MediaFile] = []
         turns: list[Turn] = []
         for role, lines in entry.turns:
             parts = []
@@ -159,13 +166,15 @@ class Gathered:
                 else:
                     media.append(self._sound(Path(line.content), entry.origin, "", ""))
                     parts.append(speech(media[-1]))
-            turns.append(say(role, *parts))  # type: ignore[arg-type]
+            turns.append(turn(role, *parts))  # type: ignore[arg-type]
         self._sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
-    def _sample(self, task: str, meta: dict[str, str], turns: tuple[Turn, ...], *m: Media) -> None:
-        self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *m)
+    def _sample(
+        self, task: str, meta: dict[str, str], turns: tuple[Turn, ...], *media: MediaFile
+    ) -> None:
+        self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *media)
 
-    def _picture(self, source: Path | bytes, origin: str, caption: str) -> Media:
+    def _picture(self, source: Path | bytes, origin: str, caption: str) -> MediaFile:
         raw = _bytes(source, origin)
         picture = read_image(raw, name=origin)
         extension = "jpg" if raw[:3] == b"\xff\xd8\xff" else "png"
@@ -175,22 +184,15 @@ class Gathered:
             raw = buffer.getvalue()
         return self._media("image", extension, raw, {"caption": caption})
 
-    def _sound(self, source: Path | bytes, origin: str, words: str, voice: str) -> Media:
+    def _sound(self, source: Path | bytes, origin: str, words: str, voice: str) -> MediaFile:
         wave = read_audio(_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
-        about = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
-        return self._media("speech", "flac", flac(wave), about)
+        facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
+        return self._media("speech", "flac", to_flac(wave), facts)
 
-    def _media(self, modality: str, extension: str, raw: bytes, about: dict[str, str]) -> Media:
+    def _media(self, modality: str, extension: str, raw: bytes, facts: dict[str, str]) -> MediaFile:
         key = hashlib.sha256(raw).hexdigest()[:24]
-        info = {**about, "source": self.corpus, "licence": "see the corpus"}
-        return Media(key, modality, extension, info, lambda: raw)
-
-
-def flac(wave: NDArray[np.float32]) -> bytes:
-    """Encode 16 kHz mono samples losslessly to 16 bits."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+        info = {**facts, "source": self.corpus, "licence": "see the corpus"}
+        return MediaFile(key, modality, extension, info, lambda: raw)
 
 
 def _bytes(source: Path | bytes, origin: str) -> bytes:
@@ -199,4 +201,4 @@ def _bytes(source: Path | bytes, origin: str) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:
-        raise OmniError(f"no file '{source}', named by {origin}") from error
+        raise OmniError(f"no file '{source}', which {origin} refers to") from error

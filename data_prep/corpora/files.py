@@ -1,4 +1,4 @@
-"""Reading the small text files corpora come with, with errors that name file and line."""
+"""Readers of the text files of corpora; their errors name file and line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from lightning_omni.errors import OmniError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
 def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder with one of the suffixes, sorted.
+    """Return the files below a folder with one of the suffixes, sorted.
 
     Raises:
         OmniError: If the folder does not exist.
@@ -26,11 +26,11 @@ def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
-def beside(file: Path, suffix: str) -> str:
-    """Text of the file of the same name with another suffix.
+def read_sidecar(file: Path, suffix: str) -> str:
+    """Read the file of the same name with another suffix, stripped of white space.
 
     Raises:
-        OmniError: If there is none or it is empty.
+        OmniError: If it is missing or empty.
     """
     path = file.with_suffix(suffix)
     if not path.is_file():
@@ -42,7 +42,7 @@ def beside(file: Path, suffix: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file.
+    """Read a UTF-8 text file.
 
     Raises:
         OmniError: If it is not UTF-8.
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield `(line number, line)` of a JSON Lines file, empty lines left out; see `json_object`.
+    """Yield `(line number, line)` of a JSON Lines file, without empty lines; see `json_object`.
 
     Raises:
         OmniError: If the file does not exist.
@@ -68,10 +68,10 @@ def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def json_object(line: bytes, *, name: str) -> dict[str, Any]:
-    """A line of a JSON Lines file.
+    """Parse a line of a JSON Lines file.
 
     Raises:
-        OmniError: If it is no JSON object.
+        OmniError: If it is not a JSON object.
     """
     try:
         plain = json.loads(line.decode("utf-8"))
@@ -82,8 +82,8 @@ def json_object(line: bytes, *, name: str) -> dict[str, Any]:
     return plain
 
 
-def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield `(line number, row)` of a tab-separated file that has the columns; see `filled`.
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield `(line number, row)` of a tab-separated file; see `required_value`.
 
     Raises:
         OmniError: If the file or a column is missing.
@@ -99,12 +99,12 @@ def table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
     yield from enumerate(reader, 2)
 
 
-def filled(row: dict[str, str], column: str, *, name: str) -> str:
-    """What a row has in a column.
+def required_value(row: dict[str, str], column: str, *, name: str) -> str:
+    """Return the value of a row in a column.
 
     Raises:
-        OmniError: If that is nothing.
+        OmniError: If it is empty.
     """
     if not row[column]:
-        raise OmniError(f"{name} has nothing in column '{column}'")
+        raise OmniError(f"{name} has no value in column '{column}'")
     return row[column]

@@ -1,4 +1,4 @@
-"""A folder of pictures, each with its caption in a `.txt` of the same name."""
+"""A folder of images, each with its caption in a `.txt` file of the same name."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.corpora.entries import Captioned, Entry, attempt
-from data_prep.corpora.files import PICTURES, beside, with_suffix
+from data_prep.corpora.files import IMAGE_SUFFIXES, read_sidecar, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield every picture below `source`."""
-    for path in with_suffix(source, PICTURES):
+    """Yield every image below `source`."""
+    for path in with_suffix(source, IMAGE_SUFFIXES):
         yield attempt(str(path), partial(_captioned, path))
 
 
 def _captioned(path: Path) -> Captioned:
-    return Captioned(str(path), path, beside(path, ".txt"))
+    return Captioned(str(path), path, read_sidecar(path, ".txt"))

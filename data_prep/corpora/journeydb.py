@@ -1,4 +1,4 @@
-"""JourneyDB: `train_anno_realease_repath.jsonl` beside `imgs/`, prompts as captions."""
+"""JourneyDB: `train_anno_realease_repath.jsonl` beside `imgs/`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from data_prep.corpora.entries import Captioned, Entry, attempt
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
 
-ANNOTATIONS = "train_anno_realease_repath.jsonl"  # spelt so in the release
+ANNOTATIONS = "train_anno_realease_repath.jsonl"  # the spelling of the release
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield every annotated picture; a caption, where there is one, is preferred to the prompt."""
+    """Yield every annotated image with its caption, or its prompt if it has no caption."""
     path = source / ANNOTATIONS
     for number, line in json_lines(path):
         origin = f"{path}:{number}"

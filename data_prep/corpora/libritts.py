@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, attempt
-from data_prep.corpora.files import beside, with_suffix
+from data_prep.corpora.files import read_sidecar, with_suffix
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
@@ -17,5 +17,5 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
 
 
 def _utterance(path: Path) -> Transcribed:
-    words, speaker = beside(path, ".normalized.txt"), path.name.split("_")[0]
+    words, speaker = read_sidecar(path, ".normalized.txt"), path.name.split("_")[0]
     return Transcribed(str(path), path, words, f"speaker-{speaker}")

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: `{image, conversations}` as a JSON list beside pictures, or as Parquet."""
+"""LLaVA-OneVision: `{image, conversations}` as a JSON list beside images, or as Parquet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.entries import Asked, Entry, Unusable
+from data_prep.corpora.entries import Entry, Unusable, VisualQuestion
 from data_prep.corpora.files import read_text, with_suffix
 from lightning_omni.errors import OmniError
 
@@ -17,26 +17,26 @@ Record = tuple[str, Path | bytes, Any]
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield each question-answer pair of each conversation about a picture.
+    """Yield each question-answer pair of each conversation about an image.
 
     Args:
-        source: The JSON file, whose pictures are named relative to its folder; or a Parquet file
-            or a folder of them, which hold the pictures' bytes.
-        split: Not used: the release has one split.
+        source: JSON file, whose image paths are relative to its folder; or a Parquet file or a
+            folder of them, which contain the images.
+        split: Not used; the release has one split.
     """
     is_parquet = source.is_dir() or source.suffix == ".parquet"
     records = _parquet(source) if is_parquet else _json(source)
     for where, picture, turns in records:
         if not isinstance(turns, list):
-            yield Unusable(where, "conversations are no list")
+            yield Unusable(where, "conversations are not a list")
             continue
-        for asked, answered in pairwise(turns):
-            if not all(isinstance(turn, dict) and "value" in turn for turn in (asked, answered)):
+        for question, answer in pairwise(turns):
+            if not all(isinstance(turn, dict) and "value" in turn for turn in (question, answer)):
                 yield Unusable(where, "a turn has no from and value")
                 continue
-            if (asked.get("from"), answered.get("from")) == ("human", "gpt"):
-                question = str(asked["value"]).replace("<image>", "").strip()
-                yield Asked(where, picture, question, str(answered["value"]))
+            if (question.get("from"), answer.get("from")) == ("human", "gpt"):
+                text = str(question["value"]).replace("<image>", "").strip()
+                yield VisualQuestion(where, picture, text, str(answer["value"]))
 
 
 def _json(source: Path) -> Iterator[Record]:
@@ -80,7 +80,7 @@ def _parquet_rows(file: Any, path: Path) -> Iterator[Record]:
     for batch in file.iter_batches(_ROWS, columns=["image", "conversations"]):
         for row in batch.to_pylist():
             if row["image"] is not None:
-                # a picture without bytes is read as an empty one, and counted as unreadable
+                # an image without bytes is counted as unreadable
                 raw = row["image"].get("bytes") or b""
                 yield f"{path}[{number}]", raw, row["conversations"] or []
             number += 1

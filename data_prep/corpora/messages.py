@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.entries import Conversation, Entry, Line, attempt
+from data_prep.corpora.entries import ContentPart, Conversation, Entry, attempt
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASKS
@@ -30,7 +30,7 @@ _INSTRUCTIONS = {
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
-    """Yield every conversation; files are named relative to the folder of `source`."""
+    """Yield every conversation; file names are relative to the folder of `source`."""
     for number, line in json_lines(source):
         where = f"'{source}' line {number}"
         origin = f"{source}:{number}"
@@ -58,7 +58,9 @@ def _files(names: Any, folder: Path, where: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _turn(message: Any, files: dict[str, list[Path]], where: str) -> tuple[str, tuple[Line, ...]]:
+def _turn(
+    message: Any, files: dict[str, list[Path]], where: str
+) -> tuple[str, tuple[ContentPart, ...]]:
     if not isinstance(message, dict):
         raise OmniError(f"{where} has the message {message!r}, wanted an object")
     content = message.get("content", message.get("value", ""))
@@ -72,21 +74,21 @@ def _turn(message: Any, files: dict[str, list[Path]], where: str) -> tuple[str, 
         name = {"<|image|>": "images", "<|audio|>": "audios"}.get(piece)
         if name is None:
             if piece.strip():
-                lines.append(Line("text", piece.strip()))
+                lines.append(ContentPart("text", piece.strip()))
             continue
         if not files[name]:
             raise OmniError(f"{where} has more {piece} placeholders than {name}")
         modality = "image" if name == "images" else "speech"
-        lines.append(Line(modality, files[name].pop(0)))
+        lines.append(ContentPart(modality, files[name].pop(0)))
     return _ROLES[role], tuple(lines)
 
 
-def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Conversation:
-    """Recognise the nine tasks by instruction and shape; all else is `chat`."""
+def _conversation(origin: str, turns: list[tuple[str, tuple[ContentPart, ...]]]) -> Conversation:
+    """Recognise a task by instruction and modalities; everything else is `chat`."""
     bare = [turn for turn in turns if turn[0] != "system"]
     if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:
         for task in TASKS:
-            asked = _without(bare[0][1], _INSTRUCTIONS.get(task.name))
+            asked = _without_instruction(bare[0][1], _INSTRUCTIONS.get(task.name))
             if asked is None:
                 continue
             shape = tuple(line.modality for line in asked)
@@ -96,11 +98,13 @@ def _conversation(origin: str, turns: list[tuple[str, tuple[Line, ...]]]) -> Con
     return Conversation(origin, "chat", tuple(turns))
 
 
-def _without(lines: tuple[Line, ...], instruction: str | None) -> tuple[Line, ...] | None:
-    """Cut a leading instruction; None if it should be there and is not."""
+def _without_instruction(
+    lines: tuple[ContentPart, ...], instruction: str | None
+) -> tuple[ContentPart, ...] | None:
+    """Remove the leading instruction; None if it is missing."""
     if instruction is None:
         return lines
     if not lines or not str(lines[0].content).startswith(instruction):
         return None
     rest = str(lines[0].content)[len(instruction) :].strip()
-    return ((Line("text", rest),) if rest else ()) + lines[1:]
+    return ((ContentPart("text", rest),) if rest else ()) + lines[1:]

@@ -1,1 +1,1 @@
-"""EmojiWorld: scenes, captions and questions, drawn from emoji."""
+"""EmojiWorld: scenes of emoji with captions and questions."""

@@ -1,4 +1,4 @@
-"""Emoji drawings of several styles, as SVG text by code point."""
+"""Emoji of several art styles, as SVG by code point."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """An emoji as people name it. Skin tones and flags are not concepts."""
+    """An emoji and its name; skin tones and flags are excluded."""
 
     code_point: str
     label: str
@@ -26,7 +26,14 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Drawings of one hand, by code point."""
+    """An art style.
+
+    Attributes:
+        name: Name in presets and metadata.
+        licence: Licence of the drawings.
+        source: Package they come from.
+        svgs: SVG text by code point.
+    """
 
     name: str
     licence: str
@@ -35,15 +42,15 @@ class Style:
 
 
 def plain_code_point(hexcode: str) -> str:
-    """Lower case, without the variation selector: the form two collections agree on."""
+    """Return the code point in lower case without variation selectors, as all styles name it."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
 
 def concepts(sources: Sources) -> list[Concept]:
-    """Every emoji with a label, without people's skin tones, components and flags.
+    """Return every emoji with a label, except components, skin tones and flags.
 
     Raises:
-        SourceError: If the labels cannot be had.
+        SourceError: If the labels are not available.
     """
     table = _read_json(sources.npm("labels") / "en" / "data.json")
     components, flags = 2, 9
@@ -55,16 +62,16 @@ def concepts(sources: Sources) -> list[Concept]:
 
 
 def load_style(name: str, sources: Sources) -> Style:
-    """Load a style, or `openmoji` from the Python package where npm is missing.
+    """Load a style; `openmoji` comes from a Python package, or else from npm.
 
     Raises:
-        SourceError: If the style cannot be had.
+        SourceError: If the style is not available.
     """
     if name == "openmoji":
         try:
             return _openmoji(sources)
         except SourceError as error:
-            sources.provenance.fall_back(f"{error}; OpenMoji comes from npm instead")
+            sources.provenance.record_fallback(f"{error}; OpenMoji comes from npm instead")
     folder = sources.npm(name)
     source = NPM_SOURCES[name]
     return Style(name, source.licence, source.name, _iconify(folder, sources))
@@ -78,7 +85,7 @@ def _openmoji(sources: Sources) -> Style:
 
 
 class _LazyFolder(dict[str, str]):
-    """Reads a file the first time its code point is asked for."""
+    """Dictionary of files that are read when their code point is looked up."""
 
     def __init__(self, paths: dict[str, Path]) -> None:
         super().__init__(dict.fromkeys(paths, ""))
@@ -89,7 +96,7 @@ class _LazyFolder(dict[str, str]):
 
 
 def _iconify(folder: Path, sources: Sources) -> dict[str, str]:
-    """Code point -> SVG of an Iconify set; sets without code points are joined by their slugs."""
+    """Return SVG by code point of an Iconify set; sets without code points match by slug."""
     icons = _read_json(folder / "icons.json")
     names: dict[str, str] = {}
     if (folder / "chars.json").is_file():
@@ -122,5 +129,5 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise OmniError(
-            f"cannot read {path}: {error}; delete its folder so that the next build fetches it anew"
+            f"cannot read {path}: {error}; delete its folder, and the next build downloads it again"
         ) from error

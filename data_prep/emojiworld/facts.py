@@ -1,4 +1,4 @@
-"""Questions about the world that a sentence can answer, without a picture."""
+"""Questions with short answers about numbers, things and countries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from data_prep.emojiworld.lexicon import number_word
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A question with its bare answer and the answer as a sentence. `topic` groups results."""
+    """A question with its answer.
+
+    Attributes:
+        question: Question in lower case, without a question mark.
+        answer: Bare answer.
+        sentence: Answer as a sentence, for speech.
+        topic: Group in evaluation.
+        can_be_spoken: Whether the fact may be asked and answered by speech.
+    """
 
     question: str
     answer: str
@@ -24,9 +32,9 @@ class Fact:
 
 
 def small_sums(largest: int) -> list[Fact]:
-    """Every sum of two numbers from 1 to `largest`, in words.
+    """Return every sum of two numbers from 1 to `largest`, in words.
 
-    A recognizer hears the real number in this sentence; of `the answer is four` it makes "for".
+    The answer sentence gives a speech recognizer context: `the answer is four` becomes "for".
     """
     numbers = range(1, largest + 1)
     sums = [_sum(a, b) for a in numbers for b in numbers]
@@ -34,13 +42,13 @@ def small_sums(largest: int) -> list[Fact]:
 
 
 def sums_from_zero(largest: int) -> list[Fact]:
-    """Every sum of two numbers from 0 to `largest`, in words."""
+    """Return every sum of two numbers from 0 to `largest`, in words."""
     numbers = range(largest + 1)
     return [_sum(a, b) for a in numbers for b in numbers]
 
 
 def everyday() -> list[Fact]:
-    """Colours of things, kinds of things and a few capitals."""
+    """Return colours of things, kinds of things and a few capitals."""
     colors = {
         "grass": "green",
         "the sky": "blue",
@@ -77,7 +85,7 @@ _SUM = re.compile(r"what is (\w+ plus \w+)")
 
 
 def rephrased(question: str) -> list[str]:
-    """Ask for a sum in other words; empty for any other question."""
+    """Return other wordings of a sum; empty for any other question."""
     found = _SUM.fullmatch(question)
     words = ("how much is", "tell me", "what do you get for")
     return [f"{start} {found[1]}" for start in words] if found else []
@@ -102,7 +110,7 @@ CAPITALS = {
 
 
 def capitals() -> list[Fact]:
-    """Capitals, asked for and asked by."""
+    """Return questions for the capital of a country and for the country of a capital."""
     facts = [_plain(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
     facts += [
         _plain(f"which country has the capital {v}", k, "country of capital")
@@ -112,9 +120,9 @@ def capitals() -> list[Fact]:
 
 
 def countries(folder: Path) -> list[Fact]:
-    """Capitals, continents, languages, currencies and borders from `countries.json`.
+    """Return capitals, continents, languages, currencies and borders from `countries.json`.
 
-    Only names of plain letters are kept: a speech synthesizer must be able to say them.
+    Only names of plain letters are kept, so that a speech synthesizer can say them.
     """
     table: list[dict[str, Any]] = json.loads((folder / "countries.json").read_text("utf-8"))
     facts: dict[str, Fact] = {}
@@ -128,7 +136,7 @@ def countries(folder: Path) -> list[Fact]:
 
 
 def definitions(words: Iterable[str], wordnet: Path) -> list[Fact]:
-    """Ask for the first WordNet sense of each noun. Long glosses are left out."""
+    """Return the definition of each noun, the first WordNet sense; long ones are excluded."""
     index = _first_senses(wordnet / "index.noun")
     glosses = _glosses(wordnet / "data.noun")
     facts: list[Fact] = []
@@ -176,8 +184,8 @@ def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
         question = f"what is the currency of {name}"
         yield Fact(question, currency, f"it is the {currency}", "currency")
     coast = "no" if country.get("landlocked") else "yes"
-    said = f"{coast} it {'has no' if coast == 'no' else 'has a'} coast"
-    yield Fact(f"does {name} have a coast", coast, said, "coast")
+    sentence = f"{coast} it {'has no' if coast == 'no' else 'has a'} coast"
+    yield Fact(f"does {name} have a coast", coast, sentence, "coast")
     borders = len(country.get("borders") or [])
     yield Fact(
         f"how many countries border {name}",
@@ -188,7 +196,7 @@ def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
 
 
 def _first_senses(path: Path) -> dict[str, str]:
-    """Lemma -> offset of its most frequent sense."""
+    """Return the offset of the most frequent sense by lemma."""
     senses: dict[str, str] = {}
     for line in path.read_text("utf-8").splitlines():
         if line.startswith("  "):
@@ -200,7 +208,7 @@ def _first_senses(path: Path) -> dict[str, str]:
 
 
 def _glosses(path: Path) -> dict[str, str]:
-    """Offset -> definition, without examples."""
+    """Return the definition without examples by offset."""
     found: dict[str, str] = {}
     for line in path.read_text("utf-8").splitlines():
         if not line.startswith("  "):

@@ -1,4 +1,4 @@
-"""Samples of single emoji with their names, in several styles."""
+"""Text to image and caption samples of single emoji, in several styles."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from data_prep.collection import Collection, Media
+from data_prep.collection import Collection, MediaFile
 from data_prep.emojiworld.art import Concept, Style
-from data_prep.emojiworld.pictures import add_caption, add_drawing
-from data_prep.emojiworld.splits import HoldOut, bucket, digest
+from data_prep.emojiworld.pictures import add_caption, add_t2i
+from data_prep.emojiworld.splits import HoldOut, digest, hash_bucket
 from data_prep.emojiworld.sprites import rasterize
 
 _SIZE = 64
 _MAX_LABEL_WORDS = 4
-_TEST_OF, _VAL_OF = 10, 60  # one (concept, style) cell in so many
+_TEST_BUCKETS, _VAL_BUCKETS = (
+    10,
+    60,
+)  # one in ten (concept, style) pairs is tested; of the others one in sixty is val
 
 
 def well_named(concepts: list[Concept], hold_out: HoldOut) -> list[Concept]:
-    """Concepts with a short plain name that says nothing held out, in hash order."""
+    """Return concepts with a short plain name that names no held-out combination, in hash order."""
     kept = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
     return sorted(kept, key=lambda c: digest("icon", c.label))
 
@@ -32,13 +35,13 @@ def add_icons(
     styles: list[Style],
     test_styles: list[Style],
 ) -> None:
-    """Add icons; the cell (concept, style) decides the split, test styles go to test_style."""
+    """Add icons; the split is decided by (concept, style), and test styles go to test_style."""
     for style in styles:
         for concept in _drawn(concepts, style):
             medium = _media(concept, style)
             meta = _meta(concept, style)
             split = _split(concept, style)
-            add_drawing(collection, split, concept.label, medium, meta)
+            add_t2i(collection, split, concept.label, medium, meta)
             add_caption(collection, split, medium, concept.label, meta)
     for style in test_styles:
         for concept in _drawn(concepts, style):
@@ -51,9 +54,10 @@ def _drawn(concepts: list[Concept], style: Style) -> Iterator[Concept]:
 
 
 def _split(concept: Concept, style: Style) -> str:
-    if bucket("icon", concept.label, style.name, of=_TEST_OF) == 0:
+    if hash_bucket("icon", concept.label, style.name, num_buckets=_TEST_BUCKETS) == 0:
         return "test_iid"
-    return "val" if bucket("icon-val", concept.label, style.name, of=_VAL_OF) == 0 else "train"
+    is_val = hash_bucket("icon-val", concept.label, style.name, num_buckets=_VAL_BUCKETS) == 0
+    return "val" if is_val else "train"
 
 
 def _is_named_well(label: str) -> bool:
@@ -61,7 +65,7 @@ def _is_named_well(label: str) -> bool:
 
 
 def _leaks(label: str, hold_out: HoldOut) -> bool:
-    """Tell labels such as "green apple" when that combination is held out."""
+    """Tell whether a label such as "green apple" names a held-out combination."""
     words = set(label.split())
     return any(key[0] == "ink" and words >= set(key[1:]) for key in hold_out.keys)
 
@@ -70,8 +74,8 @@ def _meta(concept: Concept, style: Style) -> dict[str, str]:
     return {"set": "icon", "label": concept.label, "style": style.name, "caption": concept.label}
 
 
-def _media(concept: Concept, style: Style) -> Media:
-    return Media(
+def _media(concept: Concept, style: Style) -> MediaFile:
+    return MediaFile(
         key=f"icon-{digest(concept.code_point, style.name)[:20]}",
         modality="image",
         extension="png",

@@ -1,4 +1,4 @@
-"""The words of the picture world: objects, inks, backgrounds and how English bends them."""
+"""Vocabulary of EmojiWorld: objects, inks, backgrounds, and their English inflection."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ OBJECTS: dict[str, str] = {
     "camera": "1f4f7",
     "book": "1f4d5",
 }
-"""Word -> emoji code point (lower case hexadecimal, without the variation selector)."""
+"""Emoji code point (lower-case hexadecimal, without variation selector) by object name."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
@@ -80,7 +80,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "purple": (180, 150, 230),
     "orange": (250, 175, 105),
 }
-"""Colour name -> sRGB of the canvas."""
+"""sRGB value of each background colour."""
 
 INKS: dict[str, str] = {
     "red": "#d01818",
@@ -90,7 +90,7 @@ INKS: dict[str, str] = {
     "purple": "#7010a0",
     "brown": "#704010",
 }
-"""Colour name -> fill of a silhouette. Darker than every background, so figures stand out."""
+"""sRGB fill of a silhouette by ink; darker than every background, for contrast."""
 
 NUMBERS = [
     "zero",
@@ -128,24 +128,24 @@ _PLURALS = {
 
 
 def is_plural_only(word: str) -> bool:
-    """Tell nouns without a singular: they take no article and are never counted."""
+    """Tell whether a noun has no singular; such nouns take no article and are never counted."""
     return word in _PLURAL_ONLY
 
 
 def plural(word: str) -> str:
-    """Plural of an object's word."""
+    """Return the plural of an object name."""
     return _PLURALS.get(word, word + "s")
 
 
 def with_article(phrase: str, word: str) -> str:
-    """Put "a" or "an" before a phrase about `word`, unless the word is plural only."""
+    """Put "a" or "an" before a phrase about `word`, unless it is plural only."""
     if is_plural_only(word):
         return phrase
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def number_word(n: int) -> str:
-    """Write 0..99 in words, so that a question reads as it sounds."""
+    """Write a number from 0 to 99 in words."""
     if n < len(NUMBERS):
         return NUMBERS[n]
     tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"][

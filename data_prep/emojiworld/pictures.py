@@ -1,13 +1,14 @@
-"""Samples with a picture and no sound: drawing, describing and answering in writing."""
+"""Samples of images and text: text to image, captions and visual questions."""
 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.collection import Collection, Media, image, make_sample, say, text
+from data_prep.collection import Collection, MediaFile, image, make_sample, text, turn
 from data_prep.emojiworld.scene_text import Question
 from data_prep.emojiworld.scenes import Scene, render
 from data_prep.emojiworld.splits import digest
@@ -18,15 +19,15 @@ _TASKS_OF_SPLIT = {
     "val": ("t2i", "caption", "vqa"),
     "test_iid": ("t2i", "caption", "vqa"),
     "test_comp": ("t2i", "caption", "vqa"),
-    "test_style": ("caption", "vqa"),  # the words do not tell the style, so nothing to draw
-    "test_xmodal": (),  # asked aloud only
+    "test_style": ("caption", "vqa"),  # captions do not name the style, so there is no t2i
+    "test_xmodal": (),  # spoken prompts only
 }
 
 
-def scene_media(scene: Scene, sprites: SpriteSheet, image_size: int) -> Media:
-    """Build the picture of a scene, drawn when it is written."""
+def scene_media(scene: Scene, sprites: SpriteSheet, image_size: int) -> MediaFile:
+    """Return the image of a scene, rendered when it is written."""
     source, licence = sprites.licence(scene.placed[0].look)
-    return Media(
+    return MediaFile(
         key=f"scene-{digest(scene.name())[:20]}",
         modality="image",
         extension="png",
@@ -35,13 +36,13 @@ def scene_media(scene: Scene, sprites: SpriteSheet, image_size: int) -> Media:
     )
 
 
-def add_scene(collection: Collection, split: str, scene: Scene, medium: Media) -> None:
-    """Add what a split asks about a scene in writing."""
+def add_scene(collection: Collection, split: str, scene: Scene, medium: MediaFile) -> None:
+    """Add the text and image samples of a scene that its split contains."""
     tasks = _TASKS_OF_SPLIT[split]
     meta = scene.meta()
     caption = scene.content.caption()
     if "t2i" in tasks:
-        add_drawing(collection, split, caption, medium, meta)
+        add_t2i(collection, split, caption, medium, meta)
     if "caption" in tasks:
         add_caption(collection, split, medium, caption, meta)
     if "vqa" in tasks:
@@ -49,52 +50,51 @@ def add_scene(collection: Collection, split: str, scene: Scene, medium: Media) -
             add_question(collection, split, medium, question, meta)
 
 
-def add_drawing(
-    collection: Collection, split: str, prompt: str, medium: Media, meta: dict[str, Any]
+def add_t2i(
+    collection: Collection, split: str, prompt: str, medium: MediaFile, meta: dict[str, Any]
 ) -> None:
     """Add a t2i sample."""
-    turns = (say("user", text(prompt)), say("assistant", image(medium)))
+    turns = (turn("user", text(prompt)), turn("assistant", image(medium)))
     collection.add(split, make_sample("t2i", *turns, meta=meta), medium)
 
 
 def add_caption(
-    collection: Collection, split: str, medium: Media, caption: str, meta: dict[str, Any]
+    collection: Collection, split: str, medium: MediaFile, caption: str, meta: dict[str, Any]
 ) -> None:
     """Add a caption sample."""
-    turns = (say("user", image(medium)), say("assistant", text(caption)))
+    turns = (turn("user", image(medium)), turn("assistant", text(caption)))
     collection.add(split, make_sample("caption", *turns, meta=meta), medium)
 
 
 def add_question(
-    collection: Collection, split: str, medium: Media, question: Question, meta: dict[str, Any]
+    collection: Collection, split: str, medium: MediaFile, question: Question, meta: dict[str, Any]
 ) -> None:
-    """Add a vqa sample with the bare answer."""
+    """Add a vqa sample, whose answer is the bare answer word."""
     turns = (
-        say("user", text(question.text), image(medium)),
-        say("assistant", text(question.answer)),
+        turn("user", text(question.text), image(medium)),
+        turn("assistant", text(question.answer)),
     )
-    told = {"question": question.text, "answer": question.answer, "kind": question.kind}
-    collection.add(split, make_sample("vqa", *turns, meta={**meta, **told}), medium)
+    facts = {"question": question.text, "answer": question.answer, "kind": question.kind}
+    collection.add(split, make_sample("vqa", *turns, meta={**meta, **facts}), medium)
 
 
-def add_easy_vqa(collection: Collection, folder: Path, *, val_of: int) -> None:
-    """Add easy-VQA with its official test split; one training image in `val_of` goes to val."""
-    import json
-
+def add_easy_vqa(collection: Collection, folder: Path, *, val_buckets: int) -> None:
+    """Add easy-VQA; of its training images one in `val_buckets` goes to val."""
     for official, split in (("train", "train"), ("test", "test_iid")):
         rows: Sequence[tuple[str, str, int]] = json.loads(
             (folder / "data" / official / "questions.json").read_text("utf-8")
         )
-        for asked, answer, number in rows:
+        for text_, answer, number in rows:
             path = folder / "data" / official / "images" / f"{number}.png"
-            is_val = split == "train" and number % val_of == 0
-            medium = Media(
+            is_val = split == "train" and number % val_buckets == 0
+            medium = MediaFile(
                 key=f"easyvqa-{official}-{number}",
                 modality="image",
                 extension="png",
                 info={"caption": "", "source": "easy-vqa", "licence": "MIT"},
                 load=path.read_bytes,
             )
-            question = Question(asked.rstrip("?"), answer, f"it is {answer}", "easyvqa")
-            where = "val" if is_val else split
-            add_question(collection, where, medium, question, {"set": "easyvqa"})
+            question = Question(text_.rstrip("?"), answer, f"it is {answer}", "easyvqa")
+            add_question(
+                collection, "val" if is_val else split, medium, question, {"set": "easyvqa"}
+            )

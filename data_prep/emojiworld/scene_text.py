@@ -1,4 +1,4 @@
-"""English of a scene: its caption and the questions one can ask about it."""
+"""English captions of scenes, and questions about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "be
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its bare answer and the same answer as a sentence fit for speaking."""
+    """A question about a scene.
+
+    Attributes:
+        text: Question in lower case, without a question mark.
+        answer: Bare answer.
+        sentence: Answer as a sentence, for speech.
+        kind: Kind of question, the group in evaluation.
+    """
 
     text: str
     answer: str
@@ -22,7 +29,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a scene shows. `objects` has one name, or two for a pair (the first is the subject)."""
+    """Content of a scene.
+
+    Attributes:
+        family: `one`, `ink`, `count` or `pair`.
+        objects: Object name; two for a pair, the first is the subject of the caption.
+        background: Background colour.
+        ink: Colour of a silhouette; None for coloured art.
+        count: Number of objects.
+        relation: Relation of a pair; None otherwise.
+    """
 
     family: str
     objects: tuple[str, ...]
@@ -46,7 +62,7 @@ class Content:
         return f"{what} on a {self.background} background"
 
     def keys(self) -> tuple[tuple[str, ...], ...]:
-        """Combinations the hold-out rules look at."""
+        """Return the combinations of the scene that may be held out."""
         keys: list[tuple[str, ...]] = []
         if self.ink:
             keys.append(("ink", self.objects[0], self.ink))
@@ -58,7 +74,7 @@ class Content:
         return tuple(keys)
 
     def questions(self) -> tuple[Question, ...]:
-        """Everything the picture answers."""
+        """Return all questions that the picture answers."""
         if self.relation is not None:
             return self._pair_questions()
         word = self.objects[0]
@@ -99,18 +115,18 @@ def ink_question(word: str, ink: str) -> Question:
 def count_question(word: str, count: int) -> Question:
     """Ask for the number of objects."""
     number = NUMBERS[count]
-    said = f"there is one {word}" if count == 1 else f"there are {number} {plural(word)}"
-    return Question(f"how many {plural(word)} are there", number, said, "count")
+    sentence = f"there is one {word}" if count == 1 else f"there are {number} {plural(word)}"
+    return Question(f"how many {plural(word)} are there", number, sentence, "count")
 
 
 def relation_question(relation: str, anchor: str, answer: str) -> Question:
-    """Ask for the object that stands in a relation to the anchor."""
+    """Ask for the object in a relation to the anchor."""
     text = f"what is {_place(relation)} the {anchor}"
     return Question(text, answer, naming(answer), "relation")
 
 
 def naming(word: str) -> str:
-    """Say what something is: "it is a whale"."""
+    """Return a sentence such as "it is a whale"."""
     return f"they are {word}" if is_plural_only(word) else f"it is {with_article(word, word)}"
 
 

@@ -1,4 +1,4 @@
-"""Small pictures with a known content: what to draw, where, and the pixels."""
+"""Random scenes of known content, and their rendering."""
 
 from __future__ import annotations
 
@@ -21,8 +21,16 @@ _MAX_DRAWS_PER_SCENE = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A sprite with its top left corner and side, in pixels."""
+class PlacedSprite:
+    """A sprite on the canvas.
+
+    Attributes:
+        look: Art style or ink.
+        word: Object name.
+        x: Column of the left edge in pixels.
+        y: Row of the top edge in pixels.
+        size: Side in pixels.
+    """
 
     look: str
     word: str
@@ -33,14 +41,20 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture to be: `style` is the art style, or "silhouette" where an ink colours it."""
+    """A scene before rendering.
+
+    Attributes:
+        content: Content that captions and questions are made from.
+        style: Art style, or "silhouette" if it has an ink.
+        placed: Sprites in drawing order.
+    """
 
     content: Content
     style: str
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedSprite, ...]
 
     def meta(self) -> dict[str, Any]:
-        """What evaluation needs to know about the picture."""
+        """Return the metadata of samples, which evaluation uses."""
         c = self.content
         return {
             "set": "scene",
@@ -56,17 +70,24 @@ class Scene:
         }
 
     def name(self) -> str:
-        """Everything that decides the pixels, as one string."""
+        """Return a string that determines the pixels."""
         places = ";".join(f"{p.look},{p.word},{p.x},{p.y},{p.size}" for p in self.placed)
         return f"{self.content.background}|{places}"
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What scenes are made of.
+    """Parameters of random scenes.
 
-    `sprite_size` is the smallest and largest side of a lone object; `jitter` is how far its centre
-    may lie from the canvas centre, all in pixels of an `image_size` square.
+    Attributes:
+        objects: Object names.
+        inks: Colours of silhouettes.
+        backgrounds: Background colours.
+        styles: Art styles.
+        families: Families of scenes, drawn uniformly; repeat one to draw it more often.
+        image_size: Side of the image in pixels.
+        sprite_size: Smallest and largest side of a single object in pixels.
+        jitter: Largest distance of its centre from the image centre in pixels.
     """
 
     objects: tuple[str, ...]
@@ -90,19 +111,27 @@ def draw_scenes(
     count: int,
     taken: set[str],
 ) -> Iterator[Scene]:
-    """Yield `count` distinct scenes of one bucket.
+    """Yield random scenes, all distinct.
 
-    `taken` holds the names of all scenes so far and grows, so no picture appears in two splits.
+    Args:
+        world: Parameters of the scenes.
+        sprites: Sprites of the objects.
+        hold_out: Held-out combinations.
+        wanted: Subset the scenes must belong to; see `HoldOut.subset_of`.
+        only_objects: Object names to draw from; empty for all.
+        salt: Seed of the random numbers.
+        count: Number of scenes.
+        taken: Names of all scenes so far, updated, so that no picture is in two splits.
 
     Raises:
-        OmniError: If the world is too small for that many distinct scenes.
+        OmniError: If the world has too few distinct scenes.
     """
     made = 0
     for i in range(count * _MAX_DRAWS_PER_SCENE):
         if made == count:
             return
         scene = _draw(world, sprites, seeded(salt, i), only_objects)
-        if hold_out.bucket(scene.content.keys()) == wanted and scene.name() not in taken:
+        if hold_out.subset_of(scene.content.keys()) == wanted and scene.name() not in taken:
             taken.add(scene.name())
             made += 1
             yield scene
@@ -151,31 +180,33 @@ def _draw(
     return Scene(Content("one", (word,), background), style, _place_one(world, rng, style, word))
 
 
-def _place_one(world: World, rng: random.Random, look: str, word: str) -> tuple[Placed, ...]:
+def _place_one(world: World, rng: random.Random, look: str, word: str) -> tuple[PlacedSprite, ...]:
     size = rng.randint(*world.sprite_size)
     free = world.image_size - size
     reach = min(world.jitter, free // 2)
     x, y = (free // 2 + rng.randint(-reach, reach) for _ in range(2))
-    return (Placed(look, word, x, y, size),)
+    return (PlacedSprite(look, word, x, y, size),)
 
 
 def _place_many(
     world: World, rng: random.Random, look: str, content: Content
-) -> tuple[Placed, ...]:
-    """Spread the copies over the quarters of the canvas."""
+) -> tuple[PlacedSprite, ...]:
+    """Place the copies in different quarters of the canvas."""
     half = world.image_size // 2
     slack = min(3, world.jitter // 2)
     size = half - 3
     quarters = rng.sample([(0, 0), (half, 0), (0, half), (half, half)], content.count)
     return tuple(
-        Placed(look, content.objects[0], x + rng.randint(0, slack), y + rng.randint(0, slack), size)
+        PlacedSprite(
+            look, content.objects[0], x + rng.randint(0, slack), y + rng.randint(0, slack), size
+        )
         for x, y in sorted(quarters)
     )
 
 
 def _place_pair(
     world: World, rng: random.Random, look: str, content: Content
-) -> tuple[Placed, ...]:
+) -> tuple[PlacedSprite, ...]:
     half = world.image_size // 2
     size = half - 2
     reach = min(6, world.jitter)
@@ -186,5 +217,5 @@ def _place_pair(
         a = start + rng.randint(0, 2)
         b = half // 2 + rng.randint(-reach, reach)
         x, y = (a, b) if content.relation in ("left of", "right of") else (b, a)
-        placed.append(Placed(look, word, x, y, size))
+        placed.append(PlacedSprite(look, word, x, y, size))
     return tuple(placed)

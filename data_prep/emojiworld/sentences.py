@@ -1,4 +1,4 @@
-"""Short English sentences of WordNet's examples: material to read aloud and to transcribe."""
+"""Short English example sentences of WordNet, for asr and tts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _BLOCKED = re.compile(
 
 
 def wordnet_sentences(wordnet: Path, *, min_words: int, max_words: int) -> list[str]:
-    """Example sentences of plain letters, lower case, in hash order."""
+    """Return example sentences of plain letters in lower case, in hash order."""
     found: list[str] = []
     for part in ("noun", "verb", "adj", "adv"):
         for line in (wordnet / f"data.{part}").read_text("utf-8").splitlines():
             if not line.startswith("  "):
                 found += re.findall(r'"([^"]+)"', line.partition(" | ")[2])
     return hashed_order(
-        (s for s in map(normalize, found) if _is_fit(s, min_words, max_words)), "sentence"
+        (s for s in map(normalize_sentence, found) if _is_fit(s, min_words, max_words)), "sentence"
     )
 
 
-def normalize(text: str) -> str:
-    """Lower-case a sentence and drop its punctuation: two that sound alike become one."""
+def normalize_sentence(text: str) -> str:
+    """Convert a sentence to lower case without punctuation."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 

@@ -1,7 +1,7 @@
-"""Which part of the world a training run may see: hash buckets and held-out combinations.
+"""Splits by hash, and combinations held out from training.
 
-Nothing here draws a random number: membership follows from SHA-1, so two machines, two presets and
-two years agree on it.
+Splits are decided by SHA-1 and not by random numbers, so they are equal on all machines and for all
+presets.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ Key = tuple[str, ...]
 """A combination: `("ink", "whale", "green")`, `("background", "whale", "pink")`,
 `("count", "whale", "3")` or `("pair", "cat", "whale")`."""
 
-Bucket = Literal["train", "comp", "drop"]
+Subset = Literal["train", "comp", "drop"]
 
 
 def digest(*parts: object) -> str:
-    """Hexadecimal SHA-1 of the parts joined by a bar."""
+    """Return the hexadecimal SHA-1 of the parts, joined by a bar."""
     return hashlib.sha1("|".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
-def bucket(*parts: object, of: int) -> int:
-    """Bucket in [0, of) of a key."""
-    return int(digest(*parts)[:8], 16) % of
+def hash_bucket(*parts: object, num_buckets: int) -> int:
+    """Return the bucket of a key, in [0, num_buckets)."""
+    return int(digest(*parts)[:8], 16) % num_buckets
 
 
 def seeded(*parts: object) -> random.Random:
-    """Return a generator whose stream depends on the parts only."""
+    """Return a random generator seeded by the parts."""
     return random.Random(int(digest(*parts), 16))
 
 
 def hashed_order(words: Iterable[str], *salt: object) -> list[str]:
-    """Sort words by their hash: a shuffle that never changes."""
+    """Sort distinct words by their hash, which is a deterministic shuffle."""
     return sorted(set(words), key=lambda w: digest(*salt, w))
 
 
 def hashed_share(words: Iterable[str], share: float, *salt: object) -> frozenset[str]:
-    """Pick a share of the words by hash, at least one."""
+    """Choose a share of the words by hash, at least one."""
     order = hashed_order(words, *salt)
     return frozenset(order[: max(1, round(share * len(order)))])
 
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
-    """Combinations no training sample may contain in any modality.
+    """Combinations that no training sample contains in any modality.
 
-    Held out are object x ink (H1), object x background (H2), object x count (H3) and unordered
-    object pairs (H4). Each member of a combination stays in training with most of its partners, so
-    the test asks for a new combination of known parts, also where a world has four objects.
+    They are object x ink (H1), object x background (H2), object x count (H3) and unordered object
+    pairs (H4). Training contains each member of a combination with most of its partners, so tests
+    contain new combinations of known parts.
     """
 
     keys: frozenset[Key]
 
     @classmethod
-    def of(
+    def choose(
         cls,
         *,
         objects: Sequence[str],
@@ -70,7 +70,7 @@ class HoldOut:
         has_pairs: bool,
         share: float,
     ) -> HoldOut:
-        """Choose `share` of each kind of combination, in hash order."""
+        """Hold out a share of each kind of combination, chosen by hash."""
         pairs = combinations(sorted(objects), 2) if has_pairs else ()
         families: list[list[Key]] = [
             [("ink", *pair) for pair in product(objects, inks)],
@@ -80,11 +80,11 @@ class HoldOut:
         ]
         return cls(frozenset(key for family in families for key in _choose(family, share)))
 
-    def bucket(self, keys: Sequence[Key]) -> Bucket:
-        """Say where a scene with these combinations belongs.
+    def subset_of(self, keys: Sequence[Key]) -> Subset:
+        """Return the subset of a scene with these combinations: train, comp (held out) or drop.
 
-        The caption of a pair does not name the background. A pair whose only held-out combination
-        is the unsaid one would put a caption of training into the test, so it is dropped.
+        Captions of pairs do not name the background. A pair that is held out only because of its
+        background could have the caption of a training scene, so it is dropped.
         """
         held = [key for key in keys if key in self.keys]
         if not held:
@@ -96,7 +96,7 @@ class HoldOut:
 
 
 def _choose(family: list[Key], share: float) -> list[Key]:
-    """Take the first keys in hash order, at most a third of any member's combinations."""
+    """Choose keys in hash order, at most a third of the combinations of each member."""
     partners = Counter(member for key in family for member in key[1:])
     taken: Counter[str] = Counter()
     chosen: list[Key] = []

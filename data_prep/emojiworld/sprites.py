@@ -1,4 +1,4 @@
-"""Drawings as pixels: full-colour art and one-colour silhouettes of the objects."""
+"""Raster sprites of the objects: full-colour art and one-colour silhouettes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rasterize(svg: str, size: int) -> Image.Image:
 
 
 def crop_to_square(image: Image.Image) -> Image.Image:
-    """Cut the empty margin and centre what is left on a square: objects get a common size."""
+    """Crop to the visible pixels and centre them on a square, so that objects have equal size."""
     box = image.getbbox()
     if box is None:
         return image
@@ -38,8 +38,11 @@ def crop_to_square(image: Image.Image) -> Image.Image:
 class SpriteSheet:
     """Sprites of the objects, rendered on first use.
 
-    A look is the name of an art style or of an ink. Silhouettes use glyphs drawn for one colour;
-    without them they are the filled outline of the first art style.
+    A look is the name of an art style or of an ink.
+
+    Args:
+        styles: Art styles by name.
+        glyphs: One-colour glyphs for silhouettes; None fills the outline of the first art style.
     """
 
     def __init__(self, styles: dict[str, Style], glyphs: Style | None) -> None:
@@ -50,17 +53,17 @@ class SpriteSheet:
 
     @classmethod
     def load(cls, names: tuple[str, ...], sources: Sources, *, use_glyphs: bool) -> SpriteSheet:
-        """Load the styles that can be had; OpenMoji stands in if none can.
+        """Load the available styles; OpenMoji if none is available.
 
         Raises:
-            SourceError: If not even OpenMoji is installed.
+            SourceError: If OpenMoji is not available either.
         """
         styles: dict[str, Style] = {}
         for name in names:
             try:
                 styles[name] = load_style(name, sources)
             except SourceError as error:
-                sources.provenance.fall_back(f"art style '{name}' is left out: {error}")
+                sources.provenance.record_fallback(f"art style '{name}' is left out: {error}")
         if not styles:
             styles["openmoji"] = load_style("openmoji", sources)
         glyphs = None
@@ -68,22 +71,22 @@ class SpriteSheet:
             try:
                 glyphs = load_style("glyphs", sources)
             except SourceError as error:
-                sources.provenance.fall_back(f"silhouettes are filled outlines: {error}")
+                sources.provenance.record_fallback(f"silhouettes are filled outlines: {error}")
         return cls(styles, glyphs)
 
     def has(self, look: str, word: str) -> bool:
-        """Tell whether an object exists in a look."""
+        """Tell whether a look includes an object."""
         return look in INKS or OBJECTS[word] in self.styles[look].svgs
 
     def get(self, look: str, word: str, size: int) -> Image.Image:
-        """Sprite of an object, `size` pixels square."""
+        """Return the sprite of an object, `size` pixels square."""
         if (look, word, size) not in self._resized:
             resized = self._full(look, word).resize((size, size), Image.Resampling.LANCZOS)
             self._resized[look, word, size] = resized
         return self._resized[look, word, size]
 
     def licence(self, look: str) -> tuple[str, str]:
-        """Source and licence of a look."""
+        """Return source and licence of a look."""
         style = self.styles.get(look) or self._glyphs or next(iter(self.styles.values()))
         return style.source, style.licence
 

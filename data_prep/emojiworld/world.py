@@ -1,4 +1,4 @@
-"""EmojiWorld: pictures, speech and facts of one small world, composed into the nine tasks."""
+"""Builds EmojiWorld: samples of the nine tasks from scenes, speech and facts."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.checks import Rules, check_splits
-from data_prep.collection import Collection, Media
+from data_prep.collection import Collection
 from data_prep.emojiworld import facts as fact_sources
 from data_prep.emojiworld.art import Style, concepts, load_style
 from data_prep.emojiworld.facts import Fact
 from data_prep.emojiworld.icons import add_icons, well_named
 from data_prep.emojiworld.pictures import add_easy_vqa, add_scene, scene_media
-from data_prep.emojiworld.scenes import Scene, draw_scenes
+from data_prep.emojiworld.scenes import draw_scenes
 from data_prep.emojiworld.sentences import wordnet_sentences
 from data_prep.emojiworld.splits import HoldOut, hashed_order, hashed_share
 from data_prep.emojiworld.sprites import SpriteSheet
-from data_prep.presets import Cast, Preset
+from data_prep.presets import Preset, VoiceRoles
 from data_prep.sources import SourceError, Sources
-from data_prep.speech.cache import SpeechBank
+from data_prep.speech.cache import SpeechCache
 from data_prep.speech.human import recordings
-from data_prep.speech.speaking import Speaker
-from data_prep.speech.synthesizers import Voices
+from data_prep.speech.spoken import Pictures, SpokenSampleBuilder
+from data_prep.speech.synthesizers import Synthesizers
 
 log = logging.getLogger(__name__)
 
-_EASY_VQA_VAL_OF = 80
-Pictures = dict[str, list[tuple[Scene, Media]]]
+_EASY_VQA_VAL_BUCKETS = 80
 
 
 @dataclass
-class Built:
-    """A finished collection with what the manifest tells about it."""
+class BuiltWorld:
+    """Result of a build.
+
+    Attributes:
+        collection: Samples and media files.
+        facts: Entries of the manifest.
+    """
 
     collection: Collection
-    about: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def build(preset: Preset, sources: Sources) -> Built:
-    """Gather every sample of a preset and check the split rules.
+def build(preset: Preset, sources: Sources) -> BuiltWorld:
+    """Build all samples of a preset and check the split rules.
 
     Raises:
         OmniError: If a source without fallback is missing or a split rule is broken.
@@ -51,7 +55,7 @@ def build(preset: Preset, sources: Sources) -> Built:
     )
     preset = _with_styles(preset, sprites)
     world = preset.world
-    hold_out = HoldOut.of(
+    hold_out = HoldOut.choose(
         objects=world.objects,
         inks=world.inks if "ink" in world.families else (),
         backgrounds=world.backgrounds,
@@ -59,13 +63,13 @@ def build(preset: Preset, sources: Sources) -> Built:
         has_pairs="pair" in world.families,
         share=preset.hold_out,
     )
-    voices, cast = _find_cast(preset.cast, sources)
-    facts = _gather_facts(preset, sources)
+    synthesizers, voices = _available_voices(preset.voices, sources)
+    facts = _load_facts(preset, sources)
     spoken_facts = _spoken_facts(preset, facts)
     rules = Rules(
         hold_out=hold_out,
         styles=frozenset(preset.test_styles),
-        voices=frozenset(cast.held_out),
+        voices=frozenset(voices.held_out),
         text_only_facts=hashed_share(spoken_facts, preset.text_only_facts, "text only"),
         silent_objects=hashed_share(world.objects, preset.silent_objects, "silent"),
     )
@@ -73,23 +77,18 @@ def build(preset: Preset, sources: Sources) -> Built:
     for split, drawn in pictures.items():
         for scene, medium in drawn:
             add_scene(collection, split, scene, medium)
-    bank = SpeechBank(voices, sources.cache / "speech")
-    speaker = Speaker(replace(preset, cast=cast), rules, bank, collection)
-    speaker.plan(pictures, facts, spoken_facts, _sentences(preset, sources))
-    bank.synthesize()
-    speaker.add_all(recordings(sources) if preset.has_human_speech else [])
+    clips = SpeechCache(synthesizers, sources.cache / "speech")
+    spoken = SpokenSampleBuilder(replace(preset, voices=voices), rules, clips, collection)
+    spoken.plan(pictures, facts, spoken_facts, _sentences(preset, sources))
+    clips.synthesize()
+    spoken.add_all(recordings(sources) if preset.has_human_speech else [])
     _add_extras(preset, sources, collection, hold_out)
     check_splits(collection, rules)
-    return Built(collection, _about(preset, cast, rules, sources))
-
-
-def cache_folder(cache: Path) -> Path:
-    """Expand `~` in the cache folder."""
-    return cache.expanduser().resolve()
+    return BuiltWorld(collection, _manifest_facts(preset, voices, rules, sources))
 
 
 def _with_styles(preset: Preset, sprites: SpriteSheet) -> Preset:
-    """Keep the styles that could be loaded; OpenMoji draws where none could."""
+    """Keep the styles that were loaded; OpenMoji if none was."""
     styles = tuple(s for s in preset.world.styles if s in sprites.styles)
     if not styles:
         styles = ("openmoji",)
@@ -97,26 +96,26 @@ def _with_styles(preset: Preset, sprites: SpriteSheet) -> Preset:
     return replace(preset, world=replace(preset.world, styles=styles), test_styles=tests)
 
 
-def _find_cast(cast: Cast, sources: Sources) -> tuple[Voices, Cast]:
-    wanted = {*cast.inputs, *cast.rare, *cast.held_out}
-    voices, chosen = Voices.find(wanted, sources)
-    inputs = tuple(chosen[v] for v in cast.inputs)
-    return voices, Cast(
-        targets=tuple(chosen[v] for v in cast.targets),
-        answers=tuple(chosen[v] for v in cast.answers),
+def _available_voices(voices: VoiceRoles, sources: Sources) -> tuple[Synthesizers, VoiceRoles]:
+    wanted = {*voices.inputs, *voices.rare, *voices.held_out}
+    synthesizers, chosen = Synthesizers.find(wanted, sources)
+    inputs = tuple(chosen[v] for v in voices.inputs)
+    return synthesizers, VoiceRoles(
+        targets=tuple(chosen[v] for v in voices.targets),
+        answers=tuple(chosen[v] for v in voices.answers),
         inputs=inputs,
-        rare=tuple(chosen[v] for v in cast.rare if chosen[v] not in inputs),
-        held_out=tuple(chosen[v] for v in cast.held_out),
+        rare=tuple(chosen[v] for v in voices.rare if chosen[v] not in inputs),
+        held_out=tuple(chosen[v] for v in voices.held_out),
     )
 
 
-def _gather_facts(preset: Preset, sources: Sources) -> list[Fact]:
+def _load_facts(preset: Preset, sources: Sources) -> list[Fact]:
     found: list[Fact] = []
     for name in preset.facts:
         try:
             found += _facts_named(name, sources)
         except SourceError as error:
-            sources.provenance.fall_back(f"facts '{name}' are left out: {error}")
+            sources.provenance.record_fallback(f"facts '{name}' are left out: {error}")
     return list({fact.question: fact for fact in reversed(found)}.values())
 
 
@@ -140,20 +139,20 @@ def _facts_named(name: str, sources: Sources) -> list[Fact]:
 
 
 def _spoken_facts(preset: Preset, facts: list[Fact]) -> list[str]:
-    """Choose the questions that are asked aloud: short ones first to last in hash order."""
+    """Choose the questions that are asked by speech, by hash."""
     topics = ("sum", "capital", "color", "kind")
-    able = [f.question for f in facts if f.can_be_spoken and f.topic in topics]
-    return hashed_order(able, "spoken")[: preset.facts_spoken]
+    candidates = [f.question for f in facts if f.can_be_spoken and f.topic in topics]
+    return hashed_order(candidates, "spoken")[: preset.facts_spoken]
 
 
 def _sentences(preset: Preset, sources: Sources) -> dict[str, list[str]]:
-    """Share out WordNet's sentences in hash order."""
+    """Divide WordNet's sentences among the splits in hash order."""
     if not preset.sentences:
         return {}
     try:
         left = wordnet_sentences(_wordnet(sources), min_words=3, max_words=9)
     except SourceError as error:
-        sources.provenance.fall_back(f"WordNet's sentences are left out: {error}")
+        sources.provenance.record_fallback(f"WordNet's sentences are left out: {error}")
         return {}
     shared: dict[str, list[str]] = {}
     for split, count in preset.sentences.items():
@@ -197,31 +196,33 @@ def _add_extras(
         try:
             named = well_named(concepts(sources), hold_out)[: preset.max_icons]
         except SourceError as error:
-            provenance.fall_back(f"icons are left out: {error}")
+            provenance.record_fallback(f"icons are left out: {error}")
         else:
             styles = _styles(preset.world.styles, sources)
             add_icons(collection, named, styles, _styles(preset.test_styles, sources))
     if preset.has_easy_vqa:
         try:
-            add_easy_vqa(collection, sources.pip("easy-vqa"), val_of=_EASY_VQA_VAL_OF)
+            add_easy_vqa(collection, sources.pip("easy-vqa"), val_buckets=_EASY_VQA_VAL_BUCKETS)
         except SourceError as error:
-            provenance.fall_back(f"easy-VQA is left out: {error}")
+            provenance.record_fallback(f"easy-VQA is left out: {error}")
 
 
 def _styles(names: tuple[str, ...], sources: Sources) -> list[Style]:
     return [load_style(name, sources) for name in names]
 
 
-def _about(preset: Preset, cast: Cast, rules: Rules, sources: Sources) -> dict[str, Any]:
+def _manifest_facts(
+    preset: Preset, voices: VoiceRoles, rules: Rules, sources: Sources
+) -> dict[str, Any]:
     held = [list(key) for key in sorted(rules.hold_out.keys)]
     return {
         "preset": preset.name,
         "sources": [sources.provenance.used[n] for n in sorted(sources.provenance.used)],
         "fallbacks": sorted(sources.provenance.fallbacks),
         "voices": {
-            "targets": list(cast.targets),
-            "answers": list(cast.answers),
-            "inputs": [*cast.inputs, *cast.rare],
+            "targets": list(voices.targets),
+            "answers": list(voices.answers),
+            "inputs": [*voices.inputs, *voices.rare],
             "held_out": sorted(rules.voices),
         },
         "styles": {"train": list(preset.world.styles), "held_out": sorted(rules.styles)},

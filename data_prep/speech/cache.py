@@ -1,4 +1,4 @@
-"""Every sentence that is spoken, once per voice, on disk between builds."""
+"""Cache of synthetic speech: each (sentence, voice) is synthesized once and kept on disk."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from pathlib import Path
 import soundfile
 
 from data_prep.emojiworld.splits import digest
-from data_prep.speech.synthesizers import SAMPLE_RATE, Voices, to_flac
+from data_prep.speech.synthesizers import Synthesizers, to_flac
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
-_RECIPE = "1"  # raise when the sound of a clip changes, so that old cache entries are not used
+_VERSION = "1"  # raise when synthesis changes, so that older cache entries are not used
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A recording of a sentence. Synthetic clips are keyed by (text, voice)."""
+    """A synthetic recording of a sentence.
+
+    Attributes:
+        key: Hash of text and voice.
+        text: Sentence that is said.
+        voice: Name of the voice.
+        path: FLAC file in the cache; it exists after `SpeechCache.synthesize`.
+    """
 
     key: str
     text: str
@@ -31,44 +39,44 @@ class Clip:
     path: Path
 
     def read(self) -> bytes:
-        """FLAC bytes."""
+        """Return the bytes of the FLAC file."""
         return self.path.read_bytes()
 
     def duration_s(self) -> float:
-        """Length in seconds."""
+        """Return the length in seconds."""
         info = soundfile.info(io.BytesIO(self.read()))
         return float(info.frames / SAMPLE_RATE)
 
 
 @dataclass
-class SpeechBank:
-    """Collects what must be spoken, then speaks what the cache lacks.
+class SpeechCache:
+    """Collects requests for clips, then synthesizes those that are not cached.
 
     Attributes:
-        voices: The synthesizers.
-        folder: Where clips are kept.
-        clips: Everything asked for, by key.
+        synthesizers: Speech synthesizers.
+        folder: Folder of the clips.
+        clips: All requested clips by key.
     """
 
-    voices: Voices
+    synthesizers: Synthesizers
     folder: Path
     clips: dict[str, Clip] = field(default_factory=dict)
 
-    def want(self, text: str, voice: str) -> Clip:
-        """Ask for a clip. It exists after `synthesize`."""
-        key = digest("clip", _RECIPE, text, voice)[:24]
+    def request(self, text: str, voice: str) -> Clip:
+        """Request a clip; its file exists after `synthesize`."""
+        key = digest("clip", _VERSION, text, voice)[:24]
         if key not in self.clips:
             path = self.folder / voice / key[:2] / f"{key}.flac"
             self.clips[key] = Clip(key, text, voice, path)
         return self.clips[key]
 
     def synthesize(self) -> int:
-        """Speak every clip the cache lacks and return how many that were.
+        """Synthesize all requested clips that are not cached; return their number.
 
-        Flite runs as a program of its own, so threads keep the cores busy; espeak-ng has global
-        state and stays on this thread.
+        Flite runs as a separate program, so several threads call it in parallel; espeak-ng has
+        global state and is called from this thread only.
         """
-        missing = [clip for clip in self._in_order() if not clip.path.is_file()]
+        missing = [clip for clip in self._sorted_clips() if not clip.path.is_file()]
         flite = [clip for clip in missing if clip.voice.startswith("flite-")]
         if flite:
             with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -76,15 +84,15 @@ class SpeechBank:
         for clip in missing:
             if not clip.voice.startswith("flite-"):
                 self._make(clip)
-        log.info("speech bank: %d clips, %d newly spoken", len(self.clips), len(missing))
+        log.info("speech cache: %d clips, %d newly synthesized", len(self.clips), len(missing))
         return len(missing)
 
-    def _in_order(self) -> Iterable[Clip]:
+    def _sorted_clips(self) -> Iterable[Clip]:
         return (self.clips[key] for key in sorted(self.clips))
 
     def _make(self, clip: Clip) -> None:
         try:
-            flac = to_flac(self.voices.say(clip.text, clip.voice))
+            flac = to_flac(self.synthesizers.synthesize(clip.text, clip.voice))
         except OmniError as error:
             raise OmniError(f"voice '{clip.voice}' on '{clip.text}': {error}") from error
         clip.path.parent.mkdir(parents=True, exist_ok=True)

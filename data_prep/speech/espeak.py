@@ -1,4 +1,4 @@
-"""Speech from the espeak-ng library that a Python package carries: it works everywhere."""
+"""Speech synthesis with espeak-ng from the Python package espeakng-loader, on every platform."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from lightning_omni.errors import OmniError
 
 
 class Espeak:
-    """A worker process that speaks.
+    """An espeak-ng worker process; see `espeak_worker`.
 
     Attributes:
-        sample_rate: Of what it speaks, in Hz.
+        sample_rate: Sample rate of its output in Hz.
+
+    Raises:
+        OmniError: If the worker does not start.
     """
 
     def __init__(self) -> None:
@@ -32,11 +35,11 @@ class Espeak:
         if self.sample_rate <= 0:
             raise OmniError("espeak-ng does not start; reinstall espeakng-loader")
 
-    def say(self, text: str, voice: str) -> NDArray[np.float32]:
-        """Speak a sentence with an espeak voice such as `en-us` or `en-us+f3`.
+    def synthesize(self, text: str, voice: str) -> NDArray[np.float32]:
+        """Synthesize a sentence with an espeak voice such as `en-us` or `en-us+f3`.
 
         Raises:
-            OmniError: If espeak-ng knows no such voice or cannot speak the text.
+            OmniError: If the voice is unknown or the text cannot be spoken.
         """
         stdin, stdout = self._pipe(self._worker.stdin), self._pipe(self._worker.stdout)
         stdin.write(f"{voice}\t{' '.join(text.split())}\n".encode())
@@ -47,7 +50,7 @@ class Espeak:
         return np.frombuffer(stdout.read(count), dtype=np.int16).astype(np.float32) / 32768.0
 
     def close(self) -> None:
-        """End the worker."""
+        """Stop the worker process."""
         self._pipe(self._worker.stdin).close()
         self._pipe(self._worker.stdout).close()
         self._worker.wait()
@@ -61,12 +64,12 @@ class Espeak:
 
 @cache
 def espeak() -> Espeak:
-    """Return the process's espeak-ng, started on first use."""
+    """Return the worker of this process, started on first use."""
     return Espeak()
 
 
 def close_espeak() -> None:
-    """End the worker if one was started."""
+    """Stop the worker if it was started."""
     if espeak.cache_info().currsize:
         espeak().close()
         espeak.cache_clear()

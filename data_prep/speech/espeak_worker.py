@@ -1,11 +1,11 @@
-"""Speaks one line after another, each in a child of its own.
+"""Worker process that synthesizes each line of its input in a new child process.
 
-espeak-ng carries hidden state from sentence to sentence. A child that has spoken nothing before
-makes a clip depend on its text and voice only. Nothing but the standard library is imported here,
-so that a child is cheap.
+espeak-ng keeps hidden state between sentences; in a new child, a clip depends only on its text and
+voice. Only the standard library is imported here, so that children are cheap.
 
-Protocol: the first line out is the sample rate. Each line in is `voice<TAB>text`; the answer is a
-line with the number of bytes (0 for failure), then that many bytes of 16-bit samples.
+Protocol: the worker first writes a line with the sample rate. For each input line
+`voice<TAB>text` it writes a line with the number of bytes (0 on failure), then that many bytes of
+16-bit samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Callback = ctypes.CFUNCTYPE(
 
 
 def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
-    """Return the samples of a sentence, or nothing where the voice or the text is unfit."""
+    """Return 16-bit samples of a sentence; empty if the voice is unknown."""
     samples = bytearray()
 
     def collect(wave: ctypes.c_void_p, count: int, _events: ctypes.c_void_p) -> int:
@@ -48,7 +48,7 @@ def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
 
 
 def main() -> int:
-    """Serve until the input ends."""
+    """Serve requests until the input ends."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = str(espeakng_loader.get_data_path()).encode()
     rate = library.espeak_Initialize(_SYNCHRONOUS_OUTPUT, 0, data, _DONT_EXIT)

@@ -1,4 +1,4 @@
-"""Recordings of people, for testing only: telephone prompts and passages read from books."""
+"""Human recordings, for testing only: telephone prompts and passages of LibriVox books."""
 
 from __future__ import annotations
 
@@ -12,47 +12,50 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from data_prep.collection import Media
-from data_prep.emojiworld.sentences import normalize
+from data_prep.collection import MediaFile
+from data_prep.emojiworld.sentences import normalize_sentence
 from data_prep.emojiworld.splits import digest
 from data_prep.sources import DEB_SOURCES, SourceError, Sources
-from data_prep.speech.synthesizers import polish, to_flac
+from data_prep.speech.synthesizers import normalize_recording, to_flac
+from lightning_omni.modalities import SAMPLE_RATE
 
 PROMPT_VOICE = "human-allison"
 BOOK_VOICE = "human-librivox"
 _MIN_WORDS = 3
 
 
-def recordings(sources: Sources) -> list[Media]:
-    """Load what can be had; what cannot is recorded as a fallback."""
-    found: list[Media] = []
+def recordings(sources: Sources) -> list[MediaFile]:
+    """Load all available recordings; missing sources are recorded as fallbacks."""
+    found: list[MediaFile] = []
     for load in (_prompts, _book_passages):
         try:
             found += load(sources)
         except (SourceError, ImportError) as error:
-            sources.provenance.fall_back(f"human speech is left out: {error}")
+            sources.provenance.record_fallback(f"human speech is left out: {error}")
     return found
 
 
-def _prompts(sources: Sources) -> Iterator[Media]:
+def _prompts(sources: Sources) -> Iterator[MediaFile]:
     root = sources.deb("prompts") / "usr/share/asterisk/sounds/en_US_f_Allison"
     name = DEB_SOURCES["prompts-text"].name
     listing = sources.deb("prompts-text") / f"usr/share/doc/{name}/core-sounds-en.txt.gz"
     with gzip.open(listing, "rt", encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            name, _, said = line.strip().partition(":")
+            name, _, words = line.strip().partition(":")
             path = root / f"{name.strip()}.g722"
-            if path.is_file() and _is_speech(line, said):
-                yield _media(path, said, PROMPT_VOICE, "prompts")
+            if path.is_file() and _is_speech(line, words):
+                yield _media(path, words, PROMPT_VOICE, "prompts")
 
 
-def _is_speech(line: str, said: str) -> bool:
-    """Keep sentences; comments, noises in brackets and spelled numbers are no test of reading."""
-    plain = re.fullmatch(r"[A-Za-z ,.'?!-]+", said.strip()) is not None
-    return not line.startswith(";") and plain and len(normalize(said).split()) >= _MIN_WORDS
+def _is_speech(line: str, words: str) -> bool:
+    """Tell whether a prompt is a sentence and not a comment, a noise or a spelled number."""
+    plain = re.fullmatch(r"[A-Za-z ,.'?!-]+", words.strip()) is not None
+    return (
+        not line.startswith(";") and plain and len(normalize_sentence(words).split()) >= _MIN_WORDS
+    )
 
 
-def _book_passages(sources: Sources) -> Iterator[Media]:
+def _book_passages(sources: Sources) -> Iterator[MediaFile]:
     folder = sources.deb("librivox") / "usr/share/pocketsphinx/test/data/librivox"
     for line in (folder / "transcription").read_text("utf-8").splitlines():
         matched = re.match(r"<s> (.*) </s> \((.*)\)", line)
@@ -60,20 +63,20 @@ def _book_passages(sources: Sources) -> Iterator[Media]:
             yield _media(folder / f"{matched[2]}.wav", matched[1], BOOK_VOICE, "librivox")
 
 
-def _media(path: Path, said: str, voice: str, source: str) -> Media:
+def _media(path: Path, words: str, voice: str, source: str) -> MediaFile:
     wave, rate = (
         _read_g722(path) if path.suffix == ".g722" else soundfile.read(path, dtype="float32")
     )
-    polished = polish(wave, rate)
+    normalized = normalize_recording(wave, rate)
     info = {
-        "text": normalize(said),
+        "text": normalize_sentence(words),
         "voice": voice,
         "source": DEB_SOURCES[source].name,
         "licence": DEB_SOURCES[source].licence,
-        "duration_s": len(polished) / 16_000,
+        "duration_s": len(normalized) / SAMPLE_RATE,
     }
     key = digest("human", voice, path.stem)[:24]
-    return Media(key, "speech", "flac", info, functools.partial(to_flac, polished))
+    return MediaFile(key, "speech", "flac", info, functools.partial(to_flac, normalized))
 
 
 def _read_g722(path: Path) -> tuple[NDArray[np.float32], int]:

@@ -1,109 +1,343 @@
-"""Samples with sound: who says what, and what is made of it."""
+"""Samples with speech: which voice says which sentence in which split."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from data_prep.collection import Collection, Media, image, make_sample, say, speech, text
-from data_prep.emojiworld.facts import Fact
+from data_prep.checks import Rules
+from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
+from data_prep.emojiworld.facts import Fact, rephrased
 from data_prep.emojiworld.scene_text import Question
-from data_prep.emojiworld.splits import bucket, hashed_order
-from data_prep.presets import Cast
-from data_prep.speech.cache import Clip
+from data_prep.emojiworld.scenes import Scene
+from data_prep.emojiworld.splits import hash_bucket, hashed_order
+from data_prep.presets import Preset, VoiceRoles
+from data_prep.speech.cache import Clip, SpeechCache
 from data_prep.speech.synthesizers import voice_source
 
-_RARE_OF = 10  # a rare voice says one sentence in so many
+_VAL_BUCKETS = 4  # one in four held-out sentences goes to val
+_FACT_VAL_BUCKETS = 5  # one in five facts is tested in val
+_RARE_BUCKETS = 10  # one in ten sentences is said by a rare voice
+_MAX_COMPOSED = 240  # captions of held-out combinations to transcribe and to read
+_MAX_NEW_VOICE_SENTENCES = 120  # test sentences also said by the held-out voices
+
+Pictures = dict[str, list[tuple[Scene, MediaFile]]]
+"""Scenes and their images by split."""
+Job = Callable[[], None]
 
 
-def input_voices(cast: Cast, sentence: str, count: int) -> list[str]:
-    """Pick `count` voices for a sentence by its hash."""
-    chosen = hashed_order(cast.inputs, sentence)[:count]
-    if cast.rare and bucket("rare", sentence, of=_RARE_OF) == 0:
-        chosen[-1] = hashed_order(cast.rare, sentence)[0]
+class SpokenSampleBuilder:
+    """Plans all clips first, so that they are synthesized at once, and adds the samples afterwards.
+
+    Args:
+        preset: Preset whose voices are those available here.
+        rules: Split rules.
+        clips: Cache that the clips are requested from.
+        collection: Collection that the samples are added to.
+    """
+
+    def __init__(
+        self, preset: Preset, rules: Rules, clips: SpeechCache, collection: Collection
+    ) -> None:
+        self._preset = preset
+        self._voices = preset.voices
+        self._rules = rules
+        self._clips = clips
+        self._collection = collection
+        self._jobs: list[Job] = []
+        self._read: set[tuple[str, str, str]] = set()
+        self._media = cache(clip_media)
+
+    def plan(
+        self,
+        pictures: Pictures,
+        facts: list[Fact],
+        spoken_facts: list[str],
+        sentences: dict[str, list[str]],
+    ) -> None:
+        """Request every clip and plan the samples made from it.
+
+        Args:
+            pictures: Scenes and their images by split.
+            facts: All facts.
+            spoken_facts: Questions of the facts that are asked by speech.
+            sentences: WordNet sentences by split.
+        """
+        self._plan_captions(pictures)
+        self._plan_questions(pictures)
+        self._plan_facts(facts, set(spoken_facts))
+        self._plan_sentences(pictures, sentences)
+
+    def add_all(self, human: list[MediaFile]) -> None:
+        """Add the planned samples, after synthesis, and recordings of people to test_voice."""
+        for job in self._jobs:
+            job()
+        for recording in human:
+            add_reading(self._collection, "test_voice", recording, "human", is_target=False)
+
+    def _plan_captions(self, pictures: Pictures) -> None:
+        """Plan spoken captions and s2i samples; in training, only of captions that are spoken."""
+        trained = {scene.content.caption() for scene, _ in pictures["train"]}
+        spoken = set(hashed_order(trained, "caption")[: self._preset.captions_spoken])
+        for caption in sorted(spoken):
+            voices = input_voices(self._voices, caption, self._preset.voices_per_caption)
+            for voice in sorted({*self._voices.targets, *voices}):
+                self._plan_reading("train", caption, voice, "caption")
+        for split, scenes in pictures.items():
+            usable = [(s, m) for s, m in scenes if self._is_prompted(split, s, spoken)]
+            for scene, medium in usable[: self._preset.spoken_scenes.get(split, 0)]:
+                caption = scene.content.caption()
+                voices = input_voices(self._voices, caption, self._preset.voices_per_caption)
+                voice = voices[hash_bucket("s2i", scene.name(), num_buckets=len(voices))]
+                if split != "train":
+                    voice = input_voice(self._voices, "s2i", scene.name())
+                self._plan_prompt(split, scene, medium, voice)
+        tested = [
+            (s, m) for s, m in pictures["test_iid"] if self._is_prompted("test_iid", s, spoken)
+        ]
+        for scene, medium in tested[: self._preset.spoken_scenes.get("test_voice", 0)]:
+            for voice in self._voices.held_out:
+                self._plan_prompt("test_voice", scene, medium, voice)
+
+    def _is_prompted(self, split: str, scene: Scene, spoken: set[str]) -> bool:
+        is_silent = bool(self._rules.silent_objects & set(scene.content.objects))
+        if split == "test_xmodal":
+            return is_silent
+        return not is_silent and (split != "train" or scene.content.caption() in spoken)
+
+    def _plan_prompt(self, split: str, scene: Scene, medium: MediaFile, voice: str) -> None:
+        clip = self._clips.request(scene.content.caption(), voice)
+        self._jobs.append(
+            lambda: add_spoken_prompt(
+                self._collection, split, self._media(clip), medium, scene.meta()
+            )
+        )
+
+    def _plan_questions(self, pictures: Pictures) -> None:
+        """Plan one spoken question per picture."""
+        for split in ("train", "val", "test_iid", "test_comp"):
+            count = self._preset.spoken_scenes.get(split, 0)
+            for scene, medium in pictures[split][:count]:
+                question = _one_question(scene)
+                voice = input_voice(self._voices, "svqa", scene.name())
+                self._plan_question(split, scene, medium, question, voice)
+        count = self._preset.spoken_scenes.get("test_voice", 0)
+        for scene, medium in pictures["test_iid"][:count]:
+            for voice in self._voices.held_out:
+                self._plan_question("test_voice", scene, medium, _one_question(scene), voice)
+
+    def _plan_question(
+        self, split: str, scene: Scene, medium: MediaFile, question: Question, voice: str
+    ) -> None:
+        question_clip = self._clips.request(question.text, voice)
+        voice_of_answer = answer_voice(self._voices, "svqa", scene.name())
+        answer_clip = self._clips.request(question.sentence, voice_of_answer)
+        if split == "train":
+            self._plan_reading(split, question.text, voice, "question")
+            self._plan_reading(split, question.sentence, voice_of_answer, "answer")
+        self._jobs.append(
+            lambda: add_spoken_question(
+                self._collection,
+                split,
+                self._media(question_clip),
+                medium,
+                self._media(answer_clip),
+                question,
+                scene.meta(),
+            )
+        )
+
+    def _plan_facts(self, facts: list[Fact], spoken: set[str]) -> None:
+        for fact in facts:
+            self._plan_written_fact(fact)
+        tests = 0
+        for fact in sorted(facts, key=lambda f: f.question):
+            if fact.question not in spoken:
+                continue
+            if fact.question in self._rules.text_only_facts:
+                self._plan_fact("test_xmodal", fact, input_voice(self._voices, fact.question))
+                continue
+            self._plan_spoken_fact(fact)
+            if tests < self._preset.facts_asked_in_test // 2:
+                tests += 1
+                for voice in self._voices.held_out:
+                    self._plan_fact("test_voice", fact, voice)
+
+    def _plan_spoken_fact(self, fact: Fact) -> None:
+        """Plan a fact in all input voices; one voice per wording is kept for val or test_iid."""
+        is_val = hash_bucket("sqa", fact.question, num_buckets=_FACT_VAL_BUCKETS) == 0
+        others = rephrased(fact.question) if self._preset.rephrases_facts else []
+        for question in (fact.question, *others):
+            variant = replace(fact, question=question)
+            *trained, kept = hashed_order(self._voices.inputs, question)
+            for voice in trained:
+                self._plan_fact("train", variant, voice)
+            self._plan_fact("val" if is_val else "test_iid", variant, kept)
+
+    def _plan_written_fact(self, fact: Fact) -> None:
+        add_written_fact(self._collection, "train", fact)
+        bucket = hash_bucket("tqa", fact.question, num_buckets=_FACT_VAL_BUCKETS)
+        where = "val" if bucket == 0 else "test_iid"
+        limit = self._preset.facts_asked_in_test
+        if len(self._collection.samples["tqa", where]) < (limit // 3 if bucket == 0 else limit):
+            add_written_fact(self._collection, where, fact)
+
+    def _plan_fact(self, split: str, fact: Fact, voice: str) -> None:
+        question_clip = self._clips.request(fact.question, voice)
+        voice_of_answer = answer_voice(self._voices, "sqa", fact.question)
+        answer_clip = self._clips.request(fact.sentence, voice_of_answer)
+        if split == "train":
+            self._plan_reading(split, fact.question, voice, "fact")
+            self._plan_reading(split, fact.sentence, voice_of_answer, "answer")
+        self._jobs.append(
+            lambda: add_spoken_fact(
+                self._collection, split, fact, self._media(question_clip), self._media(answer_clip)
+            )
+        )
+
+    def _plan_sentences(self, pictures: Pictures, sentences: dict[str, list[str]]) -> None:
+        """Plan sentences to transcribe and to read; tests use sentences of no training text."""
+        for split in ("train", "val"):
+            for sentence in sentences.get(split, []):
+                (voice,) = input_voices(self._voices, sentence, 1)
+                if self._preset.reads_sentences:
+                    self._plan_reading(split, sentence, voice, "sentence")
+                else:
+                    self._plan_recording(split, sentence, voice)
+        unseen: dict[str, list[str]] = {"val": [], "test_iid": []}
+        composed = {scene.content.caption() for scene, _ in pictures["test_comp"]}
+        for caption in hashed_order(composed, "composed")[:_MAX_COMPOSED]:
+            is_val = hash_bucket("composed", caption, num_buckets=_VAL_BUCKETS) == 0
+            unseen["val" if is_val else "test_iid"].append(caption)
+        unseen["test_words"] = sentences.get("test_words", [])
+        self._plan_unseen(unseen)
+
+    def _plan_unseen(self, unseen: dict[str, list[str]]) -> None:
+        """Plan unseen sentences in all input voices, and some in the held-out voices."""
+        for split, texts in unseen.items():
+            for sentence in texts:
+                for voice in self._voices.inputs:
+                    self._plan_reading(split, sentence, voice, "unseen")
+        for sentence in unseen["test_iid"][:_MAX_NEW_VOICE_SENTENCES]:
+            for voice in self._voices.held_out:
+                self._plan_reading("test_voice", sentence, voice, "unseen")
+
+    def _plan_recording(self, split: str, sentence: str, voice: str) -> None:
+        """Plan a recording that only the speech tokenizer is trained on."""
+        clip = self._clips.request(sentence, voice)
+        self._jobs.append(lambda: self._collection.add_media(split, self._media(clip)))
+
+    def _plan_reading(self, split: str, sentence: str, voice: str, kind: str) -> None:
+        if (split, sentence, voice) in self._read:
+            return
+        self._read.add((split, sentence, voice))
+        clip = self._clips.request(sentence, voice)
+        self._jobs.append(lambda: self._add_reading(split, clip, kind))
+
+    def _add_reading(self, split: str, clip: Clip, kind: str) -> None:
+        is_target = clip.voice in self._voices.targets
+        add_reading(self._collection, split, self._media(clip), kind, is_target=is_target)
+
+
+def _one_question(scene: Scene) -> Question:
+    questions = scene.content.questions()
+    return questions[hash_bucket("svqa", scene.name(), num_buckets=len(questions))]
+
+
+def input_voices(voices: VoiceRoles, sentence: str, count: int) -> list[str]:
+    """Choose `count` input voices by the hash of a sentence; the last may be a rare voice."""
+    chosen = hashed_order(voices.inputs, sentence)[:count]
+    if voices.rare and hash_bucket("rare", sentence, num_buckets=_RARE_BUCKETS) == 0:
+        chosen[-1] = hashed_order(voices.rare, sentence)[0]
     return chosen
 
 
-def input_voice(cast: Cast, *about: object) -> str:
-    """Pick one voice by hash."""
-    voices = cast.rare if cast.rare and bucket("rare", *about, of=_RARE_OF) == 0 else cast.inputs
-    return voices[bucket("input", *about, of=len(voices))]
+def input_voice(voices: VoiceRoles, *key: object) -> str:
+    """Choose one input voice by hash."""
+    is_rare = voices.rare and hash_bucket("rare", *key, num_buckets=_RARE_BUCKETS) == 0
+    choices = voices.rare if is_rare else voices.inputs
+    return choices[hash_bucket("input", *key, num_buckets=len(choices))]
 
 
-def answer_voice(cast: Cast, *about: object) -> str:
-    """Pick the voice of a spoken answer by hash."""
-    return cast.answers[bucket("answer", *about, of=len(cast.answers))]
+def answer_voice(voices: VoiceRoles, *key: object) -> str:
+    """Choose the voice of a spoken answer by hash."""
+    return voices.answers[hash_bucket("answer", *key, num_buckets=len(voices.answers))]
 
 
-def clip_media(clip: Clip) -> Media:
-    """Wrap a synthetic clip for the shards."""
+def clip_media(clip: Clip) -> MediaFile:
+    """Return a synthetic clip as a file of the media shards."""
     source, licence = voice_source(clip.voice)
     info = {"text": clip.text, "voice": clip.voice, "source": source, "licence": licence}
-    return Media(clip.key, "speech", "flac", {**info, "duration_s": clip.duration_s()}, clip.read)
+    return MediaFile(
+        clip.key, "speech", "flac", {**info, "duration_s": clip.duration_s()}, clip.read
+    )
 
 
 def add_reading(
-    collection: Collection, split: str, recording: Media, kind: str, *, is_target: bool
+    collection: Collection, split: str, recording: MediaFile, kind: str, *, is_target: bool
 ) -> None:
-    """Add an asr sample, and a tts sample where the voice is one to learn."""
-    said, voice = recording.info["text"], recording.info["voice"]
-    meta = {"set": "speech", "source": kind, "voice": voice, "text": said}
-    heard = (say("user", speech(recording)), say("assistant", text(said)))
-    collection.add(split, make_sample("asr", *heard, meta=meta), recording)
+    """Add an asr sample, and also a tts sample if the voice is a target voice."""
+    words, voice = recording.info["text"], recording.info["voice"]
+    meta = {"set": "speech", "source": kind, "voice": voice, "text": words}
+    transcription = (turn("user", speech(recording)), turn("assistant", text(words)))
+    collection.add(split, make_sample("asr", *transcription, meta=meta), recording)
     if is_target:
-        spoken = (say("user", text(said)), say("assistant", speech(recording)))
-        collection.add(split, make_sample("tts", *spoken, meta=meta), recording)
+        synthesis = (turn("user", text(words)), turn("assistant", speech(recording)))
+        collection.add(split, make_sample("tts", *synthesis, meta=meta), recording)
 
 
-def add_spoken_drawing(
-    collection: Collection, split: str, prompt: Media, picture: Media, meta: dict[str, Any]
+def add_spoken_prompt(
+    collection: Collection, split: str, prompt: MediaFile, picture: MediaFile, meta: dict[str, Any]
 ) -> None:
-    """Add an s2i sample."""
-    told = {"voice": prompt.info["voice"], "text": prompt.info["text"]}
-    turns = (say("user", speech(prompt)), say("assistant", image(picture)))
-    sample = make_sample("s2i", *turns, meta={**meta, **told})
+    """Add an s2i sample: a spoken caption and its picture."""
+    spoken = {"voice": prompt.info["voice"], "text": prompt.info["text"]}
+    turns = (turn("user", speech(prompt)), turn("assistant", image(picture)))
+    sample = make_sample("s2i", *turns, meta={**meta, **spoken})
     collection.add(split, sample, prompt, picture)
 
 
 def add_spoken_question(
     collection: Collection,
     split: str,
-    asked: Media,
-    picture: Media,
-    answered: Media,
+    question_clip: MediaFile,
+    picture: MediaFile,
+    answer_clip: MediaFile,
     question: Question,
     meta: dict[str, Any],
 ) -> None:
-    """Add a svqa sample; text and speech of the answer are the same sentence."""
+    """Add an svqa sample; the answer is one sentence as text and as speech."""
     turns = (
-        say("user", speech(asked), image(picture)),
-        say("assistant", text(question.sentence), speech(answered)),
+        turn("user", speech(question_clip), image(picture)),
+        turn("assistant", text(question.sentence), speech(answer_clip)),
     )
-    told = {
+    facts = {
         "question": question.text,
         "answer": question.answer,
         "kind": question.kind,
-        **_voices(asked, answered),
+        **_voice_facts(question_clip, answer_clip),
     }
-    sample = make_sample("svqa", *turns, meta={**meta, **told})
-    collection.add(split, sample, asked, picture, answered)
+    sample = make_sample("svqa", *turns, meta={**meta, **facts})
+    collection.add(split, sample, question_clip, picture, answer_clip)
 
 
 def add_written_fact(collection: Collection, split: str, fact: Fact) -> None:
-    """Add a tqa sample with the bare answer."""
-    turns = (say("user", text(fact.question)), say("assistant", text(fact.answer)))
+    """Add a tqa sample, whose answer is the bare answer word."""
+    turns = (turn("user", text(fact.question)), turn("assistant", text(fact.answer)))
     collection.add(split, make_sample("tqa", *turns, meta=_fact_meta(fact)))
 
 
 def add_spoken_fact(
-    collection: Collection, split: str, fact: Fact, asked: Media, answered: Media
+    collection: Collection, split: str, fact: Fact, question_clip: MediaFile, answer_clip: MediaFile
 ) -> None:
-    """Add a sqa sample; text and speech of the answer are the same sentence."""
+    """Add an sqa sample; the answer is one sentence as text and as speech."""
     turns = (
-        say("user", speech(asked)),
-        say("assistant", text(fact.sentence), speech(answered)),
+        turn("user", speech(question_clip)),
+        turn("assistant", text(fact.sentence), speech(answer_clip)),
     )
-    meta = {**_fact_meta(fact), **_voices(asked, answered)}
-    collection.add(split, make_sample("sqa", *turns, meta=meta), asked, answered)
+    meta = {**_fact_meta(fact), **_voice_facts(question_clip, answer_clip)}
+    collection.add(split, make_sample("sqa", *turns, meta=meta), question_clip, answer_clip)
 
 
 def _fact_meta(fact: Fact) -> dict[str, Any]:
@@ -116,10 +350,10 @@ def _fact_meta(fact: Fact) -> dict[str, Any]:
     }
 
 
-def _voices(asked: Media, answered: Media) -> dict[str, Any]:
+def _voice_facts(question_clip: MediaFile, answer_clip: MediaFile) -> dict[str, Any]:
     return {
-        "voice": asked.info["voice"],
-        "text": asked.info["text"],
-        "answer_voice": answered.info["voice"],
-        "answer_text": answered.info["text"],
+        "voice": question_clip.info["voice"],
+        "text": question_clip.info["text"],
+        "answer_voice": answer_clip.info["voice"],
+        "answer_text": answer_clip.info["text"],
     }

@@ -1,4 +1,4 @@
-"""Speech synthesizers: flite where it can be had, espeak-ng everywhere."""
+"""Speech synthesizers: flite where available, espeak-ng on every platform."""
 
 from __future__ import annotations
 
@@ -19,31 +19,42 @@ from numpy.typing import NDArray
 from data_prep.sources import DEB_SOURCES, PIP_SOURCES, SourceError, Sources
 from data_prep.speech.espeak import espeak
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
-_LOUDNESS = 0.08  # root mean square of every clip, full scale 1
+"""Sample rate of all recordings in prepared data, in Hz."""
+_LOUDNESS = 0.08  # target root mean square, full scale 1
 _PEAK = 0.95
-_SILENCE_DB = -42.0  # below the loudest window
+_SILENCE_DB = -42.0  # relative to the loudest window
 _MARGIN_S = 0.06
 _WINDOW_S = 0.01
 
-STAND_INS = {
+FALLBACK_VOICES = {
     "flite-rms": "espeak-en-us",
     "flite-slt": "espeak-en-us-m3",
     "flite-kal16": "espeak-en",
     "flite-awb": "espeak-en-gb-scotland",
 }
+"""espeak-ng voice that replaces each flite voice where flite is not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flite:
-    """The flite program and the folder of its shared libraries (None: where the system looks)."""
+    """The flite program.
+
+    Attributes:
+        program: Name or path of the executable.
+        libraries: Folder of its shared libraries; None for those of the system.
+    """
 
     program: str
     libraries: str | None
 
-    def say(self, text: str, voice: str) -> tuple[NDArray[np.float32], int]:
-        """Speak a sentence; also return the sample rate."""
+    def synthesize(self, text: str, voice: str) -> tuple[NDArray[np.float32], int]:
+        """Return samples of a sentence and their sample rate.
+
+        Raises:
+            OmniError: If flite fails.
+        """
         environment = {**os.environ}
         if self.libraries is not None:
             environment["LD_LIBRARY_PATH"] = self.libraries
@@ -57,43 +68,47 @@ class Flite:
         return wave, rate
 
 
-class Voices:
-    """Speaks with any available voice: `flite-rms`, `espeak-en-us`, `espeak-en-us-f3`, ..."""
+class Synthesizers:
+    """All synthesizers behind one call, by voice name: `flite-rms`, `espeak-en-us`, ..."""
 
     def __init__(self, flite: Flite | None) -> None:
         self._flite = flite
 
     @classmethod
-    def find(cls, wanted: set[str], sources: Sources) -> tuple[Voices, dict[str, str]]:
-        """Set up the engines; the second value maps a wanted voice to the one that will speak."""
+    def find(cls, wanted: set[str], sources: Sources) -> tuple[Synthesizers, dict[str, str]]:
+        """Set up the engines; the second value maps each wanted voice to the one available."""
         flite = None
         if any(voice.startswith("flite-") for voice in wanted):
             try:
                 flite = find_flite(sources)
             except SourceError as error:
-                sources.provenance.fall_back(f"espeak-ng speaks for flite: {error}")
-        chosen = {v: v if flite or v not in STAND_INS else STAND_INS[v] for v in wanted}
+                sources.provenance.record_fallback(f"espeak-ng speaks for flite: {error}")
+        chosen = {v: v if flite or v not in FALLBACK_VOICES else FALLBACK_VOICES[v] for v in wanted}
         if any(voice.startswith("espeak-") for voice in chosen.values()):
             sources.pip("espeak")
         return cls(flite), chosen
 
-    def say(self, text: str, voice: str) -> NDArray[np.float32]:
-        """Speak at 16 kHz, trimmed and at a common loudness."""
+    def synthesize(self, text: str, voice: str) -> NDArray[np.float32]:
+        """Return a sentence at 16 kHz, trimmed and at a common loudness.
+
+        Raises:
+            OmniError: If there is no synthesizer for the voice, or it fails.
+        """
         engine, _, name = voice.partition("-")
         if engine == "flite" and self._flite is not None:
-            wave, rate = self._flite.say(text, name)
+            wave, rate = self._flite.synthesize(text, name)
         elif engine == "espeak":
-            wave, rate = espeak().say(text, _espeak_name(name)), espeak().sample_rate
+            wave, rate = espeak().synthesize(text, _espeak_name(name)), espeak().sample_rate
         else:
             raise OmniError(f"no synthesizer for voice '{voice}'; wanted flite-* or espeak-*")
-        return polish(wave, rate)
+        return normalize_recording(wave, rate)
 
 
 def find_flite(sources: Sources) -> Flite:
-    """Take flite from PATH, else from unpacked Debian packages.
+    """Find flite on PATH, else in unpacked Debian packages.
 
     Raises:
-        SourceError: If neither works here.
+        SourceError: If neither works.
     """
     if shutil.which("flite"):
         flite = Flite("flite", None)
@@ -105,24 +120,28 @@ def find_flite(sources: Sources) -> Flite:
             raise SourceError(f"libflite1 holds no library for {platform.machine()}")
         flite = Flite(str(program), str(libraries[0].parent))
     try:
-        flite.say("yes", "rms")
+        flite.synthesize("yes", "rms")
     except (OSError, OmniError) as error:
         raise SourceError(f"flite does not run here ({error})") from error
     return flite
 
 
 def voice_source(voice: str) -> tuple[str, str]:
-    """Source and licence of a voice's speech."""
+    """Return source and licence of a voice's speech."""
     is_flite = voice.startswith("flite-")
     source = DEB_SOURCES["flite"] if is_flite else PIP_SOURCES["espeak"]
     return source.name, source.licence
 
 
-def polish(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
-    """Resample to 16 kHz mono, cut the silence at both ends and set the loudness.
+def normalize_recording(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    """Resample to 16 kHz mono, trim silence at both ends and set the loudness.
+
+    Args:
+        wave: Samples in [-1, 1], Float[T] or Float[T C].
+        sample_rate: Sample rate of `wave` in Hz.
 
     Raises:
-        OmniError: If nothing can be heard.
+        OmniError: If the recording is empty or silent.
     """
     mono = wave if wave.ndim == 1 else wave.mean(axis=1, dtype=np.float32)
     if sample_rate != SAMPLE_RATE:
@@ -148,6 +167,6 @@ def to_flac(wave: NDArray[np.float32]) -> bytes:
 
 
 def _espeak_name(name: str) -> str:
-    """`en-us-f3` -> `en-us+f3`: voice names double as file names."""
+    """Map `en-us-f3`, which is also a file name, to espeak's `en-us+f3`."""
     head, _, variant = name.rpartition("-")
     return f"{head}+{variant}" if variant[:1] in "fm" and variant[1:].isdigit() else name

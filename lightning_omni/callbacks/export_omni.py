@@ -16,7 +16,7 @@ from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.adapters import merge_adapters
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import FOLDER, fingerprint, locate
+from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
 
 LENGTH_SAMPLES = 2000
 _BACKBONE = "backbone."
@@ -67,7 +67,7 @@ def _origin(init_from: str | list[str] | None) -> str:
     """Return where the initial weights are from; the bundled model is named by its checksum."""
     if not init_from:
         return "random weights"
-    folder = locate(init_from)
+    folder = resolve_pretrained(init_from)
     if folder == FOLDER:
         return f"the bundled model, sha256 {fingerprint(folder)[:16]}"
     return str(folder)

@@ -125,7 +125,7 @@ def _encode(
     manifest = {
         "hashes": hashes,
         "spans": {"speech": speech.num_codes, "image": image.num_codes},
-        "image_columns": image.image_size // image.downsample_factor,
+        "image_columns": image.columns,
         "codebooks": speech.num_codebooks,
         "tokens_per_second": speech.frame_rate * speech.num_codebooks,
         "samples": counts,

@@ -1,4 +1,4 @@
-"""Pictures for the image tokenizer, from prepared media shards."""
+"""Images for the image tokenizer, from prepared media shards."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from lightning_omni.errors import OmniError, check_within
 
 
 def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Bytes to [-1, 1]."""
+    """Map bytes to [-1, 1]."""
     return pixels.float() / 127.5 - 1
 
 
-class Pictures(Dataset[Tensor]):
-    """Decoded square pictures, kept in memory as bytes."""
+class Images(Dataset[Tensor]):
+    """Decoded square images, kept in memory as bytes."""
 
     def __init__(self, pixels: UInt8[Tensor, "N 3 Y X"]) -> None:
         self.pixels = pixels
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of images."""
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Pixels in [-1, 1], Float[3 Y X]."""
+        """Return pixels in [-1, 1], Float[3 Y X]."""
         return to_float(self.pixels[index])
 
 
 class ImageData(ResumableData):
-    """Training and validation pictures.
+    """Training and validation images.
 
     Args:
         data: Folder written by `make prep-data`.
-        image_size: Side of the pictures in pixels; others are scaled and cut.
-        batch_size: Pictures of a batch.
-        seed: Of their order.
+        image_size: Side of the images in pixels; others are scaled and cut.
+        batch_size: Images per batch.
+        seed: Seed of their order.
     """
 
     def __init__(self, data: str, image_size: int, batch_size: int, seed: int) -> None:
@@ -57,15 +57,15 @@ class ImageData(ResumableData):
     def setup(self, stage: str) -> None:
         """Read and decode the shards."""
         read_manifest(self.data)
-        self.pictures = {split: Pictures(self._read(split)) for split in ("train", "val")}
+        self.images = {split: Images(self._read(split)) for split in ("train", "val")}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Every picture once per epoch, without end; what does not fill a batch waits."""
-        pixels = self.pictures["train"].pixels
+        """Return endless batches, every image once per epoch but those that fill no batch."""
+        pixels = self.images["train"].pixels
         per_epoch = len(pixels) // self.batch_size
         if per_epoch == 0:
             raise OmniError(
-                f"'{self.data}' has {len(pixels)} training pictures, fewer than one batch of "
+                f"'{self.data}' has {len(pixels)} training images, fewer than one batch of "
                 f"{self.batch_size}; prepare more, or lower data.batch_size"
             )
 
@@ -78,8 +78,8 @@ class ImageData(ResumableData):
         return self.endless(draw)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """All validation pictures."""
-        return DataLoader(self.pictures["val"], self.batch_size)
+        """Return all validation images."""
+        return DataLoader(self.images["val"], self.batch_size)
 
     def _read(self, split: str) -> Tensor:
         images = []
@@ -89,6 +89,6 @@ class ImageData(ResumableData):
                 picture = square(read_image(content, name=key), self.image_size)
                 images.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8))
         if not images:
-            raise OmniError(f"no image-{split} shards in '{self.data / 'media'}'; prepare pictures")
+            raise OmniError(f"no image-{split} shards in '{self.data / 'media'}'; prepare images")
         size = self.image_size
         return torch.stack(images).view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()

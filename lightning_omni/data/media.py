@@ -1,4 +1,4 @@
-"""Decode pictures and sound, with the limits that keep a hostile file from exhausting memory."""
+"""Decode images and audio, with limits that keep a hostile file from exhausting memory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 def read_image(
     source: Path | bytes, *, name: str | None = None, ground: str = "white"
 ) -> Image.Image:
-    """Decode a PNG, JPEG or WebP to RGB, upright, on a ground where it is transparent.
+    """Decode a PNG, JPEG or WebP to RGB, upright, transparency on the colour `ground`.
 
-    Of an animation it is the first frame; 16-bit greys are scaled to 8 bits.
+    Animations give their first frame; 16-bit greys are scaled to 8 bits.
 
     Raises:
         OmniError: If the file is absent, unreadable or has more than `MAX_PIXELS`.
@@ -51,7 +51,7 @@ def read_image(
         ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise OmniError(
-            f"'{name}' is not a readable PNG, JPEG or WebP ({_plain(error)})"
+            f"'{name}' is not a readable PNG, JPEG or WebP ({_without_buffer(error)})"
         ) from error
 
 
@@ -85,7 +85,7 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def opaque(image: Image.Image, ground: str) -> Image.Image:
-    """Convert to RGB; what is transparent shows a ground of this colour."""
+    """Convert to RGB, transparency on the colour `ground`."""
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.float64) / 257
         return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
@@ -96,19 +96,19 @@ def opaque(image: Image.Image, ground: str) -> Image.Image:
     return Image.alpha_composite(behind, clear).convert("RGB")
 
 
-def _plain(error: Exception) -> str:
-    """An error's text without the name of the buffer it read from."""
+def _without_buffer(error: Exception) -> str:
+    """Return an error's text without the name of the buffer it read from."""
     return _BUFFER.sub("the file", str(error))
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 Y X"]:
-    """RGB picture to floats in [-1, 1]."""
+    """Convert an RGB image to floats in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def tensor_to_image(pixels: Float[Tensor, "3 Y X"]) -> Image.Image:
-    """Floats in [-1, 1], clamped, to an RGB picture."""
+    """Convert floats in [-1, 1], clamped, to an RGB image."""
     scaled = ((pixels.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(scaled.permute(1, 2, 0).cpu().numpy())
 
@@ -116,7 +116,7 @@ def tensor_to_image(pixels: Float[Tensor, "3 Y X"]) -> Image.Image:
 def read_audio(
     source: Path | bytes, *, sample_rate: int, name: str | None = None
 ) -> NDArray[np.float32]:
-    """Decode sound to mono at `sample_rate` Hz in [-1, 1], averaging channels and resampling.
+    """Decode audio to mono at `sample_rate` Hz in [-1, 1], averaging channels and resampling.
 
     Raises:
         OmniError: If the file is absent, unreadable, empty, longer than `MAX_SECONDS` or holds
@@ -135,17 +135,17 @@ def read_audio(
             wave = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True).mean(1)
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
-            f"'{name}' is not readable audio ({_plain(error)}); give WAV, FLAC, OGG or MP3"
+            f"'{name}' is not readable audio ({_without_buffer(error)}); give WAV, FLAC, OGG or MP3"
         ) from error
     check_wave(wave, rate, name)
     return resampled(wave, rate, sample_rate)
 
 
 def check_wave(wave: NDArray[np.float32], rate: int, name: str) -> None:
-    """Refuse sound that is not mono, too short, too long or not finite.
+    """Refuse audio that is not mono, too short, too long or not finite.
 
     Raises:
-        OmniError: If so.
+        OmniError: If the audio is refused.
     """
     if wave.ndim != 1:
         raise OmniError(f"'{name}' has the shape {wave.shape}, wanted mono samples, Float[T]")
@@ -155,7 +155,7 @@ def check_wave(wave: NDArray[np.float32], rate: int, name: str) -> None:
 
 
 def resampled(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
-    """Samples in [-1, 1] at `rate` Hz at another rate."""
+    """Resample samples in [-1, 1] from `rate` Hz to `sample_rate` Hz."""
     other = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
     return np.clip(np.asarray(other, dtype=np.float32), -1, 1)
 

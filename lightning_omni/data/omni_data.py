@@ -33,7 +33,7 @@ from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_set
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What a stream of training samples is made of.
+    """The contents of a stream of training samples.
 
     Attributes:
         folder: Folder of encoded task shards.
@@ -245,7 +245,7 @@ class OmniData(ResumableData):
         }
 
     def mixture(self) -> Mixture:
-        """Return what the training stream is made of."""
+        """Return the contents of the training stream."""
         return Mixture(
             self.folder,
             self.tasks,
@@ -262,7 +262,7 @@ class OmniData(ResumableData):
             self.template,
             rows=self.rows,
             row_length=self.row_length,
-            **self.place,
+            **self.stream_start,
         )
         return DataLoader(stream, batch_size=None)
 

@@ -146,9 +146,6 @@ def concatenate_features(sequences: list[TokenSequence]) -> ContinuousFeatures |
     return ContinuousFeatures(torch.cat(positions), torch.from_numpy(stacked))
 
 
-lay_features = concatenate_features  # the name of before, until nothing uses it
-
-
 def _filler(length: int, pad_token_id: int) -> TokenSequence:
     """Return the unused end of a row."""
     position_ids = [(i, 0, 0) for i in range(length)]

@@ -68,8 +68,8 @@ class ReleasedTemplate(Template):
             before = f"{instruction}\n" if instruction else ""
             self._write_turn(out, sample, Turn(earlier.role, kept), before=before)
         self._open_turn(out, "assistant")
-        given = [p for p in sample.turns[turn].parts[:part] if not is_dropped(p, drop)]
-        self._write_parts(out, sample, given, after="\n" if given else "")
+        context = [p for p in sample.turns[turn].parts[:part] if not is_dropped(p, drop)]
+        self._write_parts(out, sample, context, after="\n" if context else "")
 
     def _write_turn(self, out: Builder, sample: Sample, turn: Turn, *, before: str = "") -> None:
         self._open_turn(out, turn.role)

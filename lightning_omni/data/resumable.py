@@ -40,7 +40,7 @@ class ResumableData(L.LightningDataModule):
         self.batches_used = 0
 
     @property
-    def place(self) -> dict[str, int]:
+    def stream_start(self) -> dict[str, int]:
         """Start of this process's training stream: `rank`, `world_size`, `first_batch`."""
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
@@ -48,7 +48,7 @@ class ResumableData(L.LightningDataModule):
 
     def endless(self, draw: Callable[[int], Tensor]) -> DataLoader[Tensor]:
         """Return a loader of the batches of `draw`; end training with max_steps or max_time."""
-        return DataLoader(EndlessBatches(draw, **self.place), batch_size=None)
+        return DataLoader(EndlessBatches(draw, **self.stream_start), batch_size=None)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Count the training batches used; a loader may have fetched more."""

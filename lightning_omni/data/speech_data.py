@@ -20,11 +20,11 @@ class SpeechData(ResumableData):
 
     Args:
         data: Folder written by `make prep-data`.
-        sample_rate: In Hz; clips are resampled to it.
+        sample_rate: Sample rate in Hz, to which clips are resampled.
         crop_s: Length of a crop in seconds.
-        batch_size: Crops of a batch.
-        val_batches: Batches of validation crops, the same each time.
-        seed: Of all draws.
+        batch_size: Crops per batch.
+        val_batches: Number of batches of validation crops, the same each time.
+        seed: Seed of all draws.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class SpeechData(ResumableData):
         self.waves = {split: self._read(split) for split in ("train", "val")}
 
     def train_dataloader(self) -> DataLoader[Tensor]:
-        """Random crops of the training clips laid end to end, Float[B T], without end."""
+        """Return endless random crops of the concatenated training clips, Float[B T]."""
         return self.endless(lambda number: self._crops("train", (self.seed, number)))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """A fixed list of crops."""
+        """Return a fixed list of crops."""
         fixed = [self._crops("val", (self.seed, 0, n)) for n in range(self.val_batches)]
         return DataLoader(fixed, batch_size=None)  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ class SpeechData(ResumableData):
         ]
         if sum(map(len, clips)) < self.crop:
             raise OmniError(
-                f"the speech-{split} shards in '{self.data / 'media'}' hold less sound than one "
+                f"the speech-{split} shards in '{self.data / 'media'}' hold less speech than one "
                 f"crop of {self.crop} samples; prepare more speech or shorten crop_s"
             )
         return torch.from_numpy(np.concatenate(clips))

@@ -57,10 +57,10 @@ class Builder:
         """Append tokens.
 
         Args:
-            ids: their ids.
+            ids: Their ids.
             grid: (row, column) of each; None for tokens that lie on no grid.
-            answer_of: index of the modality if the tokens are to be predicted, else -1.
-            tail_pads: number of trailing tokens that are tail pads.
+            answer_of: Index of the modality if the tokens are to be predicted, else -1.
+            tail_pads: Number of trailing tokens that are tail pads.
         """
         start = len(self.ids)
         self.ids.extend(ids)
@@ -90,11 +90,11 @@ class Template:
     """Renders samples to token sequences over one vocabulary.
 
     Args:
-        vocab: joint id space.
-        text: tokenizer of the vocabulary's text span.
-        image_columns: codes per image row, for position ids on the image grid.
-        codebooks: speech codes per frame, for position ids within a frame.
-        max_tail_pads: largest number of tail pads by modality, in tokens (for speech, in frames).
+        vocab: Joint id space.
+        text: Tokenizer of the vocabulary's text span.
+        image_columns: Codes per image row, for position ids on the image grid.
+        codebooks: Speech codes per frame, for position ids within a frame.
+        max_tail_pads: Largest number of tail pads by modality, in tokens (for speech, in frames).
             Training appends 0 to this many pads to a response, drawn uniformly, so that generation
             may offer a response that is too long by as much. Default for a modality: none.
     """
@@ -129,9 +129,9 @@ class Template:
         """Render a sample for training; `rng` draws which of its answer parts is the response.
 
         Args:
-            sample: encoded sample, whose media parts carry codes.
-            rng: source of the answer part and the number of tail pads.
-            drop: modalities of the user's content to leave out, speech with its transcript; the
+            sample: Encoded sample, whose media parts carry codes.
+            rng: Source of the answer part and the number of tail pads.
+            drop: Modalities of the user's content to leave out, speech with its transcript; the
                 instruction stays. This trains the unconditional model that guidance needs.
         """
         turn, part = rng.choice(_answer_parts(sample))
@@ -152,11 +152,11 @@ class Template:
         """Render a sample for generation: one answer part of its last turn is a span of masks.
 
         Args:
-            sample: encoded sample; earlier parts of its last turn carry what was already generated.
-            part: index of the answer part; only its modality is read, later parts are ignored.
-            length: positions of the span.
-            given: fixed ids within the span, by position in it.
-            drop: as in `render`.
+            sample: Encoded sample; earlier parts of its last turn carry what was already generated.
+            part: Index of the answer part; only its modality is read, later parts are ignored.
+            length: Positions of the span.
+            given: Fixed ids within the span, by position in it.
+            drop: As in `render`.
         """
         out = Builder()
         last = len(sample.turns) - 1

@@ -43,6 +43,3 @@ def check_continuous_speech(
             f"continuous_speech needs the token {CONTEXT}, which the special tokens "
             f"'{name}' do not define; set special_tokens: released"
         )
-
-
-check_hears = check_continuous_speech  # the name of before, until nothing uses it

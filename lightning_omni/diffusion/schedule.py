@@ -12,19 +12,19 @@ from torch import Tensor
 from lightning_omni.errors import check_within
 
 T_MIN = 1e-3
-"""Times are clamped to [T_MIN, 1]: below it a sample has no masks and an unbounded weight."""
+"""Times are clamped to [T_MIN, 1]: below it a sample has no masks and its weight is unbounded."""
 
 
 class NoiseSchedule(ABC):
-    """alpha(t) falls from alpha(0) = 1, nothing masked, to alpha(1) = 0, everything masked."""
+    """Schedule alpha(t) that falls from 1 at t = 0, no masks, to 0 at t = 1, all masked."""
 
     @abstractmethod
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Probability that a token is kept at time t in [0, 1]."""
+        """Return the probability that a token is kept at time t in [0, 1]."""
 
     @abstractmethod
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """-alpha'(t) / (1 - alpha(t)), the weight of each masked token's loss.
+        """Return -alpha'(t) / (1 - alpha(t)), the weight of each masked token's loss.
 
         Source: MDLM, arXiv:2406.07524, equation 10.
         """
@@ -34,35 +34,36 @@ class Linear(NoiseSchedule):
     """alpha = 1 - t, weight 1/t: mask ratios are uniform."""
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """1 - t."""
+        """Return 1 - t."""
         return 1 - t
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """1 / t."""
+        """Return 1 / t."""
         return 1 / t.clamp_min(T_MIN)
 
 
 class Cosine(NoiseSchedule):
-    """alpha = 1 - cos(pi (1 - t) / 2): high mask ratios are visited more often.
+    """alpha = 1 - cos(pi (1 - t) / 2): high mask ratios are drawn more often.
 
-    The weight makes up for it, so the expected loss is that of `Linear`.
+    The weight corrects for it, so the expected loss equals that of `Linear`.
 
     Source: MaskGIT, arXiv:2202.04200, section 3.3.
     """
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """1 - cos(pi (1 - t) / 2)."""
+        """Return 1 - cos(pi (1 - t) / 2)."""
         return 1 - torch.cos(math.pi / 2 * (1 - t))
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """pi/2 tan(pi (1 - t) / 2)."""
+        """Return pi/2 tan(pi (1 - t) / 2)."""
         return math.pi / 2 * torch.tan(math.pi / 2 * (1 - t.clamp_min(T_MIN)))
 
 
 class Polynomial(NoiseSchedule):
     """alpha = 1 - t**power, weight power / t.
 
-    Below a power of 1 much is masked early, so that the clamp lies where `T_MIN` is masked.
+    For power < 1 the ratio rises steeply near t = 0, so the weight is clamped where the mask ratio
+    reaches `T_MIN`.
     """
 
     def __init__(self, power: float) -> None:
@@ -70,18 +71,18 @@ class Polynomial(NoiseSchedule):
         self.power = power
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """1 - t**power."""
+        """Return 1 - t**power."""
         return 1 - t**self.power
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Power / t."""
+        """Return power / t."""
         return self.power / t.clamp_min(min(T_MIN, T_MIN ** (1 / self.power)))
 
 
 class Shifted(NoiseSchedule):
-    """Another schedule at the time s(t) = shift t / (1 + (shift - 1) t).
+    """Another schedule at the shifted time s(t) = shift t / (1 + (shift - 1) t).
 
-    A shift above 1 visits high mask ratios more often, below 1 low ones.
+    A shift above 1 draws high mask ratios more often, below 1 low ones.
 
     Source: LaViDa, arXiv:2505.16839, equation 3.
     """
@@ -91,15 +92,15 @@ class Shifted(NoiseSchedule):
         self.schedule, self.shift = schedule, shift
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Of the other schedule at s(t)."""
+        """Return alpha of the other schedule at s(t)."""
         return self.schedule.alpha(shifted(t, self.shift))
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Of the other schedule at s(t), times s'(t)."""
+        """Return the weight of the other schedule at s(t), times s'(t)."""
         slope = self.shift / (1 + (self.shift - 1) * t) ** 2
         return self.schedule.weight(shifted(t, self.shift)) * slope
 
 
 def shifted(t: Float[Tensor, "*shape"], shift: Tensor | float) -> Float[Tensor, "*shape"]:
-    """s(t) = shift t / (1 + (shift - 1) t), which keeps 0 and 1 where they are."""
+    """Return s(t) = shift t / (1 + (shift - 1) t), which maps 0 to 0 and 1 to 1."""
     return shift * t / (1 + (shift - 1) * t)

@@ -32,7 +32,7 @@ class CodecReconstructor:
         image, sound = part_of(sample, role, "image"), part_of(sample, role, "speech")
         picture: Image.Image | None = None
         if image is not None and image.codes:
-            rows = self.image.image_size // self.image.downsample_factor
+            rows = self.image.columns
             pixels = self.image.decode(torch.tensor([image.codes]), rows=rows)
             picture = tensor_to_image(pixels[0])
         wave = None

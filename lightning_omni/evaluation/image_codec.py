@@ -75,7 +75,7 @@ def score_image_codec(
         squares = [square(p, tokenizer.image_size) for p in pictures[start : start + _BATCH]]
         real = torch.stack([image_to_tensor(p) for p in squares])
         codes = tokenizer.encode(real)
-        rows = tokenizer.image_size // tokenizer.downsample_factor
+        rows = tokenizer.columns
         rebuilt = tokenizer.decode(codes, rows=rows).clamp(*_RANGE)
         use.update(codes)
         for a, b in zip(rebuilt, real, strict=True):

@@ -24,7 +24,7 @@ from lightning_omni.files import make_folder
 from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
 from lightning_omni.generation.decode import Content, blend_speech
 from lightning_omni.generation.omni import Omni
-from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def evaluate_infilling(
 ) -> dict[str, Any]:
     """Mask a piece of each reference answer, infill it and write `infilling.json`.
 
-    Masked are a word of a caption, the left half of a picture and 0.4 s of speech. For comparison,
+    The piece is a word of a caption, the left half of a picture or 0.4 s of speech. For comparison,
     ground truth, codec reconstruction and infilling without the prompt are scored as well.
 
     Args:
@@ -72,7 +72,7 @@ def evaluate_infilling(
     check_seed(seed, runs=max(limit, speech_limit))
     sampling = sampling or GenerationConfig()
     make_folder(out)
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     omni, suite = prepare(model, data, list(METRICS))
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
     assert suite.reconstructor is not None  # noqa: S101 - `prepare` makes one

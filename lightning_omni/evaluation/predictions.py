@@ -40,7 +40,7 @@ class Prediction:
         transcript: Its speech, as transcribed by the recognizer.
         scene: Its picture, as read by the scene classifier.
         failure: Why the response could not be parsed, or not all of it; None if it could.
-        is_finished: As of the response.
+        is_finished: False where the response has no end token.
     """
 
     text: str | None = None

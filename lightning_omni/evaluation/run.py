@@ -22,7 +22,7 @@ from lightning_omni.files import make_folder
 from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
 from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
-from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import SPLITS
 
@@ -73,7 +73,7 @@ def evaluate(
     check_within("gallery", gallery, 0)
     check_seed(seed, runs=max(limit, speech_limit))
     make_folder(out)
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     omni, suite = prepare(model, data, tasks, continuous_speech)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     with torch.inference_mode():

@@ -138,7 +138,9 @@ class Suite:
                     seed=plan.seed,
                     name=f"{task} on {split}",
                 )
-                scores = self.compare(task, split, examples, responses, pool, seed=plan.seed)
+                scores = self.score_with_baselines(
+                    task, split, examples, responses, pool, seed=plan.seed
+                )
                 rows.extend(build_rows(scores, seed=plan.seed))
                 samples.extend(_sample_records(scores))
                 items.extend(self._gallery_items(scores, responses, limit=plan.gallery))
@@ -184,7 +186,7 @@ class Suite:
         """Score the responses to examples."""
         return self._score(task, examples, self.parser.parse(task, responses))
 
-    def compare(
+    def score_with_baselines(
         self,
         task: str,
         split: str,

@@ -25,7 +25,7 @@ from lightning_omni.evaluation.statistics import Estimate
 from lightning_omni.files import make_folder
 from lightning_omni.metrics.dnsmos import DNSMOS
 from lightning_omni.metrics.recognizer import Recognizer
-from lightning_omni.pretrained import fingerprint, locate
+from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
@@ -63,7 +63,7 @@ def evaluate_tokenizers(
     check_within("seed", seed, 0)
     make_folder(out)
     image_tokenizer, speech_tokenizer = (
-        locate(str(folder), name) if folder else None
+        resolve_pretrained(str(folder), name) if folder else None
         for folder, name in (
             (image_tokenizer, "image_tokenizer"),
             (speech_tokenizer, "speech_tokenizer"),

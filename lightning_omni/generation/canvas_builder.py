@@ -10,7 +10,7 @@ from itertools import accumulate, product
 import torch
 from torch import Tensor
 
-from lightning_omni.data.packing import lay_features
+from lightning_omni.data.packing import concatenate_features
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.segments import SegmentLayout
@@ -110,6 +110,11 @@ class ResponseSpan:
     no_end: frozenset[int] = frozenset()
     after_space: frozenset[int] = frozenset()
     blanks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part is generated whole, nothing of it being given."""
+        return not (self.fixed or self.blanks)
 
     @property
     def num_masked(self) -> int:
@@ -294,7 +299,7 @@ def pack_prompts(
         for start, (_, response) in zip(starts, rendered, strict=False)
         for i in range(response.start, response.stop)
     ]
-    continuous = lay_features(sequences)
+    continuous = concatenate_features(sequences)
     return PackedPrompts(
         torch.tensor([i for s in sequences for i in s.ids], device=device),
         torch.tensor([p for s in sequences for p in s.position_ids], device=device),

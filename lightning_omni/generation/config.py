@@ -276,16 +276,31 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields under today's names.
 
     Raises:
-        OmniError: If a removed field has an effect.
+        OmniError: If a removed field has an effect, or a field is given under both its names.
     """
-    values = {RENAMED.get(name, name): value for name, value in plain.items()}
+    values = dict(plain)
+    for old in RENAMED.keys() & values.keys():
+        new = RENAMED[old]
+        if new in values:
+            raise OmniError(f"{old} is the old name of {new}, and both are given; leave it out")
+        values[new] = values.pop(old)
     for name, neutral in _REMOVED.items():
         if values.pop(name, neutral) != neutral:
             raise OmniError(f"the option {name} no longer exists; leave it out")
-    scale = values.get("guidance_scale")
-    if isinstance(scale, dict) and set(scale) == {""}:
-        values["guidance_scale"] = scale[""]
-    return values
+    return {name: _scalar(name, value) for name, value in values.items()}
+
+
+def _scalar(name: str, value: Any) -> Any:
+    """Return a number that was written by modality as one number.
+
+    Raises:
+        OmniError: If modalities are named.
+    """
+    if name not in ("guidance_scale", "timestep_shift") or not isinstance(value, dict):
+        return value
+    if set(value) != {""}:
+        raise OmniError(f"{name} is {value}, wanted a number; give one config for each modality")
+    return value[""]
 
 
 def _only_changed(config: GenerationConfig) -> dict[str, Any]:

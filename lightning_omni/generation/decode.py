@@ -52,11 +52,6 @@ class GeneratedPart:
     candidates: tuple[dict[str, Any], ...] = ()
     history: list[Change] | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the part was generated whole, nothing of it being given."""
-        return not (self.span.fixed or self.span.blanks)
-
     def record(self) -> dict[str, Any]:
         """Return the JSON form."""
         optional = {

@@ -106,7 +106,7 @@ class PartGenerator:
                 best = self._likeliest(samples[i], part, candidates, config.precision)
                 earlier = done[i].forwards if i in done else 0
                 done[i] = replace(best, forwards=best.forwards + earlier, attempts=attempt + 1)
-            todo = [i for i in todo if not done[i].ended and config.response_length is None]
+            todo = [i for i in todo if not (done[i].ended or _length_of(samples[i], part, config))]
             if not todo:
                 break
         return [done[i] for i in range(len(samples))]
@@ -117,7 +117,7 @@ class PartGenerator:
         """Return the response of a part; several where blanks may have several lengths."""
         own = sample.turns[-1].parts[part]
         if own.is_empty:
-            stated = None if own.is_transcript else config.response_length
+            stated = _length_of(sample, part, config)
             length = response_length(
                 self.lengths, self.template, sample, part, factor=factor, positions=stated
             )
@@ -320,6 +320,12 @@ class PartGenerator:
     ) -> PackedPrompts:
         device = self.device
         return pack_prompts(self.template, samples, spans, part=part, device=device, drop=drop)
+
+
+def _length_of(sample: Sample, part: int, config: GenerationConfig) -> int | None:
+    """Return the length that the config states for a part that is generated whole."""
+    own = sample.turns[-1].parts[part]
+    return config.response_length if own.is_empty and not own.is_transcript else None
 
 
 def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:

@@ -128,7 +128,7 @@ def lengthen(
         own = packed.response_positions[start : start + span.length][-TAIL:]
         start += span.length
         probability = logits_at(own, allowed).softmax(-1)[:, is_end].sum(-1).mean()
-        if not span.fixed and span.length < LONGEST and probability < END_PROBABILITY:
+        if span.is_whole and span.length < LONGEST and probability < END_PROBABILITY:
             longer = max(span.length + 4, int(span.length * LENGTHENING))
             span = ResponseSpan(min(longer, LONGEST))
         out.append(span)

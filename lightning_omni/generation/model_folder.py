@@ -47,7 +47,7 @@ class ModelFolder:
     """Voices it learned to speak with; empty if that is not known."""
     presets: Presets = field(default_factory=dict)
     hears: str | None = None
-    """Fingerprint of the `ContinuousSpeech` it was trained with; None if not known."""
+    """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
 
 
 def _ranks(folder: Path) -> str | Path:
@@ -141,7 +141,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     template = make_template(
         vocab,
         TextTokenizer(_ranks(folder)),
-        image_columns=image.image_size // image.downsample_factor,
+        image_columns=image.columns,
         codebooks=speech.num_codebooks,
         max_tail_pads={},
     )

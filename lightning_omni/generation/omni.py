@@ -27,6 +27,7 @@ from lightning_omni.generation.generator import PartGenerator
 from lightning_omni.generation.lengths import part_name
 from lightning_omni.generation.model_folder import ModelFolder, read_model_folder
 from lightning_omni.generation.request import Infill, Intervals, RequestEncoder, check_unfinished
+from lightning_omni.modalities import MODALITIES
 from lightning_omni.pretrained import BUNDLED, resolve_pretrained
 from lightning_omni.samplers.loop import StepHook
 from lightning_omni.tasks import task_named
@@ -293,7 +294,7 @@ class Omni:
         contents: list[Content] = []
         for i, part in enumerate(sample.turns[-1].parts):
             content = self.decoder.decode(part)
-            if isinstance(content, str) and generated[part_name(sample, i)].is_whole:
+            if isinstance(content, str) and generated[part_name(sample, i)].span.is_whole:
                 content = content.strip()
             if part.is_transcript:
                 transcript = str(content)
@@ -340,7 +341,10 @@ def _with_options(config: Configs | None, options: dict[str, Any]) -> Configs:
         return GenerationConfig(**options)
     if isinstance(config, GenerationConfig):
         return replace(config, **options)
-    return {name: replace(own, **options) for name, own in config.items()}
+    return {
+        modality.name: replace(config_of(config, modality.name), **options)
+        for modality in MODALITIES
+    }
 
 
 def _with_part(sample: Sample, part: int, generated: GeneratedPart) -> Sample:

@@ -273,11 +273,13 @@ def check_unfinished(sample: Sample) -> None:
     for number, part in enumerate(parts):
         if part.modality == "text" and part.codes is not None:
             raise OmniError(f"part {number} of the answer is text but holds codes; give text")
-        if part.masked and max(part.masked) >= len(part.codes or ()):
-            raise OmniError(
-                f"part {number} of the answer masks code {max(part.masked)} but has "
-                f"{len(part.codes or ())} codes"
-            )
+        num_codes = len(part.codes or ())
+        for position in sorted(part.masked):
+            if not 0 <= position < num_codes:
+                raise OmniError(
+                    f"part {number} of the answer masks code {position} but has {num_codes} codes, "
+                    "counted from 0"
+                )
     if all(_is_complete(part) for part in parts):
         raise OmniError(
             f"nothing of the answer of sample '{sample.key}' is left to be generated; write ___ "

@@ -16,7 +16,7 @@ from lightning_omni.interop.native import read_meta_module
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class Backbone(Pretrained):
@@ -43,7 +43,7 @@ class Backbone(Pretrained):
         self,
         input_ids: Int[Tensor, "B L"],
         position_ids: Int[Tensor, "B L"] | Int[Tensor, "1 L"] | Int[Tensor, " L"] | None = None,
-        continuous: Continuous | None = None,
+        continuous: ContinuousFeatures | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Return logits of every id at every position.
 

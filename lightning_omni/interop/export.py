@@ -27,7 +27,7 @@ from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
 from lightning_omni.interop.shards_writer import copy_weights, written_format
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.pretrained import CONFIG_FILE, Pretrained, locate
+from lightning_omni.pretrained import CONFIG_FILE, Pretrained, resolve_pretrained
 from lightning_omni.vocab import VOCAB_FILE, read_vocab
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def export_model(
         check_repo(push, "--push")
     hub = open_hub("--push") if push is not None else None
     check_free(output)
-    folder = locate(str(model))
+    folder = resolve_pretrained(str(model))
     module = read_meta_module(folder)
     files = weight_files(folder)
     stored = read_headers(files)

@@ -1,4 +1,4 @@
-"""Hinge losses of a critic and of the network it judges, and the distance of its features."""
+"""Hinge losses of discriminator and generator, and feature matching."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 def hinge_discriminator(
     real: Float[Tensor, "*shape"], fake: Float[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
-    """Half the mean of max(0, 1 - real) + max(0, 1 + fake). Source: arXiv:1705.02894."""
+    """Return half the mean of max(0, 1 - real) + max(0, 1 + fake). Source: arXiv:1705.02894."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def hinge_generator(fake: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Minus the mean score of what was generated."""
+    """Return minus the mean score of the generator's output."""
     return -fake.mean()
 
 
 def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Float[Tensor, ""]:
-    """Mean L1 distance of a critic's feature maps, relative to those of the real input.
+    """Return the mean L1 distance of a discriminator's feature maps, relative to the real input's.
 
     Source: EnCodec, arXiv:2210.13438, equation 4.
     """

@@ -1,4 +1,4 @@
-"""Make loss weights mean shares of the gradient, whatever the losses' scales."""
+"""Balance losses by their gradients, so that weights are shares whatever the losses' scales."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class GradientBalancer:
 
     Args:
         weights: Share of each loss, by name.
-        decay: Of the running gradient norms.
+        decay: Decay of the running gradient norms.
 
     Source: EnCodec, arXiv:2210.13438, section 3.4, equation 6.
     """
@@ -25,7 +25,7 @@ class GradientBalancer:
     def gradient(
         self, losses: dict[str, Tensor], output: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
-        """Balanced gradient of the losses at `output`, to be passed to `output.backward`."""
+        """Return the balanced gradient of the losses at `output`, for `output.backward`."""
         total = sum(self.weights[name] for name in losses)
         balanced = torch.zeros_like(output)
         for name, loss in losses.items():
@@ -35,7 +35,7 @@ class GradientBalancer:
         return balanced
 
     def _running_norm(self, name: str, norm: float) -> float:
-        """Bias-corrected exponential mean of a loss's gradient norm."""
+        """Return the bias-corrected exponential mean of a loss's gradient norm."""
         old, weight = self.norms.get(name, 0.0), self.corrections.get(name, 0.0)
         self.norms[name] = self.decay * old + (1 - self.decay) * norm
         self.corrections[name] = self.decay * weight + (1 - self.decay)

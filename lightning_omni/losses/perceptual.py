@@ -1,4 +1,4 @@
-"""Distance between the features of a timm network: what L1 does not see."""
+"""Perceptual loss: the distance between features of a timm network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TimmPerceptual(nn.Module):
 
     Args:
         model: A timm model that supports `features_only`.
-        checkpoint: File with its weights; None takes random weights, which still compare texture
-            and need no download.
+        checkpoint: File with its weights; None for random weights, which compare texture without a
+            download.
 
     Raises:
-        OmniError: If the checkpoint is given and absent.
+        OmniError: If the checkpoint does not exist.
 
     Source: LPIPS, arXiv:1801.03924, with unit weights; random features, arXiv:1711.10925.
     """
@@ -39,13 +39,13 @@ class TimmPerceptual(nn.Module):
         self.network.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> TimmPerceptual:
-        """Stay in evaluation mode: the features are a fixed yardstick."""
+        """Stay in evaluation mode, as the features are fixed."""
         return super().train(False)
 
     def forward(
         self, images: Float[Tensor, "B 3 Y X"], targets: Float[Tensor, "B 3 Y X"]
     ) -> Float[Tensor, ""]:
-        """Distance of images in [-1, 1]."""
+        """Return the distance of images in [-1, 1]."""
         ours, theirs = self.network(images), self.network(targets)
         distances = [
             F.mse_loss(F.normalize(a, dim=1), F.normalize(b, dim=1)) * a.shape[1]

@@ -1,4 +1,4 @@
-"""Spectral distance at several resolutions, a few of them drawn per step."""
+"""Multi-resolution spectral loss, with resolutions drawn per step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Generator, Tensor, nn
 from lightning_omni.nn.codec.mel_codec import FLOOR, MagnitudeSpectrum, mel_filters
 
 RESOLUTIONS = ((256, 40), (512, 64), (1024, 80), (2048, 100))
-"""(transform size in samples, mel bands)."""
+"""Pairs of (transform size in samples, mel bands)."""
 
 
 class MultiResolutionSpectralLoss(nn.Module):
     """L1 of log-mel, of magnitudes and of log magnitudes, over resolutions drawn at random.
 
     Args:
-        sample_rate: In Hz.
-        drawn: Resolutions evaluated per call; all of them are visited over time.
+        sample_rate: Sample rate in Hz.
+        drawn: Number of resolutions evaluated per call.
 
     Source: Parallel WaveGAN, arXiv:1910.11480, section 2.2, with log-mel terms.
     """
@@ -34,7 +34,7 @@ class MultiResolutionSpectralLoss(nn.Module):
     def forward(
         self, wave: Float[Tensor, "B T"], target: Float[Tensor, "B T"], *, rng: Generator
     ) -> Float[Tensor, ""]:
-        """Distance of two waveforms, in float32 also under autocast."""
+        """Return the distance of two waveforms, in float32 also under autocast."""
         with torch.autocast(wave.device.type, enabled=False):
             return self._distance(wave.float(), target, rng)
 

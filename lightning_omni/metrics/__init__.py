@@ -1,1 +1,1 @@
-"""What is measured, in and outside of training."""
+"""Metrics of training and evaluation."""

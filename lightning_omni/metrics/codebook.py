@@ -1,4 +1,4 @@
-"""How much of a codebook is used, and how evenly."""
+"""Codebook use: the share of codes used, and their perplexity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 
 class CodebookUse(Metric):
-    """Share of codes seen and perplexity of their distribution.
+    """Share of the codes that occur, and perplexity of their distribution.
 
     Args:
         num_codes: Size of the codebook.
@@ -23,11 +23,11 @@ class CodebookUse(Metric):
         self.add_state("counts", torch.zeros(num_codes), dist_reduce_fx="sum")
 
     def update(self, codes: Int[Tensor, "*shape"]) -> None:
-        """Count codes."""
+        """Add codes."""
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
 
     def compute(self) -> dict[str, Tensor]:
-        """`usage` in [0, 1], `perplexity` in [1, num_codes], `dead_codes`."""
+        """Return `usage` in [0, 1], `perplexity` in [1, num_codes] and `dead_codes`."""
         used = self.counts > 0
         p = self.counts / self.counts.sum().clamp_min(1)
         entropy = -(p[used] * p[used].log()).sum()

@@ -1,4 +1,4 @@
-"""How good speech sounds, without a reference: DNSMOS, run locally."""
+"""Speech quality without a reference: DNSMOS, run locally."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 
-WINDOW = 144_160  # samples the network looks at: 9.01 s
-_OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # raw score to mean opinion, highest power first
+WINDOW = 144_160  # samples of the network's input: 9.01 s
+_OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # polynomial of the raw score, highest power first
 _WEIGHTS_PACKAGE = "speechmos"
 
 
 class DNSMOS:
-    """Estimates the overall opinion of listeners, 1 (bad) to 5 (excellent).
+    """Estimates the mean opinion score of listeners, 1 (bad) to 5 (excellent).
 
-    Sound shorter than the network's window is repeated until it fills one; of longer sound, whole
+    A recording shorter than the network's window is repeated to fill it; of a longer one, whole
     windows are averaged.
 
     Raises:
@@ -47,14 +47,14 @@ class DNSMOS:
         """Score mono samples in [-1, 1].
 
         Raises:
-            OmniError: If there is no sound to judge.
+            OmniError: If there are no samples.
         """
         if len(wave) == 0:
-            raise OmniError("no sound to judge: 0 samples")
+            raise OmniError("no speech to score: 0 samples")
         if sample_rate != SAMPLE_RATE:
             wave = soxr.resample(wave, sample_rate, SAMPLE_RATE)
-        sound = np.tile(wave, -(-WINDOW // len(wave)))
-        count = len(sound) // WINDOW
-        windows = sound[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
+        repeated = np.tile(wave, -(-WINDOW // len(wave)))
+        count = len(repeated) // WINDOW
+        windows = repeated[: count * WINDOW].reshape(count, WINDOW).astype(np.float32)
         raw = [self._session.run(None, {self._input: w[None]})[0][0][2] for w in windows]
         return float(np.polyval(_OVERALL, np.asarray(raw)).mean())

@@ -1,4 +1,4 @@
-"""A real speech recognizer as judge: Whisper tiny.en, run locally."""
+"""A real speech recognizer: Whisper tiny.en, run locally."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Recognizer:
     """Transcribes English speech deterministically.
 
     Args:
-        weights: Folder of a CTranslate2 Whisper model; None takes tiny.en from the `eval` extra.
-        threads: Of the inference engine; None takes as many as torch uses.
+        weights: Folder of a CTranslate2 Whisper model; None for tiny.en from the `eval` extra.
+        threads: Threads of the inference engine; None for as many as torch uses.
 
     Raises:
         OmniError: If the `eval` extra is not installed.
@@ -48,7 +48,7 @@ class Recognizer:
         )
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
-        """Words heard in mono samples in [-1, 1]; empty for silence or no sound."""
+        """Return the words of mono samples in [-1, 1]; empty for silence or no samples."""
         if len(wave) == 0:
             return ""
         if sample_rate != SAMPLE_RATE:

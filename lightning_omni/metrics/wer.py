@@ -10,7 +10,7 @@ import jiwer
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """Edits that turn a hypothesis into its reference, and the reference's length."""
+    """Number of edits between a hypothesis and its reference, and the reference's length."""
 
     errors: int
     length: int
@@ -22,7 +22,7 @@ def normalize_transcript(text: str) -> str:
 
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCount:
-    """Substitutions, deletions and insertions of words after `normalize_transcript`.
+    """Count substitutions, deletions and insertions of words after `normalize_transcript`.
 
     Raises:
         ValueError: If the reference has no words.
@@ -35,7 +35,7 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCount:
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCount:
-    """The same over characters, spaces included.
+    """Count substitutions, deletions and insertions of characters, spaces included.
 
     Raises:
         ValueError: If the reference has no characters.
@@ -48,5 +48,5 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCount:
 
 
 def error_rate(counts: list[ErrorCount]) -> float:
-    """All errors over all reference lengths; may exceed 1."""
+    """Return all errors over all reference lengths; may exceed 1."""
     return sum(c.errors for c in counts) / sum(c.length for c in counts)

@@ -1,1 +1,1 @@
-"""The three LightningModules."""
+"""The three LightningModules, initial weights and the breakdown of metrics."""

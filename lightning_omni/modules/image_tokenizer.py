@@ -1,4 +1,4 @@
-"""Trains the image tokenizer: reconstruction, perception, a critic, and codebook health."""
+"""Trains the image tokenizer: reconstruction, perceptual and adversarial loss, codebook use."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ class ImageTokenizerModule(L.LightningModule):
 
     Args:
         tokenizer: The network to train.
-        optimizer: Of the tokenizer and of the critic.
-        weight_decay: Of matrices.
-        warmup_steps: Of the learning rate.
-        total_steps: Where its cosine ends.
-        final_lr_share: What is left of the rate there.
-        l1_weight: Of the mean absolute error.
-        l2_weight: Of the mean squared error.
-        commitment_weight: Of the distance between latents and their signs.
-        entropy_weight: Of sample entropy minus batch entropy.
-        perceptual: Feature distance, or None.
-        perceptual_weight: Of the feature distance.
-        discriminator: Critic, or None.
-        adversarial_weight: Of the critic's verdict.
-        adversarial_start: Step at which the critic begins.
+        optimizer: Builds the optimizers of the tokenizer and of the discriminator.
+        weight_decay: Weight decay of matrices.
+        warmup_steps: Steps of linear warm-up of the learning rate.
+        total_steps: Step at which its cosine ends.
+        final_lr_share: Share of the learning rate at that step.
+        l1_weight: Weight of the mean absolute error.
+        l2_weight: Weight of the mean squared error.
+        commitment_weight: Weight of the distance between latents and their signs.
+        entropy_weight: Weight of sample entropy minus batch entropy.
+        perceptual: Feature distance; None for none.
+        perceptual_weight: Weight of the feature distance.
+        discriminator: Discriminator of images; None for none.
+        adversarial_weight: Weight of the adversarial loss.
+        adversarial_start: Step at which the adversarial loss begins.
 
-    Source: MAGVIT-v2, arXiv:2310.05737; VQGAN, arXiv:2012.09841, for the critic.
+    Source: MAGVIT-v2, arXiv:2310.05737; VQGAN, arXiv:2012.09841 (discriminator).
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ImageTokenizerModule(L.LightningModule):
         self.updates = 0
 
     def training_step(self, images: Tensor, batch_idx: int) -> None:
-        """One update of the tokenizer, and of the critic once it has begun."""
+        """Update the tokenizer, and the discriminator once the adversarial loss has begun."""
         optimizers: Any = self.optimizers()
         schedules: Any = self.lr_schedulers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -92,13 +92,13 @@ class ImageTokenizerModule(L.LightningModule):
         quantized = self.tokenizer.quantize(images)
         rebuilt = self.tokenizer.reconstruct(quantized.latents)
         terms = self._terms(images, rebuilt, quantized)
-        has_critic = self.discriminator is not None and self.updates >= self.adversarial_start
-        if has_critic and self.discriminator is not None:
+        is_adversarial = self.discriminator is not None and self.updates >= self.adversarial_start
+        if is_adversarial and self.discriminator is not None:
             terms["adversarial"] = self.adversarial_weight * hinge_generator(
                 self.discriminator(rebuilt)
             )
         self._step(optimizers[0], schedules[0], torch.stack(list(terms.values())).sum())
-        if has_critic and self.discriminator is not None:
+        if is_adversarial and self.discriminator is not None:
             real, fake = self.discriminator(images), self.discriminator(rebuilt.detach())
             self._step(optimizers[1], schedules[1], hinge_discriminator(real, fake))
         self.updates += 1
@@ -124,7 +124,7 @@ class ImageTokenizerModule(L.LightningModule):
             metric.reset()
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for the tokenizer, a second if there is a critic."""
+        """Build an optimizer for the tokenizer, and one for the discriminator if there is one."""
         networks = [self.tokenizer, self.discriminator]
         pairs = []
         for network in networks:
@@ -135,11 +135,11 @@ class ImageTokenizerModule(L.LightningModule):
         return [o for o, _ in pairs], [s for _, s in pairs]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of updates; with a critic `global_step` counts both optimizers."""
+        """Save the number of updates; with a discriminator `global_step` counts both optimizers."""
         checkpoint["updates"] = self.updates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore the number of updates."""
         self.updates = checkpoint["updates"]
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -151,7 +151,7 @@ class ImageTokenizerModule(L.LightningModule):
         )
 
     def _terms(self, images: Tensor, rebuilt: Tensor, quantized: Any) -> dict[str, Tensor]:
-        """Weighted loss terms."""
+        """Return the weighted terms of the loss."""
         entropy = quantized.sample_entropy - quantized.batch_entropy
         terms = {
             "l1": self.l1_weight * F.l1_loss(rebuilt, images),

@@ -1,4 +1,4 @@
-"""Where a training starts: the stage before, or an imported checkpoint whose tables grow."""
+"""Initial weights: those of the stage before, or of an imported checkpoint with resized tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lightning_omni.vocab import Vocab
 log = logging.getLogger(__name__)
 
 KNOWN_IDS = {"mask_token_id": "<|mask|>", "pad_token_id": "<|endoftext|>"}
-"""Ids that a published `config.json` names, which `import` keeps in the header of the weights."""
+"""Ids of a published `config.json`, which `import` keeps in the header of the weights."""
 _IMPORTED = "lightning_omni.interop.backbone.Backbone"
 _PREFIX = "transformer."
 _TABLES = ("embedding.tokens.weight", "embedding.head.weight")
@@ -37,12 +37,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a folder says of itself.
+    """A folder of initial weights.
 
     Attributes:
-        folder: Of the weights.
+        folder: Path of the folder.
         args: Arguments of its transformer.
-        is_imported: It was a published checkpoint.
+        is_imported: Whether it was imported from a published checkpoint.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class _Start:
 
     @property
     def prefix(self) -> str:
-        """What the names of its weights begin with."""
+        """Prefix of the names of its weights."""
         return _PREFIX if self.is_imported else ""
 
 
@@ -59,22 +59,21 @@ class _Start:
 def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int) -> None:
     """Copy a folder's weights into a backbone, one at a time.
 
-    The tables of an imported text model grow to the vocabulary: rows of the ids that it knows are
-    kept by id. Rows of new ids are drawn from a normal distribution with the mean and the spread
-    of each column of the known rows, so they begin on that table's scale. What the checkpoint holds
-    beyond the ids it knows, which is padding, is left out.
+    The embedding tables of an imported text model are resized to the vocabulary: rows of known ids
+    are kept by id. Rows of new ids are drawn from a normal distribution with the mean and standard
+    deviation of each column of the known rows. Padding rows beyond the known ids are dropped.
 
-    A projector of continuous features that the folder does not have begins anew; one that an
-    import has and the backbone does not is left out.
+    A projector of continuous features that the folder lacks keeps its random weights; one that an
+    imported folder has and the backbone lacks is dropped.
 
     Args:
-        backbone: To be filled; adapters stay as they are.
-        folder: Written by a stage or by `import`.
-        vocab: The backbone's.
-        seed: Of new rows.
+        backbone: Network to be filled; its adapters are left unchanged.
+        folder: Folder written by a stage or by `import`.
+        vocab: Vocabulary of the backbone.
+        seed: Seed of new rows.
 
     Raises:
-        OmniError: If there are no weights, or they are of another architecture or vocabulary.
+        OmniError: If there are no weights, or they belong to another architecture or vocabulary.
     """
     start = _read(folder)
     _require_alike(backbone, start)
@@ -87,22 +86,23 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
         own = _without_projector(own)
     elif start.is_imported and not _has_projector(own):
         names, shapes = _without_projector(names), _without_projector(shapes)
-        log.info("'%s' hears continuous features, the backbone does not: no projector", folder)
+        log.info("'%s' has a projector, which the backbone lacks: dropped", folder)
     rows = shapes.get(_TABLES[0], (vocab.size,))[0]
-    grows = start.is_imported and rows != vocab.size
-    _require_same_weights(own, shapes, folder, growing=_TABLES if grows else ())
-    if grows:
+    is_resized = start.is_imported and rows != vocab.size
+    _require_same_weights(own, shapes, folder, resized=_TABLES if is_resized else ())
+    if is_resized:
         _require_inherited(rows, vocab, folder)
     for name, full in names.items():
-        with _opened(folder) as weights:  # a file that stays open keeps what was read of it
-            _fill(name, own[name], weights.get_tensor(full), vocab, grows=grows, seed=seed)
-    if grows:
-        _tell(rows, vocab, folder)
+        with _opened(folder) as weights:  # an open file keeps what was read in memory
+            value = weights.get_tensor(full)
+            _fill(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
+    if is_resized:
+        _log_resized(rows, vocab, folder)
 
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[Any]:
-    """The folder's open file of weights."""
+    """Open the folder's file of weights."""
     path = folder / WEIGHTS_FILE
     try:
         with safe_open(path, framework="pt") as weights:
@@ -135,7 +135,7 @@ def _read(folder: Path) -> _Start:
 
 
 def _require_alike(backbone: Transformer, start: _Start) -> None:
-    """Refuse settings that no weight's shape would betray; of our own stages, the shift alone."""
+    """Refuse other settings that no shape reveals; of our own stages only the logits' shift."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
     compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
     theirs = {"right_shift_logits": False, **start.args}
@@ -157,10 +157,10 @@ def _without_projector(values: dict[str, _T]) -> dict[str, _T]:
     return {name: value for name, value in values.items() if not name.startswith(_PROJECTOR)}
 
 
-def _require_known_ids(said: dict[str, str], vocab: Vocab, folder: Path) -> None:
-    """Refuse a checkpoint whose ids mean something else."""
+def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> None:
+    """Refuse a checkpoint with other ids for the same tokens."""
     for key, token in KNOWN_IDS.items():
-        theirs, own = said.get(key), str(vocab.special(token))
+        theirs, own = header.get(key), str(vocab.special(token))
         if theirs not in (None, own):
             raise OmniError(
                 f"'{folder}' has {key} {theirs} but the vocab has {own}; for the ids of Dream and "
@@ -170,7 +170,7 @@ def _require_known_ids(said: dict[str, str], vocab: Vocab, folder: Path) -> None
 
 
 def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
-    """By name without adapters, the tensors that make up a weight, row below row."""
+    """Return the tensors that make up each weight, row below row, by its name without adapters."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict().items():
         if plain := base_name(name):
@@ -183,12 +183,12 @@ def _require_same_weights(
     shapes: dict[str, tuple[int, ...]],
     folder: Path,
     *,
-    growing: tuple[str, ...],
+    resized: tuple[str, ...],
 ) -> None:
-    """Compare names and shapes, of growing tables all but the rows."""
+    """Compare names and shapes, ignoring the number of rows of resized tables."""
     wanted = {n: (sum(map(len, parts)), *parts[0].shape[1:]) for n, parts in own.items()}
     one, two = (
-        {n: shape[1:] if n in growing else shape for n, shape in each.items()}
+        {n: shape[1:] if n in resized else shape for n, shape in each.items()}
         for each in (wanted, shapes)
     )
     differ = sorted(name for name in {*one, *two} if one.get(name) != two.get(name))
@@ -215,11 +215,11 @@ def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
 
 
 def _fill(
-    name: str, pieces: list[Tensor], value: Tensor, vocab: Vocab, *, grows: bool, seed: int
+    name: str, pieces: list[Tensor], value: Tensor, vocab: Vocab, *, is_resized: bool, seed: int
 ) -> None:
-    """Write a weight into its pieces, a growing table with new rows."""
+    """Write a weight into its pieces, with new rows for a resized table."""
     blocks = [value]
-    if grows and name in _TABLES:
+    if is_resized and name in _TABLES:
         known = value[: vocab.num_inherited]
         rng = torch.Generator().manual_seed(seed + _TABLES.index(name))
         blocks = [known, _new_rows(known, vocab.size - len(known), rng)]
@@ -236,7 +236,7 @@ def _fill(
 
 
 def _new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Rows with the mean and the spread of each column of the known ones, Float[count D]."""
+    """Return rows with the mean and deviation of each column of the known ones, Float[count D]."""
     total = torch.zeros(known.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for start in range(0, len(known), _CHUNK):
@@ -249,11 +249,11 @@ def _new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     return noise.mul_(spread.float()).add_(mean.float())
 
 
-def _tell(rows: int, vocab: Vocab, folder: Path) -> None:
+def _log_resized(rows: int, vocab: Vocab, folder: Path) -> None:
     known = vocab.num_inherited
     log.info(
-        "'%s' has rows for %s ids: %s keep theirs, %s have no counterpart and are left out, and %s "
-        "new ids begin with the mean and spread of the known ones",
+        "'%s' has rows for %s ids: %s are kept, %s have no counterpart and are dropped, and %s new "
+        "rows are drawn with the mean and deviation of the known ones",
         *(folder, f"{rows:,}", f"{known:,}", f"{rows - known:,}", f"{vocab.size - known:,}"),
     )
 

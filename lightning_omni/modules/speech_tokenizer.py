@@ -32,29 +32,29 @@ RESTART_EVERY = 20
 
 
 class SpeechTokenizerModule(L.LightningModule):
-    """Codec training, with or without a critic.
+    """Codec training, with or without a discriminator.
 
-    The quantizer joins after `continuous_steps`, its codebooks fitted by k-means to what the
-    encoder has learned; begun together they collapse.
+    The quantizer is used after `continuous_steps`, its codebooks fitted by k-means to the latents
+    of the encoder; trained together from the start they collapse.
 
     Args:
         tokenizer: The network to train.
-        optimizer: Built from the parameter groups.
-        weight_decay: Of matrices.
-        warmup_steps: Of the learning rate.
-        total_steps: Where its cosine ends.
-        final_lr_share: What is left of the rate there.
-        continuous_steps: Steps without quantizer; noise of size `latent_noise` stands in for it.
+        optimizer: Builds the optimizers from parameter groups.
+        weight_decay: Weight decay of matrices.
+        warmup_steps: Steps of linear warm-up of the learning rate.
+        total_steps: Step at which its cosine ends.
+        final_lr_share: Share of the learning rate at that step.
+        continuous_steps: Steps without quantizer, with noise of size `latent_noise` in its place.
         latent_noise: Standard deviation of that noise.
-        kmeans_vectors: Latent vectors the codebooks are fitted to.
+        kmeans_vectors: Number of latent vectors to which the codebooks are fitted.
         quantizer_dropout: Probability that a batch uses a random number of levels, which orders
             the levels from coarse to fine.
-        mel_weight: Of the decoder's log-mel estimate.
-        commitment_weight: Of the distance to the first codebook.
-        discriminator: Critic of the waveform, or None.
-        loss_shares: With a critic, shares of the gradient at the waveform of the losses
+        mel_weight: Weight of the error of the decoder's log-mel estimate.
+        commitment_weight: Weight of the distance to the first codebook.
+        discriminator: Discriminator of waveforms; None for none.
+        loss_shares: With a discriminator, shares of the gradient at the waveform of the losses
             `spectral`, `adversarial` and `features`.
-        seed: Of all draws.
+        seed: Seed of all draws.
 
     Source: EnCodec, arXiv:2210.13438; quantizer dropout, SoundStream, arXiv:2107.03312.
     """
@@ -97,7 +97,7 @@ class SpeechTokenizerModule(L.LightningModule):
         self.updates = 0
 
     def training_step(self, wave: Tensor, batch_idx: int) -> None:
-        """One update of the tokenizer, and of the critic if there is one."""
+        """Update the tokenizer, and the discriminator if there is one."""
         optimizers, schedules = self._as_lists()
         latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
@@ -110,13 +110,13 @@ class SpeechTokenizerModule(L.LightningModule):
         self._backward(wave, rebuilt, spectral, inner)
         self._update(optimizers[0], schedules[0])
         if self.discriminator is not None:
-            self._train_critic(optimizers[1], schedules[1], wave, rebuilt.detach())
+            self._train_discriminator(optimizers[1], schedules[1], wave, rebuilt.detach())
         self.updates += 1
         self.log("train_loss/spectral", spectral.detach(), prog_bar=True, batch_size=len(wave))
         self.log("train_loss/commitment", commitment.detach(), batch_size=len(wave))
 
     def _latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder sees, and the commitment loss."""
+        """Return the decoder's input, and the commitment loss."""
         if self.updates < self.continuous_steps:
             self._collect(z)
             noise = torch.randn(z.shape, generator=self.rng).to(z)
@@ -129,7 +129,7 @@ class SpeechTokenizerModule(L.LightningModule):
         return quantized.latents, quantized.commitment
 
     def _backward(self, wave: Tensor, rebuilt: Tensor, spectral: Tensor, inner: Tensor) -> None:
-        """Plain sum without a critic; balanced gradients at the waveform with one."""
+        """Backpropagate the sum of the losses, or with a discriminator balanced gradients."""
         if self.discriminator is None:
             self.manual_backward(spectral + inner)
             return
@@ -145,7 +145,9 @@ class SpeechTokenizerModule(L.LightningModule):
             self.manual_backward(inner, retain_graph=True)
         rebuilt.backward(balanced)  # type: ignore[no-untyped-call]
 
-    def _train_critic(self, optimizer: Any, schedule: Any, wave: Tensor, fake: Tensor) -> None:
+    def _train_discriminator(
+        self, optimizer: Any, schedule: Any, wave: Tensor, fake: Tensor
+    ) -> None:
         assert self.discriminator is not None  # noqa: S101
         self.toggle_optimizer(optimizer)
         optimizer.zero_grad()
@@ -189,7 +191,7 @@ class SpeechTokenizerModule(L.LightningModule):
             use.reset()
 
     def configure_optimizers(self) -> Any:
-        """One optimizer for the tokenizer, a second if there is a critic."""
+        """Build an optimizer for the tokenizer, and one for the discriminator if there is one."""
         pairs = []
         for network in (self.tokenizer, self.discriminator):
             if network is not None:
@@ -205,7 +207,7 @@ class SpeechTokenizerModule(L.LightningModule):
         return [o for o, _ in pairs], [s for _, s in pairs]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the optimizers do not know: progress, noise and vectors collected so far."""
+        """Save the number of updates, the state of the noise and the collected latents."""
         checkpoint["speech_tokenizer"] = {
             "updates": self.updates,
             "rng": self.rng.get_state(),
@@ -213,13 +215,13 @@ class SpeechTokenizerModule(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
+        """Restore what `on_save_checkpoint` saved."""
         state = checkpoint["speech_tokenizer"]
         self.updates, self.latents = state["updates"], state["latents"]
         self.rng.set_state(state["rng"])
 
     def _levels(self) -> int:
-        """All levels, or a random number of them."""
+        """Return the number of levels to use: all, or a random number."""
         levels = self.tokenizer.quantizer.num_codebooks
         if torch.rand((), generator=self.rng) < self.quantizer_dropout:
             return int(torch.randint(1, levels + 1, (), generator=self.rng))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class FeatureProjector(nn.Module):
@@ -38,7 +38,7 @@ class FeatureProjector(nn.Module):
         return projected
 
     def overwrite(
-        self, embedded: Float[Tensor, "T D"], continuous: Continuous | None
+        self, embedded: Float[Tensor, "T D"], continuous: ContinuousFeatures | None
     ) -> Float[Tensor, "T D"]:
         """Replace some embeddings by projected features; all others are returned unchanged.
 
@@ -54,7 +54,9 @@ class FeatureProjector(nn.Module):
         """
         if continuous is None:
             no_positions = torch.empty(0, dtype=torch.long, device=embedded.device)
-            continuous = Continuous(no_positions, embedded.new_empty(0, self.into.in_features))
+            continuous = ContinuousFeatures(
+                no_positions, embedded.new_empty(0, self.into.in_features)
+            )
         found, wanted = continuous.features.shape[1], self.into.in_features
         if found != wanted:
             raise OmniError(

@@ -17,7 +17,7 @@ from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.rotary import RotaryEmbedding
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 
 class SwiGLU(nn.Module):
@@ -192,7 +192,7 @@ class Transformer(Pretrained):
         layout: SegmentLayout,
         cache: KVCache | None = None,
         positions: Int[Tensor, " M"] | None = None,
-        continuous: Continuous | None = None,
+        continuous: ContinuousFeatures | None = None,
     ) -> Float[Tensor, "M D"]:
         """Compute final hidden states; `logits` turns them into scores.
 
@@ -228,7 +228,7 @@ class Transformer(Pretrained):
         out: Tensor = self.norm(x)
         return out if shift is None else out[shift]
 
-    def _embed(self, ids: Tensor, continuous: Continuous | None) -> Tensor:
+    def _embed(self, ids: Tensor, continuous: ContinuousFeatures | None) -> Tensor:
         x = self.embedding.embed(ids)
         if self.feature_projector is not None:
             return self.feature_projector.overwrite(x, continuous)

@@ -1,4 +1,4 @@
-"""Muon for the matrices of a network, AdamW for the rest of it, as one optimizer."""
+"""Muon for a network's matrices and AdamW for all other weights, as one optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.nn.cpu import matmul_dtype
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, which Muon's is scaled to
+ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, to which Muon's is scaled
 
 
 class MuonAdamW(Optimizer):
@@ -27,12 +27,12 @@ class MuonAdamW(Optimizer):
     inputs to its output channels.
 
     Args:
-        params: Groups with a `kind`, as `decay_groups` makes them.
+        params: Parameter groups of `decay_groups`, with a `kind`.
         lr: Learning rate.
-        momentum: Of Muon, with Nesterov's correction.
-        ns_steps: Newton-Schulz iterations.
-        betas: Of AdamW.
-        eps: Of AdamW.
+        momentum: Momentum of Muon, with Nesterov's correction.
+        ns_steps: Number of Newton-Schulz iterations.
+        betas: Betas of AdamW.
+        eps: Epsilon of AdamW.
 
     Source: Muon, https://kellerjordan.github.io/posts/muon; scale, arXiv:2502.16982.
     """
@@ -127,7 +127,7 @@ class MuonAdamW(Optimizer):
 
 
 def orthogonalise(updates: Float[Tensor, "K N M"], *, steps: int) -> Float[Tensor, "K N M"]:
-    """Bring the singular values of each matrix near one, by Newton-Schulz iterations."""
+    """Return matrices with singular values near one, by Newton-Schulz iterations."""
     a, b, c = NS_COEFFICIENTS
     is_tall = updates.shape[1] > updates.shape[2]
     x = updates.mT if is_tall else updates

@@ -1,4 +1,4 @@
-"""Warm-up, cosine and weight-decay groups, shared by the three modules."""
+"""Learning-rate schedule and weight-decay groups of the three modules."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lightning_omni.errors import OmniError, check_within
 def check_schedule(
     warmup_steps: int, total_steps: int, final_lr_share: float, weight_decay: float
 ) -> None:
-    """Refuse numbers of a recipe that no schedule can follow.
+    """Refuse options of a recipe that make no schedule.
 
     Raises:
-        OmniError: Naming the first.
+        OmniError: If an option is out of range; names the first.
     """
     check_within("model.warmup_steps", warmup_steps, 0)
     check_within("model.total_steps", total_steps, 1)
@@ -42,13 +42,13 @@ def warmup_cosine(
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay matrices and tables only; norms, biases and other vectors are left alone.
+    """Return parameter groups: matrices, tables and filters decay, norms and biases do not.
 
     The `kind` of a group is for optimizers that treat them differently: `matrices` map vectors to
-    vectors, `tables` hold one vector per id, convolutions count as `filters`.
+    vectors, `tables` hold one vector per id, `filters` are convolutions.
 
     Raises:
-        OmniError: If there is a decay and no matrix to be seen, as where FSDP flattens weights.
+        OmniError: If there is a decay but no matrix, as where FSDP flattens weights.
     """
     by_kind: dict[str, list[nn.Parameter]] = {k: [] for k in ("matrices", "tables", "filters")}
     vectors = []
@@ -63,8 +63,8 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, objec
             by_kind["tables" if "embedding" in name else "matrices"].append(p)
     if weight_decay and not any(by_kind.values()):
         raise OmniError(
-            f"weight_decay is {weight_decay} but all weights are flat, so what to decay is not "
-            "known; set model.weight_decay: 0, or train without FSDP"
+            f"weight_decay is {weight_decay} but all weights are flat, so weights to decay "
+            "cannot be told; set model.weight_decay: 0, or train without FSDP"
         )
     groups: list[dict[str, object]] = [
         {"params": found, "weight_decay": weight_decay, "kind": kind}
@@ -81,7 +81,7 @@ def build_optimizer(factory: OptimizerFactory, groups: Any) -> Optimizer:
     """Build the recipe's optimizer for parameter groups.
 
     Raises:
-        OmniError: If it refuses one of the recipe's numbers.
+        OmniError: If the optimizer refuses one of the recipe's numbers.
     """
     try:
         return factory(groups)

@@ -34,7 +34,7 @@ from lightning_omni.generation.config import (
     to_plain,
 )
 from lightning_omni.generation.omni import Omni
-from lightning_omni.pretrained import FOLDER, fingerprint, locate
+from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def calibrate(
     check_seed(seed, runs=max(limit, speech_limit))
     if not configs:
         raise OmniError("no configs to compare; name at least one under `configs`")
-    model = locate(str(model))
+    model = resolve_pretrained(str(model))
     if into_model and model == FOLDER:
         raise OmniError(
             "into_model would change the bundled model; copy its folder and calibrate the copy"

@@ -1,4 +1,4 @@
-"""What the joint model asks of a modality's tokenizer: media to codes and back."""
+"""Interface of a modality's tokenizer: media to codes and back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lightning_omni.pretrained import Pretrained
 
 
 class Tokenizer(Pretrained):
-    """Media <-> codes in [0, num_codes). No training code lives here."""
+    """Media <-> codes in [0, num_codes); training code lives in `modules`."""
 
     name: str
-    """The modality's span in the vocabulary."""
+    """Name of the modality."""
 
     @property
     @abstractmethod
@@ -23,12 +23,8 @@ class Tokenizer(Pretrained):
     @property
     @abstractmethod
     def code_features(self) -> Tensor:
-        """The codebook's geometry, Float[num_codes, F]: what makes two codes alike.
+        """Codebook vectors, Float[num_codes, F].
 
-        Sign bits for lookup-free codes, codebook vectors for a residual quantizer. The joint model
-        may add a projection of it to its code embeddings.
+        Sign bits for lookup-free codes, codebook entries for a residual quantizer. The joint model
+        may add a projection of them to its code embeddings.
         """
-
-    @abstractmethod
-    def grid(self, num_tokens: int) -> list[tuple[int, int]]:
-        """Place of each code: (row, column) in an image, (frame, codebook level) in speech."""

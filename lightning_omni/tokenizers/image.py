@@ -12,17 +12,17 @@ from lightning_omni.tokenizers.base import Tokenizer
 
 
 class ImageTokenizer(Tokenizer):
-    """MAGVIT-v2 shaped image tokenizer.
+    """Image tokenizer of MAGVIT-v2's architecture.
 
     Args:
-        image_size: Side of the square pictures it is meant for, in pixels.
-        bits: Bits of a code; there are 2**bits codes.
-        channels: Base width.
+        image_size: Side of its square images in pixels.
+        bits: Bits per code, for 2**bits codes.
+        channels: Channels of the first level.
         encoder_multipliers: See `ConvEncoder`.
         encoder_blocks: Residual blocks per level.
         decoder_multipliers: See `ConvDecoder`.
         decoder_blocks: Residual blocks per level.
-        groups: Of the group norms.
+        groups: Groups of the group norms.
         stem: Pixels folded into channels per side.
 
     Source: MAGVIT-v2, arXiv:2310.05737.
@@ -57,7 +57,7 @@ class ImageTokenizer(Tokenizer):
 
     @property
     def num_codes(self) -> int:
-        """2**bits."""
+        """Number of codes, 2**bits."""
         return int(2**self.bits)
 
     @property
@@ -66,13 +66,13 @@ class ImageTokenizer(Tokenizer):
         codes = torch.arange(self.num_codes, device=self.quantizer.powers.device)
         return self.quantizer.vectors(codes)
 
-    def grid(self, num_tokens: int) -> list[tuple[int, int]]:
-        """Row and column of each code, in raster order."""
-        columns = self.image_size // self.downsample_factor
-        return [divmod(i, columns) for i in range(num_tokens)]
+    @property
+    def columns(self) -> int:
+        """Codes per image row."""
+        return int(self.image_size // self.downsample_factor)
 
     def quantize(self, images: Float[Tensor, "B 3 Y X"]) -> Quantized:
-        """Encode to quantized latents, with the losses training needs."""
+        """Encode to quantized latents, with the losses for training."""
         quantized: Quantized = self.quantizer(self.quant_conv(self.encoder(images)))
         return quantized
 

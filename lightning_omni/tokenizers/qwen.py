@@ -1,4 +1,4 @@
-"""The text ranks of Qwen, where the package `dashscope` has put them."""
+"""The text ranks of Qwen, as installed by the package `dashscope`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2 splits text before it merges bytes. Source: arXiv:2309.16609, section 2.2."""
+"""Qwen2's pre-tokenization pattern. Source: arXiv:2309.16609, section 2.2."""
 
 
 def qwen_ranks() -> Path:
-    """Path of the 151,643 ranks; the package is looked up, not imported.
+    """Return the path of the 151,643 ranks; the package is located, not imported.
 
     Raises:
         OmniError: If it is not installed or lacks them.

@@ -20,12 +20,12 @@ class SpeechTokenizer(Tokenizer):
     `q * codebook_size + c`, so every level has its own range of codes.
 
     Args:
-        encoder: Waveform Float[B T] to latents Float[B N D]; has `hop_length` in samples.
-        quantizer: Its codebooks.
-        decoder: Latents to (waveform, log-mel estimate or None).
-        sample_rate: In Hz.
-        num_codebooks: Levels used, at most the quantizer's; fewer is a lower rate.
-        encoder_completes: The encoder itself completes the last frame; else silence does.
+        encoder: Maps waveforms Float[B T] to latents Float[B N D]; has `hop_length` in samples.
+        quantizer: Residual quantizer with the codebooks.
+        decoder: Maps latents to (waveform, log-mel estimate or None).
+        sample_rate: Sample rate in Hz.
+        num_codebooks: Levels used, at most the quantizer's; fewer give a lower bit rate.
+        encoder_completes: Whether the encoder pads the last frame itself; else silence is appended.
 
     Source: EnCodec, arXiv:2210.13438.
     """
@@ -53,12 +53,12 @@ class SpeechTokenizer(Tokenizer):
 
     @property
     def codebook_size(self) -> int:
-        """Codes of one level."""
+        """Number of codes of one level."""
         return self.quantizer.codebook_size
 
     @property
     def num_codes(self) -> int:
-        """Codes of all levels used."""
+        """Number of codes of all levels used."""
         return self.num_codebooks * self.codebook_size
 
     @property
@@ -71,12 +71,8 @@ class SpeechTokenizer(Tokenizer):
         """Codebook vectors of every code."""
         return self.quantizer.codebooks[: self.num_codebooks].flatten(0, 1)
 
-    def grid(self, num_tokens: int) -> list[tuple[int, int]]:
-        """Frame and level of each code."""
-        return [divmod(i, self.num_codebooks) for i in range(num_tokens)]
-
     def quantize(self, wave: Float[Tensor, "B T"], *, num_codebooks: int) -> QuantizedFrames:
-        """Encode to quantized latents, with the loss training needs."""
+        """Encode to quantized latents, with the loss for training."""
         frames: QuantizedFrames = self.quantizer(self.encoder(wave), num_codebooks=num_codebooks)
         return frames
 
@@ -84,8 +80,8 @@ class SpeechTokenizer(Tokenizer):
         """Turn mono speech into codes.
 
         Args:
-            wave: Samples in [-1, 1]; the last frame is completed.
-            sample_rate: Of `wave`, in Hz.
+            wave: Samples in [-1, 1]; the last frame is padded.
+            sample_rate: Sample rate of `wave` in Hz.
 
         Raises:
             OmniError: If `sample_rate` is not `self.sample_rate`; this method never resamples.

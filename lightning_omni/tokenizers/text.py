@@ -1,4 +1,4 @@
-"""Text <-> byte-pair ids through tiktoken, with ranks that ship with the package."""
+"""Text <-> byte-pair ids through tiktoken, with ranks bundled with the package."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
 class TextTokenizer:
     """Byte-pair encoding that never emits a special token.
 
-    Text that spells a special token is refused: were it passed on, a user could close the turn or
-    plant a mask.
+    Text that spells a special token is refused, as with it a user could close the turn or insert a
+    mask.
 
     Args:
-        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for those of the
-            package `dashscope`.
+        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for the file of
+            the package `dashscope`.
 
     Attributes:
-        ranks: As given.
+        ranks: The argument.
         size: Number of ids.
     """
 
@@ -84,10 +84,10 @@ class TextTokenizer:
         return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
     def visible(self, *, after_space: bool = False) -> list[int]:
-        """Ids of tokens that hold more than white space.
+        """Return the ids of tokens that are not white space alone.
 
         Args:
-            after_space: Only those that begin with a space.
+            after_space: Whether to return only tokens that begin with a space.
         """
         tokens = (self._encoding.decode_single_token_bytes(i) for i in range(self.size))
         return [
@@ -97,5 +97,5 @@ class TextTokenizer:
         ]
 
     def decode(self, ids: list[int]) -> str:
-        """Turn ids back into text; bytes that are not UTF-8 become replacement characters."""
+        """Turn ids into text; bytes that are not UTF-8 become replacement characters."""
         return self._encoding.decode(ids, errors="replace")

@@ -10,7 +10,7 @@ from small_models import rendered_with, sample_of
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
-from lightning_omni.generation.canvas_builder import Grammar, end_ids
+from lightning_omni.generation.canvas_builder import AllowedTokens, end_ids
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
@@ -134,7 +134,7 @@ def test_training_and_generation_lay_an_answer_out_alike(task, part):
 
 @pytest.mark.parametrize("task", NINE)
 def test_every_answer_can_be_generated_up_to_its_end(task):
-    grammar = Grammar(VOCAB, TEXT, 1, device=torch.device("cpu"))
+    allowed = AllowedTokens(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
         row = {"text": 0, "image": 1, "speech": 2}[modality]
@@ -142,7 +142,7 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
         ends = [n for n, i in enumerate(hole) if i in end_ids(VOCAB)]
         assert bool(ends) == (modality != "image")
         upto = hole[: ends[0] + 1] if ends else hole
-        assert set(upto) <= set(grammar.allowed[row].tolist())
+        assert set(upto) <= set(allowed.allowed[row].tolist())
 
 
 def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_omni.data.image_data import ImageData, Pictures
+from lightning_omni.data.image_data import ImageData, Images
 from lightning_omni.data.resumable import EndlessBatches
 from lightning_omni.data.speech_data import SpeechData
 from lightning_omni.errors import OmniError
@@ -15,7 +15,7 @@ from lightning_omni.errors import OmniError
 def images(num_pictures=10, batch_size=3):
     data = ImageData("unused", image_size=2, batch_size=batch_size, seed=1)
     names = torch.arange(num_pictures, dtype=torch.uint8)[:, None, None, None]
-    data.pictures = {"train": Pictures(names.expand(-1, 3, 2, 2).contiguous())}
+    data.images = {"train": Images(names.expand(-1, 3, 2, 2).contiguous())}
     return data
 
 
@@ -59,5 +59,5 @@ def test_an_epoch_shows_no_picture_twice_and_the_next_another_order():
 
 
 def test_fewer_pictures_than_a_batch_are_refused():
-    with pytest.raises(OmniError, match="2 training pictures, fewer than one batch of 3"):
+    with pytest.raises(OmniError, match="2 training images, fewer than one batch of 3"):
         images(num_pictures=2).train_dataloader()

@@ -3,7 +3,7 @@
 import pytest
 
 from data_prep.checks import Rules, check_splits
-from data_prep.collection import Collection, Media, image, make_sample, say, speech, text
+from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
 from data_prep.emojiworld.splits import HoldOut
 from lightning_omni.errors import OmniError
 
@@ -16,31 +16,31 @@ RULES = Rules(
 )
 FACT = make_sample(
     "tqa",
-    say("user", text("what is one plus one")),
-    say("assistant", text("two")),
+    turn("user", text("what is one plus one")),
+    turn("assistant", text("two")),
     meta={"fact": "what is one plus one"},
 )
 
 
 def picture(key):
-    return Media(key, "image", "png", {}, lambda: b"")
+    return MediaFile(key, "image", "png", {}, lambda: b"")
 
 
 def sound(key):
-    return Media(key, "speech", "flac", {}, lambda: b"")
+    return MediaFile(key, "speech", "flac", {}, lambda: b"")
 
 
 def drawing(caption, key, **meta):
     medium = picture(key)
     return make_sample(
-        "t2i", say("user", text(caption)), say("assistant", image(medium)), meta=meta
+        "t2i", turn("user", text(caption)), turn("assistant", image(medium)), meta=meta
     ), medium
 
 
 def reading(sentence, key, **meta):
     medium = sound(key)
     return make_sample(
-        "asr", say("user", speech(medium)), say("assistant", text(sentence)), meta=meta
+        "asr", turn("user", speech(medium)), turn("assistant", text(sentence)), meta=meta
     ), medium
 
 
@@ -80,15 +80,15 @@ def test_what_is_held_out_may_not_be_where_training_looks(split, entry, rule):
         check_splits(collection((split, entry)), RULES)
 
 
-def test_a_silent_object_is_not_asked_for_aloud():
+def test_training_contains_no_spoken_prompt_for_a_silent_object():
     asked, drawn = sound("s"), picture("p")
     sample = make_sample(
         "s2i",
-        say("user", speech(asked)),
-        say("assistant", image(drawn)),
+        turn("user", speech(asked)),
+        turn("assistant", image(drawn)),
         meta={"objects": ["snail"]},
     )
-    with pytest.raises(OmniError, match="no silent object"):
+    with pytest.raises(OmniError, match="no spoken prompt for a silent object"):
         check_splits(collection(("train", (sample, asked, drawn))), RULES)
 
 
@@ -105,5 +105,5 @@ def test_a_picture_must_not_be_in_two_splits():
 
 
 def test_a_text_only_fact_must_be_read_in_training():
-    with pytest.raises(OmniError, match="never reads the text-only fact"):
+    with pytest.raises(OmniError, match="does not contain the text-only fact"):
         check_splits(Collection(), RULES)

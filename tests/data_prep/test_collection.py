@@ -1,10 +1,10 @@
 """What a build knows of the media it gathered."""
 
-from data_prep.collection import Collection, Media
+from data_prep.collection import Collection, MediaFile
 
 
 def medium(key, modality, **info):
-    return Media(key, modality, "bin", info, bytes)
+    return MediaFile(key, modality, "bin", info, bytes)
 
 
 def test_media_are_counted_by_licence_within_their_split():

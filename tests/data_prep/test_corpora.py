@@ -215,7 +215,7 @@ MISTAKES = {
     "no_messages": ({"talk": []}, "has no messages"),
     "special": (
         {"messages": [{"role": "user", "content": "<|mask|>"}, {"role": "gpt", "content": "x"}]},
-        "reserved token <|mask|>",
+        "special token <|mask|>",
     ),
     "gone": (
         {"messages": [{"role": "user", "content": "<|image|>"}], "images": ["gone.png"]},
@@ -291,7 +291,7 @@ def many(folder, layout):
         clip = folder / "clips" / "clip.mp3"
         clip.parent.mkdir()
         soundfile.write(clip, np.zeros(8000, np.float32), 16000, format="MP3")
-        return folder, "nothing in column 'path'"
+        return folder, "no value in column 'path'"
     if layout == "librispeech":
         chapter = folder / "1" / "2"
         chapter.mkdir(parents=True)

@@ -150,9 +150,11 @@ def test_a_paired_difference_has_a_narrower_interval_than_two_numbers():
 
 def test_dnsmos_prefers_a_voice_to_noise():
     from data_prep.speech.espeak import close_espeak
-    from data_prep.speech.synthesizers import Voices
+    from data_prep.speech.synthesizers import Synthesizers
 
-    voice = Voices(None).say("the cat sat on the mat and looked at the moon", "espeak-en-us")
+    voice = Synthesizers(None).synthesize(
+        "the cat sat on the mat and looked at the moon", "espeak-en-us"
+    )
     close_espeak()
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, SAMPLE_RATE).astype(np.float32)

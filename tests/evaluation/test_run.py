@@ -9,7 +9,7 @@ from lightning_omni.evaluation.infilling import evaluate_infilling
 from lightning_omni.evaluation.provenance import git_commit, provenance
 from lightning_omni.evaluation.run import evaluate
 from lightning_omni.evaluation.tokenizers import evaluate_tokenizers
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.studies.calibrate import calibrate
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "eval").glob("*.yaml"))
@@ -54,7 +54,7 @@ def test_a_mistake_is_reported_before_anything_is_loaded(change, message):
 def test_a_calibration_s_mistake_too(change, message):
     arguments = {name: value for name, value in ARGUMENTS.items() if name != "splits"}
     with pytest.raises(OmniError, match=message):
-        calibrate(**{**arguments, "split": "val", "configs": {"a": Sampling()}, **change})
+        calibrate(**{**arguments, "split": "val", "configs": {"a": GenerationConfig()}, **change})
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.stem)

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from random import Random
 
 import numpy as np
@@ -142,6 +143,20 @@ def test_the_scene_classifier_is_trained_once_per_data_folder(suite, toy):
     scorers = {"recognizer": None, "reconstructor": None}
     make_suite(toy.folder, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
     assert [fingerprint(f) for f in (toy.folder / "scene_classifier").iterdir()] == [before]
+
+
+def test_a_classifier_cached_by_an_earlier_version_stays_in_use(suite, toy, tmp_path):
+    for name in ("manifest.json", "tasks", "media"):
+        (tmp_path / name).symlink_to(toy.folder / name)
+    shutil.copytree(toy.folder / "scene_classifier", tmp_path / "oracle")
+    (config,) = (tmp_path / "oracle").glob("*/config.json")
+    path = "lightning_omni.evaluation.{}"
+    new, old = "emojiworld.scene_classifier.SceneClassifier", "scene_oracle.SceneOracle"
+    config.write_text(config.read_text().replace(path.format(new), path.format(old)))
+    scorers = {"recognizer": None, "reconstructor": None}
+    again = make_suite(tmp_path, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
+    assert again.classifier.accuracy == suite.classifier.accuracy
+    assert not (tmp_path / "scene_classifier").exists()
 
 
 def test_a_misrecognized_answer_is_closest_only_if_no_other_is_nearer():

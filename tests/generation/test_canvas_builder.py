@@ -1,82 +1,118 @@
-"""Holes with something in them: what is given, what may stand where, which lengths are tried."""
+"""Responses before sampling: fixed ids, allowed tokens, and the lengths of blanks to try."""
 
 import pytest
 import torch
-from lightning_omni.generation.blank import (
-    LONGEST_GAP,
-    MAX_TRIES,
-    choices_of_lengths,
-    media_blank,
-    text_blanks,
-)
-from lightning_omni.generation.part_draft import ImageDraft, SpeechDraft, TextDraft
 
-from lightning_omni.generation.canvas_builder import Grammar
+from lightning_omni.errors import OmniError
+from lightning_omni.generation.canvas_builder import (
+    LONGEST_TRIED,
+    MAX_CANDIDATES,
+    AllowedTokens,
+    TextWithBlanks,
+    candidate_lengths,
+    media_span,
+    text_spans,
+)
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
 
 TEXT = TextTokenizer()
 VOCAB = Vocab(TEXT.size, {"speech": 32, "image": 64})
-GRAMMAR = Grammar(VOCAB, TEXT, 2, device="cpu")
+ALLOWED = AllowedTokens(VOCAB, TEXT, 2, device="cpu")
 PAD, END = VOCAB.pad_token_id, VOCAB.special("<|end_of_speech|>")
 
 
-def blanks(text, *, room=0, growth=1.0):
-    draft = TextDraft.parse(text)
-    return text_blanks(draft, TEXT, ending=("", [PAD]), room=room, growth=growth)
+def spans_of(text, *, usual_length=0, factor=1.0):
+    return text_spans(
+        TextWithBlanks.parse(text),
+        TEXT,
+        ending=("", [PAD]),
+        usual_length=usual_length,
+        factor=factor,
+    )
 
 
-def allowed(modality, blank):
-    return [set(GRAMMAR.allowed[row].tolist()) for row in GRAMMAR.rows(modality, blank)]
+def allowed(modality, span):
+    return [set(ALLOWED.allowed[row].tolist()) for row in ALLOWED.rows_of(modality, span)]
 
 
-def test_a_gap_of_unknown_length_is_tried_from_one_token_to_the_longest():
-    for length, blank in enumerate(blanks("a ___ whale"), start=1):
+@pytest.mark.parametrize(
+    ("text", "fillings", "expected"),
+    [
+        ("a ___ whale", [" green"], "a green whale"),
+        ("___ whales", [" two"], "two whales"),
+        ("a green ___", [" whale "], "a green whale"),
+        ("un___able", ["bear"], "unbearable"),
+        ("a ___, and ____\n", [" cat", " dog"], "a cat, and dog\n"),
+        ("  two  ___{2}  cats", [" black"], "  two  black  cats"),
+    ],
+)
+def test_text_outside_blanks_is_kept_verbatim(text, fillings, expected):
+    assert TextWithBlanks.parse(text).filled(fillings) == expected
+
+
+def test_two_underscores_are_no_blank_and_a_length_can_be_stated():
+    assert not TextWithBlanks.parse("snake__case").lengths
+    text = TextWithBlanks.parse("a ___{3} on ___")
+    assert text.lengths == (3, None)
+    assert text.has_open_end
+    assert not TextWithBlanks.parse("a ___{3}").has_open_end
+    for wrong in (0, 65, 12345):
+        with pytest.raises(OmniError, match=f"has {wrong} tokens, wanted 1 to 64"):
+            TextWithBlanks.parse(f"a ___{{{wrong}}}")
+    for wrong in ("{-1}", "{two}", "{}", "{2.5}"):
+        with pytest.raises(OmniError, match=f"has the blank '___{wrong}', wanted"):
+            TextWithBlanks.parse(f"a ___{wrong} on ___")
+    assert TextWithBlanks.parse("a ___ {two}").pieces == ("a ", " {two}")
+
+
+def test_a_blank_of_unknown_length_is_tried_from_one_token_to_the_longest():
+    for length, span in enumerate(spans_of("a ___ whale"), start=1):
         whale = TEXT.encode(" whale")
         start, stop = 1, 1 + length
-        assert blank.gaps == ((start, stop),)
-        assert blank.given == dict(enumerate([*whale, PAD], start=stop)) | {0: TEXT.encode("a")[0]}
-        assert blank.num_open == length
-    assert length == LONGEST_GAP
+        assert span.blanks == ((start, stop),)
+        assert span.fixed == dict(enumerate([*whale, PAD], start=stop)) | {0: TEXT.encode("a")[0]}
+        assert span.num_masked == length
+    assert length == LONGEST_TRIED
 
 
 def test_the_right_filling_makes_the_ids_of_the_whole_text():
     whole = TEXT.encode("a green whale")
-    (blank,) = (b for b in blanks("a ___ whale") if b.num_open == len(TEXT.encode(" green")))
-    filled = blank.given | dict(zip(range(*blank.gaps[0]), TEXT.encode(" green"), strict=True))
-    assert [filled[i] for i in range(blank.length)] == [*whole, PAD]
+    (span,) = (s for s in spans_of("a ___ whale") if s.num_masked == len(TEXT.encode(" green")))
+    filled = span.fixed | dict(zip(range(*span.blanks[0]), TEXT.encode(" green"), strict=True))
+    assert [filled[i] for i in range(span.length)] == [*whole, PAD]
 
 
-@pytest.mark.parametrize("gaps", range(1, 12))
-def test_the_number_of_combinations_is_bounded(gaps):
-    found = choices_of_lengths([None] * gaps)
-    assert len(set(found)) == len(found) <= MAX_TRIES + LONGEST_GAP
-    assert all((n,) * gaps in found for n in range(1, LONGEST_GAP + 1))
-    assert len(found) >= min(LONGEST_GAP**gaps, LONGEST_GAP)
+@pytest.mark.parametrize("blanks", range(1, 12))
+def test_the_number_of_combinations_is_bounded(blanks):
+    found = candidate_lengths([None] * blanks)
+    assert len(set(found)) == len(found) <= MAX_CANDIDATES + LONGEST_TRIED
+    assert all((n,) * blanks in found for n in range(1, LONGEST_TRIED + 1))
+    assert len(found) >= min(LONGEST_TRIED**blanks, LONGEST_TRIED)
 
 
 def test_stated_lengths_are_not_searched():
-    assert choices_of_lengths([3, None, 2]) == [(3, n, 2) for n in range(1, LONGEST_GAP + 1)]
-    assert choices_of_lengths([7]) == [(7,)]
+    assert candidate_lengths([3, None, 2]) == [(3, n, 2) for n in range(1, LONGEST_TRIED + 1)]
+    assert candidate_lengths([7]) == [(7,)]
 
 
-def test_a_gap_at_the_end_goes_on_until_it_ends_by_itself():
-    (blank,) = blanks("a green ___", room=12)
-    assert blank.length == 12
-    first, *others = range(*blank.gaps[0])
-    rows = allowed("text", blank)
+def test_a_blank_at_the_end_runs_until_the_model_ends_it():
+    (span,) = spans_of("a green ___", usual_length=12)
+    assert span.length == 12
+    first, *others = range(*span.blanks[0])
+    rows = allowed("text", span)
     assert PAD not in rows[first]
     assert all(PAD in rows[i] for i in others)
-    (grown,) = blanks("a green ___", room=12, growth=1.5)
-    assert grown.length > blank.length
-    (narrow,) = blanks("a green ___")
-    assert narrow.num_open == LONGEST_GAP + 1
+    (longer,) = spans_of("a green ___", usual_length=12, factor=1.5)
+    assert longer.length > span.length
+    (narrow,) = spans_of("a green ___")
+    assert narrow.num_masked == LONGEST_TRIED + 1
 
 
-def test_a_gap_within_a_text_holds_words_and_begins_as_the_draft_spaces_it():
-    blank = blanks("un___able, ___ whale")[-1]
-    (first, *_), (second, third, *_) = (range(*gap) for gap in blank.gaps)
-    rows = allowed("text", blank)
+def test_a_blank_within_a_text_holds_words_and_begins_as_the_text_spaces_it():
+    span = spans_of("un___able, ___ whale")[-1]
+    (first, *_), (second, third, *_) = (range(*blank) for blank in span.blanks)
+    rows = allowed("text", span)
     space = TEXT.encode(" ")[0]
     for i in (first, second, third):
         assert not {PAD, space} & rows[i]
@@ -85,17 +121,17 @@ def test_a_gap_within_a_text_holds_words_and_begins_as_the_draft_spaces_it():
     assert rows[second] < rows[third]
 
 
-def test_media_end_where_their_draft_ends():
-    speech = media_blank(SpeechDraft((0, 16, 1, 17), frozenset({2, 3})), VOCAB, [END])
-    assert speech.given.keys() == {0, 1, 4}
-    assert speech.given[4] == VOCAB.special("<|end_of_speech|>")
+def test_infilled_media_end_where_the_users_own_end():
+    codes = VOCAB.to_ids("speech", [0, 16, 1, 17])
+    speech = media_span([*codes, END], frozenset({2, 3}))
+    assert speech.fixed == {0: codes[0], 1: codes[1], 4: END}
     level = VOCAB.span("speech").start
     rows = allowed("speech", speech)
     assert rows[2] == set(range(level, level + 16))
     assert rows[3] == set(range(level + 16, level + 32))
-    image = media_blank(ImageDraft((5,) * 16, frozenset(range(15))), VOCAB, [])
-    assert (image.length, image.given) == (16, {15: VOCAB.span("image").start + 5})
+    image = media_span(VOCAB.to_ids("image", [5] * 16), frozenset(range(15)))
+    assert (image.length, image.fixed) == (16, {15: VOCAB.span("image").start + 5})
 
 
-def test_rows_of_the_grammar_are_sorted():
-    assert all(torch.equal(row, row.sort().values) for row in GRAMMAR.allowed)
+def test_allowed_ids_are_sorted():
+    assert all(torch.equal(row, row.sort().values) for row in ALLOWED.allowed)

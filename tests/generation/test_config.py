@@ -1,92 +1,139 @@
-"""What a calibration found is kept with the model and overruled by the user."""
+"""Settings of generation: their ranges, their presets, and their form in files."""
+
+import json
+from dataclasses import fields
 
 import pytest
-from lightning_omni.generation.defaults import QUALITIES
-from lightning_omni.generation.plain_sampling import from_plain, to_plain
-from lightning_omni.generation.qualities import load_qualities, resolve, save_qualities
-from lightning_omni.samplers.growth import Growth
-from lightning_omni.samplers.token_editing import TokenEditing
 
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import (
+    MAX_SEED,
+    PRESETS,
+    GenerationConfig,
+    check_seed,
+    config_of,
+    current_options,
+    from_plain,
+    load_presets,
+    resolve,
+    save_presets,
+    to_plain,
+)
+from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
 
-WAYS = [
-    Sampling(),
-    Sampling(num_steps=8, guidance_scale={"image": 1.0}, length="predicted"),
-    Sampling(sampler=Threshold(0.7), block_size=16),
-    Sampling(sampler=TokenEditing(ReMDM(0.1, "rescale"), 0.8)),
-    Sampling(shift={"text": 0.33, "image": 3.0}),
-    Sampling(length="head", length_quantile=0.7, grow=Growth(start=0.5)),
+CONFIGS = [
+    GenerationConfig(),
+    GenerationConfig(num_steps=8, guidance_scale=1.0, response_length=7),
+    GenerationConfig(sampler=Threshold(0.7), block_size=16),
+    GenerationConfig(sampler=ReMDM(0.1, "rescale")),
+    GenerationConfig(timestep_shift=0.33),
+    GenerationConfig(response_length=20, adjust_length=True),
+    GenerationConfig(sampler=EntropyPenalty(), history=True, stop_at_end=False, cache_interval=3),
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_way_survives_being_written_down(way):
-    again = from_plain(to_plain(way))
-    assert to_plain(again) == to_plain(way)
-    assert again.grow == way.grow
-    if way.sampler is not None:
-        assert type(again.sampler) is type(way.sampler)
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_config_survives_being_written_down(config):
+    again = from_plain(json.loads(json.dumps(to_plain(config))))
+    assert to_plain(again) == to_plain(config)
+    for name in (f.name for f in fields(config) if f.name != "sampler"):
+        assert getattr(again, name) == getattr(config, name)
+    if config.sampler is not None:
+        assert type(again.sampler) is type(config.sampler)
 
 
-def test_qualities_are_kept_and_what_the_user_gives_goes_first(tmp_path):
-    save_qualities({"fast": {"t2i": WAYS[1], "tts": WAYS[2]}}, tmp_path)
-    kept = load_qualities(tmp_path)
-    assert to_plain(kept["fast"]["tts"]) == to_plain(WAYS[2])
-    assert resolve(Sampling(quality="fast"), "t2i", kept).num_steps == 8
-    assert resolve(Sampling(quality="fast", num_steps=3), "t2i", kept).num_steps == 3
-    assert resolve(Sampling(quality="fast", num_steps=3), "t2i", kept).length == "predicted"
-    for way, task in ((Sampling(), "t2i"), (Sampling(quality="fast"), "vqa")):
-        assert resolve(way, task, kept) is way
+def test_presets_are_kept_and_what_the_user_gives_goes_first(tmp_path):
+    save_presets({"fast": {"t2i": CONFIGS[1], "tts": CONFIGS[2]}}, tmp_path)
+    kept = load_presets(tmp_path)
+    assert to_plain(kept["fast"]["tts"]) == to_plain(CONFIGS[2])
+    assert resolve(GenerationConfig(preset="fast"), "t2i", kept).num_steps == 8
+    assert resolve(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).num_steps == 3
+    assert resolve(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).response_length == 7
+    for config, task in ((GenerationConfig(), "t2i"), (GenerationConfig(preset="fast"), "vqa")):
+        assert resolve(config, task, kept) is config
 
 
-def test_a_quality_may_be_what_another_one_is_by_default():
-    kept = {"best": {"t2i": Sampling(), "tqa": Sampling(quality="fast")}}
-    assert resolve(Sampling(quality="best"), "t2i", kept) == Sampling()
-    assert resolve(Sampling(quality="best", num_steps=3), "tqa", kept) == Sampling(
-        quality="fast", num_steps=3
-    )
+def test_a_calibrated_preset_may_be_what_another_one_is_by_default():
+    kept = {"best": {"t2i": GenerationConfig(), "tqa": GenerationConfig(preset="fast")}}
+    assert resolve(GenerationConfig(preset="best"), "t2i", kept) == GenerationConfig()
+    found = resolve(GenerationConfig(preset="best", num_steps=3), "tqa", kept)
+    assert found == GenerationConfig(preset="fast", num_steps=3)
 
 
-def test_what_the_user_gives_is_not_overruled_by_what_was_calibrated():
-    kept = {"fast": {"t2i": Sampling(sampler=Threshold(0.7), num_steps=8)}}
-    warm = resolve(Sampling(quality="fast", temperature=0.5, steps_per_token=0.5), "t2i", kept)
+def test_what_the_user_gives_is_not_overridden_by_what_was_calibrated():
+    kept = {"fast": {"t2i": GenerationConfig(sampler=Threshold(0.7), num_steps=8)}}
+    own = GenerationConfig(preset="fast", temperature=0.5, steps_per_token=0.5)
+    warm = resolve(own, "t2i", kept)
     assert (warm.temperature, warm.sampler) == (0.5, None)
-    assert warm.steps_of(100, QUALITIES["fast"]["image"]) == 50
-    kept = {"fast": {"t2i": Sampling(temperature=0.5)}}
+    assert warm.steps_for(100, PRESETS["fast"]["image"]) == 50
+    kept = {"fast": {"t2i": GenerationConfig(temperature=0.5)}}
     sampler = Threshold(0.7)
-    assert resolve(Sampling(quality="fast", sampler=sampler), "t2i", kept).sampler is sampler
+    found = resolve(GenerationConfig(preset="fast", sampler=sampler), "t2i", kept)
+    assert found.sampler is sampler
 
 
-def test_a_temperature_that_a_sampler_would_not_see_is_refused():
+def test_a_temperature_that_a_sampler_would_not_use_is_refused():
     with pytest.raises(OmniError, match=r"set sampler\.temperature"):
-        Sampling(sampler=Threshold(0.7), temperature=1.0)
+        GenerationConfig(sampler=Threshold(0.7), temperature=1.0)
 
 
-def test_a_shift_may_be_of_one_modality():
-    assert Sampling(shift=3.0).shift_of("text") == 3
-    way = Sampling(shift={"text": 0.33})
-    assert (way.shift_of("text"), way.shift_of("image")) == (0.33, 1.0)
-    with pytest.raises(OmniError, match="shift is given for 'smell'"):
-        Sampling(shift={"smell": 2.0})
-    with pytest.raises(OmniError, match=r"shift\.text is 0"):
-        Sampling(shift={"text": 0.0})
+def test_two_numbers_of_steps_are_refused():
+    with pytest.raises(OmniError, match=r"num_steps \(2\) and steps_per_token \(1\) .* leave one"):
+        GenerationConfig(num_steps=2, steps_per_token=1.0)
 
 
-def test_other_tasks_keep_what_is_known_of_them(tmp_path):
-    save_qualities({"fast": {"t2i": WAYS[1]}, "best": {"t2i": WAYS[0]}}, tmp_path)
-    save_qualities({"fast": {"tts": WAYS[2]}, "best": {"t2i": WAYS[1]}}, tmp_path)
-    kept = load_qualities(tmp_path)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"num_steps": 0}, "num_steps is 0"),
+        ({"num_steps": -2}, "num_steps is -2"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"cache_interval": 0}, "cache_interval is 0"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"timestep_shift": 0.0}, "timestep_shift is 0"),
+        ({"response_length": 0}, "response_length is 0"),
+        ({"steps_per_token": float("nan")}, "steps_per_token is nan"),
+    ],
+    ids=str,
+)
+def test_a_number_out_of_its_range_is_named(options, expected):
+    with pytest.raises(OmniError, match=expected):
+        GenerationConfig(**options)
+
+
+def test_a_config_may_be_given_by_modality():
+    configs = {"text": GenerationConfig(timestep_shift=0.33)}
+    assert config_of(configs, "text").timestep_shift == 0.33
+    assert config_of(configs, "image") == GenerationConfig()
+    one = GenerationConfig(timestep_shift=3.0)
+    assert config_of(one, "text") is config_of(one, "speech") is one
+
+
+@pytest.mark.parametrize(("preset", "modality"), [(p, m) for p in PRESETS for m in PRESETS[p]])
+@pytest.mark.parametrize("positions", [1, 2, 7, 64, 1000])
+def test_there_is_a_step_and_no_more_than_one_for_each_masked_position(preset, modality, positions):
+    defaults = PRESETS[preset][modality]
+    for options in ({}, {"num_steps": 50}, {"steps_per_token": 0.0}, {"steps_per_token": 2.0}):
+        assert 1 <= GenerationConfig(**options).steps_for(positions, defaults) <= positions
+    assert GenerationConfig().steps_for(positions, defaults) <= defaults.max_steps
+
+
+def test_presets_of_other_tasks_are_kept(tmp_path):
+    save_presets({"fast": {"t2i": CONFIGS[1]}, "best": {"t2i": CONFIGS[0]}}, tmp_path)
+    save_presets({"fast": {"tts": CONFIGS[2]}, "best": {"t2i": CONFIGS[1]}}, tmp_path)
+    kept = load_presets(tmp_path)
     assert set(kept["fast"]) == {"t2i", "tts"}
     assert kept["best"]["t2i"].num_steps == 8
 
 
-def test_a_model_without_a_calibration_has_no_qualities(tmp_path):
-    assert load_qualities(tmp_path) == {}
+def test_a_model_without_a_calibration_has_no_presets(tmp_path):
+    assert load_presets(tmp_path) == {}
 
 
+@pytest.mark.parametrize("name", ["presets.json", "qualities.json"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -94,16 +141,103 @@ def test_a_model_without_a_calibration_has_no_qualities(tmp_path):
         '{"fast": {"t2i": {"speed": 3}}}',
         '{"fast": {"t2i": {"num_steps": 0}}}',
         '{"fast": {"t2i": {"sampler": {"class_path": "os.system"}}}}',
+        '{"fast": {"t2i": {"length": "head"}}}',
         '{"fast": 3}',
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, text):
-    (tmp_path / "qualities.json").write_text(text)
-    with pytest.raises(OmniError, match=r"qualities.json' is damaged"):
-        load_qualities(tmp_path)
+def test_a_damaged_file_is_named(tmp_path, text, name):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OmniError, match=rf"{name}' is damaged"):
+        load_presets(tmp_path)
 
 
-@pytest.mark.parametrize("length", ["fitted", "longest", "predicted"])
-def test_a_quantile_that_no_head_is_asked_for_is_refused(length):
-    with pytest.raises(OmniError, match=f"length is '{length}'.*set length: head"):
-        Sampling(length=length, length_quantile=0.5)
+OLD = {
+    "fast": {
+        "t2i": {"quality": "best", "guidance_scale": {"": 2.0}, "refresh_every": 4, "shift": 3.0},
+        "tqa": {
+            "quality": "fast",
+            "num_steps": None,
+            "guidance_scale": None,
+            "final_guidance_scale": None,
+            "sampler": {
+                "class_path": "lightning_omni.samplers.threshold.Threshold",
+                "init_args": {"threshold": 0.7, "temperature": 0.0},
+            },
+            "length": "fitted",
+            "length_quantile": None,
+            "grow": None,
+            "trace": True,
+        },
+    }
+}
+
+
+def test_qualities_of_the_release_before_are_read_and_then_replaced(tmp_path):
+    (tmp_path / "qualities.json").write_text(json.dumps(OLD))
+    kept = load_presets(tmp_path)
+    assert kept["fast"]["t2i"] == GenerationConfig(
+        preset="best", guidance_scale=2.0, cache_interval=4, timestep_shift=3.0
+    )
+    found = kept["fast"]["tqa"]
+    assert (found.preset, found.history, found.num_steps) == ("fast", True, None)
+    assert isinstance(found.sampler, Threshold)
+    save_presets({"fast": {"t2i": GenerationConfig(num_steps=2)}}, tmp_path)
+    again = load_presets(tmp_path)
+    assert again["fast"]["t2i"] == GenerationConfig(num_steps=2)
+    assert to_plain(again["fast"]["tqa"]) == to_plain(found)
+    assert json.loads((tmp_path / "presets.json").read_text())["fast"].keys() == {"t2i", "tqa"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("length", "longest"),
+        ("length", "predicted"),
+        ("length", "head"),
+        ("length_quantile", 0.5),
+        ("final_guidance_scale", 0.0),
+        ("grow", {"start": 0.5}),
+    ],
+)
+def test_a_removed_option_that_had_an_effect_is_refused_by_its_name(name, value):
+    with pytest.raises(OmniError, match=f"the option {name} no longer exists; leave it out"):
+        from_plain({name: value})
+    with pytest.raises(OmniError, match=f"the option {name} no longer exists; leave it out"):
+        current_options({name: value})
+
+
+@pytest.mark.parametrize("scale", [{"image": 1.0}, {"text": 1.0, "image": 3.0}, {}])
+def test_scales_by_modality_are_refused_as_an_error_of_the_user(scale):
+    with pytest.raises(OmniError, match="guidance_scale"):
+        from_plain({"guidance_scale": scale})
+
+
+@pytest.mark.parametrize("shift", [{"text": 0.33}, {}])
+def test_shifts_by_modality_are_refused_as_an_error_of_the_user(shift):
+    with pytest.raises(OmniError, match="shift"):
+        from_plain({"shift": shift})
+
+
+def test_an_option_is_not_given_under_both_its_names():
+    with pytest.raises(OmniError, match="refresh_every"):
+        current_options({"refresh_every": 4, "cache_interval": 2})
+
+
+def test_an_unknown_field_is_named():
+    with pytest.raises(OmniError, match="speed"):
+        from_plain({"speed": 3})
+
+
+@pytest.mark.parametrize(("name", "known"), [("preset", "fast"), ("precision", "float32")])
+def test_a_word_that_is_no_choice_is_refused(name, known):
+    with pytest.raises(OmniError, match=f"{name} is 'odd', wanted one of {known}"):
+        GenerationConfig(**{name: "odd"})
+
+
+def test_every_seed_of_a_batch_fits_into_63_bits():
+    check_seed(MAX_SEED)
+    check_seed(MAX_SEED - 1, runs=2)
+    with pytest.raises(OmniError, match=f"seed is {MAX_SEED}, wanted 0 to {MAX_SEED - 1}"):
+        check_seed(MAX_SEED, runs=2)
+    with pytest.raises(OmniError, match="seed is -1"):
+        check_seed(-1)

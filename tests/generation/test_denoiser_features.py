@@ -1,18 +1,18 @@
-"""What was heard is at its places in every pass, whichever tokens the pass computes."""
+"""Speech features are at their positions in every pass, whichever tokens the pass computes."""
 
 import pytest
 import torch
 from small_models import SMALL
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.denoiser import Guide, conditional, guided
+from lightning_omni.generation.denoiser import conditional, guided
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 MASK, WIDTH = 29, 6
-LENGTHS, HOLES, HEARD = (8, 6), [5, 6, 7, 12, 13], [1, 2, 9, 10]
-BARE, BARE_HOLES, BARE_HEARD = (5, 6), [2, 3, 4, 9, 10], [6, 7]
+LENGTHS, SPANS, FEATURES = (8, 6), [5, 6, 7, 12, 13], [1, 2, 9, 10]
+BARE, BARE_SPANS, BARE_FEATURES = (5, 6), [2, 3, 4, 9, 10], [6, 7]
 """The first sample is without its speech, the second with it."""
 
 
@@ -21,49 +21,53 @@ def network(*, isolate_prompt=False):
     return Transformer(30, [], **SMALL, isolate_prompt=isolate_prompt, continuous_dim=WIDTH).eval()
 
 
-def packed(lengths, holes, heard, rng):
+def packed(lengths, responses, features, rng):
     index = torch.cat([torch.arange(n) for n in lengths])
     ids = torch.randint(0, 29, (sum(lengths),), generator=rng)
-    ids[holes] = MASK
+    ids[responses] = MASK
     return PackedPrompts(
         ids,
         torch.stack((index, index * 0, index * 0), dim=1),
         SegmentLayout.from_lengths(lengths, device="cpu"),
-        torch.tensor(holes),
-        Continuous(torch.tensor(heard), torch.randn(len(heard), WIDTH, generator=rng)),
+        torch.tensor(responses),
+        ContinuousFeatures(
+            torch.tensor(features), torch.randn(len(features), WIDTH, generator=rng)
+        ),
     )
 
 
 def one_pass(model, prompts, ids):
-    is_open = torch.zeros(len(ids), dtype=torch.bool)
-    is_open[prompts.hole_positions] = True
-    layout = model.segment_layout(prompts.layout.lengths, is_open)
+    is_masked = torch.zeros(len(ids), dtype=torch.bool)
+    is_masked[prompts.response_positions] = True
+    layout = model.segment_layout(prompts.layout.lengths, is_masked)
     hidden = model(ids, prompts.position_ids, layout, continuous=prompts.continuous)
-    return model.logits(hidden[prompts.hole_positions])
+    return model.logits(hidden[prompts.response_positions])
 
 
 @pytest.mark.parametrize("isolate_prompt", [False, True])
 @torch.no_grad()
-def test_every_step_hears_also_when_samples_are_finished(rng, isolate_prompt):
+def test_every_step_has_the_features_also_when_samples_are_finished(rng, isolate_prompt):
     model = network(isolate_prompt=isolate_prompt)
-    prompts = packed(LENGTHS, HOLES, HEARD, rng)
+    prompts = packed(LENGTHS, SPANS, FEATURES, rng)
     denoise = conditional(model, prompts, mask_token_id=MASK)
     ids = prompts.ids.clone()
-    for step, open_holes in enumerate((HOLES, HOLES[1:], HOLES[3:], HOLES[4:])):
-        ids[HOLES[:step]] = 3
-        where = torch.tensor(open_holes[-1:])
+    for step, remaining in enumerate((SPANS, SPANS[1:], SPANS[3:], SPANS[4:])):
+        ids[SPANS[:step]] = 3
+        positions = torch.tensor(remaining[-1:])
         if step == 2:
-            ids[HOLES[:3]] = 3
-        ours = denoise(ids, where)(where, torch.arange(30))
+            ids[SPANS[:3]] = 3
+        ours = denoise(ids, positions)(positions, torch.arange(30))
         torch.testing.assert_close(ours, one_pass(model, prompts, ids)[-1:])
 
 
 @torch.no_grad()
-def test_passes_over_the_hole_alone_keep_what_was_heard(rng):
-    model, prompts = network(), packed(LENGTHS, HOLES, HEARD, rng)
-    denoise = conditional(model, prompts, mask_token_id=MASK, refresh_every=3)
+def test_passes_over_the_response_alone_keep_the_features(rng):
+    model, prompts = network(), packed(LENGTHS, SPANS, FEATURES, rng)
+    denoise = conditional(model, prompts, mask_token_id=MASK, cache_interval=3)
     whole, again = (
-        denoise(prompts.ids, prompts.hole_positions)(prompts.hole_positions, torch.arange(30))
+        denoise(prompts.ids, prompts.response_positions)(
+            prompts.response_positions, torch.arange(30)
+        )
         for _ in "ab"
     )
     torch.testing.assert_close(again, whole)
@@ -71,11 +75,13 @@ def test_passes_over_the_hole_alone_keep_what_was_heard(rng):
 
 
 @torch.no_grad()
-def test_guidance_hears_in_the_prompts_that_have_speech(rng):
+def test_guidance_has_the_features_in_the_prompts_with_speech(rng):
     model = network()
-    prompts = packed(LENGTHS, HOLES, HEARD, rng)
-    bare = packed(BARE, BARE_HOLES, BARE_HEARD, rng)
-    denoise = guided(model, prompts, [Guide(bare, 0.7)], mask_token_id=MASK)
+    prompts = packed(LENGTHS, SPANS, FEATURES, rng)
+    bare = packed(BARE, BARE_SPANS, BARE_FEATURES, rng)
+    denoise = guided(model, prompts, bare, 0.7, mask_token_id=MASK)
     with_it, without = (one_pass(model, p, p.ids) for p in (prompts, bare))
-    ours = denoise(prompts.ids, prompts.hole_positions)(prompts.hole_positions, torch.arange(30))
+    ours = denoise(prompts.ids, prompts.response_positions)(
+        prompts.response_positions, torch.arange(30)
+    )
     torch.testing.assert_close(ours, 1.7 * with_it - 0.7 * without)

@@ -1,14 +1,15 @@
 """An exported model with the released ids is read as it was written."""
 
+import json
+import logging
 from importlib.util import find_spec
 
 import pytest
 import torch
-from lightning_omni.nn.length_head import LengthHead
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
-from lightning_omni.errors import OmniError
+from lightning_omni.generation.config import GenerationConfig, save_presets
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER
@@ -28,6 +29,7 @@ SMALL = {
     "qk_norm": False,
     "tie_embeddings": False,
 }
+TOKENIZERS = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,8 @@ def test_the_released_template_survives_an_export(ranks, tmp_path):
     template = make_template(vocab, text, image_columns=8, codebooks=1, max_tail_pads={})
     backbone = Transformer(vocab.size, [], **SMALL)
     weights = {name: value + 1 for name, value in backbone.state_dict().items()}
-    tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
     folder = write_model_folder(
-        tmp_path, backbone, weights, template, {}, voices=[], hears="ab", card="", **tokenizers
+        tmp_path, backbone, weights, template, {}, voices=[], hears="ab", card="", **TOKENIZERS
     )
     assert (folder / "text.tiktoken").exists() == (ranks != "qwen")
     read = read_model_folder(folder)
@@ -60,13 +61,12 @@ def test_the_released_template_survives_an_export(ranks, tmp_path):
     torch.testing.assert_close(read.backbone.state_dict(), weights)
 
 
-def written(folder, head):
-    """A small model's folder, with a length head or none."""
+def written(folder):
+    """Write a small model's folder."""
     text = TextTokenizer()
     vocab = Vocab(text.size, {"speech": 1024, "image": 2048})
     template = make_template(vocab, text, image_columns=8, codebooks=1, max_tail_pads={})
     backbone = Transformer(vocab.size, [], **SMALL)
-    tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
     return write_model_folder(
         folder,
         backbone,
@@ -76,20 +76,24 @@ def written(folder, head):
         voices=[],
         hears=None,
         card="",
-        length_head=head,
-        **tokenizers,
+        **TOKENIZERS,
     )
 
 
-def test_a_length_head_is_kept_with_its_backbone_and_leaves_with_it(tmp_path):
-    head = LengthHead(SMALL["dim"], 3, longest=9, ratio=1.1)
-    read = read_model_folder(written(tmp_path, head)).length_head
-    torch.testing.assert_close(read.state_dict(), head.state_dict())
-    assert read.ends.tolist() == list(range(1, 10))
-    assert read_model_folder(written(tmp_path, None)).length_head is None
-
-
-def test_a_length_head_of_another_width_is_refused(tmp_path):
-    folder = written(tmp_path, LengthHead(SMALL["dim"] + 1, 3, longest=9, ratio=1.1))
-    with pytest.raises(OmniError, match="states of width 5 but the backbone's have 4"):
+def test_a_folder_with_a_length_head_is_read_without_it_and_loses_it_when_written(tmp_path, caplog):
+    folder = written(tmp_path)
+    (folder / "length_head").mkdir()
+    (folder / "length_head" / "config.json").write_text("{}")
+    with caplog.at_level(logging.INFO):
         read_model_folder(folder)
+    assert "holds a length head, which is no longer used" in caplog.text
+    assert not (written(tmp_path) / "length_head").exists()
+
+
+def test_presets_are_read_with_the_model_also_under_the_old_name(tmp_path):
+    folder = written(tmp_path)
+    assert read_model_folder(folder).presets == {}
+    (folder / "qualities.json").write_text(json.dumps({"fast": {"t2i": {"num_steps": 3}}}))
+    assert read_model_folder(folder).presets == {"fast": {"t2i": GenerationConfig(num_steps=3)}}
+    save_presets({"fast": {"t2i": GenerationConfig(num_steps=5)}}, folder)
+    assert read_model_folder(folder).presets == {"fast": {"t2i": GenerationConfig(num_steps=5)}}

@@ -1,16 +1,18 @@
-"""Answers in the released layout: what ends them is counted, written and cut off again."""
+"""Answers in the released layout: their terminator is counted, written and cut off again."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from lightning_omni.generation.draft import Draft
 from small_models import QWEN_SHAPE, rendered_with, sample_of
 
 from lightning_omni.data.templates import make_template
 from lightning_omni.generation.canvas_builder import end_ids
-from lightning_omni.generation.denoiser import Runner
+from lightning_omni.generation.denoiser import CachedBackbone
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.generation.omni import Omni
+from lightning_omni.generation.request import Infill
 from lightning_omni.interop import load_backbone
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER
@@ -32,7 +34,7 @@ LINE, FEED = VOCAB.special("<|im_end|>"), TEXT.encode("\n")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random shifted model of the released vocabulary, exported."""
+    """A random model of the released vocabulary with right-shifted logits, exported."""
     torch.manual_seed(0)
     backbone = Transformer(VOCAB.size, [], **QWEN_SHAPE, right_shift_logits=True)
     tokenizers = {f"{name}_tokenizer": FOLDER / f"{name}_tokenizer" for name in ("image", "speech")}
@@ -55,39 +57,47 @@ def omni(folder):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_length_is_that_of_the_hole_in_training(name):
+def test_a_length_is_that_of_the_response_in_training(name):
     sample, rules = SAMPLES[name], fit_lengths(SAMPLES.values(), TEMPLATE)
     for part in range(len(sample.turns[-1].parts)):
         sequence = rendered_with(TEMPLATE, sample, part)
         assert int(rules[f"{name}/{part}"].base) == sum(sequence.maskable)
 
 
-def test_what_ends_an_answer_says_what_follows_it():
+def test_the_terminator_of_a_part_depends_on_what_follows_it():
     parts = SAMPLES["svqa"].turns[-1].parts
     words, codes = "a green whale.", VOCAB.to_ids("speech", [5, 17, 2])
     begin, end = (VOCAB.special(f"<|{side}_of_audio|>") for side in ("begin", "end"))
-    assert TEMPLATE.hole_ids(parts, 0) == [*TEXT.encode(words + "\n"), begin]
-    assert TEMPLATE.hole_ids(parts, 1) == [*codes, end, LINE, *FEED]
-    assert TEMPLATE.hole_ids(parts[:1], 0) == [*TEXT.encode(words), LINE, *FEED]
-    assert TEMPLATE.hole_ids((parts[0], *parts), 0)[-1] == VOCAB.pad_token_id
+    assert TEMPLATE.answer_ids(parts, 0) == [*TEXT.encode(words + "\n"), begin]
+    assert TEMPLATE.answer_ids(parts, 1) == [*codes, end, LINE, *FEED]
+    assert TEMPLATE.answer_ids(parts[:1], 0) == [*TEXT.encode(words), LINE, *FEED]
+    assert TEMPLATE.answer_ids((parts[0], *parts), 0)[-1] == VOCAB.pad_token_id
 
 
-def hole_ids(answer, part="0"):
-    return answer.record["holes"][part]["ids"]
+def response_ids(answer, part="0"):
+    return answer.record["parts"][part]["ids"]
 
 
-@pytest.mark.parametrize("length", ["fitted", "predicted"])
+@pytest.mark.parametrize("options", [{}, {"adjust_length": True}, {"response_length": 9}], ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_text_answer_stops_where_its_turn_ends(omni, length, seed):
-    way = {"temperature": 1.0, "seed": seed, "length": length}
-    answer = omni.generate("tqa", text="what is it?", trace=True, **way)
-    ids, again = hole_ids(answer), omni.generate("tqa", text="what is it?", **way)
+def test_a_text_answer_stops_where_its_turn_ends(omni, options, seed):
+    options = {"temperature": 1.0, "seed": seed, **options}
+    answer = omni.generate("tqa", text="what is it?", history=True, **options)
+    ids, again = response_ids(answer), omni.generate("tqa", text="what is it?", **options)
     ends = [i for i, token in enumerate(ids) if token in end_ids(VOCAB)]
     assert VOCAB.mask_token_id not in ids
-    assert answer.record["holes"]["0"]["closed"] == bool(ends)
+    assert answer.record["parts"]["0"]["ended"] == bool(ends)
     content = ids[: ends[0]] if ends else ids
     assert answer.text == TEXT.decode(content).removesuffix("\n").strip()
     assert again.text == answer.text
+
+
+def answered_with(sample, part, given):
+    """Return the sample with a part of its answer given and the others empty."""
+    empty = sample.unanswered()
+    parts = list(empty.turns[-1].parts)
+    parts[part] = given
+    return replace(empty, turns=(*empty.turns[:-1], replace(empty.turns[-1], parts=tuple(parts))))
 
 
 @pytest.mark.parametrize(
@@ -97,54 +107,57 @@ def test_a_text_answer_stops_where_its_turn_ends(omni, length, seed):
         ("svqa", 0, [VOCAB.special("<|begin_of_audio|>")]),
     ],
 )
-def test_a_drafted_text_ends_as_an_answer_of_training(omni, task, part, end):
+def test_an_infilled_text_ends_as_an_answer_of_training(omni, task, part, end):
     whole = rendered_with(TEMPLATE, SAMPLES[task], part)
     trained = [i for i, answered in zip(whole.ids, whole.maskable, strict=True) if answered]
     number = len(TEXT.encode(" green"))
-    given = {"tqa": {"text": "what?"}, "svqa": {}}[task]
+    given = f"a ___{{{number}}} whale."
     if task == "svqa":
-        sample = SAMPLES[task]
-        draft = {0: omni.read_draft(Draft(text=f"a ___{{{number}}} whale."))["text"]}
-        answer = omni.complete(sample, draft)
+        sample = answered_with(SAMPLES[task], 0, Part("text", text=given))
+        (answer,) = omni.answer([sample], seed=0)
     else:
-        answer = omni.generate(task, draft=Draft(text=f"a ___{{{number}}} whale."), **given)
-    ids = hole_ids(answer)
+        answer = omni.generate(task, text="what?", infill=Infill(text=given))
+    ids = response_ids(answer)
     assert ids[-len(end) :] == end
     assert len(ids) == len(trained)
-    gap = len(TEXT.encode("a"))
+    blank = len(TEXT.encode("a"))
     differ = [i for i, (x, y) in enumerate(zip(ids, trained, strict=True)) if x != y]
-    assert set(differ) <= set(range(gap, gap + number))
+    assert set(differ) <= set(range(blank, blank + number))
     text = answer.parts[0]
     assert text.startswith("a ")
     assert text.endswith(" whale.")
 
 
-def test_gaps_of_unknown_length_and_open_ends_are_filled(omni):
-    answer = omni.generate("tqa", text="what?", draft=Draft(text="a ___ whale"))
+def test_blanks_of_unknown_length_and_open_ends_are_filled(omni):
+    answer = omni.generate("tqa", text="what?", infill=Infill(text="a ___ whale"))
     assert answer.text.endswith(" whale")
-    assert hole_ids(answer)[-2:] == [LINE, *FEED]
-    assert omni.generate("tqa", text="what?", draft=Draft(text="a ___")).text.startswith("a")
+    assert response_ids(answer)[-2:] == [LINE, *FEED]
+    assert omni.generate("tqa", text="what?", infill=Infill(text="a ___")).text.startswith("a")
 
 
-def test_drafted_speech_ends_its_turn(omni):
-    draft = omni.read_draft(Draft(speech=torch.zeros(16_000).numpy(), times=[(0.2, 0.4)]))
-    answer = omni.complete(SAMPLES["tts"], {0: draft["speech"]})
-    assert hole_ids(answer)[-3:] == [VOCAB.special("<|end_of_audio|>"), LINE, *FEED]
+def test_infilled_speech_ends_its_turn(omni):
+    wave = torch.zeros(16_000).numpy()
+    request = omni.encode_request(
+        "tts", text="x", infill=Infill(speech=wave, intervals=[(0.2, 0.4)])
+    )
+    (own,) = request.turns[-1].parts
+    (answer,) = omni.answer([answered_with(SAMPLES["tts"], 0, own)], seed=0)
+    assert response_ids(answer)[-3:] == [VOCAB.special("<|end_of_audio|>"), LINE, *FEED]
 
 
 @torch.no_grad()
-def test_sampling_sees_the_logits_of_load_backbone(folder, omni, monkeypatch):
-    seen, run = [], Runner.run
+def test_sampling_uses_the_logits_of_load_backbone(folder, omni, monkeypatch):
+    seen, run = [], CachedBackbone.run
 
-    def watched(self, ids, wanted):
-        hidden, row = run(self, ids, wanted)
-        seen.append((ids.clone(), wanted, omni.backbone.logits(hidden)))
+    def watched(self, ids, positions):
+        hidden, row = run(self, ids, positions)
+        seen.append((ids.clone(), positions, omni.backbone.logits(hidden)))
         return hidden, row
 
-    monkeypatch.setattr(Runner, "run", watched)
-    omni.generate("tqa", text="what is it?", refresh_every=1)
+    monkeypatch.setattr(CachedBackbone, "run", watched)
+    omni.generate("tqa", text="what is it?", cache_interval=1)
     loaded = load_backbone(folder)
     assert loaded.right_shift_logits
     assert len(seen) > 1
-    for ids, wanted, logits in seen:
-        torch.testing.assert_close(loaded(ids[None])[0][wanted], logits)
+    for ids, positions, logits in seen:
+        torch.testing.assert_close(loaded(ids[None])[0][positions], logits)

@@ -10,7 +10,7 @@ from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import Backbone, load_backbone
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.types import Continuous
+from lightning_omni.types import ContinuousFeatures
 
 DIM, WIDTH, SPEECH = 32, 12, "model.audio_projection."
 SHAPES = {
@@ -101,10 +101,10 @@ def test_a_release_an_import_and_exports_are_one_network_to_load_backbone(tmp_pa
     first = as_bytes(networks[0].state_dict())
     assert sum("feature_projector" in name for name in first) == 4
     ids = torch.arange(20).view(2, 10)
-    given = Continuous(torch.tensor([3, 14]), torch.randn(2, WIDTH))
+    given = ContinuousFeatures(torch.tensor([3, 14]), torch.randn(2, WIDTH))
     logits = [network.float()(ids, continuous=given) for network in networks]
     assert all(torch.equal(out, logits[0]) for out in logits)
-    changed = networks[0](ids, continuous=Continuous(given.places, -given.features))
+    changed = networks[0](ids, continuous=ContinuousFeatures(given.positions, -given.features))
     assert not torch.equal(changed, logits[0])
 
 

@@ -86,8 +86,8 @@ def test_what_becomes_of_the_rows_is_one_sentence(imported, caplog):
     with caplog.at_level(logging.INFO):
         load_initial(backbone(), imported, VOCAB, seed=3)
     (said,) = [r.getMessage() for r in caplog.records if r.name == initial_weights.__name__]
-    assert f"rows for {KNOWN + PADDING} ids: {KNOWN} keep theirs, {PADDING} have no" in said
-    assert f"{VOCAB.size - KNOWN} new ids" in said
+    assert f"rows for {KNOWN + PADDING} ids: {KNOWN} are kept, {PADDING} have no" in said
+    assert f"{VOCAB.size - KNOWN} new rows" in said
 
 
 def test_a_checkpoint_of_the_whole_vocabulary_is_taken_as_it_is(tmp_path):

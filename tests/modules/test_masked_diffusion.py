@@ -75,9 +75,9 @@ def loss_of(model, batch):
     """The loss of a training step."""
     noisy = corrupt(model, batch)
     hidden = model.backbone(
-        *(noisy.x_t, batch.position_ids, model.segments(batch)), places=noisy.positions
+        *(noisy.x_t, batch.position_ids, model.segments(batch)), positions=noisy.positions
     )
-    return model.objective(hidden, model.backbone.embedding.table(), batch, noisy)[0]
+    return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[0]
 
 
 def ratios(noisy, batch):
@@ -142,7 +142,7 @@ def test_a_uniform_model_costs_the_log_of_the_vocabulary_per_token_at_any_schedu
         for batch in batches(1000):
             noisy = corrupt(model, batch)
             hidden = torch.zeros(len(noisy.positions), model.backbone.norm.weight.shape[0])
-            table = model.backbone.embedding.table()
+            table = model.backbone.embedding.output_embedding()
             losses.append(model.objective(hidden, table, batch, noisy)[0])
         ratio = torch.stack(losses).mean() / math.log(model.vocab.size - 1)
         assert abs(ratio - 1) < 0.06

@@ -16,7 +16,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.templates import make_template
-from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import PackedPrompts
@@ -97,7 +97,7 @@ def states_of(model, batch, positions, ids=None):
     """Final states at some positions of a batch, or of other ids in its place."""
     return model.backbone(
         *(batch.ids if ids is None else ids, batch.position_ids, model.segments(batch)),
-        places=positions,
+        positions=positions,
     )
 
 
@@ -106,7 +106,7 @@ def nll_of(model, batch, positions):
     is_masked = torch.zeros_like(batch.is_answer).index_fill(0, positions, True)
     noisy = with_masks(batch, is_masked, mask_token_id=model.vocab.mask_token_id)
     hidden = states_of(model, batch, positions, noisy.x_t)
-    return model.objective(hidden, model.backbone.embedding.table(), batch, noisy)[1]
+    return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[1]
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     ids, positions, labels = (case[f"packed.{n}"] for n in ("input_ids", "position_ids", "labels"))
     places = (labels != -100).nonzero().squeeze(1)
     assert (positions[places] > 0).all()  # a first token has no loss there
-    hidden = model.hidden(batch_of(ids, positions), unmasked(ids, places))
+    hidden = states_of(model, batch_of(ids, positions), places)
     ours = F.cross_entropy(model.backbone.logits(hidden), labels[places])
     torch.testing.assert_close(ours, loss, atol=1e-5, rtol=0)
     # our loss never predicts the mask
@@ -143,7 +143,11 @@ def test_the_loss_of_the_reference_s_checkpoint_is_the_reference_s(reference):
     theirs[:, model.vocab.mask_token_id] = -torch.inf
     kept = labels[places] != model.vocab.mask_token_id
     truth = batch_of(torch.where(labels == -100, ids, labels), positions)
-    total, _ = model._loss(truth, unmasked(ids, places[kept]), hidden[kept])
+    ones = torch.ones(int(kept.sum()))
+    noisy = NoisyBatch(ids, places[kept], ones.bool(), ones, ones)
+    total, _ = model.objective(
+        hidden[kept], model.backbone.embedding.output_embedding(), truth, noisy
+    )
     expected = F.cross_entropy(theirs[kept], labels[places][kept], reduction="sum") / len(ids)
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=0)
 
@@ -157,7 +161,7 @@ def test_logits_are_bit_by_bit_those_of_load_backbone(reference):
         (case["single.input_ids"], torch.arange(40)),
     ):
         every = torch.arange(len(ids))
-        hidden = model.hidden(batch_of(ids, positions), unmasked(ids, every))
+        hidden = states_of(model, batch_of(ids, positions), every)
         assert torch.equal(model.backbone.logits(hidden), loaded(ids[None], positions[None])[0])
 
 
@@ -221,7 +225,7 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
     prompts = PackedPrompts(ids, places, layout, torch.tensor(holes))
-    denoise = conditional(model, prompts, mask_token_id=mask, refresh_every=99)
+    denoise = conditional(model, prompts, mask_token_id=mask, cache_interval=99)
     allowed = torch.arange(1000)
     for done in ([], [5], [5, 12], [5, 6, 7, 12]):
         now = ids.clone()

@@ -75,14 +75,14 @@ def batches(count=60, rows=4, seed=0, *, has_speech=True):
 def states_of(model, batch, noisy):
     return model.backbone(
         *(noisy.x_t, batch.position_ids, model.segments(batch)),
-        places=noisy.positions,
+        positions=noisy.positions,
         continuous=batch.continuous,
     )
 
 
 def loss_of(model, batch):
     noisy = model.forward_process(batch, model.vocab, seed=model.noise_seed)
-    hidden, table = states_of(model, batch, noisy), model.backbone.embedding.table()
+    hidden, table = states_of(model, batch, noisy), model.backbone.embedding.output_embedding()
     return model.objective(hidden, table, batch, noisy)[0]
 
 

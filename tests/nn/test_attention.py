@@ -29,10 +29,10 @@ def test_segment_attention_equals_dense_attention_under_a_block_mask(lengths, kv
 @pytest.mark.parametrize("query_lengths", [None, [3, 0, 5]])
 def test_attention_in_bfloat16_is_that_in_float64_within_its_rounding(rng, query_lengths):
     lengths = [5, 30, 7]
-    asking = query_lengths or lengths
-    heads = ((sum(asking), 6), (sum(lengths), 2), (sum(lengths), 2), (sum(asking), 6))
+    num_queries = query_lengths or lengths
+    heads = ((sum(num_queries), 6), (sum(lengths), 2), (sum(lengths), 2), (sum(num_queries), 6))
     q, k, v, g = (2 * torch.randn(*shape, 8, generator=rng) for shape in heads)
-    layouts = [SegmentLayout.from_lengths(n, device="cpu") for n in (asking, lengths)]
+    layouts = [SegmentLayout.from_lengths(n, device="cpu") for n in (num_queries, lengths)]
 
     def run(dtype):
         given = [x.bfloat16().to(dtype).requires_grad_() for x in (q, k, v)]
@@ -46,19 +46,19 @@ def test_attention_in_bfloat16_is_that_in_float64_within_its_rounding(rng, query
         assert (narrow - exact).norm() < 0.01 * exact.norm()
 
 
-@pytest.mark.parametrize("is_open", [None, False, True])
+@pytest.mark.parametrize("is_maskable", [None, False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_given_tokens_see_given_ones_and_open_tokens_all(rng, dtype, is_open):
+def test_fixed_tokens_attend_to_fixed_ones_and_maskable_tokens_to_all(rng, dtype, is_maskable):
     lengths = [5, 9, 1, 6]
     total = sum(lengths)
     q, k, v = (torch.randn(total, 4, 8, generator=rng).to(dtype) for _ in "qkv")
     drawn = torch.rand(total, generator=rng) < 0.4
-    is_open = drawn if is_open is None else torch.full((total,), is_open)
+    is_maskable = drawn if is_maskable is None else torch.full((total,), is_maskable)
     segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    mask = (segment[:, None] == segment[None]) & (is_open[:, None] | ~is_open[None])
+    mask = (segment[:, None] == segment[None]) & (is_maskable[:, None] | ~is_maskable[None])
     q_h, k_h, v_h = (x.float().transpose(0, 1) for x in (q, k, v))
     dense = F.scaled_dot_product_attention(q_h, k_h, v_h, attn_mask=mask).transpose(0, 1)
-    layout = SegmentLayout.from_lengths(lengths, device="cpu").with_isolated_prompt(is_open)
+    layout = SegmentLayout.from_lengths(lengths, device="cpu").with_isolated_prompt(is_maskable)
     near = {"atol": 2e-2, "rtol": 2e-2} if dtype is torch.bfloat16 else {"atol": 1e-5, "rtol": 1e-4}
     torch.testing.assert_close(segment_attention(q, k, v, layout).float(), dense, **near)
 

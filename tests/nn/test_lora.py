@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, all that is trained, and no more than weights in the end."""
+"""LoRA adapters start without effect, are all that is trained, and merge into the weights."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Of a table split in two, the last rows learn and the first stay, whatever the optimizer does."""
+"""Only the trainable rows of an embedding table learn, whatever the optimizer does."""
 
 import copy
 
@@ -77,9 +77,9 @@ def test_adapters_and_rows_are_merged_into_plain_weights(tied):
             parameter.normal_(std=0.1)
     plain = merge_adapters(model)
     assert plain.state_dict().keys() == names
-    ids, places = torch.arange(ROWS), torch.arange(ROWS)[:, None].expand(-1, 3)
+    ids, position_ids = torch.arange(ROWS), torch.arange(ROWS)[:, None].expand(-1, 3)
     layout = model.segment_layout([ROWS], ids < 0)
-    expected, ours = (m.logits(m(ids, places, layout)) for m in (model, plain))
+    expected, ours = (m.logits(m(ids, position_ids, layout)) for m in (model, plain))
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     assert (plain.embedding.head.weight is plain.embedding.tokens.weight) == tied
 

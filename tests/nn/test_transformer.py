@@ -13,7 +13,7 @@ def tiny(code_spans=()) -> Transformer:
     return Transformer(50, list(code_spans), **SMALL)
 
 
-def places(lengths):
+def position_ids(lengths):
     index = torch.cat([torch.arange(n) for n in lengths])
     return torch.stack((index, index // 3, index % 3), dim=1)
 
@@ -23,11 +23,15 @@ def test_packed_segments_get_the_logits_they_get_alone(rng):
     model.embedding.spans[0].load(torch.randn(8, 3, generator=rng))
     ids = torch.randint(0, 50, (20,), generator=rng)
     packed = model.logits(
-        model(ids, places(lengths), SegmentLayout.from_lengths(lengths, device="cpu"))
+        model(ids, position_ids(lengths), SegmentLayout.from_lengths(lengths, device="cpu"))
     )
     alone = [
         model.logits(
-            model(part, places([len(part)]), SegmentLayout.from_lengths([len(part)], device="cpu"))
+            model(
+                part,
+                position_ids([len(part)]),
+                SegmentLayout.from_lengths([len(part)], device="cpu"),
+            )
         )
         for part in ids.split(lengths)
     ]
@@ -44,7 +48,7 @@ def test_a_change_in_one_segment_or_in_the_padding_leaves_all_others_bit_equal(r
     other = torch.where(segment == changed, (ids + 7) % 50, ids)
     layout = SegmentLayout.from_lengths(lengths, device="cpu")
     with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
-        one, two = (model.logits(model(x, places(lengths), layout)) for x in (ids, other))
+        one, two = (model.logits(model(x, position_ids(lengths), layout)) for x in (ids, other))
     assert torch.equal(one[segment != changed], two[segment != changed])
     assert not torch.equal(one[segment == changed], two[segment == changed])
 
@@ -55,7 +59,7 @@ def test_every_position_sees_every_other_of_its_segment_in_both_directions(rng):
     vectors.requires_grad_()
     model.embedding.embed = lambda ids: vectors
     hidden = model(
-        torch.zeros(6).long(), places([6]), SegmentLayout.from_lengths([6], device="cpu")
+        torch.zeros(6).long(), position_ids([6]), SegmentLayout.from_lengths([6], device="cpu")
     )
     for position in (0, 5):
         (grad,) = torch.autograd.grad(hidden[position].sum(), vectors, retain_graph=True)
@@ -80,9 +84,9 @@ def test_grid_places_change_what_a_token_attends_to(rng):
     model = tiny()
     ids = torch.randint(0, 50, (9,), generator=rng)
     layout = SegmentLayout.from_lengths([9], device="cpu")
-    flat = places([9]).clone()
+    flat = position_ids([9]).clone()
     flat[:, 1:] = 0
-    assert (model(ids, places([9]), layout) - model(ids, flat, layout)).abs().max() > 1e-4
+    assert (model(ids, position_ids([9]), layout) - model(ids, flat, layout)).abs().max() > 1e-4
 
 
 def test_rope_sections_must_sum_to_half_the_head():
@@ -103,7 +107,7 @@ def test_a_saved_backbone_comes_back_equal(tmp_path):
 def gradients(model, ids, layout, *, dtype):
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        loss = model.logits(model(ids, places(list(layout.lengths)), layout)).square().mean()
+        loss = model.logits(model(ids, position_ids(list(layout.lengths)), layout)).square().mean()
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
@@ -152,17 +156,17 @@ WANTED = [[4, 9, 10, 23], [0, 1, 2, 25], []]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wanted", WANTED, ids=len)
-def test_states_of_some_places_and_their_gradients_are_those_of_a_whole_pass(rng, wanted, dtype):
-    model, lengths, places_of = tiny(), [7, 5, 12, 2], torch.tensor(wanted, dtype=torch.long)
+def test_states_at_some_positions_and_their_gradients_are_those_of_a_whole_pass(rng, wanted, dtype):
+    model, lengths, wanted_positions = tiny(), [7, 5, 12, 2], torch.tensor(wanted, dtype=torch.long)
     ids = torch.randint(0, 50, (26,), generator=rng)
     layout = SegmentLayout.from_lengths(lengths, device="cpu")
     push = torch.randn(len(wanted), 32, generator=rng)
     found = []
-    for places_given in (places_of, None):
+    for positions in (wanted_positions, None):
         model.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16):
-            states = model(ids, places(lengths), layout, positions=places_given)
-        states = states if places_given is not None else states[places_of]
+            states = model(ids, position_ids(lengths), layout, positions=positions)
+        states = states if positions is not None else states[wanted_positions]
         (states * push).sum().backward()
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((states, grads))
@@ -181,5 +185,5 @@ def test_the_last_block_computes_only_what_is_wanted(rng):
         torch.randint(0, 50, (20,), generator=rng),
         SegmentLayout.from_lengths([20], device="cpu"),
     )
-    model(ids, places([20]), layout, positions=torch.tensor([3, 19]))
+    model(ids, position_ids([20]), layout, positions=torch.tensor([3, 19]))
     assert rows == [*[20] * (len(model.blocks) - 1), 2]

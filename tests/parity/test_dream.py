@@ -14,7 +14,7 @@ from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas, in_blocks
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
-from lightning_omni.samplers.loop import fill
+from lightning_omni.samplers.loop import sample
 from lightning_omni.samplers.margin import Margin
 
 FOLDER = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
@@ -74,12 +74,12 @@ def test_sampled_tokens_are_the_reference_s(run):
         logits = forward(model, ids, [total])
         return lambda where, allowed: logits[where - 1][:, allowed]
 
-    hole = torch.tensor([-1] * len(prompt) + [0] * size)
+    block = torch.tensor([-1] * len(prompt) + [0] * size)
     canvas = Canvas(
         torch.tensor(prompt + [mask] * size),
         torch.zeros(total, dtype=torch.long),
-        hole,
-        hole,
+        block,
+        block,
         (torch.arange(512),),
         torch.tensor([[min(settings["steps"], size)]]),
         mask,
@@ -87,7 +87,9 @@ def test_sampled_tokens_are_the_reference_s(run):
     if "block_size" in settings:
         canvas = in_blocks(canvas, settings["block_size"])
     sampler, seeds, steps = sampler_of(settings), torch.zeros(1, dtype=torch.long), []
-    ids = fill(denoise, canvas, sampler, seeds=seeds, on_step=lambda e: steps.append(e.ids[-size:]))
+    ids = sample(
+        denoise, canvas, sampler, seeds=seeds, on_step=lambda e: steps.append(e.ids[-size:])
+    )
     left = [size, *(int((x == mask).sum()) for x in steps)]
     assert [a - b for a, b in pairwise(left)] == run["committed_per_step"]
     assert steps[0].tolist() == run["first_step"]

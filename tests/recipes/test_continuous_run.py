@@ -13,7 +13,7 @@ from lightning_omni.data.features_store import user_speech
 from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.omni import Omni
-from lightning_omni.tokenizers.speech_features import ContinuousSpeech
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 RECIPE = str(Path(__file__).parents[2] / "recipes/debug/continuous_speech.yaml")
 EXPORT = "runs/debug/continuous_speech/export"
@@ -95,7 +95,7 @@ def test_a_model_of_tokens_alone_is_given_no_encoder(place, capsys):
 
 
 def test_the_answer_depends_on_the_sound_through_its_features(place):
-    omni = Omni.from_pretrained(EXPORT, continuous_speech=ContinuousSpeech(torch.nn.Identity()))
+    omni = Omni.from_pretrained(EXPORT, continuous_speech=SpeechFeatureEncoder(torch.nn.Identity()))
     rng = np.random.default_rng(1)
     rate = omni.speech_tokenizer.sample_rate
     sample = omni.ask("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))

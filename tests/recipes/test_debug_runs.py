@@ -66,13 +66,13 @@ def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(wor
         "speech": ["--audio", "in.wav"],
     }
     declared = TASKS_BY_NAME[task]
-    args = [x for modality in declared.asks for x in given[modality]]
+    args = [x for modality in declared.inputs for x in given[modality]]
     outs = [workplace / f"out/{task}-{n}" for n in range(2)]
     for out in outs:
         model = ["--model", "runs/debug/stage3/export"]
         assert main(["generate", "--task", task, *args, "--out", str(out), *model]) == 0
     suffixes = {"text": ".txt", "image": ".png", "speech": ".wav"}
-    for modality in declared.answers:
+    for modality in declared.outputs:
         first, second = (out.with_suffix(suffixes[modality]).read_bytes() for out in outs)
         assert first == second
     record = json.loads(outs[0].with_suffix(".json").read_text())
@@ -260,7 +260,7 @@ def test_a_part_of_speech_is_said_anew(workplace):
     assert (made != own).any()
 
 
-def test_what_was_taken_out_is_filled_and_judged(workplace):
+def test_masked_pieces_are_infilled_and_scored(workplace):
     given = ["--model", "runs/debug/stage3/export", "--data", "data/smoke", "--out", "infilled"]
     plan = ["--split", "val", "--limit", "3", "--speech_limit", "2", "--seed", "1"]
     assert main(["evaluate-infilling", *given, *plan]) == 0

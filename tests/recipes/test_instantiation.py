@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning_omni.generation.plain_sampling import from_plain, to_plain
 
 from lightning_omni.cli import build_cli, parse_options
+from lightning_omni.generation.config import from_plain, to_plain
 from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.variants import resolve_recipes
 

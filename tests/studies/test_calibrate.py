@@ -2,11 +2,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from lightning_omni.generation.defaults import QUALITIES
-from lightning_omni.generation.qualities import load_qualities
 
 import lightning_omni.studies.calibrate as verb
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import PRESETS, GenerationConfig, load_presets
 from lightning_omni.studies.calibrate import (
     CalibrationRow,
     Candidate,
@@ -52,14 +50,14 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
     def compare(omni, suite, plan, task, configs):
         if task == "vqa":
             raise KeyboardInterrupt
-        return [row("few", 0.9, 4)], dict.fromkeys(QUALITIES, "few")
+        return [row("few", 0.9, 4)], dict.fromkeys(PRESETS, "few")
 
     monkeypatch.setattr(verb, "prepare", lambda *_: (SimpleNamespace(), None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
     monkeypatch.setattr(verb, "_compare", compare)
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
-    few = Sampling(num_steps=4)
+    few = GenerationConfig(num_steps=4)
     options = {"split": "val", "limit": 1, "speech_limit": 1, "seed": 0, "into_model": True}
     with pytest.raises(KeyboardInterrupt):
         verb.calibrate(
@@ -69,7 +67,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
         )
     written = sorted(path.name for path in out.iterdir())
     assert written == ["calibration.json", "calibration.md", "pareto_t2i.png"]
-    assert load_qualities(model) == {quality: {"t2i": few} for quality in QUALITIES}
+    assert load_presets(model) == {preset: {"t2i": few} for preset in PRESETS}
 
 
 def test_each_preset_is_the_cheapest_config_within_its_tolerance():

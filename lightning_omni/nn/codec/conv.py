@@ -1,7 +1,6 @@
-"""Convolutional encoder and decoder of the MAGVIT-v2 shape, for still images.
+"""Convolutional image encoder and decoder with the architecture of MAGVIT-v2.
 
-Source: MAGVIT-v2, arXiv:2310.05737, appendix; sizes are arguments, so the full network and one
-that trains on a CPU in minutes are the same classes.
+Source: MAGVIT-v2, arXiv:2310.05737, appendix.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class ResBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Single-head attention over all places of a feature map."""
+    """Single-head self-attention over all positions of a feature map."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class SpatialAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C Y X"]:
-        """Let every place attend to every other."""
+        """Let all positions attend to each other."""
         h = self.norm(x)
         q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(q, k, v)
@@ -90,17 +89,17 @@ def _middle(channels: int, groups: int) -> nn.Sequential:
 
 
 class ConvEncoder(nn.Module):
-    """Pixels to a grid of latent vectors.
+    """Encode pixels to a grid of latent vectors.
 
     Args:
         channels: Base width.
-        multipliers: Width of each level as a multiple of the base; the map is halved between
-            levels.
-        blocks: Residual blocks of each level.
-        latent_channels: Channels of the result.
-        groups: Of the group norms.
-        stem: Pixels folded into channels before the first convolution, per side; 1 folds none.
-            On a CPU, folding 4 x 4 pixels first is an order of magnitude faster.
+        multipliers: Width of each level as a multiple of the base; each level but the last halves
+            rows and columns.
+        blocks: Number of residual blocks of each level.
+        latent_channels: Number of output channels.
+        groups: Number of groups of the group norms.
+        stem: Side of the pixel squares that are folded into channels before the first convolution
+            (pixel unshuffle); 1 folds none. On a CPU, 4 is an order of magnitude faster than 1.
     """
 
     def __init__(
@@ -137,15 +136,15 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A grid of latent vectors to pixels; levels are listed from pixels to latents.
+    """Decode a grid of latent vectors to pixels; levels are listed from pixels to latents.
 
     Args:
         channels: Base width.
         multipliers: Width of each level as a multiple of the base.
-        blocks: Residual blocks of each level.
-        latent_channels: Channels of the input.
-        groups: Of the group norms.
-        stem: Inverse of the encoder's.
+        blocks: Number of residual blocks of each level.
+        latent_channels: Number of input channels.
+        groups: Number of groups of the group norms.
+        stem: Side of the pixel squares that are unfolded at the end, as in the encoder.
     """
 
     def __init__(

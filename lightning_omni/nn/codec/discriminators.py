@@ -1,4 +1,4 @@
-"""Discriminators of the two codecs: over patches of images and over spectrograms."""
+"""Discriminators of the image codec (patches) and the speech codec (spectrograms)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class PatchDiscriminator(nn.Module):
-    """Strided convolutions to a map of patch scores.
+    """PatchGAN: strided convolutions to a map of patch scores.
 
     Args:
-        channels: Width of the first layer; doubled by each of the others.
-        num_layers: Strided layers.
+        channels: Width of the first layer; every further layer doubles it.
+        num_layers: Number of strided layers.
 
     Source: pix2pix, arXiv:1611.07004, section 3.2.2.
     """
@@ -29,17 +29,17 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B 1 V W"]:
-        """Score patches; above zero means real."""
+        """Score patches; higher means real."""
         scores: Tensor = self.layers(images)
         return scores
 
 
 class STFTDiscriminator(nn.Module):
-    """Judges a waveform at several transform sizes.
+    """Multi-scale STFT discriminator of waveforms.
 
     Args:
-        filters: Width of its convolutions.
-        n_ffts: Transform sizes in samples; hops are a quarter of them.
+        filters: Number of channels of its convolutions.
+        n_ffts: Transform sizes in samples; hop lengths are a quarter of them.
 
     Source: EnCodec, arXiv:2210.13438, section 3.4.
     """
@@ -54,6 +54,6 @@ class STFTDiscriminator(nn.Module):
         )
 
     def forward(self, wave: Float[Tensor, "B T"]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Scores and inner feature maps of each scale."""
+        """Return scores and inner feature maps of each scale."""
         scores, features = self.network(wave[:, None])
         return scores, features

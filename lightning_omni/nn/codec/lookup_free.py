@@ -1,4 +1,4 @@
-"""Lookup-free quantization: a code is the signs of a short vector."""
+"""Lookup-free quantization (LFQ): a code is the signs of a short vector."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Quantized:
 
     Attributes:
         latents: Quantized vectors with a straight-through gradient, Float[B C Y X].
-        codes: Int[B Y X].
-        commitment: Mean squared distance to the signs.
-        sample_entropy: Mean entropy of a place's bits, nats per bit; small when decided.
-        batch_entropy: Entropy of the batch's mean bits, nats per bit; large when all are used.
+        codes: Codes in [0, 2^bits), Int[B Y X].
+        commitment: Mean squared distance of the latents to their signs.
+        sample_entropy: Mean entropy of the bits of a position, nats per bit; low if confident.
+        batch_entropy: Entropy of the bits' batch means, nats per bit; high if all codes are used.
     """
 
     latents: Tensor
@@ -30,9 +30,12 @@ class Quantized:
 
 
 class LookupFreeQuantizer(nn.Module):
-    """Quantizes each of `bits` channels to its sign; channel 0 is the most significant bit.
+    """Quantize each channel to its sign; channel 0 is the most significant bit.
 
-    Entropies are factorised over bits, so any number of bits costs the same.
+    Entropies are factorised over bits, so their cost is linear in the number of bits.
+
+    Args:
+        bits: Number of channels C.
 
     Source: MAGVIT-v2, arXiv:2310.05737, section 3.1.
     """
@@ -45,7 +48,7 @@ class LookupFreeQuantizer(nn.Module):
         self.register_buffer("powers", 2 ** torch.arange(bits).flip(0), persistent=False)
 
     def forward(self, z: Float[Tensor, "B C Y X"]) -> Quantized:
-        """Quantize; zero counts as negative."""
+        """Quantize latents; zero counts as negative."""
         signs = torch.where(z > 0, 1.0, -1.0).to(z.dtype)
         probability = torch.sigmoid(4 * z.float())
         mean = probability.mean((0, 2, 3))
@@ -58,15 +61,15 @@ class LookupFreeQuantizer(nn.Module):
         )
 
     def codes(self, z: Float[Tensor, "B C Y X"]) -> Int[Tensor, "B Y X"]:
-        """Code of each place: sum of bit_c * 2^(bits - 1 - c)."""
+        """Return the code of each position: the sum over c of bit_c * 2^(bits - 1 - c)."""
         return ((z > 0).long() * self.powers[:, None, None]).sum(1)
 
     def vectors(self, codes: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape C"]:
-        """Signs of codes, -1 or 1."""
+        """Return the signs of codes, -1 or 1."""
         return ((codes[..., None] & self.powers) > 0).float() * 2 - 1
 
 
 def _bit_entropy(p: Tensor) -> Tensor:
-    """Entropy of Bernoulli variables in nats."""
+    """Return the entropy of Bernoulli variables in nats."""
     p = p.clamp(1e-6, 1 - 1e-6)
     return -(p * p.log() + (1 - p) * (1 - p).log())

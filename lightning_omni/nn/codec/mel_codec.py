@@ -1,4 +1,7 @@
-"""The mel codec: log-mel frames in, codes' vectors and waveforms out."""
+"""Encoder and decoder of the mel codec: log-mel frames in, waveforms by inverse STFT out.
+
+The inverse STFT head follows Vocos, arXiv:2306.00814.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,19 @@ from torch import Tensor, nn
 from lightning_omni.pretrained import Pretrained
 
 FLOOR = 1e-4
-"""Energies below this count as silence."""
+"""Lower bound of mel energies before the logarithm."""
 
 
 def mel_filters(
     num_mels: int, n_fft: int, sample_rate: int, *, max_hz: float
 ) -> Float[Tensor, "F M"]:
-    """Triangular filters, equally spaced in mel, each of unit area.
+    """Return triangular filters, equally spaced on the mel scale, each of unit area.
+
+    Args:
+        num_mels: Number of filters M.
+        n_fft: Transform size in samples; there are F = n_fft / 2 + 1 frequency bins.
+        sample_rate: Sample rate in Hz.
+        max_hz: Upper edge of the last filter in Hz.
 
     Source: Slaney's Auditory Toolbox, Interval technical report 1998-010.
     """
@@ -36,7 +45,12 @@ def mel_filters(
 
 
 class MagnitudeSpectrum(nn.Module):
-    """Magnitudes of overlapping Hann frames; T samples give T / hop frames exactly."""
+    """Magnitude spectrogram with Hann windows; T samples give exactly T / hop frames.
+
+    Args:
+        n_fft: Transform and window size in samples.
+        hop: Distance of frames in samples.
+    """
 
     window: Tensor
 
@@ -46,7 +60,7 @@ class MagnitudeSpectrum(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N F"]:
-        """Spectra of samples in [-1, 1]; T must be a multiple of the hop."""
+        """Transform samples in [-1, 1]; T must be a multiple of the hop."""
         pad = self.n_fft - self.hop
         padded = F.pad(wave, (pad // 2, pad - pad // 2))
         frames = padded.unfold(1, self.n_fft, self.hop) * self.window
@@ -55,7 +69,14 @@ class MagnitudeSpectrum(nn.Module):
 
 
 class LogMel(nn.Module):
-    """Natural logarithm of mel energies, scaled to about [-2.6, 2.6]."""
+    """Log-mel spectrogram, scaled to about [-2.6, 2.6].
+
+    Args:
+        sample_rate: Sample rate in Hz.
+        n_fft: Transform and window size in samples.
+        hop: Distance of frames in samples.
+        num_mels: Number of mel filters M.
+    """
 
     filters: Tensor
 
@@ -66,14 +87,14 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N M"]:
-        """Log-mel frames of samples in [-1, 1], in float32 also under autocast."""
+        """Transform samples in [-1, 1]; float32 also under autocast."""
         with torch.autocast(wave.device.type, enabled=False):
             energy: Tensor = self.spectrum(wave.float()) @ self.filters
         return (energy.clamp_min(FLOOR).log() + 4) / 2
 
 
 class FrameBlock(nn.Module):
-    """Residual block that mixes a frame with two neighbours at a distance."""
+    """Residual block that mixes each frame with its two neighbours at distance `dilation`."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -98,12 +119,12 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 
 
 class MelFrameEncoder(Pretrained):
-    """Waveform to latent frames at a quarter of the 100 Hz log-mel rate.
+    """Encode a waveform to latent frames at 25 Hz, a quarter of the log-mel rate.
 
     Args:
-        sample_rate: Of the waveform, in Hz.
-        width: Of the frames; the 100 Hz level uses three quarters of it.
-        blocks: Residual blocks at 100, 50 and 25 Hz.
+        sample_rate: Sample rate of the waveform in Hz.
+        width: Width of frames at 50 and 25 Hz; frames at 100 Hz have three quarters of it.
+        blocks: Number of residual blocks at 100, 50 and 25 Hz.
         latent_dim: Size of a latent frame.
     """
 
@@ -131,12 +152,12 @@ class MelFrameEncoder(Pretrained):
 
 
 class SpectrumFrameDecoder(Pretrained):
-    """Latent frames to a waveform through a log-mel estimate and an inverse Fourier transform.
+    """Decode latent frames to a waveform by a log-mel estimate and an inverse STFT.
 
     Args:
-        sample_rate: Of the waveform, in Hz.
-        width: Of the frames.
-        blocks: Residual blocks at 25, 50 and 100 Hz, and after the log-mel estimate.
+        sample_rate: Sample rate of the waveform in Hz.
+        width: Width of the frames.
+        blocks: Number of residual blocks at 25, 50 and 100 Hz, and after the log-mel estimate.
         latent_dim: Size of a latent frame.
     """
 
@@ -161,7 +182,7 @@ class SpectrumFrameDecoder(Pretrained):
     def forward(
         self, latents: Float[Tensor, "B N D"]
     ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B K M"]]:
-        """Decode to samples, and the log-mel estimate on the way."""
+        """Return samples and the log-mel estimate."""
         h = self.coarse(self.inp(latents))
         h = self.middle(self.to_middle(h).unflatten(2, (2, -1)).flatten(1, 2))
         h = self.fine(self.to_fine(h).unflatten(2, (2, -1)).flatten(1, 2))
@@ -170,7 +191,7 @@ class SpectrumFrameDecoder(Pretrained):
         return self._inverse(self.head(h).float()), mel.float()
 
     def _inverse(self, spectrum: Float[Tensor, "B K F"]) -> Float[Tensor, "B T"]:
-        """Magnitude and phase to samples by windowed overlap-add, as many hops as frames."""
+        """Convert log-magnitudes and phases to samples by overlap-add; each frame gives one hop."""
         log_magnitude, phase = spectrum.chunk(2, dim=-1)
         magnitude = log_magnitude.clamp(-12, 5).exp()
         frames = torch.fft.irfft(torch.polar(magnitude, phase), n=self.n_fft) * self.window

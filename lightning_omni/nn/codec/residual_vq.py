@@ -1,4 +1,4 @@
-"""EnCodec's residual vector quantizer, with its dead-code restart made effective."""
+"""Residual vector quantizer of EnCodec, with a restart of dead codes that takes effect."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class QuantizedFrames:
 
     Attributes:
         latents: Sum of the codebook vectors with a straight-through gradient, Float[B N D].
-        codes: Int[B N Q].
-        commitment: Mean squared distance of the latents to their first codebook vectors.
+        codes: Codes in [0, codebook_size), Int[B N Q].
+        commitment: Mean squared distance of the latents to the vectors of the first codebook.
     """
 
     latents: Tensor
@@ -29,14 +29,14 @@ class QuantizedFrames:
 
 
 class ResidualQuantizer(Pretrained):
-    """Codebooks that each quantize what the one before left.
+    """Quantize with several codebooks, each applied to the residual of the previous ones.
 
     Args:
-        dim: Size of a latent frame.
-        num_codebooks: Levels Q.
-        codebook_size: Codes of a level.
-        decay: Of the codebooks' moving averages.
-        dead_below: A code whose moving count falls below this is restarted from the batch.
+        dim: Size D of a latent frame.
+        num_codebooks: Number of codebooks Q.
+        codebook_size: Number of codes K of a codebook.
+        decay: Decay of the moving averages that update the codebooks.
+        dead_below: Moving count below which a code is restarted from the batch.
 
     Source: SoundStream, arXiv:2107.03312, section III-C; the layers are those of `encodec`.
     """
@@ -62,7 +62,7 @@ class ResidualQuantizer(Pretrained):
         )
 
     def forward(self, z: Float[Tensor, "B N D"], *, num_codebooks: int) -> QuantizedFrames:
-        """Quantize with the first `num_codebooks` levels; updates codebooks in training mode."""
+        """Quantize with the first `num_codebooks` codebooks; training mode updates them."""
         with torch.autocast(z.device.type, enabled=False):
             frames = z.float().transpose(1, 2)
             quantized, codes, losses = self.layers(frames, n_q=num_codebooks)
@@ -71,23 +71,29 @@ class ResidualQuantizer(Pretrained):
         return QuantizedFrames(latents, codes.permute(1, 2, 0), losses[0].mean())
 
     def encode(self, z: Float[Tensor, "B N D"], *, num_codebooks: int) -> Int[Tensor, "B N Q"]:
-        """Codes only."""
+        """Return the codes of latents."""
         codes: Tensor = self.layers.encode(z.float().transpose(1, 2), n_q=num_codebooks)
         return codes.permute(1, 2, 0)
 
     def decode(self, codes: Int[Tensor, "B N Q"]) -> Float[Tensor, "B N D"]:
-        """Sum of the codebook vectors."""
+        """Return the sum of the codebook vectors."""
         quantized: Tensor = self.layers.decode(codes.permute(2, 0, 1))
         return quantized.transpose(1, 2)
 
     @property
     def codebooks(self) -> Float[Tensor, "Q K D"]:
-        """Vectors of every level."""
+        """Vectors of all codebooks."""
         return torch.stack([layer._codebook.embed for layer in self.layers.layers])
 
     @torch.no_grad()
     def initialise(self, z: Float[Tensor, "V D"], *, iterations: int, rng: Generator) -> None:
-        """Fit every level to latent vectors by k-means on what the levels before leave."""
+        """Initialise each codebook by k-means on the residuals of the previous ones.
+
+        Args:
+            z: Latent vectors.
+            iterations: Number of k-means iterations.
+            rng: Generator that draws the first centres.
+        """
         residual = z.float()
         for layer in self.layers.layers:
             centres = _k_means(residual, self.codebook_size, iterations, rng)
@@ -98,9 +104,10 @@ class ResidualQuantizer(Pretrained):
 
     @torch.no_grad()
     def restart_dead(self, z: Float[Tensor, "V D"], *, rng: Generator) -> int:
-        """Move dead codes onto random residuals of the batch; returns how many.
+        """Replace dead codes by random residuals of the batch; return their number.
 
-        `encodec` restarts a code's vector but not its moving averages, which then overwrite it.
+        `encodec` replaces the vector of a code but not its moving averages, which then overwrite
+        it.
         """
         residual, restarted = z.float(), 0
         for layer in self.layers.layers:
@@ -115,16 +122,16 @@ class ResidualQuantizer(Pretrained):
         return restarted
 
 
-def _set_codebook(book: Any, where: Tensor | slice, vectors: Tensor, size: Tensor) -> None:
-    """Set vectors together with the averages they are recomputed from."""
-    book.embed[where] = vectors
-    book.cluster_size[where] = size
-    book.embed_avg[where] = vectors * size[:, None]
+def _set_codebook(book: Any, index: Tensor | slice, vectors: Tensor, size: Tensor) -> None:
+    """Set vectors together with the moving averages they are computed from."""
+    book.embed[index] = vectors
+    book.cluster_size[index] = size
+    book.embed_avg[index] = vectors * size[:, None]
     book.inited.fill_(True)
 
 
 def _k_means(x: Tensor, num_centres: int, iterations: int, rng: Generator) -> Tensor:
-    """Lloyd's algorithm from random points; an empty centre stays where it is."""
+    """Run Lloyd's algorithm from random points; a centre without points stays unchanged."""
     replace = len(x) < num_centres
     start = (
         torch.randint(len(x), (num_centres,), generator=rng)

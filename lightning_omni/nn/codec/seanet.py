@@ -1,4 +1,4 @@
-"""EnCodec's SEANet encoder and decoder behind our codec interface: the full-scale variant."""
+"""SEANet encoder and decoder of EnCodec, for the full-scale speech codec."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lightning_omni.pretrained import Pretrained
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let the package's networks use a form of weight norm that torch advises against."""
+    """Suppress the deprecation warning of weight norm, which `encodec` uses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*weight_norm.*", FutureWarning)
         yield
 
 
 class SEANetSpeechEncoder(Pretrained):
-    """Waveform to latent frames by strided convolutions and an LSTM.
+    """Encode a waveform to latent frames by strided convolutions and an LSTM.
 
     Args:
         num_filters: Width of the first layer.
-        ratios: Strides from the decoder's side; their product is the hop in samples.
-        latent_dim: Size of a latent frame.
-        lstm_layers: Recurrent layers at the frame rate.
-        causal: No frame sees samples after its own.
+        ratios: Strides in the order of the decoder; their product is the hop length in samples.
+        latent_dim: Size D of a latent frame.
+        lstm_layers: Number of LSTM layers at the frame rate.
+        causal: Frames do not depend on later samples.
 
     Source: EnCodec, arXiv:2210.13438, section 3.1.
     """
@@ -55,20 +55,20 @@ class SEANetSpeechEncoder(Pretrained):
             )
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N D"]:
-        """Encode samples; the last frame of a T that `hop_length` does not divide is completed."""
+        """Encode samples; T is padded to a multiple of `hop_length`."""
         out: Tensor = self.network(wave[:, None]).transpose(1, 2)
         return out
 
 
 class SEANetSpeechDecoder(Pretrained):
-    """Mirror of `SEANetSpeechEncoder`; gives no log-mel estimate.
+    """Decode latent frames to a waveform, mirroring `SEANetSpeechEncoder`.
 
     Args:
         num_filters: Width of the last layer.
-        ratios: As the encoder's.
-        latent_dim: Size of a latent frame.
-        lstm_layers: Recurrent layers at the frame rate.
-        causal: No sample sees frames after its own.
+        ratios: Strides, as in the encoder.
+        latent_dim: Size D of a latent frame.
+        lstm_layers: Number of LSTM layers at the frame rate.
+        causal: Samples do not depend on later frames.
     """
 
     def __init__(
@@ -90,5 +90,5 @@ class SEANetSpeechDecoder(Pretrained):
             )
 
     def forward(self, latents: Float[Tensor, "B N D"]) -> tuple[Float[Tensor, "B T"], None]:
-        """Decode to samples."""
+        """Return samples, and None in place of a log-mel estimate."""
         return self.network(latents.transpose(1, 2)).squeeze(1), None

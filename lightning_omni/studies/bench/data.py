@@ -22,7 +22,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench.readers import Reader, make_readers
 from lightning_omni.studies.bench.timing import ratio, take_turns
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import Sequence
+from lightning_omni.types import TokenSequence
 from lightning_omni.vocab import Vocab
 
 _TAIL_PADS = {"text": 10, "speech": 16}
@@ -92,7 +92,7 @@ def measure_packing(
     )
     lengths: list[int] = []
 
-    def visits() -> Iterator[tuple[int, Sequence]]:
+    def visits() -> Iterator[tuple[int, TokenSequence]]:
         streams = {task: SampleStream(folder, task, "train", seed=seed) for task in tasks}
         for visit, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
             sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{visit}"))

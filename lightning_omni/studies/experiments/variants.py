@@ -13,7 +13,7 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import manifest_hash
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.pretrained import WEIGHTS_FILE, fingerprint, locate
+from lightning_omni.pretrained import WEIGHTS_FILE, fingerprint, resolve_pretrained
 from lightning_omni.studies.experiments.recipe import (
     ModuleAndData,
     Recipe,
@@ -151,7 +151,7 @@ def _inputs(module: MaskedDiffusionModule, data: OmniData, *, is_first: bool) ->
     )
     start = None
     if is_first and module.init_from is not None:
-        folder = locate(module.init_from)
+        folder = resolve_pretrained(module.init_from)
         if not (folder / WEIGHTS_FILE).is_file():
             raise OmniError(
                 f"no weights to start from in '{folder}'; train them first, or set "

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.emojiworld.splits import HoldOut, bucket, hashed_order, hashed_share
+from data_prep.emojiworld.splits import HoldOut, hash_bucket, hashed_order, hashed_share
 
 WORDS = [f"w{i}" for i in range(40)]
 INKS = [f"ink{i}" for i in range(8)]
 
 
 def hold_out(objects, inks, share, *, has_pairs=True):
-    return HoldOut.of(
+    return HoldOut.choose(
         objects=objects,
         inks=inks,
         backgrounds=["white", "pink", "gray"],
@@ -49,10 +49,10 @@ def test_the_choice_does_not_depend_on_the_order_of_the_words():
 
 def test_a_pair_held_out_by_its_unsaid_background_alone_is_dropped():
     rules = HoldOut(frozenset({("background", "cat", "pink"), ("pair", "cat", "fish")}))
-    assert rules.bucket([("background", "cat", "pink")]) == "comp"
-    assert rules.bucket([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
-    assert rules.bucket([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
-    assert rules.bucket([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
+    assert rules.subset_of([("background", "cat", "pink")]) == "comp"
+    assert rules.subset_of([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
+    assert rules.subset_of([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
+    assert rules.subset_of([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
 
 
 @given(st.lists(st.text(max_size=5), min_size=1), st.floats(0.01, 0.9))
@@ -66,5 +66,5 @@ def test_shares_are_the_same_for_any_order_and_never_empty(words, share):
 def test_buckets_fill_evenly(of):
     counts = [0] * of
     for i in range(400 * of):
-        counts[bucket("x", i, of=of)] += 1
+        counts[hash_bucket("x", i, num_buckets=of)] += 1
     assert max(abs(c - 400) for c in counts) < 120

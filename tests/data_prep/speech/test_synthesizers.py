@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from data_prep.sources import SourceError, Sources
-from data_prep.speech import synthesizers as voices
-from data_prep.speech.cache import SpeechBank
+from data_prep.speech import synthesizers
+from data_prep.speech.cache import SpeechCache
 from data_prep.speech.espeak import close_espeak
-from data_prep.speech.synthesizers import SAMPLE_RATE, Voices, polish
+from data_prep.speech.synthesizers import Synthesizers, normalize_recording
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,7 +27,7 @@ def noise(seconds, rate=SAMPLE_RATE):
 
 def test_silence_is_cut_and_loudness_set():
     quiet = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    wave = polish(np.concatenate([quiet, 0.1 * noise(0.5), quiet]), SAMPLE_RATE)
+    wave = normalize_recording(np.concatenate([quiet, 0.1 * noise(0.5), quiet]), SAMPLE_RATE)
     assert 0.5 <= len(wave) / SAMPLE_RATE <= 0.5 + 2 * 0.07
     assert np.sqrt(np.square(wave).mean()) == pytest.approx(0.08, rel=0.01)
 
@@ -34,11 +35,11 @@ def test_silence_is_cut_and_loudness_set():
 def test_a_loud_click_does_not_clip():
     wave = 0.01 * noise(0.5)
     wave[4000] = 0.9
-    assert abs(polish(wave, SAMPLE_RATE)).max() <= 0.951
+    assert abs(normalize_recording(wave, SAMPLE_RATE)).max() <= 0.951
 
 
 def test_other_rates_and_stereo_become_16_khz_mono():
-    wave = polish(np.stack([noise(0.5, 22050)] * 2, axis=1), 22050)
+    wave = normalize_recording(np.stack([noise(0.5, 22050)] * 2, axis=1), 22050)
     assert wave.ndim == 1
     assert len(wave) / SAMPLE_RATE == pytest.approx(0.5, abs=0.03)
 
@@ -46,48 +47,48 @@ def test_other_rates_and_stereo_become_16_khz_mono():
 @pytest.mark.parametrize("wave", [np.zeros(16000, np.float32), np.zeros(0, np.float32)])
 def test_silence_is_refused(wave):
     with pytest.raises(OmniError, match="empty or silent"):
-        polish(wave, SAMPLE_RATE)
+        normalize_recording(wave, SAMPLE_RATE)
 
 
 def test_without_flite_each_of_its_voices_has_a_stand_in_of_its_own(tmp_path, monkeypatch):
     def absent(sources):
         raise SourceError("no flite here")
 
-    monkeypatch.setattr(voices, "find_flite", absent)
+    monkeypatch.setattr(synthesizers, "find_flite", absent)
     sources = Sources(tmp_path, online=False)
     wanted = {"flite-rms", "flite-slt", "flite-kal16", "flite-awb"}
-    _, chosen = Voices.find(wanted, sources)
+    _, chosen = Synthesizers.find(wanted, sources)
     assert set(chosen) == wanted
     assert len(set(chosen.values())) == len(wanted)
     assert all(name.startswith("espeak-") for name in chosen.values())
     assert sources.provenance.fallbacks == ["espeak-ng speaks for flite: no flite here"]
 
 
-@pytest.mark.parametrize("voice", sorted(voices.STAND_INS.values()))
+@pytest.mark.parametrize("voice", sorted(synthesizers.FALLBACK_VOICES.values()))
 def test_every_stand_in_speaks_the_same_bytes_twice(voice):
-    speaker = Voices(None)
-    first, second = (speaker.say("a red cat", voice) for _ in range(2))
+    speaker = Synthesizers(None)
+    first, second = (speaker.synthesize("a red cat", voice) for _ in range(2))
     assert np.array_equal(first, second)
     assert 0.3 < len(first) / SAMPLE_RATE < 3
 
 
 def test_an_unknown_voice_is_named():
     with pytest.raises(OmniError, match="no synthesizer for voice 'festival-kal'"):
-        Voices(None).say("hello", "festival-kal")
+        Synthesizers(None).synthesize("hello", "festival-kal")
 
 
 def test_a_clip_is_spoken_once_and_found_again(tmp_path):
-    class Counting(Voices):
+    class Counting(Synthesizers):
         said = 0
 
-        def say(self, text, voice):
+        def synthesize(self, text, voice):
             type(self).said += 1
             return noise(0.4)
 
     for _ in range(2):
-        bank = SpeechBank(Counting(None), tmp_path)
-        clips = [bank.want("a red cat", "espeak-en"), bank.want("a red cat", "espeak-en")]
-        bank.synthesize()
+        cache = SpeechCache(Counting(None), tmp_path)
+        clips = [cache.request("a red cat", "espeak-en"), cache.request("a red cat", "espeak-en")]
+        cache.synthesize()
         assert clips[0] is clips[1]
         assert clips[0].duration_s() == pytest.approx(0.4, abs=0.03)
     assert Counting.said == 1

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import Sampling
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.studies.experiments.command import experiment
 from lightning_omni.studies.experiments.variants import Variant, resolve_recipes
 
@@ -68,7 +68,7 @@ def test_a_tokenizer_s_recipe_is_no_variant():
 
 def test_a_variant_of_its_own_recipes_leaves_the_experiment_s_out():
     demo = [RECIPES / "demo" / f"stage{n}.yaml" for n in (1, 2, 3)]
-    found = resolve_recipes("a", Variant({}, Sampling(num_steps=8), demo), [DEBUG])
+    found = resolve_recipes("a", Variant({}, GenerationConfig(num_steps=8), demo), [DEBUG])
     assert [path for path, _, _ in found] == demo
 
 
