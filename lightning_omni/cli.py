@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
 from lightning_omni.cli_help import (
@@ -31,7 +31,6 @@ from lightning_omni.cli_options import (
     with_suggestion,
 )
 from lightning_omni.errors import OmniError, did_you_mean, sentence_behind
-from lightning_omni.signatures import CONFIG
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -165,19 +164,13 @@ def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
     """
     parser, known = parser_of(verb)
     options = parser.parse_args(inline_options(verb, rename_options(args, known), known))
-    options.pop(CONFIG, None)
+    options.pop("config", None)
     arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
-    if grouped := _config_class(verb):
-        inside = {field.name for field in fields(grouped)} & arguments.keys()
-        arguments[CONFIG] = grouped(**{name: arguments.pop(name) for name in inside})
     return arguments
 
 
 def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
-    """Return the parser of a function's options, and their names.
-
-    A parameter `config` of the function is a dataclass whose fields are options of their own.
-    """
+    """Return the parser of a function's options, and their names."""
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
@@ -187,13 +180,9 @@ def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
             """Turn a parser's message into one line."""
             raise OmniError(with_suggestion(one_line(message), known))
 
-    function, grouped = _function(verb), _config_class(verb)
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    skip: set[str | int] = {CONFIG} if grouped else set()
-    known = list(parser.add_function_arguments(function, fail_untyped=True, skip=skip))
-    if grouped:
-        known += parser.add_class_arguments(grouped, fail_untyped=True)
+    known = list(parser.add_function_arguments(_function(verb), fail_untyped=True))
     return parser, known
 
 
@@ -201,15 +190,6 @@ def _function(verb: str) -> Callable[..., Any]:
     module, name = VERBS[verb].module, VERBS[verb].function
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function
-
-
-def _config_class(verb: str) -> type[Any] | None:
-    """Return the dataclass of a function's parameter `config`, if it has one."""
-    function = _function(verb)
-    if CONFIG not in function.__annotations__:
-        return None
-    kind = get_type_hints(function)[CONFIG]
-    return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
 def build_cli(

@@ -89,7 +89,7 @@ VERBS = {
     PLAN: Verb(
         "tools",
         "Estimate memory and time of a recipe on given GPUs.",
-        f"{_OURS}studies.memory_plan.plan",
+        f"{_OURS}studies.memory_plan.settings",
         "PlanOptions",
     ),
     "bench": Verb(

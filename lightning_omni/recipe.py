@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
     try:
-        return rename_class_paths(rename_arguments(yaml.load(text, _Loader)))
+        plain = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise OmniError(f"'{path}' is not YAML ({error}); correct it") from error
+    return rename_class_paths(rename_arguments(plain, level=logging.WARNING))
 
 
 def merge(base: Any, changes: Any) -> Any:

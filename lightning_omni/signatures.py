@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CONFIG = "config"
-"""Parameter of a verb's function whose dataclass has fields that are options of their own."""
 _PLAIN = {"str": "TEXT", "int": "INT", "float": "FLOAT", "bool": "true|false", "Path": "PATH"}
 _ARGS_HEADING = re.compile(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n|\n)*)", re.MULTILINE)
 _ARG = re.compile(r"^    (\w+): (.*(?:\n(?:     .*|\s*$))*)", re.MULTILINE)
@@ -138,14 +136,23 @@ def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> I
         *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
     ]
     for arg, default in pairs:
-        if arg.arg == CONFIG and isinstance(arg.annotation, ast.Name):
-            found = home.find(arg.annotation.id)
+        shown = None if default is None else _shown(default)
+        yield Option(arg.arg, home.kind(arg.annotation), shown, notes.get(arg.arg, ""))
+    yield from _passed_on(home, node)
+
+
+def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
+    """Yield the fields of a dataclass that a function builds of its `**options`."""
+    if node.args.kwarg is None:
+        return
+    for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
+        values = [k.value for k in call.keywords if k.arg is None]
+        is_passed = any(isinstance(v, ast.Name) and v.id == node.args.kwarg.arg for v in values)
+        if is_passed and isinstance(call.func, ast.Name):
+            found = home.find(call.func.id)
             if found and isinstance(found[1], ast.ClassDef):
                 text = ast.get_docstring(found[1]) or ""
                 yield from _fields(found[0], found[1], _notes(text))
-            continue
-        shown = None if default is None else _shown(default)
-        yield Option(arg.arg, home.kind(arg.annotation), shown, notes.get(arg.arg, ""))
 
 
 def _fields(home: Module, node: ast.ClassDef, notes: dict[str, str]) -> Iterator[Option]:

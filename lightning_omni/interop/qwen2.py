@@ -49,7 +49,7 @@ def qwen2_config(
     Args:
         transformer: Qwen2-shaped backbone.
         formats: number formats of its weights, as safetensors names them.
-        right_shift_logits: whether its output at position i - 1 scores token i, as with Dream.
+        right_shift_logits: whether its output at position i - 1 scores token i (Dream).
     """
     args = transformer.init_args
     theta = args["rope_theta"]
