@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 
 
 class OmniError(Exception):
@@ -31,3 +33,9 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
         lower, upper = (str(x) if isinstance(x, int) else f"{x:g}" for x in (least, most))
         wanted = f"at least {lower}" if most == math.inf else f"{lower} to {upper}"
         raise OmniError(f"{name} is {value}, wanted {wanted}")
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" with the choice nearest to a misspelt name, or nothing."""
+    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

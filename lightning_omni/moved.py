@@ -97,7 +97,6 @@ MODULES = {
     "inference.qualities": "generation.qualities",
     "inference.request": "generation.request",
     "inference.sampling": "generation.config",
-    "inference.shrink": "generation.shrink",
     "inference.trace": "generation.history",
     "inference.unused_options": "generation.unused_options",
     "interop.own": "interop.native",
@@ -169,6 +168,10 @@ ARGUMENTS = {
     "rows_from": "trainable_rows_from",
 }
 """Old name of a class's argument: its new name."""
+REMOVED: dict[str, str] = {
+    "length_loss": "length heads were removed",
+}
+"""Argument that is gone: why it is ignored."""
 
 
 def resolve(path: str) -> str:
@@ -192,7 +195,30 @@ def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
     return {
         _argument(name, level): rename_arguments(value, level=level)
         for name, value in plain.items()
+        if not _is_removed(name, level)
     }
+
+
+def rename_class_paths(plain: Any) -> Any:
+    """Return a recipe or saved configuration whose `class_path`s lead to where classes are now."""
+    if isinstance(plain, list):
+        return [rename_class_paths(value) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    return {
+        name: rename_class(value) if name == "class_path" else rename_class_paths(value)
+        for name, value in plain.items()
+    }
+
+
+def rename_class(path: Any) -> Any:
+    """Return the dotted path of a class of this package as it is now; log a change once."""
+    if not (isinstance(path, str) and path.startswith(_PACKAGE)):
+        return path
+    new = resolve(path)
+    if new != path:
+        _log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
+    return new
 
 
 def rename_option(arg: str) -> str:
@@ -204,16 +230,22 @@ def rename_option(arg: str) -> str:
     return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
+def _is_removed(name: Any, level: int) -> bool:
+    if name in REMOVED:
+        _log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
+    return name in REMOVED
+
+
 def _argument(name: Any, level: int) -> Any:
     new = ARGUMENTS.get(name, name)
     if new != name:
-        _log_once(level, name, new)
+        _log_once(level, "the argument '%s' is now '%s'", name, new)
     return new
 
 
 @functools.cache
-def _log_once(level: int, old: str, new: str) -> None:
-    log.log(level, "the argument '%s' is now '%s'", old, new)
+def _log_once(level: int, message: str, old: str, new: str) -> None:
+    log.log(level, message, old, new)
 
 
 class _Moved(ModuleType):

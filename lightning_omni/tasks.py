@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, did_you_mean
 
 Baseline = Literal["shuffled_text", "shuffled_media", "most_common_answer"]
 Breakdown = Literal["voice", "scene", "question"]
@@ -208,5 +208,6 @@ def task_named(name: str) -> Task:
         OmniError: If there is no such task; the message lists the existing ones.
     """
     if name not in TASKS_BY_NAME:
-        raise OmniError(f"unknown task '{name}'; choose one of {', '.join(TASK_NAMES)}")
+        hint = did_you_mean(name, TASK_NAMES)
+        raise OmniError(f"unknown task '{name}'{hint}; choose one of {', '.join(TASK_NAMES)}")
     return TASKS_BY_NAME[name]

@@ -1,1 +1,1 @@
-"""Lightning callbacks: exports and TensorBoard."""
+"""Lightning callbacks: monitoring, exports and the defaults of every run."""

@@ -1,4 +1,4 @@
-"""End a stage with an evaluation of what it exported."""
+"""Evaluate the exported model when training ends."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 
 
 class EvaluateStage(L.Callback):
-    """Evaluates `export` in the run's folder into `eval` beside it; list it after ExportOmni.
+    """Evaluates the run's folder `export` into the folder `eval` beside it, after the export.
 
-    Each primary number is logged as `eval/<task>_<split>` to
-    TensorBoard. That the recognizer is installed is checked before training, not after.
+    Primary metrics are logged as `eval/<task>_<split>/<metric>`. Whether the speech recognizer is
+    installed is checked before training.
 
     Args:
-        splits: Test splits.
-        limit: Cases per task and split.
-        speech_limit: The same where the recognizer must listen.
-        gallery: Cases kept as files per task.
-        seed: Of the choice of cases, of sampling and of intervals.
-        tasks: Tasks to test; None takes those of the stage.
+        splits: test splits.
+        limit: examples per task and split.
+        speech_limit: examples per task and split where answers are transcribed by a recognizer.
+        gallery: examples per task whose media are kept as files.
+        seed: seed of the choice of examples, of sampling and of confidence intervals.
+        tasks: tasks to evaluate; None takes those of the stage.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EvaluateStage(L.Callback):
         self.gallery, self.seed, self.tasks = gallery, seed, tasks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fail now rather than after hours if something needed is missing."""
+        """Fail now rather than after hours if the recognizer is missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
             load_recognizer(self.tasks or list(data.tasks))
@@ -57,8 +57,8 @@ class EvaluateStage(L.Callback):
         root = Path(trainer.default_root_dir)
         if not (root / "export" / CONFIG_FILE).is_file():
             raise OmniError(
-                f"nothing to evaluate in '{root / 'export'}'; list ExportOmni before EvaluateStage "
-                "in trainer.callbacks"
+                f"nothing to evaluate in '{root / 'export'}'; keep export in run_defaults, or list "
+                "ExportOmni before EvaluateStage in trainer.callbacks"
             )
         results = evaluate(
             model=root / "export",
@@ -78,7 +78,7 @@ class EvaluateStage(L.Callback):
 
 
 def primary_values(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Each task's main number per split, `eval/<task>_<split>/<metric>`."""
+    """Return the primary metric of each task and split as `eval/<task>_<split>/<metric>`."""
     return {
         f"eval/{r['task']}_{r['split']}/{r['metric']}": r["value"]
         for r in rows

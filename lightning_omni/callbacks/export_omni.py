@@ -23,13 +23,13 @@ _BACKBONE = "backbone."
 
 
 class ExportOmni(L.Callback):
-    """Exports to `<default_root_dir>/export` when training ends, averaged weights if there are.
+    """Exports to `<default_root_dir>/export` when training ends; averaged weights if it averages.
 
-    Adapters are added into the weights.
+    Adapters are merged into the weights.
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the folder on the first process; where several share the model, all help."""
+        """Write the folder on the first process; all processes gather a sharded model."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, OmniData):
             return
@@ -64,12 +64,12 @@ class ExportOmni(L.Callback):
 
 
 def _origin(init_from: str | list[str] | None) -> str:
-    """Where the weights came from before training; the package's own by their checksum."""
+    """Return where the initial weights are from; the bundled model is named by its checksum."""
     if not init_from:
         return "random weights"
     folder = resolve_pretrained(init_from)
     if folder == FOLDER:
-        return f"the package's model, sha256 {fingerprint(folder)[:16]}"
+        return f"the bundled model, sha256 {fingerprint(folder)[:16]}"
     return str(folder)
 
 
@@ -80,7 +80,7 @@ def _card(
     weights: dict[str, Tensor],
     steps: int,
 ) -> str:
-    """Say what the model is, what it was trained on, under which licences, and how to use it."""
+    """Return the model card: architecture, training data, licences and use."""
     made_from = read_manifest(data.data)
     sources = made_from.get("sources", [])
     licences = made_from.get("train_licences") or {"not counted in the manifest of the data": "all"}
@@ -108,16 +108,15 @@ def _card(
         f"lightning_omni generate --model THIS_FOLDER --task {task} ...",
         "```",
         "",
-        "It knows the small world it was trained on and nothing else; numbers are in the folder's "
-        "evaluation.",
+        "The model covers its training data only; see the evaluation in this folder for results.",
         "",
         "## Data",
         "",
-        "Licences of the media it was trained on:",
+        "Licences of the training media:",
         "",
         *(f"- {licence}: {n}" for licence, n in licences.items()),
         "",
-        "All sources of the data folder, those of its tests included:",
+        "All sources of the data folder, test splits included:",
         "",
         *(f"- {s['name']} {s['version']}: {s['licence']}" for s in sources),
     ]

@@ -1,4 +1,4 @@
-"""Notice a run that goes wrong while it still runs."""
+"""Detect failing runs while they are training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lightning_omni.callbacks.throughput import Throughput
 
 log = logging.getLogger(__name__)
 
-_ENOUGH = 10  # logged values before a rule speaks
+_ENOUGH = 10  # logged values before a rule applies
 _SLOW, _FAST = 0.01, 0.05  # weights of the newest value in the running means
-_SURE = 4.0  # standard errors of the fast mean that a rise must exceed
+_SIGNIFICANT = 4.0  # standard errors of the fast mean that a rise must exceed
 
 
 @dataclass(slots=True)
 class _Running:
-    """A long-run and a recent mean of a metric, and its variance."""
+    """Long-run and recent mean of a metric, and its variance."""
 
     slow: float
     fast: float
@@ -32,33 +32,32 @@ class _Running:
     count: int = 0
 
     def add(self, value: float) -> None:
-        """Take one more value in."""
+        """Update the means with a value."""
         self.variance += _SLOW * ((value - self.slow) ** 2 - self.variance)
         self.slow += _SLOW * (value - self.slow)
         self.fast += _FAST * (value - self.fast)
         self.count += 1
 
     def has_risen(self, ratio: float) -> bool:
-        """Tell whether the recent mean is above the long-run one by more than its noise."""
+        """Tell whether the recent mean exceeds the long-run mean significantly."""
         error = math.sqrt(self.variance * _FAST / (2 - _FAST))
         is_known = self.count >= 1 / _SLOW
-        return is_known and self.fast > max(ratio * self.slow, self.slow + _SURE * error)
+        return is_known and self.fast > max(ratio * self.slow, self.slow + _SIGNIFICANT * error)
 
 
 class HealthMonitor(L.Callback):
-    """Warns on the console and under `health/alerts`, and counts in `monitor/alerts`.
+    """Logs alerts to the console and to `health/alerts`, and their number to `monitor/alerts`.
 
-    Rules, on the metrics as they are logged: a loss that is not finite; a gradient norm far above
-    its median; loading that takes more than a share of the time; codebook use below a share; a
-    mask-ratio bin whose loss rises by more than its noise while the total falls. The same alert is
-    repeated only after `quiet_steps`.
+    Rules apply to the logged metrics: a loss that is not finite; a gradient norm far above its
+    median; waiting for data that takes too large a share of a step; low codebook usage; a
+    mask-ratio bin whose loss rises significantly while the total falls.
 
     Args:
-        max_gradient_ratio: Gradient norm over its median of the last hundred.
-        max_wait_share: Share of a step spent waiting for data.
-        min_usage: Share of codes in use at validation.
-        rise: A bin's recent loss over its long-run mean.
-        quiet_steps: Steps before an alert is repeated.
+        max_gradient_ratio: largest gradient norm relative to the median of the last hundred.
+        max_wait_share: largest share of a step spent waiting for data.
+        min_usage: smallest share of codes in use at validation.
+        rise: largest recent loss of a bin relative to its long-run mean.
+        quiet_steps: steps before an alert is repeated.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class HealthMonitor(L.Callback):
         self.alerts: list[tuple[int, str]] = []
         self._gradients: deque[float] = deque(maxlen=100)
         self._means: dict[str, _Running] = {}
-        self._spoken: dict[str, int] = defaultdict(lambda: -(10**9))
+        self._last_alert: dict[str, int] = defaultdict(lambda: -(10**9))
 
     def on_train_batch_end(
         self,
@@ -84,21 +83,21 @@ class HealthMonitor(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look at what was just logged."""
+        """Check the metrics that were just logged."""
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {k: float(v) for k, v in trainer.logged_metrics.items()}
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Throughput):
                     values |= callback.latest
-            self._tell(trainer, dict(self.check(values)))
+            self._alert(trainer, dict(self.check(values)))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the codebooks."""
+        """Check codebook usage."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        self._tell(trainer, dict(self.check_usage(values)))
+        self._alert(trainer, dict(self.check_usage(values)))
 
     def check(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
-        """Yield `(rule, sentence)` for what is wrong with a step's metrics."""
+        """Yield `(rule, message)` for each problem in a step's metrics."""
         for name, value in values.items():
             if "loss" in name and not math.isfinite(value):
                 yield f"finite {name}", f"{name} is {value}; lower the learning rate"
@@ -112,7 +111,7 @@ class HealthMonitor(L.Callback):
         yield from self._check_bins(values)
 
     def check_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
-        """Yield an alert for every codebook hardly used."""
+        """Yield `(rule, message)` for every codebook of low usage."""
         for name, value in values.items():
             if name.startswith("tokenizer/") and "/usage" in name and value < self.min_usage:
                 yield name, f"{name} is {value:.0%}; the codebook may be collapsing"
@@ -139,17 +138,17 @@ class HealthMonitor(L.Callback):
                     f"{name} rises ({mean.slow:.3g} to {mean.fast:.3g}) while the total falls",
                 )
 
-    def _tell(self, trainer: L.Trainer, found: dict[str, str]) -> None:
+    def _alert(self, trainer: L.Trainer, found: dict[str, str]) -> None:
         step = trainer.global_step
-        due = {k: v for k, v in found.items() if step - self._spoken[k] >= self.quiet_steps}
+        due = {k: v for k, v in found.items() if step - self._last_alert[k] >= self.quiet_steps}
         if not due or not trainer.is_global_zero:
             return
         media = MediaLog(trainer)
-        for rule, sentence in due.items():
-            self._spoken[rule] = step
-            self.alerts.append((step, sentence))
-            log.warning("health, step %d: %s", step, sentence)
-        rows = [[str(at), sentence] for at, sentence in self.alerts]
+        for rule, message in due.items():
+            self._last_alert[rule] = step
+            self.alerts.append((step, message))
+            log.warning("health, step %d: %s", step, message)
+        rows = [[str(at), message] for at, message in self.alerts]
         media.table("health/alerts", ["step", "what"], rows)
         for logger in trainer.loggers:
             logger.log_metrics({"monitor/alerts": float(len(self.alerts))}, step=step)

@@ -1,4 +1,4 @@
-"""Mixed precision that follows the machine: one recipe for laptops and for GPUs."""
+"""Mixed precision chosen by the machine: one recipe for laptops and GPUs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightning_omni.nn.cpu import matmul_dtype
 
 
 class BFloat16WhereFaster(Precision):
-    """bfloat16 autocast on machines that gain by it, float32 on others; weights stay float32.
+    """bfloat16 autocast on machines where it is faster, else float32; weights stay float32.
 
-    Used as `trainer.plugins` in a recipe, in place of `trainer.precision`.
+    A recipe names it in `trainer.plugins` instead of setting `trainer.precision`.
     """
 
     def __init__(self) -> None:
@@ -24,6 +24,6 @@ class BFloat16WhereFaster(Precision):
 
     @contextmanager
     def forward_context(self) -> Generator[None, None, None]:
-        """Autocast, or nothing."""
+        """Run the forward pass under autocast if it is faster."""
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.is_faster):
             yield

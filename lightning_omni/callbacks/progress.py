@@ -1,4 +1,4 @@
-"""Progress as plain lines where there is no terminal to draw a bar on."""
+"""Progress as log lines where there is no terminal for a progress bar."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PlainProgress(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Log a line if one is due."""
+        """Log a line every `EVERY_S` seconds."""
         now = time.monotonic()
         if sys.stdout.isatty() or not trainer.is_global_zero or now - self.last < EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""What a tokenizer in training leaves of real pictures and sound, beside the originals."""
+"""Log reconstructions of a tokenizer in training beside the originals."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 
 
 class Reconstructions(L.Callback):
-    """Logs the first validation pictures or sounds, each with its decoded codes, at validation.
+    """Logs the first validation pictures or recordings with their reconstructions.
 
-    Pictures appear as `reconstructions/real_then_decoded`, sounds as
+    Pictures appear as `reconstructions/real_then_decoded`, recordings as
     `reconstructions/<number>_real` and `_decoded`.
 
     Args:
-        num_samples: How many.
+        num_samples: number of pictures or recordings.
     """
 
     def __init__(self, num_samples: int = 4) -> None:
         self.num_samples = num_samples
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Encode and decode the same samples each time."""
+        """Encode and decode the same samples after each validation."""
         loader = trainer.val_dataloaders
         if not trainer.is_global_zero or loader is None:
             return

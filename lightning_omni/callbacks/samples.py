@@ -1,4 +1,4 @@
-"""Answers of the model in training to fixed prompts: pictures, sound, text and denoising strips."""
+"""Log answers of the model in training to fixed prompts, and how they are denoised."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LENGTH_SAMPLES = 500
 
 
 class Samples(L.Callback):
-    """Logs `samples/<task>/...` and `denoise/...` at the first validation samples of each task.
+    """Logs `samples/<task>/...` and `denoise/...` for the first validation samples of each task.
 
-    `denoise/image_strip` shows a picture while its masks go, `denoise/commit_order` when each of
-    its tokens was decided (dark first), `denoise/text` a caption step by step.
+    `denoise/image_strip` shows a picture after each denoising step, `denoise/commit_order` the step
+    at which each of its tokens was committed (dark first), `denoise/text` a text step by step.
 
     Args:
-        every_n_steps: Training steps between two looks; one more is taken at the end.
-        num_per_task: Prompts of each task.
-        seed: Of sampling; the same each time, so that looks can be compared.
+        every_n_steps: training steps between two evaluations; another follows at the end.
+        num_per_task: prompts of each task.
+        seed: seed of sampling, the same each time so that samples can be compared.
     """
 
     def __init__(self, every_n_steps: int, num_per_task: int, seed: int) -> None:
@@ -51,16 +51,16 @@ class Samples(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look if it is time."""
+        """Log samples if it is time."""
         if trainer.global_step - self.last_step >= self.every_n_steps:
-            self._look(trainer, pl_module)
+            self._log_samples(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look once more, at the averaged weights if there are."""
+        """Log samples of the final weights, averaged ones if the run averages."""
         if trainer.global_step > self.last_step:
-            self._look(trainer, pl_module)
+            self._log_samples(trainer, pl_module)
 
-    def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _log_samples(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_step = trainer.global_step
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not trainer.is_global_zero or not isinstance(data, OmniData):
@@ -84,7 +84,7 @@ class Samples(L.Callback):
             logger.log_metrics(values, step=trainer.global_step)
 
     def _omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
-        """The model in training as an `Omni`; tokenizers, prompts and lengths are loaded once."""
+        """Return the model in training as an `Omni`; its other parts are loaded once."""
         if not self._parts:
             seen = [data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks]
             self._parts = {
@@ -106,22 +106,22 @@ def _log_answers(
 ) -> None:
     rows, pictures = [], []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        asked = [p for t in prompt.turns[:-1] for p in t.parts]
-        wanted = [p for p in prompt.turns[-1].parts if not p.is_transcript]
-        words = [" ".join(p.text or "" for p in parts).strip() for parts in (asked, wanted)]
+        request = [p for t in prompt.turns[:-1] for p in t.parts]
+        reference = [p for p in prompt.turns[-1].parts if not p.is_transcript]
+        words = [" ".join(p.text or "" for p in parts).strip() for parts in (request, reference)]
         rows.append([words[0] or str(prompt.meta.get("text", "")), words[1], answer.text or ""])
-        codes = [p.codes for p in (*asked, *wanted) if p.modality == "image" and p.codes]
+        codes = [p.codes for p in (*request, *reference) if p.modality == "image" and p.codes]
         pictures += [_picture(omni, c) for c in codes]
         if answer.image is not None:
             pictures.append(answer.image)
         if answer.speech is not None and len(answer.speech):
             media.audio(f"samples/{task}/{i}", answer.speech, answer.sample_rate)
-    media.table(f"samples/{task}/text", ["asked", "wanted", "answered"], rows)
+    media.table(f"samples/{task}/text", ["request", "reference", "answer"], rows)
     media.images(f"samples/{task}/real_then_generated", pictures)
 
 
 def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
-    """One picture's denoising in `STRIP` steps; what is still masked is grey."""
+    """Log a picture after each of `STRIP` denoising steps; masked positions are grey."""
     span = omni.template.vocab.span("image")
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
@@ -146,7 +146,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
 
 
 def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
-    """One text's denoising; masks are blocks, the end is a dot."""
+    """Log a text after each denoising step; masks are blocks, special tokens dots."""
     frames: list[list[int]] = []
     (answer,) = omni.answer(
         [prompt.unanswered()], seed=seed, on_step=lambda event: frames.append(event.ids.tolist())
@@ -170,7 +170,7 @@ def _glyph(omni: Omni, token_id: int) -> str:
 
 
 def _order_map(order: Tensor, columns: int) -> Image.Image:
-    """Grey levels of the step at which each token was decided, enlarged."""
+    """Return the step at which each token was committed as enlarged grey levels."""
     shade = (order.float() / order.max().clamp_min(1) * 255).to(torch.uint8)
     grid = Image.fromarray(shade.view(-1, columns).cpu().numpy(), "L")
     side = 8 * columns

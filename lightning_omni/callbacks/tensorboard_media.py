@@ -1,4 +1,4 @@
-"""Write pictures, sound and text to TensorBoard without ever stopping a training."""
+"""Write pictures, audio and text to TensorBoard; failures never stop a training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_SECONDS = 10
 
 
 class MediaLog:
-    """Guards each write: a failure is counted and logged as `monitor/failures`."""
+    """Writes media to TensorBoard and counts failed writes in `failures`."""
 
     def __init__(self, trainer: L.Trainer) -> None:
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
@@ -31,7 +31,7 @@ class MediaLog:
         self.failures = 0
 
     def images(self, tag: str, pictures: list[Image.Image]) -> None:
-        """A row of pictures, left to right."""
+        """Write a row of pictures, left to right."""
         if self.writer is None or not pictures:
             return
         height = max(p.height for p in pictures)
@@ -44,7 +44,7 @@ class MediaLog:
         self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
 
     def audio(self, tag: str, wave: NDArray[np.float32] | Tensor, sample_rate: int) -> None:
-        """Mono sound, made finite, clamped and cut to `MAX_SECONDS`; silence is left out."""
+        """Write mono audio, made finite, clamped and cut to `MAX_SECONDS`; skip empty audio."""
         sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
         sound = sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)
         if self.writer is None or len(sound) == 0:
@@ -52,7 +52,7 @@ class MediaLog:
         self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
 
     def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
-        """A Markdown table; cells are escaped."""
+        """Write a Markdown table; cells are escaped."""
         if self.writer is None or not rows:
             return
         cells = [[html.escape(cell).replace("|", "&#124;") or " " for cell in row] for row in rows]

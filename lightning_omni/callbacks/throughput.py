@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and what the batches are made of."""
+"""Log how long the parts of a training step take, and the composition of batches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lightning_omni.types import Batch
 
 
 class _LastOfAll(L.Callback):
-    """Starts the clock of waiting when every other callback is done."""
+    """Starts the waiting time when every other callback is done."""
 
     def __init__(self, throughput: Throughput) -> None:
         self.throughput = throughput
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Setting up is no waiting."""
+        """Exclude setup from the waiting time."""
         self.throughput.ended = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Nor is validation."""
+        """Exclude validation from the waiting time."""
         self.throughput.ended = time.perf_counter()
 
     def on_train_batch_end(
@@ -34,22 +34,22 @@ class _LastOfAll(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Nor are samples, checkpoints and logs."""
+        """Exclude samples, checkpoints and logs from the waiting time."""
         self.throughput.ended = time.perf_counter()
 
 
 class Throughput(L.Callback):
-    """Logs tokens per second, the split of a step's time, packing and the realised task mix.
+    """Logs tokens per second, times of a step's parts, packing efficiency and the task mix.
 
-    A tokenizer's run, whose batches hold no tokens yet, logs samples per second and waiting.
+    Runs of tokenizers, whose batches hold no tokens, log samples per second and waiting time.
 
-    `perf/data_wait_s` is the time until the next batch is there, without validation, samples and
-    checkpoints; `perf/compute_s` the step's own, made of `perf/forward_s`, `perf/backward_s` and
-    `perf/update_s` (clipping and the optimizer). Means are over `log_every_n_steps`; on a GPU,
-    which works behind the program's back, only the sum is true.
+    `perf/data_wait_s` is the time until the next batch is available, without validation, samples
+    and checkpoints. `perf/compute_s` is the time of the step itself: `perf/forward_s`,
+    `perf/backward_s` and `perf/update_s` (clipping and optimizer). Means are over
+    `log_every_n_steps`. On a GPU, which runs asynchronously, only the sum is exact.
 
     Attributes:
-        latest: What was logged last.
+        latest: values logged last.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Throughput(L.Callback):
         self.tasks = torch.zeros(len(TASK_NAMES))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Put the clock's starter behind every callback."""
+        """Append the callback that starts the waiting time."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, _LastOfAll) for callback in callbacks):
             callbacks.append(_LastOfAll(self))
@@ -71,7 +71,7 @@ class Throughput(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop the clock of waiting."""
+        """Stop the waiting time."""
         self.started = time.perf_counter()
         self.wait_s += self.started - self.ended
 
@@ -93,7 +93,7 @@ class Throughput(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the step, and log if it is time."""
+        """Count the step, and log every `log_every_n_steps`."""
         self.ended = time.perf_counter()
         self.compute_s += self.ended - self.started
         if isinstance(batch, Batch):
@@ -114,7 +114,7 @@ class Throughput(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the gradient's norm before clipping, and the learning rate."""
+        """Log the gradient norm before clipping, and the learning rate."""
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads)
@@ -126,17 +126,17 @@ class Throughput(L.Callback):
         values = {
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
-            **(self._of_tokens(total_s) if self.tokens else self._of_samples(total_s)),
+            **(self._token_values(total_s) if self.tokens else self._sample_values(total_s)),
         }
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         self.latest = values
         self._restart()
 
-    def _of_samples(self, total_s: float) -> dict[str, float]:
+    def _sample_values(self, total_s: float) -> dict[str, float]:
         return {"perf/samples_per_s": self.samples / total_s}
 
-    def _of_tokens(self, total_s: float) -> dict[str, float]:
+    def _token_values(self, total_s: float) -> dict[str, float]:
         values = {
             "perf/tokens_per_s": self.tokens / total_s,
             "perf/useful_tokens_per_s": self.useful / total_s,

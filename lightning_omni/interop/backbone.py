@@ -1,4 +1,4 @@
-"""Any backbone on disk as a function of ids, with the scores where they belong."""
+"""Any backbone on disk as a function from token ids to logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.checkpoint import fill_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
-from lightning_omni.interop.native import read_weightless
+from lightning_omni.interop.native import read_meta_module
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
@@ -20,11 +20,11 @@ from lightning_omni.types import ContinuousFeatures
 
 
 class Backbone(Pretrained):
-    """Row i of its logits scores token i, whatever the checkpoint's own habit.
+    """A transformer whose logits at position i score token i, shifted checkpoints included.
 
     Args:
-        transformer: The network, which is told of the shift.
-        right_shift_logits: See `Transformer`.
+        transformer: network; its own setting of the shift is overwritten.
+        right_shift_logits: see `Transformer`.
     """
 
     def __init__(self, transformer: Transformer, *, right_shift_logits: bool) -> None:
@@ -36,7 +36,7 @@ class Backbone(Pretrained):
 
     @property
     def right_shift_logits(self) -> bool:
-        """Whether the network is one whose output at position i - 1 scores token i."""
+        """Whether the network's output at position i - 1 scores token i."""
         return self.transformer.right_shift_logits
 
     def forward(
@@ -45,17 +45,17 @@ class Backbone(Pretrained):
         position_ids: Int[Tensor, "B L"] | Int[Tensor, "1 L"] | Int[Tensor, " L"] | None = None,
         continuous: ContinuousFeatures | None = None,
     ) -> Float[Tensor, "B L V"]:
-        """Scores of every id at every position.
+        """Return logits of every id at every position.
 
         Args:
-            input_ids: Rows of tokens.
-            position_ids: Positions; a 0 begins a new segment, and segments do not see each other.
-                One row of them holds for all; None means one segment a row.
-            continuous: Features in the place of some tokens, counted over rows one behind another.
+            input_ids: token ids.
+            position_ids: positions; a 0 begins a new segment, and segments do not attend to each
+                other. One row is used for all rows; None means one segment per row.
+            continuous: features that replace some tokens, whose index counts over all rows.
 
         Raises:
-            OmniError: If tokens are no rows of known ids, positions have another shape, or there
-                are features and no projector of their width.
+            OmniError: If ids are unknown or not in rows, positions have another shape, or features
+                have no projector of their width.
         """
         _require_ids(input_ids, self.transformer.embedding.tokens.num_embeddings)
         rows, length = input_ids.shape
@@ -63,8 +63,8 @@ class Backbone(Pretrained):
             position_ids = torch.arange(length, device=input_ids.device)
         if position_ids.shape not in ((rows, length), (1, length), (length,)):
             raise OmniError(
-                f"position_ids are {tuple(position_ids.shape)}, wanted those of input_ids, "
-                f"{(rows, length)}, or of one row for all"
+                f"position_ids have the shape {tuple(position_ids.shape)}, wanted that of "
+                f"input_ids, {(rows, length)}, or one row for all"
             )
         position_ids = position_ids.expand(rows, length)
         starts_here = position_ids == 0
@@ -73,8 +73,8 @@ class Backbone(Pretrained):
         ends = torch.cat((starts[1:], starts.new_tensor([rows * length])))
         layout = SegmentLayout.from_lengths((ends - starts).tolist(), device=input_ids.device)
         index = position_ids.flatten()
-        places = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
-        hidden = self.transformer(input_ids.flatten(), places, layout, continuous=continuous)
+        positions = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
+        hidden = self.transformer(input_ids.flatten(), positions, layout, continuous=continuous)
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 
@@ -87,20 +87,20 @@ def _require_ids(input_ids: Tensor, vocab_size: int) -> None:
 
 
 def load_backbone(path: str | Path) -> Backbone:
-    """Load a backbone: our own export, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
+    """Load a backbone: an export of this package, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
 
-    Weights keep their stored format; `.float()` makes it compute in float32.
+    Weights keep their stored format; call `.float()` to compute in float32.
 
     Args:
-        path: Folder with `config.json` and safetensors, in one file or in shards with an index.
+        path: folder with `config.json` and safetensors, in one file or in shards with an index.
 
     Raises:
-        OmniError: If files are missing or damaged, or the network is of a kind we have not.
+        OmniError: If files are missing or damaged, or the network is of an unsupported kind.
     """
     folder = Path(path)
     config = read_config(folder)
     if "class_path" in config:
-        return _ours(folder)
+        return _load_native(folder)
     return Backbone(load_dream(folder), right_shift_logits=shifts_logits(config, folder)).eval()
 
 
@@ -108,7 +108,7 @@ def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
     """Tell whether a published network's output at position i - 1 scores token i.
 
     Raises:
-        OmniError: If it is of a kind we have not.
+        OmniError: If the network is of an unsupported kind.
     """
     kind = str(config.get("model_type", "")).lower()
     names = config.get("architectures")
@@ -123,8 +123,8 @@ def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
     )
 
 
-def _ours(folder: Path) -> Backbone:
-    module = read_weightless(folder)
+def _load_native(folder: Path) -> Backbone:
+    module = read_meta_module(folder)
     fill_module(module, weight_files(folder), str, str, about=f"'{folder}'")
     if isinstance(module, Transformer):
         return Backbone(module, right_shift_logits=module.right_shift_logits).eval()

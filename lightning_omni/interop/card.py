@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: a card, and the checksum of every file."""
+"""Model card and checksums of an exported folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
 _HEAD = "---\nlibrary_name: lightning_omni\ntags: [masked-diffusion]\n---\n\n"
-_OURS = "\n## This export\n"
+_SECTION = "\n## This export\n"
 
 
-def said_of(model: Path) -> str:
-    """The folder's own card, without what an earlier export added."""
+def read_card(model: Path) -> str:
+    """Return a folder's model card without the section that an earlier export added."""
     card = model / CARD_FILE
     if not card.is_file():
         return (
-            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: data and their "
-            "licences are not known.\n"
+            f"{_HEAD}# A lightning_omni model\n\nThe exported folder had no card: its training "
+            "data and their licences are unknown.\n"
         )
-    text = card.read_text("utf-8").split(_OURS)[0]
+    text = card.read_text("utf-8").split(_SECTION)[0]
     return text if text.startswith("---\n") else _HEAD + text
 
 
@@ -31,9 +31,9 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     """Write `README.md` and `SHA256SUMS` into an export that is otherwise complete.
 
     Args:
-        model: Folder that was exported; its card, its run's recipe and its evaluation are taken.
-        folder: The export.
-        layout: Lines that say how its weights are laid out.
+        model: exported folder; its card, the recipe of its run and its evaluation are copied.
+        folder: folder of the export.
+        layout: lines that describe how weights are stored.
     """
     recipe = model.resolve().parent / "config.yaml"
     if recipe.is_file():
@@ -51,17 +51,17 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
         "",
         "### Files",
         "",
-        f"SHA-256 of every file but this one, which is in `{SUMS_FILE}` with the others:",
+        f"SHA-256 of every file but this one, whose checksum is in `{SUMS_FILE}`:",
         "",
         *files,
     ]
-    text = f"{said_of(model).rstrip()}\n{_OURS}\n" + "\n".join(lines) + "\n"
+    text = f"{read_card(model).rstrip()}\n{_SECTION}\n" + "\n".join(lines) + "\n"
     (folder / CARD_FILE).write_text(text)
     write_checksums(folder)
 
 
 def _metrics(model: Path) -> list[str]:
-    """The table of the evaluation beside the folder, if it is of these very weights."""
+    """Return the evaluation's table beside the folder, if it is of these very weights."""
     results = model.resolve().parent / "eval" / "results.json"
     table = results.with_suffix(".md")
     if (

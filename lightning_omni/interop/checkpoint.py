@@ -1,4 +1,4 @@
-"""A folder of safetensors as the hub lays it out: one file, or shards with an index."""
+"""Read a folder of safetensors in the hub's layout: one file, or shards with an index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_omni.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
 Rename = Callable[[str], str | None]
-"""Our name of a published weight; None leaves it out."""
+"""Map a published name to ours; None leaves the weight out."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -29,12 +29,12 @@ _ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What a file's header says of a tensor.
+    """Description of a tensor in a file's header.
 
     Attributes:
-        file: Where it is.
-        format: As safetensors names it, such as BF16.
-        shape: Of the tensor.
+        file: file that holds the tensor.
+        format: safetensors name of the number format, such as BF16.
+        shape: shape of the tensor.
     """
 
     file: Path
@@ -43,10 +43,10 @@ class StoredTensor:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, in order.
+    """Return the safetensors files of a checkpoint, in order.
 
     Raises:
-        OmniError: If there are none, an index is wrong, or there are only pickles.
+        OmniError: If there are none, the index is wrong, or there are only pickles.
     """
     if not folder.is_dir():
         raise OmniError(f"no folder '{folder}'; give the folder of a checkpoint")
@@ -66,21 +66,21 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _indexed(folder: Path) -> list[Path]:
-    """The files an index names, after it told the truth about each weight."""
+    """Return the files that an index names, checked weight by weight."""
     path = folder / INDEX
-    place = read_json_object(path, remedy="copy the checkpoint again").get("weight_map")
-    if not isinstance(place, dict) or not place:
+    weight_map = read_json_object(path, remedy="copy the checkpoint again").get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise OmniError(f"'{path}' has no weight_map of names to files; copy the checkpoint again")
-    for file in place.values():
+    for file in weight_map.values():
         if not isinstance(file, str) or not file or Path(file).name != file:
             raise OmniError(f"'{path}' names {file!r}, wanted the name of a file in that folder")
-    files = [folder / file for file in sorted(set(place.values()))]
+    files = [folder / file for file in sorted(set(weight_map.values()))]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise OmniError(f"'{path}' names {missing[0]}, which is missing; copy it")
     stored = {name: entry.file.name for name, entry in read_headers(files).items()}
-    for name in sorted({*place, *stored}):
-        said, found = place.get(name, "no file"), stored.get(name, "no file")
+    for name in sorted({*weight_map, *stored}):
+        said, found = weight_map.get(name, "no file"), stored.get(name, "no file")
         if said != found:
             raise OmniError(
                 f"'{path}' says that {name} is in {said}, but it is in {found}; "
@@ -90,7 +90,7 @@ def _indexed(folder: Path) -> list[Path]:
 
 
 def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
-    """What the files hold, by name, without reading a weight.
+    """Return descriptions of the stored tensors by name, without reading them.
 
     Raises:
         OmniError: If a file is damaged or a pickle, or two files hold the same name.
@@ -110,7 +110,7 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """What a file's header says beside its tensors.
+    """Return the metadata in a file's header.
 
     Raises:
         OmniError: If the file is damaged.
@@ -132,19 +132,19 @@ def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
                 if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
                     raise OmniError(
                         f"{name} in '{file}' holds values that are not finite; "
-                        "copy the checkpoint again, or train it anew"
+                        "copy the checkpoint again, or train it again"
                     )
                 yield name, tensor
                 del tensor  # it keeps its file in memory
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all values are finite, without a copy of them."""
+    """Tell whether all values are finite, without copying them."""
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
-def is_same_table(one: StoredTensor, name: str, two: StoredTensor, other: str) -> bool:
-    """Whether two stored tables of one shape hold the same numbers, some rows in memory."""
+def tables_equal(one: StoredTensor, name: str, two: StoredTensor, other: str) -> bool:
+    """Tell whether two stored tables of one shape are equal, some rows at a time."""
     with _opened(one.file) as first, _opened(two.file) as second:
         tables = first.get_slice(name), second.get_slice(other)
         return all(
@@ -154,7 +154,7 @@ def is_same_table(one: StoredTensor, name: str, two: StoredTensor, other: str) -
 
 
 def _opened(file: Path) -> Any:
-    """An open file of safetensors."""
+    """Open a safetensors file."""
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
@@ -167,7 +167,7 @@ def _opened(file: Path) -> Any:
 
 
 def _is_pickle(file: Path) -> bool:
-    """Whether a file begins as `torch.save` and `pickle` do, not with a length it could have."""
+    """Tell whether a file starts as `torch.save` and `pickle` files do."""
     with file.open("rb") as raw:
         start = raw.read(8)
     is_binary = start.startswith(_PICKLE) and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
@@ -177,7 +177,7 @@ def _is_pickle(file: Path) -> bool:
 
 
 def _refuse_repeated(file: Path) -> None:
-    """Refuse a header that describes a name more than once, of which a reader would see one."""
+    """Refuse a header that describes a name twice, as readers would silently take one."""
 
     def refuse(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         plain = dict(pairs)
@@ -200,18 +200,18 @@ def match_weights(
     *,
     about: str,
 ) -> dict[str, list[str]]:
-    """Our names of every published weight, several where ours are tied, none where it is left out.
+    """Return our names of every published weight: several for tied weights, none if left out.
 
     Args:
-        module: May be on the meta device.
-        stored: What the files hold.
-        rename: From published names to ours.
-        published: From our names to published ones, to name what is missing.
-        about: Named in errors.
+        module: network, possibly on the meta device.
+        stored: descriptions of the stored tensors by name.
+        rename: map from published names to ours.
+        published: map from our names to published ones, used in errors.
+        about: checkpoint's name in errors.
 
     Raises:
-        OmniError: Listing the weights that are missing, unexpected, given twice, of another shape
-            or of a format no network computes in.
+        OmniError: Listing weights that are missing, unexpected, given twice, of another shape or
+            of a format that no network computes in.
     """
     own = dict(module.state_dict(keep_vars=True))
     tied = _tied(own)
@@ -225,21 +225,23 @@ def match_weights(
             names[theirs] = []
             continue
         names[theirs] = [n for n in tied.get(name, ()) if n == name or n not in given]
-        fault, told = _fault(theirs, own.get(name), entry)
+        fault, text = _fault(theirs, own.get(name), entry)
         if fault is None and given[name] > 1:
             fault = "given twice"
         if fault is not None:
-            faults.setdefault(fault, []).append(told)
+            faults.setdefault(fault, []).append(text)
     missing = set(own) - {n for found in names.values() for n in found}
     faults["missing"] = sorted(published(name) for name in missing)
-    told_of = [f"{len(which)} {kind} ({listed(which)})" for kind, which in faults.items() if which]
-    if told_of:
-        raise OmniError(f"the weights do not fit {about}: {'; '.join(told_of)}")
+    problems = [
+        f"{len(which)} {kind} ({join_names(which)})" for kind, which in faults.items() if which
+    ]
+    if problems:
+        raise OmniError(f"the weights do not fit {about}: {'; '.join(problems)}")
     return names
 
 
 def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """By name, all names of the same tensor."""
+    """Return, by name, all names of the same tensor."""
     by_tensor: dict[int, list[str]] = {}
     for name, value in own.items():
         by_tensor.setdefault(id(value), []).append(name)
@@ -247,7 +249,7 @@ def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
 
 
 def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | None, str]:
-    """What is wrong with a weight, if anything, and how to tell it."""
+    """Return the kind of mismatch of a weight, if any, and its description."""
     if own is None:
         return "unexpected", name
     if tuple(own.shape) != entry.shape:
@@ -257,8 +259,8 @@ def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | No
     return None, name
 
 
-def listed(names: list[str]) -> str:
-    """Names in a sentence; of very many the first."""
+def join_names(names: list[str]) -> str:
+    """Return names joined by commas; of many, the first."""
     more = len(names) - _NAMED
     return f"{', '.join(names[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
@@ -271,14 +273,14 @@ def fill_module(
     *,
     about: str,
 ) -> None:
-    """Put weights in the place of a module's own, one by one, so that no two copies exist.
+    """Replace a module's weights by stored ones, one by one, so that no second copy exists.
 
     Args:
-        module: May be on the meta device.
-        files: Of the checkpoint.
-        rename: From published names to ours.
-        published: From our names to published ones, to name what is missing.
-        about: Named in errors.
+        module: network, possibly on the meta device.
+        files: files of the checkpoint.
+        rename: map from published names to ours.
+        published: map from our names to published ones, used in errors.
+        about: checkpoint's name in errors.
 
     Raises:
         OmniError: If a file is damaged or a weight does not fit.
@@ -295,7 +297,7 @@ def fill_module(
 
 
 def _like(old: Tensor, tensor: Tensor) -> Tensor:
-    """A parameter where there was one, so that tied names go on sharing it."""
+    """Return a parameter if the old weight was one, so that tied names keep sharing it."""
     if isinstance(old, nn.Parameter):
         return nn.Parameter(tensor, requires_grad=old.requires_grad)
     return tensor

@@ -1,4 +1,4 @@
-"""`lightning_omni import`: a published checkpoint becomes a folder of ours."""
+"""`lightning_omni import`: convert a published checkpoint into a folder of our own format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import check_free, whole_folder
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone, shifts_logits
-from lightning_omni.interop.card import CARD_FILE, said_of
+from lightning_omni.interop.card import CARD_FILE, read_card
 from lightning_omni.interop.checkpoint import (
     Rename,
     StoredTensor,
@@ -23,17 +23,17 @@ from lightning_omni.interop.checkpoint import (
     weight_files,
 )
 from lightning_omni.interop.dream import (
-    dream_without_weights,
-    is_whole,
+    check_weights,
+    dream_on_meta,
+    is_integer,
+    log_skipped_encoder,
     published_name,
     read_config,
     renaming,
-    require_sound,
-    tell_left_aside,
 )
 from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
-from lightning_omni.interop.meta_init import WithoutWeights
-from lightning_omni.interop.native import copy_parts, read_weightless
+from lightning_omni.interop.meta_init import MetaInit
+from lightning_omni.interop.native import copy_parts, read_meta_module
 from lightning_omni.interop.shards_writer import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
@@ -47,14 +47,14 @@ _HUB = "hub:"
 
 @dataclass(frozen=True, slots=True)
 class _Network:
-    """What a checkpoint becomes.
+    """Network of a checkpoint, and how its weights are named.
 
     Attributes:
-        module: Without weights.
-        rename: From published names to ours.
-        published: From our names to published ones.
-        config: Text of its `config.json`.
-        metadata: For the header of its weights: ids that the checkpoint names.
+        module: network on the meta device.
+        rename: map from published names to ours.
+        published: map from our names to published ones.
+        config: text of the `config.json` to write.
+        metadata: header entries of the written weights: token ids that the checkpoint names.
     """
 
     module: Pretrained
@@ -65,17 +65,17 @@ class _Network:
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
-    """Read a checkpoint as a hub lays it out and write it in our own format.
+    """Read a checkpoint in the hub's layout and write it in our own format.
 
     Weights are copied bit by bit, one at a time, and the output appears when it is complete. The
-    speech encoder of Omni-Diffusion is left aside, which is said; its projector is kept.
+    speech encoder of Omni-Diffusion is skipped with a message; its projector is kept.
 
     Args:
-        kind: What it is; `--from` means the same. `lightning_omni` joins the shards of an export.
-        input: Folder with safetensors and, but for magvitv2 and encodec, `config.json`; or
+        kind: Kind of checkpoint, also given as `--from`; `lightning_omni` joins an export's shards.
+        input: Folder with safetensors and, except for magvitv2 and encodec, `config.json`; or
             `hub:owner/name`, which is downloaded first.
-        output: Folder to write; must not exist or be empty.
-        kbps: Rate of encodec in kbit/s; it can be changed later by the tokenizer's `num_codebooks`.
+        output: Folder to write; must not exist or must be empty.
+        kbps: Bit rate of encodec in kbit/s; `num_codebooks` of the tokenizer changes it later.
 
     Raises:
         OmniError: If something is missing, damaged or does not fit.
@@ -94,37 +94,37 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
         network.module, stored, network.rename, network.published, about=f"'{input}'"
     )
     if isinstance(network.module, Backbone) and kind != "lightning_omni":
-        require_sound(network.module.transformer, stored, about=f"'{input}'")
+        check_weights(network.module.transformer, stored, about=f"'{input}'")
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
         copy_weights(files, names, partial, metadata=network.metadata)
         if kind == "lightning_omni":
             copy_parts(input, partial)
-            (partial / CARD_FILE).write_text(said_of(input))
-    tell_left_aside(stored, about=f"'{input}'")
+            (partial / CARD_FILE).write_text(read_card(input))
+    log_skipped_encoder(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
 
 
 def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps: float) -> _Network:
     if kind == "encodec":
-        return _new(encodec.encodec_without_weights(kbps), encodec.our_name, encodec.published_name)
+        return _new(encodec.encodec_on_meta(kbps), encodec.native_name, encodec.published_name)
     if kind == "magvitv2":
-        with WithoutWeights():
+        with MetaInit():
             tokenizer = magvitv2.magvitv2_network()
-        return _new(tokenizer, magvitv2.our_name, magvitv2.published_name)
+        return _new(tokenizer, magvitv2.native_name, magvitv2.published_name)
     config = read_config(folder)
     if kind == "lightning_omni":
         text = (folder / CONFIG_FILE).read_text("utf-8")
         metadata = read_metadata(weight_files(folder)[0])
-        return _Network(read_weightless(folder), str, str, text, metadata)
+        return _Network(read_meta_module(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
     shifts = shifts_logits(config, folder)
     if shifts == (kind == "qwen2"):
         found = config.get("model_type")
         raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
-    transformer = dream_without_weights(folder, stored)
+    transformer = dream_on_meta(folder, stored)
     inner = renaming(transformer)
 
     def rename(name: str) -> str | None:
@@ -139,12 +139,12 @@ def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps:
 
 
 def _token_ids(config: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Ids that a published `config.json` names, as a header of safetensors takes them."""
+    """Return token ids that a published `config.json` names, as text for a weights header."""
     ids = {key: config[key] for key in KNOWN_IDS if config.get(key) is not None}
     for key, value in ids.items():
-        if not is_whole(value) or not 0 <= value < config["vocab_size"]:
+        if not is_integer(value) or not 0 <= value < config["vocab_size"]:
             raise OmniError(
-                f"'{folder / CONFIG_FILE}' has {key} {value!r}, wanted a whole number below its "
+                f"'{folder / CONFIG_FILE}' has {key} {value!r}, wanted an integer below its "
                 f"vocab_size {config['vocab_size']}"
             )
     return {key: str(value) for key, value in ids.items()}

@@ -17,12 +17,12 @@ from lightning_omni.interop.checkpoint import (
     Rename,
     StoredTensor,
     fill_module,
-    is_same_table,
-    listed,
+    join_names,
     read_headers,
+    tables_equal,
     weight_files,
 )
-from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.nn.transformer import Transformer
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _SIZES = {
     "num_hidden_layers": 2**12,
     "num_attention_heads": 2**12,
 }
-"""Sizes that a `config.json` must state, and the most that is believed."""
+"""Sizes that a `config.json` must state, and the largest that are accepted."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,11 +65,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_dream(folder: str | Path) -> Transformer:
-    """Build the backbone of a Hugging Face style folder of `model_type` Dream or qwen2.
+    """Load the backbone in a Hugging Face style folder of `model_type` Dream or qwen2.
 
-    Dream networks emit at position i - 1 the scores of token i; read their logits accordingly. A
-    speech encoder among the weights is left aside, which is logged; its projector is kept. Weights
-    keep their stored format.
+    Logits of Dream networks at position i - 1 score token i. A speech encoder among the weights is
+    skipped, which is logged; its projector is kept. Weights keep their stored format.
 
     Raises:
         OmniError: If files are missing, a setting is not supported or the weights do not fit.
@@ -79,41 +78,41 @@ def load_dream(folder: str | Path) -> Transformer:
     folder = Path(folder)
     files = weight_files(folder)
     stored = read_headers(files)
-    model = dream_without_weights(folder, stored)
+    model = dream_on_meta(folder, stored)
     fill_module(model, files, renaming(model), published_name, about=f"'{folder}'")
-    require_sound(model, stored, about=f"'{folder}'")
-    tell_left_aside(stored, about=f"'{folder}'")
+    check_weights(model, stored, about=f"'{folder}'")
+    log_skipped_encoder(stored, about=f"'{folder}'")
     return model.eval()
 
 
-def dream_without_weights(folder: Path, stored: Mapping[str, StoredTensor]) -> Transformer:
-    """The network that a folder's `config.json` describes, with shapes alone.
+def dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Transformer:
+    """Build the network that a folder's `config.json` describes on the meta device.
 
-    A projector of continuous features, of which the file says nothing, is there if it is stored.
+    It has a projector of continuous features if the weights hold one, as the file does not say.
 
     Raises:
         OmniError: If the file is missing or damaged, or a setting is not supported.
     """
     config = read_config(folder)
     args = transformer_args(config, about=str(folder / "config.json"))
-    with WithoutWeights():
+    with MetaInit():
         return Transformer(config["vocab_size"], [], **args, continuous_dim=_feature_dim(stored))
 
 
 def _feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
-    """Width of the features that a stored projector takes."""
-    shapes = {_whole(name): entry.shape for name, entry in stored.items()}
+    """Return the width of features that a stored projector takes."""
+    shapes = {_full_name(name): entry.shape for name, entry in stored.items()}
     for name in ("pre_proj_layernorm.weight", "mlp.0.weight"):
         if shape := shapes.get(_PROJECTOR + name):
             return shape[-1]
     return None
 
 
-def require_sound(model: Transformer, stored: Mapping[str, StoredTensor], *, about: str) -> None:
-    """Refuse weights that fit a network by name and shape and are not its own all the same.
+def check_weights(model: Transformer, stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Refuse weights that fit a network by name and shape but cannot be its own.
 
     Raises:
-        OmniError: If some are of another format, or a head differs from the table it is tied to.
+        OmniError: If formats are mixed, or a head differs from the embedding it is tied to.
     """
     _require_one_format(stored, about=about)
     if model.init_args["tie_embeddings"]:
@@ -121,7 +120,7 @@ def require_sound(model: Transformer, stored: Mapping[str, StoredTensor], *, abo
 
 
 def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> None:
-    """Refuse weights of which some are stored in another format, which no network multiplies."""
+    """Refuse weights of mixed number formats, which cannot be multiplied with each other."""
     kept = {
         name: entry.format
         for name, entry in stored.items()
@@ -130,17 +129,17 @@ def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> No
     usual = Counter(kept.values()).most_common(1)
     if odd := [f"{name} is {f}" for name, f in kept.items() if usual and f != usual[0][0]]:
         raise OmniError(
-            f"the weights in {about} are {usual[0][0]}, but {listed(odd)}; convert them to one "
+            f"the weights in {about} are {usual[0][0]}, but {join_names(odd)}; convert them to one "
             "format"
         )
 
 
 def _require_same_head(stored: Mapping[str, StoredTensor], *, about: str) -> None:
-    """Refuse a stored head that is not the table it is said to be."""
+    """Refuse a stored head that differs from the embedding it is tied to."""
     head, table = stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")
     if head is None or table is None:
         return
-    if head.shape != table.shape or not is_same_table(
+    if head.shape != table.shape or not tables_equal(
         table, "model.embed_tokens.weight", head, "lm_head.weight"
     ):
         raise OmniError(
@@ -150,13 +149,13 @@ def _require_same_head(stored: Mapping[str, StoredTensor], *, about: str) -> Non
         )
 
 
-def tell_left_aside(stored: Mapping[str, StoredTensor], *, about: str) -> None:
-    """Say which weights are those of a speech encoder, which no network of ours has."""
+def log_skipped_encoder(stored: Mapping[str, StoredTensor], *, about: str) -> None:
+    """Log the skipped weights of a speech encoder, which no network of this package has."""
     names = [name for name in stored if _is_of_encoder(name)]
     if names:
         count = sum(math.prod(stored[name].shape) for name in names)
         log.warning(
-            "left aside in %s: %d weights of its speech encoder (%s, ...), %s numbers; continuous "
+            "skipped in %s: %d weights of its speech encoder (%s, ...), %s parameters; continuous "
             "speech needs that encoder as a class of yours, see docs/published_weights.md",
             about,
             len(names),
@@ -166,14 +165,14 @@ def tell_left_aside(stored: Mapping[str, StoredTensor], *, about: str) -> None:
 
 
 def renaming(model: Transformer) -> Rename:
-    """From published names to those of a network; the second of two tied tables is left out.
+    """Return the map from published names to those of a network; a tied head is left out.
 
-    Any other name stays as it is, with a mark that no weight of ours has.
+    Unknown names are marked by a question mark, which no weight has.
     """
     is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
-        name = _whole(name)
+        name = _full_name(name)
         if name.startswith(_ENCODER) or (is_tied and name.startswith("lm_head.")):
             return None
         own = name
@@ -185,16 +184,16 @@ def renaming(model: Transformer) -> Rename:
 
 
 def _is_of_encoder(name: str) -> bool:
-    return _whole(name).startswith(_ENCODER)
+    return _full_name(name).startswith(_ENCODER)
 
 
-def _whole(name: str) -> str:
-    """A name with the prefix that some files leave out before the parts for speech."""
+def _full_name(name: str) -> str:
+    """Return a name with the prefix that some files leave out before the parts for speech."""
     return f"model.{name}" if name.startswith("audio_") else name
 
 
 def published_name(ours: str) -> str:
-    """The published name of one of our weights."""
+    """Return the published name of one of our weights."""
     for theirs, name in _RENAMED:
         if name.startswith("."):
             ours = ours.replace(name, theirs)
@@ -204,10 +203,10 @@ def published_name(ours: str) -> str:
 
 
 def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
-    """Arguments of our transformer for a Qwen2-shaped `config.json`.
+    """Return the arguments of our transformer for a Qwen2-shaped `config.json`.
 
     Raises:
-        OmniError: If a setting is missing or means a network that ours is not.
+        OmniError: If a setting is missing or not supported.
     """
     for name, most in _SIZES.items():
         _check_size(config, name, most, about)
@@ -220,7 +219,7 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
             f"'{about}' has hidden_size {config['hidden_size']}, wanted an even multiple of its "
             f"num_attention_heads {heads}"
         )
-    if not is_whole(kv_heads) or kv_heads < 1 or heads % kv_heads:
+    if not is_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
         raise OmniError(
             f"'{about}' has num_key_value_heads {kv_heads!r}, wanted a divisor of its "
             f"num_attention_heads {heads}"
@@ -237,7 +236,7 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     }
     for name, value in unsupported.items():
         if value is not None:
-            raise OmniError(f"'{about}' asks for {name} {value}, which our transformer has not")
+            raise OmniError(f"'{about}' has {name} {value}, which our transformer does not support")
     thetas = (config.get("rope_theta"), rope.get("rope_theta"), 10_000.0)
     theta = next(value for value in thetas if value is not None)
     return {
@@ -265,17 +264,17 @@ def _check_size(config: dict[str, Any], name: str, most: int, about: str) -> Non
     if name not in config:
         raise OmniError(f"'{about}' has no {name}; copy the checkpoint again")
     size = config[name]
-    if not is_whole(size) or not 1 <= size <= most:
-        raise OmniError(f"'{about}' has {name} {size!r}, wanted a whole number from 1 to {most}")
+    if not is_integer(size) or not 1 <= size <= most:
+        raise OmniError(f"'{about}' has {name} {size!r}, wanted an integer from 1 to {most}")
 
 
-def is_whole(value: Any) -> bool:
-    """Whether a value read from JSON is a whole number."""
+def is_integer(value: Any) -> bool:
+    """Tell whether a value read from JSON is an integer."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(name: str, value: Any, about: str) -> float:
-    if not (is_whole(value) or isinstance(value, float)) or not 0 < value < sys.float_info.max:
+    if not (is_integer(value) or isinstance(value, float)) or not 0 < value < sys.float_info.max:
         raise OmniError(f"'{about}' has {name} {value!r}, wanted a number above 0")
     return float(value)
 
@@ -287,4 +286,4 @@ def _is_other_act(config: dict[str, Any]) -> bool:
 def _is_other_head(config: dict[str, Any]) -> bool:
     size = config.get("head_dim")
     own = config["hidden_size"] // config["num_attention_heads"]
-    return size is not None and not (is_whole(size) and size == own)
+    return size is not None and not (is_integer(size) and size == own)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
 from lightning_omni.nn.codec.seanet import SEANetSpeechDecoder, SEANetSpeechEncoder
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}
-"""Levels used at each rate in kbit/s: 75 frames a second, 10 bits a level."""
+"""Codebooks used at each bit rate in kbit/s: 75 frames per second, 10 bits per code."""
 
 _RENAMED = (
     ("encoder.", "encoder.network."),
@@ -18,14 +18,14 @@ _RENAMED = (
 )
 
 
-def encodec_without_weights(kbps: float) -> SpeechTokenizer:
-    """The published network with shapes alone; its quantizer keeps all levels at every rate.
+def encodec_on_meta(kbps: float) -> SpeechTokenizer:
+    """Build the published network on the meta device, all codebooks included at every rate.
 
     Args:
-        kbps: Rate in kbit/s.
+        kbps: bit rate in kbit/s.
 
     Raises:
-        OmniError: If there is no such rate.
+        OmniError: If EnCodec has no such rate.
 
     Source: EnCodec, arXiv:2210.13438, section 3; the model is `encodec`'s for 24 kHz.
     """
@@ -33,7 +33,7 @@ def encodec_without_weights(kbps: float) -> SpeechTokenizer:
         rates = ", ".join(f"{rate:g}" for rate in CODEBOOKS)
         raise OmniError(f"kbps is {kbps:g}, wanted one of EnCodec's rates: {rates}")
     ratios = [8, 5, 4, 2]
-    with WithoutWeights():
+    with MetaInit():
         return SpeechTokenizer(
             SEANetSpeechEncoder(32, ratios, 128, 2, causal=True),
             ResidualQuantizer(128, max(CODEBOOKS.values()), 1024),
@@ -44,7 +44,7 @@ def encodec_without_weights(kbps: float) -> SpeechTokenizer:
         )
 
 
-def our_name(name: str) -> str:
+def native_name(name: str) -> str:
     """Translate a published weight's name."""
     for theirs, ours in _RENAMED:
         if name.startswith(theirs):
@@ -53,7 +53,7 @@ def our_name(name: str) -> str:
 
 
 def published_name(ours: str) -> str:
-    """The published name of one of our weights."""
+    """Return the published name of one of our weights."""
     for theirs, name in _RENAMED:
         if ours.startswith(name):
             return theirs + ours.removeprefix(name)

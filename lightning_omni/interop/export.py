@@ -1,4 +1,4 @@
-"""`lightning_omni export`: a folder of ours as one to share, in our format or in Qwen2's."""
+"""`lightning_omni export`: write a model folder to share, in our format or in that of Qwen2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import check_free, whole_folder
+from lightning_omni.generation.model_folder import read_model_folder
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
 from lightning_omni.interop.checkpoint import (
@@ -21,9 +22,9 @@ from lightning_omni.interop.checkpoint import (
 )
 from lightning_omni.interop.dream import published_name
 from lightning_omni.interop.hub import check_repo, open_hub, push_folder
-from lightning_omni.interop.native import copy_parts, read_weightless
+from lightning_omni.interop.native import copy_parts, read_meta_module
 from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
-from lightning_omni.interop.shards_writer import copy_weights
+from lightning_omni.interop.shards_writer import copy_weights, written_format
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained, resolve_pretrained
@@ -32,6 +33,7 @@ from lightning_omni.vocab import VOCAB_FILE, read_vocab
 log = logging.getLogger(__name__)
 
 Format = Literal["safetensors", "hf"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 _GIGABYTE = 10**9
 _LEAST_SHARD = 1e-6
 
@@ -41,16 +43,16 @@ class _Layout:
     """How weights are written.
 
     Attributes:
-        config: Text of `config.json`.
-        rename: From our names; None leaves a weight out.
-        metadata: For the header of each file.
-        told: Lines for the card.
+        config: text of `config.json`.
+        rename: published name of a weight; None leaves the weight out.
+        metadata: header entries of each file.
+        notes: lines for the model card.
     """
 
     config: str
     rename: Callable[[str], str | None]
     metadata: dict[str, str]
-    told: list[str]
+    notes: list[str]
 
 
 def export_model(
@@ -58,22 +60,26 @@ def export_model(
     format: Format,
     output: Path,
     shard_size: float = 5.0,
+    dtype: Dtype | None = None,
     push: str | None = None,
 ) -> None:
-    """Write a model as a folder to share, with a card and checksums; it appears when complete.
+    """Write a model as a folder to share, with a card and checksums.
 
-    Weights are copied bit by bit, one at a time.
+    The folder appears when it is complete. One weight is in memory at a time; without `dtype`,
+    weights are copied bit by bit.
 
     Args:
-        model: Folder that training or import wrote; `shipped` is the model of the package.
-        format: `safetensors` is our own, with tokenizers and all; `hf` is the backbone alone in the
-            layout of Qwen2 and Dream, for backbones of that shape.
-        output: Folder to write; must not exist or be empty.
-        shard_size: Weights beyond this many GB (10^9 bytes) are split, with an index.
+        model: Folder that training or import wrote; `shipped` is the bundled model.
+        format: `safetensors` is our own format, tokenizers included; `hf` is the backbone alone in
+            the layout of Qwen2 and Dream, for backbones of that shape.
+        output: Folder to write; must not exist or must be empty.
+        shard_size: Largest size of a weights file in GB (10^9 bytes); larger weights are split.
+        dtype: Format to convert weights to, those of tokenizers too; by default the stored one.
         push: Repository `owner/name` to upload to; needs lightning_omni[hub].
 
     Raises:
-        OmniError: If the folder is damaged or the backbone does not fit the format.
+        OmniError: If the folder is damaged, the backbone does not fit the format, or a weight
+            exceeds the range of `dtype`.
     """
     check_within("shard_size", shard_size, _LEAST_SHARD)
     if push is not None:
@@ -81,17 +87,19 @@ def export_model(
     hub = open_hub("--push") if push is not None else None
     check_free(output)
     folder = resolve_pretrained(str(model))
-    module = read_weightless(folder)
+    module = read_meta_module(folder)
     files = weight_files(folder)
     stored = read_headers(files)
     match_weights(module, stored, str, str, about=f"'{folder}'")
-    formats = {entry.format for entry in stored.values()}
-    said = read_metadata(files[0])
+    if dtype is not None and (folder / VOCAB_FILE).is_file():
+        read_model_folder(folder)  # a converted model is checked whole
+    formats = {written_format(entry.format, dtype) for entry in stored.values()}
+    metadata = read_metadata(files[0])
     if format == "safetensors":
-        layout = _ours(folder, said)
+        layout = _native_layout(folder, metadata)
     else:
-        layout = _qwen2(module, formats, folder, _token_ids(said, folder))
-    names = {ours: [new] if (new := layout.rename(ours)) else [] for ours in stored}
+        layout = _qwen2_layout(module, formats, folder, _token_ids(metadata, folder))
+    names = {own: [new] if (new := layout.rename(own)) else [] for own in stored}
     with whole_folder(output) as partial:
         (partial / CONFIG_FILE).write_text(layout.config)
         copy_weights(
@@ -100,32 +108,39 @@ def export_model(
             partial,
             shard_bytes=int(shard_size * _GIGABYTE),
             metadata=layout.metadata,
+            dtype=dtype,
         )
         if format == "safetensors":
-            copy_parts(folder, partial)
-        write_card(folder, partial, layout=layout.told)
+            copy_parts(folder, partial, dtype=dtype)
+        write_card(folder, partial, layout=[*layout.notes, *_conversion_notes(dtype)])
     log.info("wrote %s", output)
     if push is not None and hub is not None:
         push_folder(output, push, hub)
 
 
-def _token_ids(said: dict[str, str], folder: Path) -> dict[str, int]:
-    """Ids that Dream's `config.json` names: those of the import, or of the folder's vocabulary."""
+def _conversion_notes(dtype: Dtype | None) -> list[str]:
+    if dtype is None:
+        return []
+    return ["", f"Weights were converted to {dtype}; the evaluation below was made before."]
+
+
+def _token_ids(metadata: dict[str, str], folder: Path) -> dict[str, int]:
+    """Return ids that Dream's `config.json` names, from the vocabulary or the imported weights."""
     if (folder / VOCAB_FILE).is_file():
         vocab = read_vocab(folder / VOCAB_FILE)
         return {key: vocab.special(token) for key, token in KNOWN_IDS.items()}
-    return {key: int(said[key]) for key in KNOWN_IDS if key in said}
+    return {key: int(metadata[key]) for key in KNOWN_IDS if key in metadata}
 
 
-def _ours(folder: Path, said: dict[str, str]) -> _Layout:
-    told = [
+def _native_layout(folder: Path, metadata: dict[str, str]) -> _Layout:
+    notes = [
         "Weights and tokenizers in the format of lightning_omni. If the weights are in shards, "
         "`lightning_omni import --from lightning_omni` joins them."
     ]
-    return _Layout((folder / CONFIG_FILE).read_text("utf-8"), str, said, told)
+    return _Layout((folder / CONFIG_FILE).read_text("utf-8"), str, metadata, notes)
 
 
-def _qwen2(
+def _qwen2_layout(
     module: Pretrained, formats: set[str], folder: Path, token_ids: dict[str, int]
 ) -> _Layout:
     transformer = module.transformer if isinstance(module, Backbone) else module
@@ -138,14 +153,14 @@ def _qwen2(
     is_right_shifted = transformer.right_shift_logits
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
-    def rename(ours: str) -> str | None:
-        name = published_name(ours.removeprefix("transformer."))
+    def rename(own: str) -> str | None:
+        name = published_name(own.removeprefix("transformer."))
         return None if is_tied and name.startswith("lm_head.") else name
 
     place = "i - 1 scores token i" if is_right_shifted else "i scores token i"
-    told = [
+    notes = [
         f"The backbone alone, its weights named as in {'Dream' if is_right_shifted else 'Qwen2'}. "
         f"Attention sees both directions, and the output at position {place}."
     ]
     config = qwen2_config(transformer, formats, right_shift_logits=is_right_shifted) | token_ids
-    return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, told)
+    return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, notes)

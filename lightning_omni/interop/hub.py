@@ -1,4 +1,4 @@
-"""Folders to and from a hub, which is asked only where the user names one of its repositories."""
+"""Download from and upload to a hub, which is contacted only if the user names a repository."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WANTED = ("*.safetensors", "*.json", "*.txt", "*.tiktoken", "*.md")
 
 
 class Hub(Protocol):
-    """The calls of `huggingface_hub.HfApi` that are needed."""
+    """Methods of `huggingface_hub.HfApi` that are used."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
-        """Make the repository unless it is there."""
+        """Create the repository unless it exists."""
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> Any:
         """Upload all files of a folder in one commit."""
@@ -26,11 +26,11 @@ class Hub(Protocol):
         """Download the files that match into a cache and return their folder."""
 
 
-def open_hub(asked: str) -> Hub:
-    """The hub that `huggingface_hub` is logged in to.
+def open_hub(option: str) -> Hub:
+    """Return a client of the hub that `huggingface_hub` is logged in to.
 
     Args:
-        asked: The option that needs it, named in errors.
+        option: option that needs the hub, named in errors.
 
     Raises:
         OmniError: If the package is not installed.
@@ -39,28 +39,28 @@ def open_hub(asked: str) -> Hub:
         module = importlib.import_module("huggingface_hub")
     except ModuleNotFoundError as error:
         raise OmniError(
-            f"{asked} needs the package 'huggingface_hub'; run pip install 'lightning_omni[hub]'"
+            f"{option} needs the package 'huggingface_hub'; run pip install 'lightning_omni[hub]'"
         ) from error
     return cast("Hub", module.HfApi())
 
 
-def check_repo(repo: str, asked: str) -> None:
-    """Refuse what is no name of a repository.
+def check_repo(repo: str, option: str) -> None:
+    """Refuse an invalid repository name.
 
     Args:
-        repo: The name.
-        asked: The option that gave it, named in errors.
+        repo: name.
+        option: option that the name is from, named in errors.
 
     Raises:
         OmniError: If it is not `owner/name`.
     """
     owner, slash, name = repo.partition("/")
     if not (owner and slash and name) or "/" in name or repo.split() != [repo]:
-        raise OmniError(f"{asked} is '{repo}', wanted owner/name of a repository")
+        raise OmniError(f"{option} is '{repo}', wanted owner/name of a repository")
 
 
 def fetch_folder(repo: str, hub: Hub) -> Path:
-    """Download a checkpoint, or find it in the hub's cache; nothing that could run comes along.
+    """Download a checkpoint, or find it in the hub's cache; code is not downloaded.
 
     Raises:
         OmniError: If the hub refuses or cannot be reached.
@@ -69,15 +69,15 @@ def fetch_folder(repo: str, hub: Hub) -> Path:
         folder = hub.snapshot_download(repo, allow_patterns=list(_WANTED))
     except Exception as error:  # its client has errors of many families
         raise OmniError(
-            f"cannot download '{repo}' ({error}); look at the name, log in, or copy its folder "
-            "here and give that"
+            f"cannot download '{repo}' ({error}); check the name, log in, or copy its folder "
+            "here and give its path"
         ) from error
     log.info("downloaded %s to %s", repo, folder)
     return Path(folder)
 
 
 def push_folder(folder: Path, repo: str, hub: Hub) -> None:
-    """Upload a folder; a repository that is not there yet is made private.
+    """Upload a folder; a new repository is created as private.
 
     Raises:
         OmniError: If the hub refuses or cannot be reached; the folder stays.
@@ -89,7 +89,7 @@ def push_folder(folder: Path, repo: str, hub: Hub) -> None:
         )
     except Exception as error:  # its client has errors of many families
         raise OmniError(
-            f"cannot upload '{folder}' to '{repo}' ({error}); the folder is whole: log in, look at "
-            "the name and upload it again"
+            f"cannot upload '{folder}' to '{repo}' ({error}); the folder is complete: log in, "
+            "check the name and upload it again"
         ) from error
     log.info("uploaded %s to %s", folder, repo)

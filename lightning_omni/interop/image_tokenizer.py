@@ -1,4 +1,4 @@
-"""Any image tokenizer on disk as two functions: pictures to codes and back."""
+"""Any image tokenizer on disk as two functions: pixels to codes and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_omni.tokenizers.image import ImageTokenizer
 
 
 class PublishedImageTokenizer(nn.Module):
-    """Encodes and decodes pictures of any size that the network's factor divides."""
+    """Encodes and decodes pictures whose sides are multiples of the downsampling factor."""
 
     def __init__(self, tokenizer: ImageTokenizer) -> None:
         super().__init__()
@@ -25,10 +25,11 @@ class PublishedImageTokenizer(nn.Module):
 
     @torch.inference_mode()
     def encode(self, image: Float[Tensor, "B 3 Y X"]) -> Int[Tensor, "B N"]:
-        """Pixels in [-1, 1] to codes in raster order.
+        """Return codes in raster order of pixels in [-1, 1].
 
         Raises:
-            OmniError: If these are no pictures, or a side is no multiple of the network's factor.
+            OmniError: If the shape is not one of pictures, or a side is not a multiple of the
+                downsampling factor.
         """
         if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
             raise OmniError(
@@ -47,26 +48,26 @@ class PublishedImageTokenizer(nn.Module):
     def decode(
         self, codes: Int[Tensor, "B N"], *, rows: int | None = None
     ) -> Float[Tensor, "B 3 Y X"]:
-        """Codes to pixels of [-1, 1] as the network gives them, which may lie a little beyond.
+        """Return pixels as the network decodes them, which may exceed [-1, 1] slightly.
 
         Args:
-            codes: In raster order, from 0 on.
-            rows: Rows of the grid of codes; None for a square one.
+            codes: codes in raster order, from 0 on.
+            rows: rows of the grid of codes; None for a square grid.
 
         Raises:
-            OmniError: If the codes fill no such grid, or are none of the tokenizer's.
+            OmniError: If the codes do not fill such a grid, or are outside the codebook.
         """
         if codes.ndim != 2 or codes.is_floating_point():
             raise OmniError(
-                f"the codes are {codes.dtype} of shape {tuple(codes.shape)}, wanted whole numbers "
-                "of shape (B, N)"
+                f"the codes are {codes.dtype} of shape {tuple(codes.shape)}, wanted integers of "
+                "shape (B, N)"
             )
         count = codes.shape[1]
         is_given = rows is not None
         rows = round(count**0.5) if rows is None else rows
         if rows < 1 or not count or count % rows or (not is_given and rows * rows != count):
             grid = f"grid of {rows} rows" if is_given else "square grid"
-            raise OmniError(f"{count} codes fill no {grid}; give the number of rows")
+            raise OmniError(f"{count} codes do not fill a {grid}; give the number of rows")
         least, most = (int(extreme) for extreme in torch.aminmax(codes))
         last = self.tokenizer.num_codes - 1
         if least < 0 or most > last:
@@ -76,10 +77,10 @@ class PublishedImageTokenizer(nn.Module):
 
 
 def load_image_tokenizer(path: str | Path) -> PublishedImageTokenizer:
-    """Load an image tokenizer: our own export, or the published MAGVIT-v2.
+    """Load an image tokenizer: an export of this package, or the published MAGVIT-v2.
 
     Args:
-        path: Folder with safetensors (and `config.json` where it is ours), or one such file.
+        path: folder with safetensors (and `config.json` for an export), or one such file.
 
     Raises:
         OmniError: If files are missing or damaged, or the weights are of another network.

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from lightning_omni.interop.checkpoint import fill_module
-from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 ENCODER_BLOCKS = [4, 3, 4, 3, 4]
@@ -27,22 +27,22 @@ def load_magvitv2(files: list[Path], *, about: str) -> ImageTokenizer:
     """Build the 95 M parameter tokenizer from weights with the published names.
 
     Args:
-        files: As in `pytorch_model.safetensors`.
-        about: Named in errors.
+        files: safetensors with the names of `pytorch_model.safetensors`.
+        about: checkpoint's name in errors.
 
     Raises:
         OmniError: If a file is damaged, or a weight missing, superfluous or of another shape.
 
     Source: showlab/magvitv2, the tokenizer of Show-o, arXiv:2408.12528.
     """
-    with WithoutWeights():
+    with MetaInit():
         tokenizer = magvitv2_network()
-    fill_module(tokenizer, files, our_name, published_name, about=about)
+    fill_module(tokenizer, files, native_name, published_name, about=about)
     return tokenizer.eval()
 
 
 def magvitv2_network() -> ImageTokenizer:
-    """The published tokenizer's network with weights of its own."""
+    """Build the published tokenizer's network, newly initialised."""
     return ImageTokenizer(
         256,
         bits=13,
@@ -54,32 +54,32 @@ def magvitv2_network() -> ImageTokenizer:
     )
 
 
-def our_name(name: str) -> str:
-    """Translate a published weight's name; any other stays as it is, with a mark."""
+def native_name(name: str) -> str:
+    """Translate a published weight's name; unknown names are marked by a question mark."""
     return _names().get(name, f"?{name}")
 
 
 def published_name(ours: str) -> str:
-    """The published name of one of our weights."""
+    """Return the published name of one of our weights."""
     for pattern, theirs in _RENAMED:
         ours = re.sub(pattern, theirs, ours)
     if found := re.search(r"^encoder\.levels\.(\d)\.(\d)\.", ours):
-        level, place = int(found[1]), int(found[2])
-        return ours.replace(found[0], f"encoder.{_part('down', level, place, ENCODER_BLOCKS)}.")
+        level, index = int(found[1]), int(found[2])
+        return ours.replace(found[0], f"encoder.{_part('down', level, index, ENCODER_BLOCKS)}.")
     if found := re.search(r"^decoder\.levels\.(\d)\.(\d)\.", ours):
-        level, place = len(DECODER_BLOCKS) - 1 - int(found[1]), int(found[2])
-        return ours.replace(found[0], f"decoder.{_part('up', level, place, DECODER_BLOCKS)}.")
+        level, index = len(DECODER_BLOCKS) - 1 - int(found[1]), int(found[2])
+        return ours.replace(found[0], f"decoder.{_part('up', level, index, DECODER_BLOCKS)}.")
     return ours
 
 
-def _part(side: str, level: int, place: int, blocks: list[int]) -> str:
-    """A block of a level, or what changes the size behind its blocks."""
+def _part(side: str, level: int, index: int, blocks: list[int]) -> str:
+    """Return the published name of a level's block or of its resampling layer."""
     last = f"{side}sample"
-    return f"{side}.{level}.{last if place == blocks[level] else f'block.{place}'}"
+    return f"{side}.{level}.{last if index == blocks[level] else f'block.{index}'}"
 
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """Our names by published ones."""
-    with WithoutWeights():
+    """Return our names by published ones."""
+    with MetaInit():
         return {published_name(name): name for name in magvitv2_network().state_dict()}

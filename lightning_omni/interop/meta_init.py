@@ -1,4 +1,4 @@
-"""Build networks that have shapes and no weights, to be filled or only to be compared with."""
+"""Build networks on the meta device: shapes without weights, to be filled or compared with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 
-class WithoutWeights(TorchFunctionMode):
-    """Inside, parameters are on the meta device and get no initial values.
+class MetaInit(TorchFunctionMode):
+    """Context in which parameters are created on the meta device and are not initialised.
 
-    What a constructor computes, such as rotary frequencies, is computed. With the meta device for
-    everything torch would load its compiler for that, 150 MB.
+    Buffers that a constructor computes, such as rotary frequencies, are computed on the CPU. With
+    `torch.device("meta")` instead, torch would import its compiler for them (150 MB).
     """
 
     def __torch_function__(
@@ -23,7 +23,7 @@ class WithoutWeights(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Make memory without content, and leave it so."""
+        """Allocate on the meta device and skip initialisation."""
         given = kwargs or {}
         if func is torch.empty:
             return func(*args, **{**given, "device": "meta"})

@@ -1,4 +1,4 @@
-"""Folders in our own format: the module they describe, and the files beside its weights."""
+"""Folders in our own format: the module they describe and the files beside its weights."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from pathlib import Path
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.interop.checkpoint import INDEX
-from lightning_omni.interop.meta_init import WithoutWeights
-from lightning_omni.pretrained import CONFIG_FILE, Pretrained, build
+from lightning_omni.interop.checkpoint import INDEX, read_headers, read_metadata
+from lightning_omni.interop.meta_init import MetaInit
+from lightning_omni.interop.shards_writer import copy_weights
+from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, Pretrained, build
 
 _KINDS = (".json", ".tiktoken", ".safetensors")
 
 
 def read_module(folder: Path) -> Pretrained:
-    """Build what a folder's `config.json` describes, with weights of its own.
+    """Build the module that a folder's `config.json` describes, newly initialised.
 
     Raises:
-        OmniError: If it describes no module of ours.
+        OmniError: If it describes no module of this package.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise OmniError(f"no {CONFIG_FILE} in '{folder}'; give a folder that training exported")
     config = read_json_object(path, remedy="export the model again")
     if "class_path" not in config:
-        raise OmniError(f"'{path}' describes no model of ours; import the checkpoint first")
+        raise OmniError(f"'{path}' describes no model of this package; import the checkpoint first")
     try:
         module = build(config)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
@@ -35,17 +36,22 @@ def read_module(folder: Path) -> Pretrained:
     return module
 
 
-def read_weightless(folder: Path) -> Pretrained:
-    """The same with shapes alone."""
-    with WithoutWeights():
+def read_meta_module(folder: Path) -> Pretrained:
+    """Build the module that a folder's `config.json` describes on the meta device."""
+    with MetaInit():
         return read_module(folder)
 
 
-def copy_parts(source: Path, target: Path) -> None:
-    """Copy what belongs to a model beside its weights: vocabulary, lengths, tokenizers.
+def copy_parts(source: Path, target: Path, *, dtype: str | None = None) -> None:
+    """Copy the files of a model beside its weights: vocabulary, lengths and tokenizers.
 
-    Those are JSON, text ranks and safetensors in the folder and in the folders inside it; hidden
-    files and all others stay behind.
+    Those are JSON, text ranks and safetensors in the folder and one level below; hidden files and
+    all others are left out.
+
+    Args:
+        source: folder of the model.
+        target: folder to write into.
+        dtype: format that the weights of tokenizers are converted to; None copies them.
     """
     for path in (*source.glob("[!.]*"), *source.glob("[!.]*/[!.]*")):
         inner = path.relative_to(source)
@@ -54,4 +60,9 @@ def copy_parts(source: Path, target: Path) -> None:
             continue
         if path.is_file() and path.suffix in _KINDS:
             (target / inner).parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target / inner)
+            if dtype is not None and path.name == WEIGHTS_FILE:
+                names = {name: [name] for name in read_headers([path])}
+                metadata = read_metadata(path)
+                copy_weights([path], names, (target / inner).parent, metadata=metadata, dtype=dtype)
+            else:
+                shutil.copyfile(path, target / inner)

@@ -1,4 +1,4 @@
-"""Which of our backbones are Qwen2-shaped, and the `config.json` of one that is."""
+"""Check that a backbone is Qwen2-shaped, and write its `config.json`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
     """Refuse a backbone that Qwen2's layout cannot hold; Dream's may have a projector.
 
     Args:
-        transformer: The backbone.
-        about: Named in errors.
+        transformer: backbone.
+        about: folder's name in errors.
 
     Raises:
-        OmniError: Naming each property that stands in the way.
+        OmniError: Naming each property that Qwen2 does not have.
     """
     args = transformer.init_args
     sections = args["rope_sections"]
@@ -27,29 +27,29 @@ def require_qwen2(transformer: Transformer, *, about: str) -> None:
             (sections or [])[1:]
         ),
         "query-key norm (qk_norm)": args["qk_norm"],
-        "code features (code_spans)": bool(args["code_spans"]),
+        "codebook embeddings (code_spans)": bool(args["code_spans"]),
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
-        "prompt that does not see the answer (isolate_prompt)": args["isolate_prompt"],
+        "prompt that does not attend to the response (isolate_prompt)": args["isolate_prompt"],
         "projector of continuous features (continuous_dim)": args["continuous_dim"] is not None
         and not transformer.right_shift_logits,
     }
     found = [what for what, is_there in obstacles.items() if is_there]
     if found:
         raise OmniError(
-            f"the backbone in '{about}' cannot be written as hf, because Qwen2 has not its "
-            f"{', '.join(found)}; give --format safetensors"
+            f"the backbone in '{about}' cannot be written as hf, because Qwen2 does not have "
+            f"its {', '.join(found)}; give --format safetensors"
         )
 
 
 def qwen2_config(
     transformer: Transformer, formats: set[str], *, right_shift_logits: bool
 ) -> dict[str, Any]:
-    """The `config.json` of a Qwen2-shaped backbone.
+    """Return the `config.json` of a Qwen2-shaped backbone.
 
     Args:
-        transformer: Qwen2-shaped.
-        formats: Of its weights, as safetensors names them.
-        right_shift_logits: Its output at position i - 1 scores token i, which makes it a Dream.
+        transformer: Qwen2-shaped backbone.
+        formats: number formats of its weights, as safetensors names them.
+        right_shift_logits: whether its output at position i - 1 scores token i (Dream).
     """
     args = transformer.init_args
     theta = args["rope_theta"]

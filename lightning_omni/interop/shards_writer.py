@@ -1,4 +1,4 @@
-"""Write safetensors weight by weight, in one file or in shards with an index."""
+"""Write safetensors one weight at a time, so that a 7B model is imported in a few GB of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.checkpoint import INDEX, read_headers, read_weights
+from lightning_omni.interop.checkpoint import FLOATS, INDEX, read_headers, read_weights
 from lightning_omni.pretrained import WEIGHTS_FILE
 
 _BYTES = {
@@ -28,11 +28,16 @@ _BYTES = {
     "BOOL": 1,
 }
 """Bytes of a value by format, in the order in which safetensors writes formats."""
+_DTYPES = {
+    "float32": ("F32", torch.float32),
+    "bfloat16": ("BF16", torch.bfloat16),
+    "float16": ("F16", torch.float16),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor begins."""
+class _Slot:
+    """Position of a tensor in a file."""
 
     file: Path
     offset: int
@@ -45,18 +50,20 @@ def copy_weights(
     *,
     shard_bytes: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    dtype: str | None = None,
 ) -> None:
-    """Copy weights bit by bit under other names; one tensor is in memory at a time.
+    """Copy weights under other names; one tensor is in memory at a time.
 
     Args:
-        files: To read.
-        names: New names of each old one; none leaves a weight out.
-        folder: To write into.
-        shard_bytes: Weights beyond this size are split, with an index; None never splits.
-        metadata: For the header of each file.
+        files: files to read.
+        names: new names of each stored weight; an empty list leaves the weight out.
+        folder: folder to write into.
+        shard_bytes: size beyond which weights are split, with an index; None never splits.
+        metadata: header entries of each file.
+        dtype: format of the written weights; None copies them bit by bit.
 
     Raises:
-        OmniError: If a weight is damaged, or of a format that cannot be written.
+        OmniError: If a weight is damaged, of a format that cannot be written, or beyond `dtype`.
     """
     stored = read_headers(files)
     entries = {}
@@ -66,27 +73,48 @@ def copy_weights(
             raise OmniError(
                 f"{old} in '{entry.file}' is {entry.format}, wanted {', '.join(_BYTES)}"
             )
-        entries.update(dict.fromkeys(news, (entry.format, entry.shape)))
+        entries.update(dict.fromkeys(news, (written_format(entry.format, dtype), entry.shape)))
     shards = _shards(entries, shard_bytes)
-    places: dict[str, _Place] = {}
+    slots: dict[str, _Slot] = {}
     for file, shard in shards.items():
-        places |= _write_header(folder / file, shard, metadata or {})
+        slots |= _write_header(folder / file, shard, metadata or {})
     for old, tensor in read_weights(files):
+        if names[old]:
+            tensor = _convert(tensor, dtype, about=f"{old} in '{stored[old].file}'")
         for new in names[old]:
-            _write(tensor, places[new])
+            _write(tensor, slots[new])
         del tensor  # it keeps its file in memory
     if len(shards) > 1:
         total = sum(_size(*entry) for entry in entries.values())
-        weight_map = {name: places[name].file.name for name in sorted(entries)}
+        weight_map = {name: slots[name].file.name for name in sorted(entries)}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def written_format(stored: str, dtype: str | None) -> str:
+    """Return the safetensors format that a stored weight is written in."""
+    return _DTYPES[dtype][0] if dtype is not None and stored in FLOATS else stored
+
+
+def _convert(tensor: Tensor, dtype: str | None, *, about: str) -> Tensor:
+    """Return a floating-point tensor in another format.
+
+    Raises:
+        OmniError: If a value is beyond its range.
+    """
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    target = _DTYPES[dtype][1]
+    if tensor.numel() and tensor.abs().max() > torch.finfo(target).max:
+        raise OmniError(f"{about} has values beyond the range of {dtype}; choose another --dtype")
+    return tensor.to(target)
 
 
 _Entries = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def _shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
-    """File names and what each holds, filled in order; a larger weight has a file of its own."""
+    """Return file names with their weights, in order; a larger weight has a file of its own."""
     filled: list[_Entries] = [{}]
     used = 0
     for name, entry in entries.items():
@@ -102,8 +130,8 @@ def _shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
     return {f"model-{i:05}-of-{count:05}.safetensors": s for i, s in enumerate(filled, 1)}
 
 
-def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) -> dict[str, _Place]:
-    """Begin a file as `safetensors` itself would, and say where its tensors go."""
+def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) -> dict[str, _Slot]:
+    """Write the header as `safetensors` does, and return the positions of its tensors."""
     order = list(_BYTES)
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     starts, end = {}, 0
@@ -117,13 +145,13 @@ def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) ->
     with file.open("wb") as out:
         out.write(len(raw).to_bytes(8, "little") + raw)
         out.truncate(8 + len(raw) + end)
-    return {name: _Place(file, 8 + len(raw) + start) for name, start in starts.items()}
+    return {name: _Slot(file, 8 + len(raw) + start) for name, start in starts.items()}
 
 
-def _write(tensor: Tensor, place: _Place) -> None:
+def _write(tensor: Tensor, slot: _Slot) -> None:
     raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    with place.file.open("r+b") as out:
-        out.seek(place.offset)
+    with slot.file.open("r+b") as out:
+        out.seek(slot.offset)
         out.write(raw.data)
 
 

@@ -63,7 +63,7 @@ def test_positions_of_one_row_hold_for_all_and_those_of_another_shape_are_refuse
     assert torch.equal(ours(ids, row[None]), expected)
     assert torch.equal(ours(ids, row), expected)
     for wrong in (row[:5], row.expand(2, 6), row[:, None]):
-        with pytest.raises(OmniError, match=r"wanted those of input_ids, \(3, 6\)"):
+        with pytest.raises(OmniError, match=r"wanted that of input_ids, \(3, 6\)"):
             ours(ids, wrong)
 
 

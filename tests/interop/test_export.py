@@ -145,7 +145,7 @@ def refused(args, words, capsys):
     [
         ({"rope_sections": [2, 1, 1]}, "(rope_sections [2, 1, 1])"),
         ({"qk_norm": True}, "query-key norm (qk_norm)"),
-        ({"code_spans": [[10, 4, 3]]}, "code features (code_spans)"),
+        ({"code_spans": [[10, 4, 3]]}, "codebook embeddings (code_spans)"),
         ({"qkv_bias": False}, "queries, keys and values without biases (qkv_bias)"),
         ({"isolate_prompt": True}, "(isolate_prompt)"),
     ],
@@ -153,7 +153,7 @@ def refused(args, words, capsys):
 def test_a_backbone_that_is_no_qwen2_is_refused_by_the_property(tmp_path, capsys, changes, words):
     model = ours(tmp_path / "ours", **changes)
     args = ["export", "--model", str(model), "--output", str(tmp_path / "out"), "--format", "hf"]
-    refused(args, "cannot be written as hf, because Qwen2 has not its ", capsys)
+    refused(args, "cannot be written as hf, because Qwen2 does not have its ", capsys)
     refused(args, f"{words}; give --format safetensors", capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ours"]
     assert export(model, tmp_path / "out", form="safetensors") == 0
@@ -165,7 +165,7 @@ def test_sections_of_the_index_alone_are_qwen2_s(tmp_path):
 
 def test_the_shipped_model_is_exported_whole_in_our_format_and_refused_as_hf(tmp_path, capsys):
     args = ["export", "--model", "shipped", "--output", str(tmp_path / "out"), "--format"]
-    refused([*args, "hf"], "query-key norm (qk_norm), code features (code_spans)", capsys)
+    refused([*args, "hf"], "query-key norm (qk_norm), codebook embeddings (code_spans)", capsys)
     assert not any(tmp_path.iterdir())
     assert main([*args, "safetensors"]) == 0
     out = tmp_path / "out"
@@ -208,7 +208,7 @@ def test_a_card_holds_the_recipe_and_the_evaluation_of_these_very_weights(tmp_pa
         assert export(model, tmp_path / str(n)) == 0
         card = (tmp_path / str(n) / "README.md").read_text()
         assert ("| task | wer |" in card) == (n == 0)
-        assert "licences are not known" in card
+        assert "licences are unknown" in card
         assert (tmp_path / str(n) / "recipe.yaml").read_text() == "seed_everything: 1\n"
 
 
@@ -251,7 +251,7 @@ def test_a_push_that_fails_keeps_the_folder(tmp_path, monkeypatch, capsys, error
     monkeypatch.setattr("lightning_omni.interop.export.open_hub", lambda _: FakeHub(error))
     model = ours(tmp_path / "ours")
     args = ["export", "--model", str(model), "--output", str(tmp_path / "out"), "--format", "hf"]
-    refused([*args, "--push", "me/small"], "the folder is whole", capsys)
+    refused([*args, "--push", "me/small"], "the folder is complete", capsys)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

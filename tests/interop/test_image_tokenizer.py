@@ -5,8 +5,8 @@ from safetensors.torch import save_file
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_image_tokenizer
-from lightning_omni.interop.magvitv2 import magvitv2_network, our_name, published_name
-from lightning_omni.interop.meta_init import WithoutWeights
+from lightning_omni.interop.magvitv2 import magvitv2_network, native_name, published_name
+from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.pretrained import FOLDER
 
 
@@ -24,9 +24,15 @@ def test_our_own_export_encodes_and_decodes():
     ("call", "expected"),
     [
         (lambda t: t.encode(torch.zeros(1, 3, 60, 64)), "60 x 64 pixels, wanted multiples of 8"),
-        (lambda t: t.decode(torch.zeros(1, 63, dtype=torch.long)), "63 codes fill no square"),
-        (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=4), "no grid of 4 rows"),
-        (lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=-2), "no grid of -2 rows"),
+        (lambda t: t.decode(torch.zeros(1, 63, dtype=torch.long)), "63 codes do not fill a square"),
+        (
+            lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=4),
+            "do not fill a grid of 4 rows",
+        ),
+        (
+            lambda t: t.decode(torch.zeros(1, 6, dtype=torch.long), rows=-2),
+            "do not fill a grid of -2 rows",
+        ),
         (
             lambda t: t.decode(torch.full((1, 4), 1 << 20)),
             "reach from 1048576 to 1048576, wanted 0",
@@ -59,7 +65,7 @@ PUBLISHED = "encoder.down.2.downsample.conv.bias"
 @pytest.fixture(scope="module")
 def weights():
     """Zeros of the published network's shapes, by the published names."""
-    with WithoutWeights():
+    with MetaInit():
         network = magvitv2_network()
     return {published_name(n): torch.zeros(v.shape) for n, v in network.state_dict().items()}
 
@@ -70,7 +76,10 @@ def weights():
         (lambda s: s.pop(PUBLISHED), f"1 missing ({PUBLISHED})"),
         (lambda s: s.pop("decoder.up.3.block.1.conv1.weight"), "(decoder.up.3.block.1.conv1."),
         (lambda s: s.update(**{"encoder.down.9.downsample.conv.bias": torch.ones(1)}), "1 unexp"),
-        (lambda s: s.update(**{our_name(PUBLISHED): s.pop(PUBLISHED)}), f"({our_name(PUBLISHED)})"),
+        (
+            lambda s: s.update(**{native_name(PUBLISHED): s.pop(PUBLISHED)}),
+            f"({native_name(PUBLISHED)})",
+        ),
         (lambda s: s.update(**{PUBLISHED: torch.ones(3)}), "is (3,), wanted (256,)"),
     ],
 )

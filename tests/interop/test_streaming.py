@@ -96,17 +96,17 @@ def test_an_import_that_is_killed_leaves_nothing_or_the_whole_result(checkpoint,
     whole, out = tmp_path / "whole", tmp_path / "out"
     seconds = killed_after(checkpoint, whole, None)
     expected = (whole / "model.safetensors").read_bytes()
-    rng, is_whole = random.Random(0), []
+    rng, is_integer = random.Random(0), []
     for _ in range(20):
         killed_after(checkpoint, out, rng.uniform(0, 1.2 * seconds))
-        is_whole.append(out.exists())
+        is_integer.append(out.exists())
         if out.exists():
             assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
             assert (out / "model.safetensors").read_bytes() == expected
             assert not (tmp_path / "out.partial").exists()
         for left in (out, tmp_path / "out.partial"):
             shutil.rmtree(left, ignore_errors=True)
-    assert 0 < sum(is_whole) < len(is_whole)
+    assert 0 < sum(is_integer) < len(is_integer)
 
 
 def killed_after(checkpoint, out, delay):

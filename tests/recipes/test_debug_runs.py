@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,6 +18,7 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
 from lightning_omni.diffusion.noise import split_complementary
 from lightning_omni.evaluation.statistics import summarize
+from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.measurements import measure_nelbo, with_test_split
 from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
 from lightning_omni.tasks import TASKS_BY_NAME
@@ -291,7 +291,7 @@ def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
 
 def data_of(**changes) -> OmniData:
     """The debug stage's data with some options changed, ready to be read."""
-    recipe = yaml.safe_load((RECIPES / "debug" / "stage3.yaml").read_text())
+    recipe = read_recipe(RECIPES / "debug" / "stage3.yaml")
     data = OmniData(**{**recipe["data"]["init_args"], **changes})
     data.setup("fit")
     return data

@@ -9,6 +9,7 @@ import yaml
 
 from lightning_omni.cli import build_cli, parse_options
 from lightning_omni.generation.config import from_plain, to_plain
+from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.variants import resolve_recipes
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -17,8 +18,7 @@ CALIBRATIONS = [RECIPES / "eval/calibrate.yaml", *(RECIPES / "experiments/sampli
 TRAINING = sorted(
     p
     for p in RECIPES.rglob("*.yaml")
-    if "model" in (yaml.safe_load(p.read_text()) or {})
-    and "trainer" in yaml.safe_load(p.read_text())
+    if p.parent != RECIPES / "base" and "trainer" in yaml.safe_load(p.read_text())
 )
 
 
@@ -27,7 +27,7 @@ PAPER = sorted((RECIPES / "paper").glob("*.yaml"))
 
 def build(*args: str):
     """Objects of a recipe; the trainer of one that needs GPUs is only parsed."""
-    needs_gpu = yaml.safe_load(Path(args[1]).read_text())["trainer"]["accelerator"] == "gpu"
+    needs_gpu = read_recipe(Path(args[1]))["trainer"].get("strategy", "auto") != "auto"
     with torch.device("meta"):
         return build_cli(list(args), run=False, with_trainer=not needs_gpu)
 
@@ -45,7 +45,7 @@ def test_a_recipe_builds_and_its_config_round_trips(path, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
 def test_a_recipe_opens_with_what_source_cost_and_run(path):
-    head = path.read_text().split("seed_everything")[0]
+    head = path.read_text().split("trainer:")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
     assert str(path.relative_to(RECIPES.parent)) in head
 

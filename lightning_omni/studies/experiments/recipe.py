@@ -15,10 +15,12 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from lightning_omni.callbacks.defaults import RUN_DEFAULTS, RunDefault
 from lightning_omni.callbacks.export_omni import ExportOmni
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, sentence_behind
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.recipe import read_recipe
 from lightning_omni.vocab import SHARED_SETTINGS
 
 Recipe = dict[str, Any]
@@ -39,9 +41,7 @@ def load_recipe(path: Path) -> Recipe:
     Raises:
         OmniError: If the file is not such a recipe.
     """
-    recipe = _inline(_read(path), path.parent)
-    if not isinstance(recipe, dict):
-        raise OmniError(f"'{path}' holds no options; give a recipe of the verb `fit`")
+    recipe = read_recipe(path)
     for section in SECTIONS:
         if not isinstance(_value_at(recipe, section), dict):
             raise OmniError(f"'{path}' has no section {section}; give a recipe of the verb `fit`")
@@ -121,8 +121,9 @@ def check_recipe(recipe: Recipe) -> ModuleAndData:
         built = _build(recipe, _parser(with_trainer=True))
     module_and_data = _joint_model(built)
     callbacks = built.trainer.callbacks or []
-    if not any(isinstance(callback, ExportOmni) for callback in callbacks):
-        raise OmniError("nothing would be exported; list ExportOmni in trainer.callbacks")
+    is_named = any(isinstance(callback, ExportOmni) for callback in callbacks)
+    if not is_named and "export" not in built.run_defaults:
+        raise OmniError("nothing would be exported; add export to run_defaults")
     return module_and_data
 
 
@@ -134,25 +135,6 @@ def build_module_and_data(recipe: Recipe) -> ModuleAndData:
     """
     sections = {name: recipe[name] for name in ("data", "model")}
     return _joint_model(_build(sections, _parser(with_trainer=False)))
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise OmniError(f"'{path}' is not YAML ({error}); mend it") from error
-
-
-def _inline(value: Any, folder: Path) -> Any:
-    """Replace the names of YAML files, relative to `folder`, by their content."""
-    if isinstance(value, dict):
-        return {k: _inline(v, folder) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_inline(v, folder) for v in value]
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-        path = folder / value
-        return _inline(_read(path), path.parent) if path.is_file() else value
-    return value
 
 
 def _value_at(recipe: Recipe, path: str) -> Any:
@@ -181,6 +163,7 @@ def _parser(*, with_trainer: bool) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     if with_trainer:
         parser.add_argument("--seed_everything", type=bool | int)
+        parser.add_argument("--run_defaults", type=list[RunDefault], default=list(RUN_DEFAULTS))
         parser.add_class_arguments(L.Trainer, "trainer", fail_untyped=False, instantiate=False)
     kinds = {"model": L.LightningModule, "data": L.LightningDataModule}
     for name, kind in kinds.items():

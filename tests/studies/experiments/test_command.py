@@ -52,7 +52,7 @@ def test_a_mistake_is_told_before_anything_is_trained(change, message, tmp_path,
         ({"data.init_args.rows": "many"}, "rows"),
         ({"data.init_args.rows": 0}, "data.rows is 0, wanted at least 1$"),
         ({"model.init_args.backbone.init_args.width": 1}, "width"),
-        ({"trainer.callbacks": []}, "list ExportOmni"),
+        ({"run_defaults": ["logger"]}, "add export to run_defaults"),
         ({"model.arguments.x": 1}, "nothing named 'model.arguments'"),
     ],
 )

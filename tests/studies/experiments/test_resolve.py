@@ -82,7 +82,7 @@ def test_a_setting_that_cannot_be_made_is_refused(recipe, path, message):
 
 def test_only_the_trainer_s_own_places_move(recipe):
     recipe["trainer"]["default_root_dir"] = "runs/debug"
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = "runs/debug/"
+    recipe["trainer"]["logger"] = {"init_args": {"save_dir": "runs/debug/"}}
     recipe["trainer"]["callbacks"][0]["init_args"]["dirpath"] = "runs/debugging"
     moved = in_folder(recipe, Path("here"))
     assert moved["trainer"]["default_root_dir"] == "here"

@@ -1,0 +1,247 @@
+"""Verbs of the command line, their help and shell completion, without importing what they run."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import textwrap
+from dataclasses import dataclass
+
+from lightning_omni.errors import OmniError
+from lightning_omni.signatures import Option, module_named, signature_of
+
+TRAINER, PLAN, PREP_DATA = "trainer", "plan", "prep-data"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb of the command line.
+
+    Attributes:
+        group: heading under which `lightning_omni --help` lists it.
+        summary: one sentence.
+        module: module of the function that it calls; empty for verbs of the trainer.
+        function: name of that function.
+    """
+
+    group: str
+    summary: str
+    module: str = ""
+    function: str = ""
+
+
+_OURS = "lightning_omni."
+VERBS = {
+    "fit": Verb("train", "Train a model or a tokenizer as a recipe says."),
+    "validate": Verb("train", "Measure the loss of a checkpoint on the validation split."),
+    "test": Verb("train", "Measure likelihood bounds of a checkpoint on a test split."),
+    "generate": Verb(
+        "generate",
+        "Answer a request, or fill in masked parts of a text, picture or recording.",
+        f"{_OURS}generation.command",
+        "generate",
+    ),
+    "evaluate": Verb(
+        "measure",
+        "Score an exported model on the nine tasks.",
+        f"{_OURS}evaluation.run",
+        "evaluate",
+    ),
+    "evaluate-infilling": Verb(
+        "measure",
+        "Score how a model fills in masked parts of true answers.",
+        f"{_OURS}evaluation.infilling",
+        "evaluate_infilling",
+    ),
+    "evaluate-tokenizers": Verb(
+        "measure",
+        "Score how tokenizers reconstruct pictures and speech.",
+        f"{_OURS}evaluation.tokenizers",
+        "evaluate_tokenizers",
+    ),
+    "calibrate": Verb(
+        "measure",
+        "Compare sampling configurations and choose the presets of a model.",
+        f"{_OURS}studies.calibrate",
+        "calibrate",
+    ),
+    "experiment": Verb(
+        "measure",
+        "Train and compare variants of a recipe with several seeds.",
+        f"{_OURS}studies.experiments.command",
+        "experiment",
+    ),
+    PREP_DATA: Verb(
+        "data", "Build a data folder from a preset or from a corpus of yours.", "data_prep.__main__"
+    ),
+    "import": Verb(
+        "share",
+        "Convert a published checkpoint.",
+        f"{_OURS}interop.command",
+        "import_checkpoint",
+    ),
+    "export": Verb(
+        "share",
+        "Write a model as a folder to share, in our format or Qwen2's, in half precision too.",
+        f"{_OURS}interop.export",
+        "export_model",
+    ),
+    PLAN: Verb(
+        "tools",
+        "Estimate memory and time of a recipe on given GPUs.",
+        f"{_OURS}studies.memory_plan.settings",
+        "PlanOptions",
+    ),
+    "bench": Verb(
+        "tools",
+        "Time training, sampling and data reading against other libraries.",
+        f"{_OURS}studies.bench.command",
+        "bench",
+    ),
+    "report": Verb(
+        "tools",
+        "Write a page with scores, curves and samples of a run.",
+        f"{_OURS}studies.report.build",
+        "build_report",
+    ),
+}
+TRAINER_VERBS = tuple(name for name, verb in VERBS.items() if verb.group == "train")
+FUNCTION_VERBS = tuple(name for name, v in VERBS.items() if v.function and name != PLAN)
+_TITLES = {
+    "train": "Train",
+    "generate": "Generate",
+    "measure": "Measure",
+    "data": "Prepare data",
+    "share": "Share",
+    "tools": "Tools",
+}
+_CONFIG = Option("config", "FILE", "", "YAML file with options; may be repeated.")
+_PRINT = Option("print_config", "", "", "Print all options as YAML and exit.")
+_RECIPE = (
+    Option("config", "FILE", "", "Recipe; may be repeated, a later one changes the earlier."),
+    _PRINT,
+    Option("seed_everything", "INT", "", "Seed of initial weights and of all global randomness."),
+    Option("ckpt_path", "PATH|last|best", "", "Checkpoint to resume from or to measure."),
+    Option("model", "CLASS", "", "Module to train; --model.ARGUMENT VALUE changes an argument."),
+    Option("data", "CLASS", "", "Data to train on; --data.ARGUMENT VALUE changes an argument."),
+    Option(
+        "run_defaults",
+        "[NAME, ...]",
+        "",
+        "Defaults to keep of logger, checkpoints, progress, throughput, health, reconstructions "
+        "and export. All are written below trainer.default_root_dir; a callback of the same class "
+        "in a recipe replaces its default.",
+    ),
+)
+_SHELLS = ("bash", "zsh")
+_NAME_WIDTH = 24
+
+
+def usage() -> str:
+    """Return the help of `lightning_omni` without a verb."""
+    lines = ["usage: lightning_omni VERB [options]"]
+    for group, title in _TITLES.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {n:<21}{v.summary}" for n, v in VERBS.items() if v.group == group]
+    lines += [
+        "",
+        "`lightning_omni VERB --help` lists the options of a verb.",
+        'Completion: eval "$(lightning_omni --print_completion bash)", or zsh, in your shell\'s '
+        "start file.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def options_of(verb: str) -> tuple[Option, ...]:
+    """Return the options of a verb."""
+    if verb == PREP_DATA:
+        return _argparse_options(VERBS[verb].module)
+    own = (
+        signature_of(VERBS[verb].module, VERBS[verb].function).options if VERBS[verb].module else ()
+    )
+    if verb in FUNCTION_VERBS:
+        return (*own, _CONFIG, _PRINT)
+    trainer = signature_of("lightning.pytorch.trainer.trainer", "Trainer").options
+    settings = [
+        Option(f"trainer.{o.name}", o.kind, "", o.note.partition(". ")[0].rstrip(".") + ".")
+        for o in trainer
+    ]
+    return (*own, *_RECIPE, *settings)
+
+
+def verb_help(verb: str) -> str:
+    """Return the help of a verb."""
+    options = options_of(verb)
+    required = [option for option in options if option.default is None]
+    rest = [option for option in options if option.default is not None]
+    words = " ".join(f"--{option.name} {option.kind}" for option in required)
+    start = "--config recipes/stage1.yaml" if verb in (*TRAINER_VERBS, PLAN) else words
+    lines = [f"usage: lightning_omni {verb} {start} [options]", "", VERBS[verb].summary]
+    for title, shown in (("required", required), ("options", rest)):
+        if shown:
+            lines += ["", f"{title}:", *(line for option in shown for line in _lines(option))]
+    if any("CLASS" in option.kind for option in options):
+        lines += [
+            "",
+            "An option that takes a CLASS takes its name or dotted path; its arguments follow as "
+            "--OPTION.ARGUMENT VALUE, and --OPTION.help CLASS lists them.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(option: Option) -> list[str]:
+    head = f"  --{option.name} {option.kind}".rstrip()
+    hidden = (None, "", "None")
+    shown = f" (default: {option.default})" if option.default not in hidden else ""
+    width = min(shutil.get_terminal_size().columns, 100)
+    note = textwrap.wrap(option.note + shown, max(width - _NAME_WIDTH, 30))
+    if len(head) < _NAME_WIDTH - 1 and note:
+        head, note = f"{head:<{_NAME_WIDTH}}{note[0]}", note[1:]
+    return [head, *(" " * _NAME_WIDTH + line for line in note)]
+
+
+def completion(shell: str) -> str:
+    """Return a script that completes verbs and options; values are completed as file names.
+
+    Raises:
+        OmniError: If the shell is not one of bash and zsh.
+    """
+    if shell not in _SHELLS:
+        raise OmniError(f"--print_completion is '{shell}', wanted one of {', '.join(_SHELLS)}")
+    cases = "\n".join(
+        f'    {verb}) words="{" ".join(f"--{o.name}" for o in options_of(verb))} --help" ;;'
+        for verb in VERBS
+    )
+    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    return f"""{start}_lightning_omni() {{
+  local current="${{COMP_WORDS[COMP_CWORD]}}" words
+  case "${{COMP_WORDS[1]}}" in
+{cases}
+    *) words="" ;;
+  esac
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "{" ".join(VERBS)}" -- "$current"))
+  elif [[ "$current" == -* ]]; then
+    COMPREPLY=($(compgen -W "$words" -- "$current"))
+  else
+    COMPREPLY=($(compgen -f -- "$current"))
+  fi
+}}
+complete -o filenames -F _lightning_omni lightning_omni
+"""
+
+
+def _argparse_options(module: str) -> tuple[Option, ...]:
+    """Return the options that a module gives to argparse."""
+    import ast
+
+    home, found = module_named(module), []
+    for node in ast.walk(home.tree) if home else ():
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
+            given = {k.arg: k.value for k in node.keywords}
+            name = ast.literal_eval(node.args[0]).lstrip("-")
+            kind = "" if "action" in given else "PATH" if "type" in given else "NAME"
+            note = str(ast.literal_eval(given["help"])) if "help" in given else ""
+            found.append(Option(name, kind, "", note))
+    return tuple(found)

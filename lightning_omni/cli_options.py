@@ -1,0 +1,219 @@
+"""Options of the command line: old names, files of options, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.errors import OmniError, did_you_mean
+from lightning_omni.moved import rename_class, rename_option
+from lightning_omni.recipe import BASE, read_recipe, read_yaml
+
+log = logging.getLogger(__name__)
+
+ALIASES = {
+    "from": "kind",  # a word of Python's own cannot name an argument
+    "quality": "preset",
+    "steps": "num_steps",
+    "guidance": "guidance_scale",
+    "refresh_every": "cache_interval",
+    "shift": "timestep_shift",
+    "trace": "history",
+    "times": "intervals",
+    "draft_text": "infill_text",
+    "draft_image": "infill_image",
+    "draft_audio": "infill_audio",
+    "ways": "configs",
+    "arms": "variants",
+    "bound": "nelbo",
+}
+"""Old name of an option: its new name; used where a verb has the new one and not the old one."""
+_SILENT = ("from",)  # this alias stays
+OLD_VERBS = {
+    "shrink": (("export", "--format", "safetensors", "--dtype", "float16"), {"out": "output"}),
+}
+"""Old verb: the verb with the options that take its place, and new names of its own options."""
+_CONFIG = ("--config", "-c")
+_SECTIONS = {"trainer", "model", "data"}
+_BESIDE = {"seed_everything", "ckpt_path", "weights_only", "verbose", "run_defaults"}
+
+_JARGON = (
+    (
+        r"(\S+): Expected an instantiatable class, but \S+ is abstract Given value: "
+        r"NestedArg\(key='([^']*)', val=.*\)",
+        r"\1.\2 is given without \1, of which it is an option; put --\1 CLASS before it",
+    ),
+    (r"(Option '[^']*' is not accepted) Given value: NestedArg\(key='[^']*', val=.*\)", r"\1"),
+    (r"Does not validate against any of the Union subtypes Errors: ", ""),
+    (r"Problem with given class_path '[^']*': ", ""),
+    (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
+    (r"<class '([\w.]+)'>", r"\1"),
+    (r"Expected a typing\.Literal\[(.*?)\]\.", r"wanted one of \1."),
+    (r"Expected a dot import path string: \S+", "wanted a class by its name or dotted path."),
+    (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
+    (r" +", " "),
+)
+MAX_MESSAGE = 700
+_MAX_ECHO = 100
+_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted")
+
+
+def rename_verb(args: Sequence[str]) -> list[str]:
+    """Return arguments with an old verb replaced by what does its work now."""
+    if not args or args[0] not in OLD_VERBS:
+        return list(args)
+    instead, options = OLD_VERBS[args[0]]
+    log.warning("the verb '%s' is now '%s'", args[0], " ".join(instead))
+    renamed = [_rename(arg, lambda name: options.get(name, name)) for arg in args[1:]]
+    return [*instead, *renamed]
+
+
+def rename_options(args: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return arguments with old names of options and classes replaced by the new ones.
+
+    Args:
+        args: arguments behind the verb.
+        known: options of the verb.
+    """
+    return [rename_option(_rename(arg, lambda name: new_name(name, known))) for arg in args]
+
+
+def new_name(name: str, known: Collection[str]) -> str:
+    """Return the new name of an option; an option without one keeps its own.
+
+    Args:
+        name: name without dashes; of `sampling.steps`, the last part may be old.
+        known: options that there are; those inside `sampling` count too if they are listed.
+    """
+    parent, dot, last = name.rpartition(".")
+    new = f"{parent}{dot}{ALIASES.get(last, last)}"
+    if name in known or new not in known:
+        return name
+    if name != new and name not in _SILENT:
+        _log_rename(name, new)
+    return new
+
+
+_logged: set[str] = set()
+
+
+def _log_rename(old: str, new: str) -> None:
+    if old not in _logged:
+        _logged.add(old)
+        log.warning("the option '%s' is now '%s'", old, new)
+
+
+def _rename(arg: str, rename: Callable[[str], str]) -> str:
+    """Return `--name`, `--name=value` or a value, names of options and classes replaced."""
+    if not arg.startswith("--"):
+        return str(rename_class(arg))
+    name, equals, value = arg[2:].partition("=")
+    return f"--{rename(name)}{equals}{rename_class(value)}"
+
+
+def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return arguments with each `--config FILE` of a function's options replaced by its content.
+
+    Raises:
+        OmniError: If a file cannot be read or holds options that the verb does not take.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        plain = read_yaml(path)
+        if not isinstance(plain, dict):
+            raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
+        renamed = {new_name(str(name), known): value for name, value in plain.items()}
+        _check_options(verb, path, renamed, known)
+        return renamed
+
+    return _inline(args, read)
+
+
+def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
+    """Return arguments with each `--config FILE` of a trainer's verb replaced by its content.
+
+    Raises:
+        OmniError: If a file cannot be read, or is neither a recipe nor a part of one.
+    """
+
+    def read(path: Path) -> dict[str, Any]:
+        recipe = read_recipe(path)
+        has_section = any(isinstance(recipe.get(name), dict) for name in _SECTIONS)
+        unknown = sorted(set(map(str, recipe)) - _SECTIONS - _BESIDE)
+        if unknown and not has_section:
+            raise OmniError(
+                f"'{path}' is not a recipe: it has {', '.join(unknown)} and no section trainer, "
+                f"model or data; `{verb}` takes one such as recipes/stage3.yaml"
+            )
+        return recipe
+
+    renamed = [rename_option(_rename(arg, lambda name: name)) for arg in args]
+    return _inline(renamed, read)
+
+
+def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:
+    names = {name.partition(".")[0] for name in plain}
+    unknown = sorted(names - {BASE, *known})
+    if not unknown:
+        return
+    if names >= _SECTIONS:
+        kind = " seems to be a recipe of the verb `fit`"
+    elif len(unknown) == 1 < len(names) and (hint := did_you_mean(unknown[0], known)):
+        raise OmniError(f"'{path}' has the unknown option {unknown[0]}{hint}")
+    else:
+        kind = " seems to be of another verb"
+    raise OmniError(
+        f"'{path}'{kind}: `{verb}` takes no {', '.join(unknown)}; it takes {', '.join(known)}"
+    )
+
+
+def _inline(args: Sequence[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:
+    """Replace files behind `--config X`, `--config=X` and `-c X` by their content as JSON."""
+    inlined, rest = [], iter(args)
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        if name not in _CONFIG:
+            inlined.append(arg)
+            continue
+        path = value if equals else next(rest, None)
+        if path is None:
+            inlined.append(arg)
+            continue
+        inlined.append(f"--config={json.dumps(read(Path(path)), default=str)}")
+    return inlined
+
+
+def arguments_in(args: Sequence[str]) -> list[str]:
+    """Return the names of arguments in inlined recipes, to suggest them for misspelt ones."""
+    texts = [arg.removeprefix("--config=") for arg in args if arg.startswith("--config={")]
+    return [name for text in texts for name in re.findall(r'"(\w+)": ', text)]
+
+
+def with_suggestion(message: str, known: Collection[str]) -> str:
+    """Return a parser's message, with the option nearest to one that it calls unknown."""
+    found = _UNKNOWN.search(message)
+    if found is None:
+        return message
+    return message.rstrip(" .") + did_you_mean(found[1] or found[2], known)
+
+
+def one_line(message: str, most: int = MAX_MESSAGE) -> str:
+    """Fold a parser's report into one line, without the echo of the whole value."""
+    return _shorten(" ".join(_kept(message.splitlines())), most)
+
+
+def _kept(lines: Sequence[str]) -> Iterator[str]:
+    for line in (line.strip() for line in lines):
+        is_echo = line.startswith("Given value") and len(line) > _MAX_ECHO
+        if line and not is_echo and not line.startswith(("Subtypes:", "Given value type:")):
+            yield line
+
+
+def _shorten(text: str, most: int) -> str:
+    for pattern, plain in _JARGON:
+        text = re.sub(pattern, plain, text)
+    return text if len(text) <= most else text[: most - 3] + "..."

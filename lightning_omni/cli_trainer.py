@@ -1,0 +1,140 @@
+"""LightningCLI for recipes: what every run has, and mistakes in one line."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_omni.callbacks.defaults import (
+    RUN_DEFAULTS,
+    TRAINER_DEFAULTS,
+    RunDefault,
+    run_defaults,
+)
+from lightning_omni.cli_options import one_line, with_suggestion
+from lightning_omni.errors import OmniError, check_within
+from lightning_omni.vocab import SHARED_SETTINGS
+
+CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
+
+
+class RecipeParser(LightningArgumentParser):
+    """Reports mistakes as `OmniError`."""
+
+    known: Collection[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Turn a parser's message into one line."""
+        raise OmniError(with_suggestion(one_line(message), self.known))
+
+
+class OmniCLI(LightningCLI):
+    """Adds what every run has, and links the vocabulary of the data into the model.
+
+    Args:
+        args: arguments of the command line, recipes inlined, with the verb if `run`.
+        known: options to suggest for a misspelt one.
+        run: whether to execute the verb.
+        with_trainer: build the trainer too, which needs the devices that the recipe names.
+        options: class whose arguments are accepted beside a recipe's.
+
+    Raises:
+        OmniError: If the recipe or an option is wrong.
+    """
+
+    def __init__(
+        self,
+        args: list[str],
+        known: Collection[str],
+        *,
+        run: bool,
+        with_trainer: bool,
+        options: type[object] | None,
+    ) -> None:
+        self.known, self.with_trainer, self.options = known, with_trainer, options
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_kwargs={"overwrite": True},
+                trainer_defaults=TRAINER_DEFAULTS,
+                args=args,
+                run=run,
+            )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that takes `-c` for `--config`."""
+        parser = RecipeParser(**{**kwargs, "allow_abbrev": False})
+        parser.known = self.known
+        parser.add_argument("-c", "--config", action="config", help="Recipe; may be repeated.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add options beside those of trainer, model and data."""
+        parser.add_argument(
+            "--run_defaults",
+            type=list[RunDefault],
+            default=list(RUN_DEFAULTS),
+            help="Defaults to keep; each is replaced by a recipe's own.",
+        )
+        for name in SHARED_SETTINGS:
+            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+        if self.options is not None:
+            parser.add_class_arguments(self.options, instantiate=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Refuse what cannot work before anything is loaded."""
+        super().parse_arguments(parser, args)
+        verb = self.config.get("subcommand", "fit")
+        given: Any = self.config.get(verb, self.config)
+        check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
+        check_seed(given.get("seed_everything"))
+
+    def before_instantiate_classes(self) -> None:
+        """Add the logger and callbacks that the recipe does not name."""
+        given: Any = self.config.get(str(self.subcommand), self.config)
+        defaults = run_defaults(given.trainer, given.model.class_path, given.run_defaults)
+        parsed = self._parser(self.subcommand).parse_object({"trainer": defaults}, given)
+        given.trainer.update(parsed.trainer)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Return the trainer, or None where it is not wanted."""
+        return super().instantiate_trainer(**kwargs) if self.with_trainer else None
+
+
+def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
+    """Refuse a checkpoint that is needed and not given, does not exist, or is another file.
+
+    Raises:
+        OmniError: If so.
+    """
+    if not path and is_needed:
+        raise OmniError(
+            "this verb measures trained weights; give --ckpt_path with a .ckpt of a run"
+        )
+    if not path or path in CHECKPOINT_WORDS:
+        return
+    if not Path(path).is_file():
+        raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
+    if not zipfile.is_zipfile(path):
+        raise OmniError(f"'{path}' is not a checkpoint; give a .ckpt file of a run")
+
+
+def check_seed(seed: int | bool | None) -> None:
+    """Refuse a seed that the generators do not take; True and None draw or need none.
+
+    Raises:
+        OmniError: If so.
+    """
+    if seed is not None and not isinstance(seed, bool):
+        check_within("seed_everything", seed, 0, 2**32 - 1)

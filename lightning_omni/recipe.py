@@ -1,0 +1,140 @@
+"""Read a recipe: YAML that may build on a base, name other YAML files and use old names."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_omni.errors import OmniError
+from lightning_omni.moved import rename_arguments, rename_class_paths
+
+BASE = "base"
+"""Key of a recipe that names the recipe it builds on."""
+CALLBACKS = "callbacks"
+_SUFFIXES = (".yaml", ".yml")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that also reads 1e-3 as a number, as the command line does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+"),
+    list("-+0123456789"),
+)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe with its base merged in and the YAML files it names put in their places.
+
+    `base: other.yaml` names a recipe, relative to the file, of which only the differences follow:
+
+    - mappings are merged key by key, but one with another `class_path` replaces its counterpart;
+    - entries of `callbacks` are merged with those of the same class, and others are appended;
+    - any other value, lists included, replaces its counterpart.
+
+    Raises:
+        OmniError: If a file is missing, is not YAML or holds no options, or a base is its own base.
+    """
+    recipe = _inline(_read(path, ()))
+    if not isinstance(recipe, dict):
+        raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
+    return recipe
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, old names of classes and arguments replaced by the new ones.
+
+    Raises:
+        OmniError: If the file is missing or is not YAML.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
+    try:
+        plain = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise OmniError(f"'{path}' is not YAML ({error}); correct it") from error
+    return rename_class_paths(rename_arguments(plain, level=logging.WARNING))
+
+
+def merge(base: Any, changes: Any) -> Any:
+    """Return a base with changes merged in, as `read_recipe` describes."""
+    if isinstance(base, Path) and isinstance(changes, dict):
+        base = _read(base, ())
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    if "class_path" in changes and changes["class_path"] != base.get("class_path"):
+        return changes
+    merged = dict(base)
+    for key, value in changes.items():
+        merged[key] = _merge_value(key, base[key], value) if key in base else value
+    return merged
+
+
+def _merge_value(key: str, base: Any, value: Any) -> Any:
+    if key == CALLBACKS and isinstance(base, list) and isinstance(value, list):
+        return _merge_callbacks(base, value)
+    return merge(base, value)
+
+
+def _merge_callbacks(base: list[Any], changes: list[Any]) -> list[Any]:
+    merged = list(base)
+    names = [_class_path(entry) for entry in base]
+    for entry in changes:
+        name = _class_path(entry)
+        if name is not None and name in names:
+            index = names.index(name)
+            merged[index] = merge(merged[index], entry)
+        else:
+            merged.append(entry)
+    return merged
+
+
+def _class_path(entry: Any) -> Any:
+    return entry.get("class_path") if isinstance(entry, dict) else None
+
+
+def _read(path: Path, builders: tuple[Path, ...]) -> Any:
+    """Read a file with its base merged in; names of other files become absolute paths.
+
+    Args:
+        path: the file.
+        builders: files that build on it.
+    """
+    path = path.resolve()
+    if path in builders:
+        raise OmniError(f"'{path}' builds on itself; take a `base` out")
+    content = _locate_files(read_yaml(path), path.parent)
+    if not (isinstance(content, dict) and BASE in content):
+        return content
+    base = content.pop(BASE)
+    if not isinstance(base, Path):
+        raise OmniError(f"'{path}' has the base '{base}', which is no YAML file beside it")
+    return merge(_read(base, (*builders, path)), content)
+
+
+def _locate_files(value: Any, folder: Path) -> Any:
+    """Replace names of YAML files that exist in `folder` by their paths."""
+    if isinstance(value, dict):
+        return {k: _locate_files(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_locate_files(v, folder) for v in value]
+    if isinstance(value, str) and value.endswith(_SUFFIXES) and (folder / value).is_file():
+        return folder / value
+    return value
+
+
+def _inline(value: Any) -> Any:
+    """Replace paths by the content of their files."""
+    if isinstance(value, dict):
+        return {k: _inline(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_inline(v) for v in value]
+    return _inline(_read(value, ())) if isinstance(value, Path) else value

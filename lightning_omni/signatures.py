@@ -1,0 +1,202 @@
+"""Read options from source code without importing it, so that help appears at once."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PLAIN = {"str": "TEXT", "int": "INT", "float": "FLOAT", "bool": "true|false", "Path": "PATH"}
+_ARGS_HEADING = re.compile(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n|\n)*)", re.MULTILINE)
+_ARG = re.compile(r"^    (\w+): (.*(?:\n(?:     .*|\s*$))*)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of a verb.
+
+    Attributes:
+        name: name without dashes.
+        kind: values it takes, in words.
+        default: default as source code; None for a required option.
+        note: description from the docstring.
+    """
+
+    name: str
+    kind: str
+    default: str | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function's or class's first docstring paragraph and its options."""
+
+    summary: str
+    options: tuple[Option, ...]
+
+
+class Module:
+    """The syntax tree of a module that is not imported."""
+
+    def __init__(self, path: Path) -> None:
+        self.tree = ast.parse(path.read_text("utf-8"))
+
+    def find(self, name: str) -> tuple[Module, ast.stmt] | None:
+        """Return the statement that defines a name, and its module; imports are followed."""
+        for statement in _flat(self.tree.body):
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                for alias in statement.names:
+                    if (alias.asname or alias.name) == name:
+                        other = module_named(statement.module)
+                        return other.find(alias.name) if other else None
+            elif name in _defined(statement):
+                return self, statement
+        return None
+
+    def kind(self, annotation: ast.expr | None) -> str:
+        """Return in words the values that an annotated parameter takes."""
+        if annotation is None:
+            return "VALUE"
+        if isinstance(annotation, ast.BinOp):
+            sides = (annotation.left, annotation.right)
+            kinds = [self.kind(side) for side in sides if not _is_none(side)]
+            return "|".join(dict.fromkeys(kinds))
+        if isinstance(annotation, ast.Subscript):
+            return self._generic(annotation)
+        if isinstance(annotation, ast.Name):
+            if annotation.id in _PLAIN:
+                return _PLAIN[annotation.id]
+            found = self.find(annotation.id)
+            if found and isinstance(found[1], ast.Assign):
+                return found[0].kind(found[1].value)
+        return "CLASS"
+
+    def _generic(self, annotation: ast.Subscript) -> str:
+        name, inner = ast.unparse(annotation.value).rpartition(".")[2], annotation.slice
+        items = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
+        if name == "Literal":
+            return "|".join(str(ast.literal_eval(item)) for item in items)
+        if name in ("Optional", "Union"):
+            return "|".join(self.kind(item) for item in items if not _is_none(item))
+        if name == "dict":
+            return f"{{name: {self.kind(items[-1])}, ...}}"
+        return f"[{self.kind(items[0])}, ...]"
+
+
+@functools.cache
+def module_named(name: str) -> Module | None:
+    """Return a module of this repository or of a package whose folder is found without import."""
+    package, _, inner = name.partition(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0], *inner.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if file.is_file():
+            return Module(file)
+    return None
+
+
+def signature_of(module: str, name: str) -> Signature:
+    """Return the options of a function, a class with `__init__` or a dataclass.
+
+    Args:
+        module: dotted path of the module.
+        name: name in the module; options are empty where it is not found.
+    """
+    home = module_named(module)
+    found = home.find(name) if home else None
+    if found is None:
+        return Signature("", ())
+    home, node = found
+    if isinstance(node, ast.ClassDef):
+        text = ast.get_docstring(node) or ""
+        inner = (n for n in node.body if isinstance(n, ast.FunctionDef))
+        init = next((n for n in inner if n.name == "__init__"), None)
+        if init is None:
+            return Signature(_summary(text), tuple(_fields(home, node, _notes(text))))
+        notes = _notes(text) | _notes(ast.get_docstring(init) or "")
+        return Signature(_summary(text), tuple(_parameters(home, init, notes)))
+    assert isinstance(node, ast.FunctionDef)  # noqa: S101
+    text = ast.get_docstring(node) or ""
+    return Signature(_summary(text), tuple(_parameters(home, node, _notes(text))))
+
+
+def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> Iterator[Option]:
+    args = [arg for arg in node.args.args if arg.arg != "self"]
+    missing: list[ast.expr | None] = [None] * (len(args) - len(node.args.defaults))
+    pairs = [
+        *zip(args, [*missing, *node.args.defaults], strict=True),
+        *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
+    ]
+    for arg, default in pairs:
+        shown = None if default is None else _shown(default)
+        yield Option(arg.arg, home.kind(arg.annotation), shown, notes.get(arg.arg, ""))
+    yield from _passed_on(home, node)
+
+
+def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
+    """Yield the fields of a dataclass that a function builds of its `**options`."""
+    if node.args.kwarg is None:
+        return
+    for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
+        values = [k.value for k in call.keywords if k.arg is None]
+        is_passed = any(isinstance(v, ast.Name) and v.id == node.args.kwarg.arg for v in values)
+        if is_passed and isinstance(call.func, ast.Name):
+            found = home.find(call.func.id)
+            if found and isinstance(found[1], ast.ClassDef):
+                text = ast.get_docstring(found[1]) or ""
+                yield from _fields(found[0], found[1], _notes(text))
+
+
+def _fields(home: Module, node: ast.ClassDef, notes: dict[str, str]) -> Iterator[Option]:
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            name = field.target.id
+            shown = None if field.value is None else _shown(field.value)
+            yield Option(name, home.kind(field.annotation), shown, notes.get(name, ""))
+
+
+def _shown(default: ast.expr) -> str:
+    """Return a default as a user would write it."""
+    if isinstance(default, ast.Call) and len(default.args) == 1:
+        default = default.args[0]  # Path("x")
+    if isinstance(default, ast.Constant) and isinstance(default.value, bool | str):
+        return str(default.value).lower() if isinstance(default.value, bool) else default.value
+    return ast.unparse(default)
+
+
+def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield statements, those inside `if TYPE_CHECKING` too."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.If):
+            yield from _flat(statement.body)
+
+
+def _defined(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    return []
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _summary(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _notes(text: str) -> dict[str, str]:
+    """Return descriptions by parameter from a docstring in Google's style."""
+    body = "".join(_ARGS_HEADING.findall(inspect.cleandoc(text) + "\n"))
+    return {name: " ".join(note.split()) for name, note in _ARG.findall(body)}
