@@ -46,7 +46,8 @@ class GenerationConfig:
         timestep_shift: Shift of the schedule's times; above 1 commits late, below 1 early.
         stop_at_end: Take no steps for positions behind an answer's end.
         response_length: Positions of a text or spoken answer, end included; None predicts it from
-            the request, and retries with more where the answer does not end.
+            the request, and retries with more where the answer does not end. With adjust_length
+            it is the length to begin with.
         adjust_length: Lengthen a text response before its first step while its last positions are
             unlikely to lie behind the answer's end (first stage of DAEDAL, arXiv:2508.00819).
         history: Record every step's tokens and confidences.
@@ -84,11 +85,6 @@ class GenerationConfig:
             raise OmniError(
                 f"num_steps ({self.num_steps}) and steps_per_token ({self.steps_per_token:g}) are "
                 "both given, and the first overrides the second; leave one out"
-            )
-        if self.response_length is not None and self.adjust_length:
-            raise OmniError(
-                f"response_length ({self.response_length}) states the length and adjust_length "
-                "changes it; leave one out"
             )
         for name, (least, most) in _LIMITS.items():
             if (value := getattr(self, name)) is not None:

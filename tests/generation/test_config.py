@@ -29,8 +29,7 @@ CONFIGS = [
     GenerationConfig(sampler=Threshold(0.7), block_size=16),
     GenerationConfig(sampler=ReMDM(0.1, "rescale")),
     GenerationConfig(timestep_shift=0.33),
-    GenerationConfig(response_length=20),
-    GenerationConfig(adjust_length=True),
+    GenerationConfig(response_length=20, adjust_length=True),
     GenerationConfig(sampler=EntropyPenalty(), history=True, stop_at_end=False, cache_interval=3),
 ]
 
