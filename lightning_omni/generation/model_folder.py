@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
-HEARS_FILE = "hears.json"
+ENCODER_FILE, _OLD_ENCODER_FILE = "speech_encoder.json", "hears.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ModelFolder:
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
     presets: Presets = field(default_factory=dict)
-    hears: str | None = None
+    encoder_fingerprint: str | None = None
     """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
 
 
@@ -66,14 +66,15 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
     return tuple(voices)
 
 
-def _read_hears(folder: Path) -> str | None:
-    path = folder / HEARS_FILE
-    if not path.is_file():
+def _read_encoder_fingerprint(folder: Path) -> str | None:
+    paths = [folder / ENCODER_FILE, folder / _OLD_ENCODER_FILE]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
-    hears = read_json_object(path, remedy="export the model again").get("fingerprint")
-    if not isinstance(hears, str):
+    fingerprint = read_json_object(path, remedy="export the model again").get("fingerprint")
+    if not isinstance(fingerprint, str):
         raise OmniError(f"'{path}' names no fingerprint; export the model again")
-    return hears
+    return fingerprint
 
 
 def write_model_folder(
@@ -86,7 +87,7 @@ def write_model_folder(
     voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
-    hears: str | None,
+    encoder_fingerprint: str | None,
     card: str,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
@@ -101,9 +102,12 @@ def write_model_folder(
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
-    (folder / HEARS_FILE).unlink(missing_ok=True)
-    if hears is not None:
-        (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
+    for name in (ENCODER_FILE, _OLD_ENCODER_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if encoder_fingerprint is not None:
+        (folder / ENCODER_FILE).write_text(
+            json.dumps({"fingerprint": encoder_fingerprint}, indent=2) + "\n"
+        )
     for name, source in (
         ("image_tokenizer", image_tokenizer),
         ("speech_tokenizer", speech_tokenizer),
@@ -157,5 +161,5 @@ def read_model_folder(folder: Path) -> ModelFolder:
         weights,
         _read_voices(folder),
         load_presets(folder),
-        _read_hears(folder),
+        _read_encoder_fingerprint(folder),
     )
