@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,13 @@ from lightning_omni.generation.decode import Content, GeneratedPart, MediaDecode
 from lightning_omni.generation.generator import PartGenerator
 from lightning_omni.generation.lengths import part_name
 from lightning_omni.generation.model_folder import ModelFolder, read_model_folder
-from lightning_omni.generation.request import Infill, Intervals, RequestEncoder, check_unfinished
+from lightning_omni.generation.request import (
+    Infill,
+    Inputs,
+    Intervals,
+    RequestEncoder,
+    check_unfinished,
+)
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.pretrained import BUNDLED, resolve_pretrained
 from lightning_omni.samplers.loop import StepHook
@@ -181,29 +187,9 @@ class Omni:
         )
         return answer if infill is None else self._blended(answer, sample, infill)
 
-    def encode_request(
-        self,
-        task: str,
-        *,
-        text: str | None = None,
-        image: Image.Image | None = None,
-        speech: NDArray[np.float32] | None = None,
-        voice: str | None = None,
-        mask: Image.Image | None = None,
-        intervals: Intervals | None = None,
-        infill: Infill | None = None,
-    ) -> Sample:
+    def encode_request(self, task: str, **inputs: Unpack[Inputs]) -> Sample:
         """Encode inputs into a sample whose answer is to be generated; see `generate`."""
-        return self.encoder.encode(
-            task_named(task),
-            text=text,
-            image=image,
-            speech=speech,
-            voice=voice,
-            mask=mask,
-            intervals=intervals,
-            infill=infill,
-        )
+        return self.encoder.encode(task_named(task), **inputs)
 
     def answer(
         self,

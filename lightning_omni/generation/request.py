@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -65,6 +66,18 @@ class Infill:
         return [name for name in ("text", "image", "speech") if getattr(self, name) is not None]
 
 
+class Inputs(TypedDict, total=False):
+    """Inputs of a task; see `Omni.generate`."""
+
+    text: str | None
+    image: Image.Image | None
+    speech: NDArray[np.float32] | None
+    voice: str | None
+    mask: Image.Image | None
+    intervals: Intervals | None
+    infill: Infill | None
+
+
 class RequestEncoder:
     """Encodes requests for one model.
 
@@ -103,41 +116,32 @@ class RequestEncoder:
         self.features = None if continuous_speech is None else continuous_speech.to(device)
 
     @torch.inference_mode()
-    def encode(
-        self,
-        task: Task,
-        *,
-        text: str | None = None,
-        image: Image.Image | None = None,
-        speech: NDArray[np.float32] | None = None,
-        voice: str | None = None,
-        mask: Image.Image | None = None,
-        intervals: Intervals | None = None,
-        infill: Infill | None = None,
-    ) -> Sample:
-        """Encode the inputs of a task into a sample; arguments are those of `Omni.generate`.
+    def encode(self, task: Task, **inputs: Unpack[Inputs]) -> Sample:
+        """Encode the inputs of a task into a sample whose answer is to be generated.
 
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        check_inputs(task, {"text": text, "image": image, "speech": speech})
-        check_has_medium("mask", mask, "image", image)
-        check_has_medium("intervals", intervals, "speech", speech)
-        meta = choose_voice(task, voice, self.voices)
+        given = {name: inputs.get(name) for name in Inputs.__annotations__}
+        text, image, speech = inputs.get("text"), inputs.get("image"), inputs.get("speech")
+        check_inputs(task, {name: given[name] for name in ("text", "image", "speech")})
+        check_has_medium("mask", given["mask"], "image", image)
+        check_has_medium("intervals", given["intervals"], "speech", speech)
+        meta = choose_voice(task, inputs.get("voice"), self.voices)
         request = []
         for modality in task.inputs:
             if modality == "text":
                 self.text.encode(text or "")
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                request.append(self._image(image, mask))
+                request.append(self._image(image, inputs.get("mask")))
             elif speech is not None:
-                request.append(self._speech(speech, intervals, is_request=True))
-        given = {} if infill is None else self._given(task, infill)
-        answer = tuple(given.get(modality, Part(modality)) for modality in task.outputs)
-        return Sample(
-            "request", task.name, (Turn("user", tuple(request)), Turn("assistant", answer)), meta
-        )
+                request.append(self._speech(speech, inputs.get("intervals"), is_request=True))
+        infill = inputs.get("infill")
+        known = {} if infill is None else self._given(task, infill)
+        answer = tuple(known.get(modality, Part(modality)) for modality in task.outputs)
+        turns = (Turn("user", tuple(request)), Turn("assistant", answer))
+        return Sample("request", task.name, turns, meta)
 
     def check(self, sample: Sample) -> None:
         """Check that a sample's speech is there in the form that the model reads.
