@@ -59,7 +59,7 @@ DRAW = ["--task", "t2i", "--text", "x", "--image", "good.png"]
 SAY = ["--task", "tts", "--text", "x", "--audio", "good.wav"]
 DESCRIBE = ["--task", "caption", "--image", "good.png"]
 GENERATE = [
-    (["--task", "sing"], "unknown task 'sing'; choose one of"),
+    (["--task", "sing"], "unknown task 'sing'; did you mean 's2i'?; choose"),
     (["--task", "t2i", *MODEL], "needs text"),
     (["--task", "t2i", "--text", "", *MODEL], "empty text"),
     (["--task", "t2i", "--text", "x <|mask|>", *MODEL], "special token '<|mask|>'"),
@@ -80,7 +80,10 @@ GENERATE = [
     (["--task", "t2i", "--text", "x", "--num_steps", "-3", *MODEL], "num_steps is -3, wanted 1 to"),
     (["--task", "t2i", "--text", "x", "--seed", "9" * 25, *MODEL], "seed is 9"),
     (["--task", "t2i", "--text", "x", "--seed", "-1", *MODEL], "seed is -1"),
-    (["--task", "t2i", "--text", "x", "--guidance_scale", "nan", *MODEL], "guidance_scale is nan"),
+    (
+        ["--task", "t2i", "--text", "x", "--guidance_scale", "nan", *MODEL],
+        "guidance_scale: Expected a float",
+    ),
     (["--task", "t2i", "--text", "x", "--temperature", "-1", *MODEL], "temperature is -1"),
     (["--task", "t2i", "--text", "x", "--preset", "ultra", *MODEL], "one of 'fast', 'balanced'"),
     (["--task", "t2i", "--text", "x", "--precision", "int8", *MODEL], "one of 'float32', 'bf"),
@@ -101,18 +104,21 @@ GENERATE = [
     ([*DRAW, "--mask", "gone.png", *MODEL], "no image at 'gone.png'"),
     ([*DRAW, "--mask", "text.png", *MODEL], "not a readable PNG"),
     ([*DRAW, "--mask", "dark.png", *MODEL], "the mask is empty"),
-    ([*SAY, "--intervals", "soon", *MODEL], "intervals is 'soon', wanted runs of seconds"),
-    ([*SAY, "--intervals", "0.5-0.2", *MODEL], "intervals 0.5-0.2 are not within the speech"),
+    ([*SAY, "--intervals", "soon", *MODEL], "intervals is 'soon', wanted seconds such as"),
+    ([*SAY, "--intervals", "0.5-0.2", *MODEL], "interval 0.5-0.2 is not within the speech"),
     ([*SAY, "--intervals", "0.5-9", *MODEL], "which lasts 1 s"),
     ([*SAY, "--infill_audio", "good.wav", "--intervals", "0-1", *MODEL], "does not take speech"),
     (["--task", "tts", "--text", "x", "--infill_audio", "gone.wav", *MODEL], "no audio at 'gone"),
-    (["--task", "tts", "--text", "x", "--infill_audio", "good.wav", *MODEL], "nothing to "),
+    (
+        ["--task", "tts", "--text", "x", "--infill_audio", "good.wav", *MODEL],
+        "nothing of the answer",
+    ),
     ([*DESCRIBE, "--infill_text", "a cat", *MODEL], "write ___ into its text"),
-    ([*DESCRIBE, "--infill_text", "", *MODEL], "the draft's text is empty"),
-    ([*DESCRIBE, "--text", "a ___{99}", *MODEL], "a gap of the draft's text has 99 tokens"),
+    ([*DESCRIBE, "--infill_text", "", *MODEL], "the infill text is empty"),
+    ([*DESCRIBE, "--text", "a ___{99}", *MODEL], "a blank of the infill text has 99 tokens"),
     ([*DESCRIBE, "--text", "a ___ <|mask|>", *MODEL], "special token '<|mask|>'"),
     ([*DESCRIBE, "--text", "a cat", *MODEL], "does not take text"),
-    ([*DESCRIBE, "--infill_image", "good.png", *MODEL], "but the draft holds image"),
+    ([*DESCRIBE, "--infill_image", "good.png", *MODEL], "but the infill holds image"),
 ]
 
 FIT = [
@@ -165,9 +171,9 @@ PREPARE = [
     (["--corpus", "image_folder", "--source", "gone", "--out", "o"], "gone"),
     (["--preset", "smoke", "--out", "good.png"], "'good.png' is a file"),
     (["--preset", "smoke", "--out", "good.png/x"], "cannot write into"),
-    (["--preset", "smoke", "--out", "precious"], "holds 'thesis.tex'"),
+    (["--preset", "smoke", "--out", "precious"], "contains 'thesis.tex'"),
     (["--preset", "demo", "--out", "data/smoke"], "preset smoke, wanted demo"),
-    (["--preset", "smoke", "--source", "x"], "--source is for --corpus"),
+    (["--preset", "smoke", "--source", "x"], "--source is only used with --corpus"),
     (["--corpus", "messages", "--source", "latin.jsonl", "--out", "o"], "line 1 is not JSON"),
     (["--corpus", "messages", "--source", "shape.jsonl", "--out", "o"], "images is 7"),
     (["--corpus", "messages", "--source", "null.jsonl", "--out", "o"], "the content None"),
@@ -296,7 +302,7 @@ def test_building_data_leaves_other_folders_alone(files, capsys):
     Path("mine").mkdir()
     for name in ("manifest.json", "thesis.tex"):
         Path("mine", name).write_text("{}")
-    refused(["prep-data", "--preset", "smoke", "--out", "mine"], "holds 'thesis.tex'", capsys)
+    refused(["prep-data", "--preset", "smoke", "--out", "mine"], "contains 'thesis.tex'", capsys)
     assert Path("mine/thesis.tex").read_text() == "{}"
 
 

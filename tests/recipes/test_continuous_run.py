@@ -77,7 +77,7 @@ def test_sampling_configs_of_a_model_with_an_encoder_are_compared(place):
 def test_without_its_encoder_it_does_not_answer_speech_and_says_why(place, capsys):
     assert generate() == 2
     assert "give continuous_speech as in the recipe" in capsys.readouterr().err
-    assert generate(*HEARS, "--times", "0.1-0.2") == 2
+    assert generate(*HEARS, "--intervals", "0.1-0.2") == 2
     assert "cut the sound instead" in capsys.readouterr().err
     given = ["--task", "t2i", "--text", "a cat", "--model", EXPORT, "--out", "drawn"]
     assert main(["generate", *given]) == 0
