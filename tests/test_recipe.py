@@ -80,11 +80,11 @@ def test_old_classes_and_arguments_are_renamed_and_removed_ones_left_out(
     caplog.set_level(logging.WARNING)
     monkeypatch.setitem(moved.ARGUMENTS, "colour", "color")
     monkeypatch.setitem(moved.REMOVED, "extra", "nothing used it")
-    monkeypatch.setitem(moved.REMOVED, "off", "nothing used it")
+    monkeypatch.setitem(moved.REMOVED, "unused", "nothing used it")
     path = write(
         tmp_path,
         old="a: {class_path: lightning_omni.nn.conv.C, "
-        "init_args: {colour: 1, extra: {b: 2}, off: 0}}",
+        "init_args: {colour: 1, extra: {b: 2}, unused: 0}}",
     )
     new = {"class_path": "lightning_omni.nn.codec.conv.C", "init_args": {"color": 1}}
     for _ in range(2):

@@ -98,7 +98,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     omni = Omni.from_pretrained(EXPORT, continuous_speech=SpeechFeatureEncoder(torch.nn.Identity()))
     rng = np.random.default_rng(1)
     rate = omni.speech_tokenizer.sample_rate
-    sample = omni.ask("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))
+    sample = omni.encode_request("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))
     (part,) = user_speech(sample)
     assert part.features.shape == (17, 560)
     assert part.codes
