@@ -176,7 +176,7 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         return recipe
 
     renamed = [rename_option(_rename(arg, lambda name: name)) for arg in args]
-    return _inline(renamed, read)
+    return _inline_values(_inline(renamed, read))
 
 
 def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:
@@ -208,6 +208,21 @@ def _inline(args: Sequence[str], read: Callable[[Path], dict[str, Any]]) -> list
             inlined.append(arg)
             continue
         inlined.append(f"--config={json.dumps(read(Path(path)), default=str)}")
+    return inlined
+
+
+def _inline_values(args: Sequence[str]) -> list[str]:
+    """Replace YAML files behind other options, as `--model.backbone X`, by their content."""
+
+    def content(value: str) -> str:
+        is_file = value.endswith((".yaml", ".yml")) and Path(value).is_file()
+        return json.dumps(read_recipe(Path(value)), default=str) if is_file else value
+
+    inlined = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        has_value = equals and name.startswith("--")
+        inlined.append(f"{name}={content(value)}" if has_value else content(arg))
     return inlined
 
 

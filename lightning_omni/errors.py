@@ -29,6 +29,8 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
     Raises:
         OmniError: Naming the option, what it got and what it takes.
     """
+    if not isinstance(value, int | float):
+        raise OmniError(f"{name} is {value!r}, wanted a number")
     if not least <= value <= most:
         lower, upper = (str(x) if isinstance(x, int) else f"{x:g}" for x in (least, most))
         wanted = f"at least {lower}" if most == math.inf else f"{lower} to {upper}"
@@ -38,5 +40,5 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" with the choice nearest to a misspelt name, or nothing."""
     others = [choice for choice in choices if choice != name]
-    near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

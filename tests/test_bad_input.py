@@ -105,7 +105,7 @@ GENERATE = [
     ([*DRAW, "--mask", "text.png", *MODEL], "not a readable PNG"),
     ([*DRAW, "--mask", "dark.png", *MODEL], "the mask is empty"),
     ([*SAY, "--intervals", "soon", *MODEL], "intervals is 'soon', wanted seconds such as"),
-    ([*SAY, "--intervals", "0.5-0.2", *MODEL], "interval 0.5-0.2 is not within the speech"),
+    ([*SAY, "--intervals", "0.5-0.2", *MODEL], "the interval 0.5-0.2 is not within the speech"),
     ([*SAY, "--intervals", "0.5-9", *MODEL], "which lasts 1 s"),
     ([*SAY, "--infill_audio", "good.wav", "--intervals", "0-1", *MODEL], "does not take speech"),
     (["--task", "tts", "--text", "x", "--infill_audio", "gone.wav", *MODEL], "no audio at 'gone"),

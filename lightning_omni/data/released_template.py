@@ -90,7 +90,7 @@ class ReleasedTemplate(Template):
             text = ""
             self._write_bracket(out, "begin", part.modality)
             if part.features is None:
-                ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
+                ids = self._code_ids(part, sample)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
             else:
                 out.features.append((len(out.ids), part.features))

@@ -265,9 +265,7 @@ class Template:
             if modality_named(part.modality).is_text:
                 out.add(self.text.encode(part.text or ""))
             else:
-                ids = self.vocab.to_ids(part.modality, self._codes(part, sample))
-                for position in part.masked:
-                    ids[position] = self.vocab.mask_token_id
+                ids = self._code_ids(part, sample)
                 self._write_bracket(out, "begin", part.modality)
                 out.add(ids, grid=self._grid(part.modality, len(ids)))
                 self._write_bracket(out, "end", part.modality)
@@ -294,10 +292,14 @@ class Template:
     def _grid(self, modality: str, length: int) -> list[tuple[int, int]]:
         return modality_named(modality).grid_of(length, self.sizes)
 
-    def _codes(self, part: Part, sample: Sample) -> list[int]:
+    def _code_ids(self, part: Part, sample: Sample) -> list[int]:
+        """Return the ids of a part's codes, the mask id where they are masked."""
         if part.codes is None:
             raise OmniError(f"sample '{sample.key}' holds {part.modality} without codes; encode it")
-        return list(part.codes)
+        ids = self.vocab.to_ids(part.modality, list(part.codes))
+        for position in part.masked:
+            ids[position] = self.vocab.mask_token_id
+        return ids
 
 
 def is_dropped(part: Part, drop: Collection[str]) -> bool:

@@ -46,7 +46,8 @@ class GenerationConfig:
         timestep_shift: Shift of the schedule's times; above 1 commits late, below 1 early.
         stop_at_end: Take no steps for positions behind an answer's end.
         response_length: Positions of a text or spoken answer, end included; None predicts it from
-            the request, and retries with more where the answer does not end.
+            the request, and retries with more where the answer does not end. With adjust_length
+            it is the length to begin with.
         adjust_length: Lengthen a text response before its first step while its last positions are
             unlikely to lie behind the answer's end (first stage of DAEDAL, arXiv:2508.00819).
         history: Record every step's tokens and confidences.

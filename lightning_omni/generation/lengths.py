@@ -136,14 +136,17 @@ def lengthen(
 
 
 def remember_first(denoise: Denoiser) -> Denoiser:
-    """Return a denoiser that does not repeat its first pass while the ids are the same."""
+    """Return a denoiser whose second pass is the first one's if the ids are still the same."""
     first: list[tuple[Tensor, LogitsAt]] = []
+    passes = 0
 
     def remembered(ids: Tensor, positions: Tensor) -> LogitsAt:
-        if first and torch.equal(first[0][0], ids):
-            return first[0][1]
+        nonlocal passes
+        passes += 1
+        if passes == 2 and torch.equal(first[0][0], ids):
+            return first.pop()[1]
         logits_at = denoise(ids, positions)
-        if not first:
+        if passes == 1:
             first.append((ids, logits_at))
         return logits_at
 

@@ -277,19 +277,25 @@ def check_unfinished(sample: Sample) -> None:
     for number, part in enumerate(parts):
         if part.modality == "text" and part.codes is not None:
             raise OmniError(f"part {number} of the answer is text but holds codes; give text")
-        num_codes = len(part.codes or ())
-        for position in sorted(part.masked):
-            if not 0 <= position < num_codes:
-                raise OmniError(
-                    f"part {number} of the answer masks code {position} but has {num_codes} codes, "
-                    "counted from 0"
-                )
+        _check_masked(part, f"part {number} of the answer")
+    for earlier in sample.turns[:-1]:
+        for number, part in enumerate(earlier.parts):
+            _check_masked(part, f"part {number} of a turn of the {earlier.role}")
     if all(_is_complete(part) for part in parts):
         raise OmniError(
             f"nothing of the answer of sample '{sample.key}' is left to be generated; write ___ "
             "into its text, give a mask with its image or intervals with its speech, or empty it "
             "with sample.unanswered()"
         )
+
+
+def _check_masked(part: Part, name: str) -> None:
+    num_codes = len(part.codes or ())
+    for position in sorted(part.masked):
+        if not 0 <= position < num_codes:
+            raise OmniError(
+                f"{name} masks code {position} but has {num_codes} codes, counted from 0"
+            )
 
 
 def _is_complete(part: Part) -> bool:

@@ -47,7 +47,7 @@ MAX_LABELS = 8
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRow:
-    """Preset and cost of one config on one task.
+    """Quality and cost of one config on one task.
 
     Attributes:
         task: Task name.

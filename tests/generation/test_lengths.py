@@ -199,9 +199,23 @@ def test_the_first_pass_is_not_repeated_while_the_ids_are_the_same():
     every, some, allowed = torch.tensor([1, 2]), torch.tensor([2]), torch.arange(3)
     first = remembered(ids, every)(every, allowed)
     assert torch.equal(remembered(ids.clone(), every)(every, allowed), first)
-    assert torch.equal(remembered(ids, some)(some, allowed), first[1:])
     assert len(calls) == 1
+    assert torch.equal(remembered(ids, some)(some, allowed), first[1:])
+    assert len(calls) == 2  # a step that committed nothing is a pass of its own
     other = ids.index_fill(0, torch.tensor([1]), 3)
-    for n in (2, 3):
+    for n in (3, 4):
         assert torch.equal(remembered(other, some)(some, allowed), first[1:] - 6)
+        assert len(calls) == n
+
+
+def test_a_first_pass_over_other_ids_is_not_reused():
+    calls = []
+
+    def denoise(ids, positions):
+        calls.append(ids.clone())
+        return lambda at, allowed: ids[at][:, None].expand(-1, len(allowed)).float()
+
+    remembered, at, allowed = remember_first(denoise), torch.tensor([1]), torch.arange(2)
+    for n, ids in enumerate((torch.tensor([1, 9]), torch.tensor([1, 3]), torch.tensor([1, 9])), 1):
+        assert remembered(ids, at)(at, allowed).tolist() == [[float(ids[1])] * 2]
         assert len(calls) == n

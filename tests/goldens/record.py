@@ -67,7 +67,9 @@ def load_model(folder=None, *, hears=False):
     if hears:
         from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
-        return Omni.from_pretrained(folder, continuous_speech=SpeechFeatureEncoder(torch.nn.Identity()))
+        return Omni.from_pretrained(
+            folder, continuous_speech=SpeechFeatureEncoder(torch.nn.Identity())
+        )
     return Omni.from_pretrained(folder)
 
 

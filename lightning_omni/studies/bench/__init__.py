@@ -1,1 +1,1 @@
-"""Speed, measured beside what a user would run instead and beside the machine's own limits."""
+"""Speed against a `transformers` model, other data readers and the machine's own limits."""

@@ -1,4 +1,4 @@
-"""`lightning_omni bench`: the suites, their tables and their files."""
+"""The `bench` verb: run a suite, log its rows, write JSON and a figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import make_folder
 from lightning_omni.studies.bench.machine import describe
 from lightning_omni.studies.bench.plot import draw_growth, draw_ratios
-from lightning_omni.studies.bench.sample import Canvases
+from lightning_omni.studies.bench.sample import RequestShape
 from lightning_omni.studies.bench.suites import LINES, SUITES, Options, Suite
 from lightning_omni.studies.bench.workload import Shape
 
@@ -41,33 +41,32 @@ def bench(
     codes: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure ours and a `transformers` model in turns, in one process, on the same work.
+    """Time this package and a `transformers` model in alternation, on the same weights and data.
 
-    Both start from the same weights and must agree on the loss (train) or are compared token by
-    token (sample) before anything is timed.
+    Before timing, both must agree on the loss (train), or their tokens are compared (sample).
 
     Args:
-        suite: `train`: whole steps on samples of mixed lengths. `sample`: filling an answer.
-            `memory`: filling without computing the prompt again. `data`: reading shards.
-            `scale`: how our costs grow.
+        suite: `train`: training steps on samples of mixed lengths. `sample`: generation of an
+            answer. `cache`: generation with cached prompt states. `data`: reading shards. `scale`:
+            growth of cost with size.
         out: Folder for `<suite>.json` and `<suite>.png`.
         dim: Width of the network; heads have 64 channels.
-        num_layers: Blocks.
-        vocab_sizes: Ids, one measurement each.
-        tokens: Tokens of a training batch.
-        shortest: Shortest sample.
-        longest: Longest sample.
-        dtype: Format of the products of both sides in training.
-        prompt: Tokens given when sampling.
-        answer: Tokens filled when sampling.
+        num_layers: Number of blocks.
+        vocab_sizes: Vocabulary sizes, one measurement each.
+        tokens: Tokens per training batch.
+        shortest: Tokens of the shortest sample.
+        longest: Tokens of the longest sample.
+        dtype: Format of matrix products in training.
+        prompt: Prompt tokens when sampling.
+        answer: Answer tokens when sampling.
         steps: Denoising steps, one measurement each.
-        batches: Answers filled at once, for the suite `memory`.
-        cache_interval: Steps between two passes over the prompt, for the suite `memory`.
-        repeats: Timed rounds after one to warm up.
-        memory: Measure the peak memory of training, each side in a process of its own.
-        compiles: Compile what lies between our matrix products; needs a C++ compiler on CPUs.
+        batches: Batch sizes of the suite `cache`.
+        cache_interval: Steps between two passes over the prompt, in the suite `cache`.
+        repeats: Timed rounds after one warm-up round.
+        memory: Measure the peak memory of training, each side in its own process.
+        compiles: Compile pointwise operations; needs a C++ compiler on CPUs.
         codes: Folder of code shards, for the suite `data`.
-        seed: Of weights and samples.
+        seed: Seed of weights and samples.
     """
     for name, value in {"repeats": repeats, "num_layers": num_layers, "prompt": prompt}.items():
         check_within(name, value, 1)
@@ -93,7 +92,7 @@ def bench(
     options = Options(
         shapes,
         dtype,
-        Canvases(prompt, answer),
+        RequestShape(prompt, answer),
         steps,
         batches,
         cache_interval,

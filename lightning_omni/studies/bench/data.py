@@ -1,4 +1,4 @@
-"""Reading prepared shards: ours beside other readers, and packing beside padding."""
+"""Read prepared shards with this package and other readers; packing against padding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_omni.data.shards import (
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench.readers import Reader, make_readers
-from lightning_omni.studies.bench.timing import ratio, take_turns
+from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import TokenSequence
 from lightning_omni.vocab import Vocab
@@ -32,17 +32,17 @@ _PADDED_BATCH = 16
 def compare_reading(
     folder: Path, task: str, *, samples: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Time reading shuffled samples of one task, parsed, in turns.
+    """Time the reading of shuffled, parsed samples of one task.
 
-    The others are a plain WebDataset pipeline over the same shards and, where it is installed,
+    The other readers are a plain WebDataset pipeline over the same shards and, if it is installed,
     litdata over its own copy of the same samples.
 
     Args:
-        folder: Of code shards.
-        task: Whose shards are read.
-        samples: To be read in each round.
+        folder: Folder of code shards.
+        task: Task to read.
+        samples: Samples per round.
         repeats: Timed rounds.
-        seed: Of all orders.
+        seed: Seed of the shuffles.
 
     Raises:
         OmniError: If the folder has no such shards.
@@ -56,8 +56,10 @@ def compare_reading(
     with tempfile.TemporaryDirectory() as copy:
         readers = make_readers(folder, task, Path(copy), seed=seed)
         runs = {name: drain(reader) for name, reader in readers.items()}
-        timings = take_turns(runs, repeats=repeats)
-    ratios = {name: ratio(t, timings["ours"]) for name, t in timings.items() if name != "ours"}
+        timings = time_alternating(runs, repeats=repeats)
+    ratios = {
+        name: paired_ratio(t, timings["ours"]) for name, t in timings.items() if name != "ours"
+    }
     return {
         "task": task,
         "samples": samples,
@@ -71,15 +73,15 @@ def compare_reading(
 def measure_packing(
     folder: Path, tasks: list[str], *, rows: int, row_length: int, batches: int, seed: int
 ) -> dict[str, Any]:
-    """Read, render and pack an even mixture of tasks on one process; padded batches beside it.
+    """Time reading, rendering and packing of an even mixture of tasks; compare with padding.
 
     Args:
-        folder: Of code shards.
-        tasks: Mixed in equal shares.
-        rows: Rows of a batch.
-        row_length: Tokens of a row.
-        batches: Batches to be made.
-        seed: Of the order.
+        folder: Folder of code shards.
+        tasks: Tasks, mixed in equal shares.
+        rows: Rows per batch.
+        row_length: Tokens per row.
+        batches: Number of batches.
+        seed: Seed of the order.
     """
     manifest = read_manifest(folder)
     text = TextTokenizer(DEFAULT_RANKS)
@@ -92,15 +94,15 @@ def measure_packing(
     )
     lengths: list[int] = []
 
-    def visits() -> Iterator[tuple[int, TokenSequence]]:
+    def sequences() -> Iterator[tuple[int, TokenSequence]]:
         streams = {task: SampleStream(folder, task, "train", seed=seed) for task in tasks}
-        for visit, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
-            sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{visit}"))
+        for index, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
+            sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{index}"))
             lengths.append(len(sequence.ids))
-            yield visit, sequence
+            yield index, sequence
 
     pad = template.vocab.pad_token_id
-    packed = pack(visits(), rows=rows, row_length=row_length, pad_token_id=pad)
+    packed = pack(sequences(), rows=rows, row_length=row_length, pad_token_id=pad)
     start = time.perf_counter()
     used = sum(_used(batch) for batch in islice(packed, batches))
     seconds = time.perf_counter() - start
@@ -116,12 +118,12 @@ def measure_packing(
 
 
 def _used(batch: Any) -> int:
-    """Tokens of a batch that belong to a sample."""
+    """Return the number of tokens of a batch that belong to a sample."""
     return int((batch.tasks[batch.segment_ids] >= 0).sum())
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row in words."""
+    """Return one row in words."""
     if "efficiency" in row:
         return (
             f"packing {row['batches']} batches of {row['rows']} x {row['row_length']}: "

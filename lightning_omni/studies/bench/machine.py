@@ -1,4 +1,4 @@
-"""What the machine itself can do: matrix products and memory."""
+"""Peak rates of the machine: matrix products and memory copies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_omni.studies.bench.timing import take_turns
+from lightning_omni.studies.bench.timing import time_alternating
 
 _CPU_FACTS = Path("/proc/cpuinfo")
 _COPIED_BYTES = 256 * 2**20
@@ -17,7 +17,7 @@ _COPIED_BYTES = 256 * 2**20
 def gemm_rate(
     dtype: torch.dtype, *, rows: int, dim: int, columns: int, device: str, repeats: int
 ) -> float:
-    """GFLOP/s of (rows, dim) @ (dim, columns)."""
+    """Return the GFLOP/s of (rows, dim) @ (dim, columns)."""
     a = torch.randn(rows, dim, device=device).to(dtype)
     b = torch.randn(dim, columns, device=device).to(dtype)
     calls = max(1, int(2e10 / (2 * rows * dim * columns)))
@@ -28,12 +28,12 @@ def gemm_rate(
         if device != "cpu":  # pragma: no cover
             torch.cuda.synchronize()
 
-    timing = take_turns({"gemm": run}, repeats=repeats)["gemm"]
+    timing = time_alternating({"gemm": run}, repeats=repeats)["gemm"]
     return calls * 2 * rows * dim * columns / timing.median / 1e9
 
 
 def copy_rate(*, device: str, repeats: int) -> float:
-    """GB/s read and written by a large copy."""
+    """Return the GB/s read and written by a large copy."""
     source = torch.ones(_COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
 
@@ -42,12 +42,12 @@ def copy_rate(*, device: str, repeats: int) -> float:
         if device != "cpu":  # pragma: no cover
             torch.cuda.synchronize()
 
-    timing = take_turns({"copy": run}, repeats=repeats)["copy"]
+    timing = time_alternating({"copy": run}, repeats=repeats)["copy"]
     return 2 * _COPIED_BYTES / timing.median / 1e9
 
 
 def describe(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
-    """Name, threads, versions, and the two rates at a width."""
+    """Return the processor, threads, versions, and both rates for networks of width `dim`."""
     shape = {"rows": 2048, "dim": dim, "columns": 4 * dim}
     rates = {
         str(dtype).removeprefix("torch."): gemm_rate(dtype, **shape, device=device, repeats=repeats)

@@ -1,4 +1,4 @@
-"""Peak memory of training steps, each measured in a process that nothing else has touched."""
+"""Peak memory of training steps, each measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
-    """Megabytes that weights, AdamW and two steps of `ours` or of the `peer` add; Linux only.
+    """Return the peak memory of two training steps in MB, with weights and AdamW; Linux only.
+
+    Args:
+        side: `ours` or `peer`.
+        shape: Sizes of network and batch.
+        dtype: Format of matrix products.
+        seed: Seed of weights and samples.
 
     Raises:
         OmniError: If that process fails.
@@ -35,7 +41,7 @@ def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
 
 
 def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no cover - see above
-    """Print the number; what the child runs."""
+    """Measure in this process and print the result."""
     from lightning_omni.studies.bench.train import make_step
 
     before = _memory_mb("VmRSS")
@@ -47,7 +53,7 @@ def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no 
 
 
 def _memory_mb(name: str) -> float:  # pragma: no cover - as above
-    """A line of the kernel's account of this process, in megabytes."""
+    """Return an entry of /proc/self/status in MB."""
     lines = _STATUS.read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return float(line.split()[1]) / 1024

@@ -1,4 +1,4 @@
-"""What a user would run instead: `transformers`, padded batches, a dense mask, all logits."""
+"""The peer: a `transformers` model with padded batches, a dense mask and all logits."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _NAMES = (
     (".ffn.", ".mlp."),
 )
 IGNORED = -100
-_LAST = 1e-3  # the time at which the released schedule ends
+_LAST = 1e-3  # last time of the released schedule
 
 
 def make_peer(network: Transformer, shape: Shape) -> Any:
-    """A bidirectional Qwen2 of `transformers` with the weights of `network`.
+    """Return a bidirectional Qwen2 of `transformers` with the weights of `network`.
 
     Raises:
         OmniError: If `transformers` is not installed.
@@ -36,7 +36,7 @@ def make_peer(network: Transformer, shape: Shape) -> Any:
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise OmniError(
-            "the peers need the bench extra; run pip install 'lightning_omni[bench]'"
+            "the peer needs the bench extra; run pip install 'lightning_omni[bench]'"
         ) from error
     args = network.init_args
     config = transformers.Qwen2Config(
@@ -52,11 +52,11 @@ def make_peer(network: Transformer, shape: Shape) -> Any:
         use_cache=False,
     )
     peer = transformers.Qwen2ForCausalLM(config)
-    peer.load_state_dict({_their_name(k): v for k, v in network.state_dict().items()})
+    peer.load_state_dict({_peer_name(k): v for k, v in network.state_dict().items()})
     return peer
 
 
-def _their_name(name: str) -> str:
+def _peer_name(name: str) -> str:
     if name.startswith("norm."):
         return f"model.{name}"
     for ours, theirs in _NAMES:
@@ -65,10 +65,10 @@ def _their_name(name: str) -> str:
 
 
 def padded(samples: Samples, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """The batch as most trainers make it.
+    """Return the samples as a padded batch.
 
     Returns:
-        Ids Int[B L] padded at the end, a dense mask Bool[B 1 L L], labels Int[B L].
+        Ids Int[B L], padded at the end; attention mask Bool[B 1 L L]; labels Int[B L].
     """
     longest = max(samples.lengths)
     labels_flat = torch.full_like(samples.x0, IGNORED)
@@ -84,7 +84,7 @@ def padded(samples: Samples, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def logits(peer: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """Scores of every id at every position, Float[B L V], with attention in both directions."""
+    """Return the logits of all positions under bidirectional attention, Float[B L V]."""
     if mask is None:
         mask = torch.ones(len(ids), 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
     out: Tensor = peer(input_ids=ids, attention_mask={"full_attention": mask}).logits
@@ -92,26 +92,29 @@ def logits(peer: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def loss(peer: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the masked tokens by the library's loss."""
+    """Return the mean negative log-likelihood of the masked tokens."""
     scores = logits(peer, ids, mask).float()
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 @torch.no_grad()
-def fill_by_full_forwards(
+def sample_released(
     peer: Any, ids: Tensor, *, steps: int, span: tuple[int, int], mask_token_id: int
 ) -> Tensor:
-    """Fill the masks of one sequence the released way.
+    """Unmask one sequence by the released sampler.
 
-    Every step runs the whole sequence, scores every position over the whole vocabulary, and commits
-    the surest of the positions that are still open, as many as the released schedule says.
+    Every step computes the whole sequence and the logits of all ids at all positions, and commits
+    the most confident masked positions, as many as the released schedule says.
 
     Args:
-        peer: The network.
-        ids: Int[L].
+        peer: Network.
+        ids: Token ids with masks, Int[L].
         steps: Denoising steps.
-        span: First id of the answer's modality and the one behind its last; others are forbidden.
-        mask_token_id: Id of an open position.
+        span: Allowed ids, first and one past the last.
+        mask_token_id: Id of the mask token.
+
+    Returns:
+        Token ids without masks, Int[L].
     """
     ids = ids.clone()
     for step in range(steps):
@@ -119,11 +122,13 @@ def fill_by_full_forwards(
         scores[:, : span[0]] = -torch.inf
         scores[:, span[1] :] = -torch.inf
         probability, token = scores.softmax(-1).max(-1)
-        is_open = ids == mask_token_id
-        probability = probability.masked_fill(~is_open, -1.0)
+        is_masked = ids == mask_token_id
+        probability = probability.masked_fill(~is_masked, -1.0)
         now, then = (1 - (1 - _LAST) * s / steps for s in (step, step + 1))
-        left = int(is_open.sum())
-        count = left if step + 1 == steps else max(1, int(left * (1 - then / now) + 1e-6))
+        num_masked = int(is_masked.sum())
+        count = num_masked
+        if step + 1 < steps:
+            count = max(1, int(num_masked * (1 - then / now) + 1e-6))
         chosen = probability.topk(count).indices
         ids[chosen] = token[chosen]
     return ids

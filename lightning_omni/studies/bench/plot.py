@@ -1,4 +1,4 @@
-"""One picture per suite."""
+"""One figure per suite."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
 
 
 def draw_ratios(results: dict[str, Any], path: Path) -> None:
-    """Bars of the ratios with their spread; the line at one is what is compared with."""
+    """Draw speed-ups as bars with their spread, and a line at 1."""
     plt = pyplot()
     bars = [bar for row in results["rows"] for bar in _bars(row)]
     labels, ratios, spreads = zip(*bars, strict=True)
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
-    places = range(len(bars))
-    drawn = axes.bar(places, ratios, color=BLUE, width=0.6)
-    axes.errorbar(places, ratios, yerr=spreads, fmt="none", color="black", capsize=4)
+    index = range(len(bars))
+    drawn = axes.bar(index, ratios, color=BLUE, width=0.6)
+    axes.errorbar(index, ratios, yerr=spreads, fmt="none", color="black", capsize=4)
     axes.bar_label(drawn, fmt="%.1f", padding=3)
-    axes.set_xticks(places, labels, fontsize=7)
+    axes.set_xticks(index, labels, fontsize=7)
     axes.axhline(1, color=ORANGE, linewidth=1)
     axes.set_ylabel("times as fast")
     axes.set_title(f"{results['suite']}, {results['machine']['processor']}", fontsize=9)
@@ -26,7 +26,7 @@ def draw_ratios(results: dict[str, Any], path: Path) -> None:
 
 
 def draw_growth(results: dict[str, Any], path: Path) -> None:
-    """Time, and memory where it was measured, against each size on logarithmic axes."""
+    """Draw time, and peak memory if measured, against each size on logarithmic axes."""
     plt = pyplot()
     rows = results["rows"]
     figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
@@ -45,7 +45,7 @@ def draw_growth(results: dict[str, Any], path: Path) -> None:
 def _draw_costs(
     axes: Any, sizes: list[int], costs: list[float], unit: str, style: str, color: str
 ) -> None:
-    """A curve on logarithmic axes, its least and its largest cost written beside it."""
+    """Draw a curve on logarithmic axes, with ticks at its smallest and largest cost."""
     axes.loglog(sizes, costs, style, color=color)
     axes.set_ylabel(unit, color=color, fontsize=8)
     ends = [min(costs), max(costs)]
@@ -55,7 +55,7 @@ def _draw_costs(
 
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
-    """Label, ratio and spread of each bar of a row."""
+    """Return label, ratio and spread of each bar of a row."""
     if "efficiency" in row:
         return []
     if "ratios" in row:

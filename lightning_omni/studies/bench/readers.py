@@ -1,4 +1,4 @@
-"""Ways to read shuffled samples of one task for ever."""
+"""Endless readers of the shuffled samples of one task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CHUNK = "16MB"
 
 
 def make_readers(folder: Path, task: str, copy: Path, *, seed: int) -> dict[str, Reader]:
-    """Ours, a plain WebDataset pipeline and, where it is installed, litdata.
+    """Return this package's reader, a plain WebDataset pipeline and, if installed, litdata.
 
     Args:
-        folder: Of code shards.
-        task: Whose training shards are read.
-        copy: Empty folder, where litdata stores the same samples its own way.
-        seed: Of all orders.
+        folder: Folder of code shards.
+        task: Task to read.
+        copy: Empty folder for litdata's own copy of the samples.
+        seed: Seed of the shuffles.
     """
     readers: dict[str, Reader] = {
         "ours": partial(_ours, folder, task, seed),

@@ -1,4 +1,4 @@
-"""Filling an answer: ours beside the released way, on the same weights and the same prompt."""
+"""Generate an answer with this package and with the released sampler, on the same weights."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.loop import sample
 from lightning_omni.studies.bench import peer as peers
-from lightning_omni.studies.bench.timing import ratio, take_turns
-from lightning_omni.studies.bench.workload import Shape, make_network, places
+from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
+from lightning_omni.studies.bench.workload import Shape, make_network, make_position_ids
 
 IMAGE_IDS = 8192
-"""Codes of the published image tokenizer; fewer where the vocabulary is smaller than twice that."""
+"""Codes of the published image tokenizer; fewer if they exceed half the vocabulary."""
 RELEASED_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Canvases:
-    """A batch of equal prompts and answers of equal length.
+class RequestShape:
+    """Sizes of a batch of requests.
 
     Attributes:
-        prompt: Tokens given of each.
-        answer: Tokens filled of each.
-        batch: How many.
+        prompt: Tokens per prompt.
+        answer: Tokens per answer.
+        batch: Number of requests.
     """
 
     prompt: int
@@ -43,11 +43,11 @@ class Canvases:
 
     @property
     def length(self) -> int:
-        """Tokens of one."""
+        """Tokens per request."""
         return self.prompt + self.answer
 
     def pack(self, shape: Shape, *, seed: int) -> PackedPrompts:
-        """Random prompts before masks."""
+        """Return random prompts, each followed by masks."""
         rng = torch.Generator().manual_seed(seed)
         given = torch.randint(0, shape.mask_token_id, (self.batch, self.prompt), generator=rng)
         masks = torch.full((self.batch, self.answer), shape.mask_token_id)
@@ -55,43 +55,46 @@ class Canvases:
         lengths = [self.length] * self.batch
         masked = (ids == shape.mask_token_id).nonzero().squeeze(1)
         return PackedPrompts(
-            ids, places(lengths), SegmentLayout.from_lengths(lengths, device="cpu"), masked
+            ids,
+            make_position_ids(lengths),
+            SegmentLayout.from_lengths(lengths, device="cpu"),
+            masked,
         )
 
 
 def compare_sampling(
-    shape: Shape, canvases: Canvases, *, steps: list[int], repeats: int, seed: int
+    shape: Shape, request: RequestShape, *, steps: list[int], repeats: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Time both in turns at equal steps, then our fast setting beside the released 256 steps.
+    """Time both samplers at equal steps, then the preset `fast` against the released 256 steps.
 
-    At equal steps the tokens of both are compared first. What fewer steps cost in quality is a
-    question for a trained network: `lightning_omni calibrate`.
+    At equal steps their tokens are compared first. The quality at fewer steps needs a trained
+    network: `lightning_omni calibrate`.
     """
     network = make_network(shape, seed=seed).eval()
     peer = peers.make_peer(network, shape).eval()
-    packed, span = canvases.pack(shape, seed=seed), image_span(shape)
+    packed, span = request.pack(shape, seed=seed), image_span(shape)
 
     def ours(count: int) -> Tensor:
-        return fill_ours(network, packed, count, shape)
+        return sample_ours(network, packed, count, shape)
 
     def theirs(count: int) -> Tensor:
-        return peers.fill_by_full_forwards(
+        return peers.sample_released(
             peer, packed.ids, steps=count, span=span, mask_token_id=shape.mask_token_id
         )
 
-    fast = PRESETS["fast"]["image"].num_steps(canvases.answer)
+    fast = PRESETS["fast"]["image"].num_steps(request.answer)
     for count, released in [*((n, n) for n in steps), (fast, RELEASED_STEPS)]:
         is_compared = count == released
         equal = _equal_share(packed, ours(count), theirs(released)) if is_compared else None
         runs = {"ours": partial(ours, count), "peer": partial(theirs, released)}
-        timings = take_turns(runs, repeats=repeats, warm_up=0)
-        times, noise = ratio(timings["peer"], timings["ours"])
+        timings = time_alternating(runs, repeats=repeats, warm_up=0)
+        times, noise = paired_ratio(timings["peer"], timings["ours"])
         yield {
             "vocab_size": shape.vocab_size,
             "steps": count,
             "peer_steps": released,
-            "prompt": canvases.prompt,
-            "answer": canvases.answer,
+            "prompt": request.prompt,
+            "answer": request.answer,
             "equal_tokens": equal,
             "fill_s": {name: timing.to_json() for name, timing in timings.items()},
             "ratio": times,
@@ -99,31 +102,35 @@ def compare_sampling(
         }
 
 
-def compare_memories(
-    shape: Shape, canvases: Canvases, *, steps: int, cache_interval: int, repeats: int, seed: int
+def compare_caching(
+    shape: Shape, request: RequestShape, *, steps: int, cache_interval: int, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Time our ways of not computing a prompt again, beside computing all at every step.
+    """Time cached prompt states against full passes at every step.
 
-    `isolated` is exact for a network that was trained so; its tokens are compared with those of
-    whole passes before it is timed. `refreshed` is an approximation.
+    `isolated` is exact for a network trained with isolated prompts; its tokens are compared with
+    those of full passes before timing. `refreshed` is an approximation.
     """
     plain = make_network(shape, seed=seed).eval()
     isolated = make_network(shape, seed=seed, isolate_prompt=True).eval()
-    packed = canvases.pack(shape, seed=seed)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "whole": lambda: fill_ours(plain, packed, steps, shape),
-        "refreshed": lambda: fill_ours(plain, packed, steps, shape, cache_interval=cache_interval),
-        "isolated": lambda: fill_ours(isolated, packed, steps, shape),
+    packed = request.pack(shape, seed=seed)
+    runs: dict[str, Callable[[], Tensor]] = {
+        "full": lambda: sample_ours(plain, packed, steps, shape),
+        "refreshed": lambda: sample_ours(
+            plain, packed, steps, shape, cache_interval=cache_interval
+        ),
+        "isolated": lambda: sample_ours(isolated, packed, steps, shape),
     }
-    exact = fill_ours(isolated, packed, steps, shape, is_remembering=False)
-    equal = _equal_share(packed, ways["isolated"](), exact)
-    timings = take_turns(ways, repeats=repeats)
-    ratios = {name: ratio(timings["whole"], t) for name, t in timings.items() if name != "whole"}
+    exact = sample_ours(isolated, packed, steps, shape, uses_cache=False)
+    equal = _equal_share(packed, runs["isolated"](), exact)
+    timings = time_alternating(runs, repeats=repeats)
+    ratios = {
+        name: paired_ratio(timings["full"], t) for name, t in timings.items() if name != "full"
+    }
     return {
         "vocab_size": shape.vocab_size,
-        "prompt": canvases.prompt,
-        "answer": canvases.answer,
-        "batch": canvases.batch,
+        "prompt": request.prompt,
+        "answer": request.answer,
+        "batch": request.batch,
         "steps": steps,
         "cache_interval": cache_interval,
         "equal_tokens": equal,
@@ -134,14 +141,14 @@ def compare_memories(
 
 
 def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
-    """Share of the filled tokens that two ways agree on."""
+    """Return the share of generated tokens that are equal."""
     filled = packed.response_positions
     return float((one[filled] == other[filled]).float().mean())
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row in words."""
-    what = f"{row['vocab_size']} ids, {row['answer']} tokens behind {row['prompt']}"
+    """Return one row in words."""
+    sizes = f"{row['vocab_size']} ids, {row['answer']} tokens behind {row['prompt']}"
     seconds = {name: timing["median_s"] for name, timing in row["fill_s"].items()}
     if "ratios" in row:
         times = ", ".join(
@@ -149,35 +156,35 @@ def line(row: dict[str, Any]) -> str:
             for name, ratio in row["ratios"].items()
         )
         return (
-            f"{what}, batch of {row['batch']}, {row['steps']} steps: whole passes "
-            f"{seconds['whole']:.3f} s, {times}; {row['equal_tokens']:.1%} of the isolated tokens "
-            "equal those of whole passes"
+            f"{sizes}, batch of {row['batch']}, {row['steps']} steps: full passes "
+            f"{seconds['full']:.3f} s, {times}; {row['equal_tokens']:.1%} of the isolated tokens "
+            "equal those of full passes"
         )
     equal = row["equal_tokens"]
     said = f"; {equal:.1%} of the tokens are equal" if equal is not None else ""
     return (
-        f"{what}: ours {row['steps']} steps in {seconds['ours']:.3f} s, peer {row['peer_steps']} "
+        f"{sizes}: ours {row['steps']} steps in {seconds['ours']:.3f} s, peer {row['peer_steps']} "
         f"in {seconds['peer']:.3f} s, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}){said}"
     )
 
 
 def image_span(shape: Shape) -> tuple[int, int]:
-    """First id of the answer's modality, and the one behind its last."""
+    """Return the ids of the answer's modality, first and one past the last."""
     size = min(IMAGE_IDS, shape.mask_token_id // 2)
     return shape.mask_token_id - size, shape.mask_token_id
 
 
 @torch.inference_mode()
-def fill_ours(
+def sample_ours(
     network: Transformer,
     packed: PackedPrompts,
     steps: int,
     shape: Shape,
     *,
     cache_interval: int = 1,
-    is_remembering: bool = True,
+    uses_cache: bool = True,
 ) -> Tensor:
-    """Fill the masks with scores at open positions over the answer's span only."""
+    """Unmask with this package: logits at masked positions over the allowed ids only."""
     block = torch.where(packed.ids == shape.mask_token_id, 0, -1)
     lengths = packed.layout.lengths
     canvas = Canvas(
@@ -192,7 +199,7 @@ def fill_ours(
     denoise = conditional(
         network, packed, mask_token_id=shape.mask_token_id, cache_interval=cache_interval
     )
-    if not is_remembering:
+    if not uses_cache:
         layout = network.segment_layout(lengths, block >= 0)
 
         def denoise(ids: Tensor, _: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""How the cost of our training step and of our sampling grows, with fitted exponents."""
+"""Growth of the cost of training steps and of sampling, with fitted exponents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from lightning_omni.studies.bench.peak_memory import peak_mb
-from lightning_omni.studies.bench.sample import Canvases, fill_ours
-from lightning_omni.studies.bench.timing import take_turns
+from lightning_omni.studies.bench.sample import RequestShape, sample_ours
+from lightning_omni.studies.bench.timing import time_alternating
 from lightning_omni.studies.bench.train import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
 
@@ -27,10 +27,10 @@ _PROMPT, _ANSWER = 64, 64
 def measure_growth(
     shape: Shape, *, repeats: int, seed: int, memory: bool
 ) -> Iterator[dict[str, Any]]:
-    """Time a training step and the filling of answers against one size after another.
+    """Time training steps and sampling while one size at a time grows.
 
-    The exponent is the slope of log time against log size: 1 is linear, 0 does not grow. Peak
-    memory is that of whole steps with AdamW in a process of its own, weights included.
+    The exponent is the slope of log time against log size: 1 is linear, 0 is constant. Peak memory
+    is that of training steps with AdamW in a fresh process, weights included.
     """
     training: dict[str, dict[int, Shape]] = {
         "tokens": {n: replace(shape, tokens=n, longest=min(n, shape.longest)) for n in TOKENS},
@@ -47,26 +47,26 @@ def measure_growth(
             row["peak_mb"] = {n: peak_mb("ours", s, "bfloat16", seed) for n, s in shapes.items()}
             row["memory_exponent"] = slope(row["peak_mb"])
         yield row
-    one = Canvases(_PROMPT, _ANSWER)
+    one = RequestShape(_PROMPT, _ANSWER)
     sampling = {
         "steps": {n: (one, n) for n in STEPS},
         "batch": {n: (replace(one, batch=n), STEPS[0]) for n in BATCHES},
     }
     for name, sizes in sampling.items():
         seconds = {
-            n: _median(_filling(shape, canvases, steps, seed=seed), repeats)
-            for n, (canvases, steps) in sizes.items()
+            n: _median(_sampling(shape, request, steps, seed=seed), repeats)
+            for n, (request, steps) in sizes.items()
         }
         yield _growth(f"sampling, {name}", seconds)
 
 
 def slope(costs: Mapping[int, float]) -> float:
-    """Exponent of the power law that fits best."""
+    """Return the exponent of the best-fitting power law."""
     return float(np.polyfit(np.log(list(costs)), np.log(list(costs.values())), 1)[0])
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row in words."""
+    """Return one row in words."""
     points = ", ".join(f"{size}: {1000 * s:.0f} ms" for size, s in row["seconds"].items())
     said = f"{row['against']}: exponent {row['exponent']:.2f} ({points})"
     if "peak_mb" in row:
@@ -80,7 +80,7 @@ def _growth(against: str, seconds: dict[int, float]) -> dict[str, Any]:
 
 
 def _median(run: Callable[[], object], repeats: int) -> float:
-    return take_turns({"run": run}, repeats=repeats)["run"].median
+    return time_alternating({"run": run}, repeats=repeats)["run"].median
 
 
 def _step(shape: Shape, *, seed: int) -> Callable[[], None]:
@@ -96,7 +96,9 @@ def _step(shape: Shape, *, seed: int) -> Callable[[], None]:
     return run
 
 
-def _filling(shape: Shape, canvases: Canvases, steps: int, *, seed: int) -> Callable[[], object]:
+def _sampling(
+    shape: Shape, request: RequestShape, steps: int, *, seed: int
+) -> Callable[[], object]:
     network = make_network(shape, seed=seed).eval()
-    packed = canvases.pack(shape, seed=seed)
-    return lambda: fill_ours(network, packed, steps, shape)
+    packed = request.pack(shape, seed=seed)
+    return lambda: sample_ours(network, packed, steps, shape)

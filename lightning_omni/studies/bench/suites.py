@@ -1,4 +1,4 @@
-"""What each suite of the benchmark measures, row by row."""
+"""The suites of the benchmark, each a generator of rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, Literal
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench import data, sample, scale, train
 from lightning_omni.studies.bench.peak_memory import DTYPES, peak_mb
-from lightning_omni.studies.bench.sample import Canvases
-from lightning_omni.studies.bench.timing import take_turns
+from lightning_omni.studies.bench.sample import RequestShape
+from lightning_omni.studies.bench.timing import time_alternating
 from lightning_omni.studies.bench.workload import Shape
 
-Suite = Literal["train", "sample", "memory", "data", "scale"]
-Row = dict[str, Any]
+Suite = Literal["train", "sample", "cache", "data", "scale"]
+BenchRow = dict[str, Any]
+"""A row of `<suite>.json`."""
 _SAMPLES = 5000
-_MEMORY_STEPS = 16
+_CACHE_STEPS = 16
 _ROWS, _ROW_LENGTH, _BATCHES = 4, 512, 200
 
 
@@ -27,7 +28,7 @@ class Options:
 
     shapes: list[Shape]
     dtype: Literal["float32", "bfloat16"]
-    canvases: Canvases
+    request: RequestShape
     steps: list[int]
     batches: list[int]
     cache_interval: int
@@ -37,7 +38,7 @@ class Options:
     seed: int
 
 
-def _train(o: Options) -> Iterator[Row]:
+def _train(o: Options) -> Iterator[BenchRow]:
     for shape in o.shapes:
         dtype = DTYPES[o.dtype]
         row = train.compare_training(shape, dtype=dtype, repeats=o.repeats, seed=o.seed)
@@ -46,29 +47,29 @@ def _train(o: Options) -> Iterator[Row]:
         yield row
 
 
-def _sample(o: Options) -> Iterator[Row]:
+def _sample(o: Options) -> Iterator[BenchRow]:
     for shape in o.shapes:
         yield from sample.compare_sampling(
-            shape, o.canvases, steps=o.steps, repeats=o.repeats, seed=o.seed
+            shape, o.request, steps=o.steps, repeats=o.repeats, seed=o.seed
         )
 
 
-def _memory(o: Options) -> Iterator[Row]:
-    """A picture behind a sentence, and a short answer behind a picture."""
-    short = Canvases(o.canvases.answer, max(1, o.canvases.prompt // 4))
-    for canvases in (o.canvases, short):
+def _cache(o: Options) -> Iterator[BenchRow]:
+    """Measure a picture after a sentence, and a short answer after a picture."""
+    short = RequestShape(o.request.answer, max(1, o.request.prompt // 4))
+    for request in (o.request, short):
         for batch in o.batches:
-            yield sample.compare_memories(
+            yield sample.compare_caching(
                 o.shapes[0],
-                replace(canvases, batch=batch),
-                steps=min(_MEMORY_STEPS, canvases.answer),
+                replace(request, batch=batch),
+                steps=min(_CACHE_STEPS, request.answer),
                 cache_interval=o.cache_interval,
                 repeats=o.repeats,
                 seed=o.seed,
             )
 
 
-def _data(o: Options) -> Iterator[Row]:
+def _data(o: Options) -> Iterator[BenchRow]:
     if o.codes is None:
         raise OmniError("the suite data needs --codes, a folder such as data/mini/codes/<name>")
     tasks = sorted({path.name.split("-")[0] for path in o.codes.glob("*-train-*.tar")})
@@ -86,25 +87,25 @@ def _data(o: Options) -> Iterator[Row]:
         seed=o.seed,
     )
     step = train.make_step("ours", shape, dtype=DTYPES[o.dtype], seed=o.seed)
-    seconds = take_turns({"step": step}, repeats=o.repeats)["step"].median
+    seconds = time_alternating({"step": step}, repeats=o.repeats)["step"].median
     yield {**row, "times_training": row["tokens_per_s"] * seconds / shape.tokens}
 
 
-def _scale(o: Options) -> Iterator[Row]:
+def _scale(o: Options) -> Iterator[BenchRow]:
     yield from scale.measure_growth(o.shapes[0], repeats=o.repeats, seed=o.seed, memory=o.memory)
 
 
-SUITES: dict[Suite, Callable[[Options], Iterator[Row]]] = {
+SUITES: dict[Suite, Callable[[Options], Iterator[BenchRow]]] = {
     "train": _train,
     "sample": _sample,
-    "memory": _memory,
+    "cache": _cache,
     "data": _data,
     "scale": _scale,
 }
-LINES: dict[Suite, Callable[[Row], str]] = {
+LINES: dict[Suite, Callable[[BenchRow], str]] = {
     "train": train.line,
     "sample": sample.line,
-    "memory": sample.line,
+    "cache": sample.line,
     "data": data.line,
     "scale": scale.line,
 }

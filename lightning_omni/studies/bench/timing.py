@@ -1,4 +1,4 @@
-"""Time several ways of doing one thing, taking turns, so that a busy machine is unfair to none."""
+"""Time several functions in alternation, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median of the seconds."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
+        """Half the interquartile range, relative to the median."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4)
         return (high - low) / 2 / self.median
 
     def to_json(self) -> dict[str, float | list[float]]:
-        """Plain form."""
+        """Return the timing as plain values."""
         return {"median_s": self.median, "spread": self.spread, "seconds": list(self.seconds)}
 
 
-def take_turns(
+def time_alternating(
     runs: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1
 ) -> dict[str, Timing]:
-    """Call each in turn, `warm_up` rounds untimed and `repeats` rounds timed."""
+    """Call all functions once per round: `warm_up` rounds untimed, then `repeats` rounds timed."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(warm_up + repeats):
         for name, run in runs.items():
@@ -47,8 +47,8 @@ def take_turns(
     return {name: Timing(tuple(times)) for name, times in seconds.items()}
 
 
-def ratio(slow: Timing, fast: Timing) -> tuple[float, float]:
-    """Median of the rounds' ratios slow / fast, and half the distance between its quartiles."""
+def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float]:
+    """Return the median of slow / fast over rounds, and half its interquartile range."""
     ratios = [s / f for s, f in zip(slow.seconds, fast.seconds, strict=True)]
     if len(ratios) < 2:
         return ratios[0], 0.0

@@ -1,4 +1,4 @@
-"""A training step of ours beside the peer's: same weights, same samples, same masks."""
+"""Training steps of this package and of the peer, on the same weights, samples and masks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from lightning_omni.errors import OmniError
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.bench import peer as peers
 from lightning_omni.studies.bench.machine import gemm_rate
-from lightning_omni.studies.bench.timing import ratio, take_turns
+from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import (
     Samples,
     Shape,
     make_network,
+    make_position_ids,
     make_samples,
-    places,
     useful_gflop,
 )
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""How far the two losses may lie apart, relative; the peer also considers the mask an answer."""
+"""Largest relative difference of the losses; the peer also gives the mask token probability."""
 
 
 def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
-    """Mean negative log-likelihood of the masked tokens."""
-    hidden = network(samples.x_t, places(samples.lengths), samples.layout, positions=samples.masked)
+    """Return the mean negative log-likelihood of the masked tokens."""
+    hidden = network(
+        samples.x_t, make_position_ids(samples.lengths), samples.layout, positions=samples.masked
+    )
     weight = torch.full((len(samples.masked),), 1 / len(samples.masked))
     total, _ = weighted_nll(
         hidden,
@@ -45,10 +47,10 @@ def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
 def compare_training(
     shape: Shape, *, dtype: torch.dtype, repeats: int, seed: int
 ) -> dict[str, Any]:
-    """Time whole steps (forward, backward, AdamW) in turns.
+    """Time training steps: forward, backward, AdamW.
 
     Raises:
-        OmniError: If the two losses disagree: then the times mean nothing.
+        OmniError: If the losses of both sides disagree.
     """
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
@@ -59,8 +61,8 @@ def compare_training(
         "peer": lambda: peers.loss(peer, *batch),
     }
     first = {name: _evaluate(loss, dtype) for name, loss in losses.items()}
-    apart = abs(first["ours"] / first["peer"] - 1)
-    if apart > TOLERANCE[dtype]:
+    difference = abs(first["ours"] / first["peer"] - 1)
+    if difference > TOLERANCE[dtype]:
         raise OmniError(
             f"the losses disagree: ours {first['ours']:.6f}, the peer's {first['peer']:.6f}; no "
             "times are reported"
@@ -69,8 +71,8 @@ def compare_training(
         "ours": _stepper(network, losses["ours"], dtype, fused=True),
         "peer": _stepper(peer, losses["peer"], dtype, fused=False),
     }
-    timings = take_turns(steps, repeats=repeats)
-    times, noise = ratio(timings["peer"], timings["ours"])
+    timings = time_alternating(steps, repeats=repeats)
+    times, noise = paired_ratio(timings["peer"], timings["ours"])
     gflop, useful = useful_gflop(network, samples), sum(samples.lengths)
     rate = gemm_rate(
         dtype, rows=2048, dim=shape.dim, columns=4 * shape.dim, device="cpu", repeats=repeats
@@ -93,7 +95,7 @@ def compare_training(
 
 
 def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Callable[[], None]:
-    """A whole step of `ours` or of the `peer`, with only that side's network in memory."""
+    """Return a training step of `ours` or of the `peer`, with only that network in memory."""
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
     if side == "ours":
@@ -105,7 +107,7 @@ def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Call
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row in words."""
+    """Return one row in words."""
     rate = row["useful_tokens_per_s"]
     memory = row.get("peak_mb")
     held = f"; peak memory {memory['ours']:.0f} and {memory['peer']:.0f} MB" if memory else ""

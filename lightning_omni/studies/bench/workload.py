@@ -1,4 +1,4 @@
-"""What is measured: one network, and samples of mixed lengths with answers to predict."""
+"""The workload: a network, and samples of mixed lengths with masked answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Shape:
     """Sizes of the network and of the batch.
 
     Attributes:
-        dim: Width; heads have 64 channels, three query heads share a key-value head where they can.
-        num_layers: Blocks.
-        vocab_size: Ids, the mask being the last.
-        tokens: Tokens of a batch, B * L.
-        shortest: Shortest sample.
-        longest: Longest sample.
+        dim: Width; heads have 64 channels, and groups of three query heads share a key-value head
+            if their number allows.
+        num_layers: Number of blocks.
+        vocab_size: Number of ids; the last is the mask token.
+        tokens: Tokens per batch, B * L.
+        shortest: Tokens of the shortest sample.
+        longest: Tokens of the longest sample.
         recomputes: Keep only the inputs of blocks for the backward pass.
-        compiles: Compile what lies between our matrix products.
+        compiles: Compile pointwise operations.
     """
 
     dim: int = 384
@@ -38,12 +39,12 @@ class Shape:
 
     @property
     def mask_token_id(self) -> int:
-        """Id of the mask."""
+        """Id of the mask token."""
         return self.vocab_size - 1
 
 
 def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Transformer:
-    """A Qwen2-shaped network with random weights."""
+    """Return a network of Qwen2's architecture with random weights."""
     torch.manual_seed(seed)
     heads = max(1, shape.dim // 64)
     network = Transformer(
@@ -68,21 +69,21 @@ def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Tr
     return network
 
 
-def places(lengths: list[int]) -> Tensor:
-    """Positions from 0 in each segment, Int[T 3]."""
+def make_position_ids(lengths: list[int]) -> Tensor:
+    """Return position ids that start from 0 in each segment, Int[T 3]."""
     index = torch.cat([torch.arange(n) for n in lengths])
     return torch.stack((index, index * 0, index * 0), dim=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Samples one behind another, half of each masked.
+    """Packed samples with masked answers.
 
     Attributes:
-        lengths: Tokens of each.
+        lengths: Tokens per sample.
         x0: True ids, Int[T].
         x_t: Ids with masks, Int[T].
-        masked: Places of the masks, Int[M].
+        masked: Positions of the masks, Int[M].
     """
 
     lengths: list[int]
@@ -92,14 +93,15 @@ class Samples:
 
     @property
     def layout(self) -> SegmentLayout:
-        """Where the samples lie."""
+        """Segments of the samples."""
         return SegmentLayout.from_lengths(self.lengths, device="cpu")
 
 
 def make_samples(shape: Shape, *, rng: Generator) -> Samples:
     """Draw samples of `shortest` to `longest` tokens until the batch is full.
 
-    Half of each sample is its answer, and of answers half is masked, as is usual on average.
+    The second half of each sample is its answer, in which each token is masked with probability
+    1/2, the mean of a linear schedule.
     """
     lengths: list[int] = []
     while (room := shape.tokens - sum(lengths)) >= shape.shortest:
@@ -114,5 +116,5 @@ def make_samples(shape: Shape, *, rng: Generator) -> Samples:
 
 
 def useful_gflop(network: Transformer, samples: Samples) -> float:
-    """Arithmetic that a training step needs, in GFLOP."""
+    """Return the arithmetic of a training step without padding, in GFLOP."""
     return training_flops(network, samples.lengths, len(samples.masked)) / 1e9

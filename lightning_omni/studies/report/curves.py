@@ -1,24 +1,74 @@
-"""Training curves as inline SVG that follows the page's colours."""
+"""Training curves: read from TensorBoard events, drawn as inline SVG in the page's colours."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
-from lightning_omni.studies.report.run_files import Curve
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    SCALARS,
+    EventAccumulator,
+)
+
+EVENTS = "events.out.tfevents.*"
 
 _WIDTH, _HEIGHT = 320, 180
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 24
 _POINTS = 240
 _TICKS = 4
 _STAGE = re.compile(r"(train|val|test)[/_]")
+_UNPLOTTED = ("epoch", "hp_metric")
 _FIRST = ("psnr", "ssim", "mel_l1", "loss", "accuracy", "usage")
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One logged scalar.
+
+    Attributes:
+        name: Tag of the scalar.
+        steps: Optimizer steps.
+        values: Value at each step.
+    """
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+def read_curves(home: Path) -> tuple[list[Curve], float]:
+    """Read the TensorBoard scalars of a folder.
+
+    A resumed run continues in a new file, which overrides older ones from its first step on.
+
+    Returns:
+        Curves by name, and the seconds of logging without the gaps between files.
+    """
+    files: list[list[tuple[str, Any]]] = []
+    for path in sorted(home.glob(EVENTS), key=lambda p: (p.stat().st_mtime, p.name)):
+        newer = _read_events(path)
+        start = min((event.step for _, event in newer), default=math.inf)
+        files = [[(n, e) for n, e in older if e.step < start] for older in files] + [newer]
+    found: dict[str, dict[int, float]] = {}
+    for name, event in chain.from_iterable(files):
+        found.setdefault(name, {})[event.step] = event.value
+    curves = [
+        Curve(name, sorted(points), [points[s] for s in sorted(points)])
+        for name, points in sorted(found.items())
+        if name not in _UNPLOTTED
+    ]
+    times = [[event.wall_time for _, event in file] for file in files]
+    return curves, sum(max(file) - min(file) for file in times if file)
+
+
 def draw_curves(title: str, curves: Sequence[Curve]) -> str:
-    """Draw curves that share axes; values that are not finite are left out."""
+    """Return a chart of curves that share axes, without values that are not finite."""
     lines = [_finite(curve) for curve in curves]
     points = [p for line in lines for p in line]
     if not points:
@@ -45,7 +95,7 @@ def draw_curves(title: str, curves: Sequence[Curve]) -> str:
 
 
 def group_curves(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Put the same quantity of training and validation into one chart, the telling ones first."""
+    """Group the curves of one quantity in training and validation, important quantities first."""
     groups: dict[str, list[Curve]] = {}
     for curve in sorted(curves, key=lambda c: c.name):
         if curve.name.endswith("_epoch"):
@@ -55,13 +105,13 @@ def group_curves(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def quantity_of(name: str) -> str:
-    """Name without the stage: `train/loss`, `val/loss` and `train_loss` are all `loss`."""
+    """Return a name without its stage: `loss` for `train/loss`, `val/loss` and `train_loss`."""
     found = _STAGE.match(name)
     return (name[found.end() :] if found else name).removesuffix("_step") or name
 
 
 def _rank(quantity: str) -> int:
-    """What a reader looks for first: the whole loss; breakdowns by noise level come last."""
+    """Return the place of a quantity: the total loss first, breakdowns by noise level last."""
     if quantity == "loss":
         return -1
     if "/bin" in quantity:
@@ -71,16 +121,16 @@ def _rank(quantity: str) -> int:
 
 
 def draw_interval(
-    low: float, value: float, high: float, *, chance: float | None, ceiling: float | None
+    low: float, value: float, high: float, *, baseline: float | None, ground_truth: float | None
 ) -> str:
-    """Draw an interval on [0, 1] with the chance level and the ceiling; the rest is clipped."""
+    """Return a picture of an interval, clipped to [0, 1], with baseline and ground truth."""
 
     def x(number: float) -> float:
         return 4 + 112 * min(1.0, max(0.0, number))
 
     marks = "".join(
         f'<line class="{name}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="2" y2="18"/>'
-        for name, at in (("chance", chance), ("ceiling", ceiling))
+        for name, at in (("baseline", baseline), ("ground-truth", ground_truth))
         if at is not None
     )
     return (
@@ -91,13 +141,21 @@ def draw_interval(
     )
 
 
+def _read_events(path: Path) -> list[tuple[str, Any]]:
+    """Return every scalar of an event file with its name."""
+    accumulator = EventAccumulator(str(path), size_guidance={SCALARS: 0})
+    accumulator.Reload()
+    names = accumulator.Tags()[SCALARS]
+    return [(name, event) for name in names for event in accumulator.Scalars(name)]
+
+
 def _finite(curve: Curve) -> list[tuple[int, float]]:
     pairs = zip(curve.steps, curve.values, strict=True)
     return [(step, value) for step, value in pairs if math.isfinite(value)]
 
 
 def _thin(line: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
-    """Average neighbours so that a long curve stays light and readable."""
+    """Average neighbouring points of a long curve."""
     size = max(1, -(-len(line) // _POINTS))
     groups = [line[i : i + size] for i in range(0, len(line), size)]
     return [(sum(p[0] for p in g) / len(g), sum(p[1] for p in g) / len(g)) for g in groups]
@@ -139,6 +197,6 @@ def _y(value: float, limits: tuple[float, float]) -> float:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    """A little room around values, but none below zero for what is never negative."""
+    """Return limits with a margin, not below zero for values that are never negative."""
     margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
     return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin

@@ -1,53 +1,100 @@
-"""The gallery: what was asked, the truth, what the codes keep of it, and the answer."""
+"""The gallery: request, ground truth, their codec reconstructions, and the model's answer."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.report.media import data_uri, spectrogram_uri
-from lightning_omni.studies.report.tables import METRIC_NAMES, TASK_NAMES
+from lightning_omni.studies.report.tables import METRIC_NAMES, TASK_TITLES
 
 _SIDES = (
-    ("asked", "asked"),
-    ("asked_reconstruction", "asked, through the codes"),
-    ("wanted", "truth"),
-    ("wanted_reconstruction", "truth, through the codes"),
-    ("generated", "the model's answer"),
+    ("asked", "request"),
+    ("asked_reconstruction", "request, codec reconstruction"),
+    ("wanted", "ground truth"),
+    ("wanted_reconstruction", "ground truth, codec reconstruction"),
+    ("generated", "model"),
 )
+_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".flac": "audio/flac", ".wav": "audio/wav"}
+_WINDOW = 400  # samples, 25 ms at 16 kHz
+_HOP = 160  # samples, 10 ms
+_FLOOR_DB = -80.0
 
 
 def gallery(home: Path, entries: Sequence[dict[str, Any]]) -> str:
-    """Show exhibits task by task; media lie under `home`."""
+    """Return the gallery as HTML, task by task.
+
+    Args:
+        home: Folder of the media.
+        entries: Entries of `gallery.json`.
+    """
     parts = []
-    for task, title in TASK_NAMES.items():
+    for task, title in TASK_TITLES.items():
         chosen = [e for e in entries if e["task"] == task]
         if chosen:
             parts.append(f"<h3>{escape(title)}</h3>")
-            parts += [_exhibit(home, entry) for entry in chosen]
+            parts += [_entry(home, entry) for entry in chosen]
     return "".join(parts)
 
 
-def _exhibit(home: Path, entry: dict[str, Any]) -> str:
+def data_uri(path: Path) -> str:
+    """Return a picture or recording as a data URI."""
+    return _uri(path.read_bytes(), _MIME[path.suffix])
+
+
+def spectrogram_uri(path: Path) -> tuple[str, float]:
+    """Draw the spectrogram of a recording, 10 ms per column, 0 Hz to the Nyquist frequency upwards.
+
+    Returns:
+        Data URI of the picture, and the duration in seconds.
+    """
+    wave, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    levels = spectrogram(wave.mean(axis=1))
+    colors = matplotlib.colormaps["magma"](levels[::-1], bytes=True)[..., :3]
+    image = Image.fromarray(np.ascontiguousarray(colors)).quantize(64)
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return _uri(out.getvalue(), "image/png"), len(wave) / sample_rate
+
+
+def spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return log magnitudes within 80 dB, scaled to [0, 1], Float[F T]; two bins per row."""
+    padded = np.pad(wave, (0, max(0, _WINDOW - len(wave))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+    power = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), axis=1)) ** 2
+    pairs = power[:, : _WINDOW // 2].reshape(len(power), -1, 2).mean(axis=2)
+    decibels = 10 * np.log10(pairs / max(float(pairs.max()), 1e-9) + 1e-12)
+    levels: NDArray[np.float64] = np.clip(1 - decibels / _FLOOR_DB, 0, 1).T
+    return levels
+
+
+def _entry(home: Path, entry: dict[str, Any]) -> str:
     sides = "".join(
-        _side(home, name, entry.get(side) or {}, is_copy="reconstruction" in side)
+        _side(home, name, entry.get(side) or {}, is_reconstruction="reconstruction" in side)
         for side, name in _SIDES
     )
     meta = entry.get("meta", {})
     facts = [entry["split"], *(str(meta[k]) for k in ("kind", "family", "voice") if k in meta)]
     return (
         f'<article class="exhibit"><header>{escape(" · ".join(facts))}</header>'
-        f'<div class="sides">{sides}</div>{_judgement(entry)}</article>'
+        f'<div class="sides">{sides}</div>{_scores(entry)}</article>'
     )
 
 
-def _side(home: Path, name: str, side: dict[str, str], *, is_copy: bool) -> str:
-    """Show one side; a copy through the codes has only media to show."""
+def _side(home: Path, name: str, side: dict[str, str], *, is_reconstruction: bool) -> str:
+    """Return one column; a codec reconstruction has media only."""
     parts = []
-    if "text" in side and not is_copy:
+    if "text" in side and not is_reconstruction:
         parts.append(f'<div class="said">“{escape(side["text"])}”</div>')
     if "image" in side:
         uri = data_uri(_inside(home, side["image"]))
@@ -64,16 +111,16 @@ def _side(home: Path, name: str, side: dict[str, str], *, is_copy: bool) -> str:
     return f'<figure class="side"><figcaption>{escape(name)}</figcaption>{"".join(parts)}</figure>'
 
 
-def _judgement(entry: dict[str, Any]) -> str:
-    """What was read off the answer, and what that earned."""
+def _scores(entry: dict[str, Any]) -> str:
+    """Return what was recognised in the answer, and its scores."""
     reading = entry.get("reading", {})
     parts = []
     if entry.get("failure"):
         parts.append(f'<span class="badge bad">{escape(entry["failure"])}</span>')
     if "transcript" in reading:
-        parts.append(f"heard as “{escape(reading['transcript'])}”")
+        parts.append(f"recognised as “{escape(reading['transcript'])}”")
     if "scene" in reading:
-        parts.append(f"seen as {escape(_scene_words(reading['scene']))}")
+        parts.append(f"classified as {escape(_scene_words(reading['scene']))}")
     for name, (top, bottom) in entry.get("metrics", {}).items():
         label = escape(METRIC_NAMES.get(name, name))
         if name in ("wer", "cer"):
@@ -94,8 +141,16 @@ def _scene_words(scene: dict[str, Any]) -> str:
 
 
 def _inside(home: Path, name: str) -> Path:
-    """Resolve a path of the index; one that leaves the folder is refused."""
+    """Resolve a path of the index.
+
+    Raises:
+        OmniError: If it leaves the folder.
+    """
     path = (home / name).resolve()
     if not path.is_relative_to(home.resolve()):
         raise OmniError(f"gallery path '{name}' leaves '{home}'; evaluate again")
     return path
+
+
+def _uri(content: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

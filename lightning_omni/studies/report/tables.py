@@ -1,4 +1,4 @@
-"""The numbers of a report: a headline per task, then everything."""
+"""Tables of results: one primary metric per task, by split, and every row."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from html import escape
 from typing import Any
 
 from lightning_omni.studies.report.curves import draw_interval
+from lightning_omni.tasks import TASKS
 from lightning_omni.types import SPLITS
 
-TASK_NAMES = {
-    "asr": "Speech recognition",
-    "tts": "Text to speech",
-    "t2i": "Text to image",
-    "caption": "Image captioning",
-    "vqa": "Visual questions",
-    "s2i": "Speech to image",
-    "svqa": "Spoken visual questions",
-    "sqa": "Spoken questions",
-    "tqa": "Text questions",
-}
+TASK_TITLES = {task.name: task.title.capitalize() for task in TASKS if task.scoring}
 METRIC_NAMES = {
     "wer": "word error rate",
     "cer": "character error rate",
@@ -35,15 +26,17 @@ METRIC_NAMES = {
 }
 _SPLIT_ORDER = tuple(split for split in SPLITS if split.startswith("test"))
 _BADGES = {"better than chance": "good", "at the ceiling": "good", "worse than chance": "bad"}
-_HEAD = ("task", "metric", "value", "95 % interval", "", "n", "chance", "codes", "real", "verdict")
+_COMPARISONS = ("random baseline", "codec reconstruction", "ground truth", "verdict")
+_HEAD = ("task", "metric", "value", "95 % interval", "", "n", *_COMPARISONS)
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
+"""A row of `results.json`."""
 
 
-def headline(rows: Sequence[Row]) -> str:
-    """One row per task: its primary metric on the first split it has."""
+def headline(rows: Sequence[ResultRow]) -> str:
+    """Return one line per task: its primary metric on the first split it has."""
     chosen = []
-    for task in TASK_NAMES:
+    for task in TASK_TITLES:
         primary = [r for r in rows if r["task"] == task and r["is_primary"] and not r["slice"]]
         primary.sort(key=lambda r: _place(r["split"]))
         chosen += primary[:1]
@@ -52,24 +45,24 @@ def headline(rows: Sequence[Row]) -> str:
     return _table(_HEAD, (_headline_cells(row) for row in chosen), "cards")
 
 
-def splits(rows: Sequence[Row]) -> str:
-    """Primary metrics, one column per split: what held-out combinations cost."""
+def splits(rows: Sequence[ResultRow]) -> str:
+    """Return primary metrics with one column per split; empty with a single split."""
     primary = [r for r in rows if r["is_primary"] and not r["slice"]]
     names = sorted({r["split"] for r in primary}, key=_place)
     if len(names) < 2:
         return ""
     lines = []
-    for task in TASK_NAMES:
+    for task in TASK_TITLES:
         found = {r["split"]: r for r in primary if r["task"] == task}
         if found:
             cells = [_value_with_interval(found.get(name)) for name in names]
-            lines.append([TASK_NAMES[task], _metric(next(iter(found.values()))), *cells])
+            lines.append([TASK_TITLES[task], _metric(next(iter(found.values()))), *cells])
     return _table(("task", "metric", *names), lines, "cards")
 
 
-def everything(rows: Sequence[Row]) -> str:
-    """All rows, slices included."""
-    head = ("task", "split", "metric", "slice", "value", "95 % interval", "n", "failures")
+def everything(rows: Sequence[ResultRow]) -> str:
+    """Return all rows, with the breakdown by group."""
+    head = ("task", "split", "metric", "group", "value", "95 % interval", "n", "failures")
     lines = [
         [
             escape(row["task"]),
@@ -87,43 +80,43 @@ def everything(rows: Sequence[Row]) -> str:
         ]
         for row in rows
     ]
-    return _table((*head, "chance", "codes", "real", "verdict"), lines, "")
+    return _table((*head, *_COMPARISONS), lines, "")
 
 
-def rules(rows: Sequence[Row]) -> str:
-    """How chance and ceiling were measured, per task."""
+def rules(rows: Sequence[ResultRow]) -> str:
+    """Return how the random baseline and the ground truth were measured, per task."""
     seen = {row["task"]: (row["chance_rule"], row["ceiling_rule"]) for row in rows}
     items = [
-        f"<li><b>{escape(TASK_NAMES.get(task, task))}</b> — chance: {escape(chance)}; "
-        f"real: {escape(ceiling)}.</li>"
-        for task, (chance, ceiling) in seen.items()
+        f"<li><b>{escape(TASK_TITLES.get(task, task))}</b> — random baseline: "
+        f"{escape(baseline)}; ground truth: {escape(ground_truth)}.</li>"
+        for task, (baseline, ground_truth) in seen.items()
     ]
     return f"<ul>{''.join(items)}</ul>"
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """Return three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def badge(verdict: str) -> str:
-    """A verdict with its colour."""
+    """Return a verdict with its colour."""
     return f'<span class="badge {_BADGES.get(verdict, "poor")}">{escape(verdict)}</span>'
 
 
 def plain_table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table of texts, escaped."""
+    """Return a table of plain texts, which are escaped."""
     return _table(head, ([escape(str(cell)) for cell in line] for line in lines), "")
 
 
-def _headline_cells(row: Row) -> list[str]:
+def _headline_cells(row: ResultRow) -> list[str]:
     failures = f" <span class='soft'>({row['failures']} failed)</span>" if row["failures"] else ""
     split = f" <span class='soft'>{escape(row['split'])}</span>"
     interval = draw_interval(
-        row["low"], row["value"], row["high"], chance=row["chance"], ceiling=row["ceiling"]
+        row["low"], row["value"], row["high"], baseline=row["chance"], ground_truth=row["ceiling"]
     )
     return [
-        escape(str(TASK_NAMES.get(row["task"], row["task"]))) + split,
+        escape(str(TASK_TITLES.get(row["task"], row["task"]))) + split,
         _metric(row),
         f"<b>{number(row['value'])}</b>",
         f"<span class='even'>{number(row['low'])} – {number(row['high'])}</span>",
@@ -136,16 +129,16 @@ def _headline_cells(row: Row) -> list[str]:
     ]
 
 
-def _value_with_interval(row: Row | None) -> str:
+def _value_with_interval(row: ResultRow | None) -> str:
     if row is None:
         return "–"
     return (
         f"<b>{number(row['value'])}</b> <span class='soft'>{number(row['low'])} – "
-        f"{number(row['high'])}, n {row['n']}, chance {number(row['chance'])}</span>"
+        f"{number(row['high'])}, n {row['n']}, baseline {number(row['chance'])}</span>"
     )
 
 
-def _metric(row: Row) -> str:
+def _metric(row: ResultRow) -> str:
     name = str(METRIC_NAMES.get(row["metric"], row["metric"]))
     return escape(name) + (" ↓" if row["is_lower_better"] else "")
 
@@ -156,7 +149,7 @@ def _place(split: str) -> tuple[int, str]:
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]], style: str) -> str:
-    """Lay out cells that are already HTML."""
+    """Return a table of cells that are HTML."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(
         "<tr>"

@@ -14,7 +14,7 @@ from lightning_omni.studies.bench.data import compare_reading
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.plot import draw_growth
 from lightning_omni.studies.bench.scale import slope
-from lightning_omni.studies.bench.timing import Timing, ratio, take_turns
+from lightning_omni.studies.bench.timing import Timing, paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples, useful_gflop
 from lightning_omni.types import Part, Sample, Turn
 
@@ -23,7 +23,7 @@ SMALL = Shape(dim=64, num_layers=1, vocab_size=50, tokens=60, shortest=5, longes
 
 def test_runs_take_turns_and_the_first_round_is_not_counted():
     calls = []
-    timings = take_turns(
+    timings = time_alternating(
         {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=3, warm_up=1
     )
     assert calls == ["a", "b"] * 4
@@ -31,7 +31,7 @@ def test_runs_take_turns_and_the_first_round_is_not_counted():
 
 
 def test_the_ratio_is_that_of_rounds_not_of_medians():
-    assert ratio(Timing((2.0, 8.0, 6.0)), Timing((1.0, 2.0, 3.0)))[0] == 2.0
+    assert paired_ratio(Timing((2.0, 8.0, 6.0)), Timing((1.0, 2.0, 3.0)))[0] == 2.0
 
 
 def test_samples_fill_the_batch_and_hide_answers_only(rng):
@@ -75,14 +75,14 @@ def test_isolated_prompts_are_timed_only_where_their_tokens_are_those_of_whole_p
     small = ["--dim", "64", "--num_layers", "2", "--vocab_sizes", "[200]", "--repeats", "1"]
     sizes = ["--prompt", "12", "--answer", "8", "--steps", "[8]", "--batches", "[1, 3]"]
     train = ["--tokens", "60", "--shortest", "5", "--longest", "20"]
-    args = ["bench", "--suite", "memory", "--out", str(tmp_path), *small, *sizes, *train]
+    args = ["bench", "--suite", "cache", "--out", str(tmp_path), *small, *sizes, *train]
     assert main(args) == 0
-    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "cache.json").read_text())["rows"]
     assert [(row["prompt"], row["answer"], row["batch"]) for row in rows] == [
         *((12, 8, 1), (12, 8, 3), (8, 3, 1), (8, 3, 3))
     ]
     assert {row["equal_tokens"] for row in rows} == {1.0}
-    assert (tmp_path / "memory.png").stat().st_size > 1000
+    assert (tmp_path / "cache.png").stat().st_size > 1000
 
 
 def test_growth_is_the_slope_of_a_power_law_and_a_picture(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_omni.studies.bench.machine import describe
 from lightning_omni.studies.bench.peak_memory import DTYPES
-from lightning_omni.studies.bench.sample import Canvases, compare_sampling
+from lightning_omni.studies.bench.sample import RequestShape, compare_sampling
 from lightning_omni.studies.bench.train import compare_training
 from lightning_omni.studies.bench.workload import Shape
 
@@ -41,7 +41,7 @@ def test_a_training_step_is_as_far_ahead_of_the_peer_as_it_was():
 def test_sampling_is_as_far_ahead_of_the_peer_as_it_was():
     pytest.importorskip("transformers")
     before, processor = recorded("sample", vocab_size=20_000, steps=16)
-    canvases = Canvases(before["prompt"], before["answer"])
-    first = next(compare_sampling(Shape(), canvases, steps=[16], repeats=5, seed=0))
+    request = RequestShape(before["prompt"], before["answer"])
+    first = next(compare_sampling(Shape(), request, steps=[16], repeats=5, seed=0))
     assert first["equal_tokens"] == 1
     assert_no_slower(first, before, processor)

@@ -11,9 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.report.build import build_report
-from lightning_omni.studies.report.curves import draw_curves, group_curves
-from lightning_omni.studies.report.media import spectrogram
-from lightning_omni.studies.report.run_files import Curve, read_curves
+from lightning_omni.studies.report.curves import Curve, draw_curves, group_curves, read_curves
+from lightning_omni.studies.report.gallery import spectrogram
 
 NASTY = "<script>alert('&')</script>\"“"
 
