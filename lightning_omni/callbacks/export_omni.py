@@ -59,6 +59,7 @@ class ExportOmni(L.Callback):
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             hears=None if hears is None else hears.fingerprint(),
+            file_tokenizers=data.file_tokenizers,
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
 
