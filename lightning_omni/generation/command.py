@@ -59,7 +59,7 @@ def generate(
     """Do one task and write the answer.
 
     Args:
-        task: One of asr, tts, t2i, caption, vqa, s2i, svqa, sqa, tqa.
+        task: Task such as asr, tts, t2i, caption, vqa, s2i, svqa, sqa or tqa.
         text: Prompt or question. If the task takes no text and this holds ___, it is the infill.
         image: Image file. If the task takes no image and there is a mask, it is the infill.
         audio: Sound file. If the task takes no speech and there are intervals, it is the infill.
