@@ -8,7 +8,6 @@ import pkgutil
 from importlib import import_module
 
 import lightning_omni.samplers
-
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.confidence import Confidence
