@@ -170,8 +170,9 @@ ARGUMENTS = {
 """Old name of a class's argument: its new name."""
 REMOVED: dict[str, str] = {
     "length_loss": "length heads were removed",
+    "modality_dropout": "a request is dropped as a whole, see condition_dropout",
 }
-"""Argument that is gone: why it is ignored."""
+"""Argument that no longer exists: why it is ignored, which is logged unless it was off."""
 
 
 def resolve(path: str) -> str:
@@ -195,7 +196,7 @@ def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
     return {
         _argument(name, level): rename_arguments(value, level=level)
         for name, value in plain.items()
-        if not _is_removed(name, level)
+        if not _is_removed(name, value, level)
     }
 
 
@@ -230,8 +231,8 @@ def rename_option(arg: str) -> str:
     return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
-def _is_removed(name: Any, level: int) -> bool:
-    if name in REMOVED:
+def _is_removed(name: Any, value: Any, level: int) -> bool:
+    if name in REMOVED and value:
         _log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
     return name in REMOVED
 
