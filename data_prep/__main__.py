@@ -84,7 +84,7 @@ def prepare_preset(
     }
     manifest = write_new(collection, folder, facts)
     (folder / "ATTRIBUTION.md").write_text(attribution(facts["sources"]), encoding="utf-8")
-    _report(collection, folder, time.monotonic() - start)
+    _log_counts(collection, folder, time.monotonic() - start)
     return manifest
 
 
@@ -94,7 +94,7 @@ def tools() -> dict[str, Any]:
     return {"tools": {"python": platform.python_version(), **versions}}
 
 
-def _report(collection: Collection, folder: Path, seconds: float) -> None:
+def _log_counts(collection: Collection, folder: Path, seconds: float) -> None:
     for task, counts in collection.counts().items():
         log.info("%-8s %s", task, "  ".join(f"{s} {n}" for s, n in counts.items()))
     log.info("%s is ready after %.0f s", folder, seconds)

@@ -244,10 +244,10 @@ def with_suggestion(message: str, known: Collection[str]) -> str:
 
 def one_line(message: str, most: int = MAX_MESSAGE) -> str:
     """Fold a parser's report into one line, without the echo of the whole value."""
-    return _shorten(" ".join(_kept(message.splitlines())), most)
+    return _shorten(" ".join(_message_lines(message.splitlines())), most)
 
 
-def _kept(lines: Sequence[str]) -> Iterator[str]:
+def _message_lines(lines: Sequence[str]) -> Iterator[str]:
     for line in (line.strip() for line in lines):
         is_echo = line.startswith("Given value") and len(line) > _MAX_ECHO
         if line and not is_echo and not line.startswith(("Subtypes:", "Given value type:")):

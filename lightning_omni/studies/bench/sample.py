@@ -146,7 +146,7 @@ def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
     return float((one[filled] == other[filled]).float().mean())
 
 
-def line(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     sizes = f"{row['vocab_size']} ids, {row['answer']} tokens behind {row['prompt']}"
     seconds = {name: timing["median_s"] for name, timing in row["fill_s"].items()}
