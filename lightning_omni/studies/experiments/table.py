@@ -144,7 +144,8 @@ def comparison_table(
         lines.append(
             f"| {row.test} | {metric} | {row.variant} | {row.mean:.3f} | {_format_spread(row)} | "
             f"{row.n} | {_format_number(row.difference, '+.3f')} | "
-            f"{_format_number(row.error_over_seeds)} | {_format_number(row.error_over_examples)} | {_format_number(row.forwards, '.1f')} |"
+            f"{_format_number(row.error_over_seeds)} | "
+            f"{_format_number(row.error_over_examples)} | {_format_number(row.forwards, '.1f')} |"
         )
     return "\n".join(lines) + "\n"
 
