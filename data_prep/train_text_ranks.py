@@ -54,7 +54,7 @@ _PUNCTUATION = (
 def corpus(sources: Sources) -> Iterator[str]:
     """Yield all sentences of the default corpus, and some English text with punctuation."""
     yield from chain.from_iterable(_scene_sentences(c) for c in _scene_contents())
-    known = facts.everyday() + facts.sums_from_zero(20)
+    known = facts.everyday_facts() + facts.sums_from_zero(20)
     try:
         known += facts.countries(sources.npm("countries"))
     except SourceError as error:

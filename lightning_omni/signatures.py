@@ -120,12 +120,12 @@ def signature_of(module: str, name: str) -> Signature:
         inner = (n for n in node.body if isinstance(n, ast.FunctionDef))
         init = next((n for n in inner if n.name == "__init__"), None)
         if init is None:
-            return Signature(_summary(text), tuple(_fields(home, node, _notes(text))))
-        notes = _notes(text) | _notes(ast.get_docstring(init) or "")
+            return Signature(_summary(text), tuple(_fields(home, node, _parameter_notes(text))))
+        notes = _parameter_notes(text) | _parameter_notes(ast.get_docstring(init) or "")
         return Signature(_summary(text), tuple(_parameters(home, init, notes)))
     assert isinstance(node, ast.FunctionDef)  # noqa: S101
     text = ast.get_docstring(node) or ""
-    return Signature(_summary(text), tuple(_parameters(home, node, _notes(text))))
+    return Signature(_summary(text), tuple(_parameters(home, node, _parameter_notes(text))))
 
 
 def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> Iterator[Option]:
@@ -152,7 +152,7 @@ def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
             found = home.find(call.func.id)
             if found and isinstance(found[1], ast.ClassDef):
                 text = ast.get_docstring(found[1]) or ""
-                yield from _fields(found[0], found[1], _notes(text))
+                yield from _fields(found[0], found[1], _parameter_notes(text))
 
 
 def _fields(home: Module, node: ast.ClassDef, notes: dict[str, str]) -> Iterator[Option]:
@@ -196,7 +196,7 @@ def _summary(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def _notes(text: str) -> dict[str, str]:
+def _parameter_notes(text: str) -> dict[str, str]:
     """Return descriptions by parameter from a docstring in Google's style."""
     body = "".join(_ARGS_HEADING.findall(inspect.cleandoc(text) + "\n"))
     return {name: " ".join(note.split()) for name, note in _ARG.findall(body)}

@@ -79,7 +79,7 @@ Usable = Captioned | Transcribed | VisualQuestion | Conversation
 Entry = Usable | Unusable
 
 
-def attempt(origin: str, make: Callable[[], Usable]) -> Entry:
+def entry_or_reason(origin: str, make: Callable[[], Usable]) -> Entry:
     """Return the entry, or the reason why it is unusable, so that one bad row stops no corpus."""
     try:
         return make()

@@ -47,7 +47,7 @@ def sums_from_zero(largest: int) -> list[Fact]:
     return [_sum(a, b) for a in numbers for b in numbers]
 
 
-def everyday() -> list[Fact]:
+def everyday_facts() -> list[Fact]:
     """Return colours of things, kinds of things and a few capitals."""
     colors = {
         "grass": "green",

@@ -121,15 +121,15 @@ def _load_facts(preset: Preset, sources: Sources) -> list[Fact]:
 
 def _facts_named(name: str, sources: Sources) -> list[Fact]:
     if name == "tiny":
-        return fact_sources.small_sums(2) + fact_sources.everyday()[:8]
+        return fact_sources.small_sums(2) + fact_sources.everyday_facts()[:8]
     if name == "everyday, in writing":
-        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday()]
+        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday_facts()]
     if name == "small sums":
         return fact_sources.small_sums(4)
     if name == "sums":
         return fact_sources.sums_from_zero(20)
     if name == "everyday":
-        return fact_sources.everyday()
+        return fact_sources.everyday_facts()
     if name == "capitals":
         return fact_sources.capitals()
     if name == "countries":

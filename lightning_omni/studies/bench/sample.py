@@ -169,7 +169,7 @@ def describe_row(row: dict[str, Any]) -> str:
 
 
 def image_span(shape: Shape) -> tuple[int, int]:
-    """Return the ids of the answer's modality, first and one past the last."""
+    """Return the first id of image codes, and the one past the last."""
     size = min(IMAGE_IDS, shape.mask_token_id // 2)
     return shape.mask_token_id - size, shape.mask_token_id
 

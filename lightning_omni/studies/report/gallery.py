@@ -87,7 +87,7 @@ def _entry(home: Path, entry: dict[str, Any]) -> str:
     facts = [entry["split"], *(str(meta[k]) for k in ("kind", "family", "voice") if k in meta)]
     return (
         f'<article class="exhibit"><header>{escape(" · ".join(facts))}</header>'
-        f'<div class="sides">{sides}</div>{_scores(entry)}</article>'
+        f'<div class="sides">{sides}</div>{_scores_html(entry)}</article>'
     )
 
 
@@ -111,7 +111,7 @@ def _side(home: Path, name: str, side: dict[str, str], *, is_reconstruction: boo
     return f'<figure class="side"><figcaption>{escape(name)}</figcaption>{"".join(parts)}</figure>'
 
 
-def _scores(entry: dict[str, Any]) -> str:
+def _scores_html(entry: dict[str, Any]) -> str:
     """Return what was recognised in the answer, and its scores."""
     prediction = entry.get("prediction") or entry.get("reading", {})  # the latter before 0.2
     parts = []
