@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build a data folder; return 0, or 2 after printing one line about a mistake of the user."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _prepare(_parser().parse_args(argv))
+        _prepare_data(_parser().parse_args(argv))
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> None:
+def _prepare_data(args: argparse.Namespace) -> None:
     if args.corpus is None and args.source is not None:
         raise OmniError(
             "--source is only used with --corpus LAYOUT; presets have their own sources"
