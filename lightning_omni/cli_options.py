@@ -150,7 +150,9 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         plain = read_yaml(path)
         if not isinstance(plain, dict):
             raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
-        renamed = _rename_settings({new_name(str(n), known): v for n, v in plain.items()})
+        renamed: dict[str, Any] = _rename_settings(
+            {new_name(str(name), known): value for name, value in plain.items()}
+        )
         _check_options(verb, path, renamed, known)
         return renamed
 
