@@ -1,4 +1,7 @@
-"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders."""
+"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders.
+
+A further modality has the placeholder `<|NAME|>` and its files in the list `NAMEs`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 from data_prep.corpora.entries import ContentPart, Conversation, Entry, attempt
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
 
 _ROLES = {
@@ -20,8 +24,13 @@ _ROLES = {
     "gpt": "assistant",
     "system": "system",
 }
-_PLACEHOLDER = re.compile(r"(<\|image\|>|<\|audio\|>)")
-_MEDIA = ("images", "audios")
+_MEDIA = {
+    "<|image|>": ("image", "images"),
+    "<|audio|>": ("speech", "audios"),
+    **{f"<|{m.name}|>": (m.name, f"{m.name}s") for m in MODALITIES if m.is_file},
+}
+"""Modality and name of the list of files by placeholder."""
+_PLACEHOLDER = re.compile(f"({'|'.join(map(re.escape, _MEDIA))})")
 _INSTRUCTIONS = {
     task.name: task.released_instruction
     for task in TASKS
@@ -42,7 +51,8 @@ def _read_line(folder: Path, line: bytes, origin: str, where: str) -> Conversati
     messages = plain.get("messages") or plain.get("conversations")
     if not isinstance(messages, list) or not messages:
         raise OmniError(f"{where} has no messages")
-    files = {m: _files(plain.get(m), folder, f"{where}: {m}") for m in _MEDIA}
+    lists = [name for _, name in _MEDIA.values()]
+    files = {m: _files(plain.get(m), folder, f"{where}: {m}") for m in lists}
     turns = [_turn(message, files, where) for message in messages]
     left = {name: rest for name, rest in files.items() if rest}
     if left:
@@ -71,14 +81,13 @@ def _turn(
         raise OmniError(f"{where} has the role '{role}'; wanted one of {', '.join(_ROLES)}")
     lines = []
     for piece in _PLACEHOLDER.split(content):
-        name = {"<|image|>": "images", "<|audio|>": "audios"}.get(piece)
-        if name is None:
+        if piece not in _MEDIA:
             if piece.strip():
                 lines.append(ContentPart("text", piece.strip()))
             continue
+        modality, name = _MEDIA[piece]
         if not files[name]:
             raise OmniError(f"{where} has more {piece} placeholders than {name}")
-        modality = "image" if name == "images" else "speech"
         lines.append(ContentPart(modality, files[name].pop(0)))
     return _ROLES[role], tuple(lines)
 

@@ -61,6 +61,7 @@ class ExportOmni(AveragesWhenSkipped):
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
             hears=None if hears is None else hears.fingerprint(),
+            file_tokenizers=data.file_tokenizers,
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
 

@@ -91,7 +91,7 @@ def replaced_ids(
     out = x0.clone()
     for name in vocab.modalities:
         span, modality = vocab.span(name), modality_named(name)
-        size = span.size // (codebooks if modality.is_framed else 1)
+        size = span.size // modality.frame_size({"codebooks": codebooks})
         inside = (x0 >= span.start) & (x0 < span.stop)
         level = (x0 - span.start) // size
         drawn = span.start + level * size + (u * size).long()

@@ -20,7 +20,12 @@ from lightning_omni.generation.canvas_builder import (
     pack_prompts,
     text_spans,
 )
-from lightning_omni.generation.config import PRESETS, GenerationConfig, ModalityDefaults, Precision
+from lightning_omni.generation.config import (
+    GenerationConfig,
+    ModalityDefaults,
+    Precision,
+    modality_defaults,
+)
 from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
 from lightning_omni.generation.denoiser import conditional, guided
 from lightning_omni.generation.history import History
@@ -330,7 +335,7 @@ def _length_of(sample: Sample, part: int, config: GenerationConfig) -> int | Non
 
 def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:
     """Return the preset's settings for the modality of a part."""
-    return PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
+    return modality_defaults(config.preset, samples[0].turns[-1].parts[part].modality)
 
 
 def _slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:

@@ -6,24 +6,28 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.generation.config import Presets, load_presets
 from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.modalities import modality_named
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import VOCAB_FILE, read_vocab
+from lightning_omni.vocab import VOCAB_FILE, Vocab, read_vocab
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,14 @@ class ModelFolder:
     presets: Presets = field(default_factory=dict)
     hears: str | None = None
     """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
+    files: Mapping[str, FileTokenizer] = field(default_factory=dict)
+    """Tokenizers of further modalities."""
+
+
+def file_tokenizers(folder: Path, vocab: Vocab) -> dict[str, Path]:
+    """Return the folder of each further modality's tokenizer in a model's folder."""
+    further = [name for name in vocab.modalities if modality_named(name).is_file]
+    return {name: folder / f"{name}_tokenizer" for name in further}
 
 
 def _ranks(folder: Path) -> str | Path:
@@ -88,6 +100,7 @@ def write_model_folder(
     speech_tokenizer: Path,
     hears: str | None,
     card: str,
+    file_tokenizers: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
@@ -104,13 +117,12 @@ def write_model_folder(
     (folder / HEARS_FILE).unlink(missing_ok=True)
     if hears is not None:
         (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
-    for name, source in (
-        ("image_tokenizer", image_tokenizer),
-        ("speech_tokenizer", speech_tokenizer),
-    ):
-        (folder / name).mkdir(exist_ok=True)
+    sources = {"image": image_tokenizer, "speech": speech_tokenizer, **(file_tokenizers or {})}
+    for name, source in sources.items():
+        target = folder / f"{name}_tokenizer"
+        target.mkdir(exist_ok=True)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
-            shutil.copyfile(source / file, folder / name / file)
+            shutil.copyfile(source / file, target / file)
     shutil.rmtree(folder / "length_head", ignore_errors=True)  # of older versions
     (folder / "README.md").write_text(card)
     return folder
@@ -131,7 +143,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
-    for tokenizer in (image, speech):
+    files = load_file_tokenizers(file_tokenizers(folder, vocab))
+    for tokenizer in (image, speech, *files.values()):
         size = vocab.span(tokenizer.name).size
         if tokenizer.num_codes != size:
             raise OmniError(
@@ -158,4 +171,5 @@ def read_model_folder(folder: Path) -> ModelFolder:
         _read_voices(folder),
         load_presets(folder),
         _read_hears(folder),
+        files,
     )
