@@ -56,8 +56,8 @@ def prepare_corpus(
         raise OmniError(f"'{out}' already holds the split {split}; choose another --out or --split")
     corpus = CorpusBuilder(name, split)
     corpus.add_all(reader(name)(source, split=split))
-    where = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
-    sources = [*earlier.get("sources", []), where]
+    entry = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
+    sources = [*earlier.get("sources", []), entry]
     counts = {**earlier.get("counts", {})}
     for task, by_split in corpus.collection.counts().items():
         counts[task] = {**counts.get(task, {}), **by_split}

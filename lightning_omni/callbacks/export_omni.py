@@ -50,7 +50,7 @@ class ExportOmni(AveragesWhenSkipped):
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
         read = data.samples("tts", "train") if "tts" in data.tasks else []
         voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
-        hears = data.continuous_speech
+        encoder = data.continuous_speech
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
             backbone,
@@ -60,7 +60,7 @@ class ExportOmni(AveragesWhenSkipped):
             voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
-            hears=None if hears is None else hears.fingerprint(),
+            encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
             file_tokenizers=data.file_tokenizers,
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )

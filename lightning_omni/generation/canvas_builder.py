@@ -290,7 +290,7 @@ def pack_prompts(
         drop: modalities of the request to leave out, for guidance.
     """
     rendered = [
-        template.render_prompt(sample, part=part, length=span.length, given=span.fixed, drop=drop)
+        template.render_prompt(sample, part=part, length=span.length, fixed=span.fixed, drop=drop)
         for sample, span in zip(samples, spans, strict=True)
     ]
     sequences = [sequence for sequence, _ in rendered]

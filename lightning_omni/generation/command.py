@@ -169,17 +169,17 @@ class InputFiles:
 
         mask = picture(self.mask, "black")
         intervals = None if self.intervals is None else parse_intervals(self.intervals)
-        given = {
+        answer = {
             "text": self.infill_text,
             "image": picture(self.infill_image),
             "speech": sound(self.infill_audio),
         }
-        masks_answer = given["image"] is not None
-        cuts_answer = given["speech"] is not None
+        masks_answer = answer["image"] is not None
+        cuts_answer = answer["speech"] is not None
         infill = None
-        if any(value is not None for value in given.values()):
+        if any(value is not None for value in answer.values()):
             infill = Infill(
-                **given,
+                **answer,
                 mask=mask if masks_answer else None,
                 intervals=intervals if cuts_answer else None,
             )

@@ -203,13 +203,13 @@ class PartGenerator:
         return [
             replace(
                 read_part(
-                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[where])
+                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[own])
                 ),
                 steps=config.steps_for(spans[n].num_masked, defaults),
                 forwards=int(forwards[n]),
-                history=None if history is None else history.within(where),
+                history=None if history is None else history.within(own),
             )
-            for n, where in enumerate(_slices(canvas, spans))
+            for n, own in enumerate(_slices(canvas, spans))
         ]
 
     def _prepare(

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
-HEARS_FILE = "hears.json"
+ENCODER_FILE, _OLD_ENCODER_FILE = "speech_encoder.json", "hears.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ModelFolder:
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
     presets: Presets = field(default_factory=dict)
-    hears: str | None = None
+    encoder_fingerprint: str | None = None
     """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
     files: Mapping[str, FileTokenizer] = field(default_factory=dict)
     """Tokenizers of further modalities."""
@@ -78,14 +78,15 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
     return tuple(voices)
 
 
-def _read_hears(folder: Path) -> str | None:
-    path = folder / HEARS_FILE
-    if not path.is_file():
+def _read_encoder_fingerprint(folder: Path) -> str | None:
+    paths = [folder / ENCODER_FILE, folder / _OLD_ENCODER_FILE]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
-    hears = read_json_object(path, remedy="export the model again").get("fingerprint")
-    if not isinstance(hears, str):
+    fingerprint = read_json_object(path, remedy="export the model again").get("fingerprint")
+    if not isinstance(fingerprint, str):
         raise OmniError(f"'{path}' names no fingerprint; export the model again")
-    return hears
+    return fingerprint
 
 
 def write_model_folder(
@@ -98,7 +99,7 @@ def write_model_folder(
     voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
-    hears: str | None,
+    encoder_fingerprint: str | None,
     card: str,
     file_tokenizers: Mapping[str, Path] | None = None,
 ) -> Path:
@@ -114,9 +115,11 @@ def write_model_folder(
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
-    (folder / HEARS_FILE).unlink(missing_ok=True)
-    if hears is not None:
-        (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
+    for name in (ENCODER_FILE, _OLD_ENCODER_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if encoder_fingerprint is not None:
+        plain = {"fingerprint": encoder_fingerprint}
+        (folder / ENCODER_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     sources = {"image": image_tokenizer, "speech": speech_tokenizer, **(file_tokenizers or {})}
     for name, source in sources.items():
         target = folder / f"{name}_tokenizer"
@@ -170,6 +173,6 @@ def read_model_folder(folder: Path) -> ModelFolder:
         weights,
         _read_voices(folder),
         load_presets(folder),
-        _read_hears(folder),
+        _read_encoder_fingerprint(folder),
         files,
     )

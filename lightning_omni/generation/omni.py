@@ -106,7 +106,7 @@ class Omni:
             image_columns=columns,
             needs_features=self.backbone.feature_projector is not None,
             continuous_speech=continuous_speech,
-            trained_with=model.hears,
+            trained_with=model.encoder_fingerprint,
             device=self.device,
             files=model.files,
         )
@@ -314,9 +314,9 @@ class Omni:
 
     def _blended(self, answer: Answer, sample: Sample, infill: Infill) -> Answer:
         """Return an answer whose media are the user's own except where they were masked."""
-        given = {part.modality: part for part in sample.turns[-1].parts}
+        masked = {part.modality: part.masked for part in sample.turns[-1].parts}
         blended: dict[str, Any] = {
-            name: self.decoder.blend(getattr(answer, name), own, given[name].masked)
+            name: self.decoder.blend(getattr(answer, name), own, masked[name])
             for name, own in {"image": infill.image, "speech": infill.speech}.items()
             if own is not None
         }

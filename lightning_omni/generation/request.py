@@ -126,13 +126,13 @@ class RequestEncoder:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        given = {name: inputs.get(name) for name in Inputs.__annotations__}
+        values = {name: inputs.get(name) for name in Inputs.__annotations__}
         text, image, speech = inputs.get("text"), inputs.get("image"), inputs.get("speech")
         media = inputs.get("media") or {}
         known_media = {name: media.get(name) for name in (*self.files, *media)}
-        check_inputs(task, {**{m: given[m] for m in ("text", "image", "speech")}, **known_media})
-        check_has_medium("mask", given["mask"], "image", image)
-        check_has_medium("intervals", given["intervals"], "speech", speech)
+        check_inputs(task, {**{m: values[m] for m in ("text", "image", "speech")}, **known_media})
+        check_has_medium("mask", values["mask"], "image", image)
+        check_has_medium("intervals", values["intervals"], "speech", speech)
         meta = choose_voice(task, inputs.get("voice"), self.voices)
         request = []
         for modality in task.inputs:
@@ -147,7 +147,7 @@ class RequestEncoder:
             elif speech is not None:
                 request.append(self._speech(speech, inputs.get("intervals"), is_request=True))
         infill = inputs.get("infill")
-        known = {} if infill is None else self._given(task, infill)
+        known = {} if infill is None else self._infilled(task, infill)
         answer = tuple(known.get(modality, Part(modality)) for modality in task.outputs)
         turns = (Turn("user", tuple(request)), Turn("assistant", answer))
         return Sample("request", task.name, turns, meta)
@@ -161,19 +161,19 @@ class RequestEncoder:
         if self.needs_features and any(part.features is None for part in user_speech(sample)):
             raise OmniError(f"sample '{sample.key}' holds speech as codes, but {_NEEDS_ENCODER}")
 
-    def _given(self, task: Task, infill: Infill) -> dict[str, Part]:
+    def _infilled(self, task: Task, infill: Infill) -> dict[str, Part]:
         """Return the parts of the answer that are given, by modality."""
         check_infill(task, infill)
-        given: dict[str, Part] = {}
+        parts: dict[str, Part] = {}
         if infill.text is not None:
             self.text.encode(infill.text)
             TextWithBlanks.parse(infill.text)
-            given["text"] = Part("text", text=infill.text)
+            parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            given["image"] = self._image(infill.image, infill.mask)
+            parts["image"] = self._image(infill.image, infill.mask)
         if infill.speech is not None:
-            given["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
-        return given
+            parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
+        return parts
 
     def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
         pixels = square(opaque(image, "white"), self.image.image_size)

@@ -1,12 +1,8 @@
 #!/usr/bin/env python
-"""Record what the code computes: losses of the debug recipes and ids of the package's model.
+"""Record the results of this code: losses of the debug recipes and ids of the bundled model.
 
-    PYTHONPATH=REPO OMP_NUM_THREADS=1 python record.py ids --out ids.json.gz
-    PYTHONPATH=REPO OMP_NUM_THREADS=1 python record.py losses --repo REPO --out losses.json
-    PYTHONPATH=REPO python record.py inputs          # once, by the old code: inputs.npz
-
-Only the section ADAPTER calls names of the project; port it by editing that section alone. Names of
-options, samplers, tasks and recorded fields outside of it are the recording's own and stay.
+See README.md. Only the section ADAPTER uses names of the project; after a rename, that section alone
+changes. Names of options, samplers and recorded fields outside of it are the recording's own.
 """
 
 from __future__ import annotations
@@ -23,10 +19,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("LIGHTNING_OMNI_TRACEBACK", "1")
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
 import numpy as np
 import torch
 
@@ -40,12 +32,10 @@ RECIPES = (
     "continuous_speech",
 )
 MORE = {
-    "stage3@stored_tokenizers": ("stage3_export", None),
-    "continuous_speech@stored_tokenizers": ("stage3_export", None),
-    "stage3@resumed": ("stage3_export", "stage3_step4.ckpt"),
-    "speech_tokenizer@resumed": (None, "speech_tokenizer_step6.ckpt"),
+    "stage3@stored_tokenizers": "stage3_export",
+    "continuous_speech@stored_tokenizers": "stage3_export",
 }
-"""The same with stored tokenizers (codes that another CPU finds too), and from stored checkpoints."""
+"""Recipes of the joint model on stored tokenizers, whose codes another CPU finds too."""
 
 
 # ================================================================================== ADAPTER
@@ -125,8 +115,6 @@ def ask(
 
 def given_part(model, given):
     """An answer part with what is given of it, from the recording's plain form."""
-    from PIL import Image
-
     from lightning_omni.types import Part
 
     kind, *rest = given
@@ -134,10 +122,6 @@ def given_part(model, given):
         return Part("text", text=rest[0])
     if kind in ("image", "speech"):
         return Part(kind, codes=tuple(rest[0]), masked=frozenset(rest[1]))
-    if kind == "pixels":
-        return model.encoder._image(Image.fromarray(rest[0]), Image.fromarray(rest[1]))
-    if kind == "wave":
-        return model.encoder._speech(rest[0], rest[1], is_request=False)
     raise ValueError(kind)
 
 
@@ -235,14 +219,14 @@ def blended(model, task, given, seed, config, drafts):
 
 
 def encode(model, *, pixels=None, wave=None):
-    """Codes of a picture or of sound."""
+    """Return the codes of a picture or of sound."""
     from PIL import Image
 
     if pixels is not None:
-        with torch.inference_mode():
-            return list(model.encoder._image(Image.fromarray(pixels), None).codes)
-    with torch.inference_mode():
-        return list(model.encoder._speech(wave, None, is_request=False).codes)
+        sample = model.encode_request("caption", image=Image.fromarray(pixels))
+    else:
+        sample = model.encode_request("asr", speech=wave)
+    return list(sample.turns[0].parts[0].codes)
 
 
 def prepare_data(folder):
@@ -609,25 +593,21 @@ def debug_request(task):
 
 
 # ----------------------------------------------------------------------------------- LOSSES
-def record_losses(repo):
-    """Metrics of every batch of every debug recipe, trained one after another in a new folder."""
-    before = Path.cwd()
-    repo = Path(repo).resolve()
-    out = {}
+def record_losses(repo, names=(*RECIPES, *MORE)):
+    """Record the metrics of every batch of debug recipes, trained one after another."""
+    before, out = Path.cwd(), {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
             prepare_data(folder)
-            for name in (*RECIPES, *MORE):
-                start = time.perf_counter()
-                stored = [f and FIXTURES / f for f in MORE.get(name, (None, None))]
-                rows, state = run_debug_losses(repo, name.partition("@")[0], *stored)
+            for name in names:
+                stored = FIXTURES / MORE[name] if name in MORE else None
+                rows, state = run_debug_losses(repo, name.partition("@")[0], stored)
                 digests = sorted(
                     hashlib.sha256(v.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:10]
                     for v in state.values()
                 )
                 out[name] = {"batches": rows, "weights": digests}
-                print(f"losses {name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
         finally:
             os.chdir(before)
     return out
@@ -651,7 +631,7 @@ def main():
     )
     parser.add_argument("--only", nargs="*")
     args = parser.parse_args()
-    threads = int(os.environ["OMP_NUM_THREADS"])
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
     torch.set_num_threads(threads)
     start = time.perf_counter()
     repo = args.repo or Path(package_file()).resolve().parents[1]
