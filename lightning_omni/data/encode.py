@@ -77,7 +77,7 @@ def ensure_codes(
         if continuous_speech is not None:
             _encode_features(data, features, continuous_speech)
         loaded = load_file_tokenizers(further)
-        _encode(data, unfinished, image, speech, loaded, features, hashes)
+        _encode_folder(data, unfinished, image, speech, loaded, features, hashes)
         shutil.rmtree(features, ignore_errors=True)
         unfinished.rename(folder)
     return folder
@@ -117,7 +117,7 @@ def _fingerprint(folder: Path, name: str) -> str:
 
 
 @torch.inference_mode()
-def _encode(
+def _encode_folder(
     data: Path,
     folder: Path,
     image: ImageTokenizer,
@@ -127,9 +127,9 @@ def _encode(
     hashes: dict[str, str],
 ) -> None:
     codes = {
-        "image": dict(_image_codes(_media(data, "image"), image)),
-        "speech": dict(_speech_codes(_media(data, "speech"), speech)),
-        **{name: _file_codes(_media(data, name), one) for name, one in further.items()},
+        "image": dict(_image_codes(_read_media(data, "image"), image)),
+        "speech": dict(_speech_codes(_read_media(data, "speech"), speech)),
+        **{name: _file_codes(_read_media(data, name), one) for name, one in further.items()},
     }
     counts: dict[str, int] = {}
     for path in sorted((data / "tasks").glob("*.tar")):
@@ -160,7 +160,7 @@ def _encode(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
+def _read_media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
     for path in track(sorted((data / "media").glob(f"{kind}-*.tar")), f"encoding {kind}"):
         for key, files in read_shard(path):
             yield key, medium_of(files, key, path)
@@ -211,7 +211,7 @@ def _encode_features(data: Path, folder: Path, encoder: SpeechFeatureEncoder) ->
         for key, files in read_shard(path)
         for part in user_speech(parse_sample(key, files, path))
     }
-    for key, content in _media(data, "speech"):
+    for key, content in _read_media(data, "speech"):
         if key in wanted:
             wave = torch.from_numpy(read_audio(content, sample_rate=SAMPLE_RATE, name=key))
             np.save(folder / f"{key}.npy", encoder.encode(wave, name=key), allow_pickle=False)
