@@ -92,14 +92,14 @@ def record_ids(only: Sequence[str] | None = None) -> dict[str, Any]:
         if wants(only, case.name):
             out[case.name] = plain_answer(case.task, case.seed, answer(model, case))
     out |= _record_batches(model, inputs, only)
-    if wants(only, "encode"):
+    if wants(only, "encode/"):
         out |= _record_codes(model, inputs)
-    if wants(only, "old_export"):
+    if wants(only, "old_export/"):
         old = Omni.from_pretrained(FIXTURES / "stage3_export")
         for task, config in OLD_EXPORT:
             case = Case(f"old_export/{task}", task, debug_request(task), 0, config)
             out[case.name] = plain_answer(task, 0, answer(old, case))
-    if wants(only, "old_continuous_export"):
+    if wants(only, "old_continuous_export/"):
         with continuous_export() as folder:
             encoder = SpeechFeatureEncoder(torch.nn.Identity())
             old = Omni.from_pretrained(folder, continuous_speech=encoder)
@@ -210,7 +210,7 @@ def _record_batches(
     samples = [encode(model, Case("batch", task, inputs.request(task, n))) for task, n in BATCH]
     out = {}
     for name, seed, plain in BATCHES:
-        if not wants(only, name):
+        if not wants(only, f"{name}/"):
             continue
         config = make_config(plain)
         together = model.answer(samples, seed=seed, config=config)
