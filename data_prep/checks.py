@@ -100,9 +100,9 @@ def _check_sentences(collection: Collection) -> None:
     """Check that sentences to transcribe or to read in val and tests are no training texts."""
     trained = texts_of(collection.samples_in("train"))
     for split in SPLITS[1:]:
-        readings = [s for s in collection.samples_in(split) if s.task in ("asr", "tts")]
+        utterances = [s for s in collection.samples_in(split) if s.task in ("asr", "tts")]
         described = [s for s in collection.samples_in("test_comp") if s.task in ("t2i", "caption")]
-        both = (texts_of(readings) | texts_of(described)) & trained
+        both = (texts_of(utterances) | texts_of(described)) & trained
         if both:
             raise OmniError(f"leak: '{min(both)}' is a sentence of {split} and of training")
 

@@ -97,14 +97,16 @@ class Collection:
 
     def licences(self, split: str) -> dict[str, int]:
         """Count the media of a split by licence."""
-        found = (media.values() for (_, where), media in self.media.items() if where == split)
+        found = (
+            media.values() for (_, own_split), media in self.media.items() if own_split == split
+        )
         names = (str(m.info.get("licence", "not stated")) for m in chain.from_iterable(found))
         return dict(sorted(Counter(names).items()))
 
     def samples_in(self, split: str) -> Iterator[Sample]:
         """Yield all samples of a split."""
-        for (_, where), samples in self.samples.items():
-            if where == split:
+        for (_, own_split), samples in self.samples.items():
+            if own_split == split:
                 yield from samples.values()
 
 

@@ -192,8 +192,8 @@ def verb_help(verb: str) -> str:
 
 def _lines(option: Option) -> list[str]:
     head = f"  --{option.name} {option.kind}".rstrip()
-    hidden = (None, "", "None")
-    shown = f" (default: {option.default})" if option.default not in hidden else ""
+    not_shown = (None, "", "None")
+    shown = f" (default: {option.default})" if option.default not in not_shown else ""
     width = min(shutil.get_terminal_size().columns, 100)
     note = textwrap.wrap(option.note + shown, max(width - _NAME_WIDTH, 30))
     if len(head) < _NAME_WIDTH - 1 and note:
@@ -209,7 +209,7 @@ def completion(shell: str) -> str:
     """
     if shell not in _SHELLS:
         raise OmniError(f"--print_completion is '{shell}', wanted one of {', '.join(_SHELLS)}")
-    cases = "\n".join(
+    branches = "\n".join(
         f'    {verb}) words="{" ".join(f"--{o.name}" for o in options_of(verb))} --help" ;;'
         for verb in VERBS
     )
@@ -217,7 +217,7 @@ def completion(shell: str) -> str:
     return f"""{start}_lightning_omni() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" words
   case "${{COMP_WORDS[1]}}" in
-{cases}
+{branches}
     *) words="" ;;
   esac
   if [ "$COMP_CWORD" -eq 1 ]; then

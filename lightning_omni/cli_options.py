@@ -32,7 +32,19 @@ ALIASES = {
     "bound": "nelbo",
 }
 """Old name of an option: its new name; used where a verb has the new one and not the old one."""
+REMOVED_OPTIONS = {
+    "final_guidance": "guidance has one scale",
+    "final_guidance_scale": "guidance has one scale",
+    "grow": "an answer that does not end is retried with more positions",
+    "length": "response_length states a length",
+    "length_quantile": "response_length states a length",
+}
+"""Old option that has no new name: what is there instead."""
 _SILENT = ("from",)  # this alias stays
+_SETTINGS = "sampling"
+"""Option that holds settings of generation, whose names may be old too."""
+_NAMED_SETTINGS = "configs"
+"""Option that holds settings of generation by name."""
 OLD_VERBS = {
     "shrink": (("export", "--format", "safetensors", "--dtype", "float16"), {"out": "output"}),
 }
@@ -87,15 +99,42 @@ def new_name(name: str, known: Collection[str]) -> str:
 
     Args:
         name: name without dashes; of `sampling.steps`, the last part may be old.
-        known: options that there are; those inside `sampling` count too if they are listed.
+        known: options of the verb.
+
+    Raises:
+        OmniError: If the verb no longer has the option.
     """
     parent, dot, last = name.rpartition(".")
     new = f"{parent}{dot}{ALIASES.get(last, last)}"
-    if name in known or new not in known:
+    is_setting = parent == _SETTINGS and parent in known
+    if name in known:
+        return name
+    if last in REMOVED_OPTIONS and (is_setting or "guidance_scale" in known):
+        raise OmniError(f"the option '{last}' no longer exists: {REMOVED_OPTIONS[last]}")
+    if not (is_setting or new in known):
         return name
     if name != new and name not in _SILENT:
         _log_rename(name, new)
     return new
+
+
+def _rename_settings(plain: Any) -> Any:
+    """Return a value in which settings of generation, at any depth, have their new names."""
+    if not isinstance(plain, dict):
+        return plain
+    renamed = {name: _rename_settings(value) for name, value in plain.items()}
+    if isinstance(named := renamed.get(_NAMED_SETTINGS), dict):
+        renamed[_NAMED_SETTINGS] = {name: _new_settings(value) for name, value in named.items()}
+    if _SETTINGS in renamed:
+        renamed[_SETTINGS] = _new_settings(renamed[_SETTINGS])
+    return renamed
+
+
+def _new_settings(plain: Any) -> Any:
+    if not isinstance(plain, dict):
+        return plain
+    known = [_SETTINGS, *ALIASES.values()]
+    return {new_name(str(name), known): value for name, value in plain.items()}
 
 
 _logged: set[str] = set()
@@ -126,7 +165,9 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         plain = read_yaml(path)
         if not isinstance(plain, dict):
             raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
-        renamed = {new_name(str(name), known): value for name, value in plain.items()}
+        renamed: dict[str, Any] = _rename_settings(
+            {new_name(str(name), known): value for name, value in plain.items()}
+        )
         _check_options(verb, path, renamed, known)
         return renamed
 

@@ -39,5 +39,6 @@ def check_within(name: str, value: float, least: float, most: float = math.inf) 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" with the choice nearest to a misspelt name, or nothing."""
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    others = [choice for choice in choices if choice != name]
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -140,8 +140,8 @@ def _refuse_full(folder: Path) -> None:
 
 
 def _partial(folder: Path) -> Path:
-    place = folder.resolve()
-    return place.with_name(place.name + ".partial")
+    target = folder.resolve()
+    return target.with_name(target.name + ".partial")
 
 
 BLUE, ORANGE, GREY = "#2563b0", "#d97706", "#b8bec8"

@@ -1,6 +1,7 @@
 """The table of modalities: how the codes of each are laid out, bracketed and ended.
 
-A new modality is one more entry of `MODALITIES`, a span in a recipe's `vocab`, and its tokenizer.
+A new modality is one more entry of `MODALITIES`, a span in a recipe's `vocab`, and a
+`FileTokenizer`; everything else reads this table.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ class Modality:
         end: Special token after them.
         terminator: Special token that ends an answer, predicted as its last token; None for an
             answer of fixed length, whose `end` is given.
-        grid: Size that is the width of the grid its codes lie on, row after row; None for no grid.
+        grid: Width of the grid its codes lie on, row after row, or the size that is the width; None
+            for no grid.
         is_framed: Whether a row of the grid is a frame: one code of every codebook, each codebook a
             range of its own in the modality's span.
+        length: Number of codes of an answer of fixed length; None for a square grid.
     """
 
     name: str
@@ -38,13 +41,19 @@ class Modality:
     begin: str | None = None
     end: str | None = None
     terminator: str | None = None
-    grid: SizeName | None = None
+    grid: SizeName | int | None = None
     is_framed: bool = False
+    length: int | None = None
 
     @property
     def is_text(self) -> bool:
         """Whether a part holds text and not codes of a tokenizer."""
         return self.name == TEXT
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its media are files for a `FileTokenizer`, and not text, pictures or sound."""
+        return self.name not in (TEXT, IMAGE, SPEECH)
 
     @property
     def has_fixed_length(self) -> bool:
@@ -53,11 +62,15 @@ class Modality:
 
     def columns(self, sizes: Sizes) -> int | None:
         """Return the width of the grid its codes lie on; None for no grid."""
-        return None if self.grid is None else sizes[self.grid]
+        return sizes[self.grid] if isinstance(self.grid, str) else self.grid
 
     def frame_size(self, sizes: Sizes) -> int:
         """Return the number of tokens of a frame, the unit in which answers grow."""
-        return sizes[self.grid] if self.is_framed and self.grid is not None else 1
+        return (self.columns(sizes) or 1) if self.is_framed else 1
+
+    def fixed_length(self, sizes: Sizes) -> int:
+        """Return the number of codes of an answer of fixed length."""
+        return (self.columns(sizes) or 1) ** 2 if self.length is None else self.length
 
     def grid_of(self, num_tokens: int, sizes: Sizes) -> list[tuple[int, int]]:
         """Return (row, column) of each token, counted from 1; empty where there is no grid."""

@@ -1,5 +1,6 @@
 """Old names of options and verbs, and options that are misspelt."""
 
+import json
 import logging
 
 import pytest
@@ -40,8 +41,26 @@ def test_a_verb_that_has_the_old_name_keeps_it(old):
     assert new_name(old, ["other"]) == old
 
 
-def test_options_inside_an_option_are_renamed_where_they_are_known():
-    assert new_name("sampling.steps", ["sampling", "sampling.num_steps"]) == "sampling.num_steps"
+def test_settings_of_generation_inside_an_option_are_renamed():
+    assert new_name("sampling.steps", ["sampling"]) == "sampling.num_steps"
+    assert new_name("other.steps", ["other"]) == "other.steps"
+    assert new_name("sampling.steps", ["num_steps"]) == "sampling.steps"
+
+
+def test_settings_of_generation_in_a_file_are_renamed_but_not_their_names(tmp_path):
+    path = tmp_path / "options.yaml"
+    path.write_text(
+        "ways: {steps: {steps: 3}, best: {quality: best}}\n"
+        "variants: {a: {sampling: {shift: 2.0}, set: {trace: 1}}}\nsampling: {guidance: 1}\n"
+    )
+    (arg,) = inline_options(
+        "calibrate", ["--config", str(path)], ["configs", "variants", "sampling"]
+    )
+    assert json.loads(arg.removeprefix("--config=")) == {
+        "configs": {"steps": {"num_steps": 3}, "best": {"preset": "best"}},
+        "variants": {"a": {"sampling": {"timestep_shift": 2.0}, "set": {"trace": 1}}},
+        "sampling": {"guidance_scale": 1},
+    }
 
 
 def test_an_alias_that_stays_is_not_logged(caplog):

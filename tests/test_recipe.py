@@ -80,15 +80,17 @@ def test_old_classes_and_arguments_are_renamed_and_removed_ones_left_out(
     caplog.set_level(logging.WARNING)
     monkeypatch.setitem(moved.ARGUMENTS, "colour", "color")
     monkeypatch.setitem(moved.REMOVED, "extra", "nothing used it")
+    monkeypatch.setitem(moved.REMOVED, "unused", "nothing used it")
     path = write(
         tmp_path,
-        old="a: {class_path: lightning_omni.nn.conv.C, init_args: {colour: 1, extra: {b: 2}}}",
+        old="a: {class_path: lightning_omni.nn.conv.C, "
+        "init_args: {colour: 1, extra: {b: 2}, unused: 0}}",
     )
     new = {"class_path": "lightning_omni.nn.codec.conv.C", "init_args": {"color": 1}}
     for _ in range(2):
         assert read_recipe(path) == {"a": new}
     assert [m for m in caplog.messages if "colour" in m] == ["the argument 'colour' is now 'color'"]
-    assert [m for m in caplog.messages if "extra" in m] == [
+    assert [m for m in caplog.messages if "ignored" in m] == [
         "the argument 'extra' is ignored: nothing used it"
     ]
 

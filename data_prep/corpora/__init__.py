@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora import (
-    audio_transcripts,
-    blip3o,
-    common_voice,
-    image_folder,
-    journeydb,
-    librispeech,
-    libritts,
-    llava_onevision,
-    messages,
-)
 from data_prep.corpora.entries import CorpusBuilder, Entry
 from data_prep.writer import attribution, write_into
 from lightning_omni.data.shards import MANIFEST, read_manifest
@@ -26,17 +17,15 @@ from lightning_omni.files import make_folder
 
 log = logging.getLogger(__name__)
 
-CORPORA: dict[str, Callable[..., Iterator[Entry]]] = {
-    "image_folder": image_folder.read,
-    "audio_transcripts": audio_transcripts.read,
-    "messages": messages.read,
-    "librispeech": librispeech.read,
-    "libritts": libritts.read,
-    "common_voice": common_voice.read,
-    "journeydb": journeydb.read,
-    "blip3o": blip3o.read,
-    "llava_onevision": llava_onevision.read,
-}
+_HELPERS = ("entries", "files")
+CORPORA = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _HELPERS)
+"""Names of the layouts: modules of this folder with a function `read(source, *, split)`."""
+
+
+def reader(name: str) -> Callable[..., Iterator[Entry]]:
+    """Return the function that reads a layout."""
+    read: Callable[..., Iterator[Entry]] = import_module(f"{__name__}.{name}").read
+    return read
 
 
 def prepare_corpus(
@@ -47,7 +36,7 @@ def prepare_corpus(
     Several calls, one per split, may fill the same folder.
 
     Args:
-        name: Name of the layout, a key of `CORPORA`.
+        name: Name of the layout, one of `CORPORA`.
         source: Folder or file of the corpus.
         out: Data folder to write into.
         split: Split that the samples belong to.
@@ -66,9 +55,9 @@ def prepare_corpus(
     if taken:
         raise OmniError(f"'{out}' already holds the split {split}; choose another --out or --split")
     corpus = CorpusBuilder(name, split)
-    corpus.add_all(CORPORA[name](source, split=split))
-    where = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
-    sources = [*earlier.get("sources", []), where]
+    corpus.add_all(reader(name)(source, split=split))
+    entry = {"name": name, "version": "as given", "how": str(source), "licence": "see the corpus"}
+    sources = [*earlier.get("sources", []), entry]
     counts = {**earlier.get("counts", {})}
     for task, by_split in corpus.collection.counts().items():
         counts[task] = {**counts.get(task, {}), **by_split}

@@ -13,8 +13,8 @@ from data_prep.collection import Collection, MediaFile, image, make_sample, spee
 from data_prep.speech.synthesizers import to_flac
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.errors import OmniError
-from lightning_omni.modalities import SAMPLE_RATE
-from lightning_omni.types import Turn
+from lightning_omni.modalities import SAMPLE_RATE, modality_named
+from lightning_omni.types import Part, Turn
 
 log = logging.getLogger(__name__)
 
@@ -163,9 +163,12 @@ class CorpusBuilder:
                 elif line.modality == "image":
                     media.append(self._picture(Path(line.content), entry.origin, ""))
                     parts.append(image(media[-1]))
-                else:
+                elif line.modality == "speech":
                     media.append(self._sound(Path(line.content), entry.origin, "", ""))
                     parts.append(speech(media[-1]))
+                else:
+                    media.append(self._file(line.modality, Path(line.content), entry.origin))
+                    parts.append(Part(line.modality, key=media[-1].key))
             turns.append(turn(role, *parts))  # type: ignore[arg-type]
         self._sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
@@ -188,6 +191,10 @@ class CorpusBuilder:
         wave = read_audio(_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
         facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
         return self._media("speech", "flac", to_flac(wave), facts)
+
+    def _file(self, modality: str, source: Path, origin: str) -> MediaFile:
+        suffix = modality_named(modality).suffix.removeprefix(".")
+        return self._media(modality, suffix, _bytes(source, origin), {})
 
     def _media(self, modality: str, extension: str, raw: bytes, facts: dict[str, str]) -> MediaFile:
         key = hashlib.sha256(raw).hexdigest()[:24]

@@ -26,17 +26,17 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     """
     is_parquet = source.is_dir() or source.suffix == ".parquet"
     records = _parquet(source) if is_parquet else _json(source)
-    for where, picture, turns in records:
+    for location, picture, turns in records:
         if not isinstance(turns, list):
-            yield Unusable(where, "conversations are not a list")
+            yield Unusable(location, "conversations are not a list")
             continue
         for question, answer in pairwise(turns):
             if not all(isinstance(turn, dict) and "value" in turn for turn in (question, answer)):
-                yield Unusable(where, "a turn has no from and value")
+                yield Unusable(location, "a turn has no from and value")
                 continue
             if (question.get("from"), answer.get("from")) == ("human", "gpt"):
                 text = str(question["value"]).replace("<image>", "").strip()
-                yield VisualQuestion(where, picture, text, str(answer["value"]))
+                yield VisualQuestion(location, picture, text, str(answer["value"]))
 
 
 def _json(source: Path) -> Iterator[Record]:
@@ -49,11 +49,11 @@ def _json(source: Path) -> Iterator[Record]:
     if not isinstance(records, list):
         raise OmniError(f"'{source}' holds a JSON {type(records).__name__}, wanted a list")
     for number, record in enumerate(records):
-        where = f"{source}[{number}]"
+        location = f"{source}[{number}]"
         if not isinstance(record, dict):
-            yield where, b"", record
+            yield location, b"", record
         elif "image" in record:
-            yield where, source.parent / str(record["image"]), record.get("conversations", [])
+            yield location, source.parent / str(record["image"]), record.get("conversations", [])
 
 
 def _parquet(source: Path) -> Iterator[Record]:

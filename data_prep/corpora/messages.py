@@ -1,4 +1,7 @@
-"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders."""
+"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders.
+
+A further modality has the placeholder `<|NAME|>` and its files in the list `NAMEs`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 from data_prep.corpora.entries import ContentPart, Conversation, Entry, attempt
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
 
 _ROLES = {
@@ -20,8 +24,13 @@ _ROLES = {
     "gpt": "assistant",
     "system": "system",
 }
-_PLACEHOLDER = re.compile(r"(<\|image\|>|<\|audio\|>)")
-_MEDIA = ("images", "audios")
+_MEDIA = {
+    "<|image|>": ("image", "images"),
+    "<|audio|>": ("speech", "audios"),
+    **{f"<|{m.name}|>": (m.name, f"{m.name}s") for m in MODALITIES if m.is_file},
+}
+"""Modality and name of the list of files by placeholder."""
+_PLACEHOLDER = re.compile(f"({'|'.join(map(re.escape, _MEDIA))})")
 _INSTRUCTIONS = {
     task.name: task.released_instruction
     for task in TASKS
@@ -32,53 +41,53 @@ _INSTRUCTIONS = {
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every conversation; file names are relative to the folder of `source`."""
     for number, line in json_lines(source):
-        where = f"'{source}' line {number}"
+        location = f"'{source}' line {number}"
         origin = f"{source}:{number}"
-        yield attempt(origin, partial(_read_line, source.parent, line, origin, where))
+        yield attempt(origin, partial(_read_line, source.parent, line, origin, location))
 
 
-def _read_line(folder: Path, line: bytes, origin: str, where: str) -> Conversation:
-    plain = json_object(line, name=where)
+def _read_line(folder: Path, line: bytes, origin: str, location: str) -> Conversation:
+    plain = json_object(line, name=location)
     messages = plain.get("messages") or plain.get("conversations")
     if not isinstance(messages, list) or not messages:
-        raise OmniError(f"{where} has no messages")
-    files = {m: _files(plain.get(m), folder, f"{where}: {m}") for m in _MEDIA}
-    turns = [_turn(message, files, where) for message in messages]
+        raise OmniError(f"{location} has no messages")
+    lists = [name for _, name in _MEDIA.values()]
+    files = {m: _files(plain.get(m), folder, f"{location}: {m}") for m in lists}
+    turns = [_turn(message, files, location) for message in messages]
     left = {name: rest for name, rest in files.items() if rest}
     if left:
         name, rest = next(iter(left.items()))
-        raise OmniError(f"{where} lists {len(rest)} {name} more than it has placeholders")
+        raise OmniError(f"{location} lists {len(rest)} {name} more than it has placeholders")
     return _conversation(origin, turns)
 
 
-def _files(names: Any, folder: Path, where: str) -> list[Path]:
+def _files(names: Any, folder: Path, location: str) -> list[Path]:
     names = names or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise OmniError(f"{where} is {names!r}, wanted a list of file names")
+        raise OmniError(f"{location} is {names!r}, wanted a list of file names")
     return [folder / name for name in names]
 
 
 def _turn(
-    message: Any, files: dict[str, list[Path]], where: str
+    message: Any, files: dict[str, list[Path]], location: str
 ) -> tuple[str, tuple[ContentPart, ...]]:
     if not isinstance(message, dict):
-        raise OmniError(f"{where} has the message {message!r}, wanted an object")
+        raise OmniError(f"{location} has the message {message!r}, wanted an object")
     content = message.get("content", message.get("value", ""))
     if not isinstance(content, str):
-        raise OmniError(f"{where} has the content {content!r}, wanted text")
+        raise OmniError(f"{location} has the content {content!r}, wanted text")
     role = str(message.get("role", message.get("from")))
     if role not in _ROLES:
-        raise OmniError(f"{where} has the role '{role}'; wanted one of {', '.join(_ROLES)}")
+        raise OmniError(f"{location} has the role '{role}'; wanted one of {', '.join(_ROLES)}")
     lines = []
     for piece in _PLACEHOLDER.split(content):
-        name = {"<|image|>": "images", "<|audio|>": "audios"}.get(piece)
-        if name is None:
+        if piece not in _MEDIA:
             if piece.strip():
                 lines.append(ContentPart("text", piece.strip()))
             continue
+        modality, name = _MEDIA[piece]
         if not files[name]:
-            raise OmniError(f"{where} has more {piece} placeholders than {name}")
-        modality = "image" if name == "images" else "speech"
+            raise OmniError(f"{location} has more {piece} placeholders than {name}")
         lines.append(ContentPart(modality, files[name].pop(0)))
     return _ROLES[role], tuple(lines)
 
@@ -88,13 +97,13 @@ def _conversation(origin: str, turns: list[tuple[str, tuple[ContentPart, ...]]])
     bare = [turn for turn in turns if turn[0] != "system"]
     if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:
         for task in TASKS:
-            asked = _without_instruction(bare[0][1], _INSTRUCTIONS.get(task.name))
-            if asked is None:
+            request = _without_instruction(bare[0][1], _INSTRUCTIONS.get(task.name))
+            if request is None:
                 continue
-            shape = tuple(line.modality for line in asked)
+            shape = tuple(line.modality for line in request)
             answers = tuple(line.modality for line in bare[1][1])
             if shape == task.inputs and answers == task.outputs and shape:
-                return Conversation(origin, task.name, (("user", asked), bare[1]))
+                return Conversation(origin, task.name, (("user", request), bare[1]))
     return Conversation(origin, "chat", tuple(turns))
 
 

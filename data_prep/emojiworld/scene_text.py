@@ -52,8 +52,8 @@ class Content:
         word = self.objects[0]
         if self.relation is not None:
             other = self.objects[1]
-            place = _place(self.relation)
-            return f"{with_article(word, word)} {place} {with_article(other, other)}"
+            relation = _relation_words(self.relation)
+            return f"{with_article(word, word)} {relation} {with_article(other, other)}"
         if self.family == "count":
             what = f"{NUMBERS[self.count]} {plural(word) if self.count > 1 else word}"
         else:
@@ -121,7 +121,7 @@ def count_question(word: str, count: int) -> Question:
 
 def relation_question(relation: str, anchor: str, answer: str) -> Question:
     """Ask for the object in a relation to the anchor."""
-    text = f"what is {_place(relation)} the {anchor}"
+    text = f"what is {_relation_words(relation)} the {anchor}"
     return Question(text, answer, naming(answer), "relation")
 
 
@@ -130,5 +130,5 @@ def naming(word: str) -> str:
     return f"they are {word}" if is_plural_only(word) else f"it is {with_article(word, word)}"
 
 
-def _place(relation: str) -> str:
+def _relation_words(relation: str) -> str:
     return f"to the {relation}" if relation.endswith("of") else relation

@@ -71,8 +71,8 @@ class Scene:
 
     def name(self) -> str:
         """Return a string that determines the pixels."""
-        places = ";".join(f"{p.look},{p.word},{p.x},{p.y},{p.size}" for p in self.placed)
-        return f"{self.content.background}|{places}"
+        sprites = ";".join(f"{p.look},{p.word},{p.x},{p.y},{p.size}" for p in self.placed)
+        return f"{self.content.background}|{sprites}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class SpokenSampleBuilder:
         for job in self._jobs:
             job()
         for recording in human:
-            add_reading(self._collection, "test_voice", recording, "human", is_target=False)
+            add_utterance(self._collection, "test_voice", recording, "human", is_target=False)
 
     def _plan_captions(self, pictures: Pictures) -> None:
         """Plan spoken captions and s2i samples; in training, only of captions that are spoken."""
@@ -84,7 +84,7 @@ class SpokenSampleBuilder:
         for caption in sorted(spoken):
             voices = input_voices(self._voices, caption, self._preset.voices_per_caption)
             for voice in sorted({*self._voices.targets, *voices}):
-                self._plan_reading("train", caption, voice, "caption")
+                self._plan_utterance("train", caption, voice, "caption")
         for split, scenes in pictures.items():
             usable = [(s, m) for s, m in scenes if self._is_prompted(split, s, spoken)]
             for scene, medium in usable[: self._preset.spoken_scenes.get(split, 0)]:
@@ -135,8 +135,8 @@ class SpokenSampleBuilder:
         voice_of_answer = answer_voice(self._voices, "svqa", scene.name())
         answer_clip = self._clips.request(question.sentence, voice_of_answer)
         if split == "train":
-            self._plan_reading(split, question.text, voice, "question")
-            self._plan_reading(split, question.sentence, voice_of_answer, "answer")
+            self._plan_utterance(split, question.text, voice, "question")
+            self._plan_utterance(split, question.sentence, voice_of_answer, "answer")
         self._jobs.append(
             lambda: add_spoken_question(
                 self._collection,
@@ -179,18 +179,18 @@ class SpokenSampleBuilder:
     def _plan_written_fact(self, fact: Fact) -> None:
         add_written_fact(self._collection, "train", fact)
         bucket = hash_bucket("tqa", fact.question, num_buckets=_FACT_VAL_BUCKETS)
-        where = "val" if bucket == 0 else "test_iid"
+        split = "val" if bucket == 0 else "test_iid"
         limit = self._preset.facts_asked_in_test
-        if len(self._collection.samples["tqa", where]) < (limit // 3 if bucket == 0 else limit):
-            add_written_fact(self._collection, where, fact)
+        if len(self._collection.samples["tqa", split]) < (limit // 3 if bucket == 0 else limit):
+            add_written_fact(self._collection, split, fact)
 
     def _plan_fact(self, split: str, fact: Fact, voice: str) -> None:
         question_clip = self._clips.request(fact.question, voice)
         voice_of_answer = answer_voice(self._voices, "sqa", fact.question)
         answer_clip = self._clips.request(fact.sentence, voice_of_answer)
         if split == "train":
-            self._plan_reading(split, fact.question, voice, "fact")
-            self._plan_reading(split, fact.sentence, voice_of_answer, "answer")
+            self._plan_utterance(split, fact.question, voice, "fact")
+            self._plan_utterance(split, fact.sentence, voice_of_answer, "answer")
         self._jobs.append(
             lambda: add_spoken_fact(
                 self._collection, split, fact, self._media(question_clip), self._media(answer_clip)
@@ -203,7 +203,7 @@ class SpokenSampleBuilder:
             for sentence in sentences.get(split, []):
                 (voice,) = input_voices(self._voices, sentence, 1)
                 if self._preset.reads_sentences:
-                    self._plan_reading(split, sentence, voice, "sentence")
+                    self._plan_utterance(split, sentence, voice, "sentence")
                 else:
                     self._plan_recording(split, sentence, voice)
         unseen: dict[str, list[str]] = {"val": [], "test_iid": []}
@@ -219,26 +219,26 @@ class SpokenSampleBuilder:
         for split, texts in unseen.items():
             for sentence in texts:
                 for voice in self._voices.inputs:
-                    self._plan_reading(split, sentence, voice, "unseen")
+                    self._plan_utterance(split, sentence, voice, "unseen")
         for sentence in unseen["test_iid"][:_MAX_NEW_VOICE_SENTENCES]:
             for voice in self._voices.held_out:
-                self._plan_reading("test_voice", sentence, voice, "unseen")
+                self._plan_utterance("test_voice", sentence, voice, "unseen")
 
     def _plan_recording(self, split: str, sentence: str, voice: str) -> None:
         """Plan a recording that only the speech tokenizer is trained on."""
         clip = self._clips.request(sentence, voice)
         self._jobs.append(lambda: self._collection.add_media(split, self._media(clip)))
 
-    def _plan_reading(self, split: str, sentence: str, voice: str, kind: str) -> None:
+    def _plan_utterance(self, split: str, sentence: str, voice: str, kind: str) -> None:
         if (split, sentence, voice) in self._read:
             return
         self._read.add((split, sentence, voice))
         clip = self._clips.request(sentence, voice)
-        self._jobs.append(lambda: self._add_reading(split, clip, kind))
+        self._jobs.append(lambda: self._add_utterance(split, clip, kind))
 
-    def _add_reading(self, split: str, clip: Clip, kind: str) -> None:
+    def _add_utterance(self, split: str, clip: Clip, kind: str) -> None:
         is_target = clip.voice in self._voices.targets
-        add_reading(self._collection, split, self._media(clip), kind, is_target=is_target)
+        add_utterance(self._collection, split, self._media(clip), kind, is_target=is_target)
 
 
 def _one_question(scene: Scene) -> Question:
@@ -275,7 +275,7 @@ def clip_media(clip: Clip) -> MediaFile:
     )
 
 
-def add_reading(
+def add_utterance(
     collection: Collection, split: str, recording: MediaFile, kind: str, *, is_target: bool
 ) -> None:
     """Add an asr sample, and also a tts sample if the voice is a target voice."""

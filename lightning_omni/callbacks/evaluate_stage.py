@@ -12,6 +12,7 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.run import evaluate, load_recognizer
 from lightning_omni.pretrained import CONFIG_FILE
+from lightning_omni.tasks import task_named
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class EvaluateStage(L.Callback):
         speech_limit: examples per task and split where answers are transcribed by a recognizer.
         gallery: examples per task whose media are kept as files.
         seed: seed of the choice of examples, of sampling and of confidence intervals.
-        tasks: tasks to evaluate; None takes those of the stage.
+        tasks: tasks to evaluate; None takes those of the stage that have a scorer.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class EvaluateStage(L.Callback):
         """Fail now rather than after hours if the recognizer is missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
-            load_recognizer(self.tasks or list(data.tasks))
+            load_recognizer(self._evaluated(data))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate on the first process."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(data, OmniData):
+        if not (trainer.is_global_zero and isinstance(data, OmniData) and self._evaluated(data)):
             return
         root = Path(trainer.default_root_dir)
         if not (root / "export" / CONFIG_FILE).is_file():
@@ -64,7 +65,7 @@ class EvaluateStage(L.Callback):
             model=root / "export",
             data=data.data,
             out=root / "eval",
-            tasks=self.tasks or list(data.tasks),
+            tasks=self._evaluated(data),
             splits=self.splits,
             limit=self.limit,
             speech_limit=self.speech_limit,
@@ -75,6 +76,9 @@ class EvaluateStage(L.Callback):
         values = primary_values(results["rows"])
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+    def _evaluated(self, data: OmniData) -> list[str]:
+        return self.tasks or [task for task in data.tasks if task_named(task).scoring is not None]
 
 
 def primary_values(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,15 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 
 from lightning_omni.tokenizers.base import Tokenizer
 
 
-class ExportTokenizer(L.Callback):
+class AveragesWhenSkipped(L.Callback):
+    """Puts averaged weights into the module when a run is resumed that was already complete.
+
+    Lightning skips training then, and with it the end of training, where averaging does this.
+    """
+
+    has_trained = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that training is not skipped."""
+        self.has_trained = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Copy the averages if training was skipped."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and not self.has_trained:
+                callback.on_train_end(trainer, pl_module)
+
+
+class ExportTokenizer(AveragesWhenSkipped):
     """Exports `pl_module.tokenizer` to `<default_root_dir>/export` when training ends."""
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder on the first process."""
+        super().on_fit_end(trainer, pl_module)
         tokenizer = pl_module.tokenizer
         assert isinstance(tokenizer, Tokenizer)  # noqa: S101
         if trainer.is_global_zero:

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor
 
+from lightning_omni.callbacks.export import AveragesWhenSkipped
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.provenance import git_commit, manifest_hash
@@ -22,7 +23,7 @@ LENGTH_SAMPLES = 2000
 _BACKBONE = "backbone."
 
 
-class ExportOmni(L.Callback):
+class ExportOmni(AveragesWhenSkipped):
     """Exports to `<default_root_dir>/export` when training ends; averaged weights if it averages.
 
     Adapters are merged into the weights.
@@ -30,6 +31,7 @@ class ExportOmni(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder on the first process; all processes gather a sharded model."""
+        super().on_fit_end(trainer, pl_module)
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, OmniData):
             return
@@ -48,7 +50,7 @@ class ExportOmni(L.Callback):
         seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
         read = data.samples("tts", "train") if "tts" in data.tasks else []
         voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
-        hears = data.continuous_speech
+        encoder = data.continuous_speech
         write_model_folder(
             Path(trainer.default_root_dir) / "export",
             backbone,
@@ -58,7 +60,8 @@ class ExportOmni(L.Callback):
             voices=sorted(voices),
             image_tokenizer=data.image_tokenizer,
             speech_tokenizer=data.speech_tokenizer,
-            hears=None if hears is None else hears.fingerprint(),
+            encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
+            file_tokenizers=data.file_tokenizers,
             card=_card(data, pl_module, backbone, weights, trainer.global_step),
         )
 

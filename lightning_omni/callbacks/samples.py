@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_omni.callbacks.tensorboard_media import MediaLog
+from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.generation.lengths import fit_lengths
@@ -90,13 +91,14 @@ class Samples(L.Callback):
             self._parts = {
                 "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
                 "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
+                "files": load_file_tokenizers(data.file_tokenizers),
                 "lengths": fit_lengths((s for task in seen for s in task), data.template),
                 "template": data.template.without_tail_pads(),
                 "prompts": {
                     task: data.samples(task, "val", limit=self.num_per_task) for task in data.tasks
                 },
             }
-        parts = {k: self._parts[k] for k in ("template", "image", "speech", "lengths")}
+        parts = {k: self._parts[k] for k in ("template", "image", "speech", "lengths", "files")}
         folder = ModelFolder(backbone=module.backbone, fingerprint="in training", **parts)
         return Omni(folder, device=str(module.device))
 

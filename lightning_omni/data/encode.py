@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
@@ -42,10 +43,11 @@ def ensure_codes(
     image_tokenizer: Path,
     speech_tokenizer: Path,
     continuous_speech: SpeechFeatureEncoder | None = None,
+    file_tokenizers: Mapping[str, Path] | None = None,
 ) -> Path:
     """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
-    The folder's name hashes the prepared data and both tokenizers, so shards of another tokenizer
+    The folder's name hashes the prepared data and all tokenizers, so shards of another tokenizer
     can never be picked up. With a speech feature encoder the features of the users' speech are
     stored beside the samples, and its hash is part of the name too.
 
@@ -60,6 +62,8 @@ def ensure_codes(
     }
     if continuous_speech is not None:
         hashes["heard"] = continuous_speech.fingerprint()  # its key names folders: it stays
+    further = file_tokenizers or {}
+    hashes |= {name: _fingerprint(source, name) for name, source in further.items()}
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
     folder = data / "codes" / name
     if not (folder / MANIFEST).is_file():
@@ -72,7 +76,8 @@ def ensure_codes(
         features = data / "codes" / f"{name}.features"
         if continuous_speech is not None:
             _encode_features(data, features, continuous_speech)
-        _encode(data, unfinished, image, speech, features, hashes)
+        loaded = load_file_tokenizers(further)
+        _encode(data, unfinished, image, speech, loaded, features, hashes)
         shutil.rmtree(features, ignore_errors=True)
         unfinished.rename(folder)
     return folder
@@ -81,6 +86,19 @@ def ensure_codes(
 def load_features(folder: Path) -> dict[str, Tensor]:
     """Return the code features of each modality, Float[num_codes, F], as its tokenizer has them."""
     return load_file(folder / FEATURES_FILE)
+
+
+def load_file_tokenizers(folders: Mapping[str, Path]) -> dict[str, FileTokenizer]:
+    """Load the tokenizers of further modalities.
+
+    Raises:
+        OmniError: If one is missing or belongs to another modality.
+    """
+    loaded = {name: FileTokenizer.from_pretrained(folder) for name, folder in folders.items()}
+    for name, tokenizer in loaded.items():
+        if tokenizer.name != name:
+            raise OmniError(f"'{folders[name]}' holds a tokenizer of {tokenizer.name}, not {name}")
+    return loaded
 
 
 def _fingerprint(folder: Path, name: str) -> str:
@@ -99,12 +117,14 @@ def _encode(
     folder: Path,
     image: ImageTokenizer,
     speech: SpeechTokenizer,
+    further: Mapping[str, FileTokenizer],
     features_folder: Path,
     hashes: dict[str, str],
 ) -> None:
     codes = {
         "image": dict(_image_codes(_media(data, "image"), image)),
         "speech": dict(_speech_codes(_media(data, "speech"), speech)),
+        **{name: _file_codes(_media(data, name), one) for name, one in further.items()},
     }
     counts: dict[str, int] = {}
     for path in sorted((data / "tasks").glob("*.tar")):
@@ -118,13 +138,14 @@ def _encode(
                 beside = _feature_members(sample, features_folder) if "heard" in hashes else {}
                 writer.write({"__key__": key, "json": plain.encode(), **beside})
                 counts[path.name] = counts.get(path.name, 0) + 1
-    features = {"image": image.code_features, "speech": speech.code_features}
+    tokenizers: dict[str, Tokenizer] = {"speech": speech, "image": image, **further}
+    features = {name: one.code_features for name, one in tokenizers.items()}
     save_file(
         {k: v.detach().float().contiguous() for k, v in features.items()}, folder / FEATURES_FILE
     )
     manifest = {
         "hashes": hashes,
-        "spans": {"speech": speech.num_codes, "image": image.num_codes},
+        "spans": {name: one.num_codes for name, one in tokenizers.items()},
         "image_columns": image.columns,
         "codebooks": speech.num_codebooks,
         "tokens_per_second": speech.frame_rate * speech.num_codebooks,
@@ -171,6 +192,10 @@ def _speech_codes(
         yield key, tuple(tokenizer.encode(wave[None], sample_rate=rate)[0].tolist())
 
 
+def _file_codes(media: Iterable[tuple[str, bytes]], tokenizer: FileTokenizer) -> Codes:
+    return {key: tuple(tokenizer.encode(content)) for key, content in media}
+
+
 def _encode_features(data: Path, folder: Path, encoder: SpeechFeatureEncoder) -> None:
     """Write the features of the users' speech, one file per recording, to save memory."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -204,6 +229,11 @@ def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:
     def encoded(part: Part) -> Part:
         if part.key is None:
             return part
+        if part.modality not in codes:
+            raise OmniError(
+                f"sample '{sample.key}' holds {part.modality}, which has no tokenizer; name its "
+                "folder in data.file_tokenizers"
+            )
         if part.key not in codes[part.modality]:
             raise OmniError(
                 f"sample '{sample.key}' refers to {part.modality} '{part.key}', not in the "

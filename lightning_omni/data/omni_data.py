@@ -136,6 +136,7 @@ class OmniData(ResumableData):
         continuous_speech: Speech feature encoder whose features replace the codes of a user's
             speech; needs the released special tokens, and `continuous_dim` in the backbone. None
             for codes.
+        file_tokenizers: Exported folder of the tokenizer of each further modality.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class OmniData(ResumableData):
         test_split: str = "test_iid",
         special_tokens: SpecialTokensName = "native",
         continuous_speech: SpeechFeatureEncoder | None = None,
+        file_tokenizers: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -180,6 +182,7 @@ class OmniData(ResumableData):
         self.data, self.seed = Path(data), seed
         self.image_tokenizer = resolve_pretrained(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
+        self.file_tokenizers = {name: Path(f) for name, f in (file_tokenizers or {}).items()}
         self.special_tokens = canonical_set(special_tokens)
         self.continuous_speech = continuous_speech
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
@@ -299,6 +302,7 @@ class OmniData(ResumableData):
             image_tokenizer=self.image_tokenizer,
             speech_tokenizer=self.speech_tokenizer,
             continuous_speech=self.continuous_speech,
+            file_tokenizers=self.file_tokenizers,
         )
 
 

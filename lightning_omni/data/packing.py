@@ -23,7 +23,7 @@ class _OpenRows:
         self.rows: list[list[Indexed]] = [[] for _ in range(rows)]
         self.room = [row_length] * rows
 
-    def place(self, item: Indexed) -> bool:
+    def add(self, item: Indexed) -> bool:
         """Put a sequence into the fullest row that has room for it; return False if none has."""
         length = len(item[1].ids)
         fitting = [r for r, room in enumerate(self.room) if room >= length]
@@ -69,16 +69,16 @@ def pack(
     open_rows, waiting = _OpenRows(rows, row_length), list[Indexed]()
     for item in stream:
         _check_length(item[1], row_length)
-        if not open_rows.place(item):
+        if not open_rows.add(item):
             waiting.append(item)
         if len(waiting) > lookahead:
             yield batch()
             open_rows = _OpenRows(rows, row_length)
-            waiting = [late for late in waiting if not open_rows.place(late)]
+            waiting = [late for late in waiting if not open_rows.add(late)]
     while any(open_rows.rows):
         yield batch()
         open_rows = _OpenRows(rows, row_length)
-        waiting = [late for late in waiting if not open_rows.place(late)]
+        waiting = [late for late in waiting if not open_rows.add(late)]
 
 
 def _check_length(sequence: TokenSequence, row_length: int) -> None:
@@ -96,7 +96,7 @@ def collate(
     flat: list[Indexed] = []
     for row in rows:
         unused = row_length - sum(len(s.ids) for _, s in row)
-        flat += [*row, (0, _filler(unused, pad_token_id))] if unused else row
+        flat += [*row, (0, _unused_end(unused, pad_token_id))] if unused else row
     lengths = [len(s.ids) for _, s in flat]
 
     def column(name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -146,7 +146,7 @@ def concatenate_features(sequences: list[TokenSequence]) -> ContinuousFeatures |
     return ContinuousFeatures(torch.cat(positions), torch.from_numpy(stacked))
 
 
-def _filler(length: int, pad_token_id: int) -> TokenSequence:
+def _unused_end(length: int, pad_token_id: int) -> TokenSequence:
     """Return the unused end of a row."""
     position_ids = [(i, 0, 0) for i in range(length)]
     no = [False] * length

@@ -43,19 +43,21 @@ def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
-def read_shard(path: Path, *, is_counted: bool = False) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_shard(
+    path: Path, *, has_known_size: bool = False
+) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield `(key, {extension: bytes})` in stored order.
 
     Args:
         path: File of the shard.
-        is_counted: Whether the caller knows the number of keys and notices those lost after a
+        has_known_size: Whether the caller knows the number of keys and notices those lost after a
             corrupt header; otherwise the headers are read first, which doubles the time.
 
     Raises:
         OmniError: If the tar is broken, or a key is not a plain name.
     """
     try:
-        if not is_counted:
+        if not has_known_size:
             _check_headers(path)
         with path.open("rb") as stream:
             source = [{"url": str(path), "stream": stream}]
@@ -182,7 +184,7 @@ class SampleStream:
         """Read the shard at position `turn` of the epoch's order."""
         shard = self._order[turn]
         path, size = self.paths[shard], self._sizes[shard]
-        self._path, self._items = path, list(read_shard(path, is_counted=True))
+        self._path, self._items = path, list(read_shard(path, has_known_size=True))
         if len(self._items) != size:
             raise OmniError(
                 f"'{path}' is damaged: {len(self._items)} of {size} samples can be read; prepare "

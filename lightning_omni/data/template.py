@@ -146,7 +146,7 @@ class Template:
         *,
         part: int,
         length: int,
-        given: Mapping[int, int] | None = None,
+        fixed: Mapping[int, int] | None = None,
         drop: Collection[str] = (),
     ) -> tuple[TokenSequence, MaskedSpan]:
         """Render a sample for generation: one answer part of its last turn is a span of masks.
@@ -155,14 +155,14 @@ class Template:
             sample: Encoded sample; earlier parts of its last turn carry what was already generated.
             part: Index of the answer part; only its modality is read, later parts are ignored.
             length: Positions of the span.
-            given: Fixed ids within the span, by position in it.
+            fixed: Fixed ids within the span, by position in it.
             drop: As in `render`.
         """
         out = Builder()
         last = len(sample.turns) - 1
         self._write_context(out, sample, last, part, drop)
         modality = sample.turns[last].parts[part].modality
-        span = self._write_masked_span(out, modality, length, given or {})
+        span = self._write_masked_span(out, modality, length, fixed or {})
         return out.sequence(sample), span
 
     def without_tail_pads(self) -> Template:
@@ -207,12 +207,12 @@ class Template:
         self._write_answer_parts(out, tuple(p for p in before if not is_dropped(p, drop)))
 
     def _write_masked_span(
-        self, out: Builder, modality: str, length: int, given: Mapping[int, int]
+        self, out: Builder, modality: str, length: int, fixed: Mapping[int, int]
     ) -> MaskedSpan:
-        """Write the masks of a response, some ids given, in its brackets, and close the turn."""
+        """Write the masks of a response, some ids fixed, in its brackets, and close the turn."""
         self._write_bracket(out, "begin", modality)
         span = MaskedSpan(modality, len(out.ids), len(out.ids) + length)
-        ids = [given.get(i, self.vocab.mask_token_id) for i in range(length)]
+        ids = [fixed.get(i, self.vocab.mask_token_id) for i in range(length)]
         self._add_answer(out, modality, ids)
         self._close_response(out, modality)
         return span

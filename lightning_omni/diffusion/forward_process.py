@@ -91,7 +91,7 @@ def replaced_ids(
     out = x0.clone()
     for name in vocab.modalities:
         span, modality = vocab.span(name), modality_named(name)
-        size = span.size // (codebooks if modality.is_framed else 1)
+        size = span.size // modality.frame_size({"codebooks": codebooks})
         inside = (x0 >= span.start) & (x0 < span.stop)
         level = (x0 - span.start) // size
         drawn = span.start + level * size + (u * size).long()
@@ -136,7 +136,7 @@ class ForwardProcess:
 
     Args:
         schedules: Noise schedule of each modality.
-        masking: `bernoulli` masks tokens independently at the sample's ratio; `counted` masks
+        masking: `bernoulli` masks tokens independently at the sample's ratio; `fixed_count` masks
             exactly that share of a sample's tokens, which bounds the loss weight.
         tail_pad_ratio: Tail pads are masked at this multiple of the sample's ratio (gamma).
         time_per: `segment` draws one time per sample. `token` draws one per token, as the reference
@@ -158,7 +158,7 @@ class ForwardProcess:
     def __init__(
         self,
         schedules: dict[str, NoiseSchedule],
-        masking: Literal["bernoulli", "counted"] = "counted",
+        masking: Literal["bernoulli", "fixed_count", "counted"] = "fixed_count",
         tail_pad_ratio: float = 1.0,
         time_per: Literal["segment", "token"] = "segment",
         weighting: Literal["nelbo", "none", "bound"] = "nelbo",
@@ -173,9 +173,11 @@ class ForwardProcess:
             raise OmniError(f"ratio_range is [{low}, {high}], wanted 0 <= low < high <= 1")
         for name, size in (spans or {}).items():
             check_within(f"spans.{name}", size, 1)
-        if time_per == "token" and masking == "counted":
+        if masking == "counted":  # old name
+            masking = "fixed_count"
+        if time_per == "token" and masking == "fixed_count":
             raise OmniError(
-                "counted masking needs one time per segment; with time_per: token set "
+                "masks of fixed count need one time per segment; with time_per: token set "
                 "masking: bernoulli"
             )
         self.schedules, self.masking, self.tail_pad_ratio = schedules, masking, tail_pad_ratio
@@ -200,7 +202,7 @@ class ForwardProcess:
         ratio, weight = (torch.zeros(len(u), device=u.device) for _ in range(2))
         for m, name in enumerate(vocab.modalities):
             own = batch.maskable & (modality == m)
-            if self.masking == "counted":
+            if self.masking == "fixed_count":
                 ratio_N, weight_N = self._ratio_and_weight(name, t_N, is_complementary)
                 chosen, realised = fixed_count_mask(u, batch.is_answer & own, ratio_N, segment)
                 r, w = ratio_N[segment], (weight_N * ratio_N / realised)[segment]
@@ -260,7 +262,7 @@ class ForwardProcess:
             within = torch.where(is_own, offset.double(), within)
             position = torch.where(is_own, (position + phase) // size, position)
         u = uniform(seed, index, position)
-        return u * (1 - _WITHIN * within) if self.masking == "counted" else u
+        return u * (1 - _WITHIN * within) if self.masking == "fixed_count" else u
 
     def _ratio_and_weight(
         self, modality: str, t: Tensor, is_complementary: Tensor

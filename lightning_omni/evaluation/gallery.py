@@ -81,7 +81,7 @@ def _save_item(out: Path, folder: Path, task: str, item: GalleryItem) -> dict[st
         "key": example.sample.key,
         "meta": {k: example.meta[k] for k in _FACTS if example.meta.get(k) is not None},
         **{name: _save_response(out, folder / name, side) for name, side in sides.items()},
-        "reading": score.output,
+        "prediction": score.output,
         "metrics": score.metrics,
         "failure": score.failure,
     }

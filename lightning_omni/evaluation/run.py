@@ -20,6 +20,7 @@ from lightning_omni.evaluation.responses import OmniAdapter
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan, Suite, make_suite
 from lightning_omni.files import make_folder
 from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
+from lightning_omni.generation.model_folder import file_tokenizers
 from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
@@ -112,6 +113,7 @@ def prepare(
         image_tokenizer=model / "image_tokenizer",
         speech_tokenizer=model / "speech_tokenizer",
         continuous_speech=continuous_speech,
+        file_tokenizers=file_tokenizers(model, omni.template.vocab),
     )
     suite = make_suite(
         data,

@@ -109,8 +109,8 @@ def _score_caption(example: Example, prediction: Prediction, inks: frozenset[str
     reference, text = example.reference.text or "", prediction.text
     stated = None if text is None else parse_caption(text, inks=inks)
     exact = text is not None and normalize_text(text) == normalize_text(reference)
-    is_composed = is_scene(example.sample)
-    scene = parse_caption(reference, inks=inks) if is_composed else None
+    has_scene = is_scene(example.sample)
+    scene = parse_caption(reference, inks=inks) if has_scene else None
     matches = caption_matches(stated, scene) if scene is not None else {}
     return proportions({**_without_trivial_count(example, matches), "exact": exact})
 

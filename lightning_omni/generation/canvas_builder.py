@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_omni.data.packing import concatenate_features
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
+from lightning_omni.modalities import TEXT, modality_named
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -212,10 +213,10 @@ def _text_span(
 class AllowedTokens:
     """Ids that each position of a response may hold, as rows that positions refer to.
 
-    Row 0 is text and its terminators, row 1 image codes, row 2 + q the speech codes of codebook q
-    with the terminators. So an image is always exactly its codes, and a speech code always has its
-    own codebook. Further rows are for positions at which no answer ends: one speech row for each
-    codebook, text that is more than white space, and such text after a space.
+    Row 0 is text and its terminators; rows 1 and 2 are for positions of a text at which no answer
+    ends: text that is more than white space, and such text after a space. Every other modality has
+    one row for each codebook, with its terminators, and then one for each without. So an image is
+    always exactly its codes, and a speech code always has its own codebook.
     """
 
     def __init__(
@@ -224,29 +225,30 @@ class AllowedTokens:
         def ids(start: int, size: int, *extra: int) -> Tensor:
             return torch.tensor([*extra, *range(start, start + size)], device=device).sort().values
 
-        text, image, speech = (vocab.span(m) for m in ("text", "image", "speech"))
-        size = speech.size // codebooks
-        rows = [ids(text.start, text.size, *vocab.ends("text")), ids(image.start, image.size)]
-        for q in range(codebooks):
-            ends = vocab.ends("speech") if q == 0 else (vocab.pad_token_id,)
-            rows.append(ids(speech.start + q * size, size, *ends))
-        rows += [ids(speech.start + q * size, size) for q in range(codebooks)]
+        text = vocab.span(TEXT)
+        rows = [ids(text.start, text.size, *vocab.ends(TEXT))]
         for after_space in (False, True):
             tokens = tokenizer.visible(after_space=after_space)
             rows.append(text.start + torch.tensor(tokens, device=device))
-        self.allowed, self.codebooks = tuple(rows), codebooks
+        self._codes: dict[str, tuple[int, int]] = {}
+        for name in vocab.modalities[1:]:
+            span, modality = vocab.span(name), modality_named(name)
+            frame = modality.frame_size({"codebooks": codebooks})
+            size = span.size // frame
+            starts = [span.start + q * size for q in range(frame)]
+            self._codes[name] = len(rows), frame
+            for q, start in enumerate(starts):
+                ends = vocab.ends(name) if q == 0 else (vocab.pad_token_id,)
+                rows.append(ids(start, size, *ends))
+            rows += [ids(start, size) for start in starts]
+        self.allowed = tuple(rows)
 
     def rows_of(self, modality: str, span: ResponseSpan) -> list[int]:
         """Return the row of each position of a response."""
-        if modality == "image":
-            return [1] * span.length
-        if modality == "speech":
-            rows = (2 + i % self.codebooks for i in range(span.length))
-            return [row + self.codebooks * (i in span.no_end) for i, row in enumerate(rows)]
-        no_end = 2 + 2 * self.codebooks
-        return [
-            no_end + (i in span.after_space) if i in span.no_end else 0 for i in range(span.length)
-        ]
+        if modality_named(modality).is_text:
+            return [(i in span.no_end) + (i in span.after_space) for i in range(span.length)]
+        first, frame = self._codes[modality]
+        return [first + i % frame + frame * (i in span.no_end) for i in range(span.length)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ def pack_prompts(
         drop: modalities of the request to leave out, for guidance.
     """
     rendered = [
-        template.render_prompt(sample, part=part, length=span.length, given=span.fixed, drop=drop)
+        template.render_prompt(sample, part=part, length=span.length, fixed=span.fixed, drop=drop)
         for sample, span in zip(samples, spans, strict=True)
     ]
     sequences = [sequence for sequence, _ in rendered]
@@ -343,5 +345,5 @@ def build_canvas(
 
 
 def end_ids(vocab: Vocab) -> tuple[int, ...]:
-    """Return the ids that end a text or a spoken answer."""
-    return tuple(dict.fromkeys((*vocab.ends("text"), *vocab.ends("speech"))))
+    """Return the ids that end an answer of any modality."""
+    return tuple(dict.fromkeys(end for name in vocab.modalities for end in vocab.ends(name)))

@@ -49,6 +49,7 @@ def generate(
     infill_text: str | None = None,
     infill_image: str | None = None,
     infill_audio: str | None = None,
+    media: dict[str, str] | None = None,
     out: str | None = None,
     model: str | None = None,
     seed: int = 0,
@@ -58,7 +59,7 @@ def generate(
     """Do one task and write the answer.
 
     Args:
-        task: One of asr, tts, t2i, caption, vqa, s2i, svqa, sqa, tqa.
+        task: Task such as asr, tts, t2i, caption, vqa, s2i, svqa, sqa or tqa.
         text: Prompt or question. If the task takes no text and this holds ___, it is the infill.
         image: Image file. If the task takes no image and there is a mask, it is the infill.
         audio: Sound file. If the task takes no speech and there are intervals, it is the infill.
@@ -70,6 +71,7 @@ def generate(
         infill_text: Text of the answer, with ___ where it is to be filled.
         infill_image: Image of the answer, generated again where the mask is light.
         infill_audio: Sound of the answer, generated again in the intervals.
+        media: File of each further modality that the task takes.
         out: Name of the output files, with or without suffix; by default the task's name.
         model: Exported model folder; by default that of fine-tuning or stage 3 in this folder, else
             the demo's, else the bundled model.
@@ -90,6 +92,7 @@ def generate(
         infill_text=infill_text,
         infill_image=infill_image,
         infill_audio=infill_audio,
+        media=media,
     ).assigned(task_named(task))
     stem = _stem(Path(task if out is None else out), task)
     omni = Omni.from_pretrained(_model_folder(model), continuous_speech=continuous_speech)
@@ -128,6 +131,7 @@ class InputFiles:
     infill_text: str | None = None
     infill_image: str | None = None
     infill_audio: str | None = None
+    media: dict[str, str] | None = None
 
     def assigned(self, task: Task) -> InputFiles:
         """Move inputs that the task does not take to the infill: text with blanks, masked media.
@@ -165,17 +169,17 @@ class InputFiles:
 
         mask = picture(self.mask, "black")
         intervals = None if self.intervals is None else parse_intervals(self.intervals)
-        given = {
+        answer = {
             "text": self.infill_text,
             "image": picture(self.infill_image),
             "speech": sound(self.infill_audio),
         }
-        masks_answer = given["image"] is not None
-        cuts_answer = given["speech"] is not None
+        masks_answer = answer["image"] is not None
+        cuts_answer = answer["speech"] is not None
         infill = None
-        if any(value is not None for value in given.values()):
+        if any(value is not None for value in answer.values()):
             infill = Infill(
-                **given,
+                **answer,
                 mask=mask if masks_answer else None,
                 intervals=intervals if cuts_answer else None,
             )
@@ -186,6 +190,7 @@ class InputFiles:
             "mask": None if masks_answer else mask,
             "intervals": None if cuts_answer else intervals,
             "infill": infill,
+            "media": {name: _content(Path(file)) for name, file in (self.media or {}).items()},
         }
 
 
@@ -213,6 +218,9 @@ def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list
     if answer.speech is not None:
         written.append(_path(stem, "speech"))
         soundfile.write(written[-1], answer.speech, answer.sample_rate)
+    for modality, content in answer.media.items():
+        written.append(_path(stem, modality))
+        written[-1].write_bytes(content)
     record = {"version": __version__, "request": request, **answer.record}
     if answer.transcript is not None:
         record["transcript"] = answer.transcript
@@ -220,6 +228,13 @@ def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list
     written.append(stem.with_name(stem.name + ".json"))
     written[-1].write_text(json.dumps(record, indent=2) + "\n")
     return written
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OmniError(f"cannot read '{path}' ({error.strerror})") from error
 
 
 def _path(stem: Path, modality: str) -> Path:

@@ -178,6 +178,12 @@ PRESETS: dict[Preset, dict[str, ModalityDefaults]] = {
 }
 """Measured in docs/results/samplers.md and sampling.md."""
 
+
+def modality_defaults(preset: Preset, modality: str) -> ModalityDefaults:
+    """Return a preset's settings for a modality; a further one takes one step per token."""
+    return PRESETS[preset].get(modality, ModalityDefaults(steps_per_token=1.0, max_steps=256))
+
+
 Presets = dict[Preset, dict[str, GenerationConfig]]
 """Calibrated configs by preset and task; tasks not named follow `PRESETS`."""
 _EXCLUSIVE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning_omni.data.template import Template
 from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
 from lightning_omni.generation.history import Change
 from lightning_omni.modalities import modality_named
+from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Part
@@ -23,7 +24,8 @@ from lightning_omni.types import Part
 FADE_S = 0.01
 """Length of a cross-fade in seconds; it lies within what was generated."""
 
-Content = str | Image.Image | NDArray[np.float32]
+Content = str | Image.Image | NDArray[np.float32] | bytes
+"""Text, picture, mono samples, or a file of a further modality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ def content_of(ids: tuple[int, ...], modality: str, template: Template) -> tuple
     ends = end_ids(template.vocab)
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     content = list(ids if stop is None else ids[:stop])
-    if declared.is_framed:
-        content = content[: len(content) // template.codebooks * template.codebooks]
+    frame = declared.frame_size(template.sizes)
+    content = content[: len(content) // frame * frame]
     return content, stop is not None
 
 
@@ -117,6 +119,7 @@ class MediaDecoder:
         speech: tokenizer of speech.
         columns: codes of an image row.
         device: device of the tokenizers.
+        files: tokenizers of further modalities.
     """
 
     def __init__(
@@ -126,15 +129,18 @@ class MediaDecoder:
         *,
         columns: int,
         device: torch.device,
+        files: Mapping[str, FileTokenizer],
     ) -> None:
-        self.image, self.speech = image, speech
+        self.image, self.speech, self.files = image, speech, files
         self.columns, self.device = columns, device
 
     @torch.inference_mode()
     def decode(self, part: Part) -> Content:
-        """Decode one answer part to its text, picture, or mono samples."""
+        """Decode one answer part."""
         if part.modality == "text":
             return part.text or ""
+        if part.modality in self.files:
+            return self.files[part.modality].decode(list(part.codes or ()))
         codes = torch.tensor([list(part.codes or ())], device=self.device, dtype=torch.long)
         if part.modality == "image":
             return tensor_to_image(self.image.decode(codes, rows=self.columns)[0])

@@ -84,7 +84,9 @@ class CachedBackbone:
         elif not torch.equal(is_active, self.is_active):
             self._narrow_cache(is_active)
         is_partial = self.cache is not None and self.cache.is_initialized
-        tokens, layout = (self.live, self.live_layout) if is_partial else (self.all, self.layout)
+        tokens, layout = (
+            (self.recomputed, self.recomputed_layout) if is_partial else (self.all, self.layout)
+        )
         with self._autocast():
             hidden = self.backbone(
                 *(ids[tokens], self.position_ids[tokens], layout, self.cache),
@@ -106,20 +108,23 @@ class CachedBackbone:
             return
         self.is_active = is_active
         self.all = is_active[self.segment].nonzero().squeeze(1)
-        is_live = self.is_recomputed[self.all]
-        self.layout = self.backbone.segment_layout(self.lengths[is_active].tolist(), is_live)
+        is_recomputed = self.is_recomputed[self.all]
+        self.layout = self.backbone.segment_layout(self.lengths[is_active].tolist(), is_recomputed)
         if self.cache_interval > 1:
-            live = is_live.nonzero().squeeze(1)
-            self.cache = KVCache(live, self.layout, num_layers=len(self.backbone.blocks))
-            self.live, self.live_layout = self.all[live], self.cache.recomputed_layout
+            recomputed = is_recomputed.nonzero().squeeze(1)
+            self.cache = KVCache(recomputed, self.layout, num_layers=len(self.backbone.blocks))
+            self.recomputed, self.recomputed_layout = (
+                self.all[recomputed],
+                self.cache.recomputed_layout,
+            )
 
     def _narrow_cache(self, is_active: Tensor) -> None:
         """Compute the recomputed tokens of fewer segments than the cache holds."""
         assert self.cache is not None  # noqa: S101 - else every pass is a full one
         self.is_active = is_active
-        live = (self.is_recomputed & is_active[self.segment])[self.all].nonzero().squeeze(1)
-        self.cache.set_recomputed(live)
-        self.live, self.live_layout = self.all[live], self.cache.recomputed_layout
+        recomputed = (self.is_recomputed & is_active[self.segment])[self.all].nonzero().squeeze(1)
+        self.cache.set_recomputed(recomputed)
+        self.recomputed, self.recomputed_layout = self.all[recomputed], self.cache.recomputed_layout
 
     def _autocast(self) -> torch.autocast:
         kind = self.position_ids.device.type

@@ -20,7 +20,12 @@ from lightning_omni.generation.canvas_builder import (
     pack_prompts,
     text_spans,
 )
-from lightning_omni.generation.config import PRESETS, GenerationConfig, ModalityDefaults, Precision
+from lightning_omni.generation.config import (
+    GenerationConfig,
+    ModalityDefaults,
+    Precision,
+    modality_defaults,
+)
 from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
 from lightning_omni.generation.denoiser import conditional, guided
 from lightning_omni.generation.history import History
@@ -198,13 +203,13 @@ class PartGenerator:
         return [
             replace(
                 read_part(
-                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[where])
+                    self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[own])
                 ),
                 steps=config.steps_for(spans[n].num_masked, defaults),
                 forwards=int(forwards[n]),
-                history=None if history is None else history.within(where),
+                history=None if history is None else history.within(own),
             )
-            for n, where in enumerate(_slices(canvas, spans))
+            for n, own in enumerate(_slices(canvas, spans))
         ]
 
     def _prepare(
@@ -330,7 +335,7 @@ def _length_of(sample: Sample, part: int, config: GenerationConfig) -> int | Non
 
 def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:
     """Return the preset's settings for the modality of a part."""
-    return PRESETS[config.preset][samples[0].turns[-1].parts[part].modality]
+    return modality_defaults(config.preset, samples[0].turns[-1].parts[part].modality)
 
 
 def _slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:

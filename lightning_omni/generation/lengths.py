@@ -67,7 +67,7 @@ def response_length(
 
     Args:
         rules: rules of the model, by name.
-        template: template of the model; an image has one length, speech whole frames.
+        template: template of the model, with the sizes of grids and frames.
         sample: sample with its request.
         part: index of the part in the last turn.
         factor: factor on the rule's length, where a shorter response did not end.
@@ -78,10 +78,10 @@ def response_length(
     """
     modality = modality_named(sample.turns[-1].parts[part].modality)
     if modality.has_fixed_length:
-        return template.image_columns**2
+        return modality.fixed_length(template.sizes)
     if positions is None:
         positions = int(_by_rule(rules, sample, part) * factor)
-    frame = template.codebooks if modality.is_framed else 1
+    frame = modality.frame_size(template.sizes)
     return max(-(-positions // frame) * frame, frame)
 
 

@@ -6,31 +6,35 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.generation.config import Presets, load_presets
 from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.modalities import modality_named
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
+from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import VOCAB_FILE, read_vocab
+from lightning_omni.vocab import VOCAB_FILE, Vocab, read_vocab
 
 log = logging.getLogger(__name__)
 
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 VOICES_FILE = "voices.json"
-HEARS_FILE = "hears.json"
+ENCODER_FILE, _OLD_ENCODER_FILE = "speech_encoder.json", "hears.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,16 @@ class ModelFolder:
     voices: tuple[str, ...] = ()
     """Voices it learned to speak with; empty if that is not known."""
     presets: Presets = field(default_factory=dict)
-    hears: str | None = None
+    encoder_fingerprint: str | None = None
     """Fingerprint of the `SpeechFeatureEncoder` it was trained with; None if not known."""
+    files: Mapping[str, FileTokenizer] = field(default_factory=dict)
+    """Tokenizers of further modalities."""
+
+
+def file_tokenizers(folder: Path, vocab: Vocab) -> dict[str, Path]:
+    """Return the folder of each further modality's tokenizer in a model's folder."""
+    further = [name for name in vocab.modalities if modality_named(name).is_file]
+    return {name: folder / f"{name}_tokenizer" for name in further}
 
 
 def _ranks(folder: Path) -> str | Path:
@@ -66,14 +78,15 @@ def _read_voices(folder: Path) -> tuple[str, ...]:
     return tuple(voices)
 
 
-def _read_hears(folder: Path) -> str | None:
-    path = folder / HEARS_FILE
-    if not path.is_file():
+def _read_encoder_fingerprint(folder: Path) -> str | None:
+    paths = [folder / ENCODER_FILE, folder / _OLD_ENCODER_FILE]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return None
-    hears = read_json_object(path, remedy="export the model again").get("fingerprint")
-    if not isinstance(hears, str):
+    fingerprint = read_json_object(path, remedy="export the model again").get("fingerprint")
+    if not isinstance(fingerprint, str):
         raise OmniError(f"'{path}' names no fingerprint; export the model again")
-    return hears
+    return fingerprint
 
 
 def write_model_folder(
@@ -86,8 +99,9 @@ def write_model_folder(
     voices: list[str],
     image_tokenizer: Path,
     speech_tokenizer: Path,
-    hears: str | None,
+    encoder_fingerprint: str | None,
     card: str,
+    file_tokenizers: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write an exported model, `weights` being the backbone's; existing files are replaced."""
     make_folder(folder)
@@ -101,16 +115,17 @@ def write_model_folder(
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
-    (folder / HEARS_FILE).unlink(missing_ok=True)
-    if hears is not None:
-        (folder / HEARS_FILE).write_text(json.dumps({"fingerprint": hears}, indent=2) + "\n")
-    for name, source in (
-        ("image_tokenizer", image_tokenizer),
-        ("speech_tokenizer", speech_tokenizer),
-    ):
-        (folder / name).mkdir(exist_ok=True)
+    for name in (ENCODER_FILE, _OLD_ENCODER_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if encoder_fingerprint is not None:
+        plain = {"fingerprint": encoder_fingerprint}
+        (folder / ENCODER_FILE).write_text(json.dumps(plain, indent=2) + "\n")
+    sources = {"image": image_tokenizer, "speech": speech_tokenizer, **(file_tokenizers or {})}
+    for name, source in sources.items():
+        target = folder / f"{name}_tokenizer"
+        target.mkdir(exist_ok=True)
         for file in (CONFIG_FILE, WEIGHTS_FILE):
-            shutil.copyfile(source / file, folder / name / file)
+            shutil.copyfile(source / file, target / file)
     shutil.rmtree(folder / "length_head", ignore_errors=True)  # of older versions
     (folder / "README.md").write_text(card)
     return folder
@@ -131,7 +146,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
-    for tokenizer in (image, speech):
+    files = load_file_tokenizers(file_tokenizers(folder, vocab))
+    for tokenizer in (image, speech, *files.values()):
         size = vocab.span(tokenizer.name).size
         if tokenizer.num_codes != size:
             raise OmniError(
@@ -157,5 +173,6 @@ def read_model_folder(folder: Path) -> ModelFolder:
         weights,
         _read_voices(folder),
         load_presets(folder),
-        _read_hears(folder),
+        _read_encoder_fingerprint(folder),
+        files,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -56,6 +57,7 @@ class Answer:
         record: task, seed, seconds and, by answer part, steps, forward passes and tokens.
         parts: contents of all answer parts in order, without the transcript.
         sample: the sample with its answer, in tokens.
+        media: files of the answer by further modality.
     """
 
     text: str | None
@@ -66,6 +68,7 @@ class Answer:
     record: dict[str, Any]
     parts: tuple[Content, ...]
     sample: Sample
+    media: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Omni:
@@ -103,14 +106,19 @@ class Omni:
             image_columns=columns,
             needs_features=self.backbone.feature_projector is not None,
             continuous_speech=continuous_speech,
-            trained_with=model.hears,
+            trained_with=model.encoder_fingerprint,
             device=self.device,
+            files=model.files,
         )
         self.generator = PartGenerator(
             self.backbone, self.template, model.lengths, device=self.device
         )
         self.decoder = MediaDecoder(
-            self.image_tokenizer, self.speech_tokenizer, columns=columns, device=self.device
+            self.image_tokenizer,
+            self.speech_tokenizer,
+            columns=columns,
+            device=self.device,
+            files=model.files,
         )
 
     @classmethod
@@ -148,6 +156,7 @@ class Omni:
         mask: Image.Image | None = None,
         intervals: Intervals | None = None,
         infill: Infill | None = None,
+        media: Mapping[str, bytes] | None = None,
         seed: int = 0,
         on_step: StepHook | None = None,
         config: Configs | None = None,
@@ -164,6 +173,7 @@ class Omni:
             mask: light where `image` is hidden from the model.
             intervals: intervals of `speech` that are hidden from the model, in seconds.
             infill: the answer with blanks, a mask or intervals to generate.
+            media: files of further modalities, by modality.
             seed: seed of all randomness; the same seed gives the same answer.
             on_step: called after each denoising step.
             config: settings, for all answer parts or by modality.
@@ -181,6 +191,7 @@ class Omni:
             mask=mask,
             intervals=intervals,
             infill=infill,
+            media=media,
         )
         (answer,) = self.answer(
             [sample], seed=seed, config=_with_options(config, options), on_step=on_step
@@ -297,13 +308,15 @@ class Omni:
         }
         rate = self.speech_tokenizer.sample_rate
         text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
-        return Answer(text, image, speech, rate, transcript, record, tuple(contents), sample)
+        media = {name: content for name, content in last.items() if isinstance(content, bytes)}
+        parts = tuple(contents)
+        return Answer(text, image, speech, rate, transcript, record, parts, sample, media)
 
     def _blended(self, answer: Answer, sample: Sample, infill: Infill) -> Answer:
         """Return an answer whose media are the user's own except where they were masked."""
-        given = {part.modality: part for part in sample.turns[-1].parts}
+        masked = {part.modality: part.masked for part in sample.turns[-1].parts}
         blended: dict[str, Any] = {
-            name: self.decoder.blend(getattr(answer, name), own, given[name].masked)
+            name: self.decoder.blend(getattr(answer, name), own, masked[name])
             for name, own in {"image": infill.image, "speech": infill.speech}.items()
             if own is not None
         }

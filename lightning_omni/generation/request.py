@@ -18,6 +18,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import TextWithBlanks
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.tasks import TASKS, Task
+from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder, check_encoder
@@ -76,6 +77,7 @@ class Inputs(TypedDict, total=False):
     mask: Image.Image | None
     intervals: Intervals | None
     infill: Infill | None
+    media: Mapping[str, bytes] | None
 
 
 class RequestEncoder:
@@ -91,6 +93,7 @@ class RequestEncoder:
         continuous_speech: filter bank and encoder of a model that does.
         trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
         device: device of the tokenizers.
+        files: tokenizers of further modalities.
 
     Raises:
         OmniError: If the encoder is given but not needed, or is another than the model's.
@@ -108,9 +111,10 @@ class RequestEncoder:
         continuous_speech: SpeechFeatureEncoder | None,
         trained_with: str | None,
         device: torch.device,
+        files: Mapping[str, FileTokenizer],
     ) -> None:
         check_encoder(continuous_speech, trained_with, is_needed=needs_features)
-        self.text, self.image, self.speech = text, image, speech
+        self.text, self.image, self.speech, self.files = text, image, speech, files
         self.voices, self.image_columns, self.device = voices, image_columns, device
         self.needs_features = needs_features
         self.features = None if continuous_speech is None else continuous_speech.to(device)
@@ -122,11 +126,13 @@ class RequestEncoder:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        given = {name: inputs.get(name) for name in Inputs.__annotations__}
+        values = {name: inputs.get(name) for name in Inputs.__annotations__}
         text, image, speech = inputs.get("text"), inputs.get("image"), inputs.get("speech")
-        check_inputs(task, {name: given[name] for name in ("text", "image", "speech")})
-        check_has_medium("mask", given["mask"], "image", image)
-        check_has_medium("intervals", given["intervals"], "speech", speech)
+        media = inputs.get("media") or {}
+        known_media = {name: media.get(name) for name in (*self.files, *media)}
+        check_inputs(task, {**{m: values[m] for m in ("text", "image", "speech")}, **known_media})
+        check_has_medium("mask", values["mask"], "image", image)
+        check_has_medium("intervals", values["intervals"], "speech", speech)
         meta = choose_voice(task, inputs.get("voice"), self.voices)
         request = []
         for modality in task.inputs:
@@ -135,10 +141,13 @@ class RequestEncoder:
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
                 request.append(self._image(image, inputs.get("mask")))
+            elif modality in self.files:
+                codes = self.files[modality].encode(media[modality])
+                request.append(Part(modality, codes=tuple(codes)))
             elif speech is not None:
                 request.append(self._speech(speech, inputs.get("intervals"), is_request=True))
         infill = inputs.get("infill")
-        known = {} if infill is None else self._given(task, infill)
+        known = {} if infill is None else self._infilled(task, infill)
         answer = tuple(known.get(modality, Part(modality)) for modality in task.outputs)
         turns = (Turn("user", tuple(request)), Turn("assistant", answer))
         return Sample("request", task.name, turns, meta)
@@ -152,19 +161,19 @@ class RequestEncoder:
         if self.needs_features and any(part.features is None for part in user_speech(sample)):
             raise OmniError(f"sample '{sample.key}' holds speech as codes, but {_NEEDS_ENCODER}")
 
-    def _given(self, task: Task, infill: Infill) -> dict[str, Part]:
+    def _infilled(self, task: Task, infill: Infill) -> dict[str, Part]:
         """Return the parts of the answer that are given, by modality."""
         check_infill(task, infill)
-        given: dict[str, Part] = {}
+        parts: dict[str, Part] = {}
         if infill.text is not None:
             self.text.encode(infill.text)
             TextWithBlanks.parse(infill.text)
-            given["text"] = Part("text", text=infill.text)
+            parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            given["image"] = self._image(infill.image, infill.mask)
+            parts["image"] = self._image(infill.image, infill.mask)
         if infill.speech is not None:
-            given["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
-        return given
+            parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
+        return parts
 
     def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
         pixels = square(opaque(image, "white"), self.image.image_size)

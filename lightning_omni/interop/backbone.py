@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.errors import OmniError
-from lightning_omni.interop.checkpoint import fill_module, weight_files
+from lightning_omni.interop.checkpoint import load_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
 from lightning_omni.interop.native import read_meta_module
 from lightning_omni.nn.segments import SegmentLayout
@@ -125,7 +125,7 @@ def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
 
 def _load_native(folder: Path) -> Backbone:
     module = read_meta_module(folder)
-    fill_module(module, weight_files(folder), str, str, about=f"'{folder}'")
+    load_module(module, weight_files(folder), str, str, about=f"'{folder}'")
     if isinstance(module, Transformer):
         return Backbone(module, right_shift_logits=module.right_shift_logits).eval()
     if not isinstance(module, Backbone):

@@ -265,7 +265,7 @@ def join_names(names: list[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
-def fill_module(
+def load_module(
     module: nn.Module,
     files: list[Path],
     rename: Rename,

@@ -16,8 +16,8 @@ from lightning_omni.interop.checkpoint import (
     FLOATS,
     Rename,
     StoredTensor,
-    fill_module,
     join_names,
+    load_module,
     read_headers,
     tables_equal,
     weight_files,
@@ -79,7 +79,7 @@ def load_dream(folder: str | Path) -> Transformer:
     files = weight_files(folder)
     stored = read_headers(files)
     model = dream_on_meta(folder, stored)
-    fill_module(model, files, renaming(model), published_name, about=f"'{folder}'")
+    load_module(model, files, renaming(model), published_name, about=f"'{folder}'")
     check_weights(model, stored, about=f"'{folder}'")
     log_skipped_encoder(stored, about=f"'{folder}'")
     return model.eval()

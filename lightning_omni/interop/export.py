@@ -157,10 +157,10 @@ def _qwen2_layout(
         name = published_name(own.removeprefix("transformer."))
         return None if is_tied and name.startswith("lm_head.") else name
 
-    place = "i - 1 scores token i" if is_right_shifted else "i scores token i"
+    position = "i - 1 scores token i" if is_right_shifted else "i scores token i"
     notes = [
         f"The backbone alone, its weights named as in {'Dream' if is_right_shifted else 'Qwen2'}. "
-        f"Attention sees both directions, and the output at position {place}."
+        f"Attention sees both directions, and the output at position {position}."
     ]
     config = qwen2_config(transformer, formats, right_shift_logits=is_right_shifted) | token_ids
     return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, notes)

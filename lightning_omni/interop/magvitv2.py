@@ -6,7 +6,7 @@ import functools
 import re
 from pathlib import Path
 
-from lightning_omni.interop.checkpoint import fill_module
+from lightning_omni.interop.checkpoint import load_module
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.tokenizers.image import ImageTokenizer
 
@@ -37,7 +37,7 @@ def load_magvitv2(files: list[Path], *, about: str) -> ImageTokenizer:
     """
     with MetaInit():
         tokenizer = magvitv2_network()
-    fill_module(tokenizer, files, native_name, published_name, about=about)
+    load_module(tokenizer, files, native_name, published_name, about=about)
     return tokenizer.eval()
 
 

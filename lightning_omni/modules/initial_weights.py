@@ -95,7 +95,7 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     for name, full in names.items():
         with _opened(folder) as weights:  # an open file keeps what was read in memory
             value = weights.get_tensor(full)
-            _fill(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
+            _copy_into(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
     if is_resized:
         _log_resized(rows, vocab, folder)
 
@@ -214,7 +214,7 @@ def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
         )
 
 
-def _fill(
+def _copy_into(
     name: str, pieces: list[Tensor], value: Tensor, vocab: Vocab, *, is_resized: bool, seed: int
 ) -> None:
     """Write a weight into its pieces, with new rows for a resized table."""
@@ -222,7 +222,7 @@ def _fill(
     if is_resized and name in _TABLES:
         known = value[: vocab.num_inherited]
         rng = torch.Generator().manual_seed(seed + _TABLES.index(name))
-        blocks = [known, _new_rows(known, vocab.size - len(known), rng)]
+        blocks = [known, _draw_rows(known, vocab.size - len(known), rng)]
     start = 0
     for piece in pieces:
         first = 0
@@ -235,7 +235,7 @@ def _fill(
         start += len(piece)
 
 
-def _new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
+def _draw_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Return rows with the mean and deviation of each column of the known ones, Float[count D]."""
     total = torch.zeros(known.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)

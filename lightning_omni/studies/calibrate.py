@@ -262,14 +262,14 @@ def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
 def pareto_front(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
     """Return the rows that no other row dominates in quality and forward passes."""
 
-    def quality(row: CalibrationRow) -> float:
+    def merit(row: CalibrationRow) -> float:
         return -row.value if row.is_lower_better else row.value
 
     def is_dominated(row: CalibrationRow) -> bool:
         return any(
-            quality(other) >= quality(row)
+            merit(other) >= merit(row)
             and other.forwards <= row.forwards
-            and (quality(other), other.forwards) != (quality(row), row.forwards)
+            and (merit(other), other.forwards) != (merit(row), row.forwards)
             for other in rows
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from lightning_omni.pretrained import Pretrained
@@ -28,3 +29,24 @@ class Tokenizer(Pretrained):
         Sign bits for lookup-free codes, codebook entries for a residual quantizer. The joint model
         may add a projection of them to its code embeddings.
         """
+
+
+class FileTokenizer(Tokenizer):
+    """Tokenizer of a further modality, whose media are files."""
+
+    @abstractmethod
+    def encode(self, content: bytes) -> list[int]:
+        """Turn the content of a file into codes.
+
+        Raises:
+            OmniError: If the file is damaged or of another kind.
+        """
+
+    @abstractmethod
+    def decode(self, codes: list[int]) -> bytes:
+        """Turn codes into the content of a file."""
+
+    @property
+    def code_features(self) -> Tensor:
+        """Codebook vectors, Float[num_codes, F]; by default none, F = 0."""
+        return torch.zeros(self.num_codes, 0)

@@ -10,7 +10,7 @@ from small_models import rendered_with, sample_of
 
 from lightning_omni.data.released_template import ReleasedTemplate
 from lightning_omni.data.templates import make_template
-from lightning_omni.generation.canvas_builder import AllowedTokens, end_ids
+from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan, end_ids
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
@@ -137,7 +137,7 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
     allowed = AllowedTokens(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
-        row = {"text": 0, "image": 1, "speech": 2}[modality]
+        (row,) = allowed.rows_of(modality, ResponseSpan(1))
         hole = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
         ends = [n for n, i in enumerate(hole) if i in end_ids(VOCAB)]
         assert bool(ends) == (modality != "image")

@@ -50,7 +50,7 @@ def shares(forward, *, length=256, count=200):
     return masks(noisy, count).float().mean(1)
 
 
-@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("masking", ["fixed_count", "bernoulli"])
 def test_one_time_a_segment_covers_all_mask_ratios_and_one_a_token_does_not(masking):
     per_segment = shares(process(masking=masking))
     assert per_segment.min() < 0.02
@@ -60,7 +60,7 @@ def test_one_time_a_segment_covers_all_mask_ratios_and_one_a_token_does_not(mask
     assert released.max() < 0.65
 
 
-@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("masking", ["fixed_count", "bernoulli"])
 def test_a_complement_masks_what_its_pair_shows(masking):
     both = [v for i in range(50) for v in (i, complementary_index(i))]
     noisy = process(masking=masking)(batch(both), VOCAB, seed=1)
@@ -69,11 +69,11 @@ def test_a_complement_masks_what_its_pair_shows(masking):
     assert (one | other).all()
     in_both = (one & other).sum(1)
     # counts from 1 to L of each, L + 1 together, so that every count is as likely in both
-    assert (in_both == (1 if masking == "counted" else 0)).all()
+    assert (in_both == (1 if masking == "fixed_count" else 0)).all()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("masking", ["fixed_count", "bernoulli"])
 def test_pairs_are_unbiased(schedule, masking):
     """For a network whose nats depend on how much it sees, and how much is which token's."""
     length, count = 6, 12_000
@@ -119,14 +119,14 @@ def test_spans_are_masked_together_and_counts_stay_exact():
     assert changes[1] < 0.35 * changes[0]
 
 
-@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("masking", ["fixed_count", "bernoulli"])
 @pytest.mark.parametrize("size", [2, 5])
 def test_every_token_of_a_span_is_masked_equally_often(size, masking):
     length, count = 7, 8000
     forward = process(masking=masking, spans={"speech": size})
     noisy = forward(batch(range(count), length=length, prompt=0), VOCAB, seed=3)
     share = masks(noisy, count, prompt=0).double().mean(0)
-    mean = 0.5 * (1 + (masking == "counted") / length)
+    mean = 0.5 * (1 + (masking == "fixed_count") / length)
     assert ((share - mean).abs() < 4.5 * 0.5 / count**0.5).all()
 
 

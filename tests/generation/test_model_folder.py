@@ -50,12 +50,20 @@ def test_the_released_template_survives_an_export(ranks, tmp_path):
     backbone = Transformer(vocab.size, [], **SMALL)
     weights = {name: value + 1 for name, value in backbone.state_dict().items()}
     folder = write_model_folder(
-        tmp_path, backbone, weights, template, {}, voices=[], hears="ab", card="", **TOKENIZERS
+        tmp_path,
+        backbone,
+        weights,
+        template,
+        {},
+        voices=[],
+        encoder_fingerprint="ab",
+        card="",
+        **TOKENIZERS,
     )
     assert (folder / "text.tiktoken").exists() == (ranks != "qwen")
     read = read_model_folder(folder)
     assert isinstance(read.template, ReleasedTemplate)
-    assert read.hears == "ab"
+    assert read.encoder_fingerprint == "ab"
     assert read.template.vocab.fingerprint() == vocab.fingerprint()
     assert read.template.text.encode("Hello world") == text.encode("Hello world")
     torch.testing.assert_close(read.backbone.state_dict(), weights)
@@ -74,7 +82,7 @@ def written(folder):
         template,
         {},
         voices=[],
-        hears=None,
+        encoder_fingerprint=None,
         card="",
         **TOKENIZERS,
     )

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
         TEMPLATE,
         fit_lengths(SAMPLES.values(), TEMPLATE),
         voices=[],
-        hears=None,
+        encoder_fingerprint=None,
         card="",
         **tokenizers,
     )

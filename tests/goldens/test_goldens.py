@@ -1,9 +1,10 @@
 """The code computes what it did before the redesign: losses and tokens, see README.md."""
 
+import json
 from collections import Counter
 
 import pytest
-from compare import STORED, compare_ids, compare_losses, read, report
+from compare import MARGIN, STORED, compare_ids, compare_losses, read, report
 from record import record_ids, record_losses
 
 IDS, LOSSES = read(STORED["ids"])["ids"], read(STORED["losses"])["losses"]
@@ -49,3 +50,17 @@ def test_tokens_of_all_cases():
 @pytest.mark.slow
 def test_losses_of_all_debug_recipes():
     check_losses(None, 321)
+
+
+def test_a_changed_token_is_noticed():
+    changed = json.loads(json.dumps(IDS))
+    clear = next(name for name, case in IDS.items() if (case["margin"]["min"] or 0) > MARGIN)
+    next(iter(changed[clear]["parts"].values()))["ids"][0] += 1
+    assert list(compare_ids(IDS, changed, Counter())) == [clear]
+    assert list(compare_exactly(IDS, changed)) == [clear]
+
+
+def test_a_changed_loss_is_noticed():
+    changed = json.loads(json.dumps(LOSSES))
+    changed["speech_tokenizer"]["batches"][2]["train_loss/l1"] += 1e-3
+    assert list(compare_losses(LOSSES, changed, Counter())) == ["speech_tokenizer"]

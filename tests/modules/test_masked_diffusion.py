@@ -91,7 +91,7 @@ def ratios(noisy, batch):
                 yield (is_masked & here).sum() / here.sum()
 
 
-@pytest.mark.parametrize("masking", ["counted", "bernoulli"])
+@pytest.mark.parametrize("masking", ["fixed_count", "bernoulli"])
 def test_mask_ratios_cover_the_whole_unit_interval(masking):
     model = module(forward_process=forward_process(masking=masking))
     seen = torch.stack([r for b in batches(300) for r in ratios(corrupt(model, b), b)])

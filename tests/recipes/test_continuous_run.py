@@ -77,7 +77,7 @@ def test_sampling_configs_of_a_model_with_an_encoder_are_compared(place):
 def test_without_its_encoder_it_does_not_answer_speech_and_says_why(place, capsys):
     assert generate() == 2
     assert "give continuous_speech as in the recipe" in capsys.readouterr().err
-    assert generate(*HEARS, "--times", "0.1-0.2") == 2
+    assert generate(*HEARS, "--intervals", "0.1-0.2") == 2
     assert "cut the sound instead" in capsys.readouterr().err
     given = ["--task", "t2i", "--text", "a cat", "--model", EXPORT, "--out", "drawn"]
     assert main(["generate", *given]) == 0
@@ -98,7 +98,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     omni = Omni.from_pretrained(EXPORT, continuous_speech=SpeechFeatureEncoder(torch.nn.Identity()))
     rng = np.random.default_rng(1)
     rate = omni.speech_tokenizer.sample_rate
-    sample = omni.ask("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))
+    sample = omni.encode_request("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))
     (part,) = user_speech(sample)
     assert part.features.shape == (17, 560)
     assert part.codes

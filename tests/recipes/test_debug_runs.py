@@ -78,9 +78,9 @@ def test_every_task_generates_well_formed_answers_the_same_for_the_same_seed(wor
     record = json.loads(outs[0].with_suffix(".json").read_text())
     assert record["task"] == task
     assert record["seed"] == 0
-    for hole in record["holes"].values():
-        if hole["modality"] == "image":
-            assert len(hole["ids"]) == 64
+    for part in record["parts"].values():
+        if part["modality"] == "image":
+            assert len(part["ids"]) == 64
 
 
 def test_changing_the_vocabulary_is_refused_by_name(workplace, capsys):
@@ -130,7 +130,7 @@ def test_a_calibration_is_kept_with_the_model_and_read_by_generate(workplace, tm
     configs = ["--tasks", "[t2i]", "--configs", json.dumps({"two": {"num_steps": 2}})]
     assert main(["calibrate", *given, *plan, *configs, "--into_model", "true"]) == 0
     asked = ["generate", "--task", "t2i", "--text", "a cat", "--model", str(model)]
-    for more, forwards in (([], 2), (["--steps", "5"], 5)):
+    for more, forwards in (([], 2), (["--num_steps", "5"], 5)):
         assert main([*asked, *more, "--out", str(tmp_path / "cat")]) == 0
         assert json.loads((tmp_path / "cat.json").read_text())["forwards"] == forwards
 
@@ -213,21 +213,21 @@ def times_of(folder):
 def infill(name, *args):
     model = ["--model", "runs/debug/stage3/export"]
     assert main(["generate", *args, "--out", f"out/{name}", *model]) == 0
-    holes = json.loads(Path(f"out/{name}.json").read_text())["holes"]
-    return next(hole for key, hole in holes.items() if key != "transcript")
+    parts = json.loads(Path(f"out/{name}.json").read_text())["parts"]
+    return next(part for key, part in parts.items() if key != "transcript")
 
 
 def test_words_of_a_text_are_filled(workplace):
     Image.new("RGB", (64, 64), "green").save("own.png")
-    hole = infill("words", "--task", "caption", "--image", "own.png", "--text", "a ___ cat, ___{2}")
+    part = infill("words", "--task", "caption", "--image", "own.png", "--text", "a ___ cat, ___{2}")
     text = Path("out/words.txt").read_text()
     assert text.startswith("a ")
     assert " cat, " in text
-    assert hole["open"] == sum(hole["gaps"])
+    assert part["masked"] == sum(part["blanks"])
     same = infill(
-        "same", "--task", "vqa", "--text", "x", "--image", "own.png", "--draft_text", "___"
+        "same", "--task", "vqa", "--text", "x", "--image", "own.png", "--infill_text", "___"
     )
-    assert same["open"] == same["positions"]
+    assert same["masked"] == same["positions"]
 
 
 def test_a_part_of_a_picture_is_drawn_anew(workplace):
@@ -236,24 +236,26 @@ def test_a_part_of_a_picture_is_drawn_anew(workplace):
     mask = Image.new("RGB", (64, 64))
     mask.paste((255, 255, 255), (0, 0, 20, 64))
     mask.save("mask.png")
-    hole = infill(
+    part = infill(
         "half", "--task", "t2i", "--text", "x", "--image", "own.png", "--mask", "mask.png"
     )
     made = np.asarray(Image.open("out/half.png"))
-    assert hole["open"] == 24
+    assert part["masked"] == 24
     assert (made[:, 24:] == own[:, 24:]).all()
     assert (made[:, :24] != own[:, :24]).any()
     hidden = infill("seen", "--task", "caption", "--image", "own.png", "--mask", "mask.png")
-    assert hidden["open"] == hidden["positions"]
+    assert hidden["masked"] == hidden["positions"]
 
 
 def test_a_part_of_speech_is_said_anew(workplace):
     wave = np.random.default_rng(0).normal(0, 0.1, 16000).clip(-1, 1).astype(np.float32)
     soundfile.write("own.wav", wave, 16000)
     own, rate = soundfile.read("own.wav", dtype="float32")
-    hole = infill("bit", "--task", "tts", "--text", "x", "--audio", "own.wav", "--times", "0.2-0.6")
+    part = infill(
+        "bit", "--task", "tts", "--text", "x", "--audio", "own.wav", "--intervals", "0.2-0.6"
+    )
     made, _ = soundfile.read("out/bit.wav", dtype="float32")
-    assert 0 < hole["open"] < hole["positions"]
+    assert 0 < part["masked"] < part["positions"]
     assert len(made) == len(own)
     assert (made[: round(0.1 * rate)] == own[: round(0.1 * rate)]).all()
     assert (made[round(0.7 * rate) :] == own[round(0.7 * rate) :]).all()
@@ -271,13 +273,13 @@ def test_masked_pieces_are_infilled_and_scored(workplace):
     assert all(row["value"] >= 0 for row in rows)
 
 
-def test_every_quality_and_a_sampler_of_one_s_own_generate(workplace):
+def test_every_preset_and_a_sampler_of_one_s_own_generate(workplace):
     asked = ["--task", "t2i", "--text", "a cat", "--model", "runs/debug/stage3/export"]
     sampler = ["--sampler", "lightning_omni.samplers.margin.Margin"]
     for name, more in (
-        ("fast", ["--quality", "fast"]),
-        ("best", ["--quality", "best", "--precision", "bfloat16"]),
-        ("margin", [*sampler, "--steps", "3"]),
+        ("fast", ["--preset", "fast"]),
+        ("best", ["--preset", "best", "--precision", "bfloat16"]),
+        ("margin", [*sampler, "--num_steps", "3"]),
     ):
         assert main(["generate", *asked, *more, "--out", f"out/{name}"]) == 0
     steps = {

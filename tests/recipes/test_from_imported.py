@@ -64,7 +64,7 @@ def test_two_steps_from_dream_resume_export_and_sample(imported):
         assert not torch.equal(old, new)
         assert (new - old).abs().max() < 0.02  # a few steps away, row by row
     assert generate("tqa", "--text", "what is it?") == 0
-    assert json.loads(Path("answer.json").read_text())["holes"]["0"]["modality"] == "text"
+    assert json.loads(Path("answer.json").read_text())["parts"]["0"]["modality"] == "text"
     assert Path("answer.txt").is_file()
     assert generate("t2i", "--text", "a cat") == 0
     assert Path("answer.png").is_file()

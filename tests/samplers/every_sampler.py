@@ -1,6 +1,15 @@
-"""One or more of every sampler, for laws that all must keep."""
+"""One or more of every sampler, for laws that all must keep.
 
+A class that is not listed is taken with its default arguments.
+"""
+
+import inspect
+import pkgutil
+from importlib import import_module
+
+import lightning_omni.samplers
 from lightning_omni.samplers.ancestral import Ancestral
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
@@ -31,6 +40,11 @@ SAMPLERS = [
     ReMDM(0.8, "rescale", start=0.9, stop=0.2),
     ReMDM(0.8, "confidence"),
 ]
+for module in pkgutil.iter_modules(lightning_omni.samplers.__path__, "lightning_omni.samplers."):
+    for cls in vars(import_module(module.name)).values():
+        is_sampler = inspect.isclass(cls) and issubclass(cls, Sampler)
+        if is_sampler and not inspect.isabstract(cls) and cls not in map(type, SAMPLERS):
+            SAMPLERS.append(cls())
 GREEDY = [
     Confidence(),
     Margin(),

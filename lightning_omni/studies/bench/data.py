@@ -29,7 +29,7 @@ _TAIL_PADS = {"text": 10, "speech": 16}
 _PADDED_BATCH = 16
 
 
-def compare_reading(
+def compare_loading(
     folder: Path, task: str, *, samples: int, repeats: int, seed: int
 ) -> dict[str, Any]:
     """Time the reading of shuffled, parsed samples of one task.

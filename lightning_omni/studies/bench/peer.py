@@ -74,9 +74,9 @@ def padded(samples: Samples, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     labels_flat = torch.full_like(samples.x0, IGNORED)
     labels_flat[samples.masked] = samples.x0[samples.masked]
 
-    def rows(flat: Tensor, fill: int) -> Tensor:
+    def rows(flat: Tensor, padding: int) -> Tensor:
         parts = torch.split(flat, samples.lengths)
-        return torch.stack([F.pad(p, (0, longest - len(p)), value=fill) for p in parts])
+        return torch.stack([F.pad(p, (0, longest - len(p)), value=padding) for p in parts])
 
     is_there = rows(torch.ones_like(samples.x0), 0).bool()
     mask = is_there[:, None, None, :] & torch.ones(longest, 1, dtype=torch.bool)

@@ -76,7 +76,7 @@ def _data(o: Options) -> Iterator[BenchRow]:
     if not tasks:
         raise OmniError(f"no training shards in '{o.codes}'; give a folder of code shards")
     for task in tasks:
-        yield data.compare_reading(o.codes, task, samples=_SAMPLES, repeats=o.repeats, seed=o.seed)
+        yield data.compare_loading(o.codes, task, samples=_SAMPLES, repeats=o.repeats, seed=o.seed)
     shape = o.shapes[0]
     row = data.measure_packing(
         o.codes,

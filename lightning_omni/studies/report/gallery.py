@@ -113,14 +113,14 @@ def _side(home: Path, name: str, side: dict[str, str], *, is_reconstruction: boo
 
 def _scores(entry: dict[str, Any]) -> str:
     """Return what was recognised in the answer, and its scores."""
-    reading = entry.get("reading", {})
+    prediction = entry.get("prediction") or entry.get("reading", {})  # the latter before 0.2
     parts = []
     if entry.get("failure"):
         parts.append(f'<span class="badge bad">{escape(entry["failure"])}</span>')
-    if "transcript" in reading:
-        parts.append(f"recognised as “{escape(reading['transcript'])}”")
-    if "scene" in reading:
-        parts.append(f"classified as {escape(_scene_words(reading['scene']))}")
+    if "transcript" in prediction:
+        parts.append(f"recognised as “{escape(prediction['transcript'])}”")
+    if "scene" in prediction:
+        parts.append(f"classified as {escape(_scene_words(prediction['scene']))}")
     for name, (top, bottom) in entry.get("metrics", {}).items():
         label = escape(METRIC_NAMES.get(name, name))
         if name in ("wer", "cer"):

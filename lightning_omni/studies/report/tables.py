@@ -38,7 +38,7 @@ def headline(rows: Sequence[ResultRow]) -> str:
     chosen = []
     for task in TASK_TITLES:
         primary = [r for r in rows if r["task"] == task and r["is_primary"] and not r["slice"]]
-        primary.sort(key=lambda r: _place(r["split"]))
+        primary.sort(key=lambda r: _split_order(r["split"]))
         chosen += primary[:1]
     if not chosen:
         return '<p class="soft">No task was evaluated.</p>'
@@ -48,7 +48,7 @@ def headline(rows: Sequence[ResultRow]) -> str:
 def splits(rows: Sequence[ResultRow]) -> str:
     """Return primary metrics with one column per split; empty with a single split."""
     primary = [r for r in rows if r["is_primary"] and not r["slice"]]
-    names = sorted({r["split"] for r in primary}, key=_place)
+    names = sorted({r["split"] for r in primary}, key=_split_order)
     if len(names) < 2:
         return ""
     lines = []
@@ -143,7 +143,7 @@ def _metric(row: ResultRow) -> str:
     return escape(name) + (" ↓" if row["is_lower_better"] else "")
 
 
-def _place(split: str) -> tuple[int, str]:
+def _split_order(split: str) -> tuple[int, str]:
     known = _SPLIT_ORDER.index(split) if split in _SPLIT_ORDER else len(_SPLIT_ORDER)
     return known, split
 
