@@ -124,13 +124,13 @@ def _rename_settings(plain: Any) -> Any:
         return plain
     renamed = {name: _rename_settings(value) for name, value in plain.items()}
     if isinstance(named := renamed.get(_NAMED_SETTINGS), dict):
-        renamed[_NAMED_SETTINGS] = {name: _rename_settings(value) for name, value in named.items()}
+        renamed[_NAMED_SETTINGS] = {name: _rename_fields(value) for name, value in named.items()}
     if _SETTINGS in renamed:
-        renamed[_SETTINGS] = _rename_settings(renamed[_SETTINGS])
+        renamed[_SETTINGS] = _rename_fields(renamed[_SETTINGS])
     return renamed
 
 
-def _rename_settings(plain: Any) -> Any:
+def _rename_fields(plain: Any) -> Any:
     if not isinstance(plain, dict):
         return plain
     known = [_SETTINGS, *ALIASES.values()]
