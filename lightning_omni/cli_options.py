@@ -32,6 +32,14 @@ ALIASES = {
     "bound": "nelbo",
 }
 """Old name of an option: its new name; used where a verb has the new one and not the old one."""
+REMOVED_OPTIONS = {
+    "final_guidance": "guidance has one scale",
+    "final_guidance_scale": "guidance has one scale",
+    "grow": "an answer that does not end is retried with more positions",
+    "length": "response_length states a length",
+    "length_quantile": "response_length states a length",
+}
+"""Old option that has no new name: what is there instead."""
 _SILENT = ("from",)  # this alias stays
 _SETTINGS = "sampling"
 """Option that holds settings of generation, whose names may be old too."""
@@ -92,11 +100,18 @@ def new_name(name: str, known: Collection[str]) -> str:
     Args:
         name: name without dashes; of `sampling.steps`, the last part may be old.
         known: options of the verb.
+
+    Raises:
+        OmniError: If the verb no longer has the option.
     """
     parent, dot, last = name.rpartition(".")
     new = f"{parent}{dot}{ALIASES.get(last, last)}"
     is_setting = parent == _SETTINGS and parent in known
-    if name in known or not (is_setting or new in known):
+    if name in known:
+        return name
+    if last in REMOVED_OPTIONS and (is_setting or "guidance_scale" in known):
+        raise OmniError(f"the option '{last}' no longer exists: {REMOVED_OPTIONS[last]}")
+    if not (is_setting or new in known):
         return name
     if name != new and name not in _SILENT:
         _log_rename(name, new)
@@ -109,13 +124,13 @@ def _rename_settings(plain: Any) -> Any:
         return plain
     renamed = {name: _rename_settings(value) for name, value in plain.items()}
     if isinstance(named := renamed.get(_NAMED_SETTINGS), dict):
-        renamed[_NAMED_SETTINGS] = {name: _new_settings(value) for name, value in named.items()}
+        renamed[_NAMED_SETTINGS] = {name: _rename_fields(value) for name, value in named.items()}
     if _SETTINGS in renamed:
-        renamed[_SETTINGS] = _new_settings(renamed[_SETTINGS])
+        renamed[_SETTINGS] = _rename_fields(renamed[_SETTINGS])
     return renamed
 
 
-def _new_settings(plain: Any) -> Any:
+def _rename_fields(plain: Any) -> Any:
     if not isinstance(plain, dict):
         return plain
     known = [_SETTINGS, *ALIASES.values()]

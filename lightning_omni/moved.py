@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from lightning_omni.errors import OmniError
+
 log = logging.getLogger(__name__)
 
 _PACKAGE = "lightning_omni."
@@ -75,30 +77,26 @@ MODULES = {
     "experiments.training": "studies.experiments.training",
     "figures": "files",
     "inference": "generation",
-    "inference.blank": "generation.blank",
+    "inference.blank": "generation.canvas_builder",
     "inference.command": "generation.command",
-    "inference.composite": "generation.composite",
-    "inference.defaults": "generation.defaults",
+    "inference.composite": "generation.decode",
+    "inference.defaults": "generation.config",
     "inference.denoise": "generation.denoiser",
-    "inference.draft": "generation.draft",
-    "inference.ears": "generation.ears",
+    "inference.draft": "generation.request",
     "inference.folder": "generation.model_folder",
-    "inference.given_files": "generation.given_files",
-    "inference.hole_filler": "generation.hole_filler",
-    "inference.hole_lengths": "generation.hole_lengths",
+    "inference.given_files": "generation.command",
+    "inference.hole_filler": "generation.generator",
+    "inference.hole_lengths": "generation.generator",
     "inference.layout": "generation.canvas_builder",
-    "inference.length_prediction": "generation.length_prediction",
     "inference.lengths": "generation.lengths",
     "inference.media_coder": "generation.decode",
     "inference.omni": "generation.omni",
-    "inference.part_draft": "generation.part_draft",
     "inference.part_filler": "generation.generator",
-    "inference.plain_sampling": "generation.plain_sampling",
-    "inference.qualities": "generation.qualities",
+    "inference.plain_sampling": "generation.config",
+    "inference.qualities": "generation.config",
     "inference.request": "generation.request",
     "inference.sampling": "generation.config",
     "inference.trace": "generation.history",
-    "inference.unused_options": "generation.unused_options",
     "interop.own": "interop.native",
     "interop.weightless": "interop.meta_init",
     "interop.writing": "interop.shards_writer",
@@ -145,23 +143,68 @@ MODULES = {
 }
 """Old module: new module, both below this package."""
 NAMES: dict[str, str] = {
+    "Answered": "TaskResult",
     "Answerer": "ModelAdapter",
     "Arm": "Variant",
+    "BoundPerToken": "NelboPerToken",
     "Case": "Example",
-    "OmniAnswerer": "OmniAdapter",
-    "Outcome": "Score",
-    "Reading": "Prediction",
-    "Reply": "Response",
-    "SceneOracle": "SceneClassifier",
-    "TokenizerReconstructor": "CodecReconstructor",
-    "merged": "merge_adapters",
+    "CodeSpanFeatures": "CodebookEmbedding",
     "Continuous": "ContinuousFeatures",
     "ContinuousSpeech": "SpeechFeatureEncoder",
+    "Corrupted": "NoisyBatch",
+    "Draft": "Infill",
+    "Exhibit": "GalleryItem",
+    "GenerationDefaults": "ModalityDefaults",
+    "Grammar": "AllowedTokens",
+    "Heard": "SpeechScores",
+    "Hole": "MaskedSpan",
+    "Isolation": "PromptIsolation",
+    "LayerMemory": "LayerKVCache",
+    "MediaCoder": "MediaDecoder",
+    "Moment": "StepTimes",
     "OWN": "NATIVE",
+    "OmniAnswerer": "OmniAdapter",
+    "Outcome": "Score",
+    "PartFiller": "PartGenerator",
+    "Pictures": "Images",
+    "Reader": "ResponseParser",
+    "Reading": "Prediction",
+    "Refiller": "Infiller",
+    "Reply": "Response",
+    "RotaryAngles": "RotaryEmbedding",
+    "Runner": "CachedBackbone",
+    "Sampling": "GenerationConfig",
+    "SamplingOptions": "GenerationConfig",
+    "SceneOracle": "SceneClassifier",
+    "Scenes": "LabelledScenes",
+    "Scored": "TaskScores",
+    "Sequence": "TokenSequence",
+    "TokenizerReconstructor": "CodecReconstructor",
+    "Trace": "History",
+    "WithoutWeights": "MetaInit",
     "counted_mask": "fixed_count_mask",
+    "evaluation.statistics.Measured": "Estimate",
+    "experiments.compare.Row": "ComparisonRow",
+    "experiments.measured.Measured": "Measurement",
+    "experiments.training.Stage": "StageRecipe",
     "locate": "resolve_pretrained",
+    "merged": "merge_adapters",
+    "nn.memory.Memory": "KVCache",
+    "planning.memory.Memory": "DeviceMemory",
+    "report.run_files.Stage": "LoggedStage",
 }
-"""Old name of a class or function: its new name."""
+"""Old name of a class or function: its new name; with its old module where a name had two uses."""
+REMOVED_MODULES = {
+    "inference.ears": "the encoder of speech features is given to Omni.from_pretrained",
+    "inference.length_prediction": "response_length states a length",
+    "inference.part_draft": "what is given of an answer is a Part with masked positions",
+    "inference.unused_options": "options that change nothing are not refused",
+    "modules.length_loss": "length heads were removed",
+    "nn.length_head": "length heads were removed",
+    "samplers.growth": "an answer that does not end is retried with more positions",
+    "samplers.token_editing": "committed tokens are not edited",
+}
+"""Old module that has no successor: what is there instead."""
 ARGUMENTS = {
     "bound_draws": "nelbo_draws",
     "is_shifted": "right_shift_logits",
@@ -176,10 +219,21 @@ REMOVED: dict[str, str] = {
 
 
 def resolve(path: str) -> str:
-    """The dotted path of a class or function as it is now."""
+    """Return the dotted path of a class or function as it is now.
+
+    Raises:
+        OmniError: If its module was removed.
+    """
     module, _, name = path.rpartition(".")
     own = module.removeprefix(_PACKAGE)
-    return f"{_PACKAGE}{MODULES.get(own, own)}.{NAMES.get(name, name)}"
+    if own in REMOVED_MODULES:
+        raise OmniError(f"'{path}' no longer exists: {REMOVED_MODULES[own]}")
+    return f"{_PACKAGE}{MODULES.get(own, own)}.{_new_name(own, name)}"
+
+
+def _new_name(module: str, name: str) -> str:
+    """Return the new name of a class or function of an old module."""
+    return NAMES.get(f"{module}.{name}", NAMES.get(name, name))
 
 
 def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
@@ -255,8 +309,8 @@ class _Moved(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        target = MODULES[self.__name__.removeprefix(_PACKAGE)]
-        new = NAMES.get(name, name)
+        own = self.__name__.removeprefix(_PACKAGE)
+        target, new = MODULES[own], _new_name(own, name)
         value = getattr(importlib.import_module(_PACKAGE + target), new)
         self.__dict__[name] = value
         log.warning("'%s.%s' is now '%s%s.%s'", self.__name__, name, _PACKAGE, target, new)

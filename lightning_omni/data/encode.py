@@ -21,7 +21,7 @@ from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.modalities import SAMPLE_RATE
+from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
@@ -103,6 +103,11 @@ def load_file_tokenizers(folders: Mapping[str, Path]) -> dict[str, FileTokenizer
 
 def _fingerprint(folder: Path, name: str) -> str:
     if not (folder / "config.json").is_file():
+        if modality_named(name).is_file:
+            raise OmniError(
+                f"no {name} tokenizer in '{folder}'; give its exported folder in "
+                f"data.file_tokenizers.{name}"
+            )
         raise OmniError(
             f"no {name} tokenizer in '{folder}'; train it first with "
             f"`lightning_omni fit --config recipes/{name}_tokenizer.yaml`, or point the recipe's "

@@ -1,69 +1,255 @@
-"""Files that the last version before the redesign wrote are read."""
+"""What the code before the redesign wrote, and its names, can still be used."""
 
+import importlib
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 
 import pytest
-from record import FIXTURES, debug_request, load_model
+import torch
+from cases import FIXTURES, Inputs
+from compare import LOSS_TOLERANCE, STORED, read
+from record import continuous_export
 
-from lightning_omni.cli import main
+from lightning_omni import GenerationConfig, Omni
+from lightning_omni.cli import build_cli, main, parse_options
+from lightning_omni.cli_help import VERBS, options_of
+from lightning_omni.cli_options import OLD_VERBS, REMOVED_OPTIONS, new_name
+from lightning_omni.cli_trainer import OmniCLI
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import from_plain, load_presets, to_plain
+from lightning_omni.moved import MODULES, REMOVED_MODULES, resolve
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.recipe import read_recipe
+from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
-RECIPE = FIXTURES / "recipes" / "debug" / "stage3.yaml"
+RECIPES = FIXTURES / "recipes"
+AVERAGING = {
+    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "init_args": {"decay": 0.98, "use_buffers": False},
+}
+NAMES = json.loads((FIXTURES / "names.json").read_text())
+"""Modules, classes and options of the old code."""
+TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if "\ntrainer:" in p.read_text())
+STUDIES = sorted(
+    p for p in RECIPES.rglob("*.yaml") if p not in TRAINING and p.parent != RECIPES / "model"
+)
+REMOVED_FROM_STUDIES = {
+    "editing": "TokenEditing' no longer exists",
+    "guidance": "guidance_scale: Expected a float",
+    "images": "TokenEditing' no longer exists",
+    "lengths": "the option 'length' no longer exists",
+    "speech": "TokenEditing' no longer exists",
+    "text": "TokenEditing' no longer exists",
+}
+"""Old recipe of a study: what the error names."""
+REMOVED_CLASSES = {
+    "bench.sample": "Canvases",
+    "evaluation.answerers": "Reconstructor",
+    "inference.blank": "Blank",
+    "inference.denoise": "Guide",
+    "inference.ears": "Ears",
+    "inference.given_files": "Given GivenFiles",
+    "inference.hole_filler": "HoleFiller",
+    "inference.hole_lengths": "HoleLengths",
+    "inference.part_draft": "ImageDraft SpeechDraft TextDraft",
+    "inference.unused_options": "Scope",
+    "modules.length_loss": "LengthLoss",
+    "nn.length_head": "LengthHead Query",
+    "samplers.growth": "Growing Grown Growth",
+    "samplers.token_editing": "TokenEditing",
+}
+"""Classes of the old code, by module, that have no successor."""
+REMOVED_FILES = {*REMOVED_MODULES, "inference.shrink", "option_files"}
 
 
-def test_an_export_with_a_length_head_answers_and_says_once_that_it_is_not_used(caplog):
-    with caplog.at_level(logging.INFO):
-        model = load_model(FIXTURES / "stage3_export")
+# -------------------------------------------------------------------------------------- files
+def test_an_export_with_a_length_head_loads_and_says_once_that_it_is_not_used(caplog):
+    caplog.set_level(logging.INFO)
+    model = Omni.from_pretrained(FIXTURES / "stage3_export")
     assert caplog.text.count("no longer used") == 1
-    assert model.generate("t2i", text=debug_request("t2i")["text"]).image is not None
+    assert model.generate("t2i", text="a red cat").image is not None
 
 
+def test_an_export_with_continuous_speech_loads_with_its_encoder_and_names_it_without():
+    wave = Inputs().wave("caption0")
+    with continuous_export() as folder:
+        encoder = SpeechFeatureEncoder(torch.nn.Identity())
+        model = Omni.from_pretrained(folder, continuous_speech=encoder)
+        answer = model.generate("asr", speech=wave, config=GenerationConfig(num_steps=2))
+        assert answer.text is not None
+        with pytest.raises(OmniError, match="continuous_speech"):
+            Omni.from_pretrained(folder).generate("asr", speech=wave)
+
+
+def test_a_seanet_tokenizer_decodes_as_it_did():
+    tokenizer = SpeechTokenizer.from_pretrained(FIXTURES / "speech_tokenizer_seanet_export")
+    wave = tokenizer.decode(torch.arange(60)[None] % 32).detach().flatten()
+    assert wave.shape == (38400,)
+    assert wave[1000:5000:1000].tolist() == pytest.approx(
+        [0.344658, 0.345449, 0.344649, 0.345489], abs=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # fewer callbacks here
+def test_a_checkpoint_with_a_length_head_resumes_with_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prep-data", "--preset", "smoke", "--out", "data/smoke", "--cache", "c"]) == 0
+    checkpoint = shutil.copy(FIXTURES / "stage3_step4.ckpt", "old.ckpt")
+    recipe = ["--config", str(RECIPES / "debug/stage3.yaml"), "--trainer.plugins", "null"]
+    for kind in ("image_tokenizer", "speech_tokenizer"):
+        recipe += [f"--data.{kind}", str(FIXTURES / "stage3_export" / kind)]
+    recipe += ["--trainer.callbacks", json.dumps([AVERAGING]), "--trainer.limit_val_batches", "0"]
+    seen = {}
+
+    def keep(cli):
+        seen.update(cli.trainer.logged_metrics, step=cli.trainer.global_step)
+
+    monkeypatch.setattr(OmniCLI, "after_fit", keep, raising=False)
+    assert main(["fit", *recipe, "--trainer.max_steps", "5", "--ckpt_path", checkpoint]) == 0
+    stored = read(STORED["losses"])["losses"]["stage3@resumed"]["batches"][0]["train/loss"]
+    assert math.isclose(float(seen["train/loss"]), stored, rel_tol=LOSS_TOLERANCE)
+    assert seen["step"] == 5
+    assert Path("runs/debug/stage3/export/model.safetensors").is_file()
+
+
+# ------------------------------------------------------------------------------------ presets
 def test_presets_under_their_old_name_are_those_of_today():
-    old = load_presets(FIXTURES / "qualities" / "shipped")
+    old, new = load_presets(FIXTURES / "qualities" / "shipped"), load_presets(FOLDER)
     assert {p: {t: to_plain(c) for t, c in own.items()} for p, own in old.items()} == {
-        p: {t: to_plain(c) for t, c in own.items()} for p, own in load_presets(FOLDER).items()
+        p: {t: to_plain(c) for t, c in own.items()} for p, own in new.items()
     }
 
 
 def test_old_settings_are_read_or_named():
     plain = json.loads((FIXTURES / "qualities" / "handmade" / "qualities.json").read_text())
     assert from_plain(plain["balanced"]["tqa"]).history
+    assert from_plain(plain["balanced"]["tqa"]).preset == "best"
     assert from_plain(plain["fast"]["asr"]).cache_interval == 2
-    for preset, task, word in (
+    for preset, task, words in (
+        ("fast", "tts", "timestep_shift is .*, wanted a number"),
         ("fast", "t2i", "final_guidance_scale"),
         ("fast", "caption", "grow"),
         ("balanced", "sqa", "length"),
-        ("balanced", "svqa", "wanted a number"),
+        ("balanced", "svqa", "guidance_scale is .*, wanted a number"),
+        ("best", "s2i", "guidance_scale is .*, wanted a number"),
     ):
-        with pytest.raises(OmniError, match=word):
+        with pytest.raises(OmniError, match=words):
             from_plain(plain[preset][task])
-    with pytest.raises(OmniError, match="token_editing"):
-        from_plain({"sampler": plain["fast"]["vqa"]["sampler"]})
+    sampler = plain["fast"]["vqa"]["sampler"]
+    with pytest.raises(OmniError, match=r"token_editing\.TokenEditing' no longer exists"):
+        from_plain({"sampler": sampler})
+    nested = from_plain({"sampler": sampler["init_args"]["sampler"]}).sampler
+    assert (type(nested).__name__, nested.threshold) == ("KLASS", 0.8)
 
 
-@pytest.mark.parametrize("path", sorted((FIXTURES / "recipes" / "debug").glob("*.yaml")), ids=str)
-def test_classes_of_old_recipes_are_where_the_recipe_says_or_moved(path):
-    text = json.dumps(read_recipe(path), default=str)
-    for old in ("modules.precision", "nn.frames", "nn.lfq", "nn.seanet", "modules.muon"):
-        assert f"lightning_omni.{old}." not in text
-
-
-@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # fewer callbacks here
-def test_a_checkpoint_resumes_with_its_recipe(tmp_path, monkeypatch):
+# ------------------------------------------------------------------------------------ recipes
+@pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
+def test_an_old_recipe_builds(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["prep-data", "--preset", "smoke", "--out", "data/smoke"]) == 0
-    checkpoint = shutil.copy(FIXTURES / "stage3_step4.ckpt", "old.ckpt")
-    tokenizers = [
-        f"--data.{kind}={FIXTURES / 'stage3_export' / kind}"
-        for kind in ("image_tokenizer", "speech_tokenizer")
-    ]
-    options = ["--trainer.callbacks", "null", "--trainer.limit_val_batches", "0"]
-    run = ["fit", "--config", str(RECIPE), *tokenizers, *options]
-    assert main([*run, "--ckpt_path", checkpoint]) == 0
-    assert Path("runs/debug/stage3/export/model.safetensors").is_file()
+    needs_gpu = read_recipe(path)["trainer"].get("strategy", "auto") != "auto"
+    with torch.device("meta"):
+        cli = build_cli(["--config", str(path)], run=False, with_trainer=not needs_gpu)
+    assert next(cli.model.parameters()).is_meta
+
+
+def test_removed_arguments_of_old_recipes_are_named_once(caplog):
+    from lightning_omni.moved import _log_once
+
+    _log_once.cache_clear()
+    read_recipe(RECIPES / "debug/stage3.yaml")
+    assert "the argument 'length_loss' is ignored: length heads were removed" in caplog.text
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: str(p.relative_to(RECIPES)))
+def test_an_old_recipe_of_a_study_parses_or_names_what_was_removed(path, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)  # variants name recipes relative to it
+    if path.parent.name == "eval":
+        verbs = {"infilling": "evaluate-infilling", "tokenizers": "evaluate-tokenizers"}
+        verb = verbs.get(path.stem, "calibrate" if path.stem == "calibrate" else "evaluate")
+    else:
+        verb = "calibrate" if path.parent.name == "sampling" else "experiment"
+    if (words := REMOVED_FROM_STUDIES.get(path.stem)) is None:
+        assert parse_options(verb, ["--config", str(path)])
+    else:
+        with pytest.raises(OmniError, match=words):
+            parse_options(verb, ["--config", str(path)])
+
+
+# -------------------------------------------------------------------------------------- names
+def own_name(path):
+    return path.removeprefix("lightning_omni.")
+
+
+def find(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def test_every_old_class_is_found_or_was_removed():
+    removed = {f"{m}.{name}" for m, names in REMOVED_CLASSES.items() for name in names.split()}
+    missing = set()
+    for path in NAMES["classes"]:
+        try:
+            find(resolve(path))
+        except (OmniError, ImportError, AttributeError):
+            missing.add(own_name(path))
+    assert missing == removed
+
+
+def test_every_old_module_is_importable_or_was_removed():
+    missing = set()
+    for path in NAMES["modules"]:
+        try:
+            importlib.import_module(path)
+        except ImportError:
+            missing.add(own_name(path))
+    assert missing == REMOVED_FILES
+
+
+@pytest.mark.parametrize("target", sorted(set(MODULES.values())))
+def test_a_moved_module_is_where_the_table_says(target):
+    assert target not in MODULES
+    assert (
+        importlib.import_module(f"lightning_omni.{target}").__name__ == f"lightning_omni.{target}"
+    )
+
+
+def test_no_class_of_today_has_an_old_name():
+    for path in (resolve(path) for path in NAMES["classes"] if is_kept(path)):
+        assert resolve(path) == path
+
+
+def is_kept(path):
+    module, _, name = own_name(path).rpartition(".")
+    return module not in REMOVED_MODULES and name not in REMOVED_CLASSES.get(module, "").split()
+
+
+def options_in(verb):
+    return [option.name for option in options_of(verb)]
+
+
+@pytest.mark.parametrize("verb", sorted(set(NAMES["options"]) - set(OLD_VERBS)))
+def test_every_old_option_has_a_new_name_or_an_error_that_says_what_is_there_instead(verb):
+    known = options_in(verb)
+    sections = {name.partition(".")[0] for name in known}
+    for old in NAMES["options"][verb]:
+        if old in REMOVED_OPTIONS and old not in known:
+            with pytest.raises(
+                OmniError, match=f"'{old}' no longer exists: {REMOVED_OPTIONS[old]}"
+            ):
+                new_name(old, known)
+        else:
+            assert new_name(old, known) in {*known, *sections}
+
+
+@pytest.mark.parametrize("verb", OLD_VERBS)
+def test_options_of_an_old_verb_are_those_of_its_successor(verb):
+    (successor, *_), renamed = OLD_VERBS[verb]
+    assert successor in VERBS
+    known = options_in(successor)
+    for old in NAMES["options"][verb]:
+        assert renamed.get(old, old) in known
