@@ -21,8 +21,11 @@ PAGES = [
     )
     if "results" not in path.parts and path.name != "log.md"
 ]
-HEADLESS = re.compile(r"^(?:[-*\d.]+ |\|.*\| )?(?:`?[\w.\[\]]+`?(?: \([^)]*\))?: )?Of [a-z]")
-"""A paragraph, list item, table cell or note of a parameter that begins with "Of ..."."""
+HEADLESS = re.compile(
+    r"^(?:[-*\d.]+ |\|.*\| )?(?:`?[\w.\[\]]+`?(?: \([^)]*\))?: )?Of (?!.*, (?:one|the) )[a-z]"
+)
+"""A paragraph, list item, table cell or note of a parameter that begins with "Of ..." and has no
+subject; "Of several parts, the last" has one."""
 PERSONS = re.compile(
     r"\b(?:tokens?|positions?|masks?|prompts?|holes?|codes?|folders?|networks?|models?|backbones?)"
     r" (?:that |which |may |can |only |also |all )*"
@@ -87,3 +90,7 @@ def test_a_fault_is_found(text):
 
 def test_a_line_that_continues_a_sentence_is_none():
     assert faults("the last\nOf its kind, which people ask for") == []
+
+
+def test_a_sentence_with_a_subject_is_none():
+    assert faults("Of several parts, the last counts.") == []
