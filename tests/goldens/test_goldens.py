@@ -4,12 +4,14 @@ import json
 from collections import Counter
 
 import pytest
-from compare import MARGIN, STORED, compare_ids, compare_losses, read, report
+from cases import TASKS
+from compare import MARGIN, STORED, compare_exactly, compare_ids, compare_losses, read, report
 from record import record_ids, record_losses
 
 IDS, LOSSES = read(STORED["ids"])["ids"], read(STORED["losses"])["losses"]
 SHORT = [
-    *("default/", "drawn/t2i/0", "drawn/sqa/2", "guidance1/", "blocks/", "cached/"),
+    *(f"default/{task}/0" for task in TASKS),
+    *("drawn/t2i/0", "drawn/sqa/2", "guidance1/", "blocks/", "cached/"),
     *("sampler/ReMDM(eta=0.3)", "history/t2i", "timestep_shift", "past_end/tqa"),
     *("blanks/", "region/", "interval/", "masked_image/vqa", "masked_speech/asr", "media_"),
     *("batch/drawn/", "encode/", "old_export/", "old_continuous_export/"),
@@ -35,7 +37,7 @@ def check_losses(only: tuple[str, ...] | None, least: int) -> None:
 
 
 def test_tokens_of_each_task_and_way_of_generation():
-    check_ids(SHORT, 70)
+    check_ids(SHORT, 62)
 
 
 def test_losses_of_the_first_batches():
@@ -48,6 +50,7 @@ def test_tokens_of_all_cases():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path.")  # fewer callbacks here
 def test_losses_of_all_debug_recipes():
     check_losses(None, 321)
 
@@ -62,5 +65,5 @@ def test_a_changed_token_is_noticed():
 
 def test_a_changed_loss_is_noticed():
     changed = json.loads(json.dumps(LOSSES))
-    changed["speech_tokenizer"]["batches"][2]["train_loss/l1"] += 1e-3
+    changed["speech_tokenizer"]["batches"][2]["train_loss/spectral"] += 1e-2
     assert list(compare_losses(LOSSES, changed, Counter())) == ["speech_tokenizer"]
