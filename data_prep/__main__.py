@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build a data folder; return 0, or 2 after printing one line about a mistake of the user."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _prepare(_parser().parse_args(argv))
+        _prepare_data(_parser().parse_args(argv))
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> None:
+def _prepare_data(args: argparse.Namespace) -> None:
     if args.corpus is None and args.source is not None:
         raise OmniError(
             "--source is only used with --corpus LAYOUT; presets have their own sources"
@@ -84,7 +84,7 @@ def prepare_preset(
     }
     manifest = write_new(collection, folder, facts)
     (folder / "ATTRIBUTION.md").write_text(attribution(facts["sources"]), encoding="utf-8")
-    _report(collection, folder, time.monotonic() - start)
+    _log_counts(collection, folder, time.monotonic() - start)
     return manifest
 
 
@@ -94,7 +94,7 @@ def tools() -> dict[str, Any]:
     return {"tools": {"python": platform.python_version(), **versions}}
 
 
-def _report(collection: Collection, folder: Path, seconds: float) -> None:
+def _log_counts(collection: Collection, folder: Path, seconds: float) -> None:
     for task, counts in collection.counts().items():
         log.info("%-8s %s", task, "  ".join(f"{s} {n}" for s, n in counts.items()))
     log.info("%s is ready after %.0f s", folder, seconds)

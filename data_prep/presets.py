@@ -46,7 +46,7 @@ class Preset:
         facts_asked_in_test: Maximum number of facts per test.
         sentences: Number of WordNet sentences per split; empty for none.
         reads_sentences: Train asr and tts on these sentences; otherwise only the speech tokenizer
-            is trained on them, and test_words tests words that the model never heard.
+            is trained on them, and test_words tests words that no training sample contains.
         max_icons: Maximum number of single emoji that are added with their names.
         has_easy_vqa: Add the easy-VQA data set.
         has_human_speech: Add human recordings to test_voice.

@@ -111,7 +111,7 @@ class Sources:
         source = NPM_SOURCES[name]
         folder = self.cache / "npm" / f"{source.name.strip('@').replace('/', '-')}-{source.version}"
         if not (folder / "package.json").is_file():
-            self._need("npm", source)
+            self._check_can_fetch("npm", source)
             _unpack_npm(source, folder)
         self.provenance.record(source, source.version)
         return folder
@@ -125,7 +125,7 @@ class Sources:
         source = DEB_SOURCES[name]
         folder = self.cache / "deb" / source.name
         if not (folder / "VERSION").is_file():
-            self._need("apt-get", source)
+            self._check_can_fetch("apt-get", source)
             _unpack_deb(source, folder)
         self.provenance.record(source, (folder / "VERSION").read_text("utf-8").strip())
         return folder
@@ -146,7 +146,7 @@ class Sources:
         self.provenance.record(source, metadata.version(source.name))
         return Path(spec.submodule_search_locations[0])
 
-    def _need(self, tool: str, source: Source) -> None:
+    def _check_can_fetch(self, tool: str, source: Source) -> None:
         if not self.online:
             raise SourceError(f"'{source.name}' is not cached and this build is offline")
         if shutil.which(tool) is None:
@@ -154,8 +154,8 @@ class Sources:
 
 
 def _unpack_npm(source: Source, folder: Path) -> None:
-    work = _fresh(folder.with_suffix(".partial"))
-    _run(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
+    work = _empty_folder(folder.with_suffix(".partial"))
+    _run_command(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
     archives = list(work.glob("*.tgz"))
     if len(archives) != 1:
         raise SourceError(f"npm pack {source.name}@{source.version} gave {len(archives)} archives")
@@ -167,19 +167,19 @@ def _unpack_npm(source: Source, folder: Path) -> None:
 
 
 def _unpack_deb(source: Source, folder: Path) -> None:
-    work = _fresh(folder.with_suffix(".partial"))
-    _run(["apt-get", "download", "-qq", source.name], work, source)
+    work = _empty_folder(folder.with_suffix(".partial"))
+    _run_command(["apt-get", "download", "-qq", source.name], work, source)
     archive = next(iter(sorted(work.glob("*.deb"))), None)
     if archive is None:
         raise SourceError(f"apt-get download {source.name} left no package; run apt-get update")
-    _run(["dpkg-deb", "-x", archive.name, "files"], work, source)
+    _run_command(["dpkg-deb", "-x", archive.name, "files"], work, source)
     version = archive.name.split("_")[1].replace("%3a", ":")
     (work / "files" / "VERSION").write_text(version + "\n", encoding="utf-8")
     _publish(work / "files", folder)
     shutil.rmtree(work)
 
 
-def _fresh(folder: Path) -> Path:
+def _empty_folder(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -191,7 +191,7 @@ def _publish(built: Path, folder: Path) -> None:
     built.rename(folder)
 
 
-def _run(command: list[str], folder: Path, source: Source) -> None:
+def _run_command(command: list[str], folder: Path, source: Source) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

@@ -53,8 +53,8 @@ _PUNCTUATION = (
 
 def corpus(sources: Sources) -> Iterator[str]:
     """Yield all sentences of the default corpus, and some English text with punctuation."""
-    yield from chain.from_iterable(_scene_sentences(c) for c in _contents())
-    known = facts.everyday() + facts.sums_from_zero(20)
+    yield from chain.from_iterable(_scene_sentences(c) for c in _scene_contents())
+    known = facts.everyday_facts() + facts.sums_from_zero(20)
     try:
         known += facts.countries(sources.npm("countries"))
     except SourceError as error:
@@ -115,7 +115,7 @@ def _scene_sentences(content: Content) -> Iterator[str]:
         yield from (question.text, question.answer, question.sentence)
 
 
-def _contents() -> Iterator[Content]:
+def _scene_contents() -> Iterator[Content]:
     """Yield every object on every background, with inks, counts and some relations."""
     for word in OBJECTS:
         for i, background in enumerate(BACKGROUNDS):

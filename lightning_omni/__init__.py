@@ -18,7 +18,7 @@ __all__ = ["GenerationConfig", "Infill", "Omni", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a class when it is first asked for, so that small imports stay fast."""
+    """Load a class when it is first used, so that small imports stay fast."""
     if name == "Omni":
         from lightning_omni.generation.omni import Omni
 

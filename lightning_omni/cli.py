@@ -106,7 +106,7 @@ def explain(error: Exception) -> str | None:
     if (sentence := sentence_behind(error)) is not None:
         return one_line(str(sentence), _MAX_SENTENCE)
     if isinstance(error, ModuleNotFoundError):
-        return _missing(error)
+        return _missing_package(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a file that should be text is not UTF-8 ({error})"
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
@@ -119,7 +119,7 @@ def explain(error: Exception) -> str | None:
     return None
 
 
-def _missing(error: ModuleNotFoundError) -> str:
+def _missing_package(error: ModuleNotFoundError) -> str:
     package = str(error.name).partition(".")[0]
     extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
     what = f"lightning_omni[{extra}]" if extra else package
@@ -135,7 +135,7 @@ def _run(verb: str, args: list[str]) -> int:
     elif verb == PLAN:
         _plan(args[1:])
     elif verb in FUNCTION_VERBS:
-        _function(verb)(**parse_options(verb, args[1:]))
+        _import_function(verb)(**parse_options(verb, args[1:]))
     else:
         from data_prep.__main__ import main as prep_data
 
@@ -182,11 +182,11 @@ def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
 
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    known = list(parser.add_function_arguments(_function(verb), fail_untyped=True))
+    known = list(parser.add_function_arguments(_import_function(verb), fail_untyped=True))
     return parser, known
 
 
-def _function(verb: str) -> Callable[..., Any]:
+def _import_function(verb: str) -> Callable[..., Any]:
     module, name = VERBS[verb].module, VERBS[verb].function
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function

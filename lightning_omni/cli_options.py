@@ -124,13 +124,13 @@ def _rename_settings(plain: Any) -> Any:
         return plain
     renamed = {name: _rename_settings(value) for name, value in plain.items()}
     if isinstance(named := renamed.get(_NAMED_SETTINGS), dict):
-        renamed[_NAMED_SETTINGS] = {name: _new_settings(value) for name, value in named.items()}
+        renamed[_NAMED_SETTINGS] = {name: _rename_fields(value) for name, value in named.items()}
     if _SETTINGS in renamed:
-        renamed[_SETTINGS] = _new_settings(renamed[_SETTINGS])
+        renamed[_SETTINGS] = _rename_fields(renamed[_SETTINGS])
     return renamed
 
 
-def _new_settings(plain: Any) -> Any:
+def _rename_fields(plain: Any) -> Any:
     if not isinstance(plain, dict):
         return plain
     known = [_SETTINGS, *ALIASES.values()]
@@ -259,10 +259,10 @@ def with_suggestion(message: str, known: Collection[str]) -> str:
 
 def one_line(message: str, most: int = MAX_MESSAGE) -> str:
     """Fold a parser's report into one line, without the echo of the whole value."""
-    return _shorten(" ".join(_kept(message.splitlines())), most)
+    return _shorten(" ".join(_message_lines(message.splitlines())), most)
 
 
-def _kept(lines: Sequence[str]) -> Iterator[str]:
+def _message_lines(lines: Sequence[str]) -> Iterator[str]:
     for line in (line.strip() for line in lines):
         is_echo = line.startswith("Given value") and len(line) > _MAX_ECHO
         if line and not is_echo and not line.startswith(("Subtypes:", "Given value type:")):

@@ -44,7 +44,7 @@ class Pretrained(nn.Module):
         cls = type(self)
         args = {
             name: value.config() if isinstance(value, Pretrained) else value
-            for name, value in self.init_args.items()
+            for name, value in self.__dict__.get("init_args", {}).items()
         }
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
 

@@ -55,7 +55,7 @@ class Module:
                     if (alias.asname or alias.name) == name:
                         other = module_named(statement.module)
                         return other.find(alias.name) if other else None
-            elif name in _defined(statement):
+            elif name in _defined_names(statement):
                 return self, statement
         return None
 
@@ -68,7 +68,7 @@ class Module:
             kinds = [self.kind(side) for side in sides if not _is_none(side)]
             return "|".join(dict.fromkeys(kinds))
         if isinstance(annotation, ast.Subscript):
-            return self._generic(annotation)
+            return self._generic_kind(annotation)
         if isinstance(annotation, ast.Name):
             if annotation.id in _PLAIN:
                 return _PLAIN[annotation.id]
@@ -77,7 +77,7 @@ class Module:
                 return found[0].kind(found[1].value)
         return "CLASS"
 
-    def _generic(self, annotation: ast.Subscript) -> str:
+    def _generic_kind(self, annotation: ast.Subscript) -> str:
         name, inner = ast.unparse(annotation.value).rpartition(".")[2], annotation.slice
         items = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
         if name == "Literal":
@@ -120,12 +120,12 @@ def signature_of(module: str, name: str) -> Signature:
         inner = (n for n in node.body if isinstance(n, ast.FunctionDef))
         init = next((n for n in inner if n.name == "__init__"), None)
         if init is None:
-            return Signature(_summary(text), tuple(_fields(home, node, _notes(text))))
-        notes = _notes(text) | _notes(ast.get_docstring(init) or "")
+            return Signature(_summary(text), tuple(_fields(home, node, _parameter_notes(text))))
+        notes = _parameter_notes(text) | _parameter_notes(ast.get_docstring(init) or "")
         return Signature(_summary(text), tuple(_parameters(home, init, notes)))
     assert isinstance(node, ast.FunctionDef)  # noqa: S101
     text = ast.get_docstring(node) or ""
-    return Signature(_summary(text), tuple(_parameters(home, node, _notes(text))))
+    return Signature(_summary(text), tuple(_parameters(home, node, _parameter_notes(text))))
 
 
 def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> Iterator[Option]:
@@ -136,7 +136,7 @@ def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> I
         *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
     ]
     for arg, default in pairs:
-        shown = None if default is None else _shown(default)
+        shown = None if default is None else _default_as_text(default)
         yield Option(arg.arg, home.kind(arg.annotation), shown, notes.get(arg.arg, ""))
     yield from _passed_on(home, node)
 
@@ -152,18 +152,18 @@ def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
             found = home.find(call.func.id)
             if found and isinstance(found[1], ast.ClassDef):
                 text = ast.get_docstring(found[1]) or ""
-                yield from _fields(found[0], found[1], _notes(text))
+                yield from _fields(found[0], found[1], _parameter_notes(text))
 
 
 def _fields(home: Module, node: ast.ClassDef, notes: dict[str, str]) -> Iterator[Option]:
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             name = field.target.id
-            shown = None if field.value is None else _shown(field.value)
+            shown = None if field.value is None else _default_as_text(field.value)
             yield Option(name, home.kind(field.annotation), shown, notes.get(name, ""))
 
 
-def _shown(default: ast.expr) -> str:
+def _default_as_text(default: ast.expr) -> str:
     """Return a default as a user would write it."""
     if isinstance(default, ast.Call) and len(default.args) == 1:
         default = default.args[0]  # Path("x")
@@ -180,7 +180,7 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
             yield from _flat(statement.body)
 
 
-def _defined(statement: ast.stmt) -> list[str]:
+def _defined_names(statement: ast.stmt) -> list[str]:
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return [statement.name]
     if isinstance(statement, ast.Assign):
@@ -196,7 +196,7 @@ def _summary(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def _notes(text: str) -> dict[str, str]:
+def _parameter_notes(text: str) -> dict[str, str]:
     """Return descriptions by parameter from a docstring in Google's style."""
     body = "".join(_ARGS_HEADING.findall(inspect.cleandoc(text) + "\n"))
     return {name: " ".join(note.split()) for name, note in _ARG.findall(body)}

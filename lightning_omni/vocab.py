@@ -34,7 +34,7 @@ class SpecialTokens:
     roles: Mapping[str, str] = field(default_factory=dict)
     inherited: int = 0
 
-    def offset(self, token: str) -> int:
+    def index_of(self, token: str) -> int:
         """Return the index of a token in the set, by either name."""
         return self.names.index(self.roles.get(token, token))
 
@@ -55,15 +55,15 @@ NATIVE = SpecialTokens(
 )
 
 
-def _named(form: str, *words: str) -> tuple[str, ...]:
+def _format_tokens(form: str, *words: str) -> tuple[str, ...]:
     return tuple(f"<|{form.format(word)}|>" for word in words)
 
 
-def _pairs(*words: str) -> tuple[str, ...]:
+def _start_end_tokens(*words: str) -> tuple[str, ...]:
     return tuple(f"<|{word}_{side}|>" for word in words for side in ("start", "end"))
 
 
-def _brackets(*words: str, context: bool) -> tuple[str, ...]:
+def _bracket_tokens(*words: str, context: bool) -> tuple[str, ...]:
     forms = ("begin_of_{}", "end_of_{}", "context_of_{}")[: 3 if context else 2]
     return tuple(f"<|{form.format(word)}|>" for word in words for form in forms)
 
@@ -71,16 +71,16 @@ def _brackets(*words: str, context: bool) -> tuple[str, ...]:
 RELEASED = SpecialTokens(
     (
         "<|endoftext|>",
-        *_pairs("im"),
-        *_pairs("object_ref", "box", "quad", "vision"),
-        *_named("{}_pad", "vision", "image", "video"),
+        *_start_end_tokens("im"),
+        *_start_end_tokens("object_ref", "box", "quad", "vision"),
+        *_format_tokens("{}_pad", "vision", "image", "video"),
         *("<tool_call>", "</tool_call>"),
-        *_named("fim_{}", "prefix", "middle", "suffix", "pad"),
-        *_named("{}", "repo_name", "file_sep", "beginoftext", "mask"),
-        *_brackets("image", "video", "patch", context=True),
-        *_brackets("quad", "ref", "box", context=False),
-        *_named("{}", "image", "video"),
-        *_brackets("audio", context=True),
+        *_format_tokens("fim_{}", "prefix", "middle", "suffix", "pad"),
+        *_format_tokens("{}", "repo_name", "file_sep", "beginoftext", "mask"),
+        *_bracket_tokens("image", "video", "patch", context=True),
+        *_bracket_tokens("quad", "ref", "box", context=False),
+        *_format_tokens("{}", "image", "video"),
+        *_bracket_tokens("audio", context=True),
         "<|audio|>",
     ),
     ends={
@@ -178,7 +178,7 @@ class Vocab:
 
     def special(self, token: str) -> int:
         """Return the id of a special token such as `<|mask|>`."""
-        return self.spans["special"].start + self._tokens.offset(token)
+        return self.spans["special"].start + self._tokens.index_of(token)
 
     def ends(self, modality: str) -> tuple[int, ...]:
         """Return the ids after which an answer of this modality is over."""

@@ -59,7 +59,7 @@ DRAW = ["--task", "t2i", "--text", "x", "--image", "good.png"]
 SAY = ["--task", "tts", "--text", "x", "--audio", "good.wav"]
 DESCRIBE = ["--task", "caption", "--image", "good.png"]
 GENERATE = [
-    (["--task", "sing"], "unknown task 'sing'; did you mean 's2i'?; choose"),
+    (["--task", "sing"], "unknown task 'sing'; choose one of"),
     (["--task", "t2i", *MODEL], "needs text"),
     (["--task", "t2i", "--text", "", *MODEL], "empty text"),
     (["--task", "t2i", "--text", "x <|mask|>", *MODEL], "special token '<|mask|>'"),

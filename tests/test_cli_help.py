@@ -7,7 +7,7 @@ import time
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_omni.cli import _function, main, parser_of
+from lightning_omni.cli import _import_function, main, parser_of
 from lightning_omni.cli_help import FUNCTION_VERBS, VERBS, completion, options_of, verb_help
 
 HEAVY = ("torch", "lightning", "jsonargparse", "numpy")
@@ -90,4 +90,4 @@ def test_an_unknown_shell_is_refused(capsys):
 
 
 def test_every_function_is_found():
-    assert all(callable(_function(verb)) for verb in FUNCTION_VERBS)
+    assert all(callable(_import_function(verb)) for verb in FUNCTION_VERBS)

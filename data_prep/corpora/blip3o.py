@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Captioned, Entry, attempt
-from data_prep.corpora.files import with_suffix
+from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
+from data_prep.corpora.files import files_with_suffix
 from lightning_omni.data.shards import read_shard
 from lightning_omni.errors import OmniError
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every captioned image of every tar below `source`."""
-    for path in with_suffix(source, (".tar",)):
+    for path in files_with_suffix(source, (".tar",)):
         for key, files in read_shard(path):
             origin = f"{path}:{key}"
-            yield attempt(origin, partial(_captioned, files, origin))
+            yield entry_or_reason(origin, partial(_captioned, files, origin))
 
 
 def _captioned(files: dict[str, bytes], origin: str) -> Captioned:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Entry, Transcribed, attempt
+from data_prep.corpora.entries import Entry, Transcribed, entry_or_reason
 from data_prep.corpora.files import read_table, required_value
 
 _TABLES = {"train": "train.tsv", "val": "dev.tsv"}
@@ -18,7 +18,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     path = source / _TABLES.get(split, "test.tsv")
     for number, row in read_table(path, _COLUMNS):
         origin = f"{path}:{number}"
-        yield attempt(origin, partial(_utterance, source, row, origin))
+        yield entry_or_reason(origin, partial(_utterance, source, row, origin))
 
 
 def _utterance(source: Path, row: dict[str, str], origin: str) -> Transcribed:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
-from data_prep.speech.synthesizers import to_flac
+from data_prep.speech.recordings import to_flac
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
@@ -79,7 +79,7 @@ Usable = Captioned | Transcribed | VisualQuestion | Conversation
 Entry = Usable | Unusable
 
 
-def attempt(origin: str, make: Callable[[], Usable]) -> Entry:
+def entry_or_reason(origin: str, make: Callable[[], Usable]) -> Entry:
     """Return the entry, or the reason why it is unusable, so that one bad row stops no corpus."""
     try:
         return make()
@@ -131,28 +131,36 @@ class CorpusBuilder:
         if isinstance(entry, Unusable):
             raise OmniError(entry.reason)
         if isinstance(entry, Captioned):
-            picture = self._picture(entry.picture, entry.origin, entry.caption)
+            picture = self._image_file(entry.picture, entry.origin, entry.caption)
             meta = {"set": self.corpus, "caption": entry.caption}
             caption, shown = text(entry.caption), image(picture)
-            self._sample("t2i", meta, (turn("user", caption), turn("assistant", shown)), picture)
-            self._sample(
+            self._add_sample(
+                "t2i", meta, (turn("user", caption), turn("assistant", shown)), picture
+            )
+            self._add_sample(
                 "caption", meta, (turn("user", shown), turn("assistant", caption)), picture
             )
         elif isinstance(entry, Transcribed):
-            sound = self._sound(entry.sound, entry.origin, entry.words, entry.voice)
+            sound = self._recording_file(entry.sound, entry.origin, entry.words, entry.voice)
             meta = {"set": self.corpus, "text": entry.words, "voice": entry.voice}
             words, recording = text(entry.words), speech(sound)
-            self._sample("asr", meta, (turn("user", recording), turn("assistant", words)), sound)
-            self._sample("tts", meta, (turn("user", words), turn("assistant", recording)), sound)
+            self._add_sample(
+                "asr", meta, (turn("user", recording), turn("assistant", words)), sound
+            )
+            self._add_sample(
+                "tts", meta, (turn("user", words), turn("assistant", recording)), sound
+            )
         elif isinstance(entry, VisualQuestion):
-            picture = self._picture(entry.picture, entry.origin, "")
+            picture = self._image_file(entry.picture, entry.origin, "")
             meta = {"set": self.corpus, "question": entry.question, "answer": entry.answer}
             question = turn("user", text(entry.question), image(picture))
-            self._sample("vqa", meta, (question, turn("assistant", text(entry.answer))), picture)
+            self._add_sample(
+                "vqa", meta, (question, turn("assistant", text(entry.answer))), picture
+            )
         else:
-            self._converse(entry)
+            self._add_conversation(entry)
 
-    def _converse(self, entry: Conversation) -> None:
+    def _add_conversation(self, entry: Conversation) -> None:
         media: list[MediaFile] = []
         turns: list[Turn] = []
         for role, lines in entry.turns:
@@ -161,48 +169,54 @@ class CorpusBuilder:
                 if line.modality == "text":
                     parts.append(text(str(line.content)))
                 elif line.modality == "image":
-                    media.append(self._picture(Path(line.content), entry.origin, ""))
+                    media.append(self._image_file(Path(line.content), entry.origin, ""))
                     parts.append(image(media[-1]))
                 elif line.modality == "speech":
-                    media.append(self._sound(Path(line.content), entry.origin, "", ""))
+                    media.append(self._recording_file(Path(line.content), entry.origin, "", ""))
                     parts.append(speech(media[-1]))
                 else:
-                    media.append(self._file(line.modality, Path(line.content), entry.origin))
+                    media.append(
+                        self._media_from_path(line.modality, Path(line.content), entry.origin)
+                    )
                     parts.append(Part(line.modality, key=media[-1].key))
             turns.append(turn(role, *parts))  # type: ignore[arg-type]
-        self._sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
+        self._add_sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
-    def _sample(
+    def _add_sample(
         self, task: str, meta: dict[str, str], turns: tuple[Turn, ...], *media: MediaFile
     ) -> None:
         self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *media)
 
-    def _picture(self, source: Path | bytes, origin: str, caption: str) -> MediaFile:
-        raw = _bytes(source, origin)
+    def _image_file(self, source: Path | bytes, origin: str, caption: str) -> MediaFile:
+        raw = _read_bytes(source, origin)
         picture = read_image(raw, name=origin)
         extension = "jpg" if raw[:3] == b"\xff\xd8\xff" else "png"
         if extension == "png" and raw[:4] != b"\x89PNG":
             buffer = io.BytesIO()
             picture.save(buffer, "PNG")
             raw = buffer.getvalue()
-        return self._media("image", extension, raw, {"caption": caption})
+        return self._media_file("image", extension, raw, {"caption": caption})
 
-    def _sound(self, source: Path | bytes, origin: str, words: str, voice: str) -> MediaFile:
-        wave = read_audio(_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
+    def _recording_file(
+        self, source: Path | bytes, origin: str, words: str, voice: str
+    ) -> MediaFile:
+        wave = read_audio(_read_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
         facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
-        return self._media("speech", "flac", to_flac(wave), facts)
+        return self._media_file("speech", "flac", to_flac(wave), facts)
 
-    def _file(self, modality: str, source: Path, origin: str) -> MediaFile:
+    def _media_from_path(self, modality: str, source: Path, origin: str) -> MediaFile:
         suffix = modality_named(modality).suffix.removeprefix(".")
-        return self._media(modality, suffix, _bytes(source, origin), {})
+        return self._media_file(modality, suffix, _read_bytes(source, origin), {})
 
-    def _media(self, modality: str, extension: str, raw: bytes, facts: dict[str, str]) -> MediaFile:
+    def _media_file(
+        self, modality: str, extension: str, raw: bytes, facts: dict[str, str]
+    ) -> MediaFile:
         key = hashlib.sha256(raw).hexdigest()[:24]
         info = {**facts, "source": self.corpus, "licence": "see the corpus"}
         return MediaFile(key, modality, extension, info, lambda: raw)
 
 
-def _bytes(source: Path | bytes, origin: str) -> bytes:
+def _read_bytes(source: Path | bytes, origin: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:

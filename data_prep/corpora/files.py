@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
-def with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files below a folder with one of the suffixes, sorted.
 
     Raises:

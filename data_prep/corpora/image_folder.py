@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Captioned, Entry, attempt
-from data_prep.corpora.files import IMAGE_SUFFIXES, read_sidecar, with_suffix
+from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
+from data_prep.corpora.files import IMAGE_SUFFIXES, files_with_suffix, read_sidecar
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every image below `source`."""
-    for path in with_suffix(source, IMAGE_SUFFIXES):
-        yield attempt(str(path), partial(_captioned, path))
+    for path in files_with_suffix(source, IMAGE_SUFFIXES):
+        yield entry_or_reason(str(path), partial(_captioned, path))
 
 
 def _captioned(path: Path) -> Captioned:

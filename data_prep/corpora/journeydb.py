@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Captioned, Entry, attempt
+from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
 
@@ -18,7 +18,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     path = source / ANNOTATIONS
     for number, line in json_lines(path):
         origin = f"{path}:{number}"
-        yield attempt(origin, partial(_captioned, source, line, origin))
+        yield entry_or_reason(origin, partial(_captioned, source, line, origin))
 
 
 def _captioned(source: Path, line: bytes, origin: str) -> Captioned:

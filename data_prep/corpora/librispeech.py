@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, Unusable
-from data_prep.corpora.files import read_text, with_suffix
+from data_prep.corpora.files import files_with_suffix, read_text
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every utterance below `source`, in lower case."""
-    for transcript in with_suffix(source, (".txt",)):
+    for transcript in files_with_suffix(source, (".txt",)):
         if not transcript.name.endswith(".trans.txt"):
             continue
         speaker = transcript.name.split("-")[0]

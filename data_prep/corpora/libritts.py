@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data_prep.corpora.entries import Entry, Transcribed, attempt
-from data_prep.corpora.files import read_sidecar, with_suffix
+from data_prep.corpora.entries import Entry, Transcribed, entry_or_reason
+from data_prep.corpora.files import files_with_suffix, read_sidecar
 
 
 def read(source: Path, *, split: str) -> Iterator[Entry]:
     """Yield every utterance below `source`."""
-    for path in with_suffix(source, (".wav",)):
-        yield attempt(str(path), partial(_utterance, path))
+    for path in files_with_suffix(source, (".wav",)):
+        yield entry_or_reason(str(path), partial(_utterance, path))
 
 
 def _utterance(path: Path) -> Transcribed:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.entries import Entry, Unusable, VisualQuestion
-from data_prep.corpora.files import read_text, with_suffix
+from data_prep.corpora.files import files_with_suffix, read_text
 from lightning_omni.errors import OmniError
 
 _ROWS = 256
@@ -64,7 +64,7 @@ def _parquet(source: Path) -> Iterator[Record]:
         raise OmniError(
             "Parquet needs the parquet extra; pip install 'lightning-omni[parquet]'"
         ) from error
-    paths = with_suffix(source, (".parquet",)) if source.is_dir() else [source]
+    paths = files_with_suffix(source, (".parquet",)) if source.is_dir() else [source]
     for path in map(_existing, paths):
         try:
             yield from _parquet_rows(ParquetFile(path), path)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora.entries import ContentPart, Conversation, Entry, attempt
+from data_prep.corpora.entries import ContentPart, Conversation, Entry, entry_or_reason
 from data_prep.corpora.files import json_lines, json_object
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import MODALITIES
@@ -43,7 +43,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
     for number, line in json_lines(source):
         location = f"'{source}' line {number}"
         origin = f"{source}:{number}"
-        yield attempt(origin, partial(_read_line, source.parent, line, origin, location))
+        yield entry_or_reason(origin, partial(_read_line, source.parent, line, origin, location))
 
 
 def _read_line(folder: Path, line: bytes, origin: str, location: str) -> Conversation:

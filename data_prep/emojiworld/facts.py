@@ -47,7 +47,7 @@ def sums_from_zero(largest: int) -> list[Fact]:
     return [_sum(a, b) for a in numbers for b in numbers]
 
 
-def everyday() -> list[Fact]:
+def everyday_facts() -> list[Fact]:
     """Return colours of things, kinds of things and a few capitals."""
     colors = {
         "grass": "green",
@@ -72,12 +72,14 @@ def everyday() -> list[Fact]:
         "egypt": "cairo",
         "england": "london",
     }
-    facts = [_plain(f"what color is {k}", v, "color") for k, v in colors.items()]
+    facts = [_simple_fact(f"what color is {k}", v, "color") for k, v in colors.items()]
     facts += [
         Fact(f"what kind of thing is {k}", v.split()[1], f"it is {v}", "kind")
         for k, v in kinds.items()
     ]
-    facts += [_plain(f"what is the capital of {k}", v, "capital") for k, v in capitals.items()]
+    facts += [
+        _simple_fact(f"what is the capital of {k}", v, "capital") for k, v in capitals.items()
+    ]
     return facts
 
 
@@ -111,9 +113,9 @@ CAPITALS = {
 
 def capitals() -> list[Fact]:
     """Return questions for the capital of a country and for the country of a capital."""
-    facts = [_plain(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
+    facts = [_simple_fact(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
     facts += [
-        _plain(f"which country has the capital {v}", k, "country of capital")
+        _simple_fact(f"which country has the capital {v}", k, "country of capital")
         for k, v in CAPITALS.items()
     ]
     return facts
@@ -151,10 +153,10 @@ def definitions(words: Iterable[str], wordnet: Path) -> list[Fact]:
 
 def _sum(a: int, b: int) -> Fact:
     question = f"what is {number_word(a)} plus {number_word(b)}"
-    return _plain(question, number_word(a + b), "sum")
+    return _simple_fact(question, number_word(a + b), "sum")
 
 
-def _plain(question: str, answer: str, topic: str) -> Fact:
+def _simple_fact(question: str, answer: str, topic: str) -> Fact:
     return Fact(question, answer, f"it is {answer}", topic)
 
 
@@ -165,9 +167,9 @@ def _is_plain(name: str) -> bool:
 def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
     capitals = [str(c).lower() for c in country.get("capital") or [] if c]
     if len(capitals) == 1:
-        yield _plain(f"what is the capital of {name}", capitals[0], "capital")
+        yield _simple_fact(f"what is the capital of {name}", capitals[0], "capital")
         question = f"which country has the capital {capitals[0]}"
-        yield _plain(question, name, "country of capital")
+        yield _simple_fact(question, name, "country of capital")
     yield Fact(
         f"on which continent is {name}",
         str(country["region"]).lower(),

@@ -37,23 +37,25 @@ def add_icons(
 ) -> None:
     """Add icons; the split is decided by (concept, style), and test styles go to test_style."""
     for style in styles:
-        for concept in _drawn(concepts, style):
-            medium = _media(concept, style)
-            meta = _meta(concept, style)
-            split = _split(concept, style)
+        for concept in _in_style(concepts, style):
+            medium = _media_file(concept, style)
+            meta = _sample_meta(concept, style)
+            split = _split_of(concept, style)
             add_t2i(collection, split, concept.label, medium, meta)
             add_caption(collection, split, medium, concept.label, meta)
     for style in test_styles:
-        for concept in _drawn(concepts, style):
-            medium = _media(concept, style)
-            add_caption(collection, "test_style", medium, concept.label, _meta(concept, style))
+        for concept in _in_style(concepts, style):
+            medium = _media_file(concept, style)
+            add_caption(
+                collection, "test_style", medium, concept.label, _sample_meta(concept, style)
+            )
 
 
-def _drawn(concepts: list[Concept], style: Style) -> Iterator[Concept]:
+def _in_style(concepts: list[Concept], style: Style) -> Iterator[Concept]:
     return (c for c in concepts if c.code_point in style.svgs)
 
 
-def _split(concept: Concept, style: Style) -> str:
+def _split_of(concept: Concept, style: Style) -> str:
     if hash_bucket("icon", concept.label, style.name, num_buckets=_TEST_BUCKETS) == 0:
         return "test_iid"
     is_val = hash_bucket("icon-val", concept.label, style.name, num_buckets=_VAL_BUCKETS) == 0
@@ -70,21 +72,21 @@ def _leaks(label: str, hold_out: HoldOut) -> bool:
     return any(key[0] == "ink" and words >= set(key[1:]) for key in hold_out.keys)
 
 
-def _meta(concept: Concept, style: Style) -> dict[str, str]:
+def _sample_meta(concept: Concept, style: Style) -> dict[str, str]:
     return {"set": "icon", "label": concept.label, "style": style.name, "caption": concept.label}
 
 
-def _media(concept: Concept, style: Style) -> MediaFile:
+def _media_file(concept: Concept, style: Style) -> MediaFile:
     return MediaFile(
         key=f"icon-{digest(concept.code_point, style.name)[:20]}",
         modality="image",
         extension="png",
         info={"caption": concept.label, "source": style.source, "licence": style.licence},
-        load=functools.partial(_draw, style, concept.code_point),
+        load=functools.partial(_draw_png, style, concept.code_point),
     )
 
 
-def _draw(style: Style, code_point: str) -> bytes:
+def _draw_png(style: Style, code_point: str) -> bytes:
     canvas = Image.new("RGBA", (_SIZE, _SIZE), (255, 255, 255, 255))
     canvas.alpha_composite(rasterize(style.svgs[code_point], _SIZE))
     png = io.BytesIO()

@@ -130,7 +130,7 @@ def draw_scenes(
     for i in range(count * _MAX_DRAWS_PER_SCENE):
         if made == count:
             return
-        scene = _draw(world, sprites, seeded(salt, i), only_objects)
+        scene = _draw_scene(world, sprites, seeded(salt, i), only_objects)
         if hold_out.subset_of(scene.content.keys()) == wanted and scene.name() not in taken:
             taken.add(scene.name())
             made += 1
@@ -153,7 +153,7 @@ def render(scene: Scene, sprites: SpriteSheet, image_size: int) -> bytes:
     return png.getvalue()
 
 
-def _draw(
+def _draw_scene(
     world: World, sprites: SpriteSheet, rng: random.Random, only_objects: Sequence[str]
 ) -> Scene:
     family = rng.choice(world.families)

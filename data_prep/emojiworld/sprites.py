@@ -81,7 +81,9 @@ class SpriteSheet:
     def get(self, look: str, word: str, size: int) -> Image.Image:
         """Return the sprite of an object, `size` pixels square."""
         if (look, word, size) not in self._resized:
-            resized = self._full(look, word).resize((size, size), Image.Resampling.LANCZOS)
+            resized = self._full_size_sprite(look, word).resize(
+                (size, size), Image.Resampling.LANCZOS
+            )
             self._resized[look, word, size] = resized
         return self._resized[look, word, size]
 
@@ -90,20 +92,20 @@ class SpriteSheet:
         style = self.styles.get(look) or self._glyphs or next(iter(self.styles.values()))
         return style.source, style.licence
 
-    def _full(self, look: str, word: str) -> Image.Image:
+    def _full_size_sprite(self, look: str, word: str) -> Image.Image:
         if (look, word) not in self._sprites:
-            drawn = self._silhouette(look, word) if look in INKS else self._art(look, word)
+            drawn = self._silhouette(look, word) if look in INKS else self._render_art(look, word)
             self._sprites[look, word] = crop_to_square(drawn)
         return self._sprites[look, word]
 
-    def _art(self, look: str, word: str) -> Image.Image:
+    def _render_art(self, look: str, word: str) -> Image.Image:
         return rasterize(self.styles[look].svgs[OBJECTS[word]], _RASTER)
 
     def _silhouette(self, ink: str, word: str) -> Image.Image:
         if self._glyphs is not None and OBJECTS[word] in self._glyphs.svgs:
             svg = self._glyphs.svgs[OBJECTS[word]].replace("currentColor", INKS[ink])
             return rasterize(svg, _RASTER)
-        art = self._art(next(iter(self.styles)), word)
+        art = self._render_art(next(iter(self.styles)), word)
         filled = Image.new("RGBA", art.size, INKS[ink])
         filled.putalpha(art.getchannel("A"))
         return filled

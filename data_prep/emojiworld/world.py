@@ -73,7 +73,7 @@ def build(preset: Preset, sources: Sources) -> BuiltWorld:
         text_only_facts=hashed_share(spoken_facts, preset.text_only_facts, "text only"),
         silent_objects=hashed_share(world.objects, preset.silent_objects, "silent"),
     )
-    pictures = _draw(preset, sprites, rules)
+    pictures = _draw_pictures(preset, sprites, rules)
     for split, drawn in pictures.items():
         for scene, medium in drawn:
             add_scene(collection, split, scene, medium)
@@ -121,21 +121,21 @@ def _load_facts(preset: Preset, sources: Sources) -> list[Fact]:
 
 def _facts_named(name: str, sources: Sources) -> list[Fact]:
     if name == "tiny":
-        return fact_sources.small_sums(2) + fact_sources.everyday()[:8]
+        return fact_sources.small_sums(2) + fact_sources.everyday_facts()[:8]
     if name == "everyday, in writing":
-        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday()]
+        return [replace(fact, can_be_spoken=False) for fact in fact_sources.everyday_facts()]
     if name == "small sums":
         return fact_sources.small_sums(4)
     if name == "sums":
         return fact_sources.sums_from_zero(20)
     if name == "everyday":
-        return fact_sources.everyday()
+        return fact_sources.everyday_facts()
     if name == "capitals":
         return fact_sources.capitals()
     if name == "countries":
         return fact_sources.countries(sources.npm("countries"))
     words = [c.label for c in concepts(sources) if c.label.isalpha()]
-    return fact_sources.definitions(words, _wordnet(sources))
+    return fact_sources.definitions(words, _wordnet_folder(sources))
 
 
 def _spoken_facts(preset: Preset, facts: list[Fact]) -> list[str]:
@@ -150,7 +150,7 @@ def _sentences(preset: Preset, sources: Sources) -> dict[str, list[str]]:
     if not preset.sentences:
         return {}
     try:
-        left = wordnet_sentences(_wordnet(sources), min_words=3, max_words=9)
+        left = wordnet_sentences(_wordnet_folder(sources), min_words=3, max_words=9)
     except SourceError as error:
         sources.provenance.record_fallback(f"WordNet's sentences are left out: {error}")
         return {}
@@ -160,11 +160,11 @@ def _sentences(preset: Preset, sources: Sources) -> dict[str, list[str]]:
     return shared
 
 
-def _wordnet(sources: Sources) -> Path:
+def _wordnet_folder(sources: Sources) -> Path:
     return sources.deb("wordnet") / "usr" / "share" / "wordnet"
 
 
-def _draw(preset: Preset, sprites: SpriteSheet, rules: Rules) -> Pictures:
+def _draw_pictures(preset: Preset, sprites: SpriteSheet, rules: Rules) -> Pictures:
     taken: set[str] = set()
     pictures: Pictures = {}
     for split, count in preset.scenes.items():
@@ -198,8 +198,8 @@ def _add_extras(
         except SourceError as error:
             provenance.record_fallback(f"icons are left out: {error}")
         else:
-            styles = _styles(preset.world.styles, sources)
-            add_icons(collection, named, styles, _styles(preset.test_styles, sources))
+            styles = _load_styles(preset.world.styles, sources)
+            add_icons(collection, named, styles, _load_styles(preset.test_styles, sources))
     if preset.has_easy_vqa:
         try:
             add_easy_vqa(collection, sources.pip("easy-vqa"), val_buckets=_EASY_VQA_VAL_BUCKETS)
@@ -207,7 +207,7 @@ def _add_extras(
             provenance.record_fallback(f"easy-VQA is left out: {error}")
 
 
-def _styles(names: tuple[str, ...], sources: Sources) -> list[Style]:
+def _load_styles(names: tuple[str, ...], sources: Sources) -> list[Style]:
     return [load_style(name, sources) for name in names]
 
 

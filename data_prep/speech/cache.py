@@ -13,7 +13,8 @@ from pathlib import Path
 import soundfile
 
 from data_prep.emojiworld.splits import digest
-from data_prep.speech.synthesizers import Synthesizers, to_flac
+from data_prep.speech.recordings import to_flac
+from data_prep.speech.synthesizers import Synthesizers
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 
@@ -80,17 +81,17 @@ class SpeechCache:
         flite = [clip for clip in missing if clip.voice.startswith("flite-")]
         if flite:
             with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-                list(pool.map(self._make, flite))
+                list(pool.map(self._synthesize_clip, flite))
         for clip in missing:
             if not clip.voice.startswith("flite-"):
-                self._make(clip)
+                self._synthesize_clip(clip)
         log.info("speech cache: %d clips, %d newly synthesized", len(self.clips), len(missing))
         return len(missing)
 
     def _sorted_clips(self) -> Iterable[Clip]:
         return (self.clips[key] for key in sorted(self.clips))
 
-    def _make(self, clip: Clip) -> None:
+    def _synthesize_clip(self, clip: Clip) -> None:
         try:
             flac = to_flac(self.synthesizers.synthesize(clip.text, clip.voice))
         except OmniError as error:

@@ -30,7 +30,7 @@ class Espeak:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        first = self._pipe(self._worker.stdout).readline()
+        first = self._require_pipe(self._worker.stdout).readline()
         self.sample_rate = int(first) if first.strip().isdigit() else 0
         if self.sample_rate <= 0:
             raise OmniError("espeak-ng does not start; reinstall espeakng-loader")
@@ -41,7 +41,10 @@ class Espeak:
         Raises:
             OmniError: If the voice is unknown or the text cannot be spoken.
         """
-        stdin, stdout = self._pipe(self._worker.stdin), self._pipe(self._worker.stdout)
+        stdin, stdout = (
+            self._require_pipe(self._worker.stdin),
+            self._require_pipe(self._worker.stdout),
+        )
         stdin.write(f"{voice}\t{' '.join(text.split())}\n".encode())
         stdin.flush()
         count = int(stdout.readline() or b"0")
@@ -51,12 +54,12 @@ class Espeak:
 
     def close(self) -> None:
         """Stop the worker process."""
-        self._pipe(self._worker.stdin).close()
-        self._pipe(self._worker.stdout).close()
+        self._require_pipe(self._worker.stdin).close()
+        self._require_pipe(self._worker.stdout).close()
         self._worker.wait()
 
     @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    def _require_pipe(pipe: IO[bytes] | None) -> IO[bytes]:
         if pipe is None:
             raise OmniError("the espeak-ng worker has no pipe")
         return pipe

@@ -16,7 +16,7 @@ from data_prep.collection import MediaFile
 from data_prep.emojiworld.sentences import normalize_sentence
 from data_prep.emojiworld.splits import digest
 from data_prep.sources import DEB_SOURCES, SourceError, Sources
-from data_prep.speech.synthesizers import normalize_recording, to_flac
+from data_prep.speech.recordings import normalize_recording, to_flac
 from lightning_omni.modalities import SAMPLE_RATE
 
 PROMPT_VOICE = "human-allison"
@@ -27,7 +27,7 @@ _MIN_WORDS = 3
 def recordings(sources: Sources) -> list[MediaFile]:
     """Load all available recordings; missing sources are recorded as fallbacks."""
     found: list[MediaFile] = []
-    for load in (_prompts, _book_passages):
+    for load in (_telephone_prompts, _book_passages):
         try:
             found += load(sources)
         except (SourceError, ImportError) as error:
@@ -35,7 +35,7 @@ def recordings(sources: Sources) -> list[MediaFile]:
     return found
 
 
-def _prompts(sources: Sources) -> Iterator[MediaFile]:
+def _telephone_prompts(sources: Sources) -> Iterator[MediaFile]:
     root = sources.deb("prompts") / "usr/share/asterisk/sounds/en_US_f_Allison"
     name = DEB_SOURCES["prompts-text"].name
     listing = sources.deb("prompts-text") / f"usr/share/doc/{name}/core-sounds-en.txt.gz"
@@ -44,7 +44,7 @@ def _prompts(sources: Sources) -> Iterator[MediaFile]:
             name, _, words = line.strip().partition(":")
             path = root / f"{name.strip()}.g722"
             if path.is_file() and _is_speech(line, words):
-                yield _media(path, words, PROMPT_VOICE, "prompts")
+                yield _media_file(path, words, PROMPT_VOICE, "prompts")
 
 
 def _is_speech(line: str, words: str) -> bool:
@@ -60,10 +60,10 @@ def _book_passages(sources: Sources) -> Iterator[MediaFile]:
     for line in (folder / "transcription").read_text("utf-8").splitlines():
         matched = re.match(r"<s> (.*) </s> \((.*)\)", line)
         if matched is not None:
-            yield _media(folder / f"{matched[2]}.wav", matched[1], BOOK_VOICE, "librivox")
+            yield _media_file(folder / f"{matched[2]}.wav", matched[1], BOOK_VOICE, "librivox")
 
 
-def _media(path: Path, words: str, voice: str, source: str) -> MediaFile:
+def _media_file(path: Path, words: str, voice: str, source: str) -> MediaFile:
     wave, rate = (
         _read_g722(path) if path.suffix == ".g722" else soundfile.read(path, dtype="float32")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import shutil
@@ -13,20 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
 
 from data_prep.sources import DEB_SOURCES, PIP_SOURCES, SourceError, Sources
 from data_prep.speech.espeak import espeak
+from data_prep.speech.recordings import normalize_recording
 from lightning_omni.errors import OmniError
-from lightning_omni.modalities import SAMPLE_RATE
-
-"""Sample rate of all recordings in prepared data, in Hz."""
-_LOUDNESS = 0.08  # target root mean square, full scale 1
-_PEAK = 0.95
-_SILENCE_DB = -42.0  # relative to the loudest window
-_MARGIN_S = 0.06
-_WINDOW_S = 0.01
 
 FALLBACK_VOICES = {
     "flite-rms": "espeak-en-us",
@@ -131,39 +122,6 @@ def voice_source(voice: str) -> tuple[str, str]:
     is_flite = voice.startswith("flite-")
     source = DEB_SOURCES["flite"] if is_flite else PIP_SOURCES["espeak"]
     return source.name, source.licence
-
-
-def normalize_recording(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
-    """Resample to 16 kHz mono, trim silence at both ends and set the loudness.
-
-    Args:
-        wave: Samples in [-1, 1], Float[T] or Float[T C].
-        sample_rate: Sample rate of `wave` in Hz.
-
-    Raises:
-        OmniError: If the recording is empty or silent.
-    """
-    mono = wave if wave.ndim == 1 else wave.mean(axis=1, dtype=np.float32)
-    if sample_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sample_rate, SAMPLE_RATE)
-    window = int(_WINDOW_S * SAMPLE_RATE)
-    count = len(mono) // window
-    energy = np.square(mono[: count * window].reshape(count, window)).mean(axis=1)
-    if count == 0 or energy.max() < 1e-9:
-        raise OmniError(f"audio of {len(mono) / SAMPLE_RATE:.2f} s is empty or silent")
-    loud = np.flatnonzero(energy > energy.max() * 10 ** (_SILENCE_DB / 10))
-    margin = int(_MARGIN_S * SAMPLE_RATE)
-    first, last = int(loud[0]) * window - margin, int(loud[-1] + 1) * window + margin
-    cut = mono[max(0, first) : last]
-    gain = min(_LOUDNESS / float(np.sqrt(np.square(cut).mean())), _PEAK / float(abs(cut).max()))
-    return np.asarray(cut * gain, dtype=np.float32)
-
-
-def to_flac(wave: NDArray[np.float32]) -> bytes:
-    """Encode 16 kHz mono as 16-bit FLAC."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _espeak_name(name: str) -> str:

@@ -54,7 +54,7 @@ def run_defaults(
     root = trainer.get("default_root_dir")
     logger = trainer.get("logger")
     if logger is None and root is not None and "logger" in names:
-        logger = _plain(_LOGGER, save_dir=str(root), name="", version="")
+        logger = _class_with_arguments(_LOGGER, save_dir=str(root), name="", version="")
     own = _as_list(trainer.get("callbacks"))
     classes = [_class_of(callback) for callback in own]
     added = [
@@ -73,18 +73,20 @@ def _default_callbacks(
 ) -> list[Plain]:
     root, kind = trainer.get("default_root_dir"), _import(module)
     found = {
-        "checkpoints": _plain(_CHECKPOINT, **_checkpoint_args(root, trainer.get("max_steps"))),
-        "progress": _plain(f"{_OURS}.progress.PlainProgress"),
-        "throughput": _plain(f"{_OURS}.throughput.Throughput"),
-        "health": _plain(f"{_OURS}.health.HealthMonitor"),
+        "checkpoints": _class_with_arguments(
+            _CHECKPOINT, **_checkpoint_args(root, trainer.get("max_steps"))
+        ),
+        "progress": _class_with_arguments(f"{_OURS}.progress.PlainProgress"),
+        "throughput": _class_with_arguments(f"{_OURS}.throughput.Throughput"),
+        "health": _class_with_arguments(f"{_OURS}.health.HealthMonitor"),
     }
     if trainer.get("enable_checkpointing") is False:
         del found["checkpoints"]
     if issubclass(kind, ImageTokenizerModule | SpeechTokenizerModule):
-        found["reconstructions"] = _plain(f"{_OURS}.reconstructions.Reconstructions")
-        found["export"] = _plain(f"{_OURS}.export.ExportTokenizer")
+        found["reconstructions"] = _class_with_arguments(f"{_OURS}.reconstructions.Reconstructions")
+        found["export"] = _class_with_arguments(f"{_OURS}.export.ExportTokenizer")
     elif issubclass(kind, MaskedDiffusionModule):
-        found["export"] = _plain(f"{_OURS}.export_omni.ExportOmni")
+        found["export"] = _class_with_arguments(f"{_OURS}.export_omni.ExportOmni")
     if root is None:
         found.pop("export", None)
     return [default for name, default in found.items() if name in names]
@@ -100,7 +102,7 @@ def _checkpoint_args(root: Any, max_steps: int | None) -> Plain:
     return args
 
 
-def _plain(class_path: str, **init_args: Any) -> Plain:
+def _class_with_arguments(class_path: str, **init_args: Any) -> Plain:
     return {"class_path": class_path, "init_args": init_args}
 
 

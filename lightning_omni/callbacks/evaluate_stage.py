@@ -48,12 +48,14 @@ class EvaluateStage(L.Callback):
         """Fail now rather than after hours if the recognizer is missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
-            load_recognizer(self._evaluated(data))
+            load_recognizer(self._tasks_to_evaluate(data))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate on the first process."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (trainer.is_global_zero and isinstance(data, OmniData) and self._evaluated(data)):
+        if not (
+            trainer.is_global_zero and isinstance(data, OmniData) and self._tasks_to_evaluate(data)
+        ):
             return
         root = Path(trainer.default_root_dir)
         if not (root / "export" / CONFIG_FILE).is_file():
@@ -65,7 +67,7 @@ class EvaluateStage(L.Callback):
             model=root / "export",
             data=data.data,
             out=root / "eval",
-            tasks=self._evaluated(data),
+            tasks=self._tasks_to_evaluate(data),
             splits=self.splits,
             limit=self.limit,
             speech_limit=self.speech_limit,
@@ -77,7 +79,7 @@ class EvaluateStage(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 
-    def _evaluated(self, data: OmniData) -> list[str]:
+    def _tasks_to_evaluate(self, data: OmniData) -> list[str]:
         return self.tasks or [task for task in data.tasks if task_named(task).scoring is not None]
 
 

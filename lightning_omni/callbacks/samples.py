@@ -136,7 +136,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         masked = held == omni.template.vocab.mask_token_id
         codes = (held - span.start).masked_fill(masked, 0)
         picture = _picture(omni, tuple(codes.tolist()))
-        frames.append(_grey(picture, masked, omni.template.image_columns))
+        frames.append(_grey_out(picture, masked, omni.template.image_columns))
         masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
@@ -186,7 +186,7 @@ def _picture(omni: Omni, codes: tuple[int, ...]) -> Image.Image:
     return tensor_to_image(pixels[0])
 
 
-def _grey(picture: Image.Image, masked: Tensor, columns: int) -> Image.Image:
+def _grey_out(picture: Image.Image, masked: Tensor, columns: int) -> Image.Image:
     side = picture.width // columns
     for i in masked.nonzero().flatten().tolist():
         row, column = divmod(i, columns)

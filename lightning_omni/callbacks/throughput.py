@@ -97,14 +97,14 @@ class Throughput(L.Callback):
         self.ended = time.perf_counter()
         self.compute_s += self.ended - self.started
         if isinstance(batch, Batch):
-            self._count(batch)
+            self._count_tokens(batch)
         else:
             self.samples += len(batch)
         self.steps += 1
         if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._log(trainer)
 
-    def _count(self, batch: Batch) -> None:
+    def _count_tokens(self, batch: Batch) -> None:
         used = batch.tasks >= 0
         self.tokens += batch.ids.numel()
         self.useful += int((batch.tasks[batch.segment_ids] >= 0).sum())

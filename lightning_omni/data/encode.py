@@ -21,7 +21,7 @@ from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.modalities import SAMPLE_RATE
+from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
@@ -77,7 +77,7 @@ def ensure_codes(
         if continuous_speech is not None:
             _encode_features(data, features, continuous_speech)
         loaded = load_file_tokenizers(further)
-        _encode(data, unfinished, image, speech, loaded, features, hashes)
+        _encode_folder(data, unfinished, image, speech, loaded, features, hashes)
         shutil.rmtree(features, ignore_errors=True)
         unfinished.rename(folder)
     return folder
@@ -103,6 +103,11 @@ def load_file_tokenizers(folders: Mapping[str, Path]) -> dict[str, FileTokenizer
 
 def _fingerprint(folder: Path, name: str) -> str:
     if not (folder / "config.json").is_file():
+        if modality_named(name).is_file:
+            raise OmniError(
+                f"no {name} tokenizer in '{folder}'; give its exported folder in "
+                f"data.file_tokenizers.{name}"
+            )
         raise OmniError(
             f"no {name} tokenizer in '{folder}'; train it first with "
             f"`lightning_omni fit --config recipes/{name}_tokenizer.yaml`, or point the recipe's "
@@ -112,7 +117,7 @@ def _fingerprint(folder: Path, name: str) -> str:
 
 
 @torch.inference_mode()
-def _encode(
+def _encode_folder(
     data: Path,
     folder: Path,
     image: ImageTokenizer,
@@ -122,9 +127,9 @@ def _encode(
     hashes: dict[str, str],
 ) -> None:
     codes = {
-        "image": dict(_image_codes(_media(data, "image"), image)),
-        "speech": dict(_speech_codes(_media(data, "speech"), speech)),
-        **{name: _file_codes(_media(data, name), one) for name, one in further.items()},
+        "image": dict(_image_codes(_read_media(data, "image"), image)),
+        "speech": dict(_speech_codes(_read_media(data, "speech"), speech)),
+        **{name: _file_codes(_read_media(data, name), one) for name, one in further.items()},
     }
     counts: dict[str, int] = {}
     for path in sorted((data / "tasks").glob("*.tar")):
@@ -155,7 +160,7 @@ def _encode(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
+def _read_media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
     for path in track(sorted((data / "media").glob(f"{kind}-*.tar")), f"encoding {kind}"):
         for key, files in read_shard(path):
             yield key, medium_of(files, key, path)
@@ -206,7 +211,7 @@ def _encode_features(data: Path, folder: Path, encoder: SpeechFeatureEncoder) ->
         for key, files in read_shard(path)
         for part in user_speech(parse_sample(key, files, path))
     }
-    for key, content in _media(data, "speech"):
+    for key, content in _read_media(data, "speech"):
         if key in wanted:
             wave = torch.from_numpy(read_audio(content, sample_rate=SAMPLE_RATE, name=key))
             np.save(folder / f"{key}.npy", encoder.encode(wave, name=key), allow_pickle=False)

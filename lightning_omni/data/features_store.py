@@ -64,10 +64,12 @@ def read_members(sample: Sample, files: Mapping[str, bytes], path: Path) -> Samp
             f"sample '{sample.key}' of '{path}' holds {', '.join(names)}, wanted "
             f"{', '.join(wanted) or 'none'}; delete that folder and encode again"
         )
-    return with_features(sample, [_load(files[n], f"{sample.key}.{n}", path) for n in wanted])
+    return with_features(
+        sample, [_parse_features(files[n], f"{sample.key}.{n}", path) for n in wanted]
+    )
 
 
-def _load(content: bytes, name: str, path: Path) -> Features:
+def _parse_features(content: bytes, name: str, path: Path) -> Features:
     try:
         features = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

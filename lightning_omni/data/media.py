@@ -36,7 +36,7 @@ def read_image(
         OmniError: If the file is absent, unreadable or has more than `MAX_PIXELS`.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
-    raw = _read(source, name, "image")
+    raw = _read_bytes(source, name, "image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -65,7 +65,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def _read(source: Path | bytes, name: str, kind: str) -> bytes:
+def _read_bytes(source: Path | bytes, name: str, kind: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
@@ -123,7 +123,7 @@ def read_audio(
             values that are not finite.
     """
     name = name or (str(source) if isinstance(source, Path) else "audio")
-    raw = _read(source, name, "audio")
+    raw = _read_bytes(source, name, "audio")
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as sound:
             rate = sound.samplerate

@@ -193,11 +193,11 @@ class OmniData(ResumableData):
 
     def prepare_data(self) -> None:
         """Encode the media once, on one process."""
-        self._folder()
+        self._encoded_folder()
 
     def setup(self, stage: str) -> None:
         """Check that recipe, tokenizers and shards agree on the vocabulary."""
-        folder = self._folder()
+        folder = self._encoded_folder()
         manifest = read_manifest(folder)
         spans = {k: v for k, v in self.vocab.items() if k != TEXT}
         if spans != manifest["spans"]:
@@ -271,13 +271,13 @@ class OmniData(ResumableData):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the validation split each time."""
-        return self._fixed("val")
+        return self._fixed_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the test split, for `lightning_omni test`."""
-        return self._fixed(self.test_split)
+        return self._fixed_loader(self.test_split)
 
-    def _fixed(self, split: str) -> DataLoader[Batch]:
+    def _fixed_loader(self, split: str) -> DataLoader[Batch]:
         batches = list(
             pack(
                 self._in_order(split),
@@ -296,7 +296,7 @@ class OmniData(ResumableData):
                 yield index, self.template.render(sample, rng=Random(f"{split}-{index}"))
                 index += 1
 
-    def _folder(self) -> Path:
+    def _encoded_folder(self) -> Path:
         return ensure_codes(
             self.data,
             image_tokenizer=self.image_tokenizer,

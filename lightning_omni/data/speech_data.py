@@ -53,14 +53,14 @@ class SpeechData(ResumableData):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return endless random crops of the concatenated training clips, Float[B T]."""
-        return self.endless(lambda number: self._crops("train", (self.seed, number)))
+        return self.endless(lambda number: self._draw_crops("train", (self.seed, number)))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return a fixed list of crops."""
-        fixed = [self._crops("val", (self.seed, 0, n)) for n in range(self.val_batches)]
+        fixed = [self._draw_crops("val", (self.seed, 0, n)) for n in range(self.val_batches)]
         return DataLoader(fixed, batch_size=None)  # type: ignore[arg-type]
 
-    def _crops(self, split: str, seed: tuple[int, ...]) -> Tensor:
+    def _draw_crops(self, split: str, seed: tuple[int, ...]) -> Tensor:
         wave = self.waves[split]
         last = len(wave) - self.crop
         starts = np.random.default_rng(seed).integers(last, size=self.batch_size, endpoint=True)

@@ -222,7 +222,7 @@ class Template:
     ) -> None:
         """Write the answer part to be predicted, its tail pads, and close the turn."""
         modality = parts[part].modality
-        pads = self._draw_tail_pads(modality, rng)
+        pads = self._draw_num_tail_pads(modality, rng)
         ids = self.answer_ids(parts, part) + [self.vocab.pad_token_id] * pads
         self._write_bracket(out, "begin", modality)
         self._add_answer(out, modality, ids, tail_pads=pads)
@@ -279,7 +279,7 @@ class Template:
             if modality_named(part.modality).has_fixed_length:
                 self._write_bracket(out, "end", part.modality)
 
-    def _draw_tail_pads(self, modality: str, rng: Random) -> int:
+    def _draw_num_tail_pads(self, modality: str, rng: Random) -> int:
         units = rng.randint(0, self.max_tail_pads.get(modality, 0))
         return units * modality_named(modality).frame_size(self.sizes)
 

@@ -147,7 +147,7 @@ class Suite:
             shown = interleave_splits(items, plan.splits, plan.gallery)
             entries.extend(save_gallery(out, task, shown))
             if rows:  # also if a later task is interrupted
-                (out / TABLE).write_text(results_table(rows, notes=self._notes()))
+                (out / TABLE).write_text(results_table(rows, notes=self._classifier_notes()))
         if not rows:
             raise OmniError(
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "
@@ -184,7 +184,7 @@ class Suite:
         self, task: str, examples: Sequence[Example], responses: Sequence[Response]
     ) -> list[Score]:
         """Score the responses to examples."""
-        return self._score(task, examples, self.parser.parse(task, responses))
+        return self._score_all(task, examples, self.parser.parse(task, responses))
 
     def score_with_baselines(
         self,
@@ -206,12 +206,12 @@ class Suite:
             split,
             examples,
             self.score(task, examples, responses),
-            self._score(task, examples, references),
-            self._score(task, examples, self._reconstructed(task, examples)),
-            [self._score(task, examples, draw) for draw in baseline],
+            self._score_all(task, examples, references),
+            self._score_all(task, examples, self._reconstructed(task, examples)),
+            [self._score_all(task, examples, draw) for draw in baseline],
         )
 
-    def _score(
+    def _score_all(
         self, task: str, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> list[Score]:
         if not predictions:
@@ -248,7 +248,7 @@ class Suite:
             for example, response, found in list(rows)[:limit]
         ]
 
-    def _notes(self) -> list[str]:
+    def _classifier_notes(self) -> list[str]:
         return [self.classifier.note()] if self.classifier else []
 
 

@@ -210,16 +210,16 @@ def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list
     """Write each modality of an answer and its JSON record as `<stem>.*`; return the paths."""
     written = []
     if answer.text is not None:
-        written.append(_path(stem, "text"))
+        written.append(_answer_path(stem, "text"))
         written[-1].write_text(answer.text + "\n")
     if answer.image is not None:
-        written.append(_path(stem, "image"))
+        written.append(_answer_path(stem, "image"))
         answer.image.save(written[-1])
     if answer.speech is not None:
-        written.append(_path(stem, "speech"))
+        written.append(_answer_path(stem, "speech"))
         soundfile.write(written[-1], answer.speech, answer.sample_rate)
     for modality, content in answer.media.items():
-        written.append(_path(stem, modality))
+        written.append(_answer_path(stem, modality))
         written[-1].write_bytes(content)
     record = {"version": __version__, "request": request, **answer.record}
     if answer.transcript is not None:
@@ -237,7 +237,7 @@ def _content(path: Path) -> bytes:
         raise OmniError(f"cannot read '{path}' ({error.strerror})") from error
 
 
-def _path(stem: Path, modality: str) -> Path:
+def _answer_path(stem: Path, modality: str) -> Path:
     return stem.with_name(stem.name + modality_named(modality).suffix)
 
 
@@ -250,7 +250,7 @@ def _stem(out: Path, task: str) -> Path:
     suffixes = [modality.suffix for modality in MODALITIES]
     stem = out.with_suffix("") if out.suffix in (*suffixes, ".json") else out
     for modality in task_named(task).outputs:
-        make_room_for(_path(stem, modality))
+        make_room_for(_answer_path(stem, modality))
     make_room_for(stem.with_name(stem.name + ".json"))
     return stem
 

@@ -126,13 +126,11 @@ class RequestEncoder:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
-        values = {name: inputs.get(name) for name in Inputs.__annotations__}
         text, image, speech = inputs.get("text"), inputs.get("image"), inputs.get("speech")
         media = inputs.get("media") or {}
-        known_media = {name: media.get(name) for name in (*self.files, *media)}
-        check_inputs(task, {**{m: values[m] for m in ("text", "image", "speech")}, **known_media})
-        check_has_medium("mask", values["mask"], "image", image)
-        check_has_medium("intervals", values["intervals"], "speech", speech)
+        check_inputs(task, {"text": text, "image": image, "speech": speech, **media})
+        check_has_medium("mask", inputs.get("mask"), "image", image)
+        check_has_medium("intervals", inputs.get("intervals"), "speech", speech)
         meta = choose_voice(task, inputs.get("voice"), self.voices)
         request = []
         for modality in task.inputs:
@@ -141,9 +139,8 @@ class RequestEncoder:
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
                 request.append(self._image(image, inputs.get("mask")))
-            elif modality in self.files:
-                codes = self.files[modality].encode(media[modality])
-                request.append(Part(modality, codes=tuple(codes)))
+            elif modality in media:
+                request.append(self._file(modality, media[modality]))
             elif speech is not None:
                 request.append(self._speech(speech, inputs.get("intervals"), is_request=True))
         infill = inputs.get("infill")
@@ -174,6 +171,11 @@ class RequestEncoder:
         if infill.speech is not None:
             parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
         return parts
+
+    def _file(self, modality: str, content: bytes) -> Part:
+        if modality not in self.files:
+            raise OmniError(f"the model was trained without {modality}; give another --model")
+        return Part(modality, codes=tuple(self.files[modality].encode(content)))
 
     def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
         pixels = square(opaque(image, "white"), self.image.image_size)
@@ -235,7 +237,8 @@ def check_inputs(task: Task, given: Mapping[str, object | None]) -> None:
         OmniError: If the task has no answer, or an input is missing, superfluous or empty.
     """
     check_answerable(task)
-    for modality, value in given.items():
+    for modality in dict.fromkeys((*given, *task.inputs)):
+        value = given.get(modality)
         if (value is not None) != (modality in task.inputs):
             verb = "does not take" if value is not None else "needs"
             raise OmniError(

@@ -91,16 +91,16 @@ class ImageTokenizerModule(L.LightningModule):
         schedules = schedules if isinstance(schedules, list) else [schedules]
         quantized = self.tokenizer.quantize(images)
         rebuilt = self.tokenizer.reconstruct(quantized.latents)
-        terms = self._terms(images, rebuilt, quantized)
+        terms = self._loss_terms(images, rebuilt, quantized)
         is_adversarial = self.discriminator is not None and self.updates >= self.adversarial_start
         if is_adversarial and self.discriminator is not None:
             terms["adversarial"] = self.adversarial_weight * hinge_generator(
                 self.discriminator(rebuilt)
             )
-        self._step(optimizers[0], schedules[0], torch.stack(list(terms.values())).sum())
+        self._optimizer_step(optimizers[0], schedules[0], torch.stack(list(terms.values())).sum())
         if is_adversarial and self.discriminator is not None:
             real, fake = self.discriminator(images), self.discriminator(rebuilt.detach())
-            self._step(optimizers[1], schedules[1], hinge_discriminator(real, fake))
+            self._optimizer_step(optimizers[1], schedules[1], hinge_discriminator(real, fake))
         self.updates += 1
         self.train_use.update(quantized.codes)
         self._log_training(terms, quantized, len(images))
@@ -150,7 +150,7 @@ class ImageTokenizerModule(L.LightningModule):
             final_share=self.final_lr_share,
         )
 
-    def _terms(self, images: Tensor, rebuilt: Tensor, quantized: Any) -> dict[str, Tensor]:
+    def _loss_terms(self, images: Tensor, rebuilt: Tensor, quantized: Any) -> dict[str, Tensor]:
         """Return the weighted terms of the loss."""
         entropy = quantized.sample_entropy - quantized.batch_entropy
         terms = {
@@ -163,7 +163,7 @@ class ImageTokenizerModule(L.LightningModule):
             terms["perceptual"] = self.perceptual_weight * self.perceptual(rebuilt, images)
         return terms
 
-    def _step(self, optimizer: Any, schedule: Any, loss: Tensor) -> None:
+    def _optimizer_step(self, optimizer: Any, schedule: Any, loss: Tensor) -> None:
         self.toggle_optimizer(optimizer)
         optimizer.zero_grad()
         self.manual_backward(loss)

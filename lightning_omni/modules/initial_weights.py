@@ -95,7 +95,7 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     for name, full in names.items():
         with _opened(folder) as weights:  # an open file keeps what was read in memory
             value = weights.get_tensor(full)
-            _copy_into(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
+            _write_weight(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
     if is_resized:
         _log_resized(rows, vocab, folder)
 
@@ -214,7 +214,7 @@ def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
         )
 
 
-def _copy_into(
+def _write_weight(
     name: str, pieces: list[Tensor], value: Tensor, vocab: Vocab, *, is_resized: bool, seed: int
 ) -> None:
     """Write a weight into its pieces, with new rows for a resized table."""

@@ -108,7 +108,7 @@ class SpeechTokenizerModule(L.LightningModule):
         self.toggle_optimizer(optimizers[0])
         optimizers[0].zero_grad()
         self._backward(wave, rebuilt, spectral, inner)
-        self._update(optimizers[0], schedules[0])
+        self._optimizer_step(optimizers[0], schedules[0])
         if self.discriminator is not None:
             self._train_discriminator(optimizers[1], schedules[1], wave, rebuilt.detach())
         self.updates += 1
@@ -118,12 +118,12 @@ class SpeechTokenizerModule(L.LightningModule):
     def _latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoder's input, and the commitment loss."""
         if self.updates < self.continuous_steps:
-            self._collect(z)
+            self._collect_latents(z)
             noise = torch.randn(z.shape, generator=self.rng).to(z)
             return z + self.latent_noise * noise, z.new_zeros(())
         if self.updates == self.continuous_steps:
             self._fit_codebooks()
-        quantized = self.tokenizer.quantizer(z, num_codebooks=self._levels())
+        quantized = self.tokenizer.quantizer(z, num_codebooks=self._draw_num_levels())
         if self.updates % RESTART_EVERY == 0:
             self.tokenizer.quantizer.restart_dead(z.detach().flatten(0, 1), rng=self.rng)
         return quantized.latents, quantized.commitment
@@ -154,10 +154,10 @@ class SpeechTokenizerModule(L.LightningModule):
         pairs = zip(self.discriminator(wave)[0], self.discriminator(fake)[0], strict=True)
         loss = torch.stack([hinge_discriminator(real, made) for real, made in pairs]).mean()
         self.manual_backward(loss)
-        self._update(optimizer, schedule)
+        self._optimizer_step(optimizer, schedule)
         self.log("train_loss/critic", loss.detach(), batch_size=len(wave))
 
-    def _update(self, optimizer: Any, schedule: Any) -> None:
+    def _optimizer_step(self, optimizer: Any, schedule: Any) -> None:
         self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         optimizer.step()
         self.untoggle_optimizer(optimizer)
@@ -220,14 +220,14 @@ class SpeechTokenizerModule(L.LightningModule):
         self.updates, self.latents = state["updates"], state["latents"]
         self.rng.set_state(state["rng"])
 
-    def _levels(self) -> int:
+    def _draw_num_levels(self) -> int:
         """Return the number of levels to use: all, or a random number."""
         levels = self.tokenizer.quantizer.num_codebooks
         if torch.rand((), generator=self.rng) < self.quantizer_dropout:
             return int(torch.randint(1, levels + 1, (), generator=self.rng))
         return levels
 
-    def _collect(self, z: Tensor) -> None:
+    def _collect_latents(self, z: Tensor) -> None:
         """Keep the newest latent vectors for the codebooks."""
         self.latents.append(z.detach().flatten(0, 1).float())
         while sum(map(len, self.latents[1:])) >= self.kmeans_vectors:

@@ -68,18 +68,18 @@ class Lora:
             raise OmniError(f"lora.targets is empty, wanted some of {choices}")
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.trainable_rows_from = trainable_rows_from
-        self._peft = _peft()
+        self._import_peft = _import_peft()
 
     def adapt(self, backbone: Transformer) -> None:
         """Add an adapter, initialised to zero effect, to each target; freeze all other weights."""
-        config = self._peft.LoraConfig(
+        config = self._import_peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules=self.targets,
             bias="none",
         )
-        self._peft.inject_adapter_in_model(config, backbone)
+        self._import_peft.inject_adapter_in_model(config, backbone)
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad = ".lora_" in name
         if self.trainable_rows_from is not None:
@@ -117,7 +117,7 @@ def _merge_layer(layer: Any) -> nn.Module:
     return linear
 
 
-def _peft() -> Any:
+def _import_peft() -> Any:
     try:
         return importlib.import_module("peft")
     except ModuleNotFoundError as error:
@@ -162,7 +162,7 @@ def make_rows_trainable(embedding: OmniEmbedding, start: int) -> None:
     tables = [embedding.tokens, embedding.head]
     for table in tables:
         parametrize.register_parametrization(table, "weight", _ConcatenateRows(start))
-    first, second = (_parts(table) for table in tables)
+    first, second = (_parametrization_of(table) for table in tables)
     if is_tied:
         second.original0, second.original1 = first.original0, first.original1
     for parts in (first, second):
@@ -178,7 +178,7 @@ def merge_trainable_rows(embedding: OmniEmbedding) -> None:
     tokens, head = embedding.tokens, embedding.head
     if not parametrize.is_parametrized(tokens):
         return
-    is_tied = _parts(tokens).original1 is _parts(head).original1
+    is_tied = _parametrization_of(tokens).original1 is _parametrization_of(head).original1
     embedding.tokens = nn.Embedding(tokens.num_embeddings, tokens.embedding_dim, device="meta")
     embedding.head = nn.Linear(head.in_features, head.out_features, bias=False, device="meta")
     for new, split in ((embedding.tokens, tokens), (embedding.head, head)):
@@ -187,6 +187,6 @@ def merge_trainable_rows(embedding: OmniEmbedding) -> None:
         embedding.head.weight = embedding.tokens.weight
 
 
-def _parts(table: nn.Module) -> parametrize.ParametrizationList:
+def _parametrization_of(table: nn.Module) -> parametrize.ParametrizationList:
     lists = cast("nn.ModuleDict", table.parametrizations)
     return cast("parametrize.ParametrizationList", lists["weight"])

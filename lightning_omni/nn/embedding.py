@@ -94,27 +94,27 @@ class OmniEmbedding(nn.Module):
         self, hidden: Float[Tensor, "M D"], ids: Int[Tensor, " G"] | None = None
     ) -> Float[Tensor, "M G"]:
         """Score `ids`, or the whole vocabulary if None; column j belongs to `ids[j]`."""
-        weight = self.output_embedding() if ids is None else self._rows(ids)
+        weight = self.output_embedding() if ids is None else self._output_rows(ids)
         return hidden @ weight.to(hidden.dtype).T
 
     def output_embedding(self) -> Float[Tensor, "V D"]:
         """Return the output table including codebook embeddings, so that one product scores all."""
         pieces, start = [], 0
-        for span in self._ordered():
+        for span in self._spans_in_order():
             here = self.head.weight[span.start : span.stop]
             pieces += [self.head.weight[start : span.start], here + span.output_rows(slice(None))]
             start = span.stop
         return torch.cat((*pieces, self.head.weight[start:])) if pieces else self.head.weight
 
-    def _rows(self, ids: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
+    def _output_rows(self, ids: Int[Tensor, " G"]) -> Float[Tensor, "G D"]:
         """Return these rows of `output_embedding`."""
         rows: Tensor = self.head.weight[ids]
-        for span in self._ordered():
+        for span in self._spans_in_order():
             inside = (ids >= span.start) & (ids < span.stop)
             codes = (ids - span.start).clamp(0, span.stop - span.start - 1)
             rows = rows + span.output_rows(codes) * inside[:, None]
         return rows
 
-    def _ordered(self) -> list[CodebookEmbedding]:
+    def _spans_in_order(self) -> list[CodebookEmbedding]:
         spans: list[Any] = sorted(self.spans, key=lambda span: cast("Any", span).start)
         return spans

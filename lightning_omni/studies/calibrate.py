@@ -219,8 +219,11 @@ def calibration_table(
             f"| config | {_label(first)} | 95 % interval | difference to {first.config} | "
             "forward passes | seconds |",
             "|---|---|---|---|---|---|",
-            _line(first, ""),
-            *(_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}") for row in others),
+            _table_line(first, ""),
+            *(
+                _table_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}")
+                for row in others
+            ),
         ]
         chosen = ", ".join(f"{preset} {name[task]}" for preset, name in by_preset(choices).items())
         tables.append("\n".join([*lines, "", f"Chosen: {chosen}."]))
@@ -337,7 +340,7 @@ def _label(row: CalibrationRow) -> str:
     return row.metric + (" ↓" if row.is_lower_better else "")
 
 
-def _line(row: CalibrationRow, difference: str) -> str:
+def _table_line(row: CalibrationRow, difference: str) -> str:
     return (
         f"| {row.config} | {row.value:.3f} | {row.low:.3f} to {row.high:.3f} | "
         f"{difference} | {row.forwards:.1f} | {row.seconds:.3f} |"

@@ -61,7 +61,7 @@ class LfrFilterBank(nn.Module):
                 f"give at least {_WINDOW / SAMPLE_RATE} s"
             )
         with torch.autocast(wave.device.type, enabled=False):
-            return _stacked(self._log_mels(wave.float() * _FULL_SCALE))
+            return _stack_windows(self._log_mels(wave.float() * _FULL_SCALE))
 
     def _log_mels(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B W 80"]:
         windows = wave.unfold(1, _WINDOW, _HOP)
@@ -73,7 +73,7 @@ class LfrFilterBank(nn.Module):
         return energy.clamp_min(torch.finfo(torch.float32).eps).log()
 
 
-def _stacked(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
+def _stack_windows(mels: Float[Tensor, "B W 80"]) -> Float[Tensor, "B N 560"]:
     """Return overlapping stacks of windows, so that a frame holds its context."""
     count = math.ceil(mels.shape[1] / STRIDE)
     ahead = (STACKED - 1) // 2

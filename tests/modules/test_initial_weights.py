@@ -100,13 +100,13 @@ def test_a_checkpoint_of_the_whole_vocabulary_is_taken_as_it_is(tmp_path):
 
 def test_weights_are_read_one_at_a_time(imported, monkeypatch):
     held = []
-    fill = initial_weights._fill
+    fill = initial_weights._write_weight
 
     def watched(name, pieces, value, *rest, **more):
         held.append(name)
         fill(name, pieces, value, *rest, **more)
 
-    monkeypatch.setattr(initial_weights, "_fill", watched)
+    monkeypatch.setattr(initial_weights, "_write_weight", watched)
     load_initial(backbone(), imported, VOCAB, seed=3)
     assert sorted(held) == sorted(backbone().state_dict())
 

@@ -104,7 +104,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     assert part.codes
     bare = read_samples(next(Path("data/smoke").glob("tasks")), "asr", "train", limit=1)
     with pytest.raises(OmniError, match="holds speech as codes"):
-        omni.answer(bare, seed=0)
+        omni.answer([sample.unanswered() for sample in bare], seed=0)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ def build(*args: str):
 @pytest.mark.parametrize("path", TRAINING, ids=lambda p: str(p.relative_to(RECIPES)))
 def test_a_recipe_builds_and_its_config_round_trips(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = build("--config", str(path))
+    line = next(x for x in path.read_text().splitlines() if x.startswith("# Run: "))
+    command, verb, option, _, *more = line.removeprefix("# Run: ").split()
+    assert (command, verb, option) == ("lightning_omni", "fit", "--config")
+    cli = build("--config", str(path), *more)
     text = cli.parser.dump(cli.config, skip_none=False)
     again = tmp_path / "again.yaml"
     again.write_text(text)

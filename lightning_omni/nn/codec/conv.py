@@ -80,7 +80,7 @@ class Upsample(nn.Module):
         return out
 
 
-def _middle(channels: int, groups: int) -> nn.Sequential:
+def _middle_blocks(channels: int, groups: int) -> nn.Sequential:
     return nn.Sequential(
         ResBlock(channels, channels, groups),
         SpatialAttention(channels, groups),
@@ -122,7 +122,7 @@ class ConvEncoder(nn.Module):
             tail = [Downsample(width)] if i + 1 < len(widths) else []
             self.levels.append(nn.Sequential(*level, *tail))
             width_in = width
-        self.middle = _middle(width_in, groups)
+        self.middle = _middle_blocks(width_in, groups)
         self.norm_out = _norm(width_in, groups)
         self.conv_out = nn.Conv2d(width_in, latent_channels, 3, padding=1)
 
@@ -159,7 +159,7 @@ class ConvDecoder(nn.Module):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
-        self.middle = _middle(widths[-1], groups)
+        self.middle = _middle_blocks(widths[-1], groups)
         self.levels = nn.ModuleList()
         width_in = widths[-1]
         for i in reversed(range(len(widths))):

@@ -114,7 +114,7 @@ class FrameBlock(nn.Module):
         return out
 
 
-def _blocks(width: int, count: int) -> nn.Sequential:
+def _frame_blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(FrameBlock(width, 1 + i % 3) for i in range(count)))
 
 
@@ -135,11 +135,11 @@ class MelFrameEncoder(Pretrained):
         hop = sample_rate // 100
         self.log_mel = LogMel(sample_rate, n_fft=4 * hop, hop=hop, num_mels=80)
         self.inp = nn.Linear(80, narrow)
-        self.fine = _blocks(narrow, blocks[0])
+        self.fine = _frame_blocks(narrow, blocks[0])
         self.to_middle = nn.Linear(2 * narrow, width)
-        self.middle = _blocks(width, blocks[1])
+        self.middle = _frame_blocks(width, blocks[1])
         self.to_coarse = nn.Linear(2 * width, width)
-        self.coarse = _blocks(width, blocks[2])
+        self.coarse = _frame_blocks(width, blocks[2])
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, latent_dim))
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N D"]:
@@ -168,14 +168,14 @@ class SpectrumFrameDecoder(Pretrained):
         self.hop = sample_rate // 100
         self.n_fft = 4 * self.hop
         self.inp = nn.Linear(latent_dim, width)
-        self.coarse = _blocks(width, blocks[0])
+        self.coarse = _frame_blocks(width, blocks[0])
         self.to_middle = nn.Linear(width, 2 * width)
-        self.middle = _blocks(width, blocks[1])
+        self.middle = _frame_blocks(width, blocks[1])
         self.to_fine = nn.Linear(width, 2 * width)
-        self.fine = _blocks(width, blocks[2])
+        self.fine = _frame_blocks(width, blocks[2])
         self.mel_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 80))
         self.mel_in = nn.Linear(80, width)
-        self.last = _blocks(width, blocks[3])
+        self.last = _frame_blocks(width, blocks[3])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.n_fft + 2))
         self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
 

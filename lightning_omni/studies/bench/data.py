@@ -104,7 +104,7 @@ def measure_packing(
     pad = template.vocab.pad_token_id
     packed = pack(sequences(), rows=rows, row_length=row_length, pad_token_id=pad)
     start = time.perf_counter()
-    used = sum(_used(batch) for batch in islice(packed, batches))
+    used = sum(_num_used_tokens(batch) for batch in islice(packed, batches))
     seconds = time.perf_counter() - start
     groups = [lengths[i : i + _PADDED_BATCH] for i in range(0, len(lengths), _PADDED_BATCH)]
     return {
@@ -117,12 +117,12 @@ def measure_packing(
     }
 
 
-def _used(batch: Any) -> int:
+def _num_used_tokens(batch: Any) -> int:
     """Return the number of tokens of a batch that belong to a sample."""
     return int((batch.tasks[batch.segment_ids] >= 0).sum())
 
 
-def line(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     if "efficiency" in row:
         return (

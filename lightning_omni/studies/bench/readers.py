@@ -29,8 +29,8 @@ def make_readers(folder: Path, task: str, copy: Path, *, seed: int) -> dict[str,
         seed: Seed of the shuffles.
     """
     readers: dict[str, Reader] = {
-        "ours": partial(_ours, folder, task, seed),
-        "webdataset": partial(_webdataset, folder, task, seed),
+        "ours": partial(_read_ours, folder, task, seed),
+        "webdataset": partial(_read_webdataset, folder, task, seed),
     }
     try:
         litdata: Any = importlib.import_module("litdata")
@@ -45,16 +45,16 @@ def make_readers(folder: Path, task: str, copy: Path, *, seed: int) -> dict[str,
         chunk_bytes=_CHUNK,
         verbose=False,
     )
-    return {**readers, "litdata": partial(_litdata, litdata, copy, seed)}
+    return {**readers, "litdata": partial(_read_litdata, litdata, copy, seed)}
 
 
-def _ours(folder: Path, task: str, seed: int) -> Iterator[Sample]:
+def _read_ours(folder: Path, task: str, seed: int) -> Iterator[Sample]:
     stream = SampleStream(folder, task, "train", seed=seed)
     while True:
         yield next(stream)
 
 
-def _webdataset(folder: Path, task: str, seed: int) -> Iterator[Sample]:
+def _read_webdataset(folder: Path, task: str, seed: int) -> Iterator[Sample]:
     files = [str(path) for path in shard_paths(folder, task, "train")]
     source = wds.WebDataset(files, shardshuffle=len(files), seed=seed).shuffle(_SHUFFLE)
     while True:
@@ -62,7 +62,7 @@ def _webdataset(folder: Path, task: str, seed: int) -> Iterator[Sample]:
             yield Sample.from_json(item["__key__"], json.loads(item["json"]))
 
 
-def _litdata(litdata: Any, copy: Path, seed: int) -> Iterator[Sample]:
+def _read_litdata(litdata: Any, copy: Path, seed: int) -> Iterator[Sample]:
     stored = litdata.StreamingDataset(str(copy), shuffle=True, seed=seed)
     while True:
         for raw in stored:

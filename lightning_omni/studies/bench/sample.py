@@ -146,7 +146,7 @@ def _equal_share(packed: PackedPrompts, one: Tensor, other: Tensor) -> float:
     return float((one[filled] == other[filled]).float().mean())
 
 
-def line(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     sizes = f"{row['vocab_size']} ids, {row['answer']} tokens behind {row['prompt']}"
     seconds = {name: timing["median_s"] for name, timing in row["fill_s"].items()}
@@ -169,7 +169,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def image_span(shape: Shape) -> tuple[int, int]:
-    """Return the ids of the answer's modality, first and one past the last."""
+    """Return the first id of image codes, and the one past the last."""
     size = min(IMAGE_IDS, shape.mask_token_id // 2)
     return shape.mask_token_id - size, shape.mask_token_id
 

@@ -41,8 +41,11 @@ def measure_growth(
         "vocab_size": {n: replace(shape, vocab_size=n) for n in VOCAB_SIZES},
     }
     for name, shapes in training.items():
-        seconds = {n: _median(_step(s, seed=seed), repeats) for n, s in shapes.items()}
-        row = _growth(f"training step, {name}", seconds)
+        seconds = {
+            n: _median_seconds(_make_training_step(s, seed=seed), repeats)
+            for n, s in shapes.items()
+        }
+        row = _growth_row(f"training step, {name}", seconds)
         if memory:
             row["peak_mb"] = {n: peak_mb("ours", s, "bfloat16", seed) for n, s in shapes.items()}
             row["memory_exponent"] = slope(row["peak_mb"])
@@ -54,10 +57,10 @@ def measure_growth(
     }
     for name, sizes in sampling.items():
         seconds = {
-            n: _median(_sampling(shape, request, steps, seed=seed), repeats)
+            n: _median_seconds(_make_sampling(shape, request, steps, seed=seed), repeats)
             for n, (request, steps) in sizes.items()
         }
-        yield _growth(f"sampling, {name}", seconds)
+        yield _growth_row(f"sampling, {name}", seconds)
 
 
 def slope(costs: Mapping[int, float]) -> float:
@@ -65,7 +68,7 @@ def slope(costs: Mapping[int, float]) -> float:
     return float(np.polyfit(np.log(list(costs)), np.log(list(costs.values())), 1)[0])
 
 
-def line(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     points = ", ".join(f"{size}: {1000 * s:.0f} ms" for size, s in row["seconds"].items())
     said = f"{row['against']}: exponent {row['exponent']:.2f} ({points})"
@@ -75,15 +78,15 @@ def line(row: dict[str, Any]) -> str:
     return said
 
 
-def _growth(against: str, seconds: dict[int, float]) -> dict[str, Any]:
+def _growth_row(against: str, seconds: dict[int, float]) -> dict[str, Any]:
     return {"against": against, "seconds": seconds, "exponent": slope(seconds)}
 
 
-def _median(run: Callable[[], object], repeats: int) -> float:
+def _median_seconds(run: Callable[[], object], repeats: int) -> float:
     return time_alternating({"run": run}, repeats=repeats)["run"].median
 
 
-def _step(shape: Shape, *, seed: int) -> Callable[[], None]:
+def _make_training_step(shape: Shape, *, seed: int) -> Callable[[], None]:
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
 
@@ -96,7 +99,7 @@ def _step(shape: Shape, *, seed: int) -> Callable[[], None]:
     return run
 
 
-def _sampling(
+def _make_sampling(
     shape: Shape, request: RequestShape, steps: int, *, seed: int
 ) -> Callable[[], object]:
     network = make_network(shape, seed=seed).eval()

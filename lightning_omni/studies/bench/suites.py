@@ -103,9 +103,9 @@ SUITES: dict[Suite, Callable[[Options], Iterator[BenchRow]]] = {
     "scale": _scale,
 }
 LINES: dict[Suite, Callable[[BenchRow], str]] = {
-    "train": train.line,
-    "sample": sample.line,
-    "cache": sample.line,
-    "data": data.line,
-    "scale": scale.line,
+    "train": train.describe_row,
+    "sample": sample.describe_row,
+    "cache": sample.describe_row,
+    "data": data.describe_row,
+    "scale": scale.describe_row,
 }

@@ -68,8 +68,8 @@ def compare_training(
             "times are reported"
         )
     steps = {
-        "ours": _stepper(network, losses["ours"], dtype, fused=True),
-        "peer": _stepper(peer, losses["peer"], dtype, fused=False),
+        "ours": _make_step(network, losses["ours"], dtype, fused=True),
+        "peer": _make_step(peer, losses["peer"], dtype, fused=False),
     }
     timings = time_alternating(steps, repeats=repeats)
     times, noise = paired_ratio(timings["peer"], timings["ours"])
@@ -99,14 +99,14 @@ def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Call
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
     if side == "ours":
-        return _stepper(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
+        return _make_step(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
     peer = peers.make_peer(network, shape)
     batch = peers.padded(samples, shape)
     del network
-    return _stepper(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
+    return _make_step(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
 
 
-def line(row: dict[str, Any]) -> str:
+def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     rate = row["useful_tokens_per_s"]
     memory = row.get("peak_mb")
@@ -128,7 +128,7 @@ def _evaluate(loss: Callable[[], Tensor], dtype: torch.dtype) -> float:
         return float(loss())
 
 
-def _stepper(
+def _make_step(
     module: torch.nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype, *, fused: bool
 ) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused or None)

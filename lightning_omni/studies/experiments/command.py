@@ -106,7 +106,9 @@ def experiment(
             trainings = plan_trainings(stages[key], seed, home)
             for training in trainings:
                 train(training, variant=key, seed=seed)
-            results["variants"][key]["trainings"][seed] = [_record(each) for each in trainings]
+            results["variants"][key]["trainings"][seed] = [
+                _training_record(each) for each in trainings
+            ]
             runs[key][seed] = measure(trainings[-1], sampling[key], plan, with_nelbo=nelbo)
         results["seeds"].append(seed)
         _write(folder, results, runs)
@@ -126,6 +128,6 @@ def _write(
     draw_differences(rows, folder / f"{results['name']}.png")
 
 
-def _record(training: Training) -> dict[str, Any]:
+def _training_record(training: Training) -> dict[str, Any]:
     """Return the folder and the duration of a training."""
     return {"folder": str(training.folder), "seconds": training.seconds()}

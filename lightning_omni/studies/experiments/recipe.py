@@ -118,7 +118,7 @@ def check_recipe(recipe: Recipe) -> ModuleAndData:
         OmniError: If an option is unknown or wrong, or the recipe exports no joint model.
     """
     with torch.device("meta"):
-        built = _build(recipe, _parser(with_trainer=True))
+        built = _instantiate(recipe, _make_parser(with_trainer=True))
     module_and_data = _joint_model(built)
     callbacks = built.trainer.callbacks or []
     is_named = any(isinstance(callback, ExportOmni) for callback in callbacks)
@@ -134,7 +134,7 @@ def build_module_and_data(recipe: Recipe) -> ModuleAndData:
         OmniError: If an option is unknown or wrong, or the recipe trains no joint model.
     """
     sections = {name: recipe[name] for name in ("data", "model")}
-    return _joint_model(_build(sections, _parser(with_trainer=False)))
+    return _joint_model(_instantiate(sections, _make_parser(with_trainer=False)))
 
 
 def _value_at(recipe: Recipe, path: str) -> Any:
@@ -159,7 +159,7 @@ def _replace_root(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def _parser(*, with_trainer: bool) -> ArgumentParser:
+def _make_parser(*, with_trainer: bool) -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     if with_trainer:
         parser.add_argument("--seed_everything", type=bool | int)
@@ -173,7 +173,7 @@ def _parser(*, with_trainer: bool) -> ArgumentParser:
     return parser
 
 
-def _build(recipe: Recipe, parser: ArgumentParser) -> Any:
+def _instantiate(recipe: Recipe, parser: ArgumentParser) -> Any:
     try:
         return parser.instantiate_classes(parser.parse_object(copy.deepcopy(recipe)))
     except (argparse.ArgumentError, TypeError, ValueError, OmniError) as error:

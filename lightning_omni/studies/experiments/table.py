@@ -88,7 +88,7 @@ def compare(runs: Runs, *, seed: int) -> list[ComparisonRow]:
     first = next(iter(runs))
     tests = next(iter(runs[first].values()))
     return [
-        _row(runs, variant, test, metric, seed=seed)
+        _compare_variant(runs, variant, test, metric, seed=seed)
         for test, measurement in tests.items()
         for metric in _metrics(test, measurement.scores)
         for variant in runs
@@ -114,10 +114,10 @@ def paired_over_seeds(
         OmniError: If no example of a seed has the metric on both sides.
     """
     by_seed = [example_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
-    of_seeds = [_defined(row) for row in by_seed]
+    of_seeds = [_without_none(row) for row in by_seed]
     if not all(of_seeds):
         raise OmniError(f"no example has '{metric}' on both sides; use more examples")
-    of_examples = [_defined(column) for column in zip(*by_seed, strict=True)]
+    of_examples = [_without_none(column) for column in zip(*by_seed, strict=True)]
     return (
         mean_difference([statistics.fmean(row) for row in of_seeds]),
         mean_difference([statistics.fmean(column) for column in of_examples if column]),
@@ -142,9 +142,10 @@ def comparison_table(
     for row in rows:
         metric = row.metric + (" ↓" if row.is_lower_better else "")
         lines.append(
-            f"| {row.test} | {metric} | {row.variant} | {row.mean:.3f} | {_spread(row)} | {row.n} "
-            f"| {_number(row.difference, '+.3f')} | {_number(row.error_over_seeds)} | "
-            f"{_number(row.error_over_examples)} | {_number(row.forwards, '.1f')} |"
+            f"| {row.test} | {metric} | {row.variant} | {row.mean:.3f} | {_format_spread(row)} | "
+            f"{row.n} | {_format_number(row.difference, '+.3f')} | "
+            f"{_format_number(row.error_over_seeds)} | "
+            f"{_format_number(row.error_over_examples)} | {_format_number(row.forwards, '.1f')} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -176,7 +177,7 @@ def draw_differences(rows: Sequence[ComparisonRow], path: Path) -> None:
     save_figure(figure, [axes for axes, _ in drawn], path)
 
 
-def _defined(values: Sequence[float | None]) -> list[float]:
+def _without_none(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
@@ -184,7 +185,9 @@ def _metrics(test: str, scores: Sequence[Score]) -> list[str]:
     return sorted(metric_names(scores)) if test == NELBO else [primary_metric(test, scores)]
 
 
-def _row(runs: Runs, variant: str, test: str, metric: str, *, seed: int) -> ComparisonRow:
+def _compare_variant(
+    runs: Runs, variant: str, test: str, metric: str, *, seed: int
+) -> ComparisonRow:
     first = next(iter(runs))
     own = {s: tests[test] for s, tests in runs[variant].items()}
     others = [tests[test] for tests in runs[first].values()]
@@ -210,13 +213,13 @@ def _row(runs: Runs, variant: str, test: str, metric: str, *, seed: int) -> Comp
         is_lower_better=is_error_rate(metric),
         by_seed={s: e.value for s, e in estimates.items()},
         mean=mean.mean,
-        error=_finite(mean.error),
+        error=_finite_or_none(mean.error),
         low=only.low if only else None,
         high=only.high if only else None,
         n=min(e.n for e in estimates.values()),
         difference=over_seeds.mean if over_seeds else None,
-        error_over_seeds=_finite(over_seeds.error) if over_seeds else None,
-        error_over_examples=_finite(over_examples.error) if over_examples else None,
+        error_over_seeds=_finite_or_none(over_seeds.error) if over_seeds else None,
+        error_over_examples=_finite_or_none(over_examples.error) if over_examples else None,
         forwards=statistics.fmean(forwards) if forwards else None,
     )
 
@@ -264,15 +267,15 @@ def _draw_panel(axes: Any, rows: Sequence[ComparisonRow]) -> None:
     axes.tick_params(axis="x", labelsize=7)
 
 
-def _spread(row: ComparisonRow) -> str:
+def _format_spread(row: ComparisonRow) -> str:
     if row.error is not None:
         return f"± {row.error:.3f}"
-    return f"[{_number(row.low)}, {_number(row.high)}]"
+    return f"[{_format_number(row.low)}, {_format_number(row.high)}]"
 
 
-def _number(value: float | None, form: str = ".3f") -> str:
+def _format_number(value: float | None, form: str = ".3f") -> str:
     return "–" if value is None else format(value, form)
 
 
-def _finite(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -115,7 +115,7 @@ def plan_stages(name: str, variant: Variant, recipes: Sequence[Path]) -> list[St
     stages: list[StageRecipe] = []
     for path, recipe, module_and_data in resolve_recipes(name, variant, recipes):
         try:
-            inputs = _inputs(*module_and_data, is_first=not stages)
+            inputs = _inputs_digest(*module_and_data, is_first=not stages)
         except OmniError as error:
             raise OmniError(f"variant '{name}', {path}: {error}") from error
         stages.append(StageRecipe(path, recipe, inputs))
@@ -141,7 +141,7 @@ def check_same_data(stages: Mapping[str, Sequence[StageRecipe]]) -> None:
             )
 
 
-def _inputs(module: MaskedDiffusionModule, data: OmniData, *, is_first: bool) -> str:
+def _inputs_digest(module: MaskedDiffusionModule, data: OmniData, *, is_first: bool) -> str:
     """Return a digest of the data, the tokenizers and, in a first stage, the initial weights."""
     codes = ensure_codes(
         data.data,

@@ -113,11 +113,11 @@ def device_memory(network: Transformer, load: Load) -> DeviceMemory:
     FSDP shares by block: the weights outside blocks stay gathered during a pass, and of the blocks
     the current and the next one; gradients of both kinds are whole before they are shared out.
     """
-    weights = _count(network) * load.weights.itemsize // load.shards
+    weights = _num_parameters(network) * load.weights.itemsize // load.shards
     optimizer = optimizer_bytes(network, load) // load.shards
     ema = weights if load.has_ema else 0
     block = sum(p.numel() for p in network.blocks[0].parameters())
-    root = _count(network) - block * len(network.blocks)
+    root = _num_parameters(network) - block * len(network.blocks)
     if load.is_sharded:
         gathered = (root + 2 * block) * load.products.itemsize
         early_gradients = (root + block) * load.products.itemsize
@@ -143,7 +143,7 @@ def optimizer_bytes(network: Transformer, load: Load) -> int:
     Muon keeps one number per element of a matrix.
     """
     num_muon = sum(p.numel() for p in _matrices(network)) if load.optimizer == "muon" else 0
-    return (2 * _count(network) - num_muon) * load.weights.itemsize
+    return (2 * _num_parameters(network) - num_muon) * load.weights.itemsize
 
 
 def update_bytes(network: Transformer, load: Load) -> int:
@@ -154,7 +154,7 @@ def update_bytes(network: Transformer, load: Load) -> int:
     if load.optimizer == "fused_adamw":
         return 0
     if load.optimizer == "adamw":
-        return _count(network) * load.weights.itemsize
+        return _num_parameters(network) * load.weights.itemsize
     stacks = Counter(p.shape for p in _matrices(network))
     return max(
         (
@@ -208,7 +208,7 @@ def loss_bytes(network: Transformer, load: Load) -> int:
     return states + head * exact + has_features * head * stream + temporary
 
 
-def _count(network: Transformer) -> int:
+def _num_parameters(network: Transformer) -> int:
     return sum(p.numel() for p in network.parameters())
 
 

@@ -52,9 +52,9 @@ def make_plan(
         for is_sharded in (False, True)
         for recomputes in (False, True)
     ]
-    memory = {_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
+    memory = {_layout_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
     usable_gb = USABLE * options.gpu_memory_gb
-    fits = memory[_name(load)]["peak"] <= usable_gb
+    fits = memory[_layout_name(load)]["peak"] <= usable_gb
     fits = fits and not (load.is_sharded and load.optimizer == "muon")
     kinds: tuple[OptimizerKind, ...] = ("fused_adamw", "muon")
     return {
@@ -65,7 +65,7 @@ def make_plan(
             kind: optimizer_bytes(network, replace(load, optimizer=kind)) / 1e9 for kind in kinds
         },
         "memory_gb": memory,
-        "recipe_is": _name(load),
+        "recipe_is": _layout_name(load),
         "usable_gb": usable_gb,
         "fits": fits,
         "advice": "" if fits else _advice(network, load, usable_gb),
@@ -132,11 +132,11 @@ def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
         devices = 1 << devices.bit_length()
     for candidate in candidates:
         if device_memory(network, candidate).peak / 1e9 <= usable_gb:
-            return ", ".join(_changes(load, candidate))
+            return ", ".join(_needed_changes(load, candidate))
     return "take shorter or fewer rows, a smaller backbone or GPUs with more memory"
 
 
-def _changes(load: Load, candidate: Load) -> list[str]:
+def _needed_changes(load: Load, candidate: Load) -> list[str]:
     changes = {
         "share the model with FSDP": candidate.is_sharded != load.is_sharded,
         "set model.recompute_activations: true": candidate.recomputes != load.recomputes,
@@ -146,6 +146,6 @@ def _changes(load: Load, candidate: Load) -> list[str]:
     return [change for change, is_needed in changes.items() if is_needed]
 
 
-def _name(load: Load) -> str:
+def _layout_name(load: Load) -> str:
     layout = "sharded" if load.is_sharded else "replicated"
     return f"{layout}, recomputed" if load.recomputes else layout

@@ -116,7 +116,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     files = read_run(run)
     name = run.resolve().name
     sections = [
-        _top(name, files),
+        _header(name, files),
         _scores(files.evaluation),
         _training(files.stages),
         _tokenizers(files),
@@ -153,7 +153,7 @@ def read_run(folder: Path) -> RunFiles:
     return RunFiles(folder, stages, evaluation, _read_manifest(evaluation), tables)
 
 
-def _top(name: str, files: RunFiles) -> str:
+def _header(name: str, files: RunFiles) -> str:
     results = files.evaluation.results if files.evaluation else {}
     facts = [f"{len(files.stages)} training runs"]
     if results:
@@ -181,12 +181,12 @@ def _scores(evaluation: Evaluation | None) -> str:
                      "distribution; comp: combinations never trained on; style, voice: styles and "
                      "voices never trained on; xmodal: facts trained on in another modality "
                      "only.</p>" + by_split)  # fmt: skip
-    parts.append(_fold("Every metric, split and group", everything(rows)))
-    parts.append(_fold("How random baseline and ground truth were measured", rules(rows)))
+    parts.append(_details("Every metric, split and group", everything(rows)))
+    parts.append(_details("How random baseline and ground truth were measured", rules(rows)))
     absent = evaluation.results.get("missing", [])
     if absent:
         names = ", ".join(f"{m['task']} on {m['split']}" for m in absent)
-        parts.append(_fold("Tasks without such a split", f"<p>{escape(names)}</p>"))
+        parts.append(_details("Tasks without such a split", f"<p>{escape(names)}</p>"))
     return "".join(parts)
 
 
@@ -206,7 +206,7 @@ def _training(stages: Sequence[LoggedStage]) -> str:
         )
         if charts[_SHOWN:]:
             rest = f'<div class="curves">{"".join(charts[_SHOWN:])}</div>'
-            parts.append(_fold(f"{len(charts) - _SHOWN} more charts", rest))
+            parts.append(_details(f"{len(charts) - _SHOWN} more charts", rest))
     return "".join(parts)
 
 
@@ -231,7 +231,7 @@ def _tokenizers(files: RunFiles) -> str:
     if reconstructed:
         head = ("task", "split", "metric", "codec reconstruction", "ground truth")
         table = plain_table(head, reconstructed)
-        parts.append(_fold("Scores of the ground truth, reconstructed and original", table))
+        parts.append(_details("Scores of the ground truth, reconstructed and original", table))
     return "<h2>Tokenizers</h2>" + "".join(parts) if parts else ""
 
 
@@ -254,9 +254,9 @@ def _provenance(files: RunFiles) -> str:
         lines += [(f"argument {k}", v) for k, v in results.get("arguments", {}).items()]
         parts.append(plain_table(("what", "value"), lines))
     if files.manifest:
-        parts.append(_fold("Data", _data(files.manifest)))
+        parts.append(_details("Data", _data(files.manifest)))
     parts += [
-        _fold(f"Recipe of {stage.name}, as resolved", f"<pre>{escape(stage.recipe)}</pre>")
+        _details(f"Recipe of {stage.name}, as resolved", f"<pre>{escape(stage.recipe)}</pre>")
         for stage in files.stages
         if stage.recipe
     ]
@@ -269,7 +269,7 @@ def _data(manifest: dict[str, Any]) -> str:
     return plain_table(("what", "value"), lines)
 
 
-def _fold(summary: str, body: str) -> str:
+def _details(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 

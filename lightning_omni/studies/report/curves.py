@@ -75,13 +75,14 @@ def draw_curves(title: str, curves: Sequence[Curve]) -> str:
         return ""
     steps, values = [p[0] for p in points], [p[1] for p in points]
     x_range, y_range = (min(steps), max(steps)), _padded(min(values), max(values))
-    body = [_axes(x_range, y_range)]
+    body = [_draw_axes(x_range, y_range)]
     for number, line in enumerate(lines):
         dots = " ".join(
-            f"{_x(step, x_range):.1f},{_y(value, y_range):.1f}" for step, value in _thin(line)
+            f"{_x_pixel(step, x_range):.1f},{_y_pixel(value, y_range):.1f}"
+            for step, value in _thin(line)
         )
         kind = "circle" if len(line) == 1 else "line"
-        body.append(_mark(kind, dots, number))
+        body.append(_draw_mark(kind, dots, number))
     legend = " ".join(
         f'<span class="key c{i % 4}">{escape(curve.name)}'
         f"{f' {line[-1][1]:.3g}' if line else ''}</span>"
@@ -161,37 +162,37 @@ def _thin(line: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(sum(p[0] for p in g) / len(g), sum(p[1] for p in g) / len(g)) for g in groups]
 
 
-def _mark(kind: str, dots: str, number: int) -> str:
+def _draw_mark(kind: str, dots: str, number: int) -> str:
     if kind == "circle":
         x, _, y = dots.partition(",")
         return f'<circle class="dot c{number % 4}" cx="{x}" cy="{y}" r="3.5"/>'
     return f'<polyline class="c{number % 4}" points="{dots}"/>'
 
 
-def _axes(x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
+def _draw_axes(x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
     parts = []
     for i in range(_TICKS + 1):
         value = y_range[0] + (y_range[1] - y_range[0]) * i / _TICKS
-        y = _y(value, y_range)
+        y = _y_pixel(value, y_range)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{value:.3g}</text>'
         )
     anchors = ((x_range[0], "start"), (x_range[1], "end"))
     parts += [
-        f'<text x="{_x(step, x_range):.1f}" y="{_HEIGHT - 7}" text-anchor="{anchor}">'
+        f'<text x="{_x_pixel(step, x_range):.1f}" y="{_HEIGHT - 7}" text-anchor="{anchor}">'
         f"{'step ' if anchor == 'start' else ''}{step:g}</text>"
         for step, anchor in (anchors if x_range[1] > x_range[0] else anchors[:1])
     ]
     return "".join(parts)
 
 
-def _x(step: float, limits: tuple[float, float]) -> float:
+def _x_pixel(step: float, limits: tuple[float, float]) -> float:
     share = (step - limits[0]) / ((limits[1] - limits[0]) or 1)
     return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
 
-def _y(value: float, limits: tuple[float, float]) -> float:
+def _y_pixel(value: float, limits: tuple[float, float]) -> float:
     share = (value - limits[0]) / ((limits[1] - limits[0]) or 1)
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 

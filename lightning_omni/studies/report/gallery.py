@@ -49,7 +49,7 @@ def gallery(home: Path, entries: Sequence[dict[str, Any]]) -> str:
 
 def data_uri(path: Path) -> str:
     """Return a picture or recording as a data URI."""
-    return _uri(path.read_bytes(), _MIME[path.suffix])
+    return _inline_uri(path.read_bytes(), _MIME[path.suffix])
 
 
 def spectrogram_uri(path: Path) -> tuple[str, float]:
@@ -64,7 +64,7 @@ def spectrogram_uri(path: Path) -> tuple[str, float]:
     image = Image.fromarray(np.ascontiguousarray(colors)).quantize(64)
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
-    return _uri(out.getvalue(), "image/png"), len(wave) / sample_rate
+    return _inline_uri(out.getvalue(), "image/png"), len(wave) / sample_rate
 
 
 def spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ def _entry(home: Path, entry: dict[str, Any]) -> str:
     facts = [entry["split"], *(str(meta[k]) for k in ("kind", "family", "voice") if k in meta)]
     return (
         f'<article class="exhibit"><header>{escape(" · ".join(facts))}</header>'
-        f'<div class="sides">{sides}</div>{_scores(entry)}</article>'
+        f'<div class="sides">{sides}</div>{_scores_html(entry)}</article>'
     )
 
 
@@ -111,7 +111,7 @@ def _side(home: Path, name: str, side: dict[str, str], *, is_reconstruction: boo
     return f'<figure class="side"><figcaption>{escape(name)}</figcaption>{"".join(parts)}</figure>'
 
 
-def _scores(entry: dict[str, Any]) -> str:
+def _scores_html(entry: dict[str, Any]) -> str:
     """Return what was recognised in the answer, and its scores."""
     prediction = entry.get("prediction") or entry.get("reading", {})  # the latter before 0.2
     parts = []
@@ -152,5 +152,5 @@ def _inside(home: Path, name: str) -> Path:
     return path
 
 
-def _uri(content: bytes, mime: str) -> str:
+def _inline_uri(content: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"

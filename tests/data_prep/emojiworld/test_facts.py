@@ -20,7 +20,7 @@ def test_sums_are_correct():
 
 @pytest.mark.parametrize(
     "collection",
-    [facts.small_sums(5), facts.sums_from_zero(20), facts.everyday(), facts.capitals()],
+    [facts.small_sums(5), facts.sums_from_zero(20), facts.everyday_facts(), facts.capitals()],
 )
 def test_no_question_has_two_answers_and_each_answer_is_in_its_sentence(collection):
     questions = [f.question for f in collection]
@@ -31,7 +31,7 @@ def test_no_question_has_two_answers_and_each_answer_is_in_its_sentence(collecti
 
 def test_everyday_and_capitals_agree_where_they_overlap():
     known = {f.question: f.answer for f in facts.capitals()}
-    for fact in facts.everyday():
+    for fact in facts.everyday_facts():
         assert known.get(fact.question, fact.answer) == fact.answer
 
 
@@ -49,4 +49,6 @@ def test_other_words_ask_for_the_same_sum(fact):
 
 
 def test_only_sums_are_asked_in_other_words():
-    assert [facts.rephrased(f.question) for f in facts.everyday()] == [[]] * len(facts.everyday())
+    assert [facts.rephrased(f.question) for f in facts.everyday_facts()] == [[]] * len(
+        facts.everyday_facts()
+    )

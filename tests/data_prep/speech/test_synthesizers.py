@@ -7,7 +7,8 @@ from data_prep.sources import SourceError, Sources
 from data_prep.speech import synthesizers
 from data_prep.speech.cache import SpeechCache
 from data_prep.speech.espeak import close_espeak
-from data_prep.speech.synthesizers import Synthesizers, normalize_recording
+from data_prep.speech.recordings import normalize_recording
+from data_prep.speech.synthesizers import Synthesizers
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lightning_omni.cli import main
-from lightning_omni.studies.bench.data import compare_reading
+from lightning_omni.studies.bench.data import compare_loading
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.plot import draw_growth
 from lightning_omni.studies.bench.scale import slope
@@ -111,7 +111,7 @@ def test_reading_is_compared_on_real_shards(tmp_path):
                 header = tarfile.TarInfo(f"{sample.key}.json")
                 header.size = len(raw)
                 tar.addfile(header, io.BytesIO(raw))
-    row = compare_reading(tmp_path, "tqa", samples=30, repeats=1, seed=0)
+    row = compare_loading(tmp_path, "tqa", samples=30, repeats=1, seed=0)
     assert row["samples_per_s"]["ours"] > 0
     assert row["ratios"].keys() >= {"webdataset"}
     assert min(row["samples_per_s"].values()) > 0
