@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
-from lightning_omni.moved import rename_class, rename_option
+from lightning_omni.moved import SETTINGS, log_once, rename_class, rename_option
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
 
 log = logging.getLogger(__name__)
 
 ALIASES = {
     "from": "kind",  # a word of Python's own cannot name an argument
-    "quality": "preset",
+    **SETTINGS,
     "steps": "num_steps",
     "guidance": "guidance_scale",
-    "refresh_every": "cache_interval",
-    "shift": "timestep_shift",
-    "trace": "history",
     "times": "intervals",
     "draft_text": "infill_text",
     "draft_image": "infill_image",
@@ -114,7 +111,7 @@ def new_name(name: str, known: Collection[str]) -> str:
     if not (is_setting or new in known):
         return name
     if name != new and name not in _SILENT:
-        _log_rename(name, new)
+        log_once(logging.WARNING, "the option '%s' is now '%s'", name, new)
     return new
 
 
@@ -135,15 +132,6 @@ def _rename_fields(plain: Any) -> Any:
         return plain
     known = [_SETTINGS, *ALIASES.values()]
     return {new_name(str(name), known): value for name, value in plain.items()}
-
-
-_logged: set[str] = set()
-
-
-def _log_rename(old: str, new: str) -> None:
-    if old not in _logged:
-        _logged.add(old)
-        log.warning("the option '%s' is now '%s'", old, new)
 
 
 def _rename(arg: str, rename: Callable[[str], str]) -> str:

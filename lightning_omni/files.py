@@ -52,16 +52,6 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def make_empty_folder(folder: Path) -> Path:
-    """Make a folder that takes a whole result.
-
-    Raises:
-        OmniError: If that cannot be done, or it holds something.
-    """
-    _refuse_full(make_folder(folder))
-    return folder
-
-
 def make_room_for(file: Path) -> Path:
     """Make the folder of a file to be written.
 

@@ -205,6 +205,13 @@ REMOVED_MODULES = {
     "samplers.token_editing": "committed tokens are not edited",
 }
 """Old module that has no successor: what is there instead."""
+SETTINGS = {
+    "quality": "preset",
+    "refresh_every": "cache_interval",
+    "shift": "timestep_shift",
+    "trace": "history",
+}
+"""Old name of a setting of generation: its new name."""
 ARGUMENTS = {
     "bound_draws": "nelbo_draws",
     "is_shifted": "right_shift_logits",
@@ -272,7 +279,7 @@ def rename_class(path: Any) -> Any:
         return path
     new = resolve(path)
     if new != path:
-        _log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
+        log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
     return new
 
 
@@ -287,19 +294,20 @@ def rename_option(arg: str) -> str:
 
 def _is_removed(name: Any, value: Any, level: int) -> bool:
     if name in REMOVED and value:
-        _log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
+        log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
     return name in REMOVED
 
 
 def _argument(name: Any, level: int) -> Any:
     new = ARGUMENTS.get(name, name)
     if new != name:
-        _log_once(level, "the argument '%s' is now '%s'", name, new)
+        log_once(level, "the argument '%s' is now '%s'", name, new)
     return new
 
 
 @functools.cache
-def _log_once(level: int, message: str, old: str, new: str) -> None:
+def log_once(level: int, message: str, old: str, new: str) -> None:
+    """Log a message about an old name, once per process."""
     log.log(level, message, old, new)
 
 

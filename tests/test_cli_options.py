@@ -5,7 +5,6 @@ import logging
 
 import pytest
 
-from lightning_omni import cli_options
 from lightning_omni.cli_options import (
     ALIASES,
     inline_options,
@@ -15,15 +14,15 @@ from lightning_omni.cli_options import (
     with_suggestion,
 )
 from lightning_omni.errors import OmniError, did_you_mean
-from lightning_omni.moved import MODULES
+from lightning_omni.moved import MODULES, log_once
 
 NEW = ["preset", "num_steps", "guidance_scale", "infill_text", "intervals", "history", "sampler"]
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
+def forgotten():
     """No rename was logged before."""
-    monkeypatch.setattr(cli_options, "_logged", set())
+    log_once.cache_clear()
 
 
 @pytest.mark.parametrize(("old", "new"), [(o, n) for o, n in ALIASES.items() if o != "from"])

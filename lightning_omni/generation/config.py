@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import read_json_object
+from lightning_omni.moved import SETTINGS
 from lightning_omni.moved import resolve as resolve_path
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
@@ -263,13 +264,6 @@ def from_plain(plain: Mapping[str, Any]) -> GenerationConfig:
         raise OmniError(f"{dict(plain)} is no generation config ({error})") from error
 
 
-RENAMED = {
-    "quality": "preset",
-    "refresh_every": "cache_interval",
-    "shift": "timestep_shift",
-    "trace": "history",
-}
-"""Old names of fields, kept for one release."""
 _REMOVED = {
     "final_guidance_scale": None,
     "length": "fitted",
@@ -286,8 +280,8 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
         OmniError: If a removed field has an effect, or a field is given under both its names.
     """
     values = dict(plain)
-    for old in RENAMED.keys() & values.keys():
-        new = RENAMED[old]
+    for old in SETTINGS.keys() & values.keys():
+        new = SETTINGS[old]
         if new in values:
             raise OmniError(f"{old} is the old name of {new}, and both are given; leave it out")
         values[new] = values.pop(old)

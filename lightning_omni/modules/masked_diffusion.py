@@ -137,13 +137,7 @@ class MaskedDiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt the batch, predict its masked tokens, and return the weighted loss."""
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
-        hidden = self.backbone(
-            noisy.x_t,
-            batch.position_ids,
-            self.segments(batch),
-            positions=noisy.positions,
-            continuous=batch.continuous,
-        )
+        hidden = self._states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
@@ -167,6 +161,17 @@ class MaskedDiffusionModule(L.LightningModule):
         """Return which tokens of a batch attend to each other."""
         return self.backbone.segment_layout(batch.lengths, batch.maskable)
 
+    def _states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
+        """Return final states at the positions with a loss, Float[M D]."""
+        states: Tensor = self.backbone(
+            noisy.x_t,
+            batch.position_ids,
+            self.segments(batch),
+            positions=noisy.positions,
+            continuous=batch.continuous,
+        )
+        return states
+
     def nelbo(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the NELBO of each segment's answer in nats, its tokens and its modality.
 
@@ -175,21 +180,14 @@ class MaskedDiffusionModule(L.LightningModule):
         """
         index, segment, is_answer = batch.sample_index, batch.segment_ids, batch.is_answer
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=is_answer.device)
-        table, segments = self.backbone.embedding.output_embedding(), self.segments(batch)
+        table = self.backbone.embedding.output_embedding()
         levels = stratified_levels(self.noise_seed, index, draws=self.nelbo_draws)
         for draw, level in enumerate(levels):
             is_masked, factor = nelbo_mask(
                 self.noise_seed, index, level, is_answer, segment, batch.positions, draw=draw
             )
             noisy = with_masks(batch, is_masked, mask_token_id=self.vocab.mask_token_id)
-            hidden = self.backbone(
-                noisy.x_t,
-                batch.position_ids,
-                segments,
-                positions=noisy.positions,
-                continuous=batch.continuous,
-            )
-            _, nll = self.objective(hidden, table, batch, noisy)
+            _, nll = self.objective(self._states(batch, noisy), table, batch, noisy)
             total += nelbo_per_segment(nll, segment[noisy.positions], factor.double())
         modality = torch.full_like(index, -1)
         modality[segment[is_answer]] = batch.modality[is_answer]  # a segment has one response
@@ -229,13 +227,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
-        hidden = self.backbone(
-            noisy.x_t,
-            batch.position_ids,
-            self.segments(batch),
-            positions=noisy.positions,
-            continuous=batch.continuous,
-        )
+        hidden = self._states(batch, noisy)
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         size = batch.num_rows
         self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)

@@ -157,9 +157,9 @@ def test_an_old_recipe_builds(path, tmp_path, monkeypatch):
 
 
 def test_removed_arguments_of_old_recipes_are_named_once(caplog):
-    from lightning_omni.moved import _log_once
+    from lightning_omni.moved import log_once
 
-    _log_once.cache_clear()
+    log_once.cache_clear()
     read_recipe(RECIPES / "debug/stage3.yaml")
     assert "the argument 'length_loss' is ignored: length heads were removed" in caplog.text
 
