@@ -150,6 +150,21 @@ def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():
     assert template().answer_text(hole) == "a green whale"
 
 
+@pytest.mark.parametrize(("task", "modality"), [("asr", "speech"), ("vqa", "image")])
+def test_masked_codes_of_a_request_are_masks(task, modality):
+    plain = PARTS[modality]
+    hidden = Part(modality, codes=plain.codes, masked=frozenset({0, 2}))
+    before, after = (
+        template().render_prompt(sample_of(task, {**PARTS, modality: p}), part=0, length=3)[0].ids
+        for p in (plain, hidden)
+    )
+    changed = {i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b}
+    assert [before[i] for i in sorted(changed)] == VOCAB.to_ids(
+        modality, [plain.codes[0], plain.codes[2]]
+    )
+    assert {after[i] for i in changed} == {VOCAB.mask_token_id}
+
+
 def test_dropping_the_condition_keeps_the_instruction():
     bare = template().render(sample("t2i"), rng=Random(0), drop=("text",))
     user = turn("user", [f"{task_named('t2i').released_instruction}\n"])
