@@ -115,7 +115,8 @@ class ResidualQuantizer(Pretrained):
             dead = (book.cluster_size < self.dead_below).nonzero().squeeze(1)
             if len(dead):
                 pick = torch.randint(len(residual), (len(dead),), generator=rng)
-                _set_codebook(book, dead, residual[pick], torch.full((len(dead),), 0.15))
+                size = torch.full_like(book.cluster_size[dead], 0.15)
+                _set_codebook(book, dead, residual[pick.to(residual.device)], size)
                 restarted += len(dead)
             nearest = torch.cdist(residual, book.embed).argmin(1)
             residual = residual - book.embed[nearest]
@@ -138,7 +139,7 @@ def _k_means(x: Tensor, num_centres: int, iterations: int, rng: Generator) -> Te
         if replace
         else torch.randperm(len(x), generator=rng)[:num_centres]
     )
-    centres = x[start].clone()
+    centres = x[start.to(x.device)].clone()
     for _ in range(iterations):
         nearest = torch.cdist(x, centres).argmin(1)
         counts = torch.bincount(nearest, minlength=num_centres)
