@@ -59,3 +59,19 @@ def _take_from_recipe(trainer: Any) -> bool | None:
 def _is_rule(plugin: Any) -> bool:
     path = plugin.get("class_path") if isinstance(plugin, dict) else plugin
     return isinstance(path, str) and path.endswith(PRECISION_RULE.rpartition(".")[2])
+
+
+def plugin_of(trainer: Any, *, has_rule: bool) -> dict[str, Any] | None:
+    """Return the precision plugin of a run as in a recipe; None leaves it to Lightning.
+
+    `bf16-mixed` is the plugin's, too, unless a sharded strategy casts by itself.
+
+    Args:
+        trainer: settings of the trainer.
+        has_rule: whether the machine chooses.
+    """
+    replicates = trainer.strategy is None or str(trainer.strategy).startswith(("auto", "ddp"))
+    is_mixed = trainer.precision == "bf16-mixed" and replicates and not trainer.plugins
+    if not (has_rule or is_mixed):
+        return None
+    return {"class_path": PRECISION_RULE, "init_args": {"always": not has_rule}}

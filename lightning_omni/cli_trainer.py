@@ -18,7 +18,7 @@ from lightning_omni.callbacks.defaults import (
     run_defaults,
 )
 from lightning_omni.cli_options import one_line, with_suggestion
-from lightning_omni.cli_precision import PRECISION_RULE, take_precision_rule
+from lightning_omni.cli_precision import plugin_of, take_precision_rule
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -106,8 +106,9 @@ class OmniCLI(LightningCLI):
         """Add the logger and callbacks that the recipe does not name."""
         given: Any = self.config.get(str(self.subcommand), self.config)
         parser = self._parser(self.subcommand)
-        if self.has_auto_precision:
-            rule = {"precision": None, "plugins": [{"class_path": PRECISION_RULE}]}
+        plugin = plugin_of(given.trainer, has_rule=self.has_auto_precision)
+        if plugin is not None:
+            rule = {"precision": None, "plugins": [plugin]}
             given.trainer.update(parser.parse_object({"trainer": rule}, given).trainer)
         defaults = run_defaults(given.trainer, given.model.class_path, given.run_defaults)
         parsed = parser.parse_object({"trainer": defaults}, given)

@@ -18,10 +18,15 @@ class BFloat16WhereFaster(Precision):
 
     A recipe asks for it by `trainer.precision: auto-bf16`. The machine's part is the device that
     the trainer moves the module to.
+
+    Args:
+        always: autocast where it is slower, too. Unlike Lightning's plugin this one clips gradients
+            of fused optimizers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, always: bool = False) -> None:
         super().__init__()
+        self.always = always
         self.device_type: str | None = None
         self.is_faster = False
         self._module: weakref.ref[nn.Module] | None = None
@@ -37,7 +42,7 @@ class BFloat16WhereFaster(Precision):
         """Run the forward pass under autocast if it is faster."""
         if self.device_type is None:
             self.device_type = self._device_of_module()
-            self.is_faster = matmul_dtype(self.device_type) is torch.bfloat16
+            self.is_faster = self.always or matmul_dtype(self.device_type) is torch.bfloat16
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.is_faster):
             yield
 

@@ -187,7 +187,9 @@ class SpeechTokenizerModule(L.LightningModule):
         used = self.tokenizer.quantizer.decode(quantized.codes[..., : self.tokenizer.num_codebooks])
         rebuilt, _ = self.tokenizer.decoder(used)
         distance = F.l1_loss(self.log_mel(rebuilt), self.log_mel(wave))
-        self.log("tokenizer/speech/mel_l1", distance, prog_bar=True, batch_size=len(wave))
+        self.log(
+            "tokenizer/speech/mel_l1", distance, prog_bar=True, batch_size=len(wave), sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log usage, perplexity and dead codes of each level."""
