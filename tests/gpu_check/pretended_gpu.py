@@ -37,6 +37,7 @@ def pretend() -> SimpleNamespace:
     from torch.utils._pytree import tree_leaves, tree_map
 
     torch.cuda._lazy_init = lambda: None
+    torch.cuda.device_count = lambda: 1
     torch.cuda.is_bf16_supported = lambda *a, **k: True
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     make, linear_of = torch.tensor, torch.nn.functional.linear

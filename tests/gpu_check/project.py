@@ -163,47 +163,22 @@ class Project:
         module.backbone.compile_pointwise()
 
     def rotary_buffer(self, module: Any) -> Any:
-        return module.backbone.rotary.inv_freq
+        rotary = module.backbone.rotary
+        return rotary.inv_freq(next(module.parameters()).device)
 
     def shard_one(self, module: Any, strategy: dict[str, Any], precision: str, device: str) -> Any:
         """The module as the paper's recipes shard it, by this process alone."""
         import torch
-        from torch.distributed import fsdp
 
-        block = need("lightning_omni.nn.transformer:Block")
         name = strategy["class_path"].rpartition(".")[2]
-        if name == "FSDPStrategy":
-            from lightning.pytorch.plugins.precision import FSDPPrecision
-            from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-
-            given = strategy.get("init_args", {}).get("mixed_precision")
-            if given is None:
-                mixed = FSDPPrecision(precision).mixed_precision_config
-            else:
-                mixed = fsdp.MixedPrecision(**given)
-
-            class Root(torch.nn.Module):
-                def __init__(self) -> None:
-                    super().__init__()
-                    self.module = module
-
-                def forward(self, batch: Any) -> Any:
-                    return self.module.training_step(batch, 0)
-
-            return fsdp.FullyShardedDataParallel(
-                Root(),
-                auto_wrap_policy=ModuleWrapPolicy({block}),
-                use_orig_params=True,
-                mixed_precision=mixed,
-                device_id=torch.device(device, 0) if device == "cuda" else torch.device("cpu"),
-            )
-        if name == "ModelParallelStrategy":
+        if name == "ShardedStrategy":
             hook = getattr(module, "shard", None)
             if hook is None:
                 raise Unsupported(
                     "MaskedDiffusionModule.shard(mesh), by which configure_model shards"
                 )
-            hook(torch.distributed.device_mesh.init_device_mesh(device, (1,)))
+            mesh = torch.distributed.device_mesh.init_device_mesh(device, (1,))
+            hook(mesh, dtype=torch.bfloat16 if "bf16" in precision else None)
             return lambda batch: module.training_step(batch, 0)
         raise Unsupported(f"strategy {name}")
 
