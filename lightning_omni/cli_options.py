@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
-from lightning_omni.moved import SETTINGS, log_once, rename_class, rename_option
+from lightning_omni.moved import (
+    SETTINGS,
+    is_ignored_setting,
+    log_once,
+    one_scale,
+    rename_class,
+    rename_option,
+)
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
 
 log = logging.getLogger(__name__)
@@ -131,7 +138,9 @@ def _rename_fields(plain: Any) -> Any:
     if not isinstance(plain, dict):
         return plain
     known = [_SETTINGS, *ALIASES.values()]
-    return {new_name(str(name), known): value for name, value in plain.items()}
+    kept = {str(n): value for n, value in plain.items() if not is_ignored_setting(n, value)}
+    renamed = {new_name(name, known): value for name, value in kept.items()}
+    return {name: one_scale(name, value) for name, value in renamed.items()}
 
 
 def _rename(arg: str, rename: Callable[[str], str]) -> str:

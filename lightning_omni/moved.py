@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,196 +23,16 @@ from lightning_omni.errors import OmniError
 log = logging.getLogger(__name__)
 
 _PACKAGE = "lightning_omni."
-MODULES = {
-    "allocator": "nn.cpu",
-    "arguments": "errors",
-    "bench": "studies.bench",
-    "bench.command": "studies.bench.command",
-    "bench.data": "studies.bench.data",
-    "bench.machine": "studies.bench.machine",
-    "bench.peak_memory": "studies.bench.peak_memory",
-    "bench.peer": "studies.bench.peer",
-    "bench.plot": "studies.bench.plot",
-    "bench.readers": "studies.bench.readers",
-    "bench.sample": "studies.bench.sample",
-    "bench.scale": "studies.bench.scale",
-    "bench.suites": "studies.bench.suites",
-    "bench.timing": "studies.bench.timing",
-    "bench.train": "studies.bench.train",
-    "bench.workload": "studies.bench.workload",
-    "data.heard": "data.features_store",
-    "data.tasks": "tasks",
-    "diffusion.corrupt": "diffusion.forward_process",
-    "diffusion.likelihood": "diffusion.nelbo",
-    "evaluation.answerers": "evaluation.responses",
-    "evaluation.asking": "evaluation.suite",
-    "evaluation.calibrate": "studies.calibrate",
-    "evaluation.calibration_table": "studies.calibrate",
-    "evaluation.caption": "evaluation.emojiworld.captions",
-    "evaluation.cases": "evaluation.examples",
-    "evaluation.chance": "evaluation.random_baseline",
-    "evaluation.choose": "studies.calibrate",
-    "evaluation.judges": "evaluation.scorers",
-    "evaluation.media": "evaluation.examples",
-    "evaluation.normalize": "evaluation.emojiworld.captions",
-    "evaluation.oracle_training": "evaluation.emojiworld.train_classifier",
-    "evaluation.outcome": "evaluation.statistics",
-    "evaluation.paired": "evaluation.statistics",
-    "evaluation.pareto": "studies.calibrate",
-    "evaluation.reading": "evaluation.predictions",
-    "evaluation.reconstruction": "evaluation.codec_reconstruction",
-    "evaluation.refilling": "evaluation.infilling",
-    "evaluation.scene_oracle": "evaluation.emojiworld.scene_classifier",
-    "evaluation.tokenizer_run": "evaluation.tokenizers",
-    "experiments": "studies.experiments",
-    "experiments.arms": "studies.experiments.variants",
-    "experiments.bound": "studies.experiments.measurements",
-    "experiments.command": "studies.experiments.command",
-    "experiments.compare": "studies.experiments.table",
-    "experiments.measure": "studies.experiments.measurements",
-    "experiments.measured": "studies.experiments.measurements",
-    "experiments.parts": "studies.experiments.recipe",
-    "experiments.planning": "studies.experiments.variants",
-    "experiments.plot": "studies.experiments.table",
-    "experiments.resolve": "studies.experiments.recipe",
-    "experiments.table": "studies.experiments.table",
-    "experiments.training": "studies.experiments.training",
-    "figures": "files",
-    "inference": "generation",
-    "inference.blank": "generation.canvas_builder",
-    "inference.command": "generation.command",
-    "inference.composite": "generation.decode",
-    "inference.defaults": "generation.config",
-    "inference.denoise": "generation.denoiser",
-    "inference.draft": "generation.request",
-    "inference.folder": "generation.model_folder",
-    "inference.given_files": "generation.command",
-    "inference.hole_filler": "generation.generator",
-    "inference.hole_lengths": "generation.generator",
-    "inference.layout": "generation.canvas_builder",
-    "inference.lengths": "generation.lengths",
-    "inference.media_coder": "generation.decode",
-    "inference.omni": "generation.omni",
-    "inference.part_filler": "generation.generator",
-    "inference.plain_sampling": "generation.config",
-    "inference.qualities": "generation.config",
-    "inference.request": "generation.request",
-    "inference.sampling": "generation.config",
-    "inference.trace": "generation.history",
-    "interop.own": "interop.native",
-    "interop.weightless": "interop.meta_init",
-    "interop.writing": "interop.shards_writer",
-    "metrics.bound": "metrics.nelbo",
-    "modules.muon": "optim.muon",
-    "modules.optim": "optim.schedule",
-    "modules.precision": "callbacks.precision_plugin",
-    "modules.slices": "modules.metric_breakdown",
-    "nn.conv": "nn.codec.conv",
-    "nn.frames": "nn.codec.mel_codec",
-    "nn.half_attention": "nn.cpu",
-    "nn.lfq": "nn.codec.lookup_free",
-    "nn.lfr_filter_bank": "tokenizers.speech_features",
-    "nn.lora": "nn.adapters",
-    "nn.mel": "nn.codec.mel_codec",
-    "nn.memory": "nn.kv_cache",
-    "nn.new_rows": "nn.adapters",
-    "nn.patch_discriminator": "nn.codec.discriminators",
-    "nn.precision": "nn.cpu",
-    "nn.residual_vq": "nn.codec.residual_vq",
-    "nn.seanet": "nn.codec.seanet",
-    "nn.stft_discriminator": "nn.codec.discriminators",
-    "planning": "studies.memory_plan",
-    "planning.activations": "studies.memory_plan.memory",
-    "planning.command": "studies.memory_plan.command",
-    "planning.load": "studies.memory_plan.memory",
-    "planning.memory": "studies.memory_plan.memory",
-    "planning.plan": "studies.memory_plan.plan",
-    "planning.settings": "studies.memory_plan.settings",
-    "report": "studies.report",
-    "report.build": "studies.report.build",
-    "report.curves": "studies.report.curves",
-    "report.gallery": "studies.report.gallery",
-    "report.media": "studies.report.gallery",
-    "report.run_files": "studies.report.build",
-    "report.tables": "studies.report.tables",
-    "samplers.blocks": "samplers.canvas",
-    "samplers.fill": "samplers.loop",
-    "samplers.ranking": "samplers.canvas",
-    "samplers.score": "samplers.base",
-    "shipped": "pretrained",
-    "special_tokens": "vocab",
-    "tokenizers.continuous_speech": "tokenizers.speech_features",
-}
+_TABLES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "assets" / "old_names.json").read_text("utf-8")
+)
+MODULES: dict[str, str] = _TABLES["modules"]
 """Old module: new module, both below this package."""
-NAMES: dict[str, str] = {
-    "Answered": "TaskResult",
-    "Answerer": "ModelAdapter",
-    "Arm": "Variant",
-    "BoundPerToken": "NelboPerToken",
-    "Case": "Example",
-    "CodeSpanFeatures": "CodebookEmbedding",
-    "Continuous": "ContinuousFeatures",
-    "ContinuousSpeech": "SpeechFeatureEncoder",
-    "Corrupted": "NoisyBatch",
-    "Draft": "Infill",
-    "Exhibit": "GalleryItem",
-    "GenerationDefaults": "ModalityDefaults",
-    "Grammar": "AllowedTokens",
-    "Heard": "SpeechScores",
-    "Hole": "MaskedSpan",
-    "Isolation": "PromptIsolation",
-    "LayerMemory": "LayerKVCache",
-    "MediaCoder": "MediaDecoder",
-    "Moment": "StepTimes",
-    "OWN": "NATIVE",
-    "OmniAnswerer": "OmniAdapter",
-    "Outcome": "Score",
-    "PartFiller": "PartGenerator",
-    "Pictures": "Images",
-    "Reader": "ResponseParser",
-    "Reading": "Prediction",
-    "Refiller": "Infiller",
-    "Reply": "Response",
-    "RotaryAngles": "RotaryEmbedding",
-    "Runner": "CachedBackbone",
-    "Sampling": "GenerationConfig",
-    "SamplingOptions": "GenerationConfig",
-    "SceneOracle": "SceneClassifier",
-    "Scenes": "LabelledScenes",
-    "Scored": "TaskScores",
-    "Sequence": "TokenSequence",
-    "TokenizerReconstructor": "CodecReconstructor",
-    "Trace": "History",
-    "WithoutWeights": "MetaInit",
-    "counted_mask": "fixed_count_mask",
-    "evaluation.statistics.Measured": "Estimate",
-    "experiments.compare.Row": "ComparisonRow",
-    "experiments.measured.Measured": "Measurement",
-    "experiments.training.Stage": "StageRecipe",
-    "locate": "resolve_pretrained",
-    "merged": "merge_adapters",
-    "nn.memory.Memory": "KVCache",
-    "planning.memory.Memory": "DeviceMemory",
-    "report.run_files.Stage": "LoggedStage",
-}
+NAMES: dict[str, str] = _TABLES["names"]
 """Old name of a class or function: its new name; with its old module where a name had two uses."""
-REMOVED_MODULES = {
-    "inference.ears": "the encoder of speech features is given to Omni.from_pretrained",
-    "inference.length_prediction": "response_length states a length",
-    "inference.part_draft": "what is given of an answer is a Part with masked positions",
-    "inference.unused_options": "options that change nothing are not refused",
-    "modules.length_loss": "length heads were removed",
-    "nn.length_head": "length heads were removed",
-    "samplers.growth": "an answer that does not end is retried with more positions",
-    "samplers.token_editing": "committed tokens are not edited",
-}
+REMOVED_MODULES: dict[str, str] = _TABLES["removed_modules"]
 """Old module that has no successor: what is there instead."""
-SETTINGS = {
-    "quality": "preset",
-    "refresh_every": "cache_interval",
-    "shift": "timestep_shift",
-    "trace": "history",
-}
+SETTINGS: dict[str, str] = _TABLES["settings"]
 """Old name of a setting of generation: its new name."""
 CLASSES = {
     "lightning.pytorch.callbacks.EMAWeightAveraging": "lightning_omni.callbacks.ema.EMA",
@@ -224,16 +46,11 @@ CLASS_ARGUMENTS: dict[str, dict[str, str]] = {
     }
 }
 """Class of ours that took another's place: arguments of either by their name now; others go."""
-ARGUMENTS = {
-    "bound_draws": "nelbo_draws",
-    "is_shifted": "right_shift_logits",
-    "rows_from": "trainable_rows_from",
-}
+REMOVED_SETTINGS: dict[str, Any] = _TABLES["removed_settings"]
+"""Setting of generation that no longer exists: the value at which it changed nothing."""
+ARGUMENTS: dict[str, str] = _TABLES["arguments"]
 """Old name of a class's argument: its new name."""
-REMOVED: dict[str, str] = {
-    "length_loss": "length heads were removed",
-    "modality_dropout": "a request is dropped as a whole, see condition_dropout",
-}
+REMOVED: dict[str, str] = _TABLES["removed"]
 """Argument that no longer exists: why it is ignored, which is logged unless it was off."""
 
 
@@ -331,31 +148,67 @@ def log_once(level: int, message: str, old: str, new: str) -> None:
     log.log(level, message, old, new)
 
 
+def is_ignored_setting(name: str, value: Any) -> bool:
+    """Return whether a setting of generation was removed and the value changed nothing; log it."""
+    if name not in REMOVED_SETTINGS or value != REMOVED_SETTINGS[name]:
+        return False
+    log_once(logging.WARNING, "the setting '%s: %s' is ignored: it no longer exists", name, value)
+    return True
+
+
+def one_scale(name: str, value: Any) -> Any:
+    """Return a number that was written by modality as one number.
+
+    Raises:
+        OmniError: If modalities are named.
+    """
+    if name not in ("guidance_scale", "timestep_shift") or not isinstance(value, dict):
+        return value
+    if set(value) != {""}:
+        raise OmniError(f"{name} is {value}, wanted a number; give one config for each modality")
+    return value[""]
+
+
 class _Moved(ModuleType):
     """Stands in for a module that moved."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
         own = self.__name__.removeprefix(_PACKAGE)
-        target, new = MODULES[own], _new_name(own, name)
-        value = getattr(importlib.import_module(_PACKAGE + target), new)
-        self.__dict__[name] = value
-        log.warning("'%s.%s' is now '%s%s.%s'", self.__name__, name, _PACKAGE, target, new)
-        return value
+        return _named_anew(self, name, MODULES.get(own, own))
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Finds modules that moved; asked only when no module of the name exists."""
+def _named_anew(module: ModuleType, name: str, target: str) -> Any:
+    """Return what an old name of a module stands for, and log where it is now.
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        name = fullname.removeprefix(_PACKAGE)
-        is_package = any(old.startswith(f"{name}.") for old in MODULES)
-        if name == fullname or not (is_package or name in MODULES):
-            return None
-        return ModuleSpec(fullname, self, is_package=is_package)
+    Args:
+        module: module under its old path.
+        name: attribute that it lacks.
+        target: module where the attribute is now, below this package.
+
+    Raises:
+        AttributeError: If there is no such attribute.
+    """
+    own = module.__name__.removeprefix(_PACKAGE)
+    new = _new_name(own, name)
+    if name.startswith("__") or (own, name) == (target, new):
+        raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_PACKAGE + target), new)
+    module.__dict__[name] = value
+    log.warning("'%s.%s' is now '%s%s.%s'", module.__name__, name, _PACKAGE, target, new)
+    return value
+
+
+class _SourceLoader(SourceFileLoader):
+    """Loads a module of today, which then also answers to its old names."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        own = module.__name__.removeprefix(_PACKAGE)
+        vars(module)["__getattr__"] = functools.partial(_named_anew, module, target=own)
+        super().exec_module(module)
+
+
+class _MovedLoader(Loader):
+    """Makes the stand-in for a module that moved."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Moved(spec.name)
@@ -364,7 +217,27 @@ class _Finder(MetaPathFinder, Loader):
         """Attributes are looked up when they are used."""
 
 
+class _Finder(MetaPathFinder):
+    """Finds modules of this package, under old paths too."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        name = fullname.removeprefix(_PACKAGE)
+        if name == fullname:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            if type(spec.loader) is SourceFileLoader:
+                spec.loader = _SourceLoader(fullname, spec.loader.path)
+            return spec
+        is_package = any(old.startswith(f"{name}.") for old in MODULES)
+        if not (is_package or name in MODULES):
+            return None
+        return ModuleSpec(fullname, _MovedLoader(), is_package=is_package)
+
+
 def install() -> None:
-    """Make old paths importable."""
+    """Make old paths and names importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.insert(0, _Finder())

@@ -39,67 +39,22 @@ class SpecialTokens:
         return self.names.index(self.roles.get(token, token))
 
 
-NATIVE = SpecialTokens(
-    (
-        "<|endoftext|>",
-        "<|mask|>",
-        "<|system|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|end_of_turn|>",
-        "<|begin_of_image|>",
-        "<|end_of_image|>",
-        "<|begin_of_speech|>",
-        "<|end_of_speech|>",
-    )
-)
+def _read_sets() -> dict[SpecialTokensName, SpecialTokens]:
+    path = Path(__file__).parent / "assets" / "special_tokens.json"
+    sets = json.loads(path.read_text("utf-8"))
+    for tokens in sets.values():
+        tokens["names"] = tuple(tokens["names"])
+        tokens["ends"] = {kind: tuple(ends) for kind, ends in tokens.get("ends", {}).items()}
+    return {name: SpecialTokens(**tokens) for name, tokens in sets.items()}
 
 
-def _format_tokens(form: str, *words: str) -> tuple[str, ...]:
-    return tuple(f"<|{form.format(word)}|>" for word in words)
-
-
-def _start_end_tokens(*words: str) -> tuple[str, ...]:
-    return tuple(f"<|{word}_{side}|>" for word in words for side in ("start", "end"))
-
-
-def _bracket_tokens(*words: str, context: bool) -> tuple[str, ...]:
-    forms = ("begin_of_{}", "end_of_{}", "context_of_{}")[: 3 if context else 2]
-    return tuple(f"<|{form.format(word)}|>" for word in words for form in forms)
-
-
-RELEASED = SpecialTokens(
-    (
-        "<|endoftext|>",
-        *_start_end_tokens("im"),
-        *_start_end_tokens("object_ref", "box", "quad", "vision"),
-        *_format_tokens("{}_pad", "vision", "image", "video"),
-        *("<tool_call>", "</tool_call>"),
-        *_format_tokens("fim_{}", "prefix", "middle", "suffix", "pad"),
-        *_format_tokens("{}", "repo_name", "file_sep", "beginoftext", "mask"),
-        *_bracket_tokens("image", "video", "patch", context=True),
-        *_bracket_tokens("quad", "ref", "box", context=False),
-        *_format_tokens("{}", "image", "video"),
-        *_bracket_tokens("audio", context=True),
-        "<|audio|>",
-    ),
-    ends={
-        "text": ("<|endoftext|>", "<|im_end|>", "<|begin_of_audio|>"),
-        "speech": ("<|endoftext|>", "<|im_end|>", "<|end_of_audio|>"),
-    },
-    roles={
-        "<|begin_of_speech|>": "<|begin_of_audio|>",
-        "<|end_of_speech|>": "<|end_of_audio|>",
-        "<|end_of_turn|>": "<|im_end|>",
-    },
-    inherited=24,  # those of Qwen2.5 and Dream, up to the mask
-)
-"""Special tokens of Qwen2.5, then of Dream, then of the Omni-Diffusion release, arXiv:2603.06577.
+SETS = _read_sets()
+NATIVE, RELEASED = SETS["native"], SETS["released"]
+"""`RELEASED`: special tokens of Qwen2.5, of Dream, then of the Omni-Diffusion release,
+arXiv:2603.06577. The first 24, up to the mask, are those of Qwen2.5 and Dream.
 
 With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids equal the release's.
 """
-
-SETS: dict[SpecialTokensName, SpecialTokens] = {"native": NATIVE, "released": RELEASED}
 PAD = "<|endoftext|>"
 
 

@@ -46,6 +46,16 @@ def test_settings_of_generation_inside_an_option_are_renamed():
     assert new_name("sampling.steps", ["num_steps"]) == "sampling.steps"
 
 
+def test_an_old_setting_in_a_file_that_changes_nothing_is_ignored(tmp_path, caplog):
+    path = tmp_path / "options.yaml"
+    path.write_text("variants: {a: {sampling: {length: fitted, steps: 3}}}\n")
+    (arg,) = inline_options("experiment", ["--config", str(path)], ["variants"])
+    assert json.loads(arg.removeprefix("--config=")) == {
+        "variants": {"a": {"sampling": {"num_steps": 3}}}
+    }
+    assert "the setting 'length: fitted' is ignored" in caplog.text
+
+
 def test_settings_of_generation_in_a_file_are_renamed_but_not_their_names(tmp_path):
     path = tmp_path / "options.yaml"
     path.write_text(

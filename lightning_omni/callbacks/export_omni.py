@@ -15,6 +15,7 @@ from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.modules.sharding import gather_weights, is_sharded
 from lightning_omni.nn.adapters import merge_adapters
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
@@ -36,7 +37,10 @@ class ExportOmni(AveragesWhenSkipped):
         if not isinstance(data, OmniData):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
-        whole = trainer.strategy.lightning_module_state_dict()
+        if is_sharded(pl_module):
+            whole = gather_weights(pl_module)
+        else:
+            whole = trainer.strategy.lightning_module_state_dict()
         if not trainer.is_global_zero:
             return
         weights = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from typing import Any
 
 import lightning as L
 import torch
 
+from lightning_omni.callbacks.tensorboard_layout import write_layout
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import Batch
 
@@ -48,6 +51,8 @@ class Throughput(L.Callback):
     `perf/backward_s` and `perf/update_s` (clipping and optimizer). Means are over
     `log_every_n_steps`. On a GPU, which runs asynchronously, only the sum is exact.
 
+    `perf/peak_gb` is the value of `peak_memory_gb`.
+
     Attributes:
         latest: values logged last.
     """
@@ -67,6 +72,10 @@ class Throughput(L.Callback):
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, _LastOfAll) for callback in callbacks):
             callbacks.append(_LastOfAll(self))
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Arrange the charts of the run."""
+        write_layout(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -120,12 +129,15 @@ class Throughput(L.Callback):
             norm = torch.nn.utils.get_total_norm(grads)
             pl_module.log("optim/grad_norm", norm, batch_size=1)
             pl_module.log("optim/lr", optimizer.param_groups[0]["lr"], batch_size=1)
+            for k, group in enumerate(optimizer.param_groups[1:], start=1):
+                pl_module.log(f"optim/lr_group{k}", group["lr"], batch_size=1)
 
     def _log(self, trainer: L.Trainer) -> None:
         total_s = self.wait_s + self.compute_s
         values = {
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
+            "perf/peak_gb": peak_memory_gb(trainer.strategy.root_device),
             **(self._token_values(total_s) if self.tokens else self._sample_values(total_s)),
         }
         for logger in trainer.loggers:
@@ -149,3 +161,14 @@ class Throughput(L.Callback):
         shares = self.tasks / self.tasks.sum()
         values |= {f"data_task/{n}": float(s) for n, s in zip(TASK_NAMES, shares, strict=True) if s}
         return values
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Return the most memory used so far, in 10^9 bytes.
+
+    On a GPU that of its tensors, otherwise the resident memory of this process.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

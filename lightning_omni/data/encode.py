@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.pretrained import fingerprint
@@ -44,12 +45,21 @@ def ensure_codes(
     speech_tokenizer: Path,
     continuous_speech: SpeechFeatureEncoder | None = None,
     file_tokenizers: Mapping[str, Path] | None = None,
+    device: torch.device | None = None,
 ) -> Path:
     """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
     The folder's name hashes the prepared data and all tokenizers, so shards of another tokenizer
     can never be picked up. With a speech feature encoder the features of the users' speech are
     stored beside the samples, and its hash is part of the name too.
+
+    Args:
+        data: Folder written by prep-data.
+        image_tokenizer: Folder of an exported image tokenizer.
+        speech_tokenizer: Folder of an exported speech tokenizer.
+        continuous_speech: Encoder of speech features; None without continuous speech.
+        file_tokenizers: Folders of the tokenizers of further modalities.
+        device: Device of the tokenizers; None for a GPU if there is one.
 
     Raises:
         OmniError: If the data or a tokenizer is missing.
@@ -67,15 +77,16 @@ def ensure_codes(
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
     folder = data / "codes" / name
     if not (folder / MANIFEST).is_file():
-        log.info("encoding the media of %s into %s", data, folder)
-        image = ImageTokenizer.from_pretrained(image_tokenizer)
-        speech = SpeechTokenizer.from_pretrained(speech_tokenizer)
+        used = device or resolve_device(AUTO)
+        log.info("encoding the media of %s into %s on %s", data, folder, used)
+        image = ImageTokenizer.from_pretrained(image_tokenizer).to(used)
+        speech = SpeechTokenizer.from_pretrained(speech_tokenizer).to(used)
         unfinished = folder.with_name(f"{name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         features = data / "codes" / f"{name}.features"
         if continuous_speech is not None:
-            _encode_features(data, features, continuous_speech)
+            _encode_features(data, features, continuous_speech.to(used))
         loaded = load_file_tokenizers(further)
         _encode_folder(data, unfinished, image, speech, loaded, features, hashes)
         shutil.rmtree(features, ignore_errors=True)
@@ -146,7 +157,8 @@ def _encode_folder(
     tokenizers: dict[str, Tokenizer] = {"speech": speech, "image": image, **further}
     features = {name: one.code_features for name, one in tokenizers.items()}
     save_file(
-        {k: v.detach().float().contiguous() for k, v in features.items()}, folder / FEATURES_FILE
+        {k: v.detach().float().cpu().contiguous() for k, v in features.items()},
+        folder / FEATURES_FILE,
     )
     manifest = {
         "hashes": hashes,
@@ -174,7 +186,7 @@ def _image_codes(
 
     def flush() -> Iterator[tuple[str, tuple[int, ...]]]:
         if keys:
-            rows = tokenizer.encode(torch.stack(pixels)).tolist()
+            rows = tokenizer.encode(torch.stack(pixels).to(tokenizer.device)).tolist()
             yield from zip(keys, map(tuple, rows), strict=True)
         keys.clear()
         pixels.clear()
@@ -194,7 +206,8 @@ def _speech_codes(
     rate = tokenizer.sample_rate
     for key, content in media:
         wave = torch.from_numpy(read_audio(content, sample_rate=rate, name=key))
-        yield key, tuple(tokenizer.encode(wave[None], sample_rate=rate)[0].tolist())
+        codes = tokenizer.encode(wave[None].to(tokenizer.device), sample_rate=rate)
+        yield key, tuple(codes[0].tolist())
 
 
 def _file_codes(media: Iterable[tuple[str, bytes]], tokenizer: FileTokenizer) -> Codes:

@@ -303,6 +303,7 @@ class OmniData(ResumableData):
             speech_tokenizer=self.speech_tokenizer,
             continuous_speech=self.continuous_speech,
             file_tokenizers=self.file_tokenizers,
+            device=None if self.trainer is None else self.trainer.strategy.root_device,
         )
 
 

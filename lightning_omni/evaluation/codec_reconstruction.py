@@ -19,11 +19,13 @@ class CodecReconstructor:
 
     Args:
         model: Folder of the exported model.
+        device: Device to decode on; None for the CPU.
     """
 
-    def __init__(self, model: Path) -> None:
-        self.image = ImageTokenizer.from_pretrained(model / "image_tokenizer")
-        self.speech = SpeechTokenizer.from_pretrained(model / "speech_tokenizer")
+    def __init__(self, model: Path, *, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+        self.image = ImageTokenizer.from_pretrained(model / "image_tokenizer").to(self.device)
+        self.speech = SpeechTokenizer.from_pretrained(model / "speech_tokenizer").to(self.device)
 
     @torch.inference_mode()
     def decode(self, sample: Sample, role: Role) -> Response:
@@ -33,9 +35,10 @@ class CodecReconstructor:
         picture: Image.Image | None = None
         if image is not None and image.codes:
             rows = self.image.columns
-            pixels = self.image.decode(torch.tensor([image.codes]), rows=rows)
-            picture = tensor_to_image(pixels[0])
+            pixels = self.image.decode(torch.tensor([image.codes], device=self.device), rows=rows)
+            picture = tensor_to_image(pixels[0].cpu())
         wave = None
         if sound is not None and sound.codes:
-            wave = self.speech.decode(torch.tensor([sound.codes]))[0].float().cpu().numpy()
+            codes = torch.tensor([sound.codes], device=self.device)
+            wave = self.speech.decode(codes)[0].float().cpu().numpy()
         return Response(text.text if text else None, picture, wave, self.speech.sample_rate)

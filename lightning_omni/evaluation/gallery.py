@@ -69,10 +69,10 @@ def interleave_splits(
 def _save_item(out: Path, folder: Path, task: str, item: GalleryItem) -> dict[str, Any]:
     example, score = item.example, item.score
     sides = {
-        "asked": example.prompt,
-        "asked_reconstruction": item.prompt_reconstruction,
-        "wanted": example.reference,
-        "wanted_reconstruction": item.reference_reconstruction,
+        "request": example.prompt,
+        "request_reconstruction": item.prompt_reconstruction,
+        "ground_truth": example.reference,
+        "ground_truth_reconstruction": item.reference_reconstruction,
         "generated": item.response,
     }
     return {

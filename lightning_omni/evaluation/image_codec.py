@@ -74,9 +74,10 @@ def score_image_codec(
     for start in range(0, len(pictures), _BATCH):
         squares = [square(p, tokenizer.image_size) for p in pictures[start : start + _BATCH]]
         real = torch.stack([image_to_tensor(p) for p in squares])
-        codes = tokenizer.encode(real)
+        codes = tokenizer.encode(real.to(tokenizer.device))
         rows = tokenizer.columns
-        rebuilt = tokenizer.decode(codes, rows=rows).clamp(*_RANGE)
+        rebuilt = tokenizer.decode(codes, rows=rows).clamp(*_RANGE).cpu()
+        codes = codes.cpu()
         use.update(codes)
         for a, b in zip(rebuilt, real, strict=True):
             psnr.append(float(peak_signal_noise_ratio(a[None], b[None], data_range=_RANGE)))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.examples import Example, Response, part_of, without_answer
@@ -47,6 +48,7 @@ def evaluate_infilling(
     seed: int,
     batch_size: int = 16,
     sampling: GenerationConfig | None = None,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Mask a piece of each reference answer, infill it and write `infilling.json`.
 
@@ -63,17 +65,19 @@ def evaluate_infilling(
         seed: Seed of the draw of examples and masks, of generation and of bootstrap intervals.
         batch_size: Number of examples answered in one batch.
         sampling: Generation options; None for the defaults.
+        device: Device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        OmniError: If a folder or a split does not exist.
+        OmniError: If a folder, a split or the device does not exist.
     """
     check_tasks(list(METRICS), [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
+    used = resolve_device(device)
     sampling = sampling or GenerationConfig()
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = prepare(model, data, list(METRICS))
+    omni, suite = prepare(model, data, list(METRICS), device=used)
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
     assert suite.reconstructor is not None  # noqa: S101 - `prepare` makes one
     infiller = Infiller(omni, suite.reconstructor, sampling, seed, batch_size)
@@ -100,7 +104,7 @@ def evaluate_infilling(
         "seed": seed,
         "sampling": to_plain(sampling),
         "scene_classifier": suite.classifier.record() if suite.classifier else None,
-        **provenance(),
+        **provenance(used),
         "rows": rows,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")

@@ -13,18 +13,26 @@ from typing import Any
 import torch
 
 from lightning_omni.data.shards import MANIFEST
+from lightning_omni.devices import device_facts
+from lightning_omni.nn.segments import attention_backend
 
 _PACKAGES = ("lightning-omni", "torch", "lightning", "numpy", "faster-whisper", "webdataset")
 
 
-def provenance() -> dict[str, Any]:
-    """Return commit, versions, machine and time; None stands for what is not known."""
+def provenance(device: torch.device | None = None) -> dict[str, Any]:
+    """Return commit, versions, machine and time; None stands for what is not known.
+
+    Args:
+        device: Device that did the work; None for the CPU.
+    """
+    used = device or torch.device("cpu")
     return {
         "commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        **device_facts(used),
+        "attention": attention_backend(used.type),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 

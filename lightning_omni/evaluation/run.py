@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lightning_omni.data.encode import ensure_codes
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.examples import scoring_of
@@ -44,6 +45,7 @@ def evaluate(
     gallery: int = 8,
     sampling: GenerationConfig | None = None,
     continuous_speech: SpeechFeatureEncoder | None = None,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Evaluate an exported model and write `results.json`, `results.md` and a gallery.
 
@@ -61,9 +63,10 @@ def evaluate(
         sampling: Generation options; None for the defaults.
         continuous_speech: Speech feature encoder; required if the model was trained with
             continuous speech input. Use the encoder of the training recipe.
+        device: Device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        OmniError: If a folder, a task or a split does not exist.
+        OmniError: If a folder, a task, a split or the device does not exist.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     sampling = sampling or GenerationConfig()
@@ -73,9 +76,10 @@ def evaluate(
     check_within("batch_size", batch_size, 1)
     check_within("gallery", gallery, 0)
     check_seed(seed, runs=max(limit, speech_limit))
+    used = resolve_device(device)
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = prepare(model, data, tasks, continuous_speech)
+    omni, suite = prepare(model, data, tasks, continuous_speech, device=used)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     with torch.inference_mode():
         measured = suite.run(OmniAdapter(omni, sampling), plan, out)
@@ -85,7 +89,7 @@ def evaluate(
         "manifest_sha256": manifest_hash(data),
         "codes": suite.codes.name,
         "arguments": arguments,
-        **provenance(),
+        **provenance(used),
         **measured,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -98,6 +102,8 @@ def prepare(
     data: Path,
     tasks: Sequence[str],
     continuous_speech: SpeechFeatureEncoder | None = None,
+    *,
+    device: torch.device,
 ) -> tuple[Omni, Suite]:
     """Load a model and what scores its responses.
 
@@ -106,20 +112,22 @@ def prepare(
         data: Folder written by prep-data; media without codes are encoded first.
         tasks: Names of the tasks.
         continuous_speech: Speech feature encoder of a model with continuous speech input.
+        device: Device of the model and of its tokenizers.
     """
-    omni = Omni.from_pretrained(model, continuous_speech=continuous_speech)
+    omni = Omni.from_pretrained(model, continuous_speech=continuous_speech, device=str(device))
     codes = ensure_codes(
         data,
         image_tokenizer=model / "image_tokenizer",
         speech_tokenizer=model / "speech_tokenizer",
         continuous_speech=continuous_speech,
         file_tokenizers=file_tokenizers(model, omni.template.vocab),
+        device=device,
     )
     suite = make_suite(
         data,
         codes,
         recognizer=load_recognizer(tasks),
-        reconstructor=CodecReconstructor(model),
+        reconstructor=CodecReconstructor(model, device=device),
         tasks=tasks,
     )
     return omni, suite

@@ -102,19 +102,19 @@ def score_speech_codec(
     original_errors, ground_truth = scorer.score([r.wave for r in recordings])
     quantizer = tokenizer.quantizer
     use = [CodebookUse(quantizer.codebook_size) for _ in range(quantizer.num_codebooks)]
-    log_mel = LogMel(tokenizer.sample_rate, 640, 160, 80)
+    log_mel = LogMel(tokenizer.sample_rate, 640, 160, 80).to(tokenizer.device)
     waves: list[list[NDArray[np.float32]]] = [[] for _ in use]
     distance = [0.0 for _ in use]
     for recording in recordings:
-        wave = torch.from_numpy(recording.wave)[None]
+        wave = torch.from_numpy(recording.wave)[None].to(tokenizer.device)
         padded = F.pad(wave, (0, -wave.shape[1] % tokenizer.hop_length))
         codes = quantizer.encode(tokenizer.encoder(padded), num_codebooks=quantizer.num_codebooks)
         for level, counter in enumerate(use):
-            counter.update(codes[..., level])
+            counter.update(codes[..., level].cpu())
             decoded, _ = tokenizer.decoder(quantizer.decode(codes[..., : level + 1]))
             decoded = decoded.clamp(-1, 1)
             distance[level] += float(F.l1_loss(log_mel(decoded), log_mel(padded)))
-            waves[level].append(decoded[0, : wave.shape[1]].numpy())
+            waves[level].append(decoded[0, : wave.shape[1]].cpu().numpy())
     by_level = []
     for level, decoded_waves in enumerate(waves):
         errors, reconstruction = scorer.score(decoded_waves)

@@ -319,8 +319,8 @@ def _sample_records(scores: TaskScores) -> list[dict[str, Any]]:
             "metrics": found.metrics,
             "failure": found.failure,
             "output": found.output,
-            "asked": example.prompt.text,
-            "wanted": example.reference.text,
+            "request": example.prompt.text,
+            "ground_truth": example.reference.text,
         }
         for example, found in zip(scores.examples, scores.model, strict=True)
     ]

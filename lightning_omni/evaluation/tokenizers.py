@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_omni.data.shards import read_samples
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.examples import (
     draw_samples,
@@ -42,6 +45,7 @@ def evaluate_tokenizers(
     seed: int,
     image_tokenizer: Path | None = None,
     speech_tokenizer: Path | None = None,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Evaluate tokenizers without a model and write `tokenizers.json` and `tokenizers.md`.
 
@@ -54,13 +58,15 @@ def evaluate_tokenizers(
         seed: Seed of the draw and of bootstrap intervals.
         image_tokenizer: Folder of an exported image tokenizer; None leaves pictures out.
         speech_tokenizer: Folder of an exported speech tokenizer; None leaves speech out.
+        device: Device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        OmniError: If a folder or a split does not exist, or nothing is to be evaluated.
+        OmniError: If a folder, a split or the device does not exist, or nothing is to be evaluated.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     _check(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
     check_within("seed", seed, 0)
+    used = resolve_device(device)
     make_folder(out)
     image_tokenizer, speech_tokenizer = (
         resolve_pretrained(str(folder), name) if folder else None
@@ -69,8 +75,8 @@ def evaluate_tokenizers(
             (speech_tokenizer, "speech_tokenizer"),
         )
     )
-    images = _score_images(image_tokenizer, data, splits, limit=limit, seed=seed)
-    speech = _score_speech(speech_tokenizer, data, splits, limit=speech_limit, seed=seed)
+    images = _score_images(image_tokenizer, data, splits, limit, seed, used)
+    speech = _score_speech(speech_tokenizer, data, splits, speech_limit, seed, used)
     if not (images or speech):
         raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
     results = {
@@ -83,7 +89,7 @@ def evaluate_tokenizers(
         },
         "manifest_sha256": manifest_hash(data),
         "arguments": arguments,
-        **provenance(),
+        **provenance(used),
     }
     (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / "tokenizers.md").write_text(tokenizer_tables(images, speech))
@@ -102,11 +108,16 @@ def _check(
 
 
 def _score_images(
-    folder: Path | None, data: Path, splits: list[str], *, limit: int, seed: int
+    folder: Path | None,
+    data: Path,
+    splits: list[str],
+    limit: int,
+    seed: int,
+    device: torch.device,
 ) -> dict[str, ImageCodecScores]:
     if folder is None:
         return {}
-    codec = ImageTokenizer.from_pretrained(folder)
+    codec = ImageTokenizer.from_pretrained(folder).to(device)
     scores: dict[str, ImageCodecScores] = {}
     for split in splits:
         if keys := scene_keys(data, split, limit=limit, seed=seed):
@@ -117,11 +128,16 @@ def _score_images(
 
 
 def _score_speech(
-    folder: Path | None, data: Path, splits: list[str], *, limit: int, seed: int
+    folder: Path | None,
+    data: Path,
+    splits: list[str],
+    limit: int,
+    seed: int,
+    device: torch.device,
 ) -> dict[str, SpeechCodecScores]:
     if folder is None:
         return {}
-    codec = SpeechTokenizer.from_pretrained(folder)
+    codec = SpeechTokenizer.from_pretrained(folder).to(device)
     recognizer, opinion = Recognizer(), DNSMOS()
     scores: dict[str, SpeechCodecScores] = {}
     for split in splits:

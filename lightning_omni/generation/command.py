@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from lightning_omni import __version__
 from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_room_for
 from lightning_omni.generation.canvas_builder import BLANK
@@ -54,6 +55,7 @@ def generate(
     model: str | None = None,
     seed: int = 0,
     continuous_speech: SpeechFeatureEncoder | None = None,
+    device: str = AUTO,
     **options: Any,
 ) -> None:
     """Do one task and write the answer.
@@ -78,10 +80,12 @@ def generate(
         seed: Seed of all randomness.
         continuous_speech: Speech feature encoder; required if the model was trained with continuous
             speech input. Use the encoder of the training recipe.
+        device: Device: auto, cpu, cuda or cuda:N.
         options: Settings of generation.
     """
     check_answerable(task_named(task))
     check_seed(seed)
+    used = resolve_device(device)
     config = GenerationConfig(**options)
     files = InputFiles(
         text=text,
@@ -95,7 +99,9 @@ def generate(
         media=media,
     ).assigned(task_named(task))
     stem = _stem(Path(task if out is None else out), task)
-    omni = Omni.from_pretrained(_model_folder(model), continuous_speech=continuous_speech)
+    omni = Omni.from_pretrained(
+        _model_folder(model), continuous_speech=continuous_speech, device=str(used)
+    )
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{task}: denoising", total=None)
         answer = omni.generate(

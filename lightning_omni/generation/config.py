@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import read_json_object
-from lightning_omni.moved import SETTINGS
+from lightning_omni.moved import REMOVED_SETTINGS, SETTINGS, is_ignored_setting, one_scale
 from lightning_omni.moved import resolve as resolve_path
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
@@ -264,15 +264,6 @@ def from_plain(plain: Mapping[str, Any]) -> GenerationConfig:
         raise OmniError(f"{dict(plain)} is no generation config ({error})") from error
 
 
-_REMOVED = {
-    "final_guidance_scale": None,
-    "length": "fitted",
-    "length_quantile": None,
-    "grow": None,
-}
-"""Fields that no longer exist, with the values that change nothing."""
-
-
 def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields under today's names.
 
@@ -285,23 +276,10 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
         if new in values:
             raise OmniError(f"{old} is the old name of {new}, and both are given; leave it out")
         values[new] = values.pop(old)
-    for name, neutral in _REMOVED.items():
-        if values.pop(name, neutral) != neutral:
-            raise OmniError(f"the option {name} no longer exists; leave it out")
-    return {name: _scalar(name, value) for name, value in values.items()}
-
-
-def _scalar(name: str, value: Any) -> Any:
-    """Return a number that was written by modality as one number.
-
-    Raises:
-        OmniError: If modalities are named.
-    """
-    if name not in ("guidance_scale", "timestep_shift") or not isinstance(value, dict):
-        return value
-    if set(value) != {""}:
-        raise OmniError(f"{name} is {value}, wanted a number; give one config for each modality")
-    return value[""]
+    values = {n: value for n, value in values.items() if not is_ignored_setting(n, value)}
+    if removed := REMOVED_SETTINGS.keys() & values.keys():
+        raise OmniError(f"the option {min(removed)} no longer exists; leave it out")
+    return {name: one_scale(name, value) for name, value in values.items()}
 
 
 def _only_changed(config: GenerationConfig) -> dict[str, Any]:

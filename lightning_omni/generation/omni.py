@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_omni.data.templates import check_continuous_speech
 from lightning_omni.data.transcripts import expecting_transcript
+from lightning_omni.devices import resolve_device
 from lightning_omni.generation.config import (
     Configs,
     GenerationConfig,
@@ -77,7 +77,7 @@ class Omni:
     Args:
         model: the model, as read from its folder.
         continuous_speech: encoder of a model that reads speech as features.
-        device: device to compute on.
+        device: device to compute on: auto, cpu, cuda or cuda:N.
 
     Example:
         `Omni.from_pretrained("runs/stage3/export").generate("t2i", text="a green whale").image`
@@ -91,7 +91,7 @@ class Omni:
         device: str = "cpu",
     ) -> None:
         check_continuous_speech(model.template.vocab.special_tokens, continuous_speech)
-        self.device, self.template = torch.device(device), model.template
+        self.device, self.template = resolve_device(device), model.template
         self.backbone = model.backbone.to(self.device).eval()
         self.image_tokenizer = model.image.to(self.device).eval()
         self.speech_tokenizer = model.speech.to(self.device).eval()
@@ -135,7 +135,7 @@ class Omni:
             folder: the exported folder.
             continuous_speech: encoder of a model that reads speech as features, as in the recipe it
                 was trained by; a folder does not hold it.
-            device: device to compute on.
+            device: device to compute on: auto, cpu, cuda or cuda:N.
         """
         model = read_model_folder(Path(folder))
         return cls(model, continuous_speech=continuous_speech, device=device)

@@ -8,8 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.optim import Optimizer
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
 from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_levels
@@ -18,6 +17,7 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.modules.initial_weights import drop_length_head, load_initial
 from lightning_omni.modules.metric_breakdown import metric_breakdown
+from lightning_omni.modules.sharding import is_sharded, products_dtype, shard_transformer
 from lightning_omni.nn.adapters import Lora
 from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.segments import SegmentLayout
@@ -98,6 +98,7 @@ class MaskedDiffusionModule(L.LightningModule):
             name: [span.start, span.size, code_feature_dims[name]] for name, span in spans.items()
         }
         self.backbone = backbone(self.vocab.size, list(self.code_spans.values()))
+        self.is_adapted = lora is not None
         if lora is not None:
             lora.adapt(self.backbone)
         if recompute_activations:
@@ -133,6 +134,23 @@ class MaskedDiffusionModule(L.LightningModule):
                     f"model expects {tuple(module.features.shape)}; set code_feature_dims"
                 )
             module.load(features[name])
+
+    def configure_model(self) -> None:
+        """Shard the network if the strategy has a mesh of devices."""
+        if self.device_mesh is not None and not is_sharded(self.backbone):
+            self.shard(self.device_mesh["data_parallel"], dtype=products_dtype(self.trainer))
+
+    def shard(self, mesh: DeviceMesh, *, dtype: torch.dtype | None = None) -> None:
+        """Share out the network's weights over devices; see `shard_transformer`.
+
+        Raises:
+            OmniError: If the network has adapters, whose merging needs whole weights.
+        """
+        if self.is_adapted:
+            raise OmniError(
+                "adapters (model.lora) cannot be sharded; train them with recipes/strategy/ddp.yaml"
+            )
+        shard_transformer(self.backbone, mesh, dtype=dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt the batch, predict its masked tokens, and return the weighted loss."""
@@ -236,20 +254,6 @@ class MaskedDiffusionModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the length head of checkpoints of before it was removed."""
         drop_length_head(checkpoint, len(decay_groups(self.backbone, self.weight_decay)))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by the norm over all devices where they share the model, else as Lightning does."""
-        whole = self.trainer.strategy.model
-        if isinstance(whole, FullyShardedDataParallel):
-            if gradient_clip_val:
-                whole.clip_grad_norm_(gradient_clip_val)
-            return
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_optimizers(self) -> Any:
         """Build the recipe's optimizer with warm-up and cosine."""

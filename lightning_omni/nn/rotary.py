@@ -28,7 +28,6 @@ class RotaryEmbedding(nn.Module):
     Source: arXiv:2104.09864; sections as in Qwen2-VL, arXiv:2409.12191 section 2.1.
     """
 
-    inv_freq: Tensor
     axis: Tensor
 
     def __init__(self, head_dim: int, *, theta: float, sections: list[int] | None) -> None:
@@ -40,8 +39,9 @@ class RotaryEmbedding(nn.Module):
                 f"rope_sections {sections} must be three numbers that sum to half the head "
                 f"size, {half}"
             )
-        steps = [torch.arange(n) / max(n, 1) for n in sections]
-        self.register_buffer("inv_freq", theta ** -torch.cat(steps), persistent=False)
+        steps = [torch.arange(n, device="cpu") / max(n, 1) for n in sections]
+        # not a buffer, as a strategy may cast buffers to half precision
+        self._inv_freq = {torch.device("cpu"): theta ** -torch.cat(steps)}
         axis = [i for i, n in enumerate(sections) for _ in range(n)]
         self.register_buffer("axis", torch.tensor(axis), persistent=False)
 
@@ -49,9 +49,15 @@ class RotaryEmbedding(nn.Module):
         self, position_ids: Int[Tensor, "T 3"]
     ) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
         """Return cosine and sine of every angle in float32."""
-        angle = position_ids[:, self.axis].float() * self.inv_freq
+        angle = position_ids[:, self.axis].float() * self.inv_freq(position_ids.device)
         angle = torch.cat((angle, angle), dim=-1)
         return angle.cos(), angle.sin()
+
+    def inv_freq(self, device: torch.device) -> Float[Tensor, " F"]:
+        """Return the frequencies on a device, always in float32."""
+        if device not in self._inv_freq:
+            self._inv_freq[device] = self._inv_freq[torch.device("cpu")].to(device)
+        return self._inv_freq[device]
 
 
 def rotate(

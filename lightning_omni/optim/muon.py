@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
@@ -16,6 +17,8 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.nn.cpu import matmul_dtype
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+AT_ONCE = 8
+"""Matrices that are orthogonalised together, which bounds the memory of a step."""
 ADAMW_RMS = 0.2  # root mean square of a typical AdamW update, to which Muon's is scaled
 
 
@@ -84,14 +87,20 @@ class MuonAdamW(Optimizer):
         by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for p in parameters:
             by_shape[p.shape].append(p)
-        for shape, same in by_shape.items():
-            updates = torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in same])
-            updates = updates.to(matmul_dtype(updates.device.type))
-            updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
-            scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
-            for p, update in zip(same, updates, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view(shape), alpha=-group["lr"] * scale)
+        for same in by_shape.values():
+            for start in range(0, len(same), AT_ONCE):
+                self._muon_of_one_shape(group, same[start : start + AT_ONCE])
+
+    def _muon_of_one_shape(self, group: dict[str, Any], same: list[Tensor]) -> None:
+        shape = same[0].shape
+        whole = [_gathered(self._momentum(p, group["momentum"])).flatten(1) for p in same]
+        updates = torch.stack(whole)
+        updates = updates.to(matmul_dtype(updates.device.type))
+        updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
+        scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
+        for p, update in zip(same, updates, strict=True):
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(_shared_out(update.view(shape), p), alpha=-group["lr"] * scale)
 
     def _momentum(self, p: Tensor, beta: float) -> Tensor:
         assert p.grad is not None  # noqa: S101
@@ -124,6 +133,18 @@ class MuonAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def _gathered(update: Tensor) -> Tensor:
+    """Return the whole of a tensor that may be sharded; a share cannot be orthogonalised alone."""
+    return update.full_tensor() if isinstance(update, DTensor) else update
+
+
+def _shared_out(update: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor, equal on all processes, sharded as another is."""
+    if not isinstance(like, DTensor):
+        return update
+    return distribute_tensor(update, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def orthogonalise(updates: Float[Tensor, "K N M"], *, steps: int) -> Float[Tensor, "K N M"]:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.run import check_tasks, prepare
@@ -117,6 +118,7 @@ def calibrate(
     batch_size: int = 16,
     into_model: bool = False,
     continuous_speech: SpeechFeatureEncoder | None = None,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Compare sampling configs on the same examples; write a table, JSON and one figure per task.
 
@@ -137,6 +139,7 @@ def calibrate(
         batch_size: Examples per batch.
         into_model: Write the chosen presets into the model's folder, where `generate` reads them.
         continuous_speech: Speech feature encoder; required if the model was trained with one.
+        device: Device: auto, cpu, cuda or cuda:N.
 
     Raises:
         OmniError: If a folder, task or split does not exist, or `configs` is empty.
@@ -144,6 +147,7 @@ def calibrate(
     check_tasks(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(seed, runs=max(limit, speech_limit))
+    used = resolve_device(device)
     if not configs:
         raise OmniError("no configs to compare; name at least one under `configs`")
     model = resolve_pretrained(str(model))
@@ -152,7 +156,7 @@ def calibrate(
             "into_model would change the bundled model; copy its folder and calibrate the copy"
         )
     make_folder(out)
-    omni, suite = prepare(model, data, tasks, continuous_speech)
+    omni, suite = prepare(model, data, tasks, continuous_speech, device=used)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     omni.presets = {}  # configs are measured against the package's defaults
     rows: list[CalibrationRow] = []
@@ -165,7 +169,7 @@ def calibrate(
             "fingerprint": fingerprint(model),
             "configs": {name: to_plain(config) for name, config in configs.items()},
             "seed": seed,
-            **provenance(),
+            **provenance(used),
             "choice": by_preset(choices),
             "rows": [asdict(row) for row in rows],
         }

@@ -30,6 +30,11 @@ class Tokenizer(Pretrained):
         may add a projection of them to its code embeddings.
         """
 
+    @property
+    def device(self) -> torch.device:
+        """Device of its weights."""
+        return self.code_features.device
+
 
 class FileTokenizer(Tokenizer):
     """Tokenizer of a further modality, whose media are files."""

@@ -124,8 +124,8 @@ def test_results_table_and_gallery_are_written(suite, truths, tmp_path):
     rows_of(suite, truths, tmp_path)
     entries = json.loads((tmp_path / "gallery.json").read_text())
     assert {e["task"] for e in entries} == set(NINE)
-    files = [e[s][m] for e in entries for s in ("asked", "wanted", "generated") for m in e[s]
-             if m != "text"]  # fmt: skip
+    sides = [e[s] for e in entries for s in ("request", "ground_truth", "generated")]
+    files = [file for side in sides for kind, file in side.items() if kind != "text"]
     assert files
     assert all((tmp_path / f).is_file() for f in files)
     assert "| tqa | test_iid | **exact** |" in (tmp_path / "results.md").read_text()

@@ -19,6 +19,7 @@ from lightning_omni.generation.config import (
     save_presets,
     to_plain,
 )
+from lightning_omni.moved import log_once
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
@@ -241,3 +242,11 @@ def test_every_seed_of_a_batch_fits_into_63_bits():
         check_seed(MAX_SEED, runs=2)
     with pytest.raises(OmniError, match="seed is -1"):
         check_seed(-1)
+
+
+def test_a_removed_setting_that_changes_nothing_is_ignored_with_a_log_line(caplog):
+    log_once.cache_clear()
+    assert current_options({"length": "fitted", "num_steps": 3}) == {"num_steps": 3}
+    assert "the setting 'length: fitted' is ignored" in caplog.text
+    with pytest.raises(OmniError, match="length no longer exists"):
+        current_options({"length": "predicted"})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import check_within
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import make_folder
@@ -40,6 +41,7 @@ def bench(
     compiles: bool = False,
     codes: Path | None = None,
     seed: int = 0,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Time this package and a `transformers` model in alternation, on the same weights and data.
 
@@ -67,6 +69,7 @@ def bench(
         compiles: Compile pointwise operations; needs a C++ compiler on CPUs.
         codes: Folder of code shards, for the suite `data`.
         seed: Seed of weights and samples.
+        device: Device: auto, cpu, cuda or cuda:N.
     """
     for name, value in {"repeats": repeats, "num_layers": num_layers, "prompt": prompt}.items():
         check_within(name, value, 1)
@@ -77,14 +80,16 @@ def bench(
     check_within("tokens", tokens, longest)
     check_within("answer", answer, max(steps))
     check_within("seed", seed, 0)
+    used = resolve_device(device)
     make_folder(out)
-    shapes = [
-        Shape(dim, num_layers, v, tokens, shortest, longest, compiles=compiles) for v in vocab_sizes
-    ]
+    shape = Shape(
+        dim, num_layers, 0, tokens, shortest, longest, compiles=compiles, device=str(used)
+    )
+    shapes = [replace(shape, vocab_size=size) for size in vocab_sizes]
     results: dict[str, Any] = {
         "suite": suite,
-        "machine": describe(dim=dim, device="cpu", repeats=repeats),
-        **provenance(),
+        "machine": describe(dim=dim, device=str(used), repeats=repeats),
+        **provenance(used),
         "seed": seed,
         "shapes": [asdict(shape) for shape in shapes],
     }

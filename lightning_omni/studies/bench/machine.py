@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_omni.devices import device_facts
 from lightning_omni.studies.bench.timing import time_alternating
 
-_CPU_FACTS = Path("/proc/cpuinfo")
 _COPIED_BYTES = 256 * 2**20
 
 
@@ -25,8 +23,7 @@ def gemm_rate(
     def run() -> None:
         for _ in range(calls):
             a @ b
-        if device != "cpu":  # pragma: no cover
-            torch.cuda.synchronize()
+        synchronize(device)
 
     timing = time_alternating({"gemm": run}, repeats=repeats)["gemm"]
     return calls * 2 * rows * dim * columns / timing.median / 1e9
@@ -39,8 +36,7 @@ def copy_rate(*, device: str, repeats: int) -> float:
 
     def run() -> None:
         target.copy_(source)
-        if device != "cpu":  # pragma: no cover
-            torch.cuda.synchronize()
+        synchronize(device)
 
     timing = time_alternating({"copy": run}, repeats=repeats)["copy"]
     return 2 * _COPIED_BYTES / timing.median / 1e9
@@ -54,19 +50,14 @@ def describe(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
         for dtype in (torch.float32, torch.bfloat16)
     }
     return {
-        "processor": _processor(device),
-        "threads": torch.get_num_threads(),
+        **device_facts(torch.device(device)),
         "torch": torch.__version__,
         "gemm_gflops_per_s": rates,
         "copy_gb_per_s": copy_rate(device=device, repeats=repeats),
     }
 
 
-def _processor(device: str) -> str:
-    if device != "cpu":  # pragma: no cover
-        return torch.cuda.get_device_name()
-    if _CPU_FACTS.is_file():
-        for line in _CPU_FACTS.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def synchronize(device: str) -> None:
+    """Wait for what a GPU still computes, so that wall times are those of the work."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

@@ -22,7 +22,10 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
 def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
-    """Return the peak memory of two training steps in MB, with weights and AdamW; Linux only.
+    """Return the peak memory of two training steps in MB, with weights and AdamW.
+
+    On a CPU it is what the process holds at most, read as Linux reports it; on a GPU what torch
+    allocates there.
 
     Args:
         side: `ours` or `peer`.
@@ -46,10 +49,14 @@ def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no 
 
     before = _memory_mb("VmRSS")
     _RESET_PEAK.write_text("5")
-    step = make_step(side, Shape(**json.loads(shape)), dtype=DTYPES[dtype], seed=int(seed))
+    sizes = Shape(**json.loads(shape))
+    step = make_step(side, sizes, dtype=DTYPES[dtype], seed=int(seed))
     for _ in range(2):  # the second step has gradients and moments from the start
         step()
-    sys.stdout.write(f"{_memory_mb('VmHWM') - before}\n")
+    peak = _memory_mb("VmHWM") - before
+    if (device := torch.device(sizes.device)).type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    sys.stdout.write(f"{peak}\n")
 
 
 def _memory_mb(name: str) -> float:  # pragma: no cover - as above

@@ -79,14 +79,17 @@ def padded(samples: Samples, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
         return torch.stack([F.pad(p, (0, longest - len(p)), value=padding) for p in parts])
 
     is_there = rows(torch.ones_like(samples.x0), 0).bool()
-    mask = is_there[:, None, None, :] & torch.ones(longest, 1, dtype=torch.bool)
+    mask = is_there[:, None, None, :] & torch.ones(
+        longest, 1, dtype=torch.bool, device=samples.x0.device
+    )
     return rows(samples.x_t, shape.mask_token_id), mask, rows(labels_flat, IGNORED)
 
 
 def logits(peer: Any, ids: Tensor, mask: Tensor | None) -> Tensor:
     """Return the logits of all positions under bidirectional attention, Float[B L V]."""
     if mask is None:
-        mask = torch.ones(len(ids), 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
+        size = len(ids), 1, ids.shape[1], ids.shape[1]
+        mask = torch.ones(size, dtype=torch.bool, device=ids.device)
     out: Tensor = peer(input_ids=ids, attention_mask={"full_attention": mask}).logits
     return out
 

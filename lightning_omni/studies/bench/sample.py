@@ -19,6 +19,7 @@ from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.loop import sample
 from lightning_omni.studies.bench import peer as peers
+from lightning_omni.studies.bench.machine import synchronize
 from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import Shape, make_network, make_position_ids
 
@@ -53,11 +54,12 @@ class RequestShape:
         masks = torch.full((self.batch, self.answer), shape.mask_token_id)
         ids = torch.cat((given, masks), dim=1).flatten()
         lengths = [self.length] * self.batch
+        ids = ids.to(shape.device)
         masked = (ids == shape.mask_token_id).nonzero().squeeze(1)
         return PackedPrompts(
             ids,
-            make_position_ids(lengths),
-            SegmentLayout.from_lengths(lengths, device="cpu"),
+            make_position_ids(lengths, device=shape.device),
+            SegmentLayout.from_lengths(lengths, device=shape.device),
             masked,
         )
 
@@ -186,14 +188,14 @@ def sample_ours(
 ) -> Tensor:
     """Unmask with this package: logits at masked positions over the allowed ids only."""
     block = torch.where(packed.ids == shape.mask_token_id, 0, -1)
-    lengths = packed.layout.lengths
+    lengths, device = packed.layout.lengths, packed.ids.device
     canvas = Canvas(
         ids=packed.ids,
-        sample=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)),
+        sample=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device),
         block=block,
         row=block,
-        allowed=(torch.arange(*image_span(shape)),),
-        num_steps=torch.full((len(lengths), 1), steps),
+        allowed=(torch.arange(*image_span(shape), device=device),),
+        num_steps=torch.full((len(lengths), 1), steps, device=device),
         mask_token_id=shape.mask_token_id,
     )
     denoise = conditional(
@@ -206,6 +208,7 @@ def sample_ours(
             hidden = network(ids, packed.position_ids, layout)
             return lambda positions, allowed: network.logits(hidden[positions], allowed)
 
-    return sample(
-        denoise, canvas, Confidence(), seeds=canvas.num_steps.new_zeros(len(canvas.num_steps))
-    )
+    seeds = canvas.num_steps.new_zeros(len(canvas.num_steps))
+    out = sample(denoise, canvas, Confidence(), seeds=seeds)
+    synchronize(shape.device)
+    return out

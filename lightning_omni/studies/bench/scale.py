@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_omni.studies.bench.machine import synchronize
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.sample import RequestShape, sample_ours
 from lightning_omni.studies.bench.timing import time_alternating
@@ -91,10 +92,11 @@ def _make_training_step(shape: Shape, *, seed: int) -> Callable[[], None]:
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
 
     def run() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(torch.device(shape.device).type, dtype=torch.bfloat16):
             loss = our_loss(network, samples, shape)
         network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        synchronize(shape.device)
 
     return run
 

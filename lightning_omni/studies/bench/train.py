@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lightning_omni.diffusion.objective import weighted_nll
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.bench import peer as peers
-from lightning_omni.studies.bench.machine import gemm_rate
+from lightning_omni.studies.bench.machine import gemm_rate, synchronize
 from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import (
     Samples,
@@ -30,10 +31,14 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 def our_loss(network: Transformer, samples: Samples, shape: Shape) -> Tensor:
     """Return the mean negative log-likelihood of the masked tokens."""
+    device = samples.x0.device
     hidden = network(
-        samples.x_t, make_position_ids(samples.lengths), samples.layout, positions=samples.masked
+        samples.x_t,
+        make_position_ids(samples.lengths, device=device),
+        samples.layout,
+        positions=samples.masked,
     )
-    weight = torch.full((len(samples.masked),), 1 / len(samples.masked))
+    weight = torch.full((len(samples.masked),), 1 / len(samples.masked), device=device)
     total, _ = weighted_nll(
         hidden,
         network.embedding.output_embedding(),
@@ -60,7 +65,7 @@ def compare_training(
         "ours": lambda: our_loss(network, samples, shape),
         "peer": lambda: peers.loss(peer, *batch),
     }
-    first = {name: _evaluate(loss, dtype) for name, loss in losses.items()}
+    first = {name: _evaluate(loss, dtype, shape.device) for name, loss in losses.items()}
     difference = abs(first["ours"] / first["peer"] - 1)
     if difference > TOLERANCE[dtype]:
         raise OmniError(
@@ -68,14 +73,19 @@ def compare_training(
             "times are reported"
         )
     steps = {
-        "ours": _make_step(network, losses["ours"], dtype, fused=True),
-        "peer": _make_step(peer, losses["peer"], dtype, fused=False),
+        "ours": _make_step(network, losses["ours"], dtype, shape.device, fused=True),
+        "peer": _make_step(peer, losses["peer"], dtype, shape.device, fused=False),
     }
     timings = time_alternating(steps, repeats=repeats)
     times, noise = paired_ratio(timings["peer"], timings["ours"])
     gflop, useful = useful_gflop(network, samples), sum(samples.lengths)
     rate = gemm_rate(
-        dtype, rows=2048, dim=shape.dim, columns=4 * shape.dim, device="cpu", repeats=repeats
+        dtype,
+        rows=2048,
+        dim=shape.dim,
+        columns=4 * shape.dim,
+        device=shape.device,
+        repeats=repeats,
     )
     return {
         "dtype": str(dtype).removeprefix("torch."),
@@ -99,11 +109,13 @@ def make_step(side: str, shape: Shape, *, dtype: torch.dtype, seed: int) -> Call
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
     if side == "ours":
-        return _make_step(network, lambda: our_loss(network, samples, shape), dtype, fused=True)
+        loss = partial(our_loss, network, samples, shape)
+        return _make_step(network, loss, dtype, shape.device, fused=True)
     peer = peers.make_peer(network, shape)
     batch = peers.padded(samples, shape)
     del network
-    return _make_step(peer, lambda: peers.loss(peer, *batch), dtype, fused=False)
+    loss = partial(peers.loss, peer, *batch)
+    return _make_step(peer, loss, dtype, shape.device, fused=False)
 
 
 def describe_row(row: dict[str, Any]) -> str:
@@ -118,26 +130,34 @@ def describe_row(row: dict[str, Any]) -> str:
     )
 
 
-def _autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=dtype) if dtype != torch.float32 else nullcontext()
+def _autocast(dtype: torch.dtype, device: str) -> AbstractContextManager[object]:
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
 @torch.no_grad()
-def _evaluate(loss: Callable[[], Tensor], dtype: torch.dtype) -> float:
-    with _autocast(dtype):
+def _evaluate(loss: Callable[[], Tensor], dtype: torch.dtype, device: str) -> float:
+    with _autocast(dtype, device):
         return float(loss())
 
 
 def _make_step(
-    module: torch.nn.Module, loss: Callable[[], Tensor], dtype: torch.dtype, *, fused: bool
+    module: torch.nn.Module,
+    loss: Callable[[], Tensor],
+    dtype: torch.dtype,
+    device: str,
+    *,
+    fused: bool,
 ) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused or None)
 
     def step() -> None:
-        with _autocast(dtype):
+        with _autocast(dtype, device):
             value = loss()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        synchronize(device)
 
     return step

@@ -26,6 +26,7 @@ class Shape:
         longest: Tokens of the longest sample.
         recomputes: Keep only the inputs of blocks for the backward pass.
         compiles: Compile pointwise operations.
+        device: Device of network and samples.
     """
 
     dim: int = 384
@@ -36,6 +37,7 @@ class Shape:
     longest: int = 400
     recomputes: bool = False
     compiles: bool = False
+    device: str = "cpu"
 
     @property
     def mask_token_id(self) -> int:
@@ -66,12 +68,12 @@ def make_network(shape: Shape, *, seed: int, isolate_prompt: bool = False) -> Tr
         network.recompute_activations()
     if shape.compiles:
         network.compile_pointwise()
-    return network
+    return network.to(shape.device)
 
 
-def make_position_ids(lengths: list[int]) -> Tensor:
+def make_position_ids(lengths: list[int], *, device: torch.device | str) -> Tensor:
     """Return position ids that start from 0 in each segment, Int[T 3]."""
-    index = torch.cat([torch.arange(n) for n in lengths])
+    index = torch.cat([torch.arange(n) for n in lengths]).to(device)
     return torch.stack((index, index * 0, index * 0), dim=1)
 
 
@@ -94,7 +96,7 @@ class Samples:
     @property
     def layout(self) -> SegmentLayout:
         """Segments of the samples."""
-        return SegmentLayout.from_lengths(self.lengths, device="cpu")
+        return SegmentLayout.from_lengths(self.lengths, device=self.x0.device)
 
 
 def make_samples(shape: Shape, *, rng: Generator) -> Samples:
@@ -112,7 +114,8 @@ def make_samples(shape: Shape, *, rng: Generator) -> Samples:
     is_answer = torch.cat([torch.arange(n) >= n // 2 for n in lengths])
     is_masked = is_answer & (torch.rand(len(x0), generator=rng) < 0.5)
     x_t = x0.masked_fill(is_masked, shape.mask_token_id)
-    return Samples(lengths, x0, x_t, is_masked.nonzero().squeeze(1))
+    masked = is_masked.nonzero().squeeze(1)
+    return Samples(lengths, *(x.to(shape.device) for x in (x0, x_t, masked)))
 
 
 def useful_gflop(network: Transformer, samples: Samples) -> float:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.run import check_tasks
@@ -46,6 +47,7 @@ def experiment(
     evaluation_seed: int = 956,
     nelbo: bool = True,
     batch_size: int = 16,
+    device: str = AUTO,
 ) -> dict[str, Any]:
     """Train every variant with every seed; write `results.json`, `results.md` and `<name>.png`.
 
@@ -67,6 +69,7 @@ def experiment(
         evaluation_seed: Seed of example choice, sampling, NELBO masks and bootstrap intervals.
         nelbo: Also measure the NELBO of answers, per modality.
         batch_size: Examples per batch.
+        device: Device of trainings and measurements: auto, cpu, cuda or cuda:N.
 
     Raises:
         OmniError: If an option or a recipe is wrong, or a training fails.
@@ -74,6 +77,7 @@ def experiment(
     check_tasks(tasks, [split], limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
     check_seed(evaluation_seed, runs=max(limit, speech_limit))
+    used = resolve_device(device)
     if not _NAME.fullmatch(name) or name == TRAININGS:
         raise OmniError(f"name is '{name}', wanted letters, digits, _ and -, not '{TRAININGS}'")
     shared = recipes or []
@@ -98,18 +102,20 @@ def experiment(
         },
         "plan": asdict(plan),
         "nelbo": nelbo,
-        **provenance(),
+        **provenance(used),
     }
     runs: dict[str, dict[int, dict[str, Measurement]]] = {key: {} for key in variants}
     for seed in seeds:
         for key in variants:
             trainings = plan_trainings(stages[key], seed, home)
             for training in trainings:
-                train(training, variant=key, seed=seed)
+                train(training, variant=key, seed=seed, device=used)
             results["variants"][key]["trainings"][seed] = [
                 _training_record(each) for each in trainings
             ]
-            runs[key][seed] = measure(trainings[-1], sampling[key], plan, with_nelbo=nelbo)
+            runs[key][seed] = measure(
+                trainings[-1], sampling[key], plan, with_nelbo=nelbo, device=used
+            )
         results["seeds"].append(seed)
         _write(folder, results, runs)
     log.info("wrote %s", folder / TABLE)

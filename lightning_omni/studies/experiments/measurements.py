@@ -51,7 +51,12 @@ class Measurement:
 
 
 def measure(
-    training: Training, sampling: GenerationConfig, plan: Plan, *, with_nelbo: bool
+    training: Training,
+    sampling: GenerationConfig,
+    plan: Plan,
+    *,
+    with_nelbo: bool,
+    device: torch.device,
 ) -> dict[str, Measurement]:
     """Measure a trained model on all tests; measurements that are already stored are read.
 
@@ -60,6 +65,7 @@ def measure(
         sampling: Sampling config.
         plan: Tasks, one split, limits and seed, equal for all models.
         with_nelbo: Also measure the NELBO of the first `plan.limit` samples of each task.
+        device: Device to measure on.
 
     Returns:
         Measurements by task, and under `nelbo`.
@@ -81,7 +87,7 @@ def measure(
         encoder = None
         if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
             encoder = build_module_and_data(training.recipe)[1].continuous_speech
-        return prepare(export, data, plan.tasks, encoder)
+        return prepare(export, data, plan.tasks, encoder, device=device)
 
     def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
@@ -96,22 +102,29 @@ def measure(
         recipe = with_test_split(
             training.recipe, tasks=plan.tasks, split=split, limit=plan.limit, seed=plan.seed
         )
-        return measure_nelbo(recipe, export)
+        return measure_nelbo(recipe, export, device=device)
 
     folder = training.folder / "measured"
     config = {"sampling": to_plain(sampling), "batch_size": plan.batch_size}
     found = {}
     for task in plan.tasks:
         settings = {**inputs, **config, "task": task, "limit": plan.limit_of(task)}
-        found[task] = measure_once(folder, task, settings, functools.partial(measure_task, task))
+        found[task] = measure_once(
+            folder, task, settings, functools.partial(measure_task, task), device=device
+        )
     if with_nelbo:
         settings = {**inputs, "tasks": list(plan.tasks), "limit": plan.limit}
-        found[NELBO] = measure_once(folder, NELBO, settings, measure_likelihood)
+        found[NELBO] = measure_once(folder, NELBO, settings, measure_likelihood, device=device)
     return found
 
 
 def measure_once(
-    folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], Measurement]
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    measure: Callable[[], Measurement],
+    *,
+    device: torch.device,
 ) -> Measurement:
     """Read the stored measurement with these settings; measure and store it if there is none.
 
@@ -120,10 +133,11 @@ def measure_once(
         name: Test name.
         settings: Everything the scores depend on besides the model.
         measure: Function that measures.
+        device: Device that it uses, for the record.
     """
     path = folder / f"{name}-{digest(settings)}.json"
     if not path.is_file():
-        _write(path, settings, measure())
+        _write(path, settings, measure(), device)
     return _read(path)
 
 
@@ -147,12 +161,13 @@ def with_test_split(
 
 
 @torch.inference_mode()
-def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
+def measure_nelbo(recipe: Recipe, export: Path, *, device: torch.device) -> Measurement:
     """Measure the NELBO of each test sample's answer under an exported model, in nats per token.
 
     Args:
         recipe: Recipe from `with_test_split`; its module takes the exported weights.
         export: Folder of an exported model.
+        device: Device to measure on.
 
     Returns:
         Scores named `<modality>/nelbo_per_token`.
@@ -162,14 +177,14 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
     """
     module, data = build_module_and_data(recipe)
     module.backbone.load_state_dict(load_weights(export))
-    module.eval()
+    module.eval().to(device)
     data.prepare_data()
     data.setup("test")
     names = module.vocab.modalities
     total = NelboPerToken(len(names))
     found: dict[int, Score] = {}
     for batch in data.test_dataloader():
-        nats, tokens, modality = module.nelbo(batch)
+        nats, tokens, modality = (x.cpu() for x in module.nelbo(batch.to(device)))
         has_answer = (modality >= 0).nonzero().squeeze(1)
         total.update(nats[has_answer], tokens[has_answer], modality[has_answer])
         for n in has_answer.tolist():
@@ -188,7 +203,9 @@ def measure_nelbo(recipe: Recipe, export: Path) -> Measurement:
     )
 
 
-def _write(path: Path, settings: dict[str, Any], measurement: Measurement) -> None:
+def _write(
+    path: Path, settings: dict[str, Any], measurement: Measurement, device: torch.device
+) -> None:
     plain = {
         "settings": settings,
         "keys": measurement.keys,
@@ -197,7 +214,7 @@ def _write(path: Path, settings: dict[str, Any], measurement: Measurement) -> No
         "errors": measurement.errors,
         "forwards": measurement.forwards,
         "seconds": measurement.seconds,
-        **provenance(),
+        **provenance(device),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import read_json_object
@@ -96,13 +98,14 @@ def plan_trainings(stages: list[StageRecipe], seed: int, home: Path) -> list[Tra
     return planned
 
 
-def train(training: Training, *, variant: str, seed: int) -> None:
+def train(training: Training, *, variant: str, seed: int, device: torch.device) -> None:
     """Train unless already done; an interrupted run resumes from its last checkpoint.
 
     Args:
         training: Training to run.
         variant: Variant name, for messages.
         seed: Training seed, for messages.
+        device: Device to train on.
 
     Raises:
         OmniError: If the training fails.
@@ -122,7 +125,7 @@ def train(training: Training, *, variant: str, seed: int) -> None:
             f", resumed from '{checkpoint}'" if checkpoint else "",
         )
         start = time.monotonic()
-        code = _fit(training.folder, checkpoint, lock)
+        code = _fit(training.folder, checkpoint, lock, device)
         if code or not (training.export / CONFIG_FILE).is_file():
             path = training.folder / LOG
             raise OmniError(
@@ -133,7 +136,7 @@ def train(training: Training, *, variant: str, seed: int) -> None:
             "source": str(training.source),
             "seconds": time.monotonic() - start,
             "resumed_from": str(checkpoint) if checkpoint else None,
-            **provenance(),
+            **provenance(device),
         }
         (training.folder / TRAINED).write_text(json.dumps(record, indent=1) + "\n")
 
@@ -152,9 +155,12 @@ def _lock(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _fit(folder: Path, checkpoint: Path | None, lock: int) -> int:
+def _fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device) -> int:
     """Run the verb `fit` with its output in the log; return its exit status."""
     command = [sys.executable, "-m", "lightning_omni", "fit", "--config", str(folder / RECIPE)]
+    command += ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu"]
+    if device.index is not None:
+        command += ["--trainer.devices", f"[{device.index}]"]
     if checkpoint:
         command += ["--ckpt_path", str(checkpoint)]
     with (folder / LOG).open("a") as output:

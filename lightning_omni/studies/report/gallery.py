@@ -19,12 +19,19 @@ from lightning_omni.errors import OmniError
 from lightning_omni.studies.report.tables import METRIC_NAMES, TASK_TITLES
 
 _SIDES = (
-    ("asked", "request"),
-    ("asked_reconstruction", "request, codec reconstruction"),
-    ("wanted", "ground truth"),
-    ("wanted_reconstruction", "ground truth, codec reconstruction"),
+    ("request", "request"),
+    ("request_reconstruction", "request, codec reconstruction"),
+    ("ground_truth", "ground truth"),
+    ("ground_truth_reconstruction", "ground truth, codec reconstruction"),
     ("generated", "model"),
 )
+_OLD_SIDES = {
+    "request": "asked",
+    "request_reconstruction": "asked_reconstruction",
+    "ground_truth": "wanted",
+    "ground_truth_reconstruction": "wanted_reconstruction",
+}
+"""Keys in galleries written before 0.2."""
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".flac": "audio/flac", ".wav": "audio/wav"}
 _WINDOW = 400  # samples, 25 ms at 16 kHz
 _HOP = 160  # samples, 10 ms
@@ -80,7 +87,12 @@ def spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _entry(home: Path, entry: dict[str, Any]) -> str:
     sides = "".join(
-        _side(home, name, entry.get(side) or {}, is_reconstruction="reconstruction" in side)
+        _side(
+            home,
+            name,
+            entry.get(side) or entry.get(_OLD_SIDES.get(side, side)) or {},
+            is_reconstruction="reconstruction" in side,
+        )
         for side, name in _SIDES
     )
     meta = entry.get("meta", {})

@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.report.build import build_report
 from lightning_omni.studies.report.curves import Curve, draw_curves, group_curves, read_curves
-from lightning_omni.studies.report.gallery import spectrogram
+from lightning_omni.studies.report.gallery import gallery, spectrogram
 
 NASTY = "<script>alert('&')</script>\"“"
 
@@ -53,8 +53,14 @@ def entry(folder):
     soundfile.write(folder / "a.flac", np.zeros(1600), 16000)
     side = {"text": NASTY, "image": "a.png", "speech": "a.flac"}
     return {
-        **{"task": "vqa", "split": "test_iid", "key": "k", "meta": {"kind": NASTY}, "asked": side},
-        **{"wanted": side, "generated": {}, "failure": NASTY, "metrics": {"exact": [0, 1]}},
+        **{
+            "task": "vqa",
+            "split": "test_iid",
+            "key": "k",
+            "meta": {"kind": NASTY},
+            "request": side,
+        },
+        **{"ground_truth": side, "generated": {}, "failure": NASTY, "metrics": {"exact": [0, 1]}},
         "reading": {"text": NASTY, "transcript": NASTY},
     }
 
@@ -147,10 +153,18 @@ def test_a_run_without_anything_is_refused_in_one_sentence(tmp_path):
 
 def test_a_gallery_cannot_reach_outside_its_folder(run):
     entries = json.loads((run / "eval/gallery.json").read_text())
-    entries[0]["asked"]["image"] = "../../secret.png"
+    entries[0]["request"]["image"] = "../../secret.png"
     (run / "eval/gallery.json").write_text(json.dumps(entries))
     with pytest.raises(OmniError, match="leaves"):
         build_report(run)
+
+
+def test_a_gallery_with_old_keys_reads_the_same(tmp_path):
+    new = entry(tmp_path)
+    names = {"request": "asked", "ground_truth": "wanted"}
+    old = {names.get(key, key): value for key, value in new.items()}
+    assert gallery(tmp_path, [old]) == gallery(tmp_path, [new])
+    assert "ground truth" in gallery(tmp_path, [old])
 
 
 def test_a_falling_loss_falls_on_the_page():

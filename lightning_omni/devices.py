@@ -1,0 +1,69 @@
+"""The device that a verb computes on: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_omni.errors import OmniError
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+_CPU_FACTS = Path("/proc/cpuinfo")
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """Return the device of a name; `auto` is the first GPU if torch sees one, else the CPU.
+
+    Raises:
+        OmniError: If the name is no device, or the machine does not have it.
+    """
+    if name == AUTO:
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise OmniError(f"device is '{name}', wanted auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OmniError(
+            f"device is '{name}' but torch sees {torch.cuda.device_count()} GPUs; give --device "
+            "cpu or auto, or install a torch build for the GPUs of this machine"
+        )
+    return device
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """Return what a record says of a device: its name and, of a GPU, driver and peak memory.
+
+    `device` is `cpu` or the GPU's name, `processor` the CPU's model, `threads` those of torch,
+    `cuda` the version of CUDA and `peak_memory_gb` the most that torch has allocated so far.
+    """
+    facts: dict[str, Any] = {
+        "device": "cpu",
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "device": properties.name,
+            "cuda": torch.version.cuda,
+            "peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9,
+        }
+    return facts
+
+
+def processor_name() -> str:
+    """Return the model of the CPU, as the system names it."""
+    if _CPU_FACTS.is_file():
+        for line in _CPU_FACTS.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
