@@ -44,7 +44,7 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with the parameters, or with the average of a checkpoint."""
-        self._place(pl_module)
+        self._distribute(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -86,7 +86,8 @@ class EMA(L.Callback):
     @torch.no_grad()
     def copy_to(self, module: L.LightningModule) -> None:
         """Set the parameters to the average."""
-        torch._foreach_copy_(*reversed(self._pairs(module)))
+        averaged, current = self._pairs(module)
+        torch._foreach_copy_(current, averaged)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the parameters to the average for good: what is exported."""
@@ -95,7 +96,7 @@ class EMA(L.Callback):
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Use the average, in training or of a checkpoint."""
         if self.averaged:
-            self._place(pl_module)
+            self._distribute(pl_module)
             self.swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -127,10 +128,11 @@ class EMA(L.Callback):
         self.updates = int(checkpoint["averaging_state"]["n_averaged"])
         pl_module.load_state_dict(current)
 
-    def _place(self, module: L.LightningModule) -> None:
+    def _distribute(self, module: L.LightningModule) -> None:
         """Give the average the devices and shards of the parameters."""
         self.averaged = {
-            name: _as_placed(self.averaged.get(name, p), p) for name, p in _parameters(module)
+            name: _distributed_like(self.averaged.get(name, p), p)
+            for name, p in _parameters(module)
         }
 
     def _pairs(self, module: L.LightningModule) -> tuple[list[Tensor], list[Tensor]]:
@@ -150,7 +152,7 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _as_placed(value: Tensor, like: Tensor) -> Tensor:
+def _distributed_like(value: Tensor, like: Tensor) -> Tensor:
     """Return a copy of a value with the device and the shards of another tensor."""
     if isinstance(like, DTensor):
         if isinstance(value, DTensor):
