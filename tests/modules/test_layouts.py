@@ -1,4 +1,4 @@
-"""The same packed batches give the same training on any number of processes, however it is shared."""
+"""The same packed batches give the same training on any number of processes, shared or not."""
 
 import warnings
 from functools import partial
