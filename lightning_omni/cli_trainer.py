@@ -20,6 +20,7 @@ from lightning_omni.callbacks.defaults import (
 from lightning_omni.cli_options import one_line, with_suggestion
 from lightning_omni.cli_precision import plugin_of, take_precision_rule
 from lightning_omni.errors import OmniError, check_within
+from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
 from lightning_omni.vocab import SHARED_SETTINGS
 
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
@@ -130,6 +131,8 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
             "this verb measures trained weights; give --ckpt_path with a .ckpt of a run"
         )
     if not path or path in CHECKPOINT_WORDS:
+        return
+    if is_checkpoint_folder(Path(path)):
         return
     if not Path(path).is_file():
         raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
