@@ -1,16 +1,19 @@
 """Bidirectional attention over packed segments, without a dense L x L mask.
 
 Tokens of all segments are concatenated, and `SegmentLayout` holds the segment lengths.
-`segment_attention` picks the kernel: on CUDA flash-attn, else torch's varlen kernel; on other
-devices matrix products per segment. All are exact.
+`attention_backend` picks the kernel: flash-attn, else torch's varlen kernel on GPUs that have them;
+elsewhere, and in float32, matrix products per segment. All are exact.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +24,10 @@ from lightning_omni.nn.cpu import MAX_BF16_LENGTH, bf16_attention
 
 log = logging.getLogger(__name__)
 
+FLASH_CAPABILITY = (8, 0)
+"""Oldest compute capability of the flash kernels: Ampere's."""
+_FLASH_MODULES = {"flash_attn": "flash_attn", "varlen": "torch.nn.attention.varlen"}
+"""Kernel: the module that has it; the first that is installed is used."""
 
 @dataclass(frozen=True, slots=True)
 class SegmentLayout:
@@ -100,13 +107,15 @@ class PromptIsolation:
 
 @functools.cache
 def attention_backend(device_type: str) -> str:
-    """Return the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; log it once."""
+    """Return the kernel for half precision on a device, and log it once.
+
+    It is `flash_attn` or `varlen`, whichever is installed first in this order, on GPUs with the
+    instructions of these kernels, and `sdpa` elsewhere. float32 is always `sdpa`.
+    """
     backend = "sdpa"
-    if device_type == "cuda":  # pragma: no cover
-        if importlib.util.find_spec("flash_attn") is not None:
-            backend = "flash_attn"
-        elif importlib.util.find_spec("torch.nn.attention.varlen") is not None:
-            backend = "varlen"
+    if device_type == "cuda" and torch.cuda.get_device_capability() >= FLASH_CAPABILITY:
+        installed = (n for n, module in _FLASH_MODULES.items() if importlib.util.find_spec(module))
+        backend = next(installed, backend)
     log.info("attention backend on %s: %s", device_type, backend)
     return backend
 
@@ -155,9 +164,9 @@ def _attend(
     """Attend with the kernel of the device."""
     backend = attention_backend(query.device.type)
     half = query.dtype in (torch.float16, torch.bfloat16)
-    if backend == "flash_attn" and half:  # pragma: no cover
+    if backend == "flash_attn" and half:
         return _flash(query, key, value, layout, key_layout)
-    if backend == "varlen" and half:  # pragma: no cover
+    if backend == "varlen" and half:
         return _varlen(query, key, value, layout, key_layout)
     return _per_segment(query, key, value, layout, key_layout)
 
@@ -209,9 +218,16 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    key, value = _one_per_query_head(query, key, value)
-    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout))
+    options = _varlen_options(varlen_attn)
+    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout), **options)
     return out if isinstance(out, Tensor) else out[0]
+
+
+@functools.cache
+def _varlen_options(kernel: Callable[..., Any]) -> dict[str, bool]:
+    """Return what lets a kernel take fewer key-value heads; torch 2.11's does so unasked."""
+    has_option = "enable_gqa" in inspect.signature(kernel).parameters
+    return {"enable_gqa": True} if has_option else {}
 
 
 def _varlen_arguments(
