@@ -29,6 +29,7 @@ FLASH_CAPABILITY = (8, 0)
 _FLASH_MODULES = {"flash_attn": "flash_attn", "varlen": "torch.nn.attention.varlen"}
 """Kernel: the module that has it; the first that is installed is used."""
 
+
 @dataclass(frozen=True, slots=True)
 class SegmentLayout:
     """Lengths of the segments in a flat sequence of tokens.

@@ -145,8 +145,8 @@ def most_confident(
 ) -> Int[Tensor, " K"]:
     """Return the index of each sample's `count` most confident entries; `sample` is sorted.
 
-    Of equally confident entries the first counts, on every device, so the result depends neither on
-    the device nor on the rest of the batch.
+    Among equally confident entries the first counts, so the result is the same on all devices and
+    with any rest of the batch.
     """
     order, rank = most_confident_first(confidence, sample, len(count))
     return order[rank < count[sample[order]]]

@@ -151,7 +151,7 @@ def check_devices(o: Options) -> dict[str, Any]:
         mode.syncs.clear()
         for task, given in asked.items():
             mode.syncs.clear()
-            got = there.generate(task, seed=3, **given)
+            got = there.generate(task, seed=3, precision="float32", **given)
             answers[task] = {
                 "text": got.text,
                 "image": got.image,
@@ -160,7 +160,7 @@ def check_devices(o: Options) -> dict[str, Any]:
             }
     extra = dict(mode.wrong)
     for task, given in asked.items():
-        want = here.generate(task, seed=3, **given)
+        want = here.generate(task, seed=3, precision="float32", **given)
         same = answers[task]["text"] == want.text and (
             want.image is None or want.image.tobytes() == answers[task].pop("image").tobytes()
         )
@@ -461,10 +461,10 @@ def check_generation(o: Options) -> dict[str, Any]:
     for task, given in asked.items():
         same, seconds = 0, []
         for seed in range(2 if o.tiny else 4):
-            want = here.generate(task, seed=seed, **given)
+            want = here.generate(task, seed=seed, precision="float32", **given)
             synchronize(o.device)
             start = time.perf_counter()
-            got = there.generate(task, seed=seed, **given)
+            got = there.generate(task, seed=seed, precision="float32", **given)
             synchronize(o.device)
             seconds.append(time.perf_counter() - start)
             equal = got.text == want.text
