@@ -14,7 +14,7 @@ from PIL import Image
 
 from lightning_omni.data.templates import check_continuous_speech
 from lightning_omni.data.transcripts import expecting_transcript
-from lightning_omni.devices import resolve_device
+from lightning_omni.devices import device_facts, resolve_device
 from lightning_omni.generation.config import (
     Configs,
     GenerationConfig,
@@ -54,7 +54,7 @@ class Answer:
         speech: mono samples of the answer, likewise.
         sample_rate: samples of speech per second.
         transcript: transcript of a spoken request, if the model writes one before it answers.
-        record: task, seed, seconds and, by answer part, steps, forward passes and tokens.
+        record: task, seed, seconds, device and, by answer part, steps, forward passes and tokens.
         parts: contents of all answer parts in order, without the transcript.
         sample: the sample with its answer, in tokens.
         media: files of the answer by further modality.
@@ -304,6 +304,7 @@ class Omni:
             "model": self.fingerprint,
             "seconds": seconds,
             "forwards": sum(one.forwards for one in generated.values()),
+            "device": device_facts(self.device)["device"],
             "parts": {name: one.record() for name, one in generated.items()},
         }
         rate = self.speech_tokenizer.sample_rate
