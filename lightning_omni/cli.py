@@ -167,7 +167,7 @@ def _export(options: dict[str, Any]) -> None:
     from lightning_omni.callbacks.export_checkpoint import (
         export_checkpoint,
         is_checkpoint,
-        recipe_beside,
+        write_recipe,
     )
 
     model, export = Path(options["model"]), _import_function(EXPORT)
@@ -175,11 +175,12 @@ def _export(options: dict[str, Any]) -> None:
         export(**options)
         return
     check_free(options["output"])
-    recipe = ["--config", str(recipe_beside(model))]
-    cli = build_cli(recipe, run=False, with_trainer=False)
     with tempfile.TemporaryDirectory() as folder:
-        export_checkpoint(model, cli.model, cli.datamodule, Path(folder))
-        export(**{**options, "model": Path(folder)})
+        recipe, exported = Path(folder) / "recipe.yaml", Path(folder) / "export"
+        write_recipe(model, recipe)
+        cli = build_cli(["--config", str(recipe)], run=False, with_trainer=False)
+        export_checkpoint(model, cli.model, cli.datamodule, exported)
+        export(**{**options, "model": exported})
 
 
 def parse_options(verb: str, args: list[str]) -> dict[str, Any]:

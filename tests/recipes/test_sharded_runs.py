@@ -1,4 +1,4 @@
-"""Recipes shared out over two processes: saved, resumed, exported at the end and from a checkpoint."""
+"""Recipes on two processes that share the weights: saved, resumed, and exported in two ways."""
 
 import warnings
 from pathlib import Path
@@ -22,6 +22,7 @@ def train(name, out, processes, *more):
     recipe = ["--config", str(RECIPES / "debug" / f"{name}.yaml"), *STRATEGY]
     place = ["--trainer.default_root_dir", str(out), "--trainer.enable_progress_bar", "false"]
     defaults = ["--run_defaults", "[checkpoints,export]", "--trainer.logger", "false"]
+    defaults += ["--trainer.enable_model_summary", "false"]
     devices = ["--trainer.devices", str(processes), "--trainer.accelerator", "cpu"]
     if name == "stage3":
         average = (
