@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.errors import check_within
+from lightning_omni.modules.sharding import reshard
 
 _LIGHTNING = "EMAWeightAveraging"
 
@@ -145,6 +146,7 @@ class EMA(L.Callback):
 
 
 def _parameters(module: L.LightningModule) -> list[tuple[str, Tensor]]:
+    reshard(module)
     return [(name, p.detach()) for name, p in module.named_parameters()]
 
 

@@ -219,6 +219,13 @@ def is_sharded(module: nn.Module) -> bool:
     )
 
 
+def reshard(module: nn.Module) -> None:
+    """Free gathered weights, so that a module's parameters are the shares that training updates."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def gather_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return whole weights and buffers on the CPU of the first process; nothing on the others.
 
@@ -232,8 +239,3 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
 def products_dtype(trainer: L.Trainer) -> torch.dtype | None:
     """Return the format of matrix products that the trainer's precision asks for."""
     return torch.bfloat16 if "bf16" in str(trainer.precision) else None
-
-
-def local_tensor(x: Any) -> Any:
-    """Return this process's share of a sharded tensor, or the tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x
