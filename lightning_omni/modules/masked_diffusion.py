@@ -20,7 +20,6 @@ from lightning_omni.modules.metric_breakdown import metric_breakdown
 from lightning_omni.modules.sharding import (
     is_sharded,
     products_dtype,
-    reshard,
     shard_transformer,
 )
 from lightning_omni.nn.adapters import Lora
@@ -182,12 +181,6 @@ class MaskedDiffusionModule(L.LightningModule):
         has = modality >= 0
         self.nelbo_per_token.update(nelbo[has], tokens[has], modality[has])
         self.nelbo_per_code.update(nelbo[has], self._num_codes(batch)[has], modality[has])
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """Free weights that the pass gathered; what averages weights expects shares."""
-        reshard(self.backbone)
-
-    on_test_batch_end = on_validation_batch_end
 
     def segments(self, batch: Batch) -> SegmentLayout:
         """Return which tokens of a batch attend to each other."""

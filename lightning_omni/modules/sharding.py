@@ -205,13 +205,6 @@ def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
         value.copy_(sent)
 
 
-def reshard(network: nn.Module) -> None:
-    """Free what a pass without a backward pass left gathered."""
-    for module in network.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
 def is_sharded(module: nn.Module) -> bool:
     """Whether any weight is shared out over devices."""
     return any(isinstance(p, DTensor) for p in module.parameters()) or any(
