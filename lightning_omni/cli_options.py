@@ -171,6 +171,23 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
     return _inline(args, read)
 
 
+def take_option(args: list[str], name: str) -> str | None:
+    """Remove an option from arguments and return its value; None if it is not given.
+
+    Raises:
+        OmniError: If it has no value.
+    """
+    for i, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option == f"--{name}":
+            if not equals and i + 1 == len(args):
+                raise OmniError(f"--{name} needs a value")
+            value = value if equals else args[i + 1]
+            del args[i : i + (1 if equals else 2)]
+            return value
+    return None
+
+
 def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
     """Return arguments with each `--config FILE` of a trainer's verb replaced by its content.
 
