@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_omni.callbacks.first_process import FirstProcess
 from lightning_omni.callbacks.tensorboard_media import MediaLog
 from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
@@ -44,6 +45,11 @@ class Samples(L.Callback):
         self.every_n_steps, self.num_per_task, self.seed = every_n_steps, num_per_task, seed
         self.last_step = 0
         self._parts: dict[str, Any] = {}
+        self._first_process = FirstProcess()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prepare for others to wait while the first process draws samples."""
+        self._first_process.join()
 
     def on_train_batch_end(
         self,
@@ -66,8 +72,12 @@ class Samples(L.Callback):
         self.last_step = trainer.global_step
         data = trainer.datamodule  # type: ignore[attr-defined]
         takes_part = trainer.is_global_zero or is_sharded(pl_module)  # a pass gathers from all
-        if not (takes_part and isinstance(data, OmniData)):
-            return
+        if isinstance(data, OmniData):
+            with self._first_process.others_wait():
+                if takes_part:
+                    self._draw(trainer, pl_module, data)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, data: OmniData) -> None:
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)
         omni = self._omni(data, pl_module)

@@ -168,4 +168,8 @@ def load_recognizer(tasks: Sequence[str]) -> Recognizer | None:
     Raises:
         OmniError: If it is not installed.
     """
-    return WhisperRecognizer() if any(needs_recognizer(task) for task in tasks) else None
+    if not any(needs_recognizer(task) for task in tasks):
+        return None
+    import jiwer  # noqa: F401  errors of transcripts are counted last; its lack is told first
+
+    return WhisperRecognizer()

@@ -25,6 +25,7 @@ from lightning_omni.generation.config import (
     ModalityDefaults,
     Precision,
     modality_defaults,
+    products_dtype,
 )
 from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
 from lightning_omni.generation.denoiser import conditional, guided
@@ -291,7 +292,7 @@ class PartGenerator:
             self.backbone,
             packed,
             mask_token_id=self.vocab.mask_token_id,
-            dtype=getattr(torch, precision),
+            dtype=products_dtype(precision, self.device),
         )
         allowed, positions = self.allowed.allowed[0], packed.response_positions
         log_p = denoise(packed.ids, positions)(positions, allowed).log_softmax(-1)
@@ -313,7 +314,7 @@ class PartGenerator:
         options: dict[str, Any] = {
             "mask_token_id": self.vocab.mask_token_id,
             "cache_interval": config.cache_interval or defaults.cache_interval,
-            "dtype": getattr(torch, config.precision),
+            "dtype": products_dtype(config.precision, self.device),
         }
         if not scale:
             return conditional(self.backbone, packed, **options)
