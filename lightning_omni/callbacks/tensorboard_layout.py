@@ -30,6 +30,7 @@ LAYOUT: Layout = {
     "Speed": {
         "Per second": _lines("perf/(useful_)?tokens_per_s", "perf/samples_per_s"),
         "Seconds per step": _lines("perf/(data_wait|compute|forward|backward|update)_s"),
+        "Model FLOPs utilization": _lines("perf/mfu"),
         "Peak memory, GB": _lines("perf/peak_gb"),
     },
 }
