@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
+from lightning_omni.callbacks.hyper_parameters import write_hyper_parameters
 from lightning_omni.callbacks.step_times import StepTimes
 from lightning_omni.callbacks.tensorboard_layout import write_layout
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -87,7 +88,7 @@ class Throughput(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Arrange the charts of the run, and look at the device."""
-        write_layout(trainer)
+        write_layout(trainer, pl_module)
         device = trainer.strategy.root_device
         self.times = StepTimes(device)
         if isinstance(pl_module, MaskedDiffusionModule) and device.type == "cuda":
@@ -95,6 +96,11 @@ class Throughput(L.Callback):
             is_whole = all(weight.requires_grad for weight in weights)
             name = torch.cuda.get_device_name(device)
             self.peak_flops = peak_flops(name) if is_whole else None
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the settings of the run beside its final metrics, evaluation included."""
+        if stage == "fit":
+            write_hyper_parameters(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -133,12 +133,8 @@ def test_windows_has_no_peak_of_memory(monkeypatch):
     again = importlib.util.module_from_spec(throughput.__spec__)
     throughput.__spec__.loader.exec_module(again)
     assert again.peak_memory_gb(torch.device("cpu")) is None
-    values, trainer = (
-        {},
-        SimpleNamespace(
-            strategy=SimpleNamespace(root_device=torch.device("cpu")), loggers=[], global_step=1
-        ),
-    )
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer = SimpleNamespace(strategy=strategy, loggers=[], global_step=1)
     callback = again.Throughput()
     callback.steps = callback.samples = callback.compute_s = 1
     callback._log(trainer)
