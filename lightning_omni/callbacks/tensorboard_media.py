@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,6 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from lightning_omni.callbacks.spectrogram import spectrogram
+
+Wave = NDArray[np.float32] | Tensor
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +47,19 @@ class MediaLog:
         pixels = torch.from_numpy(np.array(sheet))
         self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
 
-    def audio(self, tag: str, wave: NDArray[np.float32] | Tensor, sample_rate: int) -> None:
+    def audio(self, tag: str, wave: Wave, sample_rate: int) -> None:
         """Write mono audio, made finite, clamped and cut to `MAX_SECONDS`; skip empty audio."""
-        sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
-        sound = sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)
+        sound = _playable(wave, sample_rate)
         if self.writer is None or len(sound) == 0:
             return
         self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
+
+    def spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
+        """Write spectrograms of what `audio` would write, left to right; skip empty audio."""
+        if self.writer is None:
+            return
+        sounds = [_playable(wave, sample_rate) for wave in waves]
+        self.images(tag, [spectrogram(sound, sample_rate) for sound in sounds if len(sound)])
 
     def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
         """Write a Markdown table; cells are escaped."""
@@ -66,3 +76,8 @@ class MediaLog:
         except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             self.failures += 1
             log.warning("could not write to TensorBoard: %s", error)
+
+
+def _playable(wave: Wave, sample_rate: int) -> Tensor:
+    sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
+    return sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)
