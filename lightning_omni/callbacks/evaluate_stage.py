@@ -30,9 +30,6 @@ class EvaluateStage(L.Callback):
         gallery: examples per task whose media are kept as files.
         seed: seed of the choice of examples, of sampling and of confidence intervals.
         tasks: tasks to evaluate; None takes those of the stage that have a scorer.
-
-    Attributes:
-        latest: values logged last.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class EvaluateStage(L.Callback):
     ) -> None:
         self.splits, self.limit, self.speech_limit = splits, limit, speech_limit
         self.gallery, self.seed, self.tasks = gallery, seed, tasks
-        self.latest: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fail now rather than after hours if the recognizer is missing."""
@@ -79,9 +75,9 @@ class EvaluateStage(L.Callback):
             gallery=self.gallery,
             continuous_speech=data.continuous_speech,
         )
-        self.latest = primary_values(results["rows"])
+        values = primary_values(results["rows"])
         for logger in trainer.loggers:
-            logger.log_metrics(self.latest, step=trainer.global_step)
+            logger.log_metrics(values, step=trainer.global_step)
 
     def _tasks_to_evaluate(self, data: OmniData) -> list[str]:
         return self.tasks or [task for task in data.tasks if task_named(task).scoring is not None]

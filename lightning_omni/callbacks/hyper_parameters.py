@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from lightning_omni.callbacks.evaluate_stage import EvaluateStage
+from lightning_omni.modalities import MODALITIES
+from lightning_omni.tasks import TASKS
 
 _OF_TRAINER = (
     "max_steps",
@@ -23,50 +23,46 @@ _OF_TRAINER = (
     "gradient_clip_val",
 )
 _KEPT = ("seed_everything", "data.", "model.", *(f"trainer.{name}" for name in _OF_TRAINER))
-_OUTCOMES = re.compile("val/|val_(loss_unweighted|loss_task|acc|acc_task)/|tokenizer/")
+
+METRICS = (
+    "val/loss",
+    *(f"val_{kind}/{name}" for kind in ("loss_unweighted", "acc") for name in MODALITIES),
+    "tokenizer/image/psnr_db",
+    "tokenizer/image/ssim",
+    "tokenizer/image/usage",
+    "tokenizer/speech/mel_l1",
+    "tokenizer/speech/usage_q0",
+    *(f"eval/{t.name}_test_iid/{t.scoring.metric}" for t in TASKS if t.scoring is not None),
+    *(f"val_{kind}/{t.name}" for kind in ("loss_task", "acc_task") for t in TASKS),
+)
+"""Columns of the page. They are the same in all runs, as TensorBoard reads those of one run; what a
+run did not log stays empty."""
 
 Value = bool | int | float | str
 
 
 def write_hyper_parameters(trainer: L.Trainer) -> None:
-    """Write the recipe's settings and the last value of each metric, on the first process only.
+    """Write the recipe's settings, and that their results are the last values of `METRICS`.
 
-    Metrics are those of the last validation, of codebooks and reconstructions, and of
-    `EvaluateStage`, under the tags they were logged by; those of mask ratios are left out. A run
-    without a recipe, or without TensorBoard, writes nothing.
+    On the first process only. A run without a recipe, or without TensorBoard, writes nothing.
     """
     loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
-    settings = settings_of_run(trainer)
-    if not loggers or not settings or not trainer.is_global_zero:
+    if not loggers or not trainer.is_global_zero:
         return
-    metrics = {
-        name: float(value)
-        for name, value in trainer.callback_metrics.items()
-        if _OUTCOMES.match(name)
-    }
-    for callback in _callbacks(trainer):
-        if isinstance(callback, EvaluateStage):
-            metrics |= callback.latest
-    for logger in loggers:
-        for summary in hparams(settings, metrics):  # type: ignore[no-untyped-call]
+    settings = settings_of_run(trainer)
+    for logger in loggers if settings else []:
+        # the second argument names the metrics; their values are those that were logged
+        for summary in hparams(settings, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
             logger.experiment.file_writer.add_summary(summary)
 
 
 def settings_of_run(trainer: L.Trainer) -> dict[str, Value]:
     """Return the settings of the recipe as `model.optimizer.lr`; empty without a recipe."""
-    for callback in _callbacks(trainer):
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, SaveConfigCallback):
-            return {
-                name: value
-                for name, value in _flat(callback.config.as_dict(), "")
-                if name.startswith(_KEPT)
-            }
+            found = _flat(callback.config.as_dict(), "")
+            return {name: value for name, value in found if name.startswith(_KEPT)}
     return {}
-
-
-def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
-    found: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return found
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Value]]:

@@ -19,9 +19,14 @@ def _both(name: str) -> list[str | list[str]]:
     return _lines(f"train{name}", f"val{name}")
 
 
+# charts of both layouts are the same, as TensorBoard shows those of all runs on one page
 _OPTIMIZATION = {
-    "Learning rate": _lines("optim/lr(_group[0-9]+)?"),
-    "Gradient norm before clipping": _lines("optim/grad_norm"),
+    "Learning rate": _lines("optim/lr(_critic)?(_group[0-9]+)?"),
+    "Gradient norm before clipping": _lines("optim/grad_norm(_critic)?"),
+}
+_STEP = {
+    "Seconds per step": _lines("perf/(data_wait|compute|forward|backward|update)_s"),
+    "Peak memory, GB": _lines("perf/peak_gb"),
 }
 
 LAYOUT: Layout = {
@@ -36,10 +41,9 @@ LAYOUT: Layout = {
     },
     "Optimization": _OPTIMIZATION,
     "Speed": {
-        "Per second": _lines("perf/(useful_)?tokens_per_s"),
-        "Seconds per step": _lines("perf/(data_wait|compute|forward|backward|update)_s"),
+        "Tokens per second": _lines("perf/(useful_)?tokens_per_s"),
+        **_STEP,
         "Model FLOPs utilization": _lines("perf/mfu"),
-        "Peak memory, GB": _lines("perf/peak_gb"),
     },
 }
 """Charts of a joint stage; those of what a device does not log stay empty."""
@@ -57,8 +61,7 @@ TOKENIZER_LAYOUT: Layout = {
     "Optimization": _OPTIMIZATION,
     "Speed": {
         "Samples per second": _lines("perf/samples_per_s"),
-        "Seconds per step": _lines("perf/(data_wait|compute)_s"),
-        "Peak memory, GB": _lines("perf/peak_gb"),
+        **_STEP,
     },
 }
 """Charts of a run of a tokenizer."""

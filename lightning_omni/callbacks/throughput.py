@@ -153,15 +153,18 @@ class Throughput(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the gradient norm before clipping, and the learning rate."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(grads)
-            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            pl_module.log("optim/grad_norm", norm, batch_size=1)
-            pl_module.log("optim/lr", optimizer.param_groups[0]["lr"], batch_size=1)
-            for k, group in enumerate(optimizer.param_groups[1:], start=1):
-                pl_module.log(f"optim/lr_group{k}", group["lr"], batch_size=1)
+        """Log the gradient norm before clipping, and the learning rate, of each optimizer."""
+        if (_batches_that_stepped(trainer) + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        suffix = "_critic" if optimizer in trainer.optimizers[1:] else ""
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None and id(p) in own]
+        norm = torch.nn.utils.get_total_norm(grads)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        pl_module.log(f"optim/grad_norm{suffix}", norm, batch_size=1)
+        for k, group in enumerate(optimizer.param_groups):
+            name = f"optim/lr{suffix}_group{k}" if k else f"optim/lr{suffix}"
+            pl_module.log(name, group["lr"], batch_size=1)
 
     def _log(self, trainer: L.Trainer) -> None:
         total_s = self.wait_s + self.compute_s
@@ -192,6 +195,11 @@ class Throughput(L.Callback):
             values["perf/mfu"] = self.flops / total_s / self.peak_flops
         shares = {TASK_NAMES[k]: n / self.tasks.total() for k, n in self.tasks.items()}
         return values | {f"data_task/{name}": share for name, share in shares.items()}
+
+
+def _batches_that_stepped(trainer: L.Trainer) -> int:
+    """Return the number by which Lightning decides whether what is logged now is written."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def peak_memory_gb(device: torch.device) -> float | None:

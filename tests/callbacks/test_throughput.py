@@ -1,5 +1,6 @@
 """What `Throughput` counts and measures, and that it asks no device for it."""
 
+import csv
 import importlib
 import sys
 from types import SimpleNamespace
@@ -146,7 +147,11 @@ def test_windows_has_no_peak_of_memory(monkeypatch):
 class _Line(L.LightningModule):
     def __init__(self):
         super().__init__()
-        self.layer = torch.nn.Linear(2, 1)
+        self.layer, self.norms = torch.nn.Linear(2, 1), []
+
+    def on_before_optimizer_step(self, optimizer):
+        grads = [p.grad for p in self.parameters()]
+        self.norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
     def training_step(self, batch, batch_idx):
         loss = self.layer(batch).square().mean()
@@ -171,11 +176,18 @@ def test_a_fit_without_tensorboard_goes_on_and_writes_no_events(tmp_path, has_cs
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(_Line(), torch.utils.data.DataLoader(torch.randn(8, 2), batch_size=2))
+    module = _Line()
+    trainer.fit(module, torch.utils.data.DataLoader(torch.randn(8, 2), batch_size=2))
     assert trainer.global_step == 4
     assert callback.latest["perf/samples_per_s"] > 0
     assert not list(tmp_path.rglob("events.out*"))
     found = list(tmp_path.rglob("metrics.csv"))
     assert len(found) == has_csv
     if has_csv:
-        assert "perf/samples_per_s" in found[0].read_text()
+        with found[0].open() as file:
+            rows = list(csv.DictReader(file))
+        assert [float(r["perf/samples_per_s"]) > 0 for r in rows if r["perf/samples_per_s"]]
+        norms = {int(r["step"]): r["optim/grad_norm"] for r in rows if r["optim/grad_norm"]}
+        assert list(norms) == [1, 3]
+        for step, norm in norms.items():  # of that step, not of an earlier one
+            assert float(norm) == pytest.approx(module.norms[step], rel=1e-4)
