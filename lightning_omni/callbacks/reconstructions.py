@@ -16,8 +16,8 @@ class Reconstructions(L.Callback):
     """Logs the first validation pictures or recordings with their reconstructions.
 
     Pictures appear as `reconstructions/real_then_decoded`, recordings as
-    `reconstructions/<number>_real` and `_decoded`, and side by side as spectrograms in
-    `reconstructions/<number>_spectrograms`.
+    `reconstructions/<number>_real` and `_decoded`, and as spectrograms, the original
+    above, in `reconstructions/<number>_spectrograms`.
 
     Args:
         num_samples: number of pictures or recordings.

@@ -34,9 +34,9 @@ class Samples(L.Callback):
 
     The request, the true answer (reference) and the model's answer stand side by side: as text in
     `text`, pictures in `real_then_generated`, and speech as sound in `<number>_request`,
-    `<number>_reference` and `<number>_answer` and as spectrograms, in this order, in
-    `<number>_spectrograms`. Given media are decoded from their codes, as the model knows them;
-    their sounds are written once.
+    `<number>_reference` and `<number>_answer` and as spectrograms, in this order from top to
+    bottom, in `<number>_spectrograms`. Given media are decoded from their codes, as the model knows
+    them; their sounds are written once.
 
     `denoise/image_strip` shows a picture after each denoising step, `denoise/commit_order` the step
     at which each of its tokens was committed (dark first), `denoise/text` a text step by step.

@@ -22,6 +22,8 @@ Wave = NDArray[np.float32] | Tensor
 log = logging.getLogger(__name__)
 
 MAX_SECONDS = 10
+GAP = 2
+"""Pixels between pictures."""
 
 
 class MediaLog:
@@ -34,16 +36,17 @@ class MediaLog:
         self.step = trainer.global_step
         self.failures = 0
 
-    def images(self, tag: str, pictures: list[Image.Image]) -> None:
-        """Write a row of pictures, left to right."""
+    def images(self, tag: str, pictures: list[Image.Image], *, stacked: bool = False) -> None:
+        """Write pictures in one, left to right, or if `stacked` top to bottom."""
         if self.writer is None or not pictures:
             return
-        height = max(p.height for p in pictures)
-        sheet = Image.new("RGB", (sum(p.width + 2 for p in pictures), height), "white")
-        left = 0
+        widths, heights = zip(*((p.width + GAP, p.height + GAP) for p in pictures), strict=True)
+        size = (max(widths), sum(heights)) if stacked else (sum(widths), max(heights))
+        sheet = Image.new("RGB", (size[0] - GAP, size[1] - GAP), "white")
+        at = 0
         for picture in pictures:
-            sheet.paste(picture, (left, 0))
-            left += picture.width + 2
+            sheet.paste(picture, (0, at) if stacked else (at, 0))
+            at += (picture.height if stacked else picture.width) + GAP
         pixels = torch.from_numpy(np.array(sheet))
         self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
 
@@ -55,11 +58,12 @@ class MediaLog:
         self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
 
     def spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
-        """Write spectrograms of what `audio` would write, left to right; skip empty audio."""
+        """Write spectrograms of what `audio` would write, top to bottom; skip empty audio."""
         if self.writer is None:
             return
         sounds = [_playable(wave, sample_rate) for wave in waves]
-        self.images(tag, [spectrogram(sound, sample_rate) for sound in sounds if len(sound)])
+        pictures = [spectrogram(sound, sample_rate) for sound in sounds if len(sound)]
+        self.images(tag, pictures, stacked=True)
 
     def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
         """Write a Markdown table; cells are escaped."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lightning_omni.callbacks import tensorboard_media
 from lightning_omni.callbacks.spectrogram import NUM_MELS, SCALE, spectrogram
@@ -29,7 +30,7 @@ def test_a_tone_after_silence_is_a_bright_line_at_its_height_and_time(hz, band):
     assert rows.max() > 120
 
 
-def test_spectrograms_stand_side_by_side_and_empty_audio_is_left_out(monkeypatch):
+def test_spectrograms_stand_above_each_other_and_empty_audio_is_left_out(monkeypatch):
     written = []
     writer = SimpleNamespace(
         add_image=lambda tag, pixels, step, dataformats: written.append(pixels)
@@ -40,5 +41,8 @@ def test_spectrograms_stand_side_by_side_and_empty_audio_is_left_out(monkeypatch
     media.writer = writer
     media.spectrograms("s", [_tone(500, 1.0), torch.zeros(0), np.full(160, np.nan)], RATE)
     (pixels,) = written
-    assert pixels.shape == (NUM_MELS * SCALE, (100 + 1) * SCALE + 4, 3)
+    assert pixels.shape == (2 * NUM_MELS * SCALE + 2, 100 * SCALE, 3)
     assert media.failures == 0
+    media.images("i", [Image.new("RGB", size, "red") for size in ((3, 5), (4, 2))])
+    assert written[-1].shape == (5, 3 + 2 + 4, 3)
+    assert written[-1][4].tolist() == [[255, 0, 0]] * 3 + [[255, 255, 255]] * 6
