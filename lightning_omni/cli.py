@@ -6,12 +6,15 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
 from lightning_omni.cli_help import (
+    EXPORT,
     FUNCTION_VERBS,
     PLAN,
     TRAINER_VERBS,
@@ -31,6 +34,7 @@ from lightning_omni.cli_options import (
     with_suggestion,
 )
 from lightning_omni.errors import OmniError, did_you_mean, sentence_behind
+from lightning_omni.files import check_free
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -134,6 +138,8 @@ def _run(verb: str, args: list[str]) -> int:
         build_cli(args)
     elif verb == PLAN:
         _plan(args[1:])
+    elif verb == EXPORT:
+        _export(parse_options(verb, args[1:]))
     elif verb in FUNCTION_VERBS:
         _import_function(verb)(**parse_options(verb, args[1:]))
     else:
@@ -154,6 +160,26 @@ def _plan(args: list[str]) -> None:
         cli = build_cli(args, run=False, with_trainer=False, options=PlanOptions)
     options = PlanOptions(**{f.name: cli.config[f.name] for f in fields(PlanOptions)})
     plan(cli.model, cli.datamodule, cli.config.trainer.as_dict(), options)
+
+
+def _export(options: dict[str, Any]) -> None:
+    """Export a model's folder, or a checkpoint with the recipe that its run wrote down."""
+    from lightning_omni.callbacks.export_checkpoint import (
+        export_checkpoint,
+        is_checkpoint,
+        recipe_beside,
+    )
+
+    model, export = Path(options["model"]), _import_function(EXPORT)
+    if not is_checkpoint(model):
+        export(**options)
+        return
+    check_free(options["output"])
+    recipe = ["--config", str(recipe_beside(model))]
+    cli = build_cli(recipe, run=False, with_trainer=False)
+    with tempfile.TemporaryDirectory() as folder:
+        export_checkpoint(model, cli.model, cli.datamodule, Path(folder))
+        export(**{**options, "model": Path(folder)})
 
 
 def parse_options(verb: str, args: list[str]) -> dict[str, Any]:

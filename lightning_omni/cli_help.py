@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lightning_omni.errors import OmniError
 from lightning_omni.signatures import Option, module_named, signature_of
 
-TRAINER, PLAN, PREP_DATA = "trainer", "plan", "prep-data"
+TRAINER, PLAN, PREP_DATA, EXPORT = "trainer", "plan", "prep-data", "export"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ VERBS = {
         f"{_OURS}interop.command",
         "import_checkpoint",
     ),
-    "export": Verb(
+    EXPORT: Verb(
         "share",
         "Write a model as a folder to share, in our format or Qwen2's, in half precision too.",
         f"{_OURS}interop.export",

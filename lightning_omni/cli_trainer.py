@@ -18,7 +18,9 @@ from lightning_omni.callbacks.defaults import (
     run_defaults,
 )
 from lightning_omni.cli_options import one_line, with_suggestion
+from lightning_omni.cli_precision import plugin_of, take_precision_rule
 from lightning_omni.errors import OmniError, check_within
+from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
 from lightning_omni.vocab import SHARED_SETTINGS
 
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
@@ -58,6 +60,7 @@ class OmniCLI(LightningCLI):
         options: type[object] | None,
     ) -> None:
         self.known, self.with_trainer, self.options = known, with_trainer, options
+        args, self.has_auto_precision = take_precision_rule(args)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
             super().__init__(
@@ -103,8 +106,13 @@ class OmniCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Add the logger and callbacks that the recipe does not name."""
         given: Any = self.config.get(str(self.subcommand), self.config)
+        parser = self._parser(self.subcommand)
+        plugin = plugin_of(given.trainer, has_rule=self.has_auto_precision)
+        if plugin is not None:
+            rule = {"precision": None, "plugins": [plugin]}
+            given.trainer.update(parser.parse_object({"trainer": rule}, given).trainer)
         defaults = run_defaults(given.trainer, given.model.class_path, given.run_defaults)
-        parsed = self._parser(self.subcommand).parse_object({"trainer": defaults}, given)
+        parsed = parser.parse_object({"trainer": defaults}, given)
         given.trainer.update(parsed.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -123,6 +131,8 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
             "this verb measures trained weights; give --ckpt_path with a .ckpt of a run"
         )
     if not path or path in CHECKPOINT_WORDS:
+        return
+    if is_checkpoint_folder(Path(path)):
         return
     if not Path(path).is_file():
         raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")

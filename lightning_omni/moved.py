@@ -34,6 +34,18 @@ REMOVED_MODULES: dict[str, str] = _TABLES["removed_modules"]
 """Old module that has no successor: what is there instead."""
 SETTINGS: dict[str, str] = _TABLES["settings"]
 """Old name of a setting of generation: its new name."""
+CLASSES = {
+    "lightning.pytorch.callbacks.EMAWeightAveraging": "lightning_omni.callbacks.ema.EMA",
+}
+"""Class of another package: ours, which takes its place."""
+CLASS_ARGUMENTS: dict[str, dict[str, str]] = {
+    "lightning_omni.callbacks.ema.EMA": {
+        "decay": "decay",
+        "update_every_n_steps": "every_n_steps",
+        "every_n_steps": "every_n_steps",
+    }
+}
+"""Class of ours that took another's place: arguments of either by their name now; others go."""
 REMOVED_SETTINGS: dict[str, Any] = _TABLES["removed_settings"]
 """Setting of generation that no longer exists: the value at which it changed nothing."""
 ARGUMENTS: dict[str, str] = _TABLES["arguments"]
@@ -84,17 +96,25 @@ def rename_class_paths(plain: Any) -> Any:
         return [rename_class_paths(value) for value in plain]
     if not isinstance(plain, dict):
         return plain
-    return {
+    renamed = {
         name: rename_class(value) if name == "class_path" else rename_class_paths(value)
         for name, value in plain.items()
     }
+    names = CLASS_ARGUMENTS.get(str(renamed.get("class_path")))
+    if plain.get("class_path") in CLASSES and names and isinstance(renamed.get("init_args"), dict):
+        given = renamed["init_args"]
+        renamed["init_args"] = {names[n]: given[n] for n in given if n in names}
+        for name in given:
+            if name not in names and given[name]:
+                log_once(logging.WARNING, "the argument '%s' of %s is ignored", name, "averaging")
+    return renamed
 
 
 def rename_class(path: Any) -> Any:
     """Return the dotted path of a class of this package as it is now; log a change once."""
-    if not (isinstance(path, str) and path.startswith(_PACKAGE)):
+    if not (isinstance(path, str) and (path.startswith(_PACKAGE) or path in CLASSES)):
         return path
-    new = resolve(path)
+    new = CLASSES[path] if path in CLASSES else resolve(path)
     if new != path:
         log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
     return new

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
@@ -41,7 +42,7 @@ class Pretrained(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the configuration from which `build` rebuilds this module, without its weights."""
-        cls = type(self)
+        cls = next(c for c in type(self).__mro__ if not issubclass(c, FSDPModule))
         args = {
             name: value.config() if isinstance(value, Pretrained) else value
             for name, value in self.__dict__.get("init_args", {}).items()

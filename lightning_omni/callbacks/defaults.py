@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from lightning.pytorch.callbacks import WeightAveraging
 
+from lightning_omni.callbacks.ema import EMA
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
@@ -62,7 +63,7 @@ def run_defaults(
         for default in _default_callbacks(trainer, module, names)
         if not any(issubclass(cls, _class_of(default)) for cls in classes)
     ]
-    is_averaging = [issubclass(cls, WeightAveraging) for cls in classes]
+    is_averaging = [issubclass(cls, EMA | WeightAveraging) for cls in classes]
     first = [c for c, is_first in zip(own, is_averaging, strict=True) if is_first]
     last = [c for c, is_first in zip(own, is_averaging, strict=True) if not is_first]
     return {"logger": logger, "callbacks": [*first, *added, *last]}

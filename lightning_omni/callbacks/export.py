@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
+from lightning_omni.callbacks.ema import EMA
 from lightning_omni.tokenizers.base import Tokenizer
 
 
@@ -25,7 +26,7 @@ class AveragesWhenSkipped(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Copy the averages if training was skipped."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeightAveraging) and not self.has_trained:
+            if isinstance(callback, EMA | WeightAveraging) and not self.has_trained:
                 callback.on_train_end(trainer, pl_module)
 
 

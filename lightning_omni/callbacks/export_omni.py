@@ -43,31 +43,52 @@ class ExportOmni(AveragesWhenSkipped):
             whole = trainer.strategy.lightning_module_state_dict()
         if not trainer.is_global_zero:
             return
-        weights = {
-            name.removeprefix(_BACKBONE): value
-            for name, value in whole.items()
-            if name.startswith(_BACKBONE)
-        }
-        backbone = merge_adapters(pl_module.backbone)
-        if backbone is not pl_module.backbone:
-            weights = backbone.state_dict()
-        seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
-        read = data.samples("tts", "train") if "tts" in data.tasks else []
-        voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
-        encoder = data.continuous_speech
-        write_model_folder(
-            Path(trainer.default_root_dir) / "export",
-            backbone,
-            weights,
-            data.template,
-            fit_lengths(chain.from_iterable(seen.values()), data.template),
-            voices=sorted(voices),
-            image_tokenizer=data.image_tokenizer,
-            speech_tokenizer=data.speech_tokenizer,
-            encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
-            file_tokenizers=data.file_tokenizers,
-            card=_card(data, pl_module, backbone, weights, trainer.global_step),
-        )
+        folder = Path(trainer.default_root_dir) / "export"
+        write_export(folder, pl_module, data, whole, steps=trainer.global_step)
+
+
+def write_export(
+    folder: Path,
+    module: MaskedDiffusionModule,
+    data: OmniData,
+    whole: dict[str, Tensor],
+    *,
+    steps: int,
+) -> None:
+    """Write a model's folder.
+
+    Args:
+        folder: Folder to write.
+        module: Module whose network it is.
+        data: Data it was trained on, set up.
+        whole: Weights of the module by name; adapters are taken from the module itself.
+        steps: Steps it was trained for.
+    """
+    weights = {
+        name.removeprefix(_BACKBONE): value
+        for name, value in whole.items()
+        if name.startswith(_BACKBONE)
+    }
+    backbone = merge_adapters(module.backbone)
+    if backbone is not module.backbone:
+        weights = backbone.state_dict()
+    seen = {task: data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks}
+    read = data.samples("tts", "train") if "tts" in data.tasks else []
+    voices = {str(s.meta["voice"]) for s in read if s.meta.get("voice")}
+    encoder = data.continuous_speech
+    write_model_folder(
+        folder,
+        backbone,
+        weights,
+        data.template,
+        fit_lengths(chain.from_iterable(seen.values()), data.template),
+        voices=sorted(voices),
+        image_tokenizer=data.image_tokenizer,
+        speech_tokenizer=data.speech_tokenizer,
+        encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
+        file_tokenizers=data.file_tokenizers,
+        card=_card(data, module, backbone, weights, steps),
+    )
 
 
 def _origin(init_from: str | list[str] | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
+from torch import nn
 
 from lightning_omni.nn.cpu import matmul_dtype
 
@@ -14,16 +16,38 @@ from lightning_omni.nn.cpu import matmul_dtype
 class BFloat16WhereFaster(Precision):
     """bfloat16 autocast on machines where it is faster, else float32; weights stay float32.
 
-    A recipe names it in `trainer.plugins` instead of setting `trainer.precision`.
+    A recipe asks for it by `trainer.precision: auto-bf16`. The machine's part is the device that
+    the trainer moves the module to.
+
+    Args:
+        always: autocast where it is slower, too. Unlike Lightning's plugin this one clips gradients
+            of fused optimizers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, always: bool = False) -> None:
         super().__init__()
-        self.device_type = "cuda" if torch.cuda.is_available() else "cpu"
-        self.is_faster = matmul_dtype(self.device_type) is torch.bfloat16
+        self.always = always
+        self.device_type: str | None = None
+        self.is_faster = False
+        self._module: weakref.ref[nn.Module] | None = None
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Forget the device, as another trainer may use another one."""
+        self.device_type = None
+        self._module = weakref.ref(module)
+        return module
 
     @contextmanager
     def forward_context(self) -> Generator[None, None, None]:
         """Run the forward pass under autocast if it is faster."""
+        if self.device_type is None:
+            self.device_type = self._device_of_module()
+            self.is_faster = self.always or matmul_dtype(self.device_type) is torch.bfloat16
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.is_faster):
             yield
+
+    def _device_of_module(self) -> str:
+        """Return the type of the device the trainer moved the module to; the CPU without one."""
+        module = self._module() if self._module is not None else None
+        parameter = None if module is None else next(module.parameters(), None)
+        return "cpu" if parameter is None else parameter.device.type

@@ -20,6 +20,7 @@ from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import ModelFolder
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.modules.sharding import is_sharded
 from lightning_omni.samplers.loop import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -72,7 +73,8 @@ class Samples(L.Callback):
     def _log_samples(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_step = trainer.global_step
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(data, OmniData):
+        takes_part = trainer.is_global_zero or is_sharded(pl_module)  # a pass gathers from all
+        if not (takes_part and isinstance(data, OmniData)):
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)

@@ -58,8 +58,15 @@ class ResumableData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the training stream, for checkpoints."""
-        return {"batches_used": self.batches_used}
+        world_size = self.stream_start["world_size"]
+        return {"batches_used": self.batches_used, "world_size": world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the position of the training stream, before the loaders are made."""
-        self.batches_used = int(state_dict["batches_used"])
+        """Restore the position of the training stream, before the loaders are made.
+
+        On another number of processes each one goes on behind the batches that all have used, to
+        the nearest whole batch of its own.
+        """
+        world_size = self.stream_start["world_size"]
+        used = int(state_dict["batches_used"]) * int(state_dict.get("world_size", world_size))
+        self.batches_used = used // world_size

@@ -69,7 +69,8 @@ def export_model(
     weights are copied bit by bit.
 
     Args:
-        model: Folder that training or import wrote; `bundled` is the model of the package.
+        model: Folder that training or import wrote, or a checkpoint in the folder of its run;
+            `bundled` is the model of the package.
         format: `safetensors` is our own format, tokenizers included; `hf` is the backbone alone in
             the layout of Qwen2 and Dream, for backbones of that shape.
         output: Folder to write; must not exist or must be empty.

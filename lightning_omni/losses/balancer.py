@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_omni.nn.codec.ranks import mean_over_ranks, world_size
+
 
 class GradientBalancer:
     """Rescales each loss's gradient at the model's output to its share of a unit norm.
@@ -30,9 +32,18 @@ class GradientBalancer:
         balanced = torch.zeros_like(output)
         for name, loss in losses.items():
             (grad,) = torch.autograd.grad(loss, output, retain_graph=True)
-            norm = self._running_norm(name, float(grad.norm(dim=-1).mean()))
+            norm = self._running_norm(name, float(mean_over_ranks(grad.norm(dim=-1).mean())))
             balanced += self.weights[name] / total * grad / (norm + 1e-12)
-        return balanced
+        # a sum over samples, which processes average
+        return balanced if world_size() == 1 else balanced * world_size()
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Return the running norms, for checkpoints."""
+        return {"norms": dict(self.norms), "corrections": dict(self.corrections)}
+
+    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+        """Restore the running norms."""
+        self.norms, self.corrections = dict(state["norms"]), dict(state["corrections"])
 
     def _running_norm(self, name: str, norm: float) -> float:
         """Return the bias-corrected exponential mean of a loss's gradient norm."""

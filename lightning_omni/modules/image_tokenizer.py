@@ -13,6 +13,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
+from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
 from lightning_omni.nn.codec.discriminators import PatchDiscriminator
 from lightning_omni.optim.schedule import (
     OptimizerFactory,
@@ -85,6 +86,10 @@ class ImageTokenizerModule(L.LightningModule):
 
     def training_step(self, images: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator once the adversarial loss has begun."""
+        with own_gradient_sync(self):
+            self._update(images)
+
+    def _update(self, images: Tensor) -> None:
         optimizers: Any = self.optimizers()
         schedules: Any = self.lr_schedulers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -167,6 +172,7 @@ class ImageTokenizerModule(L.LightningModule):
         self.toggle_optimizer(optimizer)
         optimizer.zero_grad()
         self.manual_backward(loss)
+        average_gradients(self, (p for group in optimizer.param_groups for p in group["params"]))
         self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         optimizer.step()
         self.untoggle_optimizer(optimizer)

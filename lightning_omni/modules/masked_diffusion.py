@@ -20,6 +20,7 @@ from lightning_omni.modules.metric_breakdown import metric_breakdown
 from lightning_omni.modules.sharding import is_sharded, products_dtype, shard_transformer
 from lightning_omni.nn.adapters import Lora
 from lightning_omni.nn.embedding import CodebookEmbedding
+from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.schedule import (
@@ -54,7 +55,8 @@ class MaskedDiffusionModule(L.LightningModule):
         init_from: Exported folder of the stage before or an imported checkpoint, or several in
             order of preference (`bundled` is the package's own model); None starts from random
             weights. See `load_initial`.
-        recompute_activations: Trade a second forward pass of each block for its memory.
+        recompute_activations: What of each block the backward pass computes again to save memory:
+            `none`, `selective` (all but matrix products and attention) or `full`; `true` is `full`.
         compile_pointwise: Compile the operations between matrix products; needs a C++ compiler on
             CPUs.
         nelbo_draws: Masks drawn of each test sample to estimate its NELBO.
@@ -78,7 +80,7 @@ class MaskedDiffusionModule(L.LightningModule):
         final_lr_share: float,
         noise_seed: int,
         init_from: str | list[str] | None = None,
-        recompute_activations: bool = False,
+        recompute_activations: Recomputation | bool = "none",
         compile_pointwise: bool = False,
         nelbo_draws: int = 16,
         lora: Lora | None = None,
@@ -102,7 +104,8 @@ class MaskedDiffusionModule(L.LightningModule):
         if lora is not None:
             lora.adapt(self.backbone)
         if recompute_activations:
-            self.backbone.recompute_activations()
+            chosen = "full" if recompute_activations is True else recompute_activations
+            self.backbone.recompute_activations(chosen)
         if compile_pointwise:
             self.backbone.compile_pointwise()
         self.forward_process = forward_process

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.fabric.utilities.optimizer import _optimizer_to_device
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -14,6 +16,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lightning_omni.errors import OmniError
+from lightning_omni.modules.checkpoint_folder import (
+    FolderWriter,
+    Keys,
+    gathered,
+    read_folder,
+    remove,
+    shared_out,
+)
 from lightning_omni.nn.transformer import Transformer
 
 
@@ -22,18 +32,29 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Args:
         save_distributed_checkpoint: Save a checkpoint as a folder to which every process writes its
-            share; else the first process gathers all and writes one file.
+            share; else the first process gathers all and writes one file. Either is resumed by
+            either, on any number of processes.
+        save_asynchronously: Train on while a folder is written.
         process_group_backend: Backend such as `nccl` or `gloo`; None for the device's own.
     """
 
     def __init__(
-        self, save_distributed_checkpoint: bool = True, process_group_backend: str | None = None
+        self,
+        save_distributed_checkpoint: bool = True,
+        save_asynchronously: bool = False,
+        process_group_backend: str | None = None,
     ) -> None:
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=save_distributed_checkpoint,
             process_group_backend=process_group_backend,
         )
+        self._writer = FolderWriter(is_asynchronous=save_asynchronously)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Whether optimizers are restored by `load_optimizer_state_dict`."""
+        return True
 
     def setup_environment(self) -> None:
         """Make the mesh of all processes.
@@ -49,6 +70,85 @@ class ShardedStrategy(ModelParallelStrategy):
             )
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return this process's share of the weights, with all names."""
+        assert self.lightning_module is not None  # noqa: S101
+        return dict(self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """Return this process's share of an optimizer's state, named as on one device."""
+        state: dict[str, Any] = optimizer.state_dict()
+        return state
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint with all its tensors, those of callbacks too.
+
+        The folder or file holds the same dictionary as a checkpoint of one device.
+        """
+        path = Path(self.broadcast(str(filepath)))
+        if self._save_distributed_checkpoint:
+            self._writer.write(checkpoint, path)
+            return
+        whole = gathered(checkpoint, keeps=self.is_global_zero)
+        if self.is_global_zero and path.is_dir():
+            remove(path)
+        Strategy.save_checkpoint(self, whole, path, storage_options)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Delete a checkpoint on the first process, not before its successor is complete."""
+        if self.is_global_zero:
+            self._writer.remove(Path(filepath))
+
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return a folder's or file's contents, tensors shared out as those of this run.
+
+        Raises:
+            OmniError: If the folder is incomplete.
+        """
+        path = Path(self.broadcast(str(checkpoint_path)))
+        self._writer.wait()
+        if path.is_dir():
+            return read_folder(path, self._counterpart())
+        whole = Strategy.load_checkpoint(self, path, weights_only)
+        return shared_out(whole, self._counterpart())
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        """Copy weights that are shared out into the module."""
+        Strategy.load_model_state_dict(self, checkpoint, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        """Copy states that are shared out into the optimizers."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
+            _optimizer_to_device(optimizer, self.root_device)
+
+    def teardown(self) -> None:
+        """Wait for the last checkpoint."""
+        self._writer.wait()
+        super().teardown()
+
+    def _counterpart(self) -> Any:
+        """Return how each tensor of a checkpoint is shared out: as the weight it belongs to."""
+        assert self.lightning_module is not None  # noqa: S101
+        weights = self.lightning_module.state_dict()
+        indexed = [
+            [p for group in optimizer.param_groups for p in group["params"]]
+            for optimizer in self.optimizers
+        ]
+
+        def find(path: Keys, shape: torch.Size) -> Tensor | None:
+            if path[0] == "optimizer_states" and path[2] == "state":
+                weight = indexed[path[1]][path[3]] if indexed else None
+            else:
+                weight = weights.get(str(path[-1]))
+            return weight if weight is not None and weight.shape == shape else None
+
+        return find
 
 
 def shard_transformer(
@@ -84,6 +184,13 @@ def is_sharded(module: nn.Module) -> bool:
     )
 
 
+def reshard(module: nn.Module) -> None:
+    """Free gathered weights, so that a module's parameters are the shares that training updates."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def gather_weights(module: nn.Module) -> dict[str, Tensor]:
     """Return whole weights and buffers on the CPU of the first process; nothing on the others.
 
@@ -97,8 +204,3 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
 def products_dtype(trainer: L.Trainer) -> torch.dtype | None:
     """Return the format of matrix products that the trainer's precision asks for."""
     return torch.bfloat16 if "bf16" in str(trainer.precision) else None
-
-
-def local_tensor(x: Any) -> Any:
-    """Return this process's share of a sharded tensor, or the tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x

@@ -17,8 +17,10 @@ from lightning_omni.losses.adversarial import (
 from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
+from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
 from lightning_omni.nn.codec.discriminators import STFTDiscriminator
 from lightning_omni.nn.codec.mel_codec import LogMel
+from lightning_omni.nn.codec.ranks import draw_normal, gather_ranks
 from lightning_omni.optim.schedule import (
     OptimizerFactory,
     build_optimizer,
@@ -98,6 +100,10 @@ class SpeechTokenizerModule(L.LightningModule):
 
     def training_step(self, wave: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator if there is one."""
+        with own_gradient_sync(self):
+            self._update(wave)
+
+    def _update(self, wave: Tensor) -> None:
         optimizers, schedules = self._as_lists()
         latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
@@ -119,13 +125,13 @@ class SpeechTokenizerModule(L.LightningModule):
         """Return the decoder's input, and the commitment loss."""
         if self.updates < self.continuous_steps:
             self._collect_latents(z)
-            noise = torch.randn(z.shape, generator=self.rng).to(z)
+            noise = draw_normal(z.shape, self.rng).to(z)
             return z + self.latent_noise * noise, z.new_zeros(())
         if self.updates == self.continuous_steps:
             self._fit_codebooks()
         quantized = self.tokenizer.quantizer(z, num_codebooks=self._draw_num_levels())
         if self.updates % RESTART_EVERY == 0:
-            self.tokenizer.quantizer.restart_dead(z.detach().flatten(0, 1), rng=self.rng)
+            self.tokenizer.quantizer.restart_dead(_all_vectors(z), rng=self.rng)
         return quantized.latents, quantized.commitment
 
     def _backward(self, wave: Tensor, rebuilt: Tensor, spectral: Tensor, inner: Tensor) -> None:
@@ -158,6 +164,7 @@ class SpeechTokenizerModule(L.LightningModule):
         self.log("train_loss/critic", loss.detach(), batch_size=len(wave))
 
     def _optimizer_step(self, optimizer: Any, schedule: Any) -> None:
+        average_gradients(self, (p for group in optimizer.param_groups for p in group["params"]))
         self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         optimizer.step()
         self.untoggle_optimizer(optimizer)
@@ -180,7 +187,9 @@ class SpeechTokenizerModule(L.LightningModule):
         used = self.tokenizer.quantizer.decode(quantized.codes[..., : self.tokenizer.num_codebooks])
         rebuilt, _ = self.tokenizer.decoder(used)
         distance = F.l1_loss(self.log_mel(rebuilt), self.log_mel(wave))
-        self.log("tokenizer/speech/mel_l1", distance, prog_bar=True, batch_size=len(wave))
+        self.log(
+            "tokenizer/speech/mel_l1", distance, prog_bar=True, batch_size=len(wave), sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log usage, perplexity and dead codes of each level."""
@@ -212,6 +221,7 @@ class SpeechTokenizerModule(L.LightningModule):
             "updates": self.updates,
             "rng": self.rng.get_state(),
             "latents": self.latents,
+            "balancer": self.balancer.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -219,6 +229,8 @@ class SpeechTokenizerModule(L.LightningModule):
         state = checkpoint["speech_tokenizer"]
         self.updates, self.latents = state["updates"], state["latents"]
         self.rng.set_state(state["rng"])
+        if "balancer" in state:
+            self.balancer.load_state_dict(state["balancer"])
 
     def _draw_num_levels(self) -> int:
         """Return the number of levels to use: all, or a random number."""
@@ -228,8 +240,8 @@ class SpeechTokenizerModule(L.LightningModule):
         return levels
 
     def _collect_latents(self, z: Tensor) -> None:
-        """Keep the newest latent vectors for the codebooks."""
-        self.latents.append(z.detach().flatten(0, 1).float())
+        """Keep the newest latent vectors, those of all processes, for the codebooks."""
+        self.latents.append(_all_vectors(z).float())
         while sum(map(len, self.latents[1:])) >= self.kmeans_vectors:
             self.latents.pop(0)
 
@@ -237,3 +249,8 @@ class SpeechTokenizerModule(L.LightningModule):
         vectors = torch.cat(self.latents)
         self.tokenizer.quantizer.initialise(vectors, iterations=12, rng=self.rng)
         self.latents = []
+
+
+def _all_vectors(z: Tensor) -> Tensor:
+    """Return the latent vectors of the batches of all processes, Float[V D]."""
+    return gather_ranks(z.detach().flatten(0, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -14,6 +16,7 @@ from lightning_omni.nn.cpu import to_autocast_dtype
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.kv_cache import KVCache
+from lightning_omni.nn.recomputation import Recomputation, checkpoint_arguments
 from lightning_omni.nn.rotary import RotaryEmbedding
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
@@ -125,7 +128,7 @@ class Transformer(Pretrained):
                 "isolated prompt cannot score the first token of the response; set only one"
             )
         self.isolate_prompt, self.right_shift_logits = isolate_prompt, right_shift_logits
-        self.recomputes = False
+        self.recomputation: Recomputation = "none"
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
                 f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
@@ -158,12 +161,21 @@ class Transformer(Pretrained):
             None if continuous_dim is None else FeatureProjector(continuous_dim, dim)
         )
 
-    def recompute_activations(self) -> None:
-        """Keep only each block's input for the backward pass and recompute the rest.
+    @property
+    def recomputes(self) -> bool:
+        """Whether blocks are recomputed whole."""
+        return self.recomputation == "full"
 
-        Source: arXiv:1604.06174.
+    def recompute_activations(self, recomputation: Recomputation = "full") -> None:
+        """Keep less of each block for the backward pass and recompute the rest.
+
+        Args:
+            recomputation: `full` keeps the inputs of blocks; `selective` keeps the results of
+                matrix products and attention, too.
+
+        Source: arXiv:1604.06174; selective, arXiv:2205.05198.
         """
-        self.recomputes = True
+        self.recomputation = recomputation
 
     def compile_pointwise(self) -> None:
         """Compile the pointwise operations between matrix products: norms and SwiGLU."""
@@ -218,11 +230,12 @@ class Transformer(Pretrained):
         if shift is not None and positions is not None:
             positions, shift = shift[positions], None
         caches = cache.layers if cache is not None else [None] * len(self.blocks)
-        recomputes = self.recomputes and torch.is_grad_enabled()
+        recomputes = self.recomputation != "none" and torch.is_grad_enabled()
+        again = partial(checkpoint, **checkpoint_arguments(self.recomputation))
         for number, (block, layer) in enumerate(zip(self.blocks, caches, strict=True), 1):
             wanted = positions if number == len(self.blocks) else None
             if recomputes:
-                x = checkpoint(block, x, cos, sin, layout, layer, wanted, use_reentrant=False)
+                x = again(block, x, cos, sin, layout, layer, wanted)
             else:
                 x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)

@@ -46,9 +46,6 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, objec
 
     The `kind` of a group is for optimizers that treat them differently: `matrices` map vectors to
     vectors, `tables` hold one vector per id, `filters` are convolutions.
-
-    Raises:
-        OmniError: If there is a decay but no matrix, as where FSDP flattens weights.
     """
     by_kind: dict[str, list[nn.Parameter]] = {k: [] for k in ("matrices", "tables", "filters")}
     vectors = []
@@ -61,11 +58,6 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, objec
             by_kind["filters"].append(p)
         else:
             by_kind["tables" if "embedding" in name else "matrices"].append(p)
-    if weight_decay and not any(by_kind.values()):
-        raise OmniError(
-            f"weight_decay is {weight_decay} but all weights are flat, so weights to decay "
-            "cannot be told; set model.weight_decay: 0, or train without FSDP"
-        )
     groups: list[dict[str, object]] = [
         {"params": found, "weight_decay": weight_decay, "kind": kind}
         for kind, found in by_kind.items()

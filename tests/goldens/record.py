@@ -66,6 +66,7 @@ RECIPES = {
 is resumed. Another kind of CPU trains other tokenizers, whose codes then differ."""
 KEPT = (
     "EMAWeightAveraging",
+    "EMA",
     "HealthMonitor",
     "Throughput",
     "ExportTokenizer",

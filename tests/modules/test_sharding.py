@@ -1,83 +1,77 @@
-"""A model that processes share has the loss, and the clipped gradient, of the whole one."""
+"""A network shared out over processes has the loss and the updates of the whole one."""
 
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from several_processes import run_processes
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
-from lightning_omni.errors import OmniError
-from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.nn.transformer import Block
-from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.modules.sharding import gather_weights, is_sharded, reshard, shard_transformer
+from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.studies.bench.train import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
 
 SHAPE = Shape(dim=64, num_layers=2, vocab_size=200, tokens=120, longest=80, recomputes=True)
-CLIP = 0.1
+SHAPES = [(6, 4), (5, 8), (1, 8), (6, 4)]  # rows that three processes share out unequally
 
 
-class Loss(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.backbone = network
-
-    def forward(self, samples):
-        return our_loss(self.backbone, samples, SHAPE)
-
-
-def share(rank, folder):
-    """What each of two processes does."""
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+def bf16_step(rank):
     network = make_network(SHAPE, seed=0)
     samples = make_samples(SHAPE, rng=torch.Generator().manual_seed(0))
-    whole = our_loss(network, samples, SHAPE)
-    whole.backward()
-    before = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()])
-    network.zero_grad()
-    policy = ModuleWrapPolicy({Block})
-    shared = FullyShardedDataParallel(
-        Loss(network), auto_wrap_policy=policy, use_orig_params=True, device_id=torch.device("cpu")
-    )
-    optimizer = torch.optim.SGD(network.parameters())
-    loss = shared(samples)
+    before = network.rotary.inv_freq(torch.device("cpu")).clone()
+    with torch.no_grad():
+        whole = float(our_loss(network, samples, SHAPE))
+    shard_transformer(network, init_device_mesh("cpu", (2,)), dtype=torch.bfloat16)
+    loss = our_loss(network, samples, SHAPE)
     loss.backward()
-    torch.testing.assert_close(loss, whole)
-    trained = SimpleNamespace(trainer=SimpleNamespace(strategy=SimpleNamespace(model=shared)))
-    MaskedDiffusionModule.configure_gradient_clipping(trained, optimizer, CLIP)
-    own = [p.grad for p in network.parameters() if p.grad is not None and p.grad.numel()]
-    squares = torch.stack([g.pow(2).sum() for g in own]).sum()
-    dist.all_reduce(squares)
-    assert before > CLIP
-    torch.testing.assert_close(squares.sqrt(), torch.tensor(CLIP), rtol=1e-3, atol=0)
-    with pytest.raises(OmniError, match="all weights are flat"):
-        decay_groups(network, 0.1)
-    dist.destroy_process_group()
+    reshard(network)
+    frequencies = network.rotary.inv_freq(torch.device("cpu"))
+    own = sum(p.to_local().numel() for p in network.parameters())
+    return {
+        "is_sharded": is_sharded(network),
+        "difference": float(loss.detach()) / whole - 1,
+        "frequencies": frequencies.dtype is torch.float32 and torch.equal(before, frequencies),
+        "share": own / sum(p.numel() for p in network.parameters()),
+        "gathered": sorted(gather_weights(network)) if rank == 0 else gather_weights(network),
+    }
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_model(tmp_path):
-    torch.multiprocessing.spawn(share, args=(str(tmp_path),), nprocs=2)
+def test_a_step_in_bfloat16_keeps_the_frequencies_in_float32(tmp_path):
+    first, second = run_processes(bf16_step, 2, tmp_path, joins=True)
+    assert first["is_sharded"]
+    assert abs(first["difference"]) < 2e-2
+    assert first["frequencies"]
+    assert 0.4 < first["share"] < 0.6
+    assert first["gathered"] == sorted(make_network(SHAPE, seed=0).state_dict())
+    assert not second["gathered"]
 
 
-def test_without_sharing_lightning_clips():
-    called = []
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    trained = SimpleNamespace(
-        trainer=SimpleNamespace(strategy=SimpleNamespace(model=nn.Linear(1, 1))),
-        clip_gradients=lambda *given: called.append(given),
-    )
-    MaskedDiffusionModule.configure_gradient_clipping(trained, optimizer, 0.5, "norm")
-    assert called == [(optimizer, 0.5, "norm")]
+def muon_steps(rank, *, processes=None):
+    """Weights after three updates, sharded over the processes or whole."""
+    rng = torch.Generator().manual_seed(3)
+    mesh = processes and init_device_mesh("cpu", (processes,))
+
+    def placed(value):
+        return distribute_tensor(value, mesh, src_data_rank=None) if mesh else value
+
+    weights = [placed(torch.randn(shape, generator=rng)).requires_grad_() for shape in SHAPES]
+    bias = placed(torch.randn(7, generator=rng)).requires_grad_()
+    groups = [
+        {"params": weights, "weight_decay": 0.1, "kind": "matrices"},
+        {"params": [bias], "weight_decay": 0.0, "kind": "vectors"},
+    ]
+    optimizer = MuonAdamW(groups, lr=0.1)
+    for _ in range(3):
+        for p in (*weights, bias):
+            p.grad = placed(torch.randn(p.shape, generator=rng))
+        optimizer.step()
+    return [(p.full_tensor() if mesh else p).detach() for p in (*weights, bias)]
 
 
-def test_weights_that_are_flat_cannot_be_decayed():
-    flat = nn.Module()
-    flat.weight = nn.Parameter(torch.zeros(6))
-    with pytest.raises(OmniError, match=r"weight_decay is 0\.1 but all weights are flat"):
-        decay_groups(flat, 0.1)
-    assert [group["kind"] for group in decay_groups(flat, 0.0)] == ["vectors"]
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_sharded_update_of_muon_is_the_whole_one(tmp_path, processes):
+    found = run_processes(partial(muon_steps, processes=processes), processes, tmp_path, joins=True)
+    for sharded, whole in zip(found[0], muon_steps(0), strict=True):
+        torch.testing.assert_close(sharded, whole, rtol=1e-6, atol=1e-7)

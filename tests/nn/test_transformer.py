@@ -1,6 +1,9 @@
+from collections import Counter
+
 import pytest
 import torch
 from small_models import SMALL
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.rotary import RotaryEmbedding
@@ -110,6 +113,40 @@ def gradients(model, ids, layout, *, dtype):
         loss = model.logits(model(ids, position_ids(list(layout.lengths)), layout)).square().mean()
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+class Count(TorchDispatchMode):
+    """How often each operation is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recomputation", ["none", "selective", "full"])
+def test_selective_recomputation_repeats_all_but_products_and_attention(rng, recomputation):
+    model, plain = tiny(), tiny()
+    model.recompute_activations(recomputation)
+    ids = torch.randint(0, 50, (12,), generator=rng)
+    layout = SegmentLayout.from_lengths([7, 5], device="cpu")
+    _, wanted = gradients(plain, ids, layout, dtype=torch.float32)
+    with Count() as all_of_it:
+        _, found = gradients(model, ids, layout, dtype=torch.float32)
+    torch.testing.assert_close(found, wanted)
+    with Count() as one_pass, torch.no_grad():
+        model(ids, position_ids([7, 5]), layout)
+    layers = len(model.blocks)
+    attention = [name for name in one_pass.calls if "scaled_dot_product" in name]
+    assert one_pass.calls["silu"] == layers
+    assert all_of_it.calls["silu"] == layers * (1 if recomputation == "none" else 2)
+    assert attention
+    for name in attention:
+        again = 2 if recomputation == "full" else 1
+        assert all_of_it.calls[name] == again * one_pass.calls[name]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

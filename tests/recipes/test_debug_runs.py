@@ -182,7 +182,7 @@ def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
 
 
 def test_an_experiment_trains_what_its_variants_share_once_and_resumes(workplace):
-    short_recipe(Path("short.yaml"), 3, "ModelCheckpoint", "EMAWeightAveraging", "ExportOmni")
+    short_recipe(Path("short.yaml"), 3, "ModelCheckpoint", "EMA", "ExportOmni")
     variants = {"base": {}, "few.steps": {"sampling": {"num_steps": 1}}}
     assert experiment("two", "short.yaml", variants) == 0
     (run,) = Path("experiments/trained").iterdir()

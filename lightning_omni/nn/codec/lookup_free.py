@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_omni.nn.codec.ranks import mean_over_ranks
+
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
@@ -52,6 +54,8 @@ class LookupFreeQuantizer(nn.Module):
         signs = torch.where(z > 0, 1.0, -1.0).to(z.dtype)
         probability = torch.sigmoid(4 * z.float())
         mean = probability.mean((0, 2, 3))
+        if self.training and torch.is_grad_enabled():
+            mean = mean_over_ranks(mean)
         return Quantized(
             latents=z + (signs - z).detach(),
             codes=self.codes(z),

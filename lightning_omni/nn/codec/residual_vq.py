@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from encodec.quantization.core_vq import ResidualVectorQuantization
+from encodec.quantization.core_vq import ResidualVectorQuantization, laplace_smoothing
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from lightning_omni.nn.codec.ranks import sum_over_ranks, world_size
 from lightning_omni.pretrained import Pretrained
 
 
@@ -65,7 +66,10 @@ class ResidualQuantizer(Pretrained):
         """Quantize with the first `num_codebooks` codebooks; training mode updates them."""
         with torch.autocast(z.device.type, enabled=False):
             frames = z.float().transpose(1, 2)
+            before = self._averages() if self.training and world_size() > 1 else None
             quantized, codes, losses = self.layers(frames, n_q=num_codebooks)
+            if before is not None:
+                self._count_all_ranks(before, num_codebooks)
         latents = quantized.transpose(1, 2)
         latents = z + (latents - z).detach()
         return QuantizedFrames(latents, codes.permute(1, 2, 0), losses[0].mean())
@@ -79,6 +83,33 @@ class ResidualQuantizer(Pretrained):
         """Return the sum of the codebook vectors."""
         quantized: Tensor = self.layers.decode(codes.permute(2, 0, 1))
         return quantized.transpose(1, 2)
+
+    def _averages(self) -> list[Tensor]:
+        """Return the moving counts, then the moving sums, of all levels."""
+        books = [layer._codebook for layer in self.layers.layers]
+        return [*(b.cluster_size.clone() for b in books), *(b.embed_avg.clone() for b in books)]
+
+    @torch.no_grad()
+    def _count_all_ranks(self, before: list[Tensor], num_codebooks: int) -> None:
+        """Update the codebooks by the vectors of all processes, as `encodec` does by one's.
+
+        Args:
+            before: moving averages before the update, equal on all processes.
+            num_codebooks: number of levels that the batch used.
+        """
+        added = [now - old for now, old in zip(self._averages(), before, strict=True)]
+        sum_over_ranks(added)
+        for level, layer in enumerate(self.layers.layers[:num_codebooks]):
+            book = layer._codebook
+            for value, index in (
+                (book.cluster_size, level),
+                (book.embed_avg, level + len(self.layers.layers)),
+            ):
+                # each process decayed the old average once
+                decayed = before[index] * ((world_size() - 1) * (1 - book.decay))
+                value.copy_(before[index] + added[index] + decayed)
+            smoothed = laplace_smoothing(book.cluster_size, book.codebook_size, book.epsilon)
+            book.embed.copy_(book.embed_avg / (smoothed * book.cluster_size.sum())[:, None])
 
     @property
     def codebooks(self) -> Float[Tensor, "Q K D"]:

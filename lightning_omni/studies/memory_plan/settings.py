@@ -99,7 +99,9 @@ def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
         weights=weights,
         products=products,
         is_sharded=any("fsdp" in name.lower() for name in _classes(trainer["strategy"])),
-        has_ema=any("WeightAveraging" in name for name in _classes(trainer["callbacks"])),
+        has_ema=any(
+            name.endswith(("EMA", "WeightAveraging")) for name in _classes(trainer["callbacks"])
+        ),
     )
 
 

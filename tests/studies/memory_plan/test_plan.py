@@ -105,7 +105,7 @@ def test_settings_follow_the_trainer_s():
         "devices": 4,
         "num_nodes": 2,
         "strategy": "fsdp",
-        "callbacks": [{"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}],
+        "callbacks": [{"class_path": "lightning_omni.callbacks.ema.EMA"}],
     }
     found = read_settings({**TRAINER, **changed})
     assert (found.devices, found.is_sharded, found.has_ema) == (8, True, True)

@@ -1,0 +1,91 @@
+"""Export a checkpoint, a file or a folder of shares, without the run it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_omni.callbacks.export_omni import write_export
+from lightning_omni.data.omni_data import OmniData
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.checkpoint_folder import Keys, is_checkpoint_folder, read_folder
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.tokenizers.base import Tokenizer
+
+AVERAGED = "averaged"
+"""Entry of a callback's state that holds averaged weights by name."""
+CONFIG = "config.yaml"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint rather than an exported model."""
+    return is_checkpoint_folder(path) or (path.is_file() and path.suffix == ".ckpt")
+
+
+def recipe_beside(checkpoint: Path) -> Path:
+    """Return the `config.yaml` that the run of a checkpoint wrote into its folder.
+
+    Raises:
+        OmniError: If there is none in the folders above the checkpoint.
+    """
+    for folder in list(checkpoint.absolute().parents)[:3]:
+        if (folder / CONFIG).is_file():
+            return folder / CONFIG
+    raise OmniError(
+        f"no {CONFIG} of the run above '{checkpoint}', wanted the one that fit writes into "
+        "trainer.default_root_dir; leave the checkpoint in that folder"
+    )
+
+
+def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
+    """Return the weights of a checkpoint by name, averaged ones if it has any, and its step.
+
+    The optimizer's states are not read from a folder.
+
+    Raises:
+        OmniError: If it is damaged.
+    """
+    if is_checkpoint_folder(checkpoint):
+        read = read_folder(checkpoint, wanted=_is_weight, has_processes=False)
+    else:
+        try:
+            read = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        except (RuntimeError, OSError) as error:
+            raise OmniError(f"'{checkpoint}' is damaged ({error}); give another one") from error
+    weights: dict[str, Tensor] = dict(read["state_dict"])
+    for state in read.get("callbacks", {}).values():
+        if isinstance(state, dict) and isinstance(state.get(AVERAGED), dict):
+            weights |= state[AVERAGED]
+    return weights, int(read["global_step"])
+
+
+def export_checkpoint(checkpoint: Path, module: L.LightningModule, data: Any, output: Path) -> None:
+    """Write a checkpoint's model as the end of its run would have written it.
+
+    Args:
+        checkpoint: File, or folder of shares.
+        module: Module of the run's recipe; its weights are replaced.
+        data: Data of the run's recipe.
+        output: Folder to write.
+
+    Raises:
+        OmniError: If it is damaged, or of another model than the recipe's.
+    """
+    weights, steps = read_weights(checkpoint)
+    module.load_state_dict(weights)
+    if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
+        data.setup("fit")
+        write_export(output, module, data, weights, steps=steps)
+        return
+    tokenizer = getattr(module, "tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise OmniError(f"'{checkpoint}' is of a {type(module).__name__}, which has no export")
+    tokenizer.save_pretrained(output)
+
+
+def _is_weight(keys: Keys) -> bool:
+    return keys[0] == "state_dict" or (keys[0] == "callbacks" and AVERAGED in keys)

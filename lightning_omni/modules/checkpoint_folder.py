@@ -1,0 +1,259 @@
+"""Checkpoints as folders: each process writes its share, and any number of processes reads it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lightning_omni.errors import OmniError
+
+PLAIN_FILE = "meta.pt"
+"""What is no tensor, with a placeholder for each tensor."""
+_INDEX_FILE = ".metadata"
+_PLACEHOLDER = "tensor of the folder"
+Keys = tuple[Any, ...]
+"""Keys that lead to a tensor of a checkpoint, outermost first."""
+Counterpart = Callable[[Keys, torch.Size], Tensor | None]
+"""Finds the tensor of the run that a stored one belongs to, and so how it is shared out."""
+
+
+def is_checkpoint_folder(path: Path) -> bool:
+    """Whether a path is a complete checkpoint folder."""
+    return (path / _INDEX_FILE).is_file() and (path / PLAIN_FILE).is_file()
+
+
+def map_tensors(tree: Any, change: Callable[[Keys, Tensor], Any], path: Keys = ()) -> Any:
+    """Return nested dictionaries, lists and tuples with every tensor replaced."""
+    if isinstance(tree, Tensor):
+        return change(path, tree)
+    if isinstance(tree, dict):
+        return {key: map_tensors(value, change, (*path, key)) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(map_tensors(v, change, (*path, i)) for i, v in enumerate(tree))
+    return tree
+
+
+def gathered(checkpoint: dict[str, Any], *, keeps: bool) -> dict[str, Any]:
+    """Return a checkpoint with whole tensors on the CPU; every process has to call it.
+
+    Args:
+        checkpoint: Nested dictionaries with sharded and other tensors.
+        keeps: Whether this process needs them; else sharded ones become empty.
+    """
+
+    def gather(_: Keys, value: Tensor) -> Tensor:
+        if not isinstance(value, DTensor):
+            return value
+        whole: Tensor = value.full_tensor()
+        return whole.cpu() if keeps else whole.new_empty(0)
+
+    found: dict[str, Any] = map_tensors(checkpoint, gather)
+    return found
+
+
+def shared_out(checkpoint: dict[str, Any], counterpart: Counterpart) -> dict[str, Any]:
+    """Return a checkpoint of whole tensors, equal on all processes, sharded as the run is."""
+
+    def share(path: Keys, value: Tensor) -> Tensor:
+        own = counterpart(path, value.shape)
+        if not isinstance(own, DTensor) or isinstance(value, DTensor):
+            return value
+        value = value.to(own.device)
+        return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+
+    found: dict[str, Any] = map_tensors(checkpoint, share)
+    return found
+
+
+class FolderWriter:
+    """Writes checkpoints as folders that take their name when they are complete.
+
+    A folder is never written into twice: one of the same name is replaced.
+
+    Args:
+        is_asynchronous: Train on while the folder is written from copies. The one before is
+            awaited first, and is not deleted earlier.
+
+    Source: `torch.distributed.checkpoint`.
+    """
+
+    def __init__(self, *, is_asynchronous: bool) -> None:
+        self.is_asynchronous = is_asynchronous
+        self._pending: Future[None] | None = None
+        self._group: dist.ProcessGroup | None = None
+
+    def write(self, checkpoint: dict[str, Any], folder: Path) -> None:
+        """Write a checkpoint; every process has to call it with the same folder."""
+        self.wait()
+        is_first = dist.get_rank() == 0
+        partial = folder.with_name(f".{folder.name}.partial")
+        if is_first:
+            remove(partial)
+            partial.mkdir(parents=True)
+        dist.barrier()
+        tensors: dict[str, Any] = {}
+        plain = map_tensors(checkpoint, lambda path, value: _set_aside(tensors, path, value))
+        if is_first:
+            torch.save(plain, partial / PLAIN_FILE)
+        writer = FileSystemWriter(partial)
+        if not self.is_asynchronous:
+            dcp.save(tensors, storage_writer=writer)
+            if is_first:
+                _rename(partial, folder)
+            dist.barrier()
+            return
+        if self._group is None:  # training uses the other one meanwhile
+            self._group = dist.new_group(backend="gloo")
+        saved: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        self._pending = Future()
+        saved.add_done_callback(_finisher(self._pending, partial, folder, renames=is_first))
+
+    def wait(self) -> None:
+        """Wait until the last folder is complete.
+
+        Raises:
+            Exception: What went wrong when it was written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def remove(self, path: Path) -> None:
+        """Delete a checkpoint once the last one is complete."""
+        if self._pending is None:
+            remove(path)
+        else:
+            self._pending.add_done_callback(lambda done: None if done.exception() else remove(path))
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_folder(
+    folder: Path,
+    counterpart: Counterpart = lambda *_: None,
+    *,
+    wanted: Callable[[Keys], bool] = lambda _: True,
+    has_processes: bool = True,
+) -> dict[str, Any]:
+    """Return a checkpoint, its tensors sharded as the run is; every process has to call it.
+
+    Args:
+        folder: Folder of `FolderWriter`, written by any number of processes.
+        counterpart: How a tensor is shared out; without, each process gets whole tensors.
+        wanted: Which tensors to read; others are None.
+        has_processes: Whether the process group reads together; else this process alone.
+
+    Raises:
+        OmniError: If the folder is incomplete.
+    """
+    if not is_checkpoint_folder(folder):
+        raise OmniError(f"'{folder}' is not a complete checkpoint; give another one")
+    # our own folder: the storage's index is a pickle, too
+    plain = torch.load(folder / PLAIN_FILE, weights_only=False)
+    reader = FileSystemReader(folder)
+    stored = reader.read_metadata().state_dict_metadata
+    targets: dict[str, Any] = {}
+    for path in _placeholders(plain):
+        entry = stored.get(_name(path))
+        if not isinstance(entry, TensorStorageMetadata):
+            raise OmniError(f"'{folder}' lacks the tensor {_name(path)}; give another checkpoint")
+        if wanted(path):
+            own = counterpart(path, entry.size)
+            dtype = entry.properties.dtype
+            targets[_name(path)] = (
+                torch.empty_like(own, dtype=dtype, requires_grad=False)
+                if isinstance(own, DTensor)
+                else torch.empty(entry.size, dtype=dtype)
+            )
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(targets, storage_reader=reader, no_dist=not has_processes)
+    except dcp.api.CheckpointException as error:
+        raise OmniError(f"'{folder}' is damaged ({error}); give another checkpoint") from error
+    found: dict[str, Any] = _with_tensors(plain, targets)
+    return found
+
+
+def _set_aside(tensors: dict[str, Any], path: Keys, value: Tensor) -> dict[str, str]:
+    tensors[_name(path)] = value.detach()
+    return {_PLACEHOLDER: _name(path)}
+
+
+def _name(path: Keys) -> str:
+    return "/".join(map(str, path))
+
+
+def _is_placeholder(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {_PLACEHOLDER}
+
+
+def _placeholders(tree: Any, path: Keys = ()) -> Iterator[Keys]:
+    if _is_placeholder(tree):
+        yield path
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _placeholders(value, (*path, key))
+    elif isinstance(tree, list | tuple):
+        for i, value in enumerate(tree):
+            yield from _placeholders(value, (*path, i))
+
+
+def _with_tensors(tree: Any, tensors: dict[str, Any]) -> Any:
+    if _is_placeholder(tree):
+        return tensors.get(tree[_PLACEHOLDER])
+    if isinstance(tree, dict):
+        return {key: _with_tensors(value, tensors) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(_with_tensors(value, tensors) for value in tree)
+    return tree
+
+
+def _rename(partial: Path, folder: Path) -> None:
+    """Give a complete folder its name; what had it is deleted afterwards."""
+    old = folder.with_name(f".{folder.name}.old")
+    remove(old)
+    if folder.exists() or folder.is_symlink():
+        folder.rename(old)
+    partial.rename(folder)
+    opened = os.open(folder.parent, os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)
+    remove(old)
+
+
+def _finisher(
+    finished: Future[None], partial: Path, folder: Path, *, renames: bool
+) -> Callable[[Any], None]:
+    """Return what is done when the tensors are written: the first process renames the folder."""
+
+    def finish(saved: Any) -> None:
+        try:
+            saved.result()
+            if renames:
+                _rename(partial, folder)
+        except Exception as error:  # noqa: BLE001  shown by the next `wait`
+            finished.set_exception(error)
+        else:
+            finished.set_result(None)
+
+    return finish

@@ -1,0 +1,55 @@
+"""Work done by several processes over gloo, forked after torch is imported once."""
+
+import os
+import socket
+import traceback
+
+import torch
+import torch.distributed as dist
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def run_processes(work, world_size, folder, *, joins=False):
+    """What `work(rank)` returns in each of so many processes, which Lightning finds by itself.
+
+    With `joins` they are in a process group when the work begins.
+    """
+    port = free_port()
+    children = []
+    for rank in range(world_size):
+        child = os.fork()
+        if child == 0:
+            os._exit(_run(work, rank, world_size, port, folder, joins=joins))
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    failed = [folder / f"error{r}.txt" for r, code in enumerate(codes) if code]
+    told = [path.read_text() for path in failed if path.exists()]
+    assert not any(codes), "\n".join([str(codes), *told])
+    return [torch.load(folder / f"found{r}.pt", weights_only=False) for r in range(world_size)]
+
+
+def _run(work, rank, world_size, port, folder, *, joins):
+    try:
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            LOCAL_RANK=str(rank),
+            NODE_RANK="0",
+            RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+        )
+        if joins:
+            dist.init_process_group("gloo", rank=rank, world_size=world_size)
+        torch.save(work(rank), folder / f"found{rank}.pt")
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+    except BaseException:  # noqa: BLE001  told by the parent
+        (folder / f"error{rank}.txt").write_text(traceback.format_exc())
+        return 1
+    return 0
