@@ -15,7 +15,9 @@ from lightning_omni.moved import (
     is_ignored_setting,
     log_once,
     one_scale,
+    rename_arguments,
     rename_class,
+    rename_class_paths,
     rename_option,
 )
 from lightning_omni.recipe import BASE, read_recipe, read_yaml

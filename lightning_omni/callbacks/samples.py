@@ -191,7 +191,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
 
-    def keep(event: StepEvent) -> None:
+    def record_frame(event: StepEvent) -> None:
         ids = event.ids
         is_open = ids == omni.template.vocab.mask_token_id
         is_code = (ids >= span.start) & (ids < span.stop)
@@ -203,7 +203,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
-    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=keep)
+    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=record_frame)
     media.images("denoise/image_strip", frames)
     if masks:
         order = torch.stack(masks).sum(0)

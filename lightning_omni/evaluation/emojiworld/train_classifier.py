@@ -69,7 +69,7 @@ class TrainedClassifier:
     classifier: SceneClassifier
     accuracy: dict[str, float]
 
-    def record(self) -> dict[str, Any]:
+    def accuracy_report(self) -> dict[str, Any]:
         """Return accuracy, target and shortfall, for the results of an evaluation."""
         shortfall = max(0.0, TARGET_ACCURACY - self.accuracy["attributes"])
         return {"accuracy": self.accuracy, "target": TARGET_ACCURACY, "shortfall": shortfall}
