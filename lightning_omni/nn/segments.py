@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,7 +104,7 @@ class PromptIsolation:
 def attention_backend(device_type: str) -> str:
     """Return the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; log it once."""
     backend = "sdpa"
-    if device_type == "cuda":  # pragma: no cover
+    if device_type == "cuda":
         if importlib.util.find_spec("flash_attn") is not None:
             backend = "flash_attn"
         elif importlib.util.find_spec("torch.nn.attention.varlen") is not None:
@@ -155,9 +157,9 @@ def _attend(
     """Attend with the kernel of the device."""
     backend = attention_backend(query.device.type)
     half = query.dtype in (torch.float16, torch.bfloat16)
-    if backend == "flash_attn" and half:  # pragma: no cover
+    if backend == "flash_attn" and half:
         return _flash(query, key, value, layout, key_layout)
-    if backend == "varlen" and half:  # pragma: no cover
+    if backend == "varlen" and half:
         return _varlen(query, key, value, layout, key_layout)
     return _per_segment(query, key, value, layout, key_layout)
 
@@ -209,9 +211,19 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    key, value = _one_per_query_head(query, key, value)
-    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout))
+    arguments = _varlen_arguments(layout, key_layout)
+    out = varlen_attn(query, key, value, *arguments, **_grouped_heads(varlen_attn))
     return out if isinstance(out, Tensor) else out[0]
+
+
+@functools.cache
+def _grouped_heads(kernel: Callable[..., object]) -> dict[str, bool]:
+    """Return the option by which a kernel takes fewer key-value heads than query heads.
+
+    Before torch 2.12 there is none, and the kernel takes them as they are.
+    """
+    name = "enable_gqa"
+    return {name: True} if name in inspect.signature(kernel).parameters else {}
 
 
 def _varlen_arguments(

@@ -3,6 +3,7 @@
 Stand-ins have the exact signatures of the kernels and compute the same thing on the CPU.
 """
 
+import importlib.util
 import inspect
 import sys
 import types
@@ -66,7 +67,26 @@ def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
     return by_segments(query, key, value, cu_seq_q.tolist(), cu_seq_k.tolist())
 
 
-@pytest.fixture(params=["flash_attn", "varlen"])
+# signature of torch 2.11, which takes fewer key heads without being told
+def varlen_attn_2_11(
+    query,
+    key,
+    value,
+    cu_seq_q,
+    cu_seq_k,
+    max_q,
+    max_k,
+    *,
+    return_aux=None,
+    scale=None,
+    window_size=(-1, -1),
+):
+    assert scale is return_aux is None
+    options = {"window_size": window_size, "enable_gqa": True}
+    return varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
+
+
+@pytest.fixture(params=["flash_attn", "varlen", "varlen of torch 2.11"])
 def kernel(request, monkeypatch):
     if request.param == "flash_attn":
         module = types.ModuleType("flash_attn")
@@ -80,8 +100,11 @@ def kernel(request, monkeypatch):
             real.bind(*args, **kwargs)
             return varlen_attn(*args, **kwargs)
 
-        monkeypatch.setattr(varlen, "varlen_attn", bound)
-    monkeypatch.setattr(segments, "attention_backend", lambda device: request.param)
+        bound.__signature__ = real
+        is_old = request.param.endswith("2.11")
+        monkeypatch.setattr(varlen, "varlen_attn", varlen_attn_2_11 if is_old else bound)
+    kernel = request.param.partition(" ")[0]
+    monkeypatch.setattr(segments, "attention_backend", lambda device: kernel)
     return request.param
 
 
@@ -101,6 +124,26 @@ def test_a_kernel_gets_what_gives_attention_within_segments(kernel, rng, key_len
     wide = (x.float() for x in (q, k, v))
     exact = segment_attention(*wide, layout, key_layout)
     torch.testing.assert_close(ours.float(), exact, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("installed", "backend"),
+    [
+        (("flash_attn", "torch.nn.attention.varlen"), "flash_attn"),
+        (("torch.nn.attention.varlen",), "varlen"),
+        ((), "sdpa"),
+    ],
+)
+def test_the_kernel_is_chosen_by_what_is_installed_and_is_said(
+    installed, backend, monkeypatch, caplog
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
+    segments.attention_backend.cache_clear()
+    with caplog.at_level("INFO"):
+        assert segments.attention_backend("cuda") == backend
+        assert segments.attention_backend("cpu") == "sdpa"
+    segments.attention_backend.cache_clear()
+    assert f"attention backend on cuda: {backend}" in caplog.text
 
 
 def test_float32_does_not_go_to_a_kernel_for_half_precision(kernel, rng, monkeypatch):
