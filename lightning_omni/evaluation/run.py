@@ -127,7 +127,7 @@ def prepare(
         data,
         codes,
         recognizer=load_recognizer(tasks),
-        reconstructor=CodecReconstructor(model, device=device),
+        reconstructor=CodecReconstructor(omni.decoder),
         tasks=tasks,
     )
     return omni, suite

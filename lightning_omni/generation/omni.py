@@ -97,29 +97,13 @@ class Omni:
         self.speech_tokenizer = model.speech.to(self.device).eval()
         self.lengths, self.presets = model.lengths, model.presets
         self.voices, self.fingerprint = model.voices, model.fingerprint
-        columns = self.template.image_columns
         self.encoder = RequestEncoder(
-            self.template.text,
-            self.image_tokenizer,
-            self.speech_tokenizer,
-            voices=model.voices,
-            image_columns=columns,
-            needs_features=self.backbone.feature_projector is not None,
-            continuous_speech=continuous_speech,
-            trained_with=model.encoder_fingerprint,
-            device=self.device,
-            files=model.files,
+            model, continuous_speech=continuous_speech, device=self.device
         )
         self.generator = PartGenerator(
             self.backbone, self.template, model.lengths, device=self.device
         )
-        self.decoder = MediaDecoder(
-            self.image_tokenizer,
-            self.speech_tokenizer,
-            columns=columns,
-            device=self.device,
-            files=model.files,
-        )
+        self.decoder = MediaDecoder(model, device=self.device)
 
     @classmethod
     def from_pretrained(
