@@ -104,6 +104,7 @@ class Omni:
             self.speech_tokenizer,
             voices=model.voices,
             image_columns=columns,
+            request_image_columns=self.template.request_image_columns,
             needs_features=self.backbone.feature_projector is not None,
             continuous_speech=continuous_speech,
             trained_with=model.encoder_fingerprint,
@@ -120,6 +121,12 @@ class Omni:
             device=self.device,
             files=model.files,
         )
+
+    @property
+    def request_image_size(self) -> int | None:
+        """Side in pixels of pictures in requests; None where it is that of answers."""
+        columns, image = self.template.request_image_columns, self.image_tokenizer
+        return None if columns == self.template.image_columns else image.downsample_factor * columns
 
     @classmethod
     def from_pretrained(

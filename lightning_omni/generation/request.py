@@ -88,7 +88,8 @@ class RequestEncoder:
         image: tokenizer of images.
         speech: tokenizer of speech.
         voices: voices that the model learned; empty if unknown.
-        image_columns: codes of an image row.
+        image_columns: codes of a row of an answer's picture.
+        request_image_columns: codes of a row of a request's picture.
         needs_features: whether the model reads speech as features of an encoder.
         continuous_speech: filter bank and encoder of a model that does.
         trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
@@ -107,6 +108,7 @@ class RequestEncoder:
         *,
         voices: tuple[str, ...],
         image_columns: int,
+        request_image_columns: int,
         needs_features: bool,
         continuous_speech: SpeechFeatureEncoder | None,
         trained_with: str | None,
@@ -115,7 +117,8 @@ class RequestEncoder:
     ) -> None:
         check_encoder(continuous_speech, trained_with, is_needed=needs_features)
         self.text, self.image, self.speech, self.files = text, image, speech, files
-        self.voices, self.image_columns, self.device = voices, image_columns, device
+        self.voices, self.device = voices, device
+        self.image_columns, self.request_image_columns = image_columns, request_image_columns
         self.needs_features = needs_features
         self.features = None if continuous_speech is None else continuous_speech.to(device)
 
@@ -138,7 +141,7 @@ class RequestEncoder:
                 self.text.encode(text or "")
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                request.append(self._image(image, inputs.get("mask")))
+                request.append(self._image(image, inputs.get("mask"), is_request=True))
             elif modality in media:
                 request.append(self._file(modality, media[modality]))
             elif speech is not None:
@@ -167,7 +170,7 @@ class RequestEncoder:
             TextWithBlanks.parse(infill.text)
             parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            parts["image"] = self._image(infill.image, infill.mask)
+            parts["image"] = self._image(infill.image, infill.mask, is_request=False)
         if infill.speech is not None:
             parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
         return parts
@@ -177,10 +180,11 @@ class RequestEncoder:
             raise OmniError(f"the model was trained without {modality}; give another --model")
         return Part(modality, codes=tuple(self.files[modality].encode(content)))
 
-    def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
-        pixels = square(opaque(image, "white"), self.image.image_size)
+    def _image(self, image: Image.Image, mask: Image.Image | None, *, is_request: bool) -> Part:
+        columns = self.request_image_columns if is_request else self.image_columns
+        pixels = square(opaque(image, "white"), columns * self.image.downsample_factor)
         codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
-        masked = frozenset() if mask is None else masked_codes(image, mask, self.image_columns)
+        masked = frozenset() if mask is None else masked_codes(image, mask, columns)
         return Part("image", codes=tuple(codes[0].tolist()), masked=masked)
 
     def _speech(
