@@ -91,8 +91,8 @@ def test_both_sizes_are_packed_into_one_row_with_their_grids():
         enumerate(sequences), rows=1, row_length=256, pad_token_id=made.vocab.pad_token_id
     )
     first = len(sequences[0].ids)
-    assert batch.position_ids[0, :first].tolist() == [list(p) for p in sequences[0].position_ids]
-    rest = batch.position_ids[0, first : first + len(sequences[1].ids)].tolist()
+    assert batch.position_ids[:first].tolist() == [list(p) for p in sequences[0].position_ids]
+    rest = batch.position_ids[first : first + len(sequences[1].ids)].tolist()
     assert rest == [list(p) for p in sequences[1].position_ids]
 
 
