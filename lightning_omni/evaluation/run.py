@@ -122,6 +122,7 @@ def prepare(
         continuous_speech=continuous_speech,
         file_tokenizers=file_tokenizers(model, omni.template.vocab),
         device=device,
+        request_image_size=omni.request_image_size,
     )
     suite = make_suite(
         data,

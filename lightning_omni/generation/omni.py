@@ -105,6 +105,12 @@ class Omni:
         )
         self.decoder = MediaDecoder(model, device=self.device)
 
+    @property
+    def request_image_size(self) -> int | None:
+        """Side in pixels of pictures in requests; None where it is that of answers."""
+        columns, image = self.template.request_image_columns, self.image_tokenizer
+        return None if columns == self.template.image_columns else image.downsample_factor * columns
+
     @classmethod
     def from_pretrained(
         cls,

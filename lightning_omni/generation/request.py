@@ -101,6 +101,7 @@ class RequestEncoder:
         self.text, self.image, self.speech = model.template.text, model.image, model.speech
         self.files, self.voices, self.device = model.files, model.voices, device
         self.image_columns = model.template.image_columns
+        self.request_image_columns = model.template.request_image_columns
         self.features = None if continuous_speech is None else continuous_speech.to(device)
 
     @torch.inference_mode()
@@ -122,7 +123,7 @@ class RequestEncoder:
                 self.text.encode(text or "")
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                request.append(self._image(image, inputs.get("mask")))
+                request.append(self._image(image, inputs.get("mask"), is_request=True))
             elif modality in media:
                 request.append(self._file(modality, media[modality]))
             elif speech is not None:
@@ -151,7 +152,7 @@ class RequestEncoder:
             TextWithBlanks.parse(infill.text)
             parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            parts["image"] = self._image(infill.image, infill.mask)
+            parts["image"] = self._image(infill.image, infill.mask, is_request=False)
         if infill.speech is not None:
             parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
         return parts
@@ -161,10 +162,11 @@ class RequestEncoder:
             raise OmniError(f"the model was trained without {modality}; give another --model")
         return Part(modality, codes=tuple(self.files[modality].encode(content)))
 
-    def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
-        pixels = square(opaque(image, "white"), self.image.image_size)
+    def _image(self, image: Image.Image, mask: Image.Image | None, *, is_request: bool) -> Part:
+        columns = self.request_image_columns if is_request else self.image_columns
+        pixels = square(opaque(image, "white"), columns * self.image.downsample_factor)
         codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
-        masked = frozenset() if mask is None else masked_codes(image, mask, self.image_columns)
+        masked = frozenset() if mask is None else masked_codes(image, mask, columns)
         return Part("image", codes=tuple(codes[0].tolist()), masked=masked)
 
     def _speech(
