@@ -34,5 +34,5 @@ def spectrogram(wave: Float[Tensor, " T"], sample_rate: int) -> Image.Image:
     levels = ((bands.T.flip(0) + _RANGE) / (2 * _RANGE)).clamp(0, 1) * 255
     grey = Image.fromarray(levels.round().to(torch.uint8).numpy())
     size = (grey.width * SCALE, grey.height * SCALE)
-    colours = {"black": "#000004", "mid": "#b5367a", "white": "#fcfdbf"}
-    return ImageOps.colorize(grey, **colours).resize(size, Image.Resampling.NEAREST)
+    coloured = ImageOps.colorize(grey, black="#000004", mid="#b5367a", white="#fcfdbf")
+    return coloured.resize(size, Image.Resampling.NEAREST)
