@@ -9,7 +9,7 @@ OUT ?= data/$(PRESET)
 SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prep-data test test-slow lint types bench docs tensorboard clean
+.PHONY: help setup demo prep-data test test-slow lint types bench gpu-check docs tensorboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ bench: setup  ## speed of training and sampling beside a peer, in runs/bench
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(OMNI) bench --suite train
 	$(OMNI) bench --suite sample
+
+gpu-check: setup  ## devices, speed and training on a GPU, in runs/gpu_check; TINY=1 small, on a CPU
+	test -f data/smoke/manifest.json || $(OMNI) prep-data --preset smoke --out data/smoke
+	$(BIN)/python tests/gpu_check/run.py --out runs/gpu_check $(if $(TINY),--device cpu --tiny)
 
 docs: setup  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

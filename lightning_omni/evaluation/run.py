@@ -122,12 +122,13 @@ def prepare(
         continuous_speech=continuous_speech,
         file_tokenizers=file_tokenizers(model, omni.template.vocab),
         device=device,
+        request_image_size=omni.request_image_size,
     )
     suite = make_suite(
         data,
         codes,
         recognizer=load_recognizer(tasks),
-        reconstructor=CodecReconstructor(model, device=device),
+        reconstructor=CodecReconstructor(omni.decoder),
         tasks=tasks,
     )
     return omni, suite

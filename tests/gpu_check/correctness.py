@@ -106,6 +106,17 @@ def check_devices(o: Options) -> dict[str, Any]:
             "masking": "bernoulli",
         },
         "isolated prompts": {"shape": {**SMALL, "isolate_prompt": True}},
+        "a time per token, weights none": {
+            "masking": "bernoulli",
+            "process_options": {"time_per": "token", "weighting": "none"},
+        },
+        "spans, replaced tokens, ratios from .3": {
+            "process_options": {
+                "spans": {"speech": 3},
+                "replace_ratio": 0.2,
+                "ratio_range": (0.3, 1.0),
+            },
+        },
     }
     for name, case in cases.items():
         rng = torch.Generator().manual_seed(1)
@@ -145,13 +156,24 @@ def check_devices(o: Options) -> dict[str, Any]:
             }
     answers = {}
     asked = {"tqa": {"text": "What is two plus two?"}, "t2i": {"text": "a green whale"}}
+    options = {task: {} for task in asked}
+    for name, sampler in PROJECT.samplers().items():
+        asked[name], options[name] = asked["tqa"], {"sampler": sampler}
+    asked["guided, in blocks, cached"] = asked["t2i"]
+    options["guided, in blocks, cached"] = {
+        "guidance_scale": 1.0,
+        "block_size": 16,
+        "cache_interval": 4,
+        "num_steps": 8,
+    }
     here, mode = PROJECT.omni("cpu"), gpu.Mode()
     with mode:
         there = PROJECT.omni("cuda:0")
         mode.syncs.clear()
         for task, given in asked.items():
             mode.syncs.clear()
-            got = there.generate(task, seed=3, precision="float32", **given)
+            kind = task if task in ("tqa", "t2i") else ("t2i" if "guided" in task else "tqa")
+            got = there.generate(kind, seed=3, precision="float32", **given, **options[task])
             answers[task] = {
                 "text": got.text,
                 "image": got.image,
@@ -160,7 +182,8 @@ def check_devices(o: Options) -> dict[str, Any]:
             }
     extra = dict(mode.wrong)
     for task, given in asked.items():
-        want = here.generate(task, seed=3, precision="float32", **given)
+        kind = task if task in ("tqa", "t2i") else ("t2i" if "guided" in task else "tqa")
+        want = here.generate(kind, seed=3, precision="float32", **given, **options[task])
         same = answers[task]["text"] == want.text and (
             want.image is None or want.image.tobytes() == answers[task].pop("image").tobytes()
         )
@@ -175,10 +198,12 @@ def check_devices(o: Options) -> dict[str, Any]:
     blocking = {n: x["blocking"] for n, x in found.items() if "bf16" in n}
     ok = not wrong and apart < 1e-5 and worst < 1e-4 and all(x["same"] for x in answers.values())
     said = f"{wrong} on a wrong device{' (' + '; '.join(' '.join(x.split()) for x in extra) + ')' if extra else ''}"
-    blocking |= {f"answering {t}": x["blocking"] for t, x in answers.items()}
+    blocking |= {f"answering {t}": answers[t]["blocking"] for t in ("tqa", "t2i")}
+    differing = [t for t, x in answers.items() if not x["same"]]
     return outcome(
         ok,
-        f"{said}; loss apart {apart:.1e}, gradient {worst:.1e}; waits for the GPU per step: {blocking}",
+        f"{said}; {len(answers)} ways of answering, other than the CPU's: {differing or 'none'}; "
+        f"loss apart {apart:.1e}, gradient {worst:.1e}; waits for the GPU per step: {blocking}",
         "none wrong, 1e-5, 1e-4 (waits: see `syncs`)",
         answers=answers,
         beside_steps=extra,

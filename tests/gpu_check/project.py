@@ -70,6 +70,7 @@ class Project:
         recompute: bool = False,
         masking: str = "counted",
         features: dict[str, int] | None = None,
+        process_options: dict[str, Any] | None = None,
     ) -> Any:
         """The LightningModule of the joint stages, outside of a trainer."""
         process = need("lightning_omni.diffusion.forward_process:ForwardProcess")
@@ -92,6 +93,7 @@ class Project:
                 {name: linear() for name in sizes},
                 masking={"counted": "fixed_count"}.get(masking, masking),
                 tail_pad_ratio=0.6,
+                **(process_options or {}),
             ),
             dict.fromkeys(sizes, 1.0),
             torch.optim.AdamW,
@@ -204,6 +206,23 @@ class Project:
     def host_fields(self) -> tuple[str, ...]:
         """Fields of a batch that stay on the host."""
         return ()
+
+    def samplers(self) -> dict[str, Any]:
+        """Every sampler of the package, with its defaults."""
+        import inspect
+        import pkgutil
+
+        base, package = (
+            need("lightning_omni.samplers.base:Sampler"),
+            need("lightning_omni.samplers"),
+        )
+        found = {}
+        for module in pkgutil.iter_modules(package.__path__):
+            for name, cls in vars(need(f"lightning_omni.samplers.{module.name}")).items():
+                is_sampler = inspect.isclass(cls) and issubclass(cls, base)
+                if is_sampler and not inspect.isabstract(cls):
+                    found[name] = cls()
+        return found
 
     def sampler(self, name: str) -> Any:
         if name == "entropy_bounded":

@@ -1,0 +1,68 @@
+"""The GPU check runs small on a CPU, where it pretends a GPU; a mistake that it looks for is found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).parent / "run.py"
+ROOT = RUN.parents[2]
+RIGHT = ("devices", "attention", "step", "sharding", "average", "generation", "sampling")
+FAST = ("environment", "syncs", "speed_100m", "speed_7b")
+MAY_MISS = ("syncs",)
+"""Checks of speed whose targets on a GPU are not reached yet."""
+
+
+def run(out, *args):
+    command = [sys.executable, str(RUN), "--out", str(out), "--device", "cpu", "--tiny", *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = json.loads((out / "gpu_check.json").read_text())["checks"]
+    return done, {name: check["status"] for name, check in found.items()}
+
+
+def test_the_check_of_a_gpu_passes_on_a_pretended_one(tmp_path):
+    done, status = run(tmp_path, "--only", ",".join((*RIGHT, *FAST)))
+    assert done.returncode == 0, done.stdout
+    failed = {
+        n: s for n, s in status.items() if s != "pass" and not (n in MAY_MISS and s == "miss")
+    }
+    assert not failed, done.stdout
+    assert set(status) == {*RIGHT, *FAST}
+
+
+@pytest.mark.slow
+def test_the_checks_of_training_pass_on_a_cpu(tmp_path):
+    done, status = run(tmp_path, "--only", "cli,processes,compile")
+    assert status["cli"] == status["processes"] == "pass", done.stdout
+
+
+MISTAKES = {
+    "a tensor on the CPU": "x + torch.ones(3)",
+    "an index on the CPU": "x[torch.tensor([0, 1])]",
+    "a wait for a number": "x.sum().item()",
+    "a wait for a shape": "x.nonzero()",
+}
+RIGHT_LINES = ["x + 1.0", "x * x.sum()"]
+PROGRAM = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from pretended_gpu import pretend
+gpu = pretend()
+for line in {lines!r}:
+    mode = gpu.Mode()
+    with mode:
+        x = gpu.Tensor(torch.rand(3))
+        mode.syncs.clear()
+        exec(line)
+    print(len(mode.wrong) + len(mode.syncs))
+"""
+
+
+def test_a_pretended_gpu_notes_wrong_devices_and_waits():
+    program = PROGRAM.format(folder=str(RUN.parent), lines=[*MISTAKES.values(), *RIGHT_LINES])
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert list(map(int, done.stdout.split())) == [1] * len(MISTAKES) + [0] * len(RIGHT_LINES)
