@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from lightning_omni import __version__
 from lightning_omni.cli_help import (
     EXPORT,
+    FIT,
     FUNCTION_VERBS,
     PLAN,
+    TOPOLOGY,
     TRAINER_VERBS,
     VERBS,
     completion,
@@ -31,6 +33,7 @@ from lightning_omni.cli_options import (
     one_line,
     rename_options,
     rename_verb,
+    take_option,
     with_suggestion,
 )
 from lightning_omni.errors import OmniError, did_you_mean, sentence_behind
@@ -134,6 +137,8 @@ def _run(verb: str, args: list[str]) -> int:
     from lightning_omni.nn.cpu import keep_freed_memory
 
     keep_freed_memory()
+    if verb == FIT and (steps := take_option(args, TOPOLOGY)) is not None:
+        return _verify_topology(args, steps)
     if verb in TRAINER_VERBS:
         build_cli(args)
     elif verb == PLAN:
@@ -162,12 +167,22 @@ def _plan(args: list[str]) -> None:
     plan(cli.model, cli.datamodule, cli.config.trainer.as_dict(), options)
 
 
+def _verify_topology(args: list[str], steps: str) -> int:
+    """Return 0 if a recipe's layout trains as one device does, else 1."""
+    from lightning_omni.studies.topology import verify_topology
+
+    if not steps.isdigit():
+        raise OmniError(f"--{TOPOLOGY} is '{steps}', wanted a number of steps such as 3")
+    cli = build_cli(args[1:], run=False, with_trainer=False)
+    return 0 if verify_topology(args, cli.config.trainer.as_dict(), int(steps)) else 1
+
+
 def _export(options: dict[str, Any]) -> None:
     """Export a model's folder, or a checkpoint with the recipe that its run wrote down."""
     from lightning_omni.callbacks.export_checkpoint import (
         export_checkpoint,
         is_checkpoint,
-        recipe_beside,
+        write_recipe,
     )
 
     model, export = Path(options["model"]), _import_function(EXPORT)
@@ -175,11 +190,12 @@ def _export(options: dict[str, Any]) -> None:
         export(**options)
         return
     check_free(options["output"])
-    recipe = ["--config", str(recipe_beside(model))]
-    cli = build_cli(recipe, run=False, with_trainer=False)
     with tempfile.TemporaryDirectory() as folder:
-        export_checkpoint(model, cli.model, cli.datamodule, Path(folder))
-        export(**{**options, "model": Path(folder)})
+        recipe, exported = Path(folder) / "recipe.yaml", Path(folder) / "export"
+        write_recipe(model, recipe)
+        cli = build_cli(["--config", str(recipe)], run=False, with_trainer=False)
+        export_checkpoint(model, cli.model, cli.datamodule, exported)
+        export(**{**options, "model": exported})
 
 
 def parse_options(verb: str, args: list[str]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from lightning_omni.errors import OmniError
 from lightning_omni.signatures import Option, module_named, signature_of
 
-TRAINER, PLAN, PREP_DATA, EXPORT = "trainer", "plan", "prep-data", "export"
+TRAINER, PLAN, PREP_DATA, EXPORT, FIT = "trainer", "plan", "prep-data", "export", "fit"
+TOPOLOGY = "verify_topology"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Verb:
 
 _OURS = "lightning_omni."
 VERBS = {
-    "fit": Verb("train", "Train a model or a tokenizer as a recipe says."),
+    FIT: Verb("train", "Train a model or a tokenizer as a recipe says."),
     "validate": Verb("train", "Measure the loss of a checkpoint on the validation split."),
     "test": Verb("train", "Measure likelihood bounds of a checkpoint on a test split."),
     "generate": Verb(
@@ -133,6 +134,13 @@ _RECIPE = (
         "in a recipe replaces its default.",
     ),
 )
+_VERIFY = Option(
+    TOPOLOGY,
+    "STEPS",
+    "",
+    "Train so many steps on one device and on the recipe's, compare tokens, masks and losses, "
+    "and exit with 1 if they differ; nothing else is done.",
+)
 _SHELLS = ("bash", "zsh")
 _NAME_WIDTH = 24
 
@@ -167,7 +175,8 @@ def options_of(verb: str) -> tuple[Option, ...]:
         Option(f"trainer.{o.name}", o.kind, "", o.note.partition(". ")[0].rstrip(".") + ".")
         for o in trainer
     ]
-    return (*own, *_RECIPE, *settings)
+    verify = (_VERIFY,) if verb == FIT else ()
+    return (*own, *_RECIPE, *verify, *settings)
 
 
 def verb_help(verb: str) -> str:

@@ -15,7 +15,9 @@ from lightning_omni.moved import (
     is_ignored_setting,
     log_once,
     one_scale,
+    rename_arguments,
     rename_class,
+    rename_class_paths,
     rename_option,
 )
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
@@ -146,9 +148,20 @@ def _rename_fields(plain: Any) -> Any:
 def _rename(arg: str, rename: Callable[[str], str]) -> str:
     """Return `--name`, `--name=value` or a value, names of options and classes replaced."""
     if not arg.startswith("--"):
-        return str(rename_class(arg))
+        return _rename_value(arg)
     name, equals, value = arg[2:].partition("=")
-    return f"--{rename(name)}{equals}{rename_class(value)}"
+    return f"--{rename(name)}{equals}{_rename_value(value)}"
+
+
+def _rename_value(value: str) -> str:
+    """Return a class path, or JSON that holds some, with today's names."""
+    if '"class_path"' not in value:
+        return str(rename_class(value))
+    try:
+        plain = json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(rename_class_paths(rename_arguments(plain, level=logging.WARNING)))
 
 
 def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> list[str]:
@@ -169,6 +182,23 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         return renamed
 
     return _inline(args, read)
+
+
+def take_option(args: list[str], name: str) -> str | None:
+    """Remove an option from arguments and return its value; None if it is not given.
+
+    Raises:
+        OmniError: If it has no value.
+    """
+    for i, arg in enumerate(args):
+        option, equals, value = arg.partition("=")
+        if option == f"--{name}":
+            if not equals and i + 1 == len(args):
+                raise OmniError(f"--{name} needs a value")
+            value = value if equals else args[i + 1]
+            del args[i : i + (1 if equals else 2)]
+            return value
+    return None
 
 
 def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:

@@ -8,7 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
 from lightning_omni.callbacks.ema import EMA
+from lightning_omni.modules.sharding import gather_weights, is_sharded
 from lightning_omni.tokenizers.base import Tokenizer
+
+_TOKENIZER = "tokenizer."
 
 
 class AveragesWhenSkipped(L.Callback):
@@ -34,9 +37,16 @@ class ExportTokenizer(AveragesWhenSkipped):
     """Exports `pl_module.tokenizer` to `<default_root_dir>/export` when training ends."""
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the folder on the first process."""
+        """Write the folder on the first process; all processes gather a sharded tokenizer."""
         super().on_fit_end(trainer, pl_module)
         tokenizer = pl_module.tokenizer
         assert isinstance(tokenizer, Tokenizer)  # noqa: S101
+        weights = None
+        if is_sharded(pl_module):
+            weights = {
+                name.removeprefix(_TOKENIZER): value
+                for name, value in gather_weights(pl_module).items()
+                if name.startswith(_TOKENIZER)
+            }
         if trainer.is_global_zero:
-            tokenizer.save_pretrained(Path(trainer.default_root_dir) / "export")
+            tokenizer.save_pretrained(Path(trainer.default_root_dir) / "export", weights)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from torch import Tensor
 
 from lightning_omni.callbacks.export_omni import write_export
@@ -19,6 +20,7 @@ from lightning_omni.tokenizers.base import Tokenizer
 AVERAGED = "averaged"
 """Entry of a callback's state that holds averaged weights by name."""
 CONFIG = "config.yaml"
+_OF_RECIPES = ("seed_everything", "trainer", "model", "data", "run_defaults")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -26,15 +28,22 @@ def is_checkpoint(path: Path) -> bool:
     return is_checkpoint_folder(path) or (path.is_file() and path.suffix == ".ckpt")
 
 
-def recipe_beside(checkpoint: Path) -> Path:
-    """Return the `config.yaml` that the run of a checkpoint wrote into its folder.
+def write_recipe(checkpoint: Path, recipe: Path) -> None:
+    """Write the recipe of a checkpoint's run, which it wrote into its folder as `config.yaml`.
+
+    Args:
+        checkpoint: File or folder in the run's folder, or up to two folders below.
+        recipe: File to write; settings of the verb `fit` alone are left out.
 
     Raises:
-        OmniError: If there is none in the folders above the checkpoint.
+        OmniError: If there is no `config.yaml`.
     """
     for folder in list(checkpoint.absolute().parents)[:3]:
         if (folder / CONFIG).is_file():
-            return folder / CONFIG
+            settings = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
+            kept = {name: settings[name] for name in _OF_RECIPES if name in settings}
+            recipe.write_text(yaml.safe_dump(kept, sort_keys=False))
+            return
     raise OmniError(
         f"no {CONFIG} of the run above '{checkpoint}', wanted the one that fit writes into "
         "trainer.default_root_dir; leave the checkpoint in that folder"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_omni.callbacks.first_process import FirstProcess
 from lightning_omni.callbacks.tensorboard_media import MediaLog, Wave
 from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
@@ -52,6 +53,11 @@ class Samples(L.Callback):
         self.every_n_steps, self.num_per_task, self.seed = every_n_steps, num_per_task, seed
         self.last_step = 0
         self._parts: dict[str, Any] = {}
+        self._first_process = FirstProcess()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prepare for others to wait while the first process draws samples."""
+        self._first_process.join()
 
     def on_train_batch_end(
         self,
@@ -74,8 +80,12 @@ class Samples(L.Callback):
         self.last_step = trainer.global_step
         data = trainer.datamodule  # type: ignore[attr-defined]
         takes_part = trainer.is_global_zero or is_sharded(pl_module)  # a pass gathers from all
-        if not (takes_part and isinstance(data, OmniData)):
-            return
+        if isinstance(data, OmniData):
+            with self._first_process.others_wait():
+                if takes_part:
+                    self._draw(trainer, pl_module, data)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, data: OmniData) -> None:
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)
         is_first = not self._parts
@@ -181,7 +191,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
 
-    def keep(event: StepEvent) -> None:
+    def record_frame(event: StepEvent) -> None:
         ids = event.ids
         is_open = ids == omni.template.vocab.mask_token_id
         is_code = (ids >= span.start) & (ids < span.stop)
@@ -193,7 +203,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
-    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=keep)
+    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=record_frame)
     media.images("denoise/image_strip", frames)
     if masks:
         order = torch.stack(masks).sum(0)

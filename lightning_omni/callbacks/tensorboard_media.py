@@ -50,14 +50,16 @@ class MediaLog:
             sheet.paste(picture, (0, at) if stacked else (at, 0))
             at += (picture.height if stacked else picture.width) + MARGIN
         pixels = torch.from_numpy(np.array(sheet))
-        self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
+        self._write_or_warn(
+            lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC")
+        )
 
     def audio(self, tag: str, wave: Wave, sample_rate: int) -> None:
         """Write mono audio, made finite, clamped and cut to `MAX_SECONDS`; skip empty audio."""
         sound = _playable(wave, sample_rate)
         if self.writer is None or len(sound) == 0:
             return
-        self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
+        self._write_or_warn(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
 
     def spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
         """Write spectrograms of what `audio` would write, top to bottom; skip empty audio."""
@@ -74,9 +76,9 @@ class MediaLog:
         cells = [[html.escape(cell).replace("|", "&#124;") or " " for cell in row] for row in rows]
         lines = [header, ["---"] * len(header), *cells]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        self._write(lambda: self.writer.add_text(tag, text, self.step))
+        self._write_or_warn(lambda: self.writer.add_text(tag, text, self.step))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write_or_warn(self, write: Callable[[], None]) -> None:
         try:
             write()
         except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:

@@ -17,7 +17,11 @@ from lightning_omni.errors import OmniError, check_within
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.modules.initial_weights import drop_length_head, load_initial
 from lightning_omni.modules.metric_breakdown import metric_breakdown
-from lightning_omni.modules.sharding import is_sharded, products_dtype, shard_transformer
+from lightning_omni.modules.sharding import (
+    is_sharded,
+    products_dtype,
+    shard_transformer,
+)
 from lightning_omni.nn.adapters import Lora
 from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.recomputation import Recomputation

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.optimizer import _optimizer_to_device
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
@@ -160,13 +161,14 @@ def shard_transformer(
     loss reads the embedding after it.
 
     Args:
-        network: Network with the same weights on all processes; changed in place.
+        network: Network, changed in place; the weights of the first process are taken.
         mesh: Mesh of one dimension.
         dtype: Format of gathered weights and of matrix products; gradients are summed in float32.
             None keeps float32.
 
     Source: `fully_shard` of torch, FSDP2; ZeRO-3, arXiv:1910.02054.
     """
+    _take_first_weights(network, mesh)
     policy = MixedPrecisionPolicy()
     if dtype is not None:
         policy = MixedPrecisionPolicy(
@@ -175,6 +177,32 @@ def shard_transformer(
     for block in network.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+
+
+def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Share out each trainable part of a network, in float32: an encoder, a decoder and the like.
+
+    Parts are whole while they compute. They have to be called, not their methods.
+
+    Args:
+        network: Network, changed in place; the weights of the first process are taken.
+        mesh: Mesh of one dimension.
+    """
+    _take_first_weights(network, mesh)
+    for part in network.children():
+        if any(p.requires_grad for p in part.parameters()):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+@torch.no_grad()
+def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Give all processes the weights and buffers of the first, one at a time."""
+    if mesh.size() == 1:
+        return
+    for value in network.state_dict(keep_vars=True).values():
+        sent = value.detach().to(mesh.device_type).contiguous()
+        dist.broadcast(sent, group_src=0, group=mesh.get_group())
+        value.copy_(sent)
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -1,0 +1,29 @@
+#!/bin/bash
+# Train a recipe on several nodes under Slurm; a job that is requeued goes on from its last checkpoint.
+# Run: sbatch --nodes 4 recipes/cluster/slurm.sh recipes/paper/stage1.yaml runs/paper/stage1
+#SBATCH --job-name=lightning_omni
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+recipe=$1 root=$2
+gpus=${SLURM_GPUS_ON_NODE:-8}
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+last=$root/checkpoints/last.ckpt
+resume=()
+if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi
+
+# one torchrun per node, which starts a process per GPU; Lightning takes ranks from torchrun
+export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-8} / gpus : 1))
+srun --kill-on-bad-exit=1 torchrun \
+  --nnodes "$SLURM_NNODES" --nproc_per_node "$gpus" \
+  --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" \
+  -m lightning_omni fit --config "$recipe" --config recipes/strategy/fsdp2.yaml \
+  --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$gpus" \
+  --trainer.default_root_dir "$root" "${resume[@]}"

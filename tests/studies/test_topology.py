@@ -1,0 +1,54 @@
+"""Two layouts of one run are compared batch by batch."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from lightning_omni.cli import main
+from lightning_omni.errors import OmniError
+from lightning_omni.studies.topology import compare, num_devices, verify_topology
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+RUN = {n: {"loss": 3.0 + n, "tokens": f"t{n}", "masks": f"m{n}"} for n in range(4)}
+
+
+def test_equal_runs_agree_and_each_difference_is_seen():
+    table, agrees = compare(RUN, RUN, batches_per_step=2)
+    assert agrees
+    assert table.splitlines()[1].split()[:2] == ["1", "3.500000"]
+    for number, key, value in ((0, "loss", 3.001), (3, "loss", 6.1), (2, "masks", "?")):
+        other = deepcopy(RUN)
+        other[number][key] = value
+        assert not compare(RUN, other, batches_per_step=2)[1]
+    assert not compare(RUN, {n: RUN[n] for n in range(3)}, batches_per_step=2)[1]
+    later = deepcopy(RUN)
+    later[3]["loss"] += 0.001
+    assert compare(RUN, later, batches_per_step=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [(3, 3), ("2", 2), ([0, 1], 2), ("auto", 1), (None, 1)]
+)
+def test_devices_are_counted(given, count):
+    assert num_devices(given, "cpu") == count
+
+
+def test_one_device_and_nonsense_are_refused(monkeypatch, capsys):
+    with pytest.raises(OmniError, match=r"give --trainer\.devices 2"):
+        verify_topology([], {"devices": 1}, 2)
+    assert main(["fit", "--verify_topology", "many"]) == 2
+    assert "wanted a number of steps" in capsys.readouterr().err
+    assert main(["fit", "--verify_topology"]) == 2
+    assert "needs a value" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("workplace")
+def test_a_recipe_on_two_devices_agrees_with_one(beside, capsys, monkeypatch):
+    beside("image_tokenizer", "speech_tokenizer")
+    monkeypatch.setenv("PYTHONPATH", str(RECIPES.parent))
+    recipe = ["--config", str(RECIPES / "debug/stage3.yaml")]
+    strategy = ["--config", str(RECIPES / "strategy/fsdp2.yaml"), "--trainer.devices", "2"]
+    assert main(["fit", *recipe, *strategy, "--verify_topology", "2"]) == 0
+    assert capsys.readouterr().out.count("equal") == 4
