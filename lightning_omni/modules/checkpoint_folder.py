@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.errors import OmniError
@@ -93,7 +95,7 @@ class FolderWriter:
     def __init__(self, *, is_asynchronous: bool) -> None:
         self.is_asynchronous = is_asynchronous
         self._pending: Future[None] | None = None
-        self._group: dist.ProcessGroup | None = None
+        self._group: Any = None
 
     def write(self, checkpoint: dict[str, Any], folder: Path) -> None:
         """Write a checkpoint; every process has to call it with the same folder."""
@@ -110,14 +112,14 @@ class FolderWriter:
             torch.save(plain, partial / PLAIN_FILE)
         writer = FileSystemWriter(partial)
         if not self.is_asynchronous:
-            dcp.save(tensors, storage_writer=writer)
+            save(tensors, storage_writer=writer)
             if is_first:
                 _rename(partial, folder)
             dist.barrier()
             return
         if self._group is None:  # training uses the other one meanwhile
             self._group = dist.new_group(backend="gloo")
-        saved: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        saved: Any = async_save(tensors, storage_writer=writer, process_group=self._group)
         self._pending = Future()
         saved.add_done_callback(_finisher(self._pending, partial, folder, renames=is_first))
 
@@ -187,8 +189,8 @@ def read_folder(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(targets, storage_reader=reader, no_dist=not has_processes)
-    except dcp.api.CheckpointException as error:
+            load(targets, storage_reader=reader, no_dist=not has_processes)
+    except CheckpointException as error:
         raise OmniError(f"'{folder}' is damaged ({error}); give another checkpoint") from error
     found: dict[str, Any] = _with_tensors(plain, targets)
     return found
