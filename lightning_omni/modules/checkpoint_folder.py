@@ -95,6 +95,7 @@ class FolderWriter:
     def __init__(self, *, is_asynchronous: bool) -> None:
         self.is_asynchronous = is_asynchronous
         self._pending: Future[None] | None = None
+        self._outdated: list[Path] = []
         self._group: Any = None
 
     def write(self, checkpoint: dict[str, Any], folder: Path) -> None:
@@ -130,15 +131,18 @@ class FolderWriter:
             Exception: What went wrong when it was written.
         """
         pending, self._pending = self._pending, None
+        outdated, self._outdated = self._outdated, []
         if pending is not None:
             pending.result()
+        for path in outdated:
+            remove(path)
 
     def remove(self, path: Path) -> None:
         """Delete a checkpoint once the last one is complete."""
         if self._pending is None:
             remove(path)
         else:
-            self._pending.add_done_callback(lambda done: None if done.exception() else remove(path))
+            self._outdated.append(path)
 
 
 def remove(path: Path) -> None:
