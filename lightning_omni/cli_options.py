@@ -15,7 +15,9 @@ from lightning_omni.moved import (
     is_ignored_setting,
     log_once,
     one_scale,
+    rename_arguments,
     rename_class,
+    rename_class_paths,
     rename_option,
 )
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
@@ -146,9 +148,20 @@ def _rename_fields(plain: Any) -> Any:
 def _rename(arg: str, rename: Callable[[str], str]) -> str:
     """Return `--name`, `--name=value` or a value, names of options and classes replaced."""
     if not arg.startswith("--"):
-        return str(rename_class(arg))
+        return _rename_value(arg)
     name, equals, value = arg[2:].partition("=")
-    return f"--{rename(name)}{equals}{rename_class(value)}"
+    return f"--{rename(name)}{equals}{_rename_value(value)}"
+
+
+def _rename_value(value: str) -> str:
+    """Return a class path, or JSON that holds some, with today's names."""
+    if '"class_path"' not in value:
+        return str(rename_class(value))
+    try:
+        plain = json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(rename_class_paths(rename_arguments(plain, level=logging.WARNING)))
 
 
 def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> list[str]:

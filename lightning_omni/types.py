@@ -185,6 +185,8 @@ class Batch:
         sample_index: Global sample index; negative for the complementary mask of a pair. Together
             with the seed it determines the noise. Int64[N].
         lengths: Tokens of each segment, in order.
+        host_tasks: The values of `tasks`, which no device need be asked for.
+        num_maskable: Number of maskable tokens.
         num_rows: Rows that were packed, B; T = B * L.
         codebooks: Speech codes per frame.
         continuous: Features that replace the embeddings of some tokens; None where no sample has
@@ -202,6 +204,8 @@ class Batch:
     tasks: Tensor
     sample_index: Tensor
     lengths: tuple[int, ...]
+    host_tasks: tuple[int, ...]
+    num_maskable: int
     num_rows: int
     codebooks: int
     continuous: ContinuousFeatures | None

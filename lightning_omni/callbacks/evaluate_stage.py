@@ -63,6 +63,7 @@ class EvaluateStage(L.Callback):
                 f"nothing to evaluate in '{root / 'export'}'; keep export in run_defaults, or list "
                 "ExportOmni before EvaluateStage in trainer.callbacks"
             )
+        used = trainer.strategy.root_device
         results = evaluate(
             model=root / "export",
             data=data.data,
@@ -74,6 +75,7 @@ class EvaluateStage(L.Callback):
             seed=self.seed,
             gallery=self.gallery,
             continuous_speech=data.continuous_speech,
+            device=str(used) if used.type == "cuda" else "cpu",
         )
         values = primary_values(results["rows"])
         for logger in trainer.loggers:

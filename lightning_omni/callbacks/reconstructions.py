@@ -16,7 +16,8 @@ class Reconstructions(L.Callback):
     """Logs the first validation pictures or recordings with their reconstructions.
 
     Pictures appear as `reconstructions/real_then_decoded`, recordings as
-    `reconstructions/<number>_real` and `_decoded`.
+    `reconstructions/<number>_real` and `_decoded`, and as spectrograms, the original
+    above, in `reconstructions/<number>_spectrograms`.
 
     Args:
         num_samples: number of pictures or recordings.
@@ -54,5 +55,7 @@ def _log_sounds(media: MediaLog, module: SpeechTokenizerModule, wave: Tensor) ->
     rate = tokenizer.sample_rate
     decoded = tokenizer.decode(tokenizer.encode(wave, sample_rate=rate))
     for i, (real, ours) in enumerate(zip(wave, decoded, strict=True)):
-        media.audio(f"reconstructions/{i}_real", real.cpu(), rate)
-        media.audio(f"reconstructions/{i}_decoded", ours.float().cpu(), rate)
+        pair = [real.cpu(), ours.float().cpu()]
+        media.audio(f"reconstructions/{i}_real", pair[0], rate)
+        media.audio(f"reconstructions/{i}_decoded", pair[1], rate)
+        media.spectrograms(f"reconstructions/{i}_spectrograms", pair, rate)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lightning_omni.callbacks.tensorboard_media import MediaLog
+from lightning_omni.callbacks.first_process import FirstProcess
+from lightning_omni.callbacks.tensorboard_media import MediaLog, Wave
 from lightning_omni.data.encode import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
@@ -22,7 +25,7 @@ from lightning_omni.modules.sharding import is_sharded
 from lightning_omni.samplers.loop import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
-from lightning_omni.types import Sample
+from lightning_omni.types import Part, Sample
 
 STRIP = 8
 LENGTH_SAMPLES = 500
@@ -30,6 +33,12 @@ LENGTH_SAMPLES = 500
 
 class Samples(L.Callback):
     """Logs `samples/<task>/...` and `denoise/...` for the first validation samples of each task.
+
+    The request, the true answer (reference) and the model's answer stand side by side: as text in
+    `text`, pictures in `real_then_generated`, and speech as sound in `<number>_request`,
+    `<number>_reference` and `<number>_answer` and as spectrograms, in this order from top to
+    bottom, in `<number>_spectrograms`. Given media are decoded from their codes, as the model knows
+    them; their sounds are written once.
 
     `denoise/image_strip` shows a picture after each denoising step, `denoise/commit_order` the step
     at which each of its tokens was committed (dark first), `denoise/text` a text step by step.
@@ -44,6 +53,11 @@ class Samples(L.Callback):
         self.every_n_steps, self.num_per_task, self.seed = every_n_steps, num_per_task, seed
         self.last_step = 0
         self._parts: dict[str, Any] = {}
+        self._first_process = FirstProcess()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prepare for others to wait while the first process draws samples."""
+        self._first_process.join()
 
     def on_train_batch_end(
         self,
@@ -66,15 +80,21 @@ class Samples(L.Callback):
         self.last_step = trainer.global_step
         data = trainer.datamodule  # type: ignore[attr-defined]
         takes_part = trainer.is_global_zero or is_sharded(pl_module)  # a pass gathers from all
-        if not (takes_part and isinstance(data, OmniData)):
-            return
+        if isinstance(data, OmniData):
+            with self._first_process.others_wait():
+                if takes_part:
+                    self._draw(trainer, pl_module, data)
+
+    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, data: OmniData) -> None:
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)
+        is_first = not self._parts
         omni = self._omni(data, pl_module)
         for task in data.tasks:
             prompts = self._parts["prompts"][task]
             answers = omni.answer([p.unanswered() for p in prompts], seed=self.seed)
-            _log_answers(media, omni, task, prompts, answers)
+            _log_answers(media, omni, prompts, answers)
+            _log_speech(media, omni, prompts, answers, with_given=is_first)
         if "t2i" in data.tasks:
             _log_strip(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
         texts = [t for t in ("caption", "asr", "tqa") if t in data.tasks]
@@ -105,23 +125,64 @@ class Samples(L.Callback):
         return Omni(folder, device=str(module.device))
 
 
-def _log_answers(
-    media: MediaLog, omni: Omni, task: str, prompts: list[Sample], answers: list[Answer]
-) -> None:
+def _given_parts(prompt: Sample) -> dict[str, list[Part]]:
+    """Return the parts of the request and of the true answer, without transcript."""
+    *before, last = prompt.turns
+    return {
+        "request": [part for turn in before for part in turn.parts],
+        "reference": [part for part in last.parts if not part.is_transcript],
+    }
+
+
+def _log_answers(media: MediaLog, omni: Omni, prompts: list[Sample], answers: list[Answer]) -> None:
+    """Log a table of texts, and a row of pictures."""
     rows, pictures = [], []
-    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        request = [p for t in prompt.turns[:-1] for p in t.parts]
-        reference = [p for p in prompt.turns[-1].parts if not p.is_transcript]
-        words = [" ".join(p.text or "" for p in parts).strip() for parts in (request, reference)]
-        rows.append([words[0] or str(prompt.meta.get("text", "")), words[1], answer.text or ""])
-        codes = [p.codes for p in (*request, *reference) if p.modality == "image" and p.codes]
-        pictures += [_picture(omni, c) for c in codes]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        given, spoken = _given_parts(prompt), str(prompt.meta.get("text", ""))
+        own = [part for part in answer.sample.turns[-1].parts if not part.is_transcript]
+        reference = _in_words(given["reference"])
+        rows.append([_in_words(given["request"], spoken), reference, _in_words(own)])
+        codes = [p for parts in given.values() for p in parts if p.modality == "image" and p.codes]
+        pictures += [_picture(omni, part.codes or ()) for part in codes]
         if answer.image is not None:
             pictures.append(answer.image)
-        if answer.speech is not None and len(answer.speech):
-            media.audio(f"samples/{task}/{i}", answer.speech, answer.sample_rate)
+    task = prompts[0].task if prompts else ""
     media.table(f"samples/{task}/text", ["request", "reference", "answer"], rows)
     media.images(f"samples/{task}/real_then_generated", pictures)
+
+
+def _in_words(parts: Iterable[Part], spoken: str = "") -> str:
+    """Return the texts of parts, media as `[image]` and speech as `[speech: what is said]`."""
+    words = []
+    for part in parts:
+        if part.modality == "text":
+            words.append(part.text or "")
+        else:
+            said = f": {spoken}" if part.modality == "speech" and spoken else ""
+            words.append(f"[{part.modality}{said}]")
+    return " ".join(words).strip()
+
+
+def _log_speech(
+    media: MediaLog, omni: Omni, prompts: list[Sample], answers: list[Answer], *, with_given: bool
+) -> None:
+    """Log all speech as spectrograms and the answers', with `with_given` the rest too, as sound."""
+    rate = omni.speech_tokenizer.sample_rate
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        tag = f"samples/{prompt.task}/{i}"
+        waves: list[Wave] = []
+        for name, parts in _given_parts(prompt).items():
+            for part in parts:
+                if part.modality == "speech" and part.codes:
+                    wave = omni.decoder.decode(part)
+                    assert isinstance(wave, np.ndarray)  # noqa: S101
+                    waves.append(wave)
+                    if with_given:
+                        media.audio(f"{tag}_{name}", wave, rate)
+        if answer.speech is not None:
+            waves.append(answer.speech)
+            media.audio(f"{tag}_answer", answer.speech, rate)
+        media.spectrograms(f"{tag}_spectrograms", waves, rate)
 
 
 def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
@@ -130,7 +191,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     frames: list[Image.Image] = []
     masks: list[Tensor] = []
 
-    def keep(event: StepEvent) -> None:
+    def record_frame(event: StepEvent) -> None:
         ids = event.ids
         is_open = ids == omni.template.vocab.mask_token_id
         is_code = (ids >= span.start) & (ids < span.stop)
@@ -142,7 +203,7 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
-    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=keep)
+    omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=record_frame)
     media.images("denoise/image_strip", frames)
     if masks:
         order = torch.stack(masks).sum(0)

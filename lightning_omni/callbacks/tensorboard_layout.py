@@ -5,6 +5,8 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+
 Layout = dict[str, dict[str, list[str | list[str]]]]
 """Category -> title of a chart -> its type and regular expressions of its tags."""
 
@@ -13,31 +15,61 @@ def _lines(*patterns: str) -> list[str | list[str]]:
     return ["Multiline", [f"^{pattern}$" for pattern in patterns]]
 
 
-_STAGE = "(train|val)"
+def _both(name: str) -> list[str | list[str]]:
+    return _lines(f"train{name}", f"val{name}")
+
+
+# charts of both layouts are the same, as TensorBoard shows those of all runs on one page
+_OPTIMIZATION = {
+    "Learning rate": _lines("optim/lr(_critic)?(_group[0-9]+)?"),
+    "Gradient norm before clipping": _lines("optim/grad_norm(_critic)?"),
+}
+_STEP = {
+    "Seconds per step": _lines("perf/(data_wait|compute|forward|backward|update)_s"),
+    "Peak memory, GB": _lines("perf/peak_gb"),
+}
 
 LAYOUT: Layout = {
     "Loss and accuracy": {
-        "Loss": _lines(f"{_STAGE}/loss(_step|_epoch)?"),
-        "Negative log-likelihood by modality": _lines(f"{_STAGE}_loss_unweighted/.*"),
-        "Negative log-likelihood by task": _lines(f"{_STAGE}_loss_task/.*"),
-        "Negative log-likelihood by mask ratio": _lines(f"{_STAGE}_loss_t_[a-z]+/bin[0-9]+"),
-        "Accuracy by mask ratio": _lines(f"{_STAGE}_acc_t_[a-z]+/bin[0-9]+"),
+        "Loss": _both("/loss"),
+        "Negative log-likelihood by modality": _both("_loss_unweighted/.*"),
+        "Negative log-likelihood by task": _both("_loss_task/.*"),
+        "Negative log-likelihood by mask ratio": _both("_loss_t_[a-z]+/bin[0-9]+"),
+        "Accuracy by modality": _both("_acc/.*"),
+        "Accuracy by task": _both("_acc_task/.*"),
+        "Accuracy by mask ratio": _both("_acc_t_[a-z]+/bin[0-9]+"),
     },
-    "Optimization": {
-        "Learning rate": _lines("optim/lr(_group[0-9]+)?"),
-        "Gradient norm before clipping": _lines("optim/grad_norm"),
-    },
+    "Optimization": _OPTIMIZATION,
     "Speed": {
-        "Per second": _lines("perf/(useful_)?tokens_per_s", "perf/samples_per_s"),
-        "Seconds per step": _lines("perf/(data_wait|compute|forward|backward|update)_s"),
-        "Peak memory, GB": _lines("perf/peak_gb"),
+        "Tokens per second": _lines("perf/(useful_)?tokens_per_s"),
+        **_STEP,
+        "Model FLOPs utilization": _lines("perf/mfu"),
     },
 }
-"""Charts of a run; a chart whose tags a run does not log stays empty."""
+"""Charts of a joint stage; those of what a device does not log stay empty."""
+
+TOKENIZER_LAYOUT: Layout = {
+    "Loss and reconstruction": {
+        "Terms of the loss": _lines("train_loss/.*"),
+        "Reconstruction": _lines("tokenizer/[a-z]+/(psnr_db|ssim|mel_l1)"),
+    },
+    "Codebooks": {
+        "Share of codes in use": _lines("tokenizer/[a-z]+/usage(_q[0-9]+)?"),
+        "Perplexity": _lines("tokenizer/[a-z]+/perplexity(_q[0-9]+)?"),
+        "Codes out of use": _lines("tokenizer/[a-z]+/dead_codes(_q[0-9]+)?"),
+    },
+    "Optimization": _OPTIMIZATION,
+    "Speed": {
+        "Samples per second": _lines("perf/samples_per_s"),
+        **_STEP,
+    },
+}
+"""Charts of a run of a tokenizer."""
 
 
-def write_layout(trainer: L.Trainer) -> None:
-    """Write `LAYOUT` to the run's TensorBoard, on the first process only."""
+def write_layout(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Write the layout of a run to its TensorBoard, on the first process only."""
+    layout = LAYOUT if isinstance(module, MaskedDiffusionModule) else TOKENIZER_LAYOUT
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars(LAYOUT)
+            logger.experiment.add_custom_scalars(layout)

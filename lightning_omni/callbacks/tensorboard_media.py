@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lightning_omni.callbacks.spectrogram import spectrogram
+
+Wave = NDArray[np.float32] | Tensor
+
 log = logging.getLogger(__name__)
 
 MAX_SECONDS = 10
+GAP = 2
+"""Pixels between pictures."""
 
 
 class MediaLog:
@@ -30,26 +36,36 @@ class MediaLog:
         self.step = trainer.global_step
         self.failures = 0
 
-    def images(self, tag: str, pictures: list[Image.Image]) -> None:
-        """Write a row of pictures, left to right."""
+    def images(self, tag: str, pictures: list[Image.Image], *, stacked: bool = False) -> None:
+        """Write pictures in one, left to right, or if `stacked` top to bottom."""
         if self.writer is None or not pictures:
             return
-        height = max(p.height for p in pictures)
-        sheet = Image.new("RGB", (sum(p.width + 2 for p in pictures), height), "white")
-        left = 0
+        widths, heights = zip(*((p.width + GAP, p.height + GAP) for p in pictures), strict=True)
+        size = (max(widths), sum(heights)) if stacked else (sum(widths), max(heights))
+        sheet = Image.new("RGB", (size[0] - GAP, size[1] - GAP), "white")
+        at = 0
         for picture in pictures:
-            sheet.paste(picture, (left, 0))
-            left += picture.width + 2
+            sheet.paste(picture, (0, at) if stacked else (at, 0))
+            at += (picture.height if stacked else picture.width) + GAP
         pixels = torch.from_numpy(np.array(sheet))
-        self._write(lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC"))
+        self._write_or_warn(
+            lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC")
+        )
 
-    def audio(self, tag: str, wave: NDArray[np.float32] | Tensor, sample_rate: int) -> None:
+    def audio(self, tag: str, wave: Wave, sample_rate: int) -> None:
         """Write mono audio, made finite, clamped and cut to `MAX_SECONDS`; skip empty audio."""
-        sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
-        sound = sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)
+        sound = _playable(wave, sample_rate)
         if self.writer is None or len(sound) == 0:
             return
-        self._write(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
+        self._write_or_warn(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
+
+    def spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
+        """Write spectrograms of what `audio` would write, top to bottom; skip empty audio."""
+        if self.writer is None:
+            return
+        sounds = [_playable(wave, sample_rate) for wave in waves]
+        pictures = [spectrogram(sound, sample_rate) for sound in sounds if len(sound)]
+        self.images(tag, pictures, stacked=True)
 
     def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
         """Write a Markdown table; cells are escaped."""
@@ -58,11 +74,16 @@ class MediaLog:
         cells = [[html.escape(cell).replace("|", "&#124;") or " " for cell in row] for row in rows]
         lines = [header, ["---"] * len(header), *cells]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        self._write(lambda: self.writer.add_text(tag, text, self.step))
+        self._write_or_warn(lambda: self.writer.add_text(tag, text, self.step))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write_or_warn(self, write: Callable[[], None]) -> None:
         try:
             write()
         except (OSError, ValueError, TypeError, RuntimeError, AssertionError) as error:
             self.failures += 1
             log.warning("could not write to TensorBoard: %s", error)
+
+
+def _playable(wave: Wave, sample_rate: int) -> Tensor:
+    sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
+    return sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)

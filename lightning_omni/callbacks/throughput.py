@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import lightning as L
 import torch
+from torch.distributed.tensor import DTensor
 
+from lightning_omni.callbacks.hyper_parameters import write_hyper_parameters
+from lightning_omni.callbacks.step_times import StepTimes
 from lightning_omni.callbacks.tensorboard_layout import write_layout
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.nn.flops import peak_flops, training_flops
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import Batch
+
+if sys.platform != "win32":
+    import resource
 
 
 class _LastOfAll(L.Callback):
@@ -49,9 +57,11 @@ class Throughput(L.Callback):
     `perf/data_wait_s` is the time until the next batch is available, without validation, samples
     and checkpoints. `perf/compute_s` is the time of the step itself: `perf/forward_s`,
     `perf/backward_s` and `perf/update_s` (clipping and optimizer). Means are over
-    `log_every_n_steps`. On a GPU, which runs asynchronously, only the sum is exact.
+    `log_every_n_steps`. The parts of a step are measured by `StepTimes`.
 
-    `perf/peak_gb` is the value of `peak_memory_gb`.
+    `perf/mfu` is the share of the GPU's datasheet peak that `training_flops` amount to in the time
+    of steps and waiting (MFU, PaLM, arXiv:2204.02311, appendix B); on GPUs of unknown peak, on CPUs
+    and with frozen weights it is not logged. `perf/peak_gb` is the value of `peak_memory_gb`.
 
     Attributes:
         latest: values logged last.
@@ -60,12 +70,15 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self.started = self.ended = time.perf_counter()
+        self.times = StepTimes(torch.device("cpu"))
+        self.peak_flops: float | None = None
         self._restart()
 
     def _restart(self) -> None:
-        self.wait_s = self.compute_s = self.forward_s = self.backward_s = 0.0
-        self.tokens = self.useful = self.answer = self.samples = self.steps = 0
-        self.tasks = torch.zeros(len(TASK_NAMES))
+        self.wait_s = self.compute_s = 0.0
+        self.tokens = self.useful = self.answer = self.samples = self.steps = self.flops = 0
+        self.tasks: Counter[int] = Counter()
+        self.times.restart()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Append the callback that starts the waiting time."""
@@ -74,8 +87,20 @@ class Throughput(L.Callback):
             callbacks.append(_LastOfAll(self))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Arrange the charts of the run."""
-        write_layout(trainer)
+        """Arrange the charts of the run, and look at the device."""
+        write_layout(trainer, pl_module)
+        device = trainer.strategy.root_device
+        self.times = StepTimes(device)
+        if isinstance(pl_module, MaskedDiffusionModule) and device.type == "cuda":
+            weights = pl_module.backbone.blocks.parameters()
+            is_whole = all(weight.requires_grad for weight in weights)
+            name = torch.cuda.get_device_name(device)
+            self.peak_flops = peak_flops(name) if is_whole else None
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the settings of the run beside its final metrics, evaluation included."""
+        if stage == "fit":
+            write_hyper_parameters(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -83,16 +108,17 @@ class Throughput(L.Callback):
         """Stop the waiting time."""
         self.started = time.perf_counter()
         self.wait_s += self.started - self.ended
+        self.times.start(self.started)
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
     ) -> None:
         """Note the end of the forward pass."""
-        self.forward_s += time.perf_counter() - self.started
+        self.times.mark(time.perf_counter())
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the end of the backward pass."""
-        self.backward_s += time.perf_counter() - self.started
+        self.times.mark(time.perf_counter())
 
     def on_train_batch_end(
         self,
@@ -105,39 +131,48 @@ class Throughput(L.Callback):
         """Count the step, and log every `log_every_n_steps`."""
         self.ended = time.perf_counter()
         self.compute_s += self.ended - self.started
+        self.times.end(self.ended)
         if isinstance(batch, Batch):
-            self._count_tokens(batch)
+            self._count_tokens(batch, pl_module)
         else:
             self.samples += len(batch)
         self.steps += 1
         if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._log(trainer)
 
-    def _count_tokens(self, batch: Batch) -> None:
-        used = batch.tasks >= 0
-        self.tokens += batch.ids.numel()
-        self.useful += int((batch.tasks[batch.segment_ids] >= 0).sum())
-        self.answer += int(batch.maskable.sum())
-        self.tasks += torch.bincount(batch.tasks[used].cpu(), minlength=len(TASK_NAMES))
+    def _count_tokens(self, batch: Batch, module: L.LightningModule) -> None:
+        """Count what a batch holds, without waiting for the device."""
+        used = [n for n, task in zip(batch.lengths, batch.host_tasks, strict=True) if task >= 0]
+        self.tokens += sum(batch.lengths)
+        self.useful += sum(used)
+        self.answer += batch.num_maskable
+        self.tasks.update(task for task in batch.host_tasks if task >= 0)
+        if used and isinstance(module, MaskedDiffusionModule):
+            self.flops += training_flops(module.backbone, used, module.num_losses)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Log the gradient norm before clipping, and the learning rate."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm(grads)
-            pl_module.log("optim/grad_norm", norm, batch_size=1)
-            pl_module.log("optim/lr", optimizer.param_groups[0]["lr"], batch_size=1)
-            for k, group in enumerate(optimizer.param_groups[1:], start=1):
-                pl_module.log(f"optim/lr_group{k}", group["lr"], batch_size=1)
+        """Log the gradient norm before clipping, and the learning rate, of each optimizer."""
+        if (_batches_that_stepped(trainer) + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        suffix = "_critic" if optimizer in trainer.optimizers[1:] else ""
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None and id(p) in own]
+        norm = torch.nn.utils.get_total_norm(grads)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        pl_module.log(f"optim/grad_norm{suffix}", norm, batch_size=1)
+        for k, group in enumerate(optimizer.param_groups):
+            name = f"optim/lr{suffix}_group{k}" if k else f"optim/lr{suffix}"
+            pl_module.log(name, group["lr"], batch_size=1)
 
     def _log(self, trainer: L.Trainer) -> None:
         total_s = self.wait_s + self.compute_s
+        memory_gb = peak_memory_gb(trainer.strategy.root_device)
         values = {
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
-            "perf/peak_gb": peak_memory_gb(trainer.strategy.root_device),
+            **({} if memory_gb is None else {"perf/peak_gb": memory_gb}),
             **(self._token_values(total_s) if self.tokens else self._sample_values(total_s)),
         }
         for logger in trainer.loggers:
@@ -152,23 +187,30 @@ class Throughput(L.Callback):
         values = {
             "perf/tokens_per_s": self.tokens / total_s,
             "perf/useful_tokens_per_s": self.useful / total_s,
-            "perf/forward_s": self.forward_s / self.steps,
-            "perf/backward_s": (self.backward_s - self.forward_s) / self.steps,
-            "perf/update_s": (self.compute_s - self.backward_s) / self.steps,
+            **self.times.means(),
             "data/packing_efficiency": self.useful / self.tokens,
             "data/answer_share": self.answer / self.tokens,
         }
-        shares = self.tasks / self.tasks.sum()
-        values |= {f"data_task/{n}": float(s) for n, s in zip(TASK_NAMES, shares, strict=True) if s}
-        return values
+        if self.peak_flops is not None:
+            values["perf/mfu"] = self.flops / total_s / self.peak_flops
+        shares = {TASK_NAMES[k]: n / self.tasks.total() for k, n in self.tasks.items()}
+        return values | {f"data_task/{name}": share for name, share in shares.items()}
 
 
-def peak_memory_gb(device: torch.device) -> float:
+def _batches_that_stepped(trainer: L.Trainer) -> int:
+    """Return the number by which Lightning decides whether what is logged now is written."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def peak_memory_gb(device: torch.device) -> float | None:
     """Return the most memory used so far, in 10^9 bytes.
 
-    On a GPU that of its tensors, otherwise the resident memory of this process.
+    On a GPU that of its tensors, otherwise the resident memory of this process; None on
+    Windows, which does not keep it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

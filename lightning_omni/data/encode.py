@@ -46,6 +46,7 @@ def ensure_codes(
     continuous_speech: SpeechFeatureEncoder | None = None,
     file_tokenizers: Mapping[str, Path] | None = None,
     device: torch.device | None = None,
+    request_image_size: int | None = None,
 ) -> Path:
     """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
@@ -60,9 +61,10 @@ def ensure_codes(
         continuous_speech: Encoder of speech features; None without continuous speech.
         file_tokenizers: Folders of the tokenizers of further modalities.
         device: Device of the tokenizers; None for a GPU if there is one.
+        request_image_size: Side of pictures in requests in pixels; None for the image tokenizer's.
 
     Raises:
-        OmniError: If the data or a tokenizer is missing.
+        OmniError: If the data or a tokenizer is missing, or a picture of that size has no codes.
     """
     read_manifest(data)
     hashes = {
@@ -72,6 +74,8 @@ def ensure_codes(
     }
     if continuous_speech is not None:
         hashes["heard"] = continuous_speech.fingerprint()  # its key names folders: it stays
+    if request_image_size is not None:
+        hashes["request_image_size"] = str(request_image_size)
     further = file_tokenizers or {}
     hashes |= {name: _fingerprint(source, name) for name, source in further.items()}
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
@@ -80,6 +84,9 @@ def ensure_codes(
         used = device or resolve_device(AUTO)
         log.info("encoding the media of %s into %s on %s", data, folder, used)
         image = ImageTokenizer.from_pretrained(image_tokenizer).to(used)
+        size = request_image_size or image.image_size
+        if request_image_size is not None:
+            image.columns_of(size)  # a size without whole codes is refused here
         speech = SpeechTokenizer.from_pretrained(speech_tokenizer).to(used)
         unfinished = folder.with_name(f"{name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -88,7 +95,7 @@ def ensure_codes(
         if continuous_speech is not None:
             _encode_features(data, features, continuous_speech.to(used))
         loaded = load_file_tokenizers(further)
-        _encode_folder(data, unfinished, image, speech, loaded, features, hashes)
+        _encode_folder(data, unfinished, image, speech, loaded, features, hashes, size)
         shutil.rmtree(features, ignore_errors=True)
         unfinished.rename(folder)
     return folder
@@ -136,9 +143,11 @@ def _encode_folder(
     further: Mapping[str, FileTokenizer],
     features_folder: Path,
     hashes: dict[str, str],
+    request_size: int,
 ) -> None:
+    request_images, images = _encode_images(data, image, request_size)
     codes = {
-        "image": dict(_image_codes(_read_media(data, "image"), image)),
+        "image": images,
         "speech": dict(_speech_codes(_read_media(data, "speech"), speech)),
         **{name: _file_codes(_read_media(data, name), one) for name, one in further.items()},
     }
@@ -150,7 +159,9 @@ def _encode_folder(
         ):
             for key, files in read_shard(path):
                 sample = parse_sample(key, files, path)
-                plain = json.dumps(_with_codes(sample, codes).to_json(), separators=(",", ":"))
+                plain = json.dumps(
+                    _with_codes(sample, codes, request_images).to_json(), separators=(",", ":")
+                )
                 beside = _feature_members(sample, features_folder) if "heard" in hashes else {}
                 writer.write({"__key__": key, "json": plain.encode(), **beside})
                 counts[path.name] = counts.get(path.name, 0) + 1
@@ -169,6 +180,8 @@ def _encode_folder(
         "samples": counts,
         "tasks": TASK_NAMES,
     }
+    if request_size != image.image_size:
+        manifest["request_image_columns"] = image.columns_of(request_size)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
@@ -178,9 +191,31 @@ def _read_media(data: Path, kind: str) -> Iterator[tuple[str, bytes]]:
             yield key, medium_of(files, key, path)
 
 
+def _encode_images(data: Path, tokenizer: ImageTokenizer, request_size: int) -> tuple[Codes, Codes]:
+    """Return the codes of pictures in requests and elsewhere; of two sizes, those in use."""
+    if request_size == tokenizer.image_size:
+        both = dict(_image_codes(_read_media(data, "image"), tokenizer, request_size))
+        return both, both
+    in_requests, elsewhere = set(), set()
+    for path in sorted((data / "tasks").glob("*.tar")):
+        for key, files in read_shard(path):
+            for turn in parse_sample(key, files, path).turns:
+                keys = {p.key for p in turn.parts if p.modality == "image"}
+                (in_requests if turn.role == "user" else elsewhere).update(keys)
+    return tuple(
+        dict(
+            _image_codes(
+                (row for row in _read_media(data, "image") if row[0] in keys), tokenizer, size
+            )
+        )
+        for keys, size in ((in_requests, request_size), (elsewhere, tokenizer.image_size))
+    )  # type: ignore[return-value]
+
+
 def _image_codes(
-    media: Iterable[tuple[str, bytes]], tokenizer: ImageTokenizer
+    media: Iterable[tuple[str, bytes]], tokenizer: ImageTokenizer, size: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
+    batch = max(1, min(BATCH, BATCH * tokenizer.image_size**2 // size**2))
     keys: list[str] = []
     pixels: list[Tensor] = []
 
@@ -192,10 +227,10 @@ def _image_codes(
         pixels.clear()
 
     for key, content in media:
-        picture = square(read_image(content, name=key), tokenizer.image_size)
+        picture = square(read_image(content, name=key), size)
         keys.append(key)
         pixels.append(image_to_tensor(picture))
-        if len(keys) == BATCH:
+        if len(keys) == batch:
             yield from flush()
     yield from flush()
 
@@ -243,8 +278,8 @@ def _feature_members(sample: Sample, folder: Path) -> dict[str, bytes]:
     return members_of(found)
 
 
-def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:
-    def encoded(part: Part) -> Part:
+def _with_codes(sample: Sample, codes: dict[str, Codes], request_images: Codes) -> Sample:
+    def encoded(part: Part, codes: dict[str, Codes]) -> Part:
         if part.key is None:
             return part
         if part.modality not in codes:
@@ -259,5 +294,7 @@ def _with_codes(sample: Sample, codes: dict[str, Codes]) -> Sample:
             )
         return replace(part, key=None, codes=codes[part.modality][part.key])
 
-    turns = tuple(replace(t, parts=tuple(map(encoded, t.parts))) for t in sample.turns)
+    in_request = {**codes, "image": request_images}
+    by_role = [(t, in_request if t.role == "user" else codes) for t in sample.turns]
+    turns = tuple(replace(t, parts=tuple(encoded(p, own) for p in t.parts)) for t, own in by_role)
     return replace(sample, turns=turns)

@@ -137,6 +137,8 @@ class OmniData(ResumableData):
             speech; needs the released special tokens, and `continuous_dim` in the backbone. None
             for codes.
         file_tokenizers: Exported folder of the tokenizer of each further modality.
+        request_image_size: Side of the pictures in requests in pixels; those in answers have the
+            image tokenizer's. None for one size.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class OmniData(ResumableData):
         special_tokens: SpecialTokensName = "native",
         continuous_speech: SpeechFeatureEncoder | None = None,
         file_tokenizers: dict[str, str] | None = None,
+        request_image_size: int | None = None,
     ) -> None:
         super().__init__()
         for task, share in tasks.items():
@@ -172,6 +175,8 @@ class OmniData(ResumableData):
         check_within("data.row_length", row_length, 1)
         check_within("data.condition_dropout", condition_dropout, 0, 1)
         check_within("data.val_samples", val_samples, 0)
+        if request_image_size is not None:
+            check_within("data.request_image_size", request_image_size, 1)
         for modality, pads in max_tail_pads.items():
             check_within(f"data.max_tail_pads.{modality}", pads, 0)
         if test_split not in SPLITS:
@@ -183,6 +188,7 @@ class OmniData(ResumableData):
         self.image_tokenizer = resolve_pretrained(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
         self.file_tokenizers = {name: Path(f) for name, f in (file_tokenizers or {}).items()}
+        self.request_image_size = request_image_size
         self.special_tokens = canonical_set(special_tokens)
         self.continuous_speech = continuous_speech
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
@@ -213,6 +219,7 @@ class OmniData(ResumableData):
             image_columns=manifest["image_columns"],
             codebooks=manifest["codebooks"],
             max_tail_pads=self.max_tail_pads,
+            request_image_columns=manifest.get("request_image_columns"),
         )
         self.folder, self.manifest = folder, manifest
 
@@ -303,6 +310,7 @@ class OmniData(ResumableData):
             speech_tokenizer=self.speech_tokenizer,
             continuous_speech=self.continuous_speech,
             file_tokenizers=self.file_tokenizers,
+            request_image_size=self.request_image_size,
             device=None if self.trainer is None else self.trainer.strategy.root_device,
         )
 

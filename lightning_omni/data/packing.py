@@ -115,6 +115,8 @@ def collate(
         tasks=torch.tensor([s.task for _, s in flat]),
         sample_index=torch.tensor([index for index, _ in flat]),
         lengths=tuple(lengths),
+        host_tasks=tuple(s.task for _, s in flat),
+        num_maskable=int(maskable.sum()),
         num_rows=len(rows),
         codebooks=codebooks,
         continuous=concatenate_features([s for _, s in flat]),

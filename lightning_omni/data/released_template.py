@@ -73,11 +73,19 @@ class ReleasedTemplate(Template):
 
     def _write_turn(self, out: Builder, sample: Sample, turn: Turn, *, before: str = "") -> None:
         self._open_turn(out, turn.role)
-        self._write_parts(out, sample, list(turn.parts), before=before)
+        is_user = turn.role == "user"
+        self._write_parts(out, sample, list(turn.parts), before=before, in_request=is_user)
         self._close_turn(out)
 
     def _write_parts(
-        self, out: Builder, sample: Sample, parts: list[Part], *, before: str = "", after: str = ""
+        self,
+        out: Builder,
+        sample: Sample,
+        parts: list[Part],
+        *,
+        before: str = "",
+        after: str = "",
+        in_request: bool = False,
     ) -> None:
         """Write parts, each on a line of its own, the text between media as one string."""
         text = before
@@ -91,7 +99,10 @@ class ReleasedTemplate(Template):
             self._write_bracket(out, "begin", part.modality)
             if part.features is None:
                 ids = self._code_ids(part, sample)
-                out.add(ids, grid=self._grid(part.modality, len(ids)))
+                if in_request:
+                    self._add_request(out, part, ids, sample)
+                else:
+                    out.add(ids, grid=self._grid(part.modality, len(ids)))
             else:
                 out.features.append((len(out.ids), part.features))
                 out.add([self.vocab.special(CONTEXT)] * len(part.features))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.modalities import MODALITIES, SPEECH, modality_named
+from lightning_omni.modalities import IMAGE, MODALITIES, SPEECH, modality_named
 from lightning_omni.tasks import TASK_NAMES, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, TokenSequence, Turn
@@ -92,11 +92,12 @@ class Template:
     Args:
         vocab: Joint id space.
         text: Tokenizer of the vocabulary's text span.
-        image_columns: Codes per image row, for position ids on the image grid.
+        image_columns: Codes per row of an answer's picture, for position ids on the image grid.
         codebooks: Speech codes per frame, for position ids within a frame.
         max_tail_pads: Largest number of tail pads by modality, in tokens (for speech, in frames).
             Training appends 0 to this many pads to a response, drawn uniformly, so that generation
             may offer a response that is too long by as much. Default for a modality: none.
+        request_image_columns: Codes per row of a request's picture; None for those of an answer's.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Template:
         image_columns: int,
         codebooks: int,
         max_tail_pads: dict[str, int],
+        request_image_columns: int | None = None,
     ) -> None:
         growing = [m.name for m in MODALITIES if not m.has_fixed_length]
         unknown = sorted(set(max_tail_pads) - set(growing))
@@ -123,6 +125,8 @@ class Template:
         self.vocab, self.text = vocab, text
         self.image_columns, self.codebooks = image_columns, codebooks
         self.sizes = {"image_columns": image_columns, "codebooks": codebooks}
+        self.request_image_columns = request_image_columns or image_columns
+        self.request_sizes = {**self.sizes, "image_columns": self.request_image_columns}
         self.max_tail_pads = max_tail_pads
 
     def render(self, sample: Sample, *, rng: Random, drop: Collection[str] = ()) -> TokenSequence:
@@ -173,6 +177,7 @@ class Template:
             image_columns=self.image_columns,
             codebooks=self.codebooks,
             max_tail_pads={},
+            request_image_columns=self.request_image_columns,
         )
 
     def answer_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
@@ -267,7 +272,7 @@ class Template:
             else:
                 ids = self._code_ids(part, sample)
                 self._write_bracket(out, "begin", part.modality)
-                out.add(ids, grid=self._grid(part.modality, len(ids)))
+                self._add_request(out, part, ids, sample)
                 self._write_bracket(out, "end", part.modality)
 
     def _write_answer_parts(self, out: Builder, parts: tuple[Part, ...]) -> None:
@@ -288,6 +293,20 @@ class Template:
         token = row.begin if side == "begin" else row.end
         if token is not None:
             out.add([self.vocab.special(token)])
+
+    def _add_request(self, out: Builder, part: Part, ids: list[int], sample: Sample) -> None:
+        """Write the codes of a request's medium.
+
+        Raises:
+            OmniError: If it is a picture of another size than requests have.
+        """
+        wanted = self.request_image_columns**2
+        if part.modality == IMAGE and len(ids) != wanted:
+            raise OmniError(
+                f"sample '{sample.key}' asks about a picture of {len(ids)} codes, wanted {wanted}; "
+                "encode the data again with this recipe's data.request_image_size"
+            )
+        out.add(ids, grid=modality_named(part.modality).grid_of(len(ids), self.request_sizes))
 
     def _grid(self, modality: str, length: int) -> list[tuple[int, int]]:
         return modality_named(modality).grid_of(length, self.sizes)

@@ -22,10 +22,16 @@ def make_template(
     image_columns: int,
     codebooks: int,
     max_tail_pads: dict[str, int],
+    request_image_columns: int | None = None,
 ) -> Template:
     """Return the template of a vocabulary's special tokens; arguments are those of `Template`."""
     return TEMPLATES[vocab.special_tokens](
-        vocab, text, image_columns=image_columns, codebooks=codebooks, max_tail_pads=max_tail_pads
+        vocab,
+        text,
+        image_columns=image_columns,
+        codebooks=codebooks,
+        max_tail_pads=max_tail_pads,
+        request_image_columns=request_image_columns,
     )
 
 

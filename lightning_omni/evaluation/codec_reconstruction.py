@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-import torch
-from PIL import Image
-
-from lightning_omni.data.media import tensor_to_image
 from lightning_omni.evaluation.examples import Response, part_of
-from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.generation.decode import MediaDecoder
 from lightning_omni.types import Role, Sample
 
 
 class CodecReconstructor:
-    """Decodes the codes of samples by the tokenizers of an exported model.
+    """Decodes the codes of samples by the tokenizers of a model.
 
     Args:
-        model: Folder of the exported model.
-        device: Device to decode on; None for the CPU.
+        decoder: Decoder of the model.
     """
 
-    def __init__(self, model: Path, *, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
-        self.image = ImageTokenizer.from_pretrained(model / "image_tokenizer").to(self.device)
-        self.speech = SpeechTokenizer.from_pretrained(model / "speech_tokenizer").to(self.device)
+    def __init__(self, decoder: MediaDecoder) -> None:
+        self.decoder = decoder
 
-    @torch.inference_mode()
     def decode(self, sample: Sample, role: Role) -> Response:
         """Decode image and speech of the turns of a role; text is returned as it is."""
         text = part_of(sample, role, "text")
-        image, sound = part_of(sample, role, "image"), part_of(sample, role, "speech")
-        picture: Image.Image | None = None
-        if image is not None and image.codes:
-            rows = self.image.columns
-            pixels = self.image.decode(torch.tensor([image.codes], device=self.device), rows=rows)
-            picture = tensor_to_image(pixels[0].cpu())
-        wave = None
-        if sound is not None and sound.codes:
-            codes = torch.tensor([sound.codes], device=self.device)
-            wave = self.speech.decode(codes)[0].float().cpu().numpy()
-        return Response(text.text if text else None, picture, wave, self.speech.sample_rate)
+        media: dict[str, Any] = {"sample_rate": self.decoder.speech.sample_rate}
+        for modality in ("image", "speech"):
+            part = part_of(sample, role, modality)
+            if part is not None and part.codes:
+                media[modality] = self.decoder.decode(part)
+        return Response(text.text if text else None, **media)

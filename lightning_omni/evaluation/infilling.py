@@ -103,7 +103,7 @@ def evaluate_infilling(
         "split": split,
         "seed": seed,
         "sampling": to_plain(sampling),
-        "scene_classifier": suite.classifier.record() if suite.classifier else None,
+        "scene_classifier": suite.classifier.accuracy_report() if suite.classifier else None,
         **provenance(used),
         "rows": rows,
     }

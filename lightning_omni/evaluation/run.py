@@ -122,12 +122,13 @@ def prepare(
         continuous_speech=continuous_speech,
         file_tokenizers=file_tokenizers(model, omni.template.vocab),
         device=device,
+        request_image_size=omni.request_image_size,
     )
     suite = make_suite(
         data,
         codes,
         recognizer=load_recognizer(tasks),
-        reconstructor=CodecReconstructor(model, device=device),
+        reconstructor=CodecReconstructor(omni.decoder),
         tasks=tasks,
     )
     return omni, suite
@@ -168,4 +169,8 @@ def load_recognizer(tasks: Sequence[str]) -> Recognizer | None:
     Raises:
         OmniError: If it is not installed.
     """
-    return WhisperRecognizer() if any(needs_recognizer(task) for task in tasks) else None
+    if not any(needs_recognizer(task) for task in tasks):
+        return None
+    import jiwer  # noqa: F401  errors of transcripts are counted last; its lack is told first
+
+    return WhisperRecognizer()

@@ -99,6 +99,7 @@ def score_speech_codec(
         raise OmniError("no recordings to reconstruct; name a split that has some")
     sentences = [_transcript_of(r) for r in recordings]
     scorer = _SpeechScorer(recognizer, opinion, sentences, tokenizer.sample_rate, seed)
+    lengths = [error_rates("", s)["wer"][1] for s in sentences]
     original_errors, ground_truth = scorer.score([r.wave for r in recordings])
     quantizer = tokenizer.quantizer
     use = [CodebookUse(quantizer.codebook_size) for _ in range(quantizer.num_codebooks)]
@@ -118,7 +119,7 @@ def score_speech_codec(
     by_level = []
     for level, decoded_waves in enumerate(waves):
         errors, reconstruction = scorer.score(decoded_waves)
-        increase = bootstrap_difference(errors, original_errors, scorer.lengths, seed=seed)
+        increase = bootstrap_difference(errors, original_errors, lengths, seed=seed)
         by_level.append(
             LevelScores(
                 levels=level + 1,
@@ -138,20 +139,15 @@ def score_speech_codec(
     )
 
 
+@dataclass(frozen=True, slots=True)
 class _SpeechScorer:
     """Scores recordings of the same sentences by several codecs."""
 
-    def __init__(
-        self,
-        recognizer: Recognizer,
-        opinion: DNSMOS,
-        sentences: Sequence[str],
-        sample_rate: int,
-        seed: int,
-    ) -> None:
-        self.recognizer, self.opinion, self.sentences = recognizer, opinion, sentences
-        self.sample_rate, self.seed = sample_rate, seed
-        self.lengths = [error_rates("", s)["wer"][1] for s in sentences]
+    recognizer: Recognizer
+    opinion: DNSMOS
+    sentences: Sequence[str]
+    sample_rate: int
+    seed: int
 
     def score(self, waves: Sequence[NDArray[np.float32]]) -> tuple[list[float], SpeechScores]:
         """Return the number of word errors of each sentence, and the scores of all."""

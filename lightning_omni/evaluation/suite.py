@@ -158,7 +158,7 @@ class Suite:
             "rows": [row.to_json() for row in rows],
             "missing": missing,
             "samples": samples,
-            "scene_classifier": self.classifier.record() if self.classifier else None,
+            "scene_classifier": self.classifier.accuracy_report() if self.classifier else None,
         }
 
     def examples(self, task: str, split: str, plan: Plan) -> tuple[list[Example], list[Sample]]:

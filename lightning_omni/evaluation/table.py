@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from typing import Any
 
 from lightning_omni.evaluation.examples import Example, question_kind, scoring_of
@@ -217,19 +218,15 @@ def _row(
 
 
 def _select(scores: TaskScores, groups: Sequence[str], group: str) -> TaskScores:
-    keep = [i for i, other in enumerate(groups) if other == group]
-
-    def kept(values: Sequence[Score]) -> list[Score]:
-        return [values[i] for i in keep] if values else []
-
-    return TaskScores(
-        scores.task,
-        scores.split,
-        [scores.examples[i] for i in keep],
-        kept(scores.model),
-        kept(scores.ground_truth),
-        kept(scores.codec_reconstruction),
-        [kept(draw) for draw in scores.random_baseline],
+    """Return the scores of the examples of one group."""
+    is_kept = [other == group for other in groups]
+    return replace(
+        scores,
+        examples=list(compress(scores.examples, is_kept)),
+        model=list(compress(scores.model, is_kept)),
+        ground_truth=list(compress(scores.ground_truth, is_kept)),
+        codec_reconstruction=list(compress(scores.codec_reconstruction, is_kept)),
+        random_baseline=[list(compress(draw, is_kept)) for draw in scores.random_baseline],
     )
 
 

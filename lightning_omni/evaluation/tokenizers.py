@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_omni.data.shards import read_samples
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
@@ -68,25 +66,25 @@ def evaluate_tokenizers(
     check_within("seed", seed, 0)
     used = resolve_device(device)
     make_folder(out)
-    image_tokenizer, speech_tokenizer = (
-        resolve_pretrained(str(folder), name) if folder else None
-        for folder, name in (
-            (image_tokenizer, "image_tokenizer"),
-            (speech_tokenizer, "speech_tokenizer"),
-        )
-    )
-    images = _score_images(image_tokenizer, data, splits, limit, seed, used)
-    speech = _score_speech(speech_tokenizer, data, splits, speech_limit, seed, used)
+    folders = {
+        name: resolve_pretrained(str(folder), f"{name}_tokenizer")
+        for name, folder in (("image", image_tokenizer), ("speech", speech_tokenizer))
+        if folder is not None
+    }
+    images: dict[str, ImageCodecScores] = {}
+    speech: dict[str, SpeechCodecScores] = {}
+    if "image" in folders:
+        image_codec = ImageTokenizer.from_pretrained(folders["image"]).to(used)
+        images = _score_images(image_codec, data, splits, limit, seed)
+    if "speech" in folders:
+        speech_codec = SpeechTokenizer.from_pretrained(folders["speech"]).to(used)
+        speech = _score_speech(speech_codec, data, splits, speech_limit, seed)
     if not (images or speech):
         raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
     results = {
         "image": {split: asdict(scores) for split, scores in images.items()},
         "speech": {split: asdict(scores) for split, scores in speech.items()},
-        "fingerprints": {
-            name: fingerprint(folder)
-            for name, folder in (("image", image_tokenizer), ("speech", speech_tokenizer))
-            if folder is not None
-        },
+        "fingerprints": {name: fingerprint(folder) for name, folder in folders.items()},
         "manifest_sha256": manifest_hash(data),
         "arguments": arguments,
         **provenance(used),
@@ -108,16 +106,8 @@ def _check(
 
 
 def _score_images(
-    folder: Path | None,
-    data: Path,
-    splits: list[str],
-    limit: int,
-    seed: int,
-    device: torch.device,
+    codec: ImageTokenizer, data: Path, splits: list[str], limit: int, seed: int
 ) -> dict[str, ImageCodecScores]:
-    if folder is None:
-        return {}
-    codec = ImageTokenizer.from_pretrained(folder).to(device)
     scores: dict[str, ImageCodecScores] = {}
     for split in splits:
         if keys := scene_keys(data, split, limit=limit, seed=seed):
@@ -128,16 +118,8 @@ def _score_images(
 
 
 def _score_speech(
-    folder: Path | None,
-    data: Path,
-    splits: list[str],
-    limit: int,
-    seed: int,
-    device: torch.device,
+    codec: SpeechTokenizer, data: Path, splits: list[str], limit: int, seed: int
 ) -> dict[str, SpeechCodecScores]:
-    if folder is None:
-        return {}
-    codec = SpeechTokenizer.from_pretrained(folder).to(device)
     recognizer, opinion = Recognizer(), DNSMOS()
     scores: dict[str, SpeechCodecScores] = {}
     for split in splits:

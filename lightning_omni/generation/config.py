@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import read_json_object
 from lightning_omni.moved import REMOVED_SETTINGS, SETTINGS, is_ignored_setting, one_scale
@@ -20,7 +22,7 @@ from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 
 Preset = Literal["fast", "balanced", "best"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 PRESETS_FILE, _OLD_PRESETS_FILE = "presets.json", "qualities.json"
 MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
@@ -43,7 +45,8 @@ class GenerationConfig:
         cache_interval: Steps between two passes over the whole prompt; 1 is exact.
         sampler: Rule that selects the tokens to commit: a class of lightning_omni.samplers.
         block_size: Unmask a response in blocks of this many positions, from left to right.
-        precision: Format of the network's matrix products.
+        precision: Format of the network's matrix products; auto is bfloat16 on GPUs and float32
+            on CPUs.
         timestep_shift: Shift of the schedule's times; above 1 commits late, below 1 early.
         stop_at_end: Take no steps for positions behind an answer's end.
         response_length: Positions of a text or spoken answer, end included; None predicts it from
@@ -65,7 +68,7 @@ class GenerationConfig:
     cache_interval: int | None = None
     sampler: Sampler | None = None
     block_size: int | None = None
-    precision: Precision = "float32"
+    precision: Precision = "auto"
     timestep_shift: float = 1.0
     stop_at_end: bool = True
     response_length: int | None = None
@@ -105,6 +108,13 @@ class GenerationConfig:
             share = self.steps_per_token
             wanted = defaults.num_steps(positions) if share is None else round(share * positions)
         return max(1, min(wanted, positions))
+
+
+def products_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the format of matrix products on a device."""
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 _LIMITS: dict[str, tuple[float, float]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,8 @@ from lightning_omni.data.media import opaque, square, tensor_to_image
 from lightning_omni.data.template import Template
 from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
 from lightning_omni.generation.history import Change
+from lightning_omni.generation.model_folder import ModelFolder
 from lightning_omni.modalities import modality_named
-from lightning_omni.tokenizers.base import FileTokenizer
-from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Part
 
 FADE_S = 0.01
@@ -115,24 +113,13 @@ class MediaDecoder:
     """Decodes codes to media.
 
     Args:
-        image: tokenizer of images.
-        speech: tokenizer of speech.
-        columns: codes of an image row.
+        model: the model, its tokenizers on `device`.
         device: device of the tokenizers.
-        files: tokenizers of further modalities.
     """
 
-    def __init__(
-        self,
-        image: ImageTokenizer,
-        speech: SpeechTokenizer,
-        *,
-        columns: int,
-        device: torch.device,
-        files: Mapping[str, FileTokenizer],
-    ) -> None:
-        self.image, self.speech, self.files = image, speech, files
-        self.columns, self.device = columns, device
+    def __init__(self, model: ModelFolder, *, device: torch.device) -> None:
+        self.image, self.speech, self.files = model.image, model.speech, model.files
+        self.columns, self.device = model.template.image_columns, device
 
     @torch.inference_mode()
     def decode(self, part: Part) -> Content:

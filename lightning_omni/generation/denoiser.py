@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -24,33 +25,32 @@ class CachedBackbone:
 
     Args:
         backbone: the network.
-        position_ids: position ids of all tokens, Int[T 3].
-        lengths: lengths of the segments.
-        recomputed: positions of tokens that are recomputed in every pass, ascending. With
-            right-shifted logits the tokens before them, which score them, are recomputed too.
+        prompts: batches of prompts that run as one, one after another. Their responses are
+            recomputed in every pass; with right-shifted logits also the tokens before them, which
+            score them.
         mask_token_id: id of the mask.
         cache_interval: passes from one over all tokens to the next; in between only the recomputed
             tokens are computed. 1 is exact. With an isolated prompt all tokens are computed once,
             which is exact.
         dtype: format of matrix products.
-        continuous: features in place of tokens, none of which is recomputed.
     """
 
     def __init__(
         self,
         backbone: Transformer,
-        position_ids: Tensor,
-        lengths: tuple[int, ...],
-        *,
-        recomputed: Tensor,
+        *prompts: PackedPrompts,
         mask_token_id: int,
-        cache_interval: int,
-        dtype: torch.dtype,
-        continuous: ContinuousFeatures | None,
+        cache_interval: int = 1,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.backbone, self.position_ids, self.dtype = backbone, position_ids, dtype
-        self.continuous = continuous
-        self.mask_token_id = mask_token_id
+        self.backbone, self.dtype, self.mask_token_id = backbone, dtype, mask_token_id
+        self.position_ids = torch.cat([p.position_ids for p in prompts])
+        self.continuous = _joined(prompts)
+        lengths = tuple(length for p in prompts for length in p.layout.lengths)
+        starts = accumulate((len(p.ids) for p in prompts), initial=0)
+        recomputed = torch.cat(
+            [start + p.response_positions for start, p in zip(starts, prompts, strict=False)]
+        )
         self.cache_interval = sys.maxsize if backbone.isolate_prompt else cache_interval
         device = recomputed.device
         self.lengths = torch.tensor(lengths, device=device)
@@ -131,25 +131,19 @@ class CachedBackbone:
         return torch.autocast(kind, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
 
+class CacheOptions(TypedDict, total=False):
+    """Options of `CachedBackbone`."""
+
+    mask_token_id: Required[int]
+    cache_interval: int
+    dtype: torch.dtype
+
+
 def conditional(
-    backbone: Transformer,
-    prompts: PackedPrompts,
-    *,
-    mask_token_id: int,
-    cache_interval: int = 1,
-    dtype: torch.dtype = torch.float32,
+    backbone: Transformer, prompts: PackedPrompts, **options: Unpack[CacheOptions]
 ) -> Denoiser:
     """Return a denoiser of one forward pass per step; arguments are those of `CachedBackbone`."""
-    cached = CachedBackbone(
-        backbone,
-        prompts.position_ids,
-        prompts.layout.lengths,
-        recomputed=prompts.response_positions,
-        mask_token_id=mask_token_id,
-        cache_interval=cache_interval,
-        dtype=dtype,
-        continuous=prompts.continuous,
-    )
+    cached = CachedBackbone(backbone, prompts, **options)
 
     def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
         hidden, row = cached.run(ids, positions)
@@ -163,10 +157,7 @@ def guided(
     prompts: PackedPrompts,
     unconditional: PackedPrompts,
     scale: float,
-    *,
-    mask_token_id: int,
-    cache_interval: int = 1,
-    dtype: torch.dtype = torch.float32,
+    **options: Unpack[CacheOptions],
 ) -> Denoiser:
     """Return a denoiser with classifier-free guidance.
 
@@ -180,24 +171,12 @@ def guided(
         prompts: prompts with the condition.
         unconditional: the same prompts without it; their responses have the same lengths.
         scale: guidance scale; 0 is no guidance.
-        mask_token_id: see `CachedBackbone`.
-        cache_interval: see `CachedBackbone`.
-        dtype: see `CachedBackbone`.
+        options: see `CachedBackbone`.
 
     Source: arXiv:2207.12598, equation 6.
     """
-    both, offset = (prompts, unconditional), len(prompts.ids)
-    elsewhere = offset + unconditional.response_positions
-    cached = CachedBackbone(
-        backbone,
-        torch.cat([p.position_ids for p in both]),
-        tuple(length for p in both for length in p.layout.lengths),
-        recomputed=torch.cat([prompts.response_positions, elsewhere]),
-        mask_token_id=mask_token_id,
-        cache_interval=cache_interval,
-        dtype=dtype,
-        continuous=_joined(both),
-    )
+    elsewhere = len(prompts.ids) + unconditional.response_positions
+    cached = CachedBackbone(backbone, prompts, unconditional, **options)
     index = torch.full_like(prompts.ids, -1)
     index[prompts.response_positions] = torch.arange(len(elsewhere), device=index.device)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -25,9 +24,10 @@ from lightning_omni.generation.config import (
     ModalityDefaults,
     Precision,
     modality_defaults,
+    products_dtype,
 )
 from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
-from lightning_omni.generation.denoiser import conditional, guided
+from lightning_omni.generation.denoiser import CacheOptions, conditional, guided
 from lightning_omni.generation.history import History
 from lightning_omni.generation.lengths import (
     LENGTHENING,
@@ -291,7 +291,7 @@ class PartGenerator:
             self.backbone,
             packed,
             mask_token_id=self.vocab.mask_token_id,
-            dtype=getattr(torch, precision),
+            dtype=products_dtype(precision, self.device),
         )
         allowed, positions = self.allowed.allowed[0], packed.response_positions
         log_p = denoise(packed.ids, positions)(positions, allowed).log_softmax(-1)
@@ -310,10 +310,10 @@ class PartGenerator:
         """Return the backbone over the prompts, guided if the scale says so."""
         defaults = _defaults(samples, part, config)
         scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
-        options: dict[str, Any] = {
+        options: CacheOptions = {
             "mask_token_id": self.vocab.mask_token_id,
             "cache_interval": config.cache_interval or defaults.cache_interval,
-            "dtype": getattr(torch, config.precision),
+            "dtype": products_dtype(config.precision, self.device),
         }
         if not scale:
             return conditional(self.backbone, packed, **options)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
+REQUEST_COLUMNS = "request_image_columns"
 VOICES_FILE = "voices.json"
 ENCODER_FILE, _OLD_ENCODER_FILE = "speech_encoder.json", "hears.json"
 
@@ -66,6 +67,15 @@ def _ranks(folder: Path) -> str | Path:
     """The file of text ranks, or the word for those of another package."""
     named = read_json_object(folder / VOCAB_FILE, remedy="export the model again").get(RANKS)
     return str(named) if named is not None else folder / RANKS_FILE
+
+
+def _read_request_columns(folder: Path) -> int | None:
+    """Return the codes per row of a request's picture; None for those of an answer's."""
+    path, remedy = folder / VOCAB_FILE, "export the model again"
+    columns = read_json_object(path, remedy=remedy).get(REQUEST_COLUMNS)
+    if columns is not None and not (isinstance(columns, int) and columns > 0):
+        raise OmniError(f"'{path}' has {REQUEST_COLUMNS} {columns!r}, wanted a number; {remedy}")
+    return columns
 
 
 def _read_voices(folder: Path) -> tuple[str, ...]:
@@ -112,6 +122,8 @@ def write_model_folder(
         plain[RANKS] = QWEN
     else:
         shutil.copyfile(template.text.ranks, folder / RANKS_FILE)
+    if template.request_image_columns != template.image_columns:
+        plain[REQUEST_COLUMNS] = template.request_image_columns
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
     save_lengths(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
@@ -160,6 +172,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         image_columns=image.columns,
         codebooks=speech.num_codebooks,
         max_tail_pads={},
+        request_image_columns=_read_request_columns(folder),
     )
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     if (folder / "length_head").is_dir():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lightning_omni.data.templates import check_continuous_speech
 from lightning_omni.data.transcripts import expecting_transcript
-from lightning_omni.devices import resolve_device
+from lightning_omni.devices import device_facts, resolve_device
 from lightning_omni.generation.config import (
     Configs,
     GenerationConfig,
@@ -54,7 +54,7 @@ class Answer:
         speech: mono samples of the answer, likewise.
         sample_rate: samples of speech per second.
         transcript: transcript of a spoken request, if the model writes one before it answers.
-        record: task, seed, seconds and, by answer part, steps, forward passes and tokens.
+        record: task, seed, seconds, device and, by answer part, steps, forward passes and tokens.
         parts: contents of all answer parts in order, without the transcript.
         sample: the sample with its answer, in tokens.
         media: files of the answer by further modality.
@@ -97,29 +97,19 @@ class Omni:
         self.speech_tokenizer = model.speech.to(self.device).eval()
         self.lengths, self.presets = model.lengths, model.presets
         self.voices, self.fingerprint = model.voices, model.fingerprint
-        columns = self.template.image_columns
         self.encoder = RequestEncoder(
-            self.template.text,
-            self.image_tokenizer,
-            self.speech_tokenizer,
-            voices=model.voices,
-            image_columns=columns,
-            needs_features=self.backbone.feature_projector is not None,
-            continuous_speech=continuous_speech,
-            trained_with=model.encoder_fingerprint,
-            device=self.device,
-            files=model.files,
+            model, continuous_speech=continuous_speech, device=self.device
         )
         self.generator = PartGenerator(
             self.backbone, self.template, model.lengths, device=self.device
         )
-        self.decoder = MediaDecoder(
-            self.image_tokenizer,
-            self.speech_tokenizer,
-            columns=columns,
-            device=self.device,
-            files=model.files,
-        )
+        self.decoder = MediaDecoder(model, device=self.device)
+
+    @property
+    def request_image_size(self) -> int | None:
+        """Side in pixels of pictures in requests; None where it is that of answers."""
+        columns, image = self.template.request_image_columns, self.image_tokenizer
+        return None if columns == self.template.image_columns else image.downsample_factor * columns
 
     @classmethod
     def from_pretrained(
@@ -304,6 +294,7 @@ class Omni:
             "model": self.fingerprint,
             "seconds": seconds,
             "forwards": sum(one.forwards for one in generated.values()),
+            "device": device_facts(self.device)["device"],
             "parts": {name: one.record() for name, one in generated.items()},
         }
         rate = self.speech_tokenizer.sample_rate

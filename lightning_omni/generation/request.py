@@ -16,13 +16,10 @@ from lightning_omni.data.features_store import user_speech
 from lightning_omni.data.media import check_wave, image_to_tensor, opaque, resampled, square
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import TextWithBlanks
+from lightning_omni.generation.model_folder import ModelFolder
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.tasks import TASKS, Task
-from lightning_omni.tokenizers.base import FileTokenizer
-from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder, check_encoder
-from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 
 Intervals = Sequence[tuple[float, float]]
@@ -84,16 +81,9 @@ class RequestEncoder:
     """Encodes requests for one model.
 
     Args:
-        text: tokenizer of text.
-        image: tokenizer of images.
-        speech: tokenizer of speech.
-        voices: voices that the model learned; empty if unknown.
-        image_columns: codes of an image row.
-        needs_features: whether the model reads speech as features of an encoder.
-        continuous_speech: filter bank and encoder of a model that does.
-        trained_with: fingerprint of the encoder that the model was trained with; None if unknown.
+        model: the model, its tokenizers on `device`.
+        continuous_speech: filter bank and encoder of a model that reads speech as features.
         device: device of the tokenizers.
-        files: tokenizers of further modalities.
 
     Raises:
         OmniError: If the encoder is given but not needed, or is another than the model's.
@@ -101,22 +91,17 @@ class RequestEncoder:
 
     def __init__(
         self,
-        text: TextTokenizer,
-        image: ImageTokenizer,
-        speech: SpeechTokenizer,
+        model: ModelFolder,
         *,
-        voices: tuple[str, ...],
-        image_columns: int,
-        needs_features: bool,
         continuous_speech: SpeechFeatureEncoder | None,
-        trained_with: str | None,
         device: torch.device,
-        files: Mapping[str, FileTokenizer],
     ) -> None:
-        check_encoder(continuous_speech, trained_with, is_needed=needs_features)
-        self.text, self.image, self.speech, self.files = text, image, speech, files
-        self.voices, self.image_columns, self.device = voices, image_columns, device
-        self.needs_features = needs_features
+        self.needs_features = model.backbone.feature_projector is not None
+        check_encoder(continuous_speech, model.encoder_fingerprint, is_needed=self.needs_features)
+        self.text, self.image, self.speech = model.template.text, model.image, model.speech
+        self.files, self.voices, self.device = model.files, model.voices, device
+        self.image_columns = model.template.image_columns
+        self.request_image_columns = model.template.request_image_columns
         self.features = None if continuous_speech is None else continuous_speech.to(device)
 
     @torch.inference_mode()
@@ -138,7 +123,7 @@ class RequestEncoder:
                 self.text.encode(text or "")
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                request.append(self._image(image, inputs.get("mask")))
+                request.append(self._image(image, inputs.get("mask"), is_request=True))
             elif modality in media:
                 request.append(self._file(modality, media[modality]))
             elif speech is not None:
@@ -167,7 +152,7 @@ class RequestEncoder:
             TextWithBlanks.parse(infill.text)
             parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            parts["image"] = self._image(infill.image, infill.mask)
+            parts["image"] = self._image(infill.image, infill.mask, is_request=False)
         if infill.speech is not None:
             parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
         return parts
@@ -177,10 +162,11 @@ class RequestEncoder:
             raise OmniError(f"the model was trained without {modality}; give another --model")
         return Part(modality, codes=tuple(self.files[modality].encode(content)))
 
-    def _image(self, image: Image.Image, mask: Image.Image | None) -> Part:
-        pixels = square(opaque(image, "white"), self.image.image_size)
+    def _image(self, image: Image.Image, mask: Image.Image | None, *, is_request: bool) -> Part:
+        columns = self.request_image_columns if is_request else self.image_columns
+        pixels = square(opaque(image, "white"), columns * self.image.downsample_factor)
         codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
-        masked = frozenset() if mask is None else masked_codes(image, mask, self.image_columns)
+        masked = frozenset() if mask is None else masked_codes(image, mask, columns)
         return Part("image", codes=tuple(codes[0].tolist()), masked=masked)
 
     def _speech(

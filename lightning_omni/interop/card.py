@@ -47,7 +47,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
         "",
         "### Evaluation",
         "",
-        *_metrics(model),
+        *_evaluation_lines(model),
         "",
         "### Files",
         "",
@@ -60,7 +60,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     write_checksums(folder)
 
 
-def _metrics(model: Path) -> list[str]:
+def _evaluation_lines(model: Path) -> list[str]:
     """Return the evaluation's table beside the folder, if it is of these very weights."""
     results = model.resolve().parent / "eval" / "results.json"
     table = results.with_suffix(".md")

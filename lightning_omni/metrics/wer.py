@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import jiwer
-
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
@@ -30,6 +28,8 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCount:
     words = normalize_transcript(reference)
     if not words:
         raise ValueError(f"reference '{reference}' has no words; a rate is not defined")
+    import jiwer
+
     found = jiwer.process_words(words, normalize_transcript(hypothesis))
     return ErrorCount(found.substitutions + found.deletions + found.insertions, len(words.split()))
 
@@ -43,6 +43,8 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCount:
     characters = normalize_transcript(reference)
     if not characters:
         raise ValueError(f"reference '{reference}' has no characters; a rate is not defined")
+    import jiwer
+
     found = jiwer.process_characters(characters, normalize_transcript(hypothesis))
     return ErrorCount(found.substitutions + found.deletions + found.insertions, len(characters))
 

@@ -118,6 +118,7 @@ class MaskedDiffusionModule(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share, self.init_from = final_lr_share, init_from
         self.noise_seed, self.nelbo_draws = noise_seed, nelbo_draws
+        self.num_losses = 0  # positions with a loss in the last training batch
         self.nelbo_per_token, self.nelbo_per_code = (
             NelboPerToken(len(self.vocab.modalities)) for _ in range(2)
         )
@@ -162,6 +163,7 @@ class MaskedDiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Corrupt the batch, predict its masked tokens, and return the weighted loss."""
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
+        self.num_losses = len(noisy.positions)
         hidden = self._states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)

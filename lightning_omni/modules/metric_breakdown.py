@@ -40,6 +40,7 @@ def metric_breakdown(
     for m, name in enumerate(vocab.modalities):
         of_m = modality == m
         found[f"loss_unweighted/{name}"] = nll[of_m]
+        found[f"acc/{name}"] = is_right[of_m]
         found[f"confusion/{name}"] = (true_span != guessed_span)[of_m].float()
         for b in range(NUM_BINS):
             chosen = of_m & (bins == b)
@@ -47,4 +48,5 @@ def metric_breakdown(
             found[f"acc_t_{name}/bin{b}"] = is_right[chosen]
     for k, name in enumerate(TASK_NAMES):
         found[f"loss_task/{name}"] = nll[task == k]
+        found[f"acc_task/{name}"] = is_right[task == k]
     return found

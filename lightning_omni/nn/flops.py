@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lightning_omni.nn.transformer import Block, Transformer
+
+_PEAKS = {r"\b(H100|H200)\b(?!.*(PCIe|NVL|MIG))": 989.4e12, r"\bA100\b(?!.*MIG)": 312e12}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bfloat16 operations per second of a GPU by its datasheet; None if unknown.
+
+    H100 and H200 are those of SXM boards; slower ones, and parts of a GPU, are unknown.
+
+    Args:
+        device_name: Name as `torch.cuda.get_device_name` gives it.
+
+    Source: NVIDIA's datasheets of the A100, H100 and H200.
+    """
+    return next((peak for name, peak in _PEAKS.items() if re.search(name, device_name)), None)
 
 
 def training_flops(network: Transformer, lengths: Iterable[int], num_masked: int) -> int:

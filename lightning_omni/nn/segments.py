@@ -1,8 +1,8 @@
 """Bidirectional attention over packed segments, without a dense L x L mask.
 
 Tokens of all segments are concatenated, and `SegmentLayout` holds the segment lengths.
-`segment_attention` picks the kernel: on CUDA flash-attn, else torch's varlen kernel; on other
-devices matrix products per segment. All are exact.
+`attention_backend` picks the kernel: flash-attn, else torch's varlen kernel on GPUs that have them;
+elsewhere, and in float32, matrix products per segment. All are exact.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,11 @@ from torch import Tensor
 from lightning_omni.nn.cpu import MAX_BF16_LENGTH, bf16_attention
 
 log = logging.getLogger(__name__)
+
+FLASH_CAPABILITY = (8, 0)
+"""Oldest compute capability of the flash kernels: Ampere's."""
+_FLASH_MODULES = {"flash_attn": "flash_attn", "varlen": "torch.nn.attention.varlen"}
+"""Kernel: the module that has it; the first that is installed is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,15 @@ class PromptIsolation:
 
 @functools.cache
 def attention_backend(device_type: str) -> str:
-    """Return the kernel used on a device: `flash_attn`, `varlen` or `sdpa`; log it once."""
+    """Return the kernel for half precision on a device, and log it once.
+
+    It is `flash_attn` or `varlen`, whichever is installed first in this order, on GPUs with the
+    instructions of these kernels, and `sdpa` elsewhere. float32 is always `sdpa`.
+    """
     backend = "sdpa"
-    if device_type == "cuda":
-        if importlib.util.find_spec("flash_attn") is not None:
-            backend = "flash_attn"
-        elif importlib.util.find_spec("torch.nn.attention.varlen") is not None:
-            backend = "varlen"
+    if device_type == "cuda" and torch.cuda.get_device_capability() >= FLASH_CAPABILITY:
+        installed = (n for n, module in _FLASH_MODULES.items() if importlib.util.find_spec(module))
+        backend = next(installed, backend)
     log.info("attention backend on %s: %s", device_type, backend)
     return backend
 
@@ -211,19 +219,16 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    arguments = _varlen_arguments(layout, key_layout)
-    out = varlen_attn(query, key, value, *arguments, **_grouped_heads(varlen_attn))
+    options = _varlen_options(varlen_attn)
+    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout), **options)
     return out if isinstance(out, Tensor) else out[0]
 
 
 @functools.cache
-def _grouped_heads(kernel: Callable[..., object]) -> dict[str, bool]:
-    """Return the option by which a kernel takes fewer key-value heads than query heads.
-
-    Before torch 2.12 there is none, and the kernel takes them as they are.
-    """
-    name = "enable_gqa"
-    return {name: True} if name in inspect.signature(kernel).parameters else {}
+def _varlen_options(kernel: Callable[..., Any]) -> dict[str, bool]:
+    """Return what lets a kernel take fewer key-value heads; torch 2.11's does so unasked."""
+    has_option = "enable_gqa" in inspect.signature(kernel).parameters
+    return {"enable_gqa": True} if has_option else {}
 
 
 def _varlen_arguments(

@@ -1,4 +1,4 @@
-"""The interface of samplers, and the measures of confidence that they share."""
+"""The interface of samplers, and the choice of tokens that they share."""
 
 from __future__ import annotations
 
@@ -83,17 +83,6 @@ def check_choice(temperature: float, *, top_p: float = 1.0, top_k: int | None = 
     check_within("top_p", top_p, 0, 1)
     if top_k is not None:
         check_within("top_k", top_k, 1)
-
-
-def max_probability(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-    """Return the probability of the likeliest token."""
-    return log_p.max(-1).values.exp()
-
-
-def margin(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-    """Return the probability of the likeliest token minus that of the second, if there is one."""
-    best = log_p.topk(min(2, log_p.shape[-1]), dim=-1).values.exp()
-    return best[:, 0] - best[:, 1:].sum(-1)
 
 
 def negative_entropy(log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:

@@ -145,15 +145,8 @@ def most_confident(
 ) -> Int[Tensor, " K"]:
     """Return the index of each sample's `count` most confident entries; `sample` is sorted.
 
-    Ties break as `torch.topk` breaks them within a sample's own entries, so the result does not
-    depend on the rest of the batch.
+    Among equally confident entries the first counts, so the result is the same on all devices and
+    with any rest of the batch.
     """
-    sizes = torch.bincount(sample, minlength=len(count))
-    starts = (sizes.cumsum(0) - sizes).tolist()
-    parts = torch.split(confidence, sizes.tolist())
-    return torch.cat(
-        [
-            start + part.topk(min(k, len(part))).indices
-            for start, part, k in zip(starts, parts, count.tolist(), strict=True)
-        ]
-    )
+    order, rank = most_confident_first(confidence, sample, len(count))
+    return order[rank < count[sample[order]]]

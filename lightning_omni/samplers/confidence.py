@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.samplers.base import Sampler, check_choice, choose, max_probability, truncate
+from lightning_omni.samplers.base import Sampler, check_choice, choose, truncate
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.noise import Noise
 
@@ -29,7 +29,7 @@ class Confidence(Sampler):
 
     def confidence(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
         """Return the measure that ranks positions: the largest probability."""
-        return max_probability(log_p)
+        return log_p.max(-1).values.exp()
 
     def propose(
         self, canvas: Canvas, scores: Scores, *, noise: Noise

@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_omni.samplers.base import margin
 from lightning_omni.samplers.confidence import Confidence
 
 
@@ -18,5 +17,6 @@ class Margin(Confidence):
     """
 
     def confidence(self, log_p: Float[Tensor, "M G"]) -> Float[Tensor, " M"]:
-        """Return the probability margin of the likeliest token."""
-        return margin(log_p)
+        """Return the probability of the likeliest token minus the second's, if there is one."""
+        best = log_p.topk(min(2, log_p.shape[-1]), dim=-1).values.exp()
+        return best[:, 0] - best[:, 1:].sum(-1)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lightning_omni.errors import OmniError
 from lightning_omni.nn.codec.conv import ConvDecoder, ConvEncoder
 from lightning_omni.nn.codec.lookup_free import LookupFreeQuantizer, Quantized
 from lightning_omni.tokenizers.base import Tokenizer
@@ -70,6 +71,19 @@ class ImageTokenizer(Tokenizer):
     def columns(self) -> int:
         """Codes per image row."""
         return int(self.image_size // self.downsample_factor)
+
+    def columns_of(self, size: int) -> int:
+        """Return the codes per row of square pictures with sides of `size` pixels.
+
+        Raises:
+            OmniError: If the side is not made of whole codes.
+        """
+        if size % self.downsample_factor:
+            raise OmniError(
+                f"a picture of {size} pixels has no whole number of codes; take a multiple of "
+                f"{self.downsample_factor} pixels, which the image tokenizer makes one code"
+            )
+        return size // self.downsample_factor
 
     def quantize(self, images: Float[Tensor, "B 3 Y X"]) -> Quantized:
         """Encode to quantized latents, with the losses for training."""

@@ -41,6 +41,46 @@ def test_pictures_sound_and_text_are_logged_and_nothing_failed(events):
     assert all(event.value == 0 for event in events.Scalars("monitor/failures"))
 
 
+def _cells(events, task):
+    """The table of a task's first sample: request, reference and answer."""
+    text = events.Tensors(f"samples/{task}/text/text_summary")[-1].tensor_proto.string_val[0]
+    header, _, row = text.decode().split("\n")
+    assert header == "| request | reference | answer |"
+    return [cell.strip() for cell in row.strip("| ").split("|")]
+
+
+def test_the_request_and_the_true_answer_stand_beside_the_answer(events):
+    request, reference, answer = _cells(events, "t2i")
+    assert request.startswith("a ")
+    assert reference == answer == "[image]"
+    request, reference, _ = _cells(events, "vqa")
+    assert request.startswith("what")
+    assert request.endswith("[image]")
+    assert reference
+    request, reference, answer = _cells(events, "sqa")
+    assert request.startswith("[speech: ")
+    assert reference.endswith(" [speech]")
+    assert answer.endswith("[speech]")
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("asr", ["request"]),
+        ("tts", ["answer", "reference"]),
+        ("sqa", ["answer", "reference", "request"]),
+    ],
+)
+def test_speech_is_logged_as_sound_and_as_spectrograms(events, task, names):
+    tags = events.Tags()
+    heard = sorted(t.rpartition("/0_")[2] for t in tags["audio"] if t.startswith(f"samples/{task}"))
+    assert heard == names
+    assert len(events.Audio(f"samples/{task}/0_{names[-1]}")) == 1 + (names[-1] == "answer")
+    pictures = events.Images(f"samples/{task}/0_spectrograms")
+    assert len(pictures) == 2  # of two evaluations
+    assert pictures[0].width > 20
+
+
 def test_accuracy_confusion_and_the_split_of_a_step_are_logged(events):
     tags = set(events.Tags()["scalars"])
     assert {t for t in tags if t.startswith("train_acc_t_image/bin")}
@@ -78,3 +118,5 @@ def test_a_tokenizer_shows_what_it_leaves_of_real_media_and_where_its_time_goes(
         assert tags["images"] == ["reconstructions/real_then_decoded"]
     else:
         assert {"reconstructions/0_real", "reconstructions/0_decoded"} <= set(tags["audio"])
+        pair = found.Images("reconstructions/0_spectrograms")[0]
+        assert (pair.width, pair.height) == (128, 160 + 2 + 160)  # 0.64 s

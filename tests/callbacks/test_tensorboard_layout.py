@@ -1,36 +1,83 @@
-"""The charts of TensorBoard's page "Custom Scalars" show what a run logs."""
+"""TensorBoard's pages "Custom Scalars" and "HParams" show what a run logs."""
 
 import re
+from types import SimpleNamespace
 
-import lightning as L
 import pytest
-from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lightning_omni.callbacks.tensorboard_layout import write_layout
+from lightning_omni.callbacks.hyper_parameters import METRICS, write_hyper_parameters
+from lightning_omni.callbacks.tensorboard_layout import LAYOUT, TOKENIZER_LAYOUT
 
 pytestmark = pytest.mark.xdist_group("workplace")
 
+RUNS = ["stage3", "image_tokenizer", "speech_tokenizer"]
+OF_A_GPU = {"Model FLOPs utilization"}
 
-def test_each_chart_of_the_layout_shows_a_logged_scalar(trained):
-    events = EventAccumulator(str(trained / "runs/debug/stage3"))
+
+def _events(trained, run):
+    events = EventAccumulator(str(trained / "runs/debug" / run))
     events.Reload()
+    return events
+
+
+def _chart_patterns(events):
+    """The patterns of every chart that the run's layout promises, by its title."""
     (tensor,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(tensor.tensor_proto.string_val[0])
-    tags = events.Tags()["scalars"]
     charts = [chart for category in layout.category for chart in category.chart]
-    assert len(charts) == 10
-    for chart in charts:
-        patterns = chart.multiline.tag
-        assert any(re.search(p, tag) for p in patterns for tag in tags), chart.title
+    return {chart.title: list(chart.multiline.tag) for chart in charts}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_line_of_every_chart_is_logged(trained, run):
+    events = _events(trained, run)
+    tags, charts = events.Tags()["scalars"], _chart_patterns(events)
+    layout = LAYOUT if run == "stage3" else TOKENIZER_LAYOUT
+    assert list(charts) == [title for category in layout.values() for title in category]
+    for title in charts.keys() - OF_A_GPU:
+        for pattern in charts[title]:
+            assert any(re.search(pattern, tag) for tag in tags), (title, pattern)
     assert 0.05 < events.Scalars("perf/peak_gb")[-1].value < 100
     assert "optim/lr_group1" in tags
+    assert ("optim/lr_critic" in tags) == (run == "image_tokenizer")
 
 
-@pytest.mark.parametrize("has_csv", [True, False])
-def test_a_run_without_tensorboard_has_no_layout_and_goes_on(tmp_path, has_csv):
-    logger = CSVLogger(str(tmp_path)) if has_csv else False
-    trainer = L.Trainer(logger=logger, accelerator="cpu", default_root_dir=tmp_path)
-    write_layout(trainer)
-    assert not list(tmp_path.rglob("events.out*"))
+def test_losses_and_accuracies_have_a_line_of_training_and_one_of_validation(trained):
+    charts = _chart_patterns(_events(trained, "stage3"))
+    for title in LAYOUT["Loss and accuracy"]:
+        assert [p.partition("/")[0].partition("_")[0] for p in charts[title]] == ["^train", "^val"]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_settings_stand_beside_the_final_metrics(trained, run):
+    events = _events(trained, run)
+    data = {
+        tag: HParamsPluginData.FromString(metadata.plugin_data.content)
+        for tag, metadata in events.summary_metadata.items()
+        if tag.startswith("_hparams_")
+    }
+    given = data["_hparams_/session_start_info"].session_start_info.hparams
+    assert given["model.optimizer.lr"].number_value == pytest.approx(1e-3)
+    betas = "0.8, 0.99" if run == "speech_tokenizer" else "0.9, 0.95"
+    assert given["model.optimizer.betas"].string_value == betas
+    assert given["seed_everything"].number_value == 956
+    assert "trainer.enable_progress_bar" not in given
+    listed = data["_hparams_/experiment"].experiment.metric_infos
+    assert tuple(m.name.tag for m in listed) == METRICS
+    metrics = set(METRICS) & set(events.Tags()["scalars"])
+    wanted = {
+        "stage3": {"val/loss", "val_acc_task/tqa", "eval/tqa_test_iid/exact"},
+        "image_tokenizer": {"tokenizer/image/psnr_db", "tokenizer/image/usage"},
+        "speech_tokenizer": {"tokenizer/speech/mel_l1", "tokenizer/speech/usage_q0"},
+    }
+    assert wanted[run] <= metrics
+    for tag in metrics:  # each was logged at its own steps, and is not written again
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+
+
+def test_a_run_without_a_recipe_writes_no_settings():
+    write_hyper_parameters(SimpleNamespace(loggers=[], callbacks=[], is_global_zero=True))

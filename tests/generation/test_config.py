@@ -4,6 +4,7 @@ import json
 from dataclasses import fields
 
 import pytest
+import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import (
@@ -15,6 +16,7 @@ from lightning_omni.generation.config import (
     current_options,
     from_plain,
     load_presets,
+    products_dtype,
     resolve,
     save_presets,
     to_plain,
@@ -229,7 +231,7 @@ def test_an_unknown_field_is_named():
         from_plain({"speed": 3})
 
 
-@pytest.mark.parametrize(("name", "known"), [("preset", "fast"), ("precision", "float32")])
+@pytest.mark.parametrize(("name", "known"), [("preset", "fast"), ("precision", "auto")])
 def test_a_word_that_is_no_choice_is_refused(name, known):
     with pytest.raises(OmniError, match=f"{name} is 'odd', wanted one of {known}"):
         GenerationConfig(**{name: "odd"})
@@ -250,3 +252,11 @@ def test_a_removed_setting_that_changes_nothing_is_ignored_with_a_log_line(caplo
     assert "the setting 'length: fitted' is ignored" in caplog.text
     with pytest.raises(OmniError, match="length no longer exists"):
         current_options({"length": "predicted"})
+
+
+def test_products_are_in_bfloat16_on_gpus_and_in_float32_on_cpus_unless_told():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert products_dtype(GenerationConfig().precision, cpu) is torch.float32
+    assert products_dtype(GenerationConfig().precision, gpu) is torch.bfloat16
+    assert products_dtype("float32", gpu) is torch.float32
+    assert products_dtype("bfloat16", cpu) is torch.bfloat16

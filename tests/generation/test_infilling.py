@@ -217,7 +217,7 @@ def test_samples_are_checked_as_files_are(omni, wave, expected):
 
 
 def test_words_that_are_no_choice_are_refused(omni):
-    for name, known in (("preset", "fast"), ("precision", "float32")):
+    for name, known in (("preset", "fast"), ("precision", "auto")):
         with pytest.raises(OmniError, match=f"{name} is 'odd', wanted one of {known}"):
             omni.generate("t2i", text="x", **{name: "odd"})
 

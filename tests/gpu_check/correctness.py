@@ -173,7 +173,7 @@ def check_devices(o: Options) -> dict[str, Any]:
         for task, given in asked.items():
             mode.syncs.clear()
             kind = task if task in ("tqa", "t2i") else ("t2i" if "guided" in task else "tqa")
-            got = there.generate(kind, seed=3, **given, **options[task])
+            got = there.generate(kind, seed=3, precision="float32", **given, **options[task])
             answers[task] = {
                 "text": got.text,
                 "image": got.image,
@@ -183,7 +183,7 @@ def check_devices(o: Options) -> dict[str, Any]:
     extra = dict(mode.wrong)
     for task, given in asked.items():
         kind = task if task in ("tqa", "t2i") else ("t2i" if "guided" in task else "tqa")
-        want = here.generate(kind, seed=3, **given, **options[task])
+        want = here.generate(kind, seed=3, precision="float32", **given, **options[task])
         same = answers[task]["text"] == want.text and (
             want.image is None or want.image.tobytes() == answers[task].pop("image").tobytes()
         )
@@ -486,10 +486,10 @@ def check_generation(o: Options) -> dict[str, Any]:
     for task, given in asked.items():
         same, seconds = 0, []
         for seed in range(2 if o.tiny else 4):
-            want = here.generate(task, seed=seed, **given)
+            want = here.generate(task, seed=seed, precision="float32", **given)
             synchronize(o.device)
             start = time.perf_counter()
-            got = there.generate(task, seed=seed, **given)
+            got = there.generate(task, seed=seed, precision="float32", **given)
             synchronize(o.device)
             seconds.append(time.perf_counter() - start)
             equal = got.text == want.text

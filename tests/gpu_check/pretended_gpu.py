@@ -38,6 +38,9 @@ def pretend() -> SimpleNamespace:
 
     torch.cuda._lazy_init = lambda: None
     torch.cuda.device_count = lambda: 1
+    torch.cuda.get_device_properties = lambda *a: SimpleNamespace(name="a pretended GPU")
+    torch.cuda.max_memory_allocated = lambda *a: 0
+    torch.cuda.get_device_capability = lambda *a, **k: (9, 0)
     torch.cuda.is_bf16_supported = lambda *a, **k: True
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     make, linear_of = torch.tensor, torch.nn.functional.linear

@@ -87,6 +87,8 @@ def batch_of(ids, positions) -> Batch:
         tasks=torch.zeros(len(lengths), dtype=torch.long),
         sample_index=torch.arange(len(lengths)),
         lengths=tuple(lengths.tolist()),
+        host_tasks=(0,) * len(lengths),
+        num_maskable=len(ids),
         num_rows=1,
         codebooks=1,
         continuous=None,

@@ -1,156 +1,237 @@
 """What GPU kernels are told, checked where there is none.
 
-Stand-ins have the exact signatures of the kernels and compute the same thing on the CPU.
+Stand-ins have the exact signatures of the kernels, check their arguments as the kernels do, and
+compute attention from its definition.
 """
 
+import importlib.machinery
 import importlib.util
 import inspect
+import logging
 import sys
 import types
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from lightning_omni.nn import segments
-from lightning_omni.nn.segments import SegmentLayout, segment_attention
+from lightning_omni.nn.segments import SegmentLayout, attention_backend, segment_attention
 
 
-def by_segments(q, k, v, starts_q, starts_k):
-    """Rows H K; key-value heads may be fewer."""
-    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-    out = torch.empty_like(q)
+def by_definition(q, k, v, starts_q, starts_k):
+    """Attention within segments in float64, rounded once; key-value heads may be fewer."""
+    shape, dtype, groups = q.shape, q.dtype, q.shape[1] // k.shape[1]
+    q, k, v = q.double(), *(x.double().repeat_interleave(groups, dim=1) for x in (k, v))
+    parts = [torch.zeros_like(q[:0])]
     for a, b, c, d in zip(starts_q, starts_q[1:], starts_k, starts_k[1:], strict=False):
-        parts = (x.transpose(0, 1).float() for x in (q[a:b], k[c:d], v[c:d]))
-        out[a:b] = F.scaled_dot_product_attention(*parts).transpose(0, 1).to(q.dtype)
-    return out
+        scores = torch.einsum("qhd,khd->hqk", q[a:b], k[c:d]) / shape[-1] ** 0.5
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[c:d]))
+    return torch.cat(parts).to(dtype)
 
 
-def check_extents(starts, longest, total):
-    assert starts.dtype is torch.int32
-    assert starts[0] == 0
-    assert starts[-1] == total
-    assert longest == starts.diff().max()
+def check(q, k, v, starts_q, starts_k, longest_q, longest_k):
+    for x in (q, k, v):
+        assert x.dtype in (torch.float16, torch.bfloat16)
+        assert x.dtype == q.dtype
+        assert x.device == q.device
+        assert x.stride(-1) == 1
+    assert k.shape == v.shape
+    assert q.shape[1] % k.shape[1] == 0
+    for x, starts, longest in ((q, starts_q, longest_q), (k, starts_k, longest_k)):
+        assert starts.dtype is torch.int32
+        assert starts.is_contiguous()
+        assert starts.device == q.device
+        assert type(longest) is int  # else the host waits for the device
+        assert starts[0] == 0
+        assert starts[-1] == len(x)
+        assert longest == starts.diff().max()
+    assert len(starts_q) == len(starts_k)
 
 
-# signature of flash-attn 2.8.3, flash_attn_interface.py
-def flash_attn_varlen_func(
-    q,
-    k,
-    v,
-    cu_seqlens_q,
-    cu_seqlens_k,
-    max_seqlen_q,
-    max_seqlen_k,
-    dropout_p=0.0,
-    softmax_scale=None,
-    causal=False,
-    window_size=(-1, -1),
-    softcap=0.0,
-    alibi_slopes=None,
-    deterministic=False,
-    return_attn_probs=False,
-    block_table=None,
-):
-    assert (dropout_p, softmax_scale, causal, window_size) == (0.0, None, False, (-1, -1))
-    assert k.shape[1] <= q.shape[1]
-    check_extents(cu_seqlens_q, max_seqlen_q, len(q))
-    check_extents(cu_seqlens_k, max_seqlen_k, len(k))
-    return by_segments(q, k, v, cu_seqlens_q.tolist(), cu_seqlens_k.tolist())
+class Kernel:
+    """Signatures as released; `key_heads` notes what was handed over."""
+
+    def __init__(self):
+        self.key_heads = []
+
+    def flash_attn(self):  # flash-attn 2.8, flash_attn_interface.py
+        def flash_attn_varlen_func(
+            q,
+            k,
+            v,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            dropout_p=0.0,
+            softmax_scale=None,
+            causal=False,
+            window_size=(-1, -1),
+            softcap=0.0,
+            alibi_slopes=None,
+            deterministic=False,
+            return_attn_probs=False,
+            block_table=None,
+        ):
+            assert (dropout_p, softmax_scale, causal) == (0.0, None, False)
+            assert (window_size, softcap, alibi_slopes) == ((-1, -1), 0.0, None)
+            assert (return_attn_probs, block_table) == (False, None)
+            return self.run(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+
+        return flash_attn_varlen_func
+
+    def varlen_causal(self):  # `is_causal` among the arguments
+        def varlen_attn(
+            query,
+            key,
+            value,
+            cu_seq_q,
+            cu_seq_k,
+            max_q,
+            max_k,
+            is_causal=False,
+            return_aux=None,
+        ):
+            assert (is_causal, return_aux) == (False, None)
+            return self.run(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+        return varlen_attn
+
+    def varlen_window(self):  # torch 2.11
+        def varlen_attn(
+            query,
+            key,
+            value,
+            cu_seq_q,
+            cu_seq_k,
+            max_q,
+            max_k,
+            *,
+            return_aux=None,
+            scale=None,
+            window_size=(-1, -1),
+        ):
+            assert (return_aux, scale, window_size) == (None, None, (-1, -1))
+            return self.run(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k)
+
+        return varlen_attn
+
+    def varlen_installed(self):  # torch 2.14 has `enable_gqa` and refuses fewer heads without it
+        real = inspect.signature(pytest.importorskip("torch.nn.attention.varlen").varlen_attn)
+
+        def varlen_attn(*args, **kwargs):
+            given = real.bind(*args, **kwargs).arguments
+            query, key = given["query"], given["key"]
+            if "enable_gqa" in real.parameters:
+                assert query.shape[1] == key.shape[1] or given.get("enable_gqa")
+            assert given.keys() - set(list(real.parameters)[:7]) <= {"enable_gqa"}
+            return self.run(*list(given.values())[:7])
+
+        varlen_attn.__signature__ = real
+        return varlen_attn
+
+    def run(self, q, k, v, *extents):
+        check(q, k, v, *extents)
+        self.key_heads.append(k.shape[1])
+        return by_definition(q, k, v, extents[0].tolist(), extents[1].tolist())
 
 
-def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
-    assert options.get("window_size", (-1, -1)) == (-1, -1)
-    assert query.shape[1] == key.shape[1] or options.get("enable_gqa")
-    check_extents(cu_seq_q, max_q, len(query))
-    check_extents(cu_seq_k, max_k, len(key))
-    return by_segments(query, key, value, cu_seq_q.tolist(), cu_seq_k.tolist())
+def install_flash(monkeypatch, function=None):
+    module = types.ModuleType("flash_attn")
+    module.__spec__ = importlib.machinery.ModuleSpec("flash_attn", None)
+    module.flash_attn_varlen_func = function
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
 
 
-# signature of torch 2.11, which takes fewer key heads without being told
-def varlen_attn_2_11(
-    query,
-    key,
-    value,
-    cu_seq_q,
-    cu_seq_k,
-    max_q,
-    max_k,
-    *,
-    return_aux=None,
-    scale=None,
-    window_size=(-1, -1),
-):
-    assert scale is return_aux is None
-    options = {"window_size": window_size, "enable_gqa": True}
-    return varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
-
-
-@pytest.fixture(params=["flash_attn", "varlen", "varlen of torch 2.11"])
+@pytest.fixture(params=["flash_attn", "varlen_causal", "varlen_window", "varlen_installed"])
 def kernel(request, monkeypatch):
+    made = Kernel()
+    function = getattr(made, request.param)()
     if request.param == "flash_attn":
-        module = types.ModuleType("flash_attn")
-        module.flash_attn_varlen_func = flash_attn_varlen_func
-        monkeypatch.setitem(sys.modules, "flash_attn", module)
+        install_flash(monkeypatch, function)
     else:
         varlen = pytest.importorskip("torch.nn.attention.varlen")
-        real = inspect.signature(varlen.varlen_attn)
-
-        def bound(*args, **kwargs):
-            real.bind(*args, **kwargs)
-            return varlen_attn(*args, **kwargs)
-
-        bound.__signature__ = real
-        is_old = request.param.endswith("2.11")
-        monkeypatch.setattr(varlen, "varlen_attn", varlen_attn_2_11 if is_old else bound)
-    kernel = request.param.partition(" ")[0]
-    monkeypatch.setattr(segments, "attention_backend", lambda device: kernel)
-    return request.param
+        monkeypatch.setattr(varlen, "varlen_attn", function)
+    backend = "flash_attn" if request.param == "flash_attn" else "varlen"
+    monkeypatch.setattr(segments, "attention_backend", lambda device: backend)
+    return made
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("isolated", [False, True])
-@pytest.mark.parametrize("key_lengths", [None, [9, 4, 8]])
-def test_a_kernel_gets_what_gives_attention_within_segments(kernel, rng, key_lengths, isolated):
-    lengths = [5, 1, 7]
-    key_lengths = key_lengths or lengths
-    q = torch.randn(sum(lengths), 4, 16, generator=rng).bfloat16()
-    k, v = (torch.randn(sum(key_lengths), 2, 16, generator=rng).bfloat16() for _ in "kv")
+@pytest.mark.parametrize("key_lengths", [None, [9, 4, 8, 3]])
+def test_a_kernel_gets_what_gives_attention_within_segments(
+    kernel, rng, key_lengths, isolated, dtype
+):
+    lengths = [5, 1, 7, 0]
+    key_lengths = key_lengths or [5, 1, 7, 0]
+    is_same = key_lengths == lengths
+    q = torch.randn(sum(lengths), 4, 16, generator=rng)
+    k, v = (torch.randn(sum(key_lengths), 2, 16, generator=rng) for _ in "kv")
+    given = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+    exact = [x.detach().double().requires_grad_() for x in given]
     layout, key_layout = (
         SegmentLayout.from_lengths(n, device="cpu") for n in (lengths, key_lengths)
     )
-    if isolated and key_lengths is lengths:
-        layout = layout.with_isolated_prompt(torch.rand(sum(lengths), generator=rng) < 0.5)
-    ours = segment_attention(q, k, v, layout, key_layout)
-    wide = (x.float() for x in (q, k, v))
-    exact = segment_attention(*wide, layout, key_layout)
-    torch.testing.assert_close(ours.float(), exact, atol=2e-2, rtol=2e-2)
+    allowed = torch.zeros(sum(lengths), sum(key_lengths), dtype=torch.bool)
+    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    columns = torch.arange(len(lengths)).repeat_interleave(torch.tensor(key_lengths))
+    allowed |= rows[:, None] == columns
+    if isolated and is_same:
+        is_maskable = torch.rand(sum(lengths), generator=rng) < 0.5
+        layout = layout.with_isolated_prompt(is_maskable)
+        allowed &= is_maskable[:, None] | ~is_maskable
+    out = segment_attention(*given, layout, key_layout)
+    wide = [x.transpose(0, 1) for x in exact]
+    wide[1:] = (x.repeat_interleave(2, dim=0) for x in wide[1:])
+    definition = torch.nn.functional.scaled_dot_product_attention(*wide, attn_mask=allowed)
+    definition = definition.transpose(0, 1)
+    weight = torch.randn(out.shape, generator=rng, dtype=torch.float64)
+    (out.double() * weight).sum().backward()
+    (definition * weight).sum().backward()
+    close = {"atol": 2e-2, "rtol": 2e-2}
+    torch.testing.assert_close(out.double(), definition, **close)
+    for ours, theirs in zip(given, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, **close)
+    assert set(kernel.key_heads) == {2}  # heads are not repeated
+
+
+def test_float32_does_not_go_to_a_kernel_for_half_precision(kernel, rng):
+    q = torch.randn(6, 2, 8, generator=rng)
+    segment_attention(q, q, q, SegmentLayout.from_lengths([2, 4], device="cpu"))
+    assert not kernel.key_heads
+
+
+def test_longest_lengths_are_numbers_of_the_host():
+    layout = SegmentLayout.from_lengths([3, 6], device="cpu")
+    subset = layout.select(torch.tensor([0, 4, 5]))
+    isolated = layout.with_isolated_prompt(torch.arange(9) % 2 == 0).isolation
+    found = (layout, subset, isolated.fixed_layout, isolated.maskable_layout)
+    assert [type(one.max_length) for one in found] == [int] * 4
+    assert [one.max_length for one in found] == [6, 2, 3, 3]
 
 
 @pytest.mark.parametrize(
-    ("installed", "backend"),
+    ("device", "capability", "installed", "backend"),
     [
-        (("flash_attn", "torch.nn.attention.varlen"), "flash_attn"),
-        (("torch.nn.attention.varlen",), "varlen"),
-        ((), "sdpa"),
+        ("cuda", (9, 0), {"flash_attn", "varlen"}, "flash_attn"),
+        ("cuda", (8, 0), {"varlen"}, "varlen"),
+        ("cuda", (9, 0), set(), "sdpa"),
+        ("cuda", (7, 5), {"flash_attn", "varlen"}, "sdpa"),
+        ("cpu", None, {"flash_attn", "varlen"}, "sdpa"),
     ],
 )
-def test_the_kernel_is_chosen_by_what_is_installed_and_is_said(
-    installed, backend, monkeypatch, caplog
+def test_the_kernel_follows_from_the_device_and_what_is_installed(
+    monkeypatch, caplog, device, capability, installed, backend
 ):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in installed or None)
-    segments.attention_backend.cache_clear()
-    with caplog.at_level("INFO"):
-        assert segments.attention_backend("cuda") == backend
-        assert segments.attention_backend("cpu") == "sdpa"
-    segments.attention_backend.cache_clear()
-    assert f"attention backend on cuda: {backend}" in caplog.text
+    real = importlib.util.find_spec
 
+    def find(name, *args):
+        kind = {"flash_attn": "flash_attn", "torch.nn.attention.varlen": "varlen"}.get(name)
+        return (kind in installed or None) if kind else real(name, *args)
 
-def test_float32_does_not_go_to_a_kernel_for_half_precision(kernel, rng, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError
-
-    monkeypatch.setattr(segments, "_flash", refuse)
-    monkeypatch.setattr(segments, "_varlen", refuse)
-    q = torch.randn(6, 2, 8, generator=rng)
-    segment_attention(q, q, q, SegmentLayout.from_lengths([2, 4], device="cpu"))
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    with caplog.at_level(logging.INFO, segments.__name__):
+        assert attention_backend.__wrapped__(device) == backend
+    assert f"attention backend on {device}: {backend}" in caplog.text

@@ -22,7 +22,7 @@ TRAINING = sorted(
 )
 
 
-PAPER = sorted((RECIPES / "paper").glob("*.yaml"))
+PAPER = sorted((RECIPES / "paper").glob("stage*.yaml"))
 
 
 def build(*args: str):

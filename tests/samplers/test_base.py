@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_omni.samplers.base import choose, gumbel
+from lightning_omni.samplers.canvas import most_confident
 from lightning_omni.samplers.noise import Noise, Use
 
 DRAWS = 100_000
@@ -38,3 +39,17 @@ def test_gumbel_noise_is_finite_with_the_mean_and_spread_of_its_law():
     assert torch.isfinite(noise).all()
     assert noise.mean() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
     assert noise.std() == pytest.approx(torch.pi / 6**0.5, abs=0.02)
+
+
+def test_of_equal_confidences_the_first_counts_whatever_the_batch():
+    confidence = torch.tensor([0.5, 0.9, 0.5, 0.5, 0.1, 0.7, 0.7])
+    sample, count = torch.tensor([0, 0, 0, 0, 0, 2, 2]), torch.tensor([2, 3, 1])
+    assert most_confident(confidence, sample, count).tolist() == [1, 0, 5]
+    many = torch.zeros(3000)
+    chosen = most_confident(many, torch.zeros(3000, dtype=torch.int64), torch.tensor([40]))
+    assert chosen.tolist() == list(range(40))
+
+
+def test_no_more_is_committed_than_there_is():
+    confidence, sample = torch.tensor([0.1, 0.2]), torch.tensor([0, 1])
+    assert most_confident(confidence, sample, torch.tensor([0, 5])).tolist() == [1]

@@ -48,6 +48,10 @@ class Scene:
     relation: str | None = None
 
 
+NO_SCENE = Scene((), count=0)
+"""Stands for a missing prediction: wrong in every attribute that a reference states."""
+
+
 def split_words(text: str) -> list[str]:
     """Split into lower-case words: split at hyphens, numbers as digits, American spelling."""
     raw = [w.strip("'_") for w in _WORD.findall(text.lower().replace("-", " "))]
@@ -98,18 +102,14 @@ def caption_matches(stated: Scene | None, reference: Scene) -> dict[str, bool]:
 
     `attributes` says whether all are right and no ink is invented.
     """
-    matches = {"object": stated is not None and stated.objects == reference.objects}
-    named = {
-        "ink": reference.ink,
-        "background": reference.background,
-        "relation": reference.relation,
-    }
-    for name, value in named.items():
-        if value is not None:
-            matches[name] = stated is not None and getattr(stated, name) == value
+    found = stated or NO_SCENE
+    matches = {"object": found.objects == reference.objects}
+    for name in ("ink", "background", "relation"):
+        if (value := getattr(reference, name)) is not None:
+            matches[name] = getattr(found, name) == value
     if reference.relation is None:
-        matches["count"] = stated is not None and stated.count == reference.count
-    invents_ink = stated is not None and stated.ink is not None and reference.ink is None
+        matches["count"] = found.count == reference.count
+    invents_ink = found.ink is not None and reference.ink is None
     matches["attributes"] = all(matches.values()) and not invents_ink
     return matches
 

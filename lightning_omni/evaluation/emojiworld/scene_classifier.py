@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_omni.evaluation.emojiworld.captions import Scene, canonical_pair
+from lightning_omni.evaluation.emojiworld.captions import NO_SCENE, Scene, canonical_pair
 from lightning_omni.pretrained import Pretrained
 
 RELATIONS = (None, "left of", "above")
@@ -124,23 +124,16 @@ def scene_matches(predicted: Scene | None, reference: Scene) -> dict[str, bool]:
 
     Without a prediction all are wrong. `attributes` says whether all are right.
     """
-    matches = {
-        "object": predicted is not None and sorted(predicted.objects) == sorted(reference.objects)
-    }
-    if reference.background is not None:
-        matches["background"] = (
-            predicted is not None and predicted.background == reference.background
-        )
-    if reference.ink is not None:
-        matches["ink"] = predicted is not None and predicted.ink == reference.ink
+    found = predicted or NO_SCENE
+    matches = {"object": sorted(found.objects) == sorted(reference.objects)}
+    for name in ("background", "ink"):
+        if (value := getattr(reference, name)) is not None:
+            matches[name] = getattr(found, name) == value
     if reference.relation is None:
-        matches["count"] = predicted is not None and predicted.count == reference.count
+        matches["count"] = found.count == reference.count
     else:
-        matches["relation"] = (
-            predicted is not None
-            and predicted.relation == reference.relation
-            and predicted.objects == reference.objects
-        )
+        is_ordered = found.objects == reference.objects
+        matches["relation"] = is_ordered and found.relation == reference.relation
     return {**matches, "attributes": all(matches.values())}
 
 

@@ -69,7 +69,7 @@ class TrainedClassifier:
     classifier: SceneClassifier
     accuracy: dict[str, float]
 
-    def record(self) -> dict[str, Any]:
+    def accuracy_report(self) -> dict[str, Any]:
         """Return accuracy, target and shortfall, for the results of an evaluation."""
         shortfall = max(0.0, TARGET_ACCURACY - self.accuracy["attributes"])
         return {"accuracy": self.accuracy, "target": TARGET_ACCURACY, "shortfall": shortfall}
@@ -243,16 +243,9 @@ def _set_prototypes(classifier: SceneClassifier, labelled: LabelledScenes) -> No
 
 def _targets(classifier: SceneClassifier, scenes: Sequence[Scene]) -> dict[str, list[int]]:
     index = {name: i for i, name in enumerate(classifier.objects)}
-    pairs = [s.relation is not None for s in scenes]
     return {
         "first": [index[s.objects[0]] for s in scenes],
-        "second": [
-            index[s.objects[1]] if is_pair else _IGNORE
-            for s, is_pair in zip(scenes, pairs, strict=True)
-        ],
-        "count": [
-            _IGNORE if is_pair else min(s.count, MAX_COUNT) - 1
-            for s, is_pair in zip(scenes, pairs, strict=True)
-        ],
+        "second": [index[s.objects[1]] if s.relation else _IGNORE for s in scenes],
+        "count": [_IGNORE if s.relation else min(s.count, MAX_COUNT) - 1 for s in scenes],
         "relation": [RELATIONS.index(s.relation) for s in scenes],
     }

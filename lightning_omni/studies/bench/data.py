@@ -91,6 +91,7 @@ def measure_packing(
         image_columns=manifest["image_columns"],
         codebooks=manifest["codebooks"],
         max_tail_pads=_TAIL_PADS,
+        request_image_columns=manifest.get("request_image_columns"),
     )
     lengths: list[int] = []
 

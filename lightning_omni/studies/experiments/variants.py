@@ -148,6 +148,7 @@ def _inputs_digest(module: MaskedDiffusionModule, data: OmniData, *, is_first: b
         image_tokenizer=data.image_tokenizer,
         speech_tokenizer=data.speech_tokenizer,
         continuous_speech=data.continuous_speech,
+        request_image_size=data.request_image_size,
     )
     start = None
     if is_first and module.init_from is not None:

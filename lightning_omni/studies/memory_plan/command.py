@@ -7,10 +7,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_omni.data.image_data import ImageData
 from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.speech_data import SpeechData
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
+from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
+from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.plan import make_plan
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
 
@@ -30,15 +35,21 @@ def plan(
         options: Options of the verb.
 
     Raises:
-        OmniError: If the recipe does not train the joint model.
+        OmniError: If the recipe trains neither the joint model nor a tokenizer.
     """
-    if not (isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData)):
+    tokenizers = (ImageTokenizerModule, SpeechTokenizerModule)
+    if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
+        made = make_plan(module, data, read_settings(trainer), options)
+        said = lines(made)
+    elif isinstance(module, tokenizers) and isinstance(data, ImageData | SpeechData):
+        made = plan_tokenizer(module, data, read_settings(trainer), options)
+        said = tokenizer_lines(made)
+    else:
         raise OmniError(
-            f"the recipe trains a {type(module).__name__}, wanted a MaskedDiffusionModule on "
-            "OmniData; plan a recipe of the joint model"
+            f"the recipe trains a {type(module).__name__} on {type(data).__name__}; plan a recipe "
+            "of the joint model on OmniData, or of a tokenizer on ImageData or SpeechData"
         )
-    made = make_plan(module, data, read_settings(trainer), options)
-    for line in lines(made):
+    for line in said:
         log.info("%s", line)
     if options.out is not None:
         make_folder(options.out.parent)
@@ -49,28 +60,54 @@ def plan(
 
 def lines(made: dict[str, Any]) -> list[str]:
     """Return a plan in words, with a table of memory."""
-    parts = made["parameters"]
-    named = ", ".join(f"{name} {parts[name]:,}" for name in parts if name != "total")
     states = made["optimizer_gb"]
-    table = [
-        f"| {name} | " + " | ".join(f"{row[column]:.3g}" for column in _COLUMNS) + " |"
-        for name, row in made["memory_gb"].items()
-    ]
-    peak = made["memory_gb"][made["recipe_is"]]["peak"]
-    verdict = f"the recipe ({made['recipe_is']}) needs {peak:.1f} GB of {made['usable_gb']:.1f} GB"
     return [
-        f"parameters: {parts['total']:,} ({named})",
+        _parameters(made),
         f"step: {made['tokens_per_step']:,} tokens, {made['flops_per_step']:.3g} FLOP, "
         f"{made['flops_with_recomputation']:.3g} with what is recomputed; "
         f"{made['seconds_per_step']:.3g} s on {made['devices']} devices",
-        f"training: {made['steps']:,} steps, {made['days']:.3g} days",
+        _training(made),
         f"optimizer ({made['optimizer']}), all states: AdamW {states['fused_adamw']:.2f} GB, Muon "
         f"with AdamW {states['muon']:.2f} GB",
+        *_memory(made),
+    ]
+
+
+def tokenizer_lines(made: dict[str, Any]) -> list[str]:
+    """Return the plan of a tokenizer in words, with a table of memory."""
+    return [
+        _parameters(made),
+        f"step: {made['samples_per_step']:,} samples, {made['flops_per_step']:.3g} FLOP; "
+        f"{made['seconds_per_step']:.3g} s on {made['devices']} devices",
+        _training(made),
+        *_memory(made),
+    ]
+
+
+def _parameters(made: dict[str, Any]) -> str:
+    parts = made["parameters"]
+    named = ", ".join(f"{name} {parts[name]:,}" for name in parts if name != "total")
+    return f"parameters: {parts['total']:,} ({named})"
+
+
+def _training(made: dict[str, Any]) -> str:
+    days = f"{made['days']:.3g} days, {made['gpu_days']:.3g} GPU days"
+    return f"training: {made['steps']:,} steps, {days}"
+
+
+def _memory(made: dict[str, Any]) -> list[str]:
+    """Return the table of memory and whether the recipe fits."""
+    rows, usable = made["memory_gb"], made["usable_gb"]
+    columns = [name for name in _COLUMNS if name in rows[made["recipe_is"]]]
+    peak = rows[made["recipe_is"]]["peak"]
+    verdict = f"the recipe ({made['recipe_is']}) needs {peak:.1f} GB of {usable:.1f} GB usable"
+    return [
         f"memory of one of {made['devices']} devices, GB:",
-        f"| | {' | '.join(_COLUMNS)} |",
-        "|" + "---|" * (len(_COLUMNS) + 1),
-        *table,
-        f"{verdict} usable: it fits"
-        if made["fits"]
-        else f"{verdict} usable: it does not fit; {made['advice']}",
+        f"| | {' | '.join(columns)} |",
+        "|" + "---|" * (len(columns) + 1),
+        *(
+            f"| {name} | " + " | ".join(f"{row[column]:.3g}" for column in columns) + " |"
+            for name, row in rows.items()
+        ),
+        f"{verdict}: it fits" if made["fits"] else f"{verdict}: it does not fit; {made['advice']}",
     ]

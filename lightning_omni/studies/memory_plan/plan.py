@@ -17,10 +17,8 @@ from lightning_omni.studies.memory_plan.memory import (
     device_memory,
     optimizer_bytes,
 )
-from lightning_omni.studies.memory_plan.settings import PlanOptions, TrainerSettings
+from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
-USABLE = 0.9
-"""Share of a GPU's memory that a plan fills; its context and fragmentation take the rest."""
 MAX_DEVICES = 1024
 """Largest number of devices that an advice considers."""
 
@@ -53,7 +51,7 @@ def make_plan(
         for recomputes in (False, True)
     ]
     memory = {_layout_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
-    usable_gb = USABLE * options.gpu_memory_gb
+    usable_gb = USABLE * options.memory_gb
     fits = memory[_layout_name(load)]["peak"] <= usable_gb
     fits = fits and not (load.is_sharded and load.optimizer == "muon")
     kinds: tuple[OptimizerKind, ...] = ("fused_adamw", "muon")
@@ -105,9 +103,8 @@ def _time(
     flops = training_flops(module.backbone, load.lengths, load.masked)
     forward = block_flops(module.backbone, load.lengths, load.masked) // 3
     spent = flops + (forward if load.recomputes else 0)
-    rate = options.gpu_tflops * 1e12 * options.utilisation
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
-    seconds = spent * trainer.accumulates / rate
+    seconds = spent * trainer.accumulates / options.rate
     return {
         "tokens_per_step": load.tokens * batches,
         "flops_per_step": flops * batches,
@@ -115,6 +112,7 @@ def _time(
         "seconds_per_step": seconds,
         "steps": steps,
         "days": seconds * steps / 86_400,
+        "gpu_days": seconds * steps * load.devices / 86_400,
     }
 
 

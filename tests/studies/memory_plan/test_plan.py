@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_omni.cli import main
+from lightning_omni.cli import build_cli, main
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
+from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.memory import (
     Load,
     device_memory,
@@ -19,7 +20,7 @@ from lightning_omni.studies.memory_plan.memory import (
     update_bytes,
 )
 from lightning_omni.studies.memory_plan.plan import parameters
-from lightning_omni.studies.memory_plan.settings import read_settings
+from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 PAPER = str(RECIPES / "paper/stage1.yaml")
@@ -120,8 +121,45 @@ def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
     assert made["tokens_per_step"] == 128 * 3072
     assert made["fits"]
     assert made["memory_gb"]["replicated, recomputed"]["peak"] > 16 * 7.789
-    days = made["flops_with_recomputation"] / (8 * 400e12 * 0.4) * 24_000 / 86_400
+    days = made["flops_with_recomputation"] / (8 * 989.4e12 * 0.35) * 24_000 / 86_400
     assert made["days"] == pytest.approx(days)
+    assert made["gpu_days"] == pytest.approx(8 * days)
+
+
+def test_a_kind_of_gpu_stands_for_its_memory_and_its_peak():
+    a100, h200 = PlanOptions(gpu="A100"), PlanOptions(gpu="H200", utilisation=0.5)
+    assert (a100.memory_gb, a100.rate) == (80, pytest.approx(312e12 * 0.35))
+    assert (h200.memory_gb, h200.rate) == (141, pytest.approx(989.4e12 * 0.5))
+    own = PlanOptions(gpu="H200", gpu_memory_gb=40, gpu_tflops=100, utilisation=1)
+    assert (own.memory_gb, own.rate) == (40, 100e12)
+
+
+@pytest.mark.parametrize("name", ["image_tokenizer", "speech_tokenizer"])
+def test_the_paper_s_tokenizers_are_planned(name, tmp_path):
+    made = plan(tmp_path, "--config", str(RECIPES / f"paper/{name}.yaml"))
+    parts = made["parameters"]
+    assert sum(n for part, n in parts.items() if part != "total") == parts["total"]
+    assert made["fits"]
+    one, whole, shared = (made["memory_gb"][s] for s in ("single", "ddp", "fsdp2"))
+    trained = parts["tokenizer"] + parts["discriminator"]
+    assert one["gradients"] == whole["gradients"] == pytest.approx(4 * trained / 1e9)
+    assert shared["optimizer"] == pytest.approx(whole["optimizer"] / 8)
+    assert made["days"] == pytest.approx(made["seconds_per_step"] * made["steps"] / 86_400)
+
+
+def image_plan_inputs(batch):
+    with torch.device("meta"):
+        recipe = str(RECIPES / "image_tokenizer.yaml")
+        cli = build_cli(["--config", recipe], run=False, with_trainer=False)
+    cli.datamodule.batch_size = batch
+    return cli.model, cli.datamodule, read_settings(TRAINER), PlanOptions()
+
+
+def test_products_and_activations_of_a_tokenizer_are_linear_in_its_batch():
+    one, four = (plan_tokenizer(*image_plan_inputs(batch)) for batch in (1, 4))
+    assert four["flops_per_step"] == pytest.approx(4 * one["flops_per_step"], rel=0.01)
+    kept = [made["memory_gb"]["single"]["activations"] for made in (one, four)]
+    assert kept[1] == pytest.approx(4 * kept[0], rel=0.05)
 
 
 def test_the_plan_counts_a_projector_where_there_is_one(tmp_path):
@@ -152,7 +190,7 @@ def test_what_does_not_fit_comes_with_what_would(tmp_path):
         (["--config", PAPER, "--devices", "0"], "devices is 0"),
         (["--config", PAPER, "--utilisation", "2"], "utilisation is 2"),
         (["--config", PAPER, "--segment_length", "4000"], "segment_length is 4000"),
-        (["--config", str(RECIPES / "image_tokenizer.yaml")], "wanted a MaskedDiffusionModule"),
+        (["--config", PAPER, "--gpu_tflops", "0.5"], "gpu_tflops is 0.5"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(args, words, capsys):

@@ -1,0 +1,37 @@
+"""Work of the first process alone, while the others wait for it as long as it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+
+PATIENCE = timedelta(days=30)
+
+
+class FirstProcess:
+    """Lets all processes go on together after work that one of them does.
+
+    Training's own process group gives up after minutes if one process is late, so the wait has a
+    group of its own, over gloo: no device is asked.
+    """
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+
+    def join(self) -> None:
+        """Make the group; every process has to call it, once, before there is work."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    @contextmanager
+    def others_wait(self) -> Iterator[None]:
+        """Do the first process's work inside; all processes have to enter, and leave together.
+
+        If the work fails and its process ends, so does the wait.
+        """
+        yield
+        if self._group is not None:
+            dist.barrier(group=self._group)
