@@ -196,20 +196,19 @@ def _encode_images(data: Path, tokenizer: ImageTokenizer, request_size: int) -> 
     if request_size == tokenizer.image_size:
         both = dict(_image_codes(_read_media(data, "image"), tokenizer, request_size))
         return both, both
-    in_requests, elsewhere = set(), set()
+    in_requests: set[str | None] = set()
+    elsewhere: set[str | None] = set()
     for path in sorted((data / "tasks").glob("*.tar")):
         for key, files in read_shard(path):
             for turn in parse_sample(key, files, path).turns:
                 keys = {p.key for p in turn.parts if p.modality == "image"}
                 (in_requests if turn.role == "user" else elsewhere).update(keys)
-    return tuple(
-        dict(
-            _image_codes(
-                (row for row in _read_media(data, "image") if row[0] in keys), tokenizer, size
-            )
-        )
-        for keys, size in ((in_requests, request_size), (elsewhere, tokenizer.image_size))
-    )  # type: ignore[return-value]
+
+    def encoded(keys: set[str | None], size: int) -> Codes:
+        media = (row for row in _read_media(data, "image") if row[0] in keys)
+        return dict(_image_codes(media, tokenizer, size))
+
+    return encoded(in_requests, request_size), encoded(elsewhere, tokenizer.image_size)
 
 
 def _image_codes(

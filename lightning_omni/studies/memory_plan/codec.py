@@ -76,9 +76,10 @@ def _update_cost(module: TokenizerModule, data: ImageData | SpeechData) -> tuple
             real, rebuilt, loss = _forward(module, data)
             if critic is not None:
                 loss = loss + _score(critic(rebuilt))
-        loss.backward()
+        torch.autograd.backward(loss)
         if critic is not None:
-            (_score(critic(real)) + _score(critic(rebuilt.detach()))).backward()
+            scores = _score(critic(real)) + _score(critic(rebuilt.detach()))
+            torch.autograd.backward(scores)
     module.zero_grad()
     return counter.get_total_flops(), sum(kept.values())
 

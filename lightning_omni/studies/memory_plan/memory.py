@@ -11,6 +11,7 @@ import torch
 from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
 from lightning_omni.errors import check_within
 from lightning_omni.nn.transformer import Block, Transformer
+from lightning_omni.optim.muon import AT_ONCE
 from lightning_omni.optim.schedule import decay_groups
 
 OptimizerKind = Literal["adamw", "fused_adamw", "muon"]
@@ -132,7 +133,7 @@ def device_memory(network: Transformer, load: Load) -> DeviceMemory:
     peak = max(
         during_pass + activations + loss,
         during_pass + activations + early_gradients + backward,
-        2 * weights + optimizer + ema + update_bytes(network, load) // load.shards,
+        2 * weights + optimizer + ema + update_bytes(network, load),
     )
     return DeviceMemory(weights, weights, optimizer, ema, exchange, activations, loss, peak)
 
@@ -147,18 +148,19 @@ def optimizer_bytes(network: Transformer, load: Load) -> int:
 
 
 def update_bytes(network: Transformer, load: Load) -> int:
-    """Return the temporary memory of an update, the whole model on one device.
+    """Return the temporary memory of an update on one device.
 
-    Muon stacks all matrices of a shape; AdamW that is not fused holds a temporary per parameter.
+    Muon stacks whole matrices of a shape, sharded ones too; AdamW that is not fused holds a
+    temporary per parameter.
     """
     if load.optimizer == "fused_adamw":
         return 0
     if load.optimizer == "adamw":
-        return _num_parameters(network) * load.weights.itemsize
+        return _num_parameters(network) * load.weights.itemsize // load.shards
     stacks = Counter(p.shape for p in _matrices(network))
     return max(
         (
-            n
+            min(n, AT_ONCE)
             * max(
                 2 * shape.numel() * load.weights.itemsize,
                 (5 * shape.numel() + 3 * min(shape) ** 2) * load.products.itemsize,

@@ -53,7 +53,6 @@ def make_plan(
     memory = {_layout_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
     usable_gb = USABLE * options.memory_gb
     fits = memory[_layout_name(load)]["peak"] <= usable_gb
-    fits = fits and not (load.is_sharded and load.optimizer == "muon")
     kinds: tuple[OptimizerKind, ...] = ("fused_adamw", "muon")
     return {
         "parameters": parameters(network),
@@ -119,13 +118,11 @@ def _time(
 def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
     """Return the smallest change that fits, in words."""
     recomputed = replace(load, recomputes=True)
-    adamw: OptimizerKind = "fused_adamw" if load.optimizer == "muon" else load.optimizer
     candidates = [] if load.is_sharded else [recomputed]
     devices = load.devices
     while devices <= max(load.devices, MAX_DEVICES):
         candidates += [
-            replace(each, is_sharded=True, optimizer=adamw, devices=devices)
-            for each in (load, recomputed)
+            replace(each, is_sharded=True, devices=devices) for each in (load, recomputed)
         ]
         devices = 1 << devices.bit_length()
     for candidate in candidates:
@@ -139,7 +136,6 @@ def _needed_changes(load: Load, candidate: Load) -> list[str]:
         "share the model with FSDP": candidate.is_sharded != load.is_sharded,
         "set model.recompute_activations: true": candidate.recomputes != load.recomputes,
         f"take {candidate.devices} devices": candidate.devices != load.devices,
-        "take AdamW, as Muon needs whole matrices": candidate.optimizer != load.optimizer,
     }
     return [change for change, is_needed in changes.items() if is_needed]
 

@@ -40,7 +40,7 @@ TRAINER = {
 
 def network(**changes):
     with torch.device("meta"):
-        return make_network(replace(SHAPE, **changes), seed=0)
+        return make_network(replace(SHAPE, device="meta", **changes), seed=0)
 
 
 def plan(tmp_path, *args):
@@ -181,7 +181,7 @@ def test_what_does_not_fit_comes_with_what_would(tmp_path):
     backbone = ["--model.backbone", str(RECIPES / "model/7b.yaml")]
     muon = plan(tmp_path, "--config", str(RECIPES / "stage3.yaml"), *backbone)
     assert "share the model with FSDP" in muon["advice"]
-    assert "take AdamW" in muon["advice"]
+    assert muon["optimizer"] == "muon"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
         recomputes=recomputes,
     )
     with torch.device("meta"):
-        net = make_network(shape, seed=0)
+        net = make_network(replace(shape, device="meta"), seed=0)
     predicted = device_memory(net, load).peak / 2**20
     own = peak_mb("ours", replace(TINY, recomputes=recomputes), dtype, 0)
     assert predicted == pytest.approx(peak_mb("ours", shape, dtype, 0) - own, rel=0.15)
