@@ -101,6 +101,7 @@ class OmniCLI(LightningCLI):
         verb = self.config.get("subcommand", "fit")
         given: Any = self.config.get(verb, self.config)
         check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
+        check_reads_folders(given.get("ckpt_path"), given.trainer.strategy)
         check_seed(given.get("seed_everything"))
 
     def before_instantiate_classes(self) -> None:
@@ -138,6 +139,20 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
         raise OmniError(f"no checkpoint at '{path}'; give a .ckpt file, last or best")
     if not zipfile.is_zipfile(path):
         raise OmniError(f"'{path}' is not a checkpoint; give a .ckpt file of a run")
+
+
+def check_reads_folders(path: str | None, strategy: Any) -> None:
+    """Refuse a checkpoint that is a folder where the strategy reads files only.
+
+    Raises:
+        OmniError: If so.
+    """
+    is_sharded = "ShardedStrategy" in str(strategy)
+    if path and path not in CHECKPOINT_WORDS and Path(path).is_dir() and not is_sharded:
+        raise OmniError(
+            f"the checkpoint '{path}' is a folder of a sharded run; add --config "
+            "recipes/strategy/fsdp2.yaml, with --trainer.devices 1 for one device"
+        )
 
 
 def check_seed(seed: int | bool | None) -> None:

@@ -199,7 +199,7 @@ def _named_anew(module: ModuleType, name: str, target: str) -> Any:
 
 
 class _SourceLoader(SourceFileLoader):
-    """Loads a module of today, which then also answers to its old names."""
+    """Loads a module in which old names of its classes are found too."""
 
     def exec_module(self, module: ModuleType) -> None:
         own = module.__name__.removeprefix(_PACKAGE)

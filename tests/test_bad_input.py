@@ -321,3 +321,12 @@ def test_shards_without_media_or_samples_are_named(files, capsys, tmp_path):
         with tarfile.open(next((data / "media").glob(f"{kind}-train-*.tar")), "w") as tar:
             tar.addfile(tarfile.TarInfo("only.json"), io.BytesIO())
         refused(["fit", "--config", recipe, "--data.data", str(data)], "key 'only'", capsys)
+
+
+def test_a_folder_of_a_sharded_run_needs_the_strategy_that_reads_it(tmp_path, capsys):
+    (tmp_path / "last.ckpt").mkdir()
+    (tmp_path / "last.ckpt" / ".metadata").touch()
+    (tmp_path / "last.ckpt" / "meta.pt").touch()
+    args = ["fit", "--config", STAGE, "--ckpt_path", str(tmp_path / "last.ckpt")]
+    assert main(args) == 2
+    assert "recipes/strategy/fsdp2.yaml" in capsys.readouterr().err
