@@ -40,7 +40,7 @@ class StepTimes:
         if not self.is_cuda:
             self._marks.append(now)
             return
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append(event)
 

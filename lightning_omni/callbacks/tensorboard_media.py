@@ -22,7 +22,7 @@ Wave = NDArray[np.float32] | Tensor
 log = logging.getLogger(__name__)
 
 MAX_SECONDS = 10
-GAP = 2
+MARGIN = 2
 """Pixels between pictures."""
 
 
@@ -40,13 +40,15 @@ class MediaLog:
         """Write pictures in one, left to right, or if `stacked` top to bottom."""
         if self.writer is None or not pictures:
             return
-        widths, heights = zip(*((p.width + GAP, p.height + GAP) for p in pictures), strict=True)
+        widths, heights = zip(
+            *((p.width + MARGIN, p.height + MARGIN) for p in pictures), strict=True
+        )
         size = (max(widths), sum(heights)) if stacked else (sum(widths), max(heights))
-        sheet = Image.new("RGB", (size[0] - GAP, size[1] - GAP), "white")
+        sheet = Image.new("RGB", (size[0] - MARGIN, size[1] - MARGIN), "white")
         at = 0
         for picture in pictures:
             sheet.paste(picture, (0, at) if stacked else (at, 0))
-            at += (picture.height if stacked else picture.width) + GAP
+            at += (picture.height if stacked else picture.width) + MARGIN
         pixels = torch.from_numpy(np.array(sheet))
         self._write_or_warn(
             lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC")

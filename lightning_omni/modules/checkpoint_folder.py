@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.errors import OmniError
@@ -93,7 +95,8 @@ class FolderWriter:
     def __init__(self, *, is_asynchronous: bool) -> None:
         self.is_asynchronous = is_asynchronous
         self._pending: Future[None] | None = None
-        self._group: dist.ProcessGroup | None = None
+        self._outdated: list[Path] = []
+        self._group: Any = None
 
     def write(self, checkpoint: dict[str, Any], folder: Path) -> None:
         """Write a checkpoint; every process has to call it with the same folder."""
@@ -110,14 +113,14 @@ class FolderWriter:
             torch.save(plain, partial / PLAIN_FILE)
         writer = FileSystemWriter(partial)
         if not self.is_asynchronous:
-            dcp.save(tensors, storage_writer=writer)
+            save(tensors, storage_writer=writer)
             if is_first:
                 _rename(partial, folder)
             dist.barrier()
             return
         if self._group is None:  # training uses the other one meanwhile
             self._group = dist.new_group(backend="gloo")
-        saved: Any = dcp.async_save(tensors, storage_writer=writer, process_group=self._group)
+        saved: Any = async_save(tensors, storage_writer=writer, process_group=self._group)
         self._pending = Future()
         saved.add_done_callback(_finisher(self._pending, partial, folder, renames=is_first))
 
@@ -128,15 +131,18 @@ class FolderWriter:
             Exception: What went wrong when it was written.
         """
         pending, self._pending = self._pending, None
+        outdated, self._outdated = self._outdated, []
         if pending is not None:
             pending.result()
+        for path in outdated:
+            remove(path)
 
     def remove(self, path: Path) -> None:
         """Delete a checkpoint once the last one is complete."""
         if self._pending is None:
             remove(path)
         else:
-            self._pending.add_done_callback(lambda done: None if done.exception() else remove(path))
+            self._outdated.append(path)
 
 
 def remove(path: Path) -> None:
@@ -187,8 +193,8 @@ def read_folder(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(targets, storage_reader=reader, no_dist=not has_processes)
-    except dcp.api.CheckpointException as error:
+            load(targets, storage_reader=reader, no_dist=not has_processes)
+    except CheckpointException as error:
         raise OmniError(f"'{folder}' is damaged ({error}); give another checkpoint") from error
     found: dict[str, Any] = _with_tensors(plain, targets)
     return found

@@ -225,8 +225,8 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
     Every process has to call it.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    found: dict[str, Tensor] = get_model_state_dict(module, options=options)
-    return found
+    found: Any = get_model_state_dict(module, options=options)
+    return dict(found)
 
 
 def products_dtype(trainer: L.Trainer) -> torch.dtype | None:

@@ -32,7 +32,9 @@ def _policy(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         op.namespace in _KERNELS
         or (
             op.namespace == "aten"
-            and (op.overloadpacket.__name__ in _PRODUCTS or _ATTENTION in op.name())
+            and (
+                op.overloadpacket.__name__ in _PRODUCTS or _ATTENTION in op.overloadpacket.__name__
+            )
         )
     )
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

@@ -225,7 +225,7 @@ def _varlen(
 
 
 @functools.cache
-def _varlen_options(kernel: Callable[..., Any]) -> dict[str, bool]:
+def _varlen_options(kernel: Callable[..., Any]) -> dict[str, Any]:
     """Return what lets a kernel take fewer key-value heads; torch 2.11's does so unasked."""
     has_option = "enable_gqa" in inspect.signature(kernel).parameters
     return {"enable_gqa": True} if has_option else {}

@@ -83,7 +83,7 @@ class ImageTokenizer(Tokenizer):
                 f"a picture of {size} pixels has no whole number of codes; take a multiple of "
                 f"{self.downsample_factor} pixels, which the image tokenizer makes one code"
             )
-        return int(size // self.downsample_factor)
+        return size // int(self.downsample_factor)
 
     def quantize(self, images: Float[Tensor, "B 3 Y X"]) -> Quantized:
         """Encode to quantized latents, with the losses for training."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_omni.data.image_data import ImageData, Images
-from lightning_omni.data.resumable import EndlessBatches
+from lightning_omni.data.resumable import EndlessBatches, ResumableData
 from lightning_omni.data.speech_data import SpeechData
 from lightning_omni.errors import OmniError
 
@@ -61,3 +61,10 @@ def test_an_epoch_shows_no_picture_twice_and_the_next_another_order():
 def test_fewer_pictures_than_a_batch_are_refused():
     with pytest.raises(OmniError, match="2 training images, fewer than one batch of 3"):
         images(num_pictures=2).train_dataloader()
+
+
+def test_another_number_of_processes_goes_on_behind_what_all_have_used():
+    data = ResumableData()
+    data.load_state_dict({"batches_used": 6, "world_size": 2})
+    assert data.batches_used == 12
+    assert data.state_dict() == {"batches_used": 12, "world_size": 1}

@@ -18,7 +18,7 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     """Replace tensors of one dtype, in place, by their sums over the processes."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+    for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
 
 

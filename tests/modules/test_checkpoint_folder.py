@@ -1,0 +1,73 @@
+"""A checkpoint as a folder: whole or refused, replaced at once, awaited when written meanwhile."""
+
+from functools import partial
+
+import pytest
+import torch
+from several_processes import run_processes
+
+from lightning_omni.callbacks.export_checkpoint import is_checkpoint, read_weights, write_recipe
+from lightning_omni.cli_trainer import check_checkpoint
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.checkpoint_folder import (
+    PLAIN_FILE,
+    FolderWriter,
+    is_checkpoint_folder,
+    read_folder,
+)
+
+WEIGHT = torch.arange(6.0).view(2, 3)
+CHECKPOINT = {
+    "state_dict": {"a": WEIGHT},
+    "callbacks": {"EMA": {"averaged": {"a": WEIGHT + 1}, "updates": 3}},
+    "optimizer_states": [{"state": {0: {"step": torch.tensor(2.0)}}, "param_groups": [{"lr": 1}]}],
+    "global_step": 7,
+    "pair": (1, [torch.ones(1)]),
+}
+
+
+def written(rank, folder, *, is_asynchronous):
+    writer = FolderWriter(is_asynchronous=is_asynchronous)
+    old, new = folder / "old.ckpt", folder / "last.ckpt"
+    writer.write({**CHECKPOINT, "global_step": 1}, old)
+    writer.write({**CHECKPOINT, "global_step": 6}, new)
+    writer.write(CHECKPOINT, new)
+    writer.remove(old)
+    writer.wait()
+    return sorted(path.name for path in folder.glob("*.ckpt*")) if rank == 0 else None
+
+
+@pytest.fixture(params=[False, True])
+def folder(request, tmp_path):
+    work = partial(written, folder=tmp_path, is_asynchronous=request.param)
+    assert run_processes(work, 1, tmp_path, joins=True) == [["last.ckpt"]]
+    assert not list(tmp_path.glob(".*"))
+    return tmp_path / "last.ckpt"
+
+
+def test_a_folder_gives_back_what_was_written(folder):
+    read = read_folder(folder, has_processes=False)
+    torch.testing.assert_close(read, CHECKPOINT, rtol=0, atol=0)
+    assert is_checkpoint(folder)
+    check_checkpoint(str(folder), is_needed=True)
+    weights, step = read_weights(folder)
+    assert step == 7
+    assert torch.equal(weights["a"], WEIGHT + 1)
+
+
+def test_what_is_not_whole_is_refused(folder):
+    next(folder.glob("*.distcp")).unlink()
+    with pytest.raises(OmniError, match="is damaged"):
+        read_folder(folder, has_processes=False)
+    (folder / PLAIN_FILE).unlink()
+    assert not is_checkpoint_folder(folder)
+    with pytest.raises(OmniError, match="not a complete checkpoint"):
+        read_folder(folder, has_processes=False)
+
+
+def test_a_checkpoint_without_its_run_or_of_noise_is_refused(tmp_path):
+    with pytest.raises(OmniError, match=r"no config\.yaml of the run"):
+        write_recipe(tmp_path / "a/b/x.ckpt", tmp_path / "recipe.yaml")
+    (tmp_path / "x.ckpt").write_bytes(b"noise")
+    with pytest.raises(OmniError, match="is damaged"):
+        read_weights(tmp_path / "x.ckpt")
