@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-PRECISION_RULE = "lightning_omni.callbacks.precision_plugin.BFloat16WhereFaster"
-AUTO = "auto-bf16"
+from lightning_omni.callbacks.precision_plugin import AUTO, PRECISION_RULE, take_from_recipe
+
 _CONFIG, _OPTION = "--config=", "--trainer.precision"
 _PLUGINS = "--trainer.plugins"
 
@@ -27,7 +27,7 @@ def take_precision_rule(args: Sequence[str]) -> tuple[list[str], bool]:
         name, equals, value = arg.partition("=")
         if arg.startswith(_CONFIG + "{"):
             recipe = json.loads(arg.removeprefix(_CONFIG))
-            asked = _take_from_recipe(recipe.get("trainer"))
+            asked = take_from_recipe(recipe.get("trainer"))
             is_auto = is_auto if asked is None else asked
             kept.append(_CONFIG + json.dumps(recipe))
         elif name in (_OPTION, _PLUGINS):
@@ -37,28 +37,6 @@ def take_precision_rule(args: Sequence[str]) -> tuple[list[str], bool]:
         else:
             kept.append(arg)
     return kept, is_auto
-
-
-def _take_from_recipe(trainer: Any) -> bool | None:
-    """Take the rule out of a recipe's section; return None if it says nothing on precision."""
-    if not isinstance(trainer, dict):
-        return None
-    precision, plugins = trainer.get("precision"), trainer.get("plugins")
-    listed = plugins if isinstance(plugins, list) else [plugins]
-    others = [plugin for plugin in listed if not _is_rule(plugin)]
-    has_rule = len(others) < len(listed)
-    if has_rule:
-        trainer["plugins"] = others or None
-    if precision == AUTO:
-        del trainer["precision"]
-    if has_rule or precision == AUTO:
-        return precision in (None, AUTO)
-    return None if precision is None else False
-
-
-def _is_rule(plugin: Any) -> bool:
-    path = plugin.get("class_path") if isinstance(plugin, dict) else plugin
-    return isinstance(path, str) and path.endswith(PRECISION_RULE.rpartition(".")[2])
 
 
 def plugin_of(trainer: Any, *, has_rule: bool) -> dict[str, Any] | None:

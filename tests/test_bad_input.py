@@ -86,7 +86,7 @@ GENERATE = [
     ),
     (["--task", "t2i", "--text", "x", "--temperature", "-1", *MODEL], "temperature is -1"),
     (["--task", "t2i", "--text", "x", "--preset", "ultra", *MODEL], "one of 'fast', 'balanced'"),
-    (["--task", "t2i", "--text", "x", "--precision", "int8", *MODEL], "one of 'auto', 'float32', 'bf"),
+    (["--task", "t2i", "--text", "x", "--precision", "int8", *MODEL], "one of 'auto', 'float32'"),
     (["--task", "t2i", "--text", "x", "--sampler", "Nope", *MODEL], "wanted a class by its name"),
     (["--task", "tts", "--text", "x", "--voice", "nobody", *MODEL], "it knows espeak-en-us"),
     (["--task", "tqa", "--text", "x", "--voice", "nobody", *MODEL], "takes no voice"),

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from lightning_omni.cli_precision import PRECISION_RULE, take_precision_rule
+from lightning_omni.callbacks.precision_plugin import PRECISION_RULE
+from lightning_omni.cli_precision import take_precision_rule
 
 WORD = "--config=" + json.dumps({"trainer": {"precision": "auto-bf16"}})
 PLUGIN = "--config=" + json.dumps(

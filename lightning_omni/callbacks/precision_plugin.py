@@ -5,12 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import nn
 
 from lightning_omni.nn.cpu import matmul_dtype
+
+PRECISION_RULE = "lightning_omni.callbacks.precision_plugin.BFloat16WhereFaster"
+AUTO = "auto-bf16"
+"""Word of recipes for the rule, in `trainer.precision`."""
 
 
 class BFloat16WhereFaster(Precision):
@@ -51,3 +56,25 @@ class BFloat16WhereFaster(Precision):
         module = self._module() if self._module is not None else None
         parameter = None if module is None else next(module.parameters(), None)
         return "cpu" if parameter is None else parameter.device.type
+
+
+def take_from_recipe(trainer: Any) -> bool | None:
+    """Take the rule out of a recipe's section; return None if it says nothing on precision."""
+    if not isinstance(trainer, dict):
+        return None
+    precision, plugins = trainer.get("precision"), trainer.get("plugins")
+    listed = plugins if isinstance(plugins, list) else [plugins]
+    others = [plugin for plugin in listed if not _is_rule(plugin)]
+    has_rule = len(others) < len(listed)
+    if has_rule:
+        trainer["plugins"] = others or None
+    if precision == AUTO:
+        del trainer["precision"]
+    if has_rule or precision == AUTO:
+        return precision in (None, AUTO)
+    return None if precision is None else False
+
+
+def _is_rule(plugin: Any) -> bool:
+    path = plugin.get("class_path") if isinstance(plugin, dict) else plugin
+    return isinstance(path, str) and path.endswith(PRECISION_RULE.rpartition(".")[2])

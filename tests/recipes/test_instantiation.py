@@ -18,8 +18,9 @@ CALIBRATIONS = [RECIPES / "eval/calibrate.yaml", *(RECIPES / "experiments/sampli
 TRAINING = sorted(
     p
     for p in RECIPES.rglob("*.yaml")
-    if p.parent != RECIPES / "base" and "trainer" in yaml.safe_load(p.read_text())
+    if p.parent.name not in ("base", "strategy") and "trainer" in yaml.safe_load(p.read_text())
 )
+STRATEGIES = sorted((RECIPES / "strategy").glob("*.yaml"))
 
 
 PAPER = sorted((RECIPES / "paper").glob("stage*.yaml"))
@@ -51,6 +52,23 @@ def test_a_recipe_opens_with_what_source_cost_and_run(path):
     head = path.read_text().split("trainer:")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
     assert str(path.relative_to(RECIPES.parent)) in head
+
+
+@pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", ["stage2", "paper/stage1", "image_tokenizer"])
+def test_a_strategy_goes_behind_any_recipe(path, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    behind = ["--config", str(RECIPES / f"{recipe}.yaml"), "--config", str(path)]
+    with torch.device("meta"):
+        trainer = build_cli(behind, run=False, with_trainer=False).config.trainer
+    wanted = yaml.safe_load(path.read_text())["trainer"]
+    assert trainer.devices == wanted["devices"]
+    named = wanted["strategy"]
+    assert getattr(trainer.strategy, "class_path", trainer.strategy) == (
+        named if isinstance(named, str) else named["class_path"]
+    )
+    head = path.read_text().split("trainer:")[0]
+    assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)

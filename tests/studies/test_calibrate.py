@@ -52,7 +52,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
             raise KeyboardInterrupt
         return [row("few", 0.9, 4)], dict.fromkeys(PRESETS, "few")
 
-    monkeypatch.setattr(verb, "prepare", lambda *_: (SimpleNamespace(), None))
+    monkeypatch.setattr(verb, "prepare", lambda *_, **__: (SimpleNamespace(), None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
     monkeypatch.setattr(verb, "_compare", compare)
     model, out = tmp_path / "model", tmp_path / "out"

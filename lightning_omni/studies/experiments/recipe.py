@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_omni.callbacks.defaults import RUN_DEFAULTS, RunDefault
 from lightning_omni.callbacks.export_omni import ExportOmni
+from lightning_omni.callbacks.precision_plugin import take_from_recipe
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, sentence_behind
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -174,8 +175,10 @@ def _make_parser(*, with_trainer: bool) -> ArgumentParser:
 
 
 def _instantiate(recipe: Recipe, parser: ArgumentParser) -> Any:
+    plain = copy.deepcopy(recipe)
+    take_from_recipe(plain.get("trainer"))  # what builds a trainer from it is the verb `fit`
     try:
-        return parser.instantiate_classes(parser.parse_object(copy.deepcopy(recipe)))
+        return parser.instantiate_classes(parser.parse_object(plain))
     except (argparse.ArgumentError, TypeError, ValueError, OmniError) as error:
         raise OmniError(str(sentence_behind(error) or error)) from error
 

@@ -2,6 +2,7 @@ import random
 import statistics
 
 import pytest
+import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.statistics import Score, paired_difference
@@ -130,7 +131,9 @@ def test_a_measurement_is_kept_by_what_was_asked(tmp_path):
         made.append(1)
         return measured(answers(seed=0, chance=0.5), errors={"exact": 0.1}, forwards=2.0)
 
-    first = measure_once(tmp_path, "vqa", {"limit": 3}, measure)
-    assert measure_once(tmp_path, "vqa", {"limit": 3}, measure) == first == measure()
-    measure_once(tmp_path, "vqa", {"limit": 4}, measure)
+    cpu = torch.device("cpu")
+    first = measure_once(tmp_path, "vqa", {"limit": 3}, measure, device=cpu)
+    again = measure_once(tmp_path, "vqa", {"limit": 3}, measure, device=cpu)
+    assert again == first == measure()
+    measure_once(tmp_path, "vqa", {"limit": 4}, measure, device=cpu)
     assert len(made) == 3

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.experiments import training
@@ -72,7 +73,7 @@ def test_the_newest_checkpoint_is_the_last(tmp_path):
 
 
 def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, monkeypatch):
-    def fit(folder, checkpoint, lock):
+    def fit(folder, checkpoint, lock, device):
         (folder / "training.log").write_text("starting\nerror: no shards\n\n")
         return 2
 
@@ -80,14 +81,14 @@ def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, mo
     (planned,) = plan_trainings([stage()], 1, tmp_path)
     message = r"variant 'a', seed 1: .*training\.log'; it ends with: error: no shards$"
     with pytest.raises(OmniError, match=message):
-        train(planned, variant="a", seed=1)
+        train(planned, variant="a", seed=1, device=torch.device("cpu"))
     assert not planned.is_done
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     runs = []
 
-    def fit(folder, checkpoint, lock):
+    def fit(folder, checkpoint, lock, device):
         (folder / "export").mkdir()
         (folder / "export" / "config.json").touch()
         runs.append(folder)
@@ -96,6 +97,6 @@ def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_fit", fit)
     (planned,) = plan_trainings([stage()], 1, tmp_path)
     for _ in range(2):
-        train(planned, variant="a", seed=1)
+        train(planned, variant="a", seed=1, device=torch.device("cpu"))
     assert runs == [planned.folder]
     assert planned.seconds() >= 0
