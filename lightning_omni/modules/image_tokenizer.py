@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
-from lightning_omni.modules.sharding import is_sharded, shard_parts
+from lightning_omni.modules.sharding import ShardedByParts
 from lightning_omni.nn.codec.discriminators import PatchDiscriminator
 from lightning_omni.optim.schedule import (
     OptimizerFactory,
@@ -27,7 +25,7 @@ from lightning_omni.optim.schedule import (
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 
-class ImageTokenizerModule(L.LightningModule):
+class ImageTokenizerModule(ShardedByParts):
     """Autoencoder training with lookup-free quantization.
 
     Args:
@@ -85,17 +83,6 @@ class ImageTokenizerModule(L.LightningModule):
         self.psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
         self.ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
         self.updates = 0
-
-    def configure_model(self) -> None:
-        """Shard the networks if the strategy has a mesh of devices."""
-        if self.device_mesh is not None and not is_sharded(self):
-            self.shard(self.device_mesh["data_parallel"])
-
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Share out the weights of tokenizer and discriminator over devices, in float32."""
-        for network in (self.tokenizer, self.discriminator):
-            if network is not None:
-                shard_parts(network, mesh)
 
     def training_step(self, images: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator once the adversarial loss has begun."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_omni.losses.adversarial import (
     feature_matching,
@@ -19,7 +17,7 @@ from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
-from lightning_omni.modules.sharding import is_sharded, shard_parts
+from lightning_omni.modules.sharding import ShardedByParts
 from lightning_omni.nn.codec.discriminators import STFTDiscriminator
 from lightning_omni.nn.codec.mel_codec import LogMel
 from lightning_omni.nn.codec.ranks import draw_normal, gather_ranks
@@ -35,7 +33,7 @@ from lightning_omni.tokenizers.speech import SpeechTokenizer
 RESTART_EVERY = 20
 
 
-class SpeechTokenizerModule(L.LightningModule):
+class SpeechTokenizerModule(ShardedByParts):
     """Codec training, with or without a discriminator.
 
     The quantizer is used after `continuous_steps`, its codebooks fitted by k-means to the latents
@@ -99,17 +97,6 @@ class SpeechTokenizerModule(L.LightningModule):
         self.use = torch.nn.ModuleList(CodebookUse(size) for _ in range(levels))
         self.latents: list[Tensor] = []
         self.updates = 0
-
-    def configure_model(self) -> None:
-        """Shard the networks if the strategy has a mesh of devices."""
-        if self.device_mesh is not None and not is_sharded(self):
-            self.shard(self.device_mesh["data_parallel"])
-
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Share out the weights of tokenizer and discriminator over devices, in float32."""
-        for network in (self.tokenizer, self.discriminator):
-            if network is not None:
-                shard_parts(network, mesh)
 
     def training_step(self, wave: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator if there is one."""
