@@ -6,7 +6,7 @@ import pytest
 import torch
 from several_processes import run_processes
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from lightning_omni.modules.sharding import gather_weights, is_sharded, reshard, shard_transformer
 from lightning_omni.optim.muon import MuonAdamW
@@ -54,7 +54,7 @@ def muon_steps(rank, *, processes=None):
     mesh = processes and init_device_mesh("cpu", (processes,))
 
     def placed(value):
-        return distribute_tensor(value, mesh, src_data_rank=None) if mesh else value
+        return distribute_tensor(value, mesh, [Shard(0)], src_data_rank=None) if mesh else value
 
     weights = [placed(torch.randn(shape, generator=rng)).requires_grad_() for shape in SHAPES]
     bias = placed(torch.randn(7, generator=rng)).requires_grad_()
