@@ -16,6 +16,7 @@ from PIL import Image
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.shards import read_samples, read_shard
 from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.emojiworld.metadata import is_scene, question_kind
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.tasks import Scoring, task_named
 from lightning_omni.types import Part, Role, Sample, Turn
@@ -96,20 +97,9 @@ def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
     return next((p for p in parts if p.modality == modality), None)
 
 
-def question_kind(sample: Sample) -> str:
-    """Name the group of questions that is known from the question alone."""
-    meta = sample.meta
-    return str(meta.get("kind") or meta.get("topic") or meta.get("set") or "all")
-
-
 def is_scorable(task: str, sample: Sample) -> bool:
     """Tell whether a metric applies to a sample: drawings need the facts of the scene."""
     return scoring_of(task).scorer != "scene" or is_scene(sample)
-
-
-def is_scene(sample: Sample) -> bool:
-    """Tell whether the facts of a composed scene are known."""
-    return sample.meta.get("set") == "scene"
 
 
 def scene_samples(data: Path, split: str) -> list[Sample]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from random import Random
 
 from lightning_omni.evaluation.emojiworld.captions import normalize_answer
-from lightning_omni.evaluation.examples import Example, part_of, question_kind, scoring_of
+from lightning_omni.evaluation.emojiworld.metadata import question_kind
+from lightning_omni.evaluation.examples import Example, part_of, scoring_of
 from lightning_omni.evaluation.predictions import Prediction
 from lightning_omni.types import Sample
 

@@ -15,8 +15,9 @@ from lightning_omni.evaluation.emojiworld.captions import (
     parse_caption,
     split_words,
 )
-from lightning_omni.evaluation.emojiworld.scene_classifier import scene_from_meta, scene_matches
-from lightning_omni.evaluation.examples import Example, is_scene, scoring_of
+from lightning_omni.evaluation.emojiworld.metadata import is_scene, scene_from_meta
+from lightning_omni.evaluation.emojiworld.scene_classifier import scene_matches
+from lightning_omni.evaluation.examples import Example, scoring_of
 from lightning_omni.evaluation.predictions import Prediction
 from lightning_omni.evaluation.statistics import Score, proportions
 from lightning_omni.metrics.wer import character_errors, word_errors

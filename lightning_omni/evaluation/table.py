@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from typing import Any
 
-from lightning_omni.evaluation.examples import Example, question_kind, scoring_of
+from lightning_omni.evaluation.emojiworld.metadata import question_kind
+from lightning_omni.evaluation.examples import Example, scoring_of
 from lightning_omni.evaluation.random_baseline import baseline_rule
 from lightning_omni.evaluation.statistics import (
     Estimate,

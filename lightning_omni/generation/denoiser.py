@@ -139,7 +139,7 @@ class CacheOptions(TypedDict, total=False):
     dtype: torch.dtype
 
 
-def conditional(
+def conditional_denoiser(
     backbone: Transformer, prompts: PackedPrompts, **options: Unpack[CacheOptions]
 ) -> Denoiser:
     """Return a denoiser of one forward pass per step; arguments are those of `CachedBackbone`."""
@@ -152,7 +152,7 @@ def conditional(
     return denoise
 
 
-def guided(
+def guided_denoiser(
     backbone: Transformer,
     prompts: PackedPrompts,
     unconditional: PackedPrompts,

@@ -27,7 +27,7 @@ from lightning_omni.generation.config import (
     products_dtype,
 )
 from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
-from lightning_omni.generation.denoiser import CacheOptions, conditional, guided
+from lightning_omni.generation.denoiser import CacheOptions, conditional_denoiser, guided_denoiser
 from lightning_omni.generation.history import History
 from lightning_omni.generation.lengths import (
     LENGTHENING,
@@ -287,7 +287,7 @@ class PartGenerator:
         """
         spans = [ResponseSpan(len(text), dict(enumerate(text[:start]))) for text in texts]
         packed = self._pack([sample] * len(texts), part, spans)
-        denoise = conditional(
+        denoise = conditional_denoiser(
             self.backbone,
             packed,
             mask_token_id=self.vocab.mask_token_id,
@@ -316,9 +316,9 @@ class PartGenerator:
             "dtype": products_dtype(config.precision, self.device),
         }
         if not scale:
-            return conditional(self.backbone, packed, **options)
+            return conditional_denoiser(self.backbone, packed, **options)
         unconditional = self._pack(samples, part, spans, drop=self.vocab.modalities)
-        return guided(self.backbone, packed, unconditional, scale, **options)
+        return guided_denoiser(self.backbone, packed, unconditional, scale, **options)
 
     def _pack(
         self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.denoiser import conditional, guided
+from lightning_omni.generation.denoiser import conditional_denoiser, guided_denoiser
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.bench.workload import Shape, make_network
@@ -51,7 +51,7 @@ def one_pass(model, prompts, ids):
 @torch.no_grad()
 def test_every_step_is_that_of_a_whole_pass(rng, isolate_prompt):
     model, prompts = network(isolate_prompt=isolate_prompt), packed(LENGTHS, SPANS, rng)
-    denoise = conditional(model, prompts, mask_token_id=MASK)
+    denoise = conditional_denoiser(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         ours = denoise(ids, prompts.response_positions)(
             prompts.response_positions, torch.arange(30)
@@ -70,7 +70,7 @@ def test_an_isolated_prompt_is_computed_once(rng, monkeypatch):
             seen.append(len(ids)) or forward(self, ids, *rest, **named)
         ),
     )
-    denoise = conditional(model, prompts, mask_token_id=MASK)
+    denoise = conditional_denoiser(model, prompts, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         denoise(ids, prompts.response_positions)
     assert seen == [13, 5, 5, 5]
@@ -91,7 +91,7 @@ def test_a_finished_segment_is_not_computed_again(
         seen.append(len(ids))
         return forward(self, ids, *rest, **named)
 
-    denoise = conditional(
+    denoise = conditional_denoiser(
         model, prompts, mask_token_id=MASK, cache_interval=cache_interval, dtype=torch.float32
     )
     first, left = torch.arange(30), torch.tensor(SPANS[:3])
@@ -113,7 +113,7 @@ def test_guidance_moves_away_from_the_unconditional_prompt_position_by_position(
 ):
     model = network(isolate_prompt=isolate_prompt)
     prompts, bare = packed(LENGTHS, SPANS, rng), packed(BARE, BARE_SPANS, rng)
-    denoise = guided(model, prompts, bare, 0.7, mask_token_id=MASK)
+    denoise = guided_denoiser(model, prompts, bare, 0.7, mask_token_id=MASK)
     for ids in canvases(prompts, rng):
         bare_ids = bare.ids.clone()
         bare_ids[bare.response_positions] = ids[prompts.response_positions]

@@ -5,7 +5,7 @@ import torch
 from small_models import SMALL
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.denoiser import conditional, guided
+from lightning_omni.generation.denoiser import conditional_denoiser, guided_denoiser
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.types import ContinuousFeatures
@@ -49,7 +49,7 @@ def one_pass(model, prompts, ids):
 def test_every_step_has_the_features_also_when_samples_are_finished(rng, isolate_prompt):
     model = network(isolate_prompt=isolate_prompt)
     prompts = packed(LENGTHS, SPANS, FEATURES, rng)
-    denoise = conditional(model, prompts, mask_token_id=MASK)
+    denoise = conditional_denoiser(model, prompts, mask_token_id=MASK)
     ids = prompts.ids.clone()
     for step, remaining in enumerate((SPANS, SPANS[1:], SPANS[3:], SPANS[4:])):
         ids[SPANS[:step]] = 3
@@ -63,7 +63,7 @@ def test_every_step_has_the_features_also_when_samples_are_finished(rng, isolate
 @torch.no_grad()
 def test_passes_over_the_response_alone_keep_the_features(rng):
     model, prompts = network(), packed(LENGTHS, SPANS, FEATURES, rng)
-    denoise = conditional(model, prompts, mask_token_id=MASK, cache_interval=3)
+    denoise = conditional_denoiser(model, prompts, mask_token_id=MASK, cache_interval=3)
     whole, again = (
         denoise(prompts.ids, prompts.response_positions)(
             prompts.response_positions, torch.arange(30)
@@ -79,7 +79,7 @@ def test_guidance_has_the_features_in_the_prompts_with_speech(rng):
     model = network()
     prompts = packed(LENGTHS, SPANS, FEATURES, rng)
     bare = packed(BARE, BARE_SPANS, BARE_FEATURES, rng)
-    denoise = guided(model, prompts, bare, 0.7, mask_token_id=MASK)
+    denoise = guided_denoiser(model, prompts, bare, 0.7, mask_token_id=MASK)
     with_it, without = (one_pass(model, p, p.ids) for p in (prompts, bare))
     ours = denoise(prompts.ids, prompts.response_positions)(
         prompts.response_positions, torch.arange(30)

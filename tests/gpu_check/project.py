@@ -254,7 +254,8 @@ class Project:
             need("lightning_omni.samplers.canvas:Canvas"),
             need("lightning_omni.samplers.loop:sample"),
         )
-        conditional, mask = need("lightning_omni.generation.denoiser:conditional"), vocab_size - 1
+        make_denoiser = need("lightning_omni.generation.denoiser:conditional_denoiser")
+        mask = vocab_size - 1
         given = torch.randint(0, mask, (batch, prompt), generator=torch.Generator().manual_seed(0))
         ids = torch.cat((given, torch.full((batch, answer), mask)), 1).flatten().to(device)
         index = torch.arange(prompt + answer).repeat(batch)
@@ -277,7 +278,7 @@ class Project:
             num_steps=torch.full((batch, 1), steps, device=device),
             mask_token_id=mask,
         )
-        plain = conditional(
+        plain = make_denoiser(
             backbone,
             packed,
             mask_token_id=mask,

@@ -20,7 +20,7 @@ from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch,
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.denoiser import conditional
+from lightning_omni.generation.denoiser import conditional_denoiser
 from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.dream import read_config, transformer_args
@@ -227,7 +227,7 @@ def test_a_remembered_prompt_scores_the_hole_s_first_token_as_a_whole_pass_does(
     ids = torch.randint(0, 1000, (13,), generator=rng)
     ids[holes] = mask
     prompts = PackedPrompts(ids, places, layout, torch.tensor(holes))
-    denoise = conditional(model, prompts, mask_token_id=mask, cache_interval=99)
+    denoise = conditional_denoiser(model, prompts, mask_token_id=mask, cache_interval=99)
     allowed = torch.arange(1000)
     for done in ([], [5], [5, 12], [5, 6, 7, 12]):
         now = ids.clone()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_omni.evaluation.emojiworld.captions import NO_SCENE, Scene, canonical_pair
+from lightning_omni.evaluation.emojiworld.captions import NO_SCENE, Scene
 from lightning_omni.pretrained import Pretrained
 
 RELATIONS = (None, "left of", "above")
@@ -107,16 +106,6 @@ class SceneClassifier(Pretrained):
                 )
             )
         return scenes
-
-
-def scene_from_meta(meta: dict[str, Any]) -> Scene:
-    """Return the facts of a scene in a sample's `meta`."""
-    objects, relation = meta["objects"], meta.get("relation")
-    if relation is not None:
-        pair, relation = canonical_pair(objects[0], relation, objects[1])
-        return Scene(pair, meta.get("ink"), meta["background"], 1, relation)
-    count = int(meta.get("count") or 1)
-    return Scene((objects[0],), meta.get("ink"), meta["background"], count, None)
 
 
 def scene_matches(predicted: Scene | None, reference: Scene) -> dict[str, bool]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.emojiworld.captions import Scene
+from lightning_omni.evaluation.emojiworld.metadata import scene_from_meta
 from lightning_omni.evaluation.emojiworld.scene_classifier import (
     MAX_COUNT,
     RELATIONS,
@@ -25,7 +26,6 @@ from lightning_omni.evaluation.emojiworld.scene_classifier import (
     border_color,
     images_to_tensor,
     ink_color,
-    scene_from_meta,
     scene_matches,
 )
 from lightning_omni.evaluation.examples import read_images

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_omni.generation.canvas_builder import PackedPrompts
 from lightning_omni.generation.config import PRESETS
-from lightning_omni.generation.denoiser import conditional
+from lightning_omni.generation.denoiser import conditional_denoiser
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Canvas
@@ -198,7 +198,7 @@ def sample_ours(
         num_steps=torch.full((len(lengths), 1), steps, device=device),
         mask_token_id=shape.mask_token_id,
     )
-    denoise = conditional(
+    denoise = conditional_denoiser(
         network, packed, mask_token_id=shape.mask_token_id, cache_interval=cache_interval
     )
     if not uses_cache:

@@ -136,4 +136,4 @@ def _write(
 
 def _training_record(training: Training) -> dict[str, Any]:
     """Return the folder and the duration of a training."""
-    return {"folder": str(training.folder), "seconds": training.seconds()}
+    return {"folder": str(training.folder), "seconds": training.wall_seconds()}

@@ -73,8 +73,8 @@ class Training:
         """Whether the training has ended and its model is exported."""
         return (self.folder / TRAINED).is_file() and (self.export / CONFIG_FILE).is_file()
 
-    def seconds(self) -> float:
-        """Return the training time since its last start, in seconds."""
+    def wall_seconds(self) -> float:
+        """Return the wall time of the training since its last start, in seconds."""
         record = read_json_object(self.folder / TRAINED, remedy="delete the folder and train again")
         return float(record["seconds"])
 

@@ -62,7 +62,7 @@ class Load:
         return [self.segment_length] * whole + [rest] * (rest > 0)
 
     @property
-    def masked(self) -> int:
+    def num_masked(self) -> int:
         """Number of positions with a loss."""
         return round(self.tokens * self.masked_share)
 
@@ -201,8 +201,8 @@ def loss_bytes(network: Transformer, load: Load) -> int:
     stream, product = load.stream.itemsize, load.products.itemsize
     exact = max(_FLOAT32, product)
     is_cast = load.products != load.stream
-    states = load.masked * width * (stream + product * (1 + is_cast))
-    chunk = min(load.masked, rows_at_once(num_ids)) * num_ids
+    states = load.num_masked * width * (stream + product * (1 + is_cast))
+    chunk = min(load.num_masked, rows_at_once(num_ids)) * num_ids
     logits = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
     head = num_ids * width
     has_features = len(network.embedding.spans) > 0  # codebook embeddings are added to a copy

@@ -99,8 +99,8 @@ def _time(
 ) -> dict[str, Any]:
     """Return the arithmetic of a step on all devices, and the time of the training."""
     batches = trainer.accumulates * load.devices
-    flops = training_flops(module.backbone, load.lengths, load.masked)
-    forward = block_flops(module.backbone, load.lengths, load.masked) // 3
+    flops = training_flops(module.backbone, load.lengths, load.num_masked)
+    forward = block_flops(module.backbone, load.lengths, load.num_masked) // 3
     spent = flops + (forward if load.recomputes else 0)
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
     seconds = spent * trainer.accumulates / options.rate

@@ -6,11 +6,11 @@ from toy_world import draw_scene
 
 from lightning_omni.evaluation.emojiworld import train_classifier as training
 from lightning_omni.evaluation.emojiworld.captions import Scene
+from lightning_omni.evaluation.emojiworld.metadata import scene_from_meta
 from lightning_omni.evaluation.emojiworld.scene_classifier import (
     SceneClassifier,
     border_color,
     images_to_tensor,
-    scene_from_meta,
     scene_matches,
 )
 from lightning_omni.evaluation.emojiworld.train_classifier import (

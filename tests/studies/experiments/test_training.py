@@ -99,4 +99,4 @@ def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     for _ in range(2):
         train(planned, variant="a", seed=1, device=torch.device("cpu"))
     assert runs == [planned.folder]
-    assert planned.seconds() >= 0
+    assert planned.wall_seconds() >= 0
