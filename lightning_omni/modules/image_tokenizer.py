@@ -60,11 +60,11 @@ class ImageTokenizerModule(ShardedByParts):
         l2_weight: float,
         commitment_weight: float,
         entropy_weight: float,
-        perceptual: TimmPerceptual | None,
-        perceptual_weight: float,
-        discriminator: PatchDiscriminator | None,
-        adversarial_weight: float,
-        adversarial_start: int,
+        perceptual: TimmPerceptual | None = None,
+        perceptual_weight: float = 0.0,
+        discriminator: PatchDiscriminator | None = None,
+        adversarial_weight: float = 0.0,
+        adversarial_start: int = 0,
     ) -> None:
         super().__init__()
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
