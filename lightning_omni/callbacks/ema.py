@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -74,15 +72,6 @@ class EMA(L.Callback):
             kept = current.clone()
             current.copy_(averaged)
             averaged.copy_(kept)
-
-    @contextmanager
-    def averaged_weights(self, module: L.LightningModule) -> Generator[None, None, None]:
-        """Put the average into the module for a while."""
-        self.swap(module)
-        try:
-            yield
-        finally:
-            self.swap(module)
 
     @torch.no_grad()
     def copy_to(self, module: L.LightningModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,7 @@ def word_errors(reference: str, hypothesis: str) -> ErrorCount:
     Raises:
         ValueError: If the reference has no words.
     """
-    words = normalize_transcript(reference)
-    if not words:
-        raise ValueError(f"reference '{reference}' has no words; a rate is not defined")
-    import jiwer
-
-    found = jiwer.process_words(words, normalize_transcript(hypothesis))
-    return ErrorCount(found.substitutions + found.deletions + found.insertions, len(words.split()))
+    return _count_errors("words", reference, hypothesis)
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCount:
@@ -40,15 +35,18 @@ def character_errors(reference: str, hypothesis: str) -> ErrorCount:
     Raises:
         ValueError: If the reference has no characters.
     """
-    characters = normalize_transcript(reference)
-    if not characters:
-        raise ValueError(f"reference '{reference}' has no characters; a rate is not defined")
+    return _count_errors("characters", reference, hypothesis)
+
+
+def _count_errors(
+    unit: Literal["words", "characters"], reference: str, hypothesis: str
+) -> ErrorCount:
+    expected = normalize_transcript(reference)
+    if not expected:
+        raise ValueError(f"reference '{reference}' has no {unit}; a rate is not defined")
     import jiwer
 
-    found = jiwer.process_characters(characters, normalize_transcript(hypothesis))
-    return ErrorCount(found.substitutions + found.deletions + found.insertions, len(characters))
-
-
-def error_rate(counts: list[ErrorCount]) -> float:
-    """Return all errors over all reference lengths; may exceed 1."""
-    return sum(c.errors for c in counts) / sum(c.length for c in counts)
+    count = jiwer.process_words if unit == "words" else jiwer.process_characters
+    found = count(expected, normalize_transcript(hypothesis))
+    length = len(expected.split() if unit == "words" else expected)
+    return ErrorCount(found.substitutions + found.deletions + found.insertions, length)

@@ -12,20 +12,14 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
-from lightning_omni.modules.sharding import ShardedByParts
+from lightning_omni.modules.replicas import own_gradient_sync
+from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import PatchDiscriminator
-from lightning_omni.optim.schedule import (
-    OptimizerFactory,
-    build_optimizer,
-    check_schedule,
-    decay_groups,
-    warmup_cosine,
-)
+from lightning_omni.optim.schedule import OptimizerFactory
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 
-class ImageTokenizerModule(ShardedByParts):
+class ImageTokenizerModule(TokenizerTraining):
     """Autoencoder training with lookup-free quantization.
 
     Args:
@@ -66,14 +60,9 @@ class ImageTokenizerModule(ShardedByParts):
         adversarial_weight: float = 0.0,
         adversarial_start: int = 0,
     ) -> None:
-        super().__init__()
-        check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
-        self.automatic_optimization = False
+        super().__init__(optimizer, weight_decay, warmup_steps, total_steps, final_lr_share)
         self.tokenizer = tokenizer
         self.perceptual, self.discriminator = perceptual, discriminator
-        self.optimizer_factory, self.weight_decay = optimizer, weight_decay
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        self.final_lr_share = final_lr_share
         self.l1_weight, self.l2_weight = l1_weight, l2_weight
         self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
         self.perceptual_weight = perceptual_weight
@@ -82,7 +71,6 @@ class ImageTokenizerModule(ShardedByParts):
         self.train_use = CodebookUse(tokenizer.num_codes)
         self.psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
         self.ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
-        self.updates = 0
 
     def training_step(self, images: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator once the adversarial loss has begun."""
@@ -90,10 +78,7 @@ class ImageTokenizerModule(ShardedByParts):
             self._update(images)
 
     def _update(self, images: Tensor) -> None:
-        optimizers: Any = self.optimizers()
-        schedules: Any = self.lr_schedulers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        schedules = schedules if isinstance(schedules, list) else [schedules]
+        optimizers, schedules = self.optimizers_and_schedules()
         quantized = self.tokenizer.quantize(images)
         rebuilt = self.tokenizer.reconstruct(quantized.latents)
         terms = self._loss_terms(images, rebuilt, quantized)
@@ -128,32 +113,13 @@ class ImageTokenizerModule(ShardedByParts):
         for metric in (self.psnr, self.ssim, self.use):
             metric.reset()
 
-    def configure_optimizers(self) -> Any:
-        """Build an optimizer for the tokenizer, and one for the discriminator if there is one."""
-        networks = [self.tokenizer, self.discriminator]
-        pairs = []
-        for network in networks:
-            if network is not None:
-                groups = decay_groups(network, self.weight_decay)
-                optimizer = build_optimizer(self.optimizer_factory, groups)
-                pairs.append((optimizer, self._schedule(optimizer)))
-        return [o for o, _ in pairs], [s for _, s in pairs]
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of updates; with a discriminator `global_step` counts both optimizers."""
+        """Save the number of updates."""
         checkpoint["updates"] = self.updates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the number of updates."""
         self.updates = checkpoint["updates"]
-
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        return warmup_cosine(
-            optimizer,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.total_steps,
-            final_share=self.final_lr_share,
-        )
 
     def _loss_terms(self, images: Tensor, rebuilt: Tensor, quantized: Any) -> dict[str, Tensor]:
         """Return the weighted terms of the loss."""
@@ -172,11 +138,7 @@ class ImageTokenizerModule(ShardedByParts):
         self.toggle_optimizer(optimizer)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        average_gradients(self, (p for group in optimizer.param_groups for p in group["params"]))
-        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        schedule.step()
+        self.finish_step(optimizer, schedule)
 
     def _log_training(self, terms: dict[str, Tensor], quantized: Any, size: int) -> None:
         for name, value in terms.items():

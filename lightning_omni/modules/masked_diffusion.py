@@ -29,10 +29,9 @@ from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.schedule import (
     OptimizerFactory,
-    build_optimizer,
+    build_optimizer_and_schedule,
     check_schedule,
     decay_groups,
-    warmup_cosine,
 )
 from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.types import Batch
@@ -266,14 +265,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the recipe's optimizer with warm-up and cosine."""
-        groups = decay_groups(self.backbone, self.weight_decay)
-        optimizer = build_optimizer(self.optimizer_factory, groups)
-        schedule = warmup_cosine(
-            optimizer,
-            warmup_steps=self.warmup_steps,
-            total_steps=self.total_steps,
-            final_share=self.final_lr_share,
-        )
+        optimizer, schedule = build_optimizer_and_schedule(self, self.backbone)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

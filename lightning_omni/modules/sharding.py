@@ -194,21 +194,6 @@ def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
 
 
-class ShardedByParts(L.LightningModule):
-    """A module whose tokenizer and discriminator, if it has one, are shared out by their parts."""
-
-    def configure_model(self) -> None:
-        """Shard the networks if the strategy has a mesh of devices."""
-        if self.device_mesh is not None and not is_sharded(self):
-            self.shard(self.device_mesh["data_parallel"])
-
-    def shard(self, mesh: DeviceMesh) -> None:
-        """Share out the weights of both networks over devices, in float32."""
-        for network in (self.tokenizer, self.discriminator):
-            if isinstance(network, nn.Module):
-                shard_parts(network, mesh)
-
-
 @torch.no_grad()
 def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
     """Give all processes the weights and buffers of the first, one at a time."""

@@ -16,24 +16,18 @@ from lightning_omni.losses.adversarial import (
 from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.replicas import average_gradients, own_gradient_sync
-from lightning_omni.modules.sharding import ShardedByParts
+from lightning_omni.modules.replicas import own_gradient_sync
+from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import STFTDiscriminator
 from lightning_omni.nn.codec.mel_codec import LogMel
 from lightning_omni.nn.codec.ranks import draw_normal, gather_ranks
-from lightning_omni.optim.schedule import (
-    OptimizerFactory,
-    build_optimizer,
-    check_schedule,
-    decay_groups,
-    warmup_cosine,
-)
+from lightning_omni.optim.schedule import OptimizerFactory
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 
 RESTART_EVERY = 20
 
 
-class SpeechTokenizerModule(ShardedByParts):
+class SpeechTokenizerModule(TokenizerTraining):
     """Codec training, with or without a discriminator.
 
     The quantizer is used after `continuous_steps`, its codebooks fitted by k-means to the latents
@@ -79,14 +73,9 @@ class SpeechTokenizerModule(ShardedByParts):
         loss_shares: dict[str, float],
         seed: int,
     ) -> None:
-        super().__init__()
-        check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
-        self.automatic_optimization = False
+        super().__init__(optimizer, weight_decay, warmup_steps, total_steps, final_lr_share)
         self.tokenizer, self.discriminator = tokenizer, discriminator
         self.balancer = GradientBalancer(loss_shares)
-        self.optimizer_factory, self.weight_decay = optimizer, weight_decay
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        self.final_lr_share = final_lr_share
         self.continuous_steps, self.latent_noise = continuous_steps, latent_noise
         self.kmeans_vectors, self.quantizer_dropout = kmeans_vectors, quantizer_dropout
         self.mel_weight, self.commitment_weight = mel_weight, commitment_weight
@@ -96,7 +85,6 @@ class SpeechTokenizerModule(ShardedByParts):
         size, levels = tokenizer.codebook_size, tokenizer.quantizer.num_codebooks
         self.use = torch.nn.ModuleList(CodebookUse(size) for _ in range(levels))
         self.latents: list[Tensor] = []
-        self.updates = 0
 
     def training_step(self, wave: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator if there is one."""
@@ -104,7 +92,7 @@ class SpeechTokenizerModule(ShardedByParts):
             self._update(wave)
 
     def _update(self, wave: Tensor) -> None:
-        optimizers, schedules = self._as_lists()
+        optimizers, schedules = self.optimizers_and_schedules()
         latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
         spectral = self.spectral(rebuilt, wave, rng=self.rng)
@@ -114,7 +102,7 @@ class SpeechTokenizerModule(ShardedByParts):
         self.toggle_optimizer(optimizers[0])
         optimizers[0].zero_grad()
         self._backward(wave, rebuilt, spectral, inner)
-        self._optimizer_step(optimizers[0], schedules[0])
+        self.finish_step(optimizers[0], schedules[0])
         if self.discriminator is not None:
             self._train_discriminator(optimizers[1], schedules[1], wave, rebuilt.detach())
         self.updates += 1
@@ -160,22 +148,8 @@ class SpeechTokenizerModule(ShardedByParts):
         pairs = zip(self.discriminator(wave)[0], self.discriminator(fake)[0], strict=True)
         loss = torch.stack([hinge_discriminator(real, made) for real, made in pairs]).mean()
         self.manual_backward(loss)
-        self._optimizer_step(optimizer, schedule)
+        self.finish_step(optimizer, schedule)
         self.log("train_loss/critic", loss.detach(), batch_size=len(wave))
-
-    def _optimizer_step(self, optimizer: Any, schedule: Any) -> None:
-        average_gradients(self, (p for group in optimizer.param_groups for p in group["params"]))
-        self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        schedule.step()
-
-    def _as_lists(self) -> tuple[list[Any], list[Any]]:
-        optimizers: Any = self.optimizers()
-        schedules: Any = self.lr_schedulers()
-        if not isinstance(optimizers, list):
-            return [optimizers], [schedules]
-        return optimizers, schedules
 
     def validation_step(self, wave: Tensor, batch_idx: int) -> None:
         """Measure the log-mel distance and the use of each codebook."""
@@ -198,22 +172,6 @@ class SpeechTokenizerModule(ShardedByParts):
             for name, value in use.compute().items():
                 self.log(f"tokenizer/speech/{name}_q{level}", value)
             use.reset()
-
-    def configure_optimizers(self) -> Any:
-        """Build an optimizer for the tokenizer, and one for the discriminator if there is one."""
-        pairs = []
-        for network in (self.tokenizer, self.discriminator):
-            if network is not None:
-                groups = decay_groups(network, self.weight_decay)
-                optimizer = build_optimizer(self.optimizer_factory, groups)
-                schedule = warmup_cosine(
-                    optimizer,
-                    warmup_steps=self.warmup_steps,
-                    total_steps=self.total_steps,
-                    final_share=self.final_lr_share,
-                )
-                pairs.append((optimizer, schedule))
-        return [o for o, _ in pairs], [s for _, s in pairs]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the number of updates, the state of the noise and the collected latents."""

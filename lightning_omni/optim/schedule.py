@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 from torch.optim import Optimizer
@@ -79,3 +79,28 @@ def build_optimizer(factory: OptimizerFactory, groups: Any) -> Optimizer:
         return factory(groups)
     except ValueError as error:
         raise OmniError(f"model.optimizer: {error}") from error
+
+
+class ScheduleOptions(Protocol):
+    """Options of a recipe's `model` from which an optimizer and its schedule are made."""
+
+    optimizer_factory: OptimizerFactory
+    weight_decay: float
+    warmup_steps: int
+    total_steps: int
+    final_lr_share: float
+
+
+def build_optimizer_and_schedule(
+    options: ScheduleOptions, network: nn.Module
+) -> tuple[Optimizer, LambdaLR]:
+    """Build a network's optimizer, its learning rate with warm-up and cosine."""
+    groups = decay_groups(network, options.weight_decay)
+    optimizer = build_optimizer(options.optimizer_factory, groups)
+    schedule = warmup_cosine(
+        optimizer,
+        warmup_steps=options.warmup_steps,
+        total_steps=options.total_steps,
+        final_share=options.final_lr_share,
+    )
+    return optimizer, schedule

@@ -4,7 +4,6 @@ import torch
 from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.metrics.wer import (
     character_errors,
-    error_rate,
     normalize_transcript,
     word_errors,
 )
@@ -35,8 +34,7 @@ def test_word_errors_are_counted_after_normalisation(reference, hypothesis, erro
 
 
 def test_an_empty_answer_costs_its_whole_reference():
-    counts = [word_errors("one two", "one two"), word_errors("three four", "")]
-    assert error_rate(counts) == 0.5
+    assert word_errors("three four", "").errors == 2
     assert character_errors("ab", "").errors == 2
 
 
