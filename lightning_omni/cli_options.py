@@ -11,10 +11,12 @@ from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
 from lightning_omni.moved import (
+    REMOVED_OPTIONS,
     SETTINGS,
+    as_one_number,
     is_ignored_setting,
     log_once,
-    one_scale,
+    refuse_removed,
     rename_arguments,
     rename_class,
     rename_class_paths,
@@ -38,14 +40,6 @@ ALIASES = {
     "bound": "nelbo",
 }
 """Old name of an option: its new name; used where a verb has the new one and not the old one."""
-REMOVED_OPTIONS = {
-    "final_guidance": "guidance has one scale",
-    "final_guidance_scale": "guidance has one scale",
-    "grow": "an answer that does not end is retried with more positions",
-    "length": "response_length states a length",
-    "length_quantile": "response_length states a length",
-}
-"""Old option that has no new name: what is there instead."""
 _SILENT = ("from",)  # this alias stays
 _SETTINGS = "sampling"
 """Option that holds settings of generation, whose names may be old too."""
@@ -116,7 +110,7 @@ def new_name(name: str, known: Collection[str]) -> str:
     if name in known:
         return name
     if last in REMOVED_OPTIONS and (is_setting or "guidance_scale" in known):
-        raise OmniError(f"the option '{last}' no longer exists: {REMOVED_OPTIONS[last]}")
+        refuse_removed(last)
     if not (is_setting or new in known):
         return name
     if name != new and name not in _SILENT:
@@ -124,25 +118,34 @@ def new_name(name: str, known: Collection[str]) -> str:
     return new
 
 
-def _rename_settings(plain: Any) -> Any:
-    """Return a value in which settings of generation, at any depth, have their new names."""
+def _rename_settings(plain: Any, path: str = "") -> Any:
+    """Return a value in which settings of generation, at any depth, have their new names.
+
+    Raises:
+        OmniError: If a setting no longer exists; names the path that leads to it.
+    """
     if not isinstance(plain, dict):
         return plain
-    renamed = {name: _rename_settings(value) for name, value in plain.items()}
+    renamed = {n: _rename_settings(value, f"{path}{n}.") for n, value in plain.items()}
     if isinstance(named := renamed.get(_NAMED_SETTINGS), dict):
-        renamed[_NAMED_SETTINGS] = {name: _rename_fields(value) for name, value in named.items()}
+        renamed[_NAMED_SETTINGS] = {
+            n: _rename_fields(value, f"{path}{_NAMED_SETTINGS}.{n}") for n, value in named.items()
+        }
     if _SETTINGS in renamed:
-        renamed[_SETTINGS] = _rename_fields(renamed[_SETTINGS])
+        renamed[_SETTINGS] = _rename_fields(renamed[_SETTINGS], f"{path}{_SETTINGS}")
     return renamed
 
 
-def _rename_fields(plain: Any) -> Any:
+def _rename_fields(plain: Any, path: str) -> Any:
     if not isinstance(plain, dict):
         return plain
     known = [_SETTINGS, *ALIASES.values()]
     kept = {str(n): value for n, value in plain.items() if not is_ignored_setting(n, value)}
-    renamed = {new_name(name, known): value for name, value in kept.items()}
-    return {name: one_scale(name, value) for name, value in renamed.items()}
+    try:
+        renamed = {new_name(name, known): value for name, value in kept.items()}
+        return {name: as_one_number(name, value) for name, value in renamed.items()}
+    except OmniError as error:
+        raise OmniError(f"{path}: {error}") from error
 
 
 def _rename(arg: str, rename: Callable[[str], str]) -> str:

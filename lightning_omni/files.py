@@ -154,3 +154,8 @@ def save_figure(figure: Any, axes: Iterable[Any], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot().close(figure)
+
+
+def is_integer(value: Any) -> bool:
+    """Tell whether a value read from JSON is an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)

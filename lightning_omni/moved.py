@@ -16,7 +16,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning_omni.errors import OmniError
 
@@ -28,6 +28,12 @@ _TABLES: dict[str, dict[str, Any]] = json.loads(
 )
 MODULES: dict[str, str] = _TABLES["modules"]
 """Old module: new module, both below this package."""
+PATHS = {
+    f"{package}.{old}": f"{package}.{new}"
+    for package, table in (("lightning_omni", MODULES), ("data_prep", _TABLES["data_prep"]))
+    for old, new in table.items()
+}
+"""Old module: new module, of this package and of `data_prep`, by their whole paths."""
 NAMES: dict[str, str] = _TABLES["names"]
 """Old name of a class or function: its new name; with its old module where a name had two uses."""
 REMOVED_MODULES: dict[str, str] = _TABLES["removed_modules"]
@@ -48,6 +54,8 @@ CLASS_ARGUMENTS: dict[str, dict[str, str]] = {
 """Class of ours that took another's place: arguments of either by their name now; others go."""
 REMOVED_SETTINGS: dict[str, Any] = _TABLES["removed_settings"]
 """Setting of generation that no longer exists: the value at which it changed nothing."""
+REMOVED_OPTIONS: dict[str, str] = _TABLES["removed_options"]
+"""Old option or setting that has no new name: what is there instead."""
 ARGUMENTS: dict[str, str] = _TABLES["arguments"]
 """Old name of a class's argument: its new name."""
 REMOVED: dict[str, str] = _TABLES["removed"]
@@ -129,6 +137,19 @@ def rename_option(arg: str) -> str:
     return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
+def rename_path(path: str) -> str:
+    """Return a dotted path into a recipe with the arguments' new names.
+
+    Raises:
+        OmniError: If an argument on it no longer exists.
+    """
+    names = path.split(".")
+    for name in names:
+        if name in REMOVED:
+            raise OmniError(f"'{path}' no longer exists: {REMOVED[name]}; leave it out")
+    return ".".join(_argument(name, logging.WARNING) for name in names)
+
+
 def _is_removed(name: Any, value: Any, level: int) -> bool:
     if name in REMOVED and value:
         log_once(level, "the argument '%s' is ignored: %s", name, REMOVED[name])
@@ -140,6 +161,15 @@ def _argument(name: Any, level: int) -> Any:
     if new != name:
         log_once(level, "the argument '%s' is now '%s'", name, new)
     return new
+
+
+def refuse_removed(name: str) -> NoReturn:
+    """Say what is there instead of an option or setting that no longer exists.
+
+    Raises:
+        OmniError: Always.
+    """
+    raise OmniError(f"the option '{name}' no longer exists: {REMOVED_OPTIONS[name]}")
 
 
 @functools.cache
@@ -156,7 +186,7 @@ def is_ignored_setting(name: str, value: Any) -> bool:
     return True
 
 
-def one_scale(name: str, value: Any) -> Any:
+def as_one_number(name: str, value: Any) -> Any:
     """Return a number that was written by modality as one number.
 
     Raises:
@@ -165,7 +195,7 @@ def one_scale(name: str, value: Any) -> Any:
     if name not in ("guidance_scale", "timestep_shift") or not isinstance(value, dict):
         return value
     if set(value) != {""}:
-        raise OmniError(f"{name} is {value}, wanted a number; give one config for each modality")
+        raise OmniError(f"{name} is {value}, wanted one number; values by modality no longer exist")
     return value[""]
 
 
@@ -173,8 +203,7 @@ class _Moved(ModuleType):
     """Stands in for a module that moved."""
 
     def __getattr__(self, name: str) -> Any:
-        own = self.__name__.removeprefix(_PACKAGE)
-        return _named_anew(self, name, MODULES.get(own, own))
+        return _named_anew(self, name, PATHS.get(self.__name__, self.__name__))
 
 
 def _named_anew(module: ModuleType, name: str, target: str) -> Any:
@@ -183,18 +212,18 @@ def _named_anew(module: ModuleType, name: str, target: str) -> Any:
     Args:
         module: module under its old path.
         name: attribute that it lacks.
-        target: module where the attribute is now, below this package.
+        target: module where the attribute is now.
 
     Raises:
         AttributeError: If there is no such attribute.
     """
     own = module.__name__.removeprefix(_PACKAGE)
-    new = _new_name(own, name)
-    if name.startswith("__") or (own, name) == (target, new):
+    new = name if own == module.__name__ else _new_name(own, name)
+    if name.startswith("__") or (module.__name__, name) == (target, new):
         raise AttributeError(f"module '{module.__name__}' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_PACKAGE + target), new)
+    value = getattr(importlib.import_module(target), new)
     module.__dict__[name] = value
-    log.warning("'%s.%s' is now '%s%s.%s'", module.__name__, name, _PACKAGE, target, new)
+    log.warning("'%s.%s' is now '%s.%s'", module.__name__, name, target, new)
     return value
 
 
@@ -202,8 +231,7 @@ class _SourceLoader(SourceFileLoader):
     """Loads a module in which old names of its classes are found too."""
 
     def exec_module(self, module: ModuleType) -> None:
-        own = module.__name__.removeprefix(_PACKAGE)
-        vars(module)["__getattr__"] = functools.partial(_named_anew, module, target=own)
+        vars(module)["__getattr__"] = functools.partial(_named_anew, module, target=module.__name__)
         super().exec_module(module)
 
 
@@ -218,21 +246,20 @@ class _MovedLoader(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds modules of this package, under old paths too."""
+    """Finds modules of this package and of `data_prep`, under old paths too."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        name = fullname.removeprefix(_PACKAGE)
-        if name == fullname:
+        if not fullname.startswith((_PACKAGE, "data_prep.")):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None:
-            if type(spec.loader) is SourceFileLoader:
+            if type(spec.loader) is SourceFileLoader and fullname.startswith(_PACKAGE):
                 spec.loader = _SourceLoader(fullname, spec.loader.path)
             return spec
-        is_package = any(old.startswith(f"{name}.") for old in MODULES)
-        if not (is_package or name in MODULES):
+        is_package = any(old.startswith(f"{fullname}.") for old in PATHS)
+        if not (is_package or fullname in PATHS):
             return None
         return ModuleSpec(fullname, _MovedLoader(), is_package=is_package)
 

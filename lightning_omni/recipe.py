@@ -51,7 +51,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file, old names of classes and arguments replaced by the new ones.
 
     Raises:
-        OmniError: If the file is missing or is not YAML.
+        OmniError: If the file is missing, is not YAML or names a class that no longer exists.
     """
     try:
         text = path.read_text("utf-8")
@@ -61,7 +61,10 @@ def read_yaml(path: Path) -> Any:
         plain = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise OmniError(f"'{path}' is not YAML ({error}); correct it") from error
-    return rename_class_paths(rename_arguments(plain, level=logging.WARNING))
+    try:
+        return rename_class_paths(rename_arguments(plain, level=logging.WARNING))
+    except OmniError as error:
+        raise OmniError(f"'{path}': {error}") from error
 
 
 def merge(base: Any, changes: Any) -> Any:

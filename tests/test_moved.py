@@ -1,5 +1,6 @@
 """Old names of arguments are accepted for one release."""
 
+import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from small_models import QWEN_SHAPE
 
 from lightning_omni import cli
-from lightning_omni.moved import ARGUMENTS, rename_arguments, rename_option
+from lightning_omni.moved import ARGUMENTS, PATHS, rename_arguments, rename_option
 from lightning_omni.nn.transformer import Transformer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -65,3 +66,13 @@ def test_a_recipe_with_an_old_argument_builds(how, tmp_path, monkeypatch):
 
 def test_no_new_name_is_an_old_one():
     assert not set(ARGUMENTS) & set(ARGUMENTS.values())
+
+
+@pytest.mark.parametrize("old", sorted(p for p in PATHS if p.startswith("data_prep.")))
+def test_an_old_module_of_data_prep_is_importable_and_says_where_it_is(old, caplog):
+    new = importlib.import_module(PATHS[old])
+    names = [n for n, v in vars(new).items() if getattr(v, "__module__", None) == new.__name__]
+    for name in names:
+        assert getattr(importlib.import_module(old), name) is getattr(new, name)
+        assert f"'{old}.{name}' is now '{new.__name__}.{name}'" in caplog.text
+    assert names

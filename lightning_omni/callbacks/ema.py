@@ -122,19 +122,20 @@ class EMA(L.Callback):
         """Give the average the devices and shards of the parameters."""
         self.averaged = {
             name: _distributed_like(self.averaged.get(name, p), p)
-            for name, p in _parameters(module)
+            for name, p in _detached_parameters(module)
         }
 
     def _pairs(self, module: L.LightningModule) -> tuple[list[Tensor], list[Tensor]]:
         """Return this process's parts of the average and of the parameters."""
-        current = dict(_parameters(module))
+        current = dict(_detached_parameters(module))
         return (
             [_local(self.averaged[name]) for name in current],
             [_local(p) for p in current.values()],
         )
 
 
-def _parameters(module: L.LightningModule) -> list[tuple[str, Tensor]]:
+def _detached_parameters(module: L.LightningModule) -> list[tuple[str, Tensor]]:
+    """Return the weights that training updates, by name; gathered ones are freed before."""
     reshard(module)
     return [(name, p.detach()) for name, p in module.named_parameters()]
 

@@ -15,7 +15,13 @@ import torch
 
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.files import read_json_object
-from lightning_omni.moved import REMOVED_SETTINGS, SETTINGS, is_ignored_setting, one_scale
+from lightning_omni.moved import (
+    REMOVED_SETTINGS,
+    SETTINGS,
+    as_one_number,
+    is_ignored_setting,
+    refuse_removed,
+)
 from lightning_omni.moved import resolve as resolve_path
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
@@ -288,8 +294,8 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
         values[new] = values.pop(old)
     values = {n: value for n, value in values.items() if not is_ignored_setting(n, value)}
     if removed := REMOVED_SETTINGS.keys() & values.keys():
-        raise OmniError(f"the option {min(removed)} no longer exists; leave it out")
-    return {name: one_scale(name, value) for name, value in values.items()}
+        refuse_removed(min(removed))
+    return {name: as_one_number(name, value) for name, value in values.items()}
 
 
 def _only_changed(config: GenerationConfig) -> dict[str, Any]:

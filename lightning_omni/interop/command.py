@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import check_free, whole_folder
+from lightning_omni.files import check_free, is_integer, whole_folder
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone, shifts_logits
 from lightning_omni.interop.card import CARD_FILE, read_card
@@ -25,7 +25,6 @@ from lightning_omni.interop.checkpoint import (
 from lightning_omni.interop.dream import (
     check_weights,
     dream_on_meta,
-    is_integer,
     log_skipped_encoder,
     published_name,
     read_config,

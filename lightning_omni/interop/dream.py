@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import read_json_object
+from lightning_omni.files import is_integer, read_json_object
 from lightning_omni.interop.checkpoint import (
     FLOATS,
     Rename,
@@ -266,11 +266,6 @@ def _check_size(config: dict[str, Any], name: str, most: int, about: str) -> Non
     size = config[name]
     if not is_integer(size) or not 1 <= size <= most:
         raise OmniError(f"'{about}' has {name} {size!r}, wanted an integer from 1 to {most}")
-
-
-def is_integer(value: Any) -> bool:
-    """Tell whether a value read from JSON is an integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(name: str, value: Any, about: str) -> float:

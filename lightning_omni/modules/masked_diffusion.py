@@ -165,7 +165,7 @@ class MaskedDiffusionModule(L.LightningModule):
         """Corrupt the batch, predict its masked tokens, and return the weighted loss."""
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
         self.num_losses = len(noisy.positions)
-        hidden = self._states(batch, noisy)
+        hidden = self._final_states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
@@ -194,7 +194,7 @@ class MaskedDiffusionModule(L.LightningModule):
         """Return which tokens of a batch attend to each other."""
         return self.backbone.segment_layout(batch.lengths, batch.maskable)
 
-    def _states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
+    def _final_states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
         """Return final states at the positions with a loss, Float[M D]."""
         states: Tensor = self.backbone(
             noisy.x_t,
@@ -220,7 +220,7 @@ class MaskedDiffusionModule(L.LightningModule):
                 self.noise_seed, index, level, is_answer, segment, batch.positions, draw=draw
             )
             noisy = with_masks(batch, is_masked, mask_token_id=self.vocab.mask_token_id)
-            _, nll = self.objective(self._states(batch, noisy), table, batch, noisy)
+            _, nll = self.objective(self._final_states(batch, noisy), table, batch, noisy)
             total += nelbo_per_segment(nll, segment[noisy.positions], factor.double())
         modality = torch.full_like(index, -1)
         modality[segment[is_answer]] = batch.modality[is_answer]  # a segment has one response
@@ -261,7 +261,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
-        hidden = self._states(batch, noisy)
+        hidden = self._final_states(batch, noisy)
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.epoch_means.add(f"{stage}/loss", loss, batch.num_rows if batch.num_maskable else 0)
         for name, values in self._breakdown(batch, noisy, nll, hidden).items():

@@ -185,7 +185,7 @@ def test_options_under_the_names_of_the_release_before_are_understood(omni):
     one, other = (omni.generate(**asked, **options) for options in (old, new))
     assert parts_of(one) == parts_of(other)
     assert parts_of(one)["0"]["history"]
-    with pytest.raises(OmniError, match="the option length no longer exists"):
+    with pytest.raises(OmniError, match="the option 'length' no longer exists"):
         omni.generate(**asked, length="predicted")
 
 

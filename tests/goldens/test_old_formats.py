@@ -16,11 +16,11 @@ from record import continuous_export
 from lightning_omni import GenerationConfig, Omni
 from lightning_omni.cli import build_cli, main, parse_options
 from lightning_omni.cli_help import VERBS, options_of
-from lightning_omni.cli_options import OLD_VERBS, REMOVED_OPTIONS, new_name
+from lightning_omni.cli_options import OLD_VERBS, new_name
 from lightning_omni.cli_trainer import OmniCLI
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import from_plain, load_presets, to_plain
-from lightning_omni.moved import MODULES, REMOVED_MODULES, resolve
+from lightning_omni.moved import MODULES, REMOVED_MODULES, REMOVED_OPTIONS, resolve
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.recipe import read_recipe
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -37,13 +37,14 @@ TRAINING = sorted(p for p in RECIPES.rglob("*.yaml") if "\ntrainer:" in p.read_t
 STUDIES = sorted(
     p for p in RECIPES.rglob("*.yaml") if p not in TRAINING and p.parent != RECIPES / "model"
 )
+EDITING = r"\S+TokenEditing' no longer exists: .*remdm\.ReMDM masks some of them again"
 REMOVED_FROM_STUDIES = {
-    "editing": "TokenEditing' no longer exists",
-    "guidance": "guidance_scale is .*, wanted a number; give one config for each modality",
-    "images": "TokenEditing' no longer exists",
-    "lengths": "the option 'length' no longer exists",
-    "speech": "TokenEditing' no longer exists",
-    "text": "TokenEditing' no longer exists",
+    "editing": f"editing.yaml': {EDITING}",
+    "guidance": r"variants\.image_1\.sampling: guidance_scale is .*, wanted one number",
+    "images": f"images.yaml': {EDITING}",
+    "lengths": r"configs\.longest: the option 'length' no longer exists: response_length states",
+    "speech": f"speech.yaml': {EDITING}",
+    "text": f"text.yaml': {EDITING}",
 }
 """Old recipe of a study: what the error names."""
 REMOVED_CLASSES = {
@@ -134,12 +135,12 @@ def test_old_settings_are_read_or_named():
     assert from_plain(plain["balanced"]["tqa"]).preset == "best"
     assert from_plain(plain["fast"]["asr"]).cache_interval == 2
     for preset, task, words in (
-        ("fast", "tts", "timestep_shift is .*, wanted a number"),
-        ("fast", "t2i", "final_guidance_scale"),
-        ("fast", "caption", "grow"),
-        ("balanced", "sqa", "length"),
-        ("balanced", "svqa", "guidance_scale is .*, wanted a number"),
-        ("best", "s2i", "guidance_scale is .*, wanted a number"),
+        ("fast", "tts", "timestep_shift is .*, wanted one number"),
+        ("fast", "t2i", "'final_guidance_scale' no longer exists: .* guidance_scale"),
+        ("fast", "caption", "'grow' no longer exists: .* adjust_length: true"),
+        ("balanced", "sqa", "'length' no longer exists: response_length"),
+        ("balanced", "svqa", "guidance_scale is .*, wanted one number"),
+        ("best", "s2i", "guidance_scale is .*, wanted one number"),
     ):
         with pytest.raises(OmniError, match=words):
             from_plain(plain[preset][task])

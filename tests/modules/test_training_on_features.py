@@ -74,7 +74,7 @@ def batches(count=60, rows=4, seed=0, *, has_speech=True):
 
 def loss_of(model, batch):
     noisy = model.forward_process(batch, model.vocab, seed=model.noise_seed)
-    hidden, table = model._states(batch, noisy), model.backbone.embedding.output_embedding()
+    hidden, table = model._final_states(batch, noisy), model.backbone.embedding.output_embedding()
     return model.objective(hidden, table, batch, noisy)[0]
 
 
@@ -82,7 +82,7 @@ def loss_of(model, batch):
 def accuracy(model, batch):
     """Share of the answers that are right in every token when all are masked."""
     noisy = with_masks(batch, batch.is_answer, mask_token_id=model.vocab.mask_token_id)
-    guess = model._predict(model._states(batch, noisy))
+    guess = model._predict(model._final_states(batch, noisy))
     right = guess == batch.ids[noisy.positions]
     segment = batch.segment_ids[noisy.positions]
     per_answer = [right[segment == n].all() for n in segment.unique()]

@@ -21,6 +21,7 @@ from lightning_omni.callbacks.precision_plugin import take_from_recipe
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, sentence_behind
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.moved import rename_path
 from lightning_omni.recipe import read_recipe
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -55,10 +56,12 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """Return a copy with values set at dotted paths; a number selects an entry of a list.
 
     Raises:
-        OmniError: If a path leads nowhere, or to a value that the experiment sets itself.
+        OmniError: If a path leads nowhere, to an argument that no longer exists, or to a value that
+            the experiment sets itself.
     """
     changed = copy.deepcopy(recipe)
-    for path, value in settings.items():
+    for given, value in settings.items():
+        path = rename_path(given)
         for reserved in RESERVED:
             if f"{path}.".startswith(f"{reserved}.") or reserved.startswith(f"{path}."):
                 raise OmniError(

@@ -62,40 +62,40 @@ def lines(made: dict[str, Any]) -> list[str]:
     """Return a plan in words, with a table of memory."""
     states = made["optimizer_gb"]
     return [
-        _parameters(made),
+        _parameters_line(made),
         f"step: {made['tokens_per_step']:,} tokens, {made['flops_per_step']:.3g} FLOP, "
         f"{made['flops_with_recomputation']:.3g} with what is recomputed; "
         f"{made['seconds_per_step']:.3g} s on {made['devices']} devices",
-        _training(made),
+        _training_line(made),
         f"optimizer ({made['optimizer']}), all states: AdamW {states['fused_adamw']:.2f} GB, Muon "
         f"with AdamW {states['muon']:.2f} GB",
-        *_memory(made),
+        *_memory_table(made),
     ]
 
 
 def tokenizer_lines(made: dict[str, Any]) -> list[str]:
     """Return the plan of a tokenizer in words, with a table of memory."""
     return [
-        _parameters(made),
+        _parameters_line(made),
         f"step: {made['samples_per_step']:,} samples, {made['flops_per_step']:.3g} FLOP; "
         f"{made['seconds_per_step']:.3g} s on {made['devices']} devices",
-        _training(made),
-        *_memory(made),
+        _training_line(made),
+        *_memory_table(made),
     ]
 
 
-def _parameters(made: dict[str, Any]) -> str:
+def _parameters_line(made: dict[str, Any]) -> str:
     parts = made["parameters"]
     named = ", ".join(f"{name} {parts[name]:,}" for name in parts if name != "total")
     return f"parameters: {parts['total']:,} ({named})"
 
 
-def _training(made: dict[str, Any]) -> str:
+def _training_line(made: dict[str, Any]) -> str:
     days = f"{made['days']:.3g} days, {made['gpu_days']:.3g} GPU days"
     return f"training: {made['steps']:,} steps, {days}"
 
 
-def _memory(made: dict[str, Any]) -> list[str]:
+def _memory_table(made: dict[str, Any]) -> list[str]:
     """Return the table of memory and whether the recipe fits."""
     rows, usable = made["memory_gb"], made["usable_gb"]
     columns = [name for name in _COLUMNS if name in rows[made["recipe_is"]]]

@@ -1,9 +1,9 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from lightning_omni.errors import OmniError
+from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.recipe import (
     digest,
     in_folder,
@@ -22,7 +22,7 @@ def recipe():
 
 
 def test_files_that_a_recipe_names_are_put_in_their_place(recipe):
-    backbone = yaml.safe_load((RECIPES / "model" / "debug.yaml").read_text())
+    backbone = read_recipe(RECIPES / "model" / "debug.yaml")
     assert recipe["model"]["init_args"]["backbone"] == backbone
 
 
@@ -64,6 +64,12 @@ def test_settings_reach_into_tables_and_lists_and_leave_the_recipe_as_it_was(rec
     assert digest(recipe) == before
 
 
+def test_a_setting_under_its_old_name_is_made_under_the_new_one(recipe):
+    path = "model.init_args.backbone.init_args."
+    changed = with_settings(recipe, {f"{path}is_shifted": True})
+    assert changed == with_settings(recipe, {f"{path}right_shift_logits": True})
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -73,6 +79,10 @@ def test_settings_reach_into_tables_and_lists_and_leave_the_recipe_as_it_was(rec
         ("seed_everything", "decides 'seed_everything' itself"),
         ("data.init_args.seed", "decides 'data.init_args.seed' itself"),
         ("model.init_args", "decides 'model.init_args.noise_seed' itself"),
+        (
+            "data.init_args.modality_dropout",
+            "modality_dropout' no longer exists: .* condition_drop",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_made_is_refused(recipe, path, message):
