@@ -87,7 +87,7 @@ def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = 
     if not path.is_file():
         return scan(tar)
     try:
-        rows = np.load(path, allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise OmniError(f"'{path}' is no index of a shard ({error}); delete it") from error
     if rows.ndim != 2 or rows.shape[1:] != (3,) or rows.dtype != np.int64 or not len(rows):
@@ -98,7 +98,7 @@ def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = 
             f"'{tar}' has {found} bytes but its index was made of {rows[-1, 0]}; prepare the data "
             "again, or delete the index if you changed the shard yourself"
         )
-    offsets, sizes, checksums = rows[:-1].T.copy()
+    offsets, sizes, checksums = rows[:-1].T  # pages of the file are read when they are used
     return ShardIndex(offsets, sizes, checksums, int(found))
 
 
