@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from lightning_omni.data.epoch_order import EpochOrder
-from lightning_omni.data.shard_index import ShardIndex, members, read_index
+from lightning_omni.data.shard_index import StoredIndex, members
 from lightning_omni.data.shards import Shard
 from lightning_omni.errors import OmniError
 
@@ -76,9 +76,8 @@ class ShardReader:
         """Return the byte ranges of a pool's samples, permuted."""
         ranges, columns = [], []
         for part in self.order.ranges(number):
-            index = self._index(part.shard)
-            rows = slice(part.start, part.stop)
-            found = np.stack([index.offsets[rows], index.sizes[rows], index.checksums[rows]])
+            index = self._index(part.shard).part(part.start, part.stop)
+            found = np.stack([index.offsets, index.sizes, index.checksums])
             columns.append(np.insert(found, 0, len(ranges), axis=0))
             end = int(found[0, -1] + found[1, -1])
             ranges.append(_Range(self.shards[part.shard].path, int(found[0, 0]), end))
@@ -101,10 +100,10 @@ class ShardReader:
         checksum = int(pool.checksums[place])
         return *members(block, part.path, checksum=checksum), part.path
 
-    def _read_index(self, shard: int) -> ShardIndex:
+    def _read_index(self, shard: int) -> StoredIndex:
         path, samples = self.shards[shard].path, self.shards[shard].samples
         try:
-            index = read_index(path)
+            index = StoredIndex(path)
         except OSError as error:
             raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
         if len(index) != samples:

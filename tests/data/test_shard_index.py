@@ -6,7 +6,14 @@ import tarfile
 import numpy as np
 import pytest
 
-from lightning_omni.data.shard_index import index_path, members, read_index, scan, write_index
+from lightning_omni.data.shard_index import (
+    StoredIndex,
+    index_path,
+    members,
+    read_index,
+    scan,
+    write_index,
+)
 from lightning_omni.data.shards import read_shard
 from lightning_omni.errors import OmniError
 
@@ -73,7 +80,16 @@ def test_an_index_of_another_tar_is_refused(tar):
         read_index(tar)
 
 
-@pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY"])
+def test_a_part_of_an_index_is_read_alone(tar):
+    whole = write_index(tar)
+    stored = StoredIndex(tar)
+    assert len(stored) == 3
+    part = stored.part(1, 3)
+    assert part.offsets.tolist() == whole.offsets[1:].tolist()
+    assert part.checksums.tolist() == whole.checksums[1:].tolist()
+
+
+@pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY", b"\x93NUMPY" + b"x" * 146])
 def test_a_damaged_index_is_named(tar, content):
     index_path(tar).write_bytes(content)
     with pytest.raises(OmniError, match=r"\.idx' is no index of a shard"):
