@@ -1,10 +1,10 @@
 """The index of a shard gives every sample's bytes, and notices when they change."""
 
-import io
 import tarfile
 
 import numpy as np
 import pytest
+from tar_files import write_tar
 
 from lightning_omni.data.shard_index import (
     StoredIndex,
@@ -18,15 +18,6 @@ from lightning_omni.data.shards import read_shard
 from lightning_omni.errors import OmniError
 
 LONG = "k" * 120
-
-
-def write_tar(path, files, **options):
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in files:
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture
