@@ -87,7 +87,6 @@ def test_a_record_names_the_device_that_was_used(monkeypatch):
     record = provenance(torch.device("cpu"))
     assert record["device"] == "cpu"
     assert record["processor"]
-    assert record["attention"] == "sdpa"
     assert record["threads"] == torch.get_num_threads()
 
 
