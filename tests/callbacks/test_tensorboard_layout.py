@@ -102,8 +102,8 @@ def test_a_run_and_its_export_state_what_computed(trained, run):
     assert f"- Trained: {line}" in (root / "export/README.md").read_text()
     results = json.loads((root / "eval/results.json").read_text())
     assert (results["precision"], results["attention"]) == ("float32", "sdpa")
-    (codes,) = (trained / "data/smoke/codes").glob("*/manifest.json")
-    manifest = json.loads(codes.read_text())
+    codes = trained / "data/smoke/codes" / results["codes"]
+    manifest = json.loads((codes / "manifest.json").read_text())
     assert manifest["device"] == "cpu"
     assert manifest["computation"] == {
         "image": {"precision": "float32", "attention": "sdpa"},
