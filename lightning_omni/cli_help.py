@@ -136,9 +136,9 @@ _RECIPE = (
         "run_defaults",
         "[NAME, ...]",
         "",
-        "Defaults to keep of logger, checkpoints, progress, throughput, health, reconstructions "
-        "and export. All are written below trainer.default_root_dir; a callback of the same class "
-        "in a recipe replaces its default.",
+        "Defaults to keep of logger, checkpoints, progress, throughput, health, record, "
+        "reconstructions and export. All are written below trainer.default_root_dir; a callback of "
+        "the same class in a recipe replaces its default.",
     ),
 )
 _VERIFY = Option(

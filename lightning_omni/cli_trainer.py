@@ -19,6 +19,7 @@ from lightning_omni.callbacks.defaults import (
 )
 from lightning_omni.cli_options import one_line, with_suggestion
 from lightning_omni.cli_precision import plugin_of, take_precision_rule
+from lightning_omni.devices import training_accelerator
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
 from lightning_omni.vocab import SHARED_SETTINGS
@@ -108,6 +109,8 @@ class OmniCLI(LightningCLI):
         """Add the logger and callbacks that the recipe does not name."""
         given: Any = self.config.get(str(self.subcommand), self.config)
         parser = self._parser(self.subcommand)
+        if isinstance(given.trainer.accelerator, str):
+            given.trainer.accelerator = training_accelerator(given.trainer.accelerator)
         plugin = plugin_of(given.trainer, has_rule=self.has_auto_precision)
         if plugin is not None:
             rule = {"precision": None, "plugins": [plugin]}

@@ -39,6 +39,26 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
+def training_accelerator(name: str) -> str:
+    """Return the trainer's accelerator; `auto` is the CPU where it would be Apple's GPU.
+
+    Noise is drawn in float64, so that it is the same on every device, and that GPU has none.
+
+    Raises:
+        OmniError: If Apple's GPU is asked for.
+    """
+    has_apples = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    if name == AUTO and has_apples:
+        log.info("training on the CPU: Apple's GPU has no float64, in which noise is drawn")
+        return "cpu"
+    if name == "mps" or (name == "gpu" and has_apples):
+        raise OmniError(
+            f"accelerator is '{name}', Apple's GPU, which has no float64, in which noise is drawn; "
+            "give --trainer.accelerator cpu"
+        )
+    return name
+
+
 def device_facts(device: torch.device) -> dict[str, Any]:
     """Return what a record says of a device: its name and, of a GPU, driver and peak memory.
 

@@ -1,10 +1,12 @@
 """`--device` of every verb reaches what computes; what is no device of this machine is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from lightning_omni.cli import main
-from lightning_omni.devices import device_facts, resolve_device
+from lightning_omni.cli import build_cli, main
+from lightning_omni.devices import device_facts, resolve_device, training_accelerator
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.generation.omni import Omni
@@ -87,7 +89,6 @@ def test_a_record_names_the_device_that_was_used(monkeypatch):
     record = provenance(torch.device("cpu"))
     assert record["device"] == "cpu"
     assert record["processor"]
-    assert record["attention"] == "sdpa"
     assert record["threads"] == torch.get_num_threads()
 
 
@@ -100,3 +101,35 @@ def test_the_record_of_a_gpu_names_it(monkeypatch):
     facts = device_facts(torch.device("cuda", 0))
     assert facts["device"] == "A Card"
     assert facts["peak_memory_gb"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("apples", "nvidias", "given", "wanted"),
+    [
+        (True, False, "auto", "cpu"),
+        (True, True, "auto", "auto"),
+        (False, False, "auto", "auto"),
+        (False, True, "gpu", "gpu"),
+        (True, False, "cpu", "cpu"),
+    ],
+)
+def test_training_does_not_choose_a_gpu_without_float64(
+    monkeypatch, apples, nvidias, given, wanted
+):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apples)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: nvidias)
+    assert training_accelerator(given) == wanted
+
+
+def test_a_recipe_s_auto_is_the_cpu_of_a_mac(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = Path(__file__).parents[1] / "recipes/debug/stage3.yaml"
+    recipe = ["--config", str(path), "--trainer.accelerator"]
+    config = build_cli([*recipe, "auto"], run=False, with_trainer=False).config
+    assert config.trainer.accelerator == "cpu"
+    for named in ("gpu", "mps"):
+        with pytest.raises(
+            OmniError, match=f"accelerator is '{named}', Apple's GPU.*accelerator cpu"
+        ):
+            build_cli([*recipe, named], run=False, with_trainer=False)

@@ -14,7 +14,14 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 
 RunDefault = Literal[
-    "logger", "checkpoints", "progress", "throughput", "health", "reconstructions", "export"
+    "logger",
+    "checkpoints",
+    "progress",
+    "throughput",
+    "health",
+    "record",
+    "reconstructions",
+    "export",
 ]
 RUN_DEFAULTS: tuple[RunDefault, ...] = get_args(RunDefault)
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -80,6 +87,7 @@ def _default_callbacks(
         "progress": _class_with_arguments(f"{_OURS}.progress.PlainProgress"),
         "throughput": _class_with_arguments(f"{_OURS}.throughput.Throughput"),
         "health": _class_with_arguments(f"{_OURS}.health.HealthMonitor"),
+        "record": _class_with_arguments(f"{_OURS}.run_record.RunRecord"),
     }
     if trainer.get("enable_checkpointing") is False:
         del found["checkpoints"]
@@ -90,6 +98,7 @@ def _default_callbacks(
         found["export"] = _class_with_arguments(f"{_OURS}.export_omni.ExportOmni")
     if root is None:
         found.pop("export", None)
+        del found["record"]
     return [default for name, default in found.items() if name in names]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
 from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.run_record import RECORD
 from lightning_omni.modules.sharding import gather_weights, is_sharded
 from lightning_omni.tokenizers.base import Tokenizer
 
@@ -49,4 +51,7 @@ class ExportTokenizer(AveragesWhenSkipped):
                 if name.startswith(_TOKENIZER)
             }
         if trainer.is_global_zero:
-            tokenizer.save_pretrained(Path(trainer.default_root_dir) / "export", weights)
+            root = Path(trainer.default_root_dir)
+            tokenizer.save_pretrained(root / "export", weights)
+            if (root / RECORD).is_file():
+                shutil.copyfile(root / RECORD, root / "export" / RECORD)

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from lightning_omni.callbacks.export_omni import write_export
+from lightning_omni.callbacks.run_record import RECORD, read_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import Keys, is_checkpoint_folder, read_folder
@@ -88,12 +89,19 @@ def export_checkpoint(checkpoint: Path, module: L.LightningModule, data: Any, ou
     module.load_state_dict(weights)
     if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
         data.setup("fit")
-        write_export(output, module, data, weights, steps=steps)
+        starts = [entry for entry in _starts_of(checkpoint) if entry["first_step"] < steps]
+        write_export(output, module, data, weights, steps=steps, starts=starts)
         return
     tokenizer = getattr(module, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         raise OmniError(f"'{checkpoint}' is of a {type(module).__name__}, which has no export")
     tokenizer.save_pretrained(output)
+
+
+def _starts_of(checkpoint: Path) -> list[dict[str, Any]]:
+    """Return the entries of the record of a checkpoint's run, none if it has none."""
+    folders = list(checkpoint.absolute().parents)[:3]
+    return next((read_record(f / RECORD) for f in folders if (f / RECORD).is_file()), [])
 
 
 def _is_weight(keys: Keys) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from torch import Tensor
 
 from lightning_omni.callbacks.export import AveragesWhenSkipped
+from lightning_omni.callbacks.run_record import RECORD, describe_computation, read_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.provenance import git_commit, manifest_hash
@@ -44,7 +46,8 @@ class ExportOmni(AveragesWhenSkipped):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "export"
-        write_export(folder, pl_module, data, whole, steps=trainer.global_step)
+        starts = read_record(folder.parent / RECORD)
+        write_export(folder, pl_module, data, whole, steps=trainer.global_step, starts=starts)
 
 
 def write_export(
@@ -54,6 +57,7 @@ def write_export(
     whole: dict[str, Tensor],
     *,
     steps: int,
+    starts: list[dict[str, Any]],
 ) -> None:
     """Write a model's folder.
 
@@ -63,6 +67,7 @@ def write_export(
         data: Data it was trained on, set up.
         whole: Weights of the module by name; adapters are taken from the module itself.
         steps: Steps it was trained for.
+        starts: Entries of the run's record.
     """
     weights = {
         name.removeprefix(_BACKBONE): value
@@ -87,7 +92,7 @@ def write_export(
         speech_tokenizer=data.speech_tokenizer,
         encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
         file_tokenizers=data.file_tokenizers,
-        card=_card(data, module, backbone, weights, steps),
+        card=_card(data, module, backbone, weights, steps, starts),
     )
 
 
@@ -107,6 +112,7 @@ def _card(
     backbone: Transformer,
     weights: dict[str, Tensor],
     steps: int,
+    starts: list[dict[str, Any]],
 ) -> str:
     """Return the model card: architecture, training data, licences and use."""
     made_from = read_manifest(data.data)
@@ -127,6 +133,7 @@ def _card(
         f"- Started from: {_origin(module.init_from)}",
         f"- Data: `{data.data}`, preset {made_from.get('preset', 'own')}, manifest sha256 "
         f"{manifest_hash(data.data)[:16]}",
+        *(f"- Trained: {line}" for line in describe_computation(starts)),
         f"- Seeds: data {data.seed}, noise {module.noise_seed}",
         f"- Code: commit {git_commit() or 'unknown'}",
         "",

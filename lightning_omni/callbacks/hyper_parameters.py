@@ -10,6 +10,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
+from lightning_omni.callbacks.run_record import record_of
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
 
@@ -26,7 +27,7 @@ _KEPT = ("seed_everything", "data.", "model.", *(f"trainer.{name}" for name in _
 
 METRICS = (
     "val/loss",
-    *(f"val_{kind}/{name}" for kind in ("loss_unweighted", "acc") for name in MODALITIES),
+    *(f"val_{kind}/{name}" for kind in ("nelbo", "loss_unweighted", "acc") for name in MODALITIES),
     "tokenizer/image/psnr_db",
     "tokenizer/image/ssim",
     "tokenizer/image/usage",
@@ -50,6 +51,8 @@ def write_hyper_parameters(trainer: L.Trainer) -> None:
     if not loggers or not trainer.is_global_zero:
         return
     settings = settings_of_run(trainer)
+    if settings:
+        settings |= computation_of_run(trainer)
     for logger in loggers if settings else []:
         # the second argument names the metrics; their values are those that were logged
         for summary in hparams(settings, dict.fromkeys(METRICS, 0.0)):  # type: ignore[no-untyped-call]
@@ -63,6 +66,13 @@ def settings_of_run(trainer: L.Trainer) -> dict[str, Value]:
             found = _flat(callback.config.as_dict(), "")
             return {name: value for name, value in found if name.startswith(_KEPT)}
     return {}
+
+
+def computation_of_run(trainer: L.Trainer) -> dict[str, Value]:
+    """Return what the run computed with as `used.device`, `used.precision`, `used.attention`."""
+    found = record_of(trainer)
+    names = ("device", "precision", "attention")
+    return {f"used.{name}": str(found[name]) for name in names if name in found}
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Value]]:

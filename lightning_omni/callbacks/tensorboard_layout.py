@@ -32,9 +32,11 @@ _STEP = {
 LAYOUT: Layout = {
     "Loss and accuracy": {
         "Loss": _both("/loss"),
-        "Negative log-likelihood by modality": _both("_loss_unweighted/.*"),
-        "Negative log-likelihood by task": _both("_loss_task/.*"),
-        "Negative log-likelihood by mask ratio": _both("_loss_t_[a-z]+/bin[0-9]+"),
+        "NELBO by modality, nats per token": _both("_nelbo/.*"),
+        "NELBO by task, nats per token": _both("_nelbo_task/.*"),
+        "Negative log-likelihood of masked tokens by modality": _both("_loss_unweighted/.*"),
+        "Negative log-likelihood of masked tokens by task": _both("_loss_task/.*"),
+        "Negative log-likelihood of masked tokens by mask ratio": _both("_loss_t_[a-z]+/bin[0-9]+"),
         "Accuracy by modality": _both("_acc/.*"),
         "Accuracy by task": _both("_acc_task/.*"),
         "Accuracy by mask ratio": _both("_acc_t_[a-z]+/bin[0-9]+"),

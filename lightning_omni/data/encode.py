@@ -20,9 +20,10 @@ from torch import Tensor
 from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
-from lightning_omni.devices import AUTO, resolve_device
+from lightning_omni.devices import AUTO, device_facts, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
+from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
@@ -167,6 +168,7 @@ def _encode_folder(
                 counts[path.name] = counts.get(path.name, 0) + 1
     tokenizers: dict[str, Tokenizer] = {"speech": speech, "image": image, **further}
     features = {name: one.code_features for name, one in tokenizers.items()}
+    codecs = {"image": image, "speech": speech}
     save_file(
         {k: v.detach().float().cpu().contiguous() for k, v in features.items()},
         folder / FEATURES_FILE,
@@ -179,6 +181,8 @@ def _encode_folder(
         "tokens_per_second": speech.frame_rate * speech.num_codebooks,
         "samples": counts,
         "tasks": TASK_NAMES,
+        "device": device_facts(image.device)["device"],
+        "computation": {name: computation_facts(codec) for name, codec in codecs.items()},
     }
     if request_size != image.image_size:
         manifest["request_image_columns"] = image.columns_of(request_size)

@@ -114,6 +114,8 @@ class NoisyBatch:
         is_masked: Whether each of them is masked; others are visible and may be wrong, Bool[M].
         weight: Loss weight of each, Float[M].
         ratio: Mask ratio of each one's sample and modality, Float[M].
+        nelbo_weight: Weight of each answer token in the NELBO, whatever the loss weighs, Float[M];
+            None if the masks are not drawn so that there is an estimate of it.
     """
 
     x_t: Tensor
@@ -121,6 +123,7 @@ class NoisyBatch:
     is_masked: Tensor
     weight: Tensor
     ratio: Tensor
+    nelbo_weight: Tensor | None = None
 
 
 def with_masks(batch: Batch, is_masked: Bool[Tensor, " T"], *, mask_token_id: int) -> NoisyBatch:
@@ -184,6 +187,8 @@ class ForwardProcess:
         self.time_per, self.weighting = time_per, weighting
         self.low, self.high = low, high
         self.spans, self.replace_ratio = spans or {}, replace_ratio
+        is_whole = (low, high) == (0, 1) and time_per == "segment" and not replace_ratio
+        self.estimates_nelbo = is_whole and max(self.spans.values(), default=1) == 1
 
     def __call__(self, batch: Batch, vocab: Vocab, *, seed: int) -> NoisyBatch:
         """Draw x_t of a batch.
@@ -220,11 +225,17 @@ class ForwardProcess:
             x_t = self._replace(x_t, visible, index[segment], batch, vocab, seed)
             has_loss = is_masked | visible
         positions = has_loss.nonzero().squeeze(1)
+        nelbo_weight = weight[positions].float() if self.estimates_nelbo else None
         weight = torch.where(is_masked[positions], weight[positions], 1.0)
         if self.weighting == "none":
             weight = torch.ones_like(weight)
         return NoisyBatch(
-            x_t, positions, is_masked[positions], weight.float(), ratio[positions].float()
+            x_t,
+            positions,
+            is_masked[positions],
+            weight.float(),
+            ratio[positions].float(),
+            nelbo_weight,
         )
 
     def _replace(

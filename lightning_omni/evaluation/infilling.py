@@ -105,6 +105,7 @@ def evaluate_infilling(
         "sampling": to_plain(sampling),
         "scene_classifier": suite.classifier.accuracy_report() if suite.classifier else None,
         **provenance(used),
+        **omni.computation(),
         "rows": rows,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")

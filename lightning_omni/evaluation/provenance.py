@@ -14,13 +14,14 @@ import torch
 
 from lightning_omni.data.shards import MANIFEST
 from lightning_omni.devices import device_facts
-from lightning_omni.nn.segments import attention_backend
 
 _PACKAGES = ("lightning-omni", "torch", "lightning", "numpy", "faster-whisper", "webdataset")
 
 
 def provenance(device: torch.device | None = None) -> dict[str, Any]:
     """Return commit, versions, machine and time; None stands for what is not known.
+
+    Number format and attention kernel are the network's, see `computation_facts`.
 
     Args:
         device: Device that did the work; None for the CPU.
@@ -32,7 +33,6 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **device_facts(used),
-        "attention": attention_backend(used.type),
         "packages": {name: _version(name) for name in _PACKAGES},
     }
 

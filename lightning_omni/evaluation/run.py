@@ -90,6 +90,7 @@ def evaluate(
         "codes": suite.codes.name,
         "arguments": arguments,
         **provenance(used),
+        **omni.computation(),
         **measured,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")

@@ -26,6 +26,7 @@ from lightning_omni.evaluation.statistics import Estimate
 from lightning_omni.files import make_folder
 from lightning_omni.metrics.dnsmos import DNSMOS
 from lightning_omni.metrics.recognizer import Recognizer
+from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -73,11 +74,14 @@ def evaluate_tokenizers(
     }
     images: dict[str, ImageCodecScores] = {}
     speech: dict[str, SpeechCodecScores] = {}
+    computation: dict[str, dict[str, str]] = {}
     if "image" in folders:
         image_codec = ImageTokenizer.from_pretrained(folders["image"]).to(used)
+        computation["image"] = computation_facts(image_codec)
         images = _score_images(image_codec, data, splits, limit, seed)
     if "speech" in folders:
         speech_codec = SpeechTokenizer.from_pretrained(folders["speech"]).to(used)
+        computation["speech"] = computation_facts(speech_codec)
         speech = _score_speech(speech_codec, data, splits, speech_limit, seed)
     if not (images or speech):
         raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
@@ -88,6 +92,7 @@ def evaluate_tokenizers(
         "manifest_sha256": manifest_hash(data),
         "arguments": arguments,
         **provenance(used),
+        "computation": computation,
     }
     (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / "tokenizers.md").write_text(tokenizer_tables(images, speech))

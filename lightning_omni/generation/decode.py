@@ -40,6 +40,7 @@ class GeneratedPart:
         attempts: attempts with ever longer responses.
         candidates: blank lengths that were tried, with the log-probability of the text.
         history: tokens of every step; None if not recorded.
+        dtype: format of matrix products; None if no pass was needed.
     """
 
     part: Part
@@ -51,6 +52,7 @@ class GeneratedPart:
     attempts: int = 1
     candidates: tuple[dict[str, Any], ...] = ()
     history: list[Change] | None = None
+    dtype: torch.dtype | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the JSON form."""

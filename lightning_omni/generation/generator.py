@@ -58,6 +58,9 @@ class PartGenerator:
         template: the template it was trained on, without tail pads.
         lengths: rules of response lengths.
         device: device of the network.
+
+    Attributes:
+        dtypes: formats of the matrix products of all passes so far.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class PartGenerator:
         self.backbone, self.template, self.lengths = backbone, template, lengths
         self.vocab, self.device = template.vocab, device
         self.ends = end_ids(self.vocab)
+        self.dtypes: set[torch.dtype] = set()
         self.allowed = AllowedTokens(self.vocab, template.text, template.codebooks, device=device)
 
     @torch.inference_mode()
@@ -184,6 +188,8 @@ class PartGenerator:
         looks, spans, denoise, canvas = self._prepare(samples, part, spans, config)
         defaults = _defaults(samples, part, config)
         sampler = config.sampler or defaults.sampler(config.temperature or 0.0)
+        dtype = products_dtype(config.precision, self.device)
+        self.dtypes.add(dtype)
         history = History(canvas) if config.history else None
         forwards = torch.tensor(looks, device=self.device)
 
@@ -208,6 +214,7 @@ class PartGenerator:
                 steps=config.steps_for(spans[n].num_masked, defaults),
                 forwards=int(forwards[n]),
                 history=None if history is None else history.within(own),
+                dtype=dtype,
             )
             for n, own in enumerate(_slices(canvas, spans))
         ]

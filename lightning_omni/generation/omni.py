@@ -35,6 +35,7 @@ from lightning_omni.generation.request import (
     check_unfinished,
 )
 from lightning_omni.modalities import MODALITIES
+from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import BUNDLED, resolve_pretrained
 from lightning_omni.samplers.loop import StepHook
 from lightning_omni.tasks import task_named
@@ -54,7 +55,8 @@ class Answer:
         speech: mono samples of the answer, likewise.
         sample_rate: samples of speech per second.
         transcript: transcript of a spoken request, if the model writes one before it answers.
-        record: task, seed, seconds, device and, by answer part, steps, forward passes and tokens.
+        record: task, seed, seconds, device, number format and attention kernel that computed it
+            and, by answer part, steps, forward passes and tokens.
         parts: contents of all answer parts in order, without the transcript.
         sample: the sample with its answer, in tokens.
         media: files of the answer by further modality.
@@ -104,6 +106,10 @@ class Omni:
             self.backbone, self.template, model.lengths, device=self.device
         )
         self.decoder = MediaDecoder(model, device=self.device)
+
+    def computation(self) -> dict[str, str]:
+        """Return number formats and attention kernels of all answers so far, for records."""
+        return computation_facts(self.backbone, self.generator.dtypes)
 
     @property
     def request_image_size(self) -> int | None:
@@ -295,6 +301,7 @@ class Omni:
             "seconds": seconds,
             "forwards": sum(one.forwards for one in generated.values()),
             "device": device_facts(self.device)["device"],
+            **computation_facts(self.backbone, filter(None, (p.dtype for p in generated.values()))),
             "parts": {name: one.record() for name, one in generated.items()},
         }
         rate = self.speech_tokenizer.sample_rate

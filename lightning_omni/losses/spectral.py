@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_omni.nn.codec.mel_codec import FLOOR, MagnitudeSpectrum, mel_filters
+from lightning_omni.nn.cpu import without_autocast
 
 RESOLUTIONS = ((256, 40), (512, 64), (1024, 80), (2048, 100))
 """Pairs of (transform size in samples, mel bands)."""
@@ -35,7 +36,7 @@ class MultiResolutionSpectralLoss(nn.Module):
         self, wave: Float[Tensor, "B T"], target: Float[Tensor, "B T"], *, rng: Generator
     ) -> Float[Tensor, ""]:
         """Return the distance of two waveforms, in float32 also under autocast."""
-        with torch.autocast(wave.device.type, enabled=False):
+        with without_autocast(wave.device.type):
             return self._distance(wave.float(), target, rng)
 
     def _distance(self, wave: Tensor, target: Tensor, rng: Generator) -> Tensor:

@@ -299,7 +299,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return torch.cat(guesses) if guesses else hidden.new_empty(0, dtype=torch.long)
 
     def _log_mean(self, name: str, values: Tensor) -> None:
-        """Log a mean over masks; a batch without such masks logs nothing, rather than a zero."""
+        """Log a mean over tokens; a batch without such tokens logs nothing, rather than a zero."""
         if len(values):
             self.log(name, values.mean(), batch_size=len(values), on_step=None)
 

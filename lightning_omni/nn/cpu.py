@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def to_autocast_dtype(x: Tensor) -> Tensor:
     """Cast to the autocast dtype, once for all matrix products that follow."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context of float32 products; devices without autocast, such as meta, need none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def dtype_from_cpuinfo(cpuinfo: str) -> torch.dtype:

@@ -111,7 +111,7 @@ def attention_backend(device_type: str) -> str:
     """Return the kernel for half precision on a device, and log it once.
 
     It is `flash_attn` or `varlen`, whichever is installed first in this order, on GPUs with the
-    instructions of these kernels, and `sdpa` elsewhere. float32 is always `sdpa`.
+    instructions of these kernels, and `sdpa` elsewhere. See `attention_kernel` for other formats.
     """
     backend = "sdpa"
     if device_type == "cuda" and torch.cuda.get_device_capability() >= FLASH_CAPABILITY:
@@ -119,6 +119,23 @@ def attention_backend(device_type: str) -> str:
         backend = next(installed, backend)
     log.info("attention backend on %s: %s", device_type, backend)
     return backend
+
+
+def attention_kernel(device_type: str, dtype: torch.dtype) -> str:
+    """Return the kernel that attends in a number format on a device.
+
+    In half precision it is `attention_backend`'s; `bf16_attention` in bfloat16 on CPUs, where
+    segments longer than `MAX_BF16_LENGTH` are widened for `sdpa`; `sdpa` in other formats.
+
+    Args:
+        device_type: `cpu`, `cuda` or another torch device type.
+        dtype: Format of queries, keys and values.
+    """
+    backend = attention_backend(device_type)
+    if backend != "sdpa" and dtype in (torch.float16, torch.bfloat16):
+        return backend
+    is_cpus = device_type == "cpu" and dtype is torch.bfloat16
+    return bf16_attention.__name__ if is_cpus else "sdpa"
 
 
 def segment_attention(
@@ -163,25 +180,25 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend with the kernel of the device."""
-    backend = attention_backend(query.device.type)
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if backend == "flash_attn" and half:
-        return _flash(query, key, value, layout, key_layout)
-    if backend == "varlen" and half:
-        return _varlen(query, key, value, layout, key_layout)
-    return _per_segment(query, key, value, layout, key_layout)
+    kernel = attention_kernel(query.device.type, query.dtype)
+    return _KERNELS[kernel](query, key, value, layout, key_layout)
+
+
+def _in_bf16(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
+    """Attend on a CPU in bfloat16; long segments in float32, 4 times as fast."""
+    if max(layout.max_length, key_layout.max_length) <= MAX_BF16_LENGTH:
+        return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = (x.float() for x in (query, key, value))
+        return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
 
 
 def _per_segment(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
-    """Attend segment by segment; on CPUs long bfloat16 ones in float32, 4 times as fast."""
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16:
-        if max(layout.max_length, key_layout.max_length) <= MAX_BF16_LENGTH:
-            return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
-        with torch.autocast("cpu", enabled=False):
-            query, key, value = (x.float() for x in (query, key, value))
-            return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
+    """Attend segment by segment."""
     key, value = _one_per_query_head(query, key, value)
     if len(set(layout.lengths)) == len(set(key_layout.lengths)) == 1:
         return _all_at_once(query, key, value, layout, key_layout)
@@ -244,3 +261,12 @@ def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
     if groups == 1:
         return key, value
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+
+
+_KERNELS = {
+    "flash_attn": _flash,
+    "varlen": _varlen,
+    bf16_attention.__name__: _in_bf16,
+    "sdpa": _per_segment,
+}
+"""What `attention_kernel` names."""

@@ -170,6 +170,7 @@ def calibrate(
             "configs": {name: to_plain(config) for name, config in configs.items()},
             "seed": seed,
             **provenance(used),
+            **omni.computation(),
             "choice": by_preset(choices),
             "rows": [asdict(row) for row in rows],
         }

@@ -34,7 +34,7 @@ def names(defaults):
 )
 def test_a_run_logs_saves_watches_and_exports_into_its_folder(module, last):
     defaults = run_defaults(ROOT, module)
-    always = ["ModelCheckpoint", "PlainProgress", "Throughput", "HealthMonitor"]
+    always = ["ModelCheckpoint", "PlainProgress", "Throughput", "HealthMonitor", "RunRecord"]
     assert names(defaults) == [*always, *last]
     assert defaults["logger"]["init_args"] == {"save_dir": "runs/x", "name": "", "version": ""}
     assert defaults["callbacks"][0]["init_args"] == {
@@ -59,6 +59,7 @@ def test_a_recipe_s_own_callback_replaces_the_default_of_its_class():
         "PlainProgress",
         "Throughput",
         "HealthMonitor",
+        "RunRecord",
         "ExportOmni",  # before what may need the export
         "Samples",
         "ModelCheckpoint",
@@ -76,6 +77,7 @@ def test_objects_and_subclasses_count_as_well():
         "EMAWeightAveraging",
         "PlainProgress",
         "HealthMonitor",
+        "RunRecord",
         "Own",
         "ModelCheckpoint",
     ]
@@ -94,7 +96,7 @@ def test_defaults_are_left_out():
 def test_without_a_folder_nothing_is_written_beside_it():
     defaults = run_defaults({"max_steps": -1}, JOINT)
     assert defaults["logger"] is None
-    assert "ExportOmni" not in names(defaults)
+    assert not {"ExportOmni", "RunRecord"} & set(names(defaults))
     assert defaults["callbacks"][0]["init_args"] == {"save_last": True}
 
 

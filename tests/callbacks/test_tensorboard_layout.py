@@ -1,5 +1,6 @@
 """TensorBoard's pages "Custom Scalars" and "HParams" show what a run logs."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_omni.callbacks.hyper_parameters import METRICS, write_hyper_parameters
+from lightning_omni.callbacks.run_record import describe_computation, read_record
 from lightning_omni.callbacks.tensorboard_layout import LAYOUT, TOKENIZER_LAYOUT
 
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -81,3 +83,29 @@ def test_settings_stand_beside_the_final_metrics(trained, run):
 
 def test_a_run_without_a_recipe_writes_no_settings():
     write_hyper_parameters(SimpleNamespace(loggers=[], callbacks=[], is_global_zero=True))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_and_its_export_state_what_computed(trained, run):
+    root = trained / "runs/debug" / run
+    (start,) = read_record(root / "provenance.json")
+    events = _events(trained, run)
+    metadata = events.summary_metadata["_hparams_/session_start_info"]
+    given = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    for name in {"device", "precision", "attention"} & start.keys():
+        assert given[f"used.{name}"].string_value == start[name]
+    assert ("attention" in start) == (run != "speech_tokenizer")
+    if run != "stage3":
+        assert read_record(root / "export/provenance.json") == [start]
+        return
+    (line,) = describe_computation([start])
+    assert f"- Trained: {line}" in (root / "export/README.md").read_text()
+    results = json.loads((root / "eval/results.json").read_text())
+    assert (results["precision"], results["attention"]) == ("float32", "sdpa")
+    codes = trained / "data/smoke/codes" / results["codes"]
+    manifest = json.loads((codes / "manifest.json").read_text())
+    assert manifest["device"] == "cpu"
+    assert manifest["computation"] == {
+        "image": {"precision": "float32", "attention": "sdpa"},
+        "speech": {"precision": "float32"},
+    }

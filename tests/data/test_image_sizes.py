@@ -1,6 +1,7 @@
 """Pictures in requests of another size than pictures in answers: codes, grids, packing."""
 
 import json
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -16,6 +17,7 @@ from lightning_omni.data.shards import read_manifest, read_samples
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.omni import Omni
+from lightning_omni.generation.request import Infill
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab
@@ -110,6 +112,12 @@ def tokenizers(folder):
     }
 
 
+def test_a_size_of_no_pixels_is_refused(capsys):
+    recipe = Path(__file__).parents[2] / "recipes/debug/stage3.yaml"
+    assert main(["fit", "--config", str(recipe), "--data.request_image_size", "0"]) == 2
+    assert "data.request_image_size is 0" in capsys.readouterr().err
+
+
 @pytest.mark.xdist_group("workplace")
 def test_data_is_encoded_at_the_size_of_each_role(workplace, beside):
     data, folders = workplace / "data/smoke", tokenizers(workplace)
@@ -125,6 +133,7 @@ def test_data_is_encoded_at_the_size_of_each_role(workplace, beside):
         assert len(part.codes) == wanted
     with pytest.raises(OmniError, match=r"100 pixels has no whole number of codes.*multiple of 8"):
         ensure_codes(data, **folders, device=torch.device("cpu"), request_image_size=100)
+    assert not list((data / "codes").glob("*.unfinished")), "refused after the work"
 
 
 @pytest.mark.xdist_group("workplace")
@@ -133,8 +142,6 @@ def test_a_model_of_two_sizes_trains_exports_and_reads_requests_at_theirs(
 ):
     beside("image_tokenizer", "speech_tokenizer")
     recipe = "stage3"
-    from pathlib import Path
-
     debug = Path(__file__).parents[2] / "recipes/debug" / f"{recipe}.yaml"
     size = ["--data.request_image_size", "128", "--trainer.max_steps", "2"]
     assert main(["fit", "--config", str(debug), *size, "--trainer.val_check_interval", "2"]) == 0
@@ -149,6 +156,12 @@ def test_a_model_of_two_sizes_trains_exports_and_reads_requests_at_theirs(
     (part,) = [p for p in asked.turns[0].parts if p.modality == "image"]
     assert len(part.codes) == 256
     omni.template.render_prompt(asked, part=0, length=4)
+    everything = Image.new("L", picture.size, 255)
+    drawn = omni.encoder.encode(
+        task_named("t2i"), text="a cat", infill=Infill(image=picture, mask=everything)
+    )
+    (part,) = [p for p in drawn.turns[1].parts if p.modality == "image"]
+    assert len(part.codes) == 64
     broken = json.loads((export / "vocab.json").read_text()) | {"request_image_columns": "x"}
     (export / "vocab.json").write_text(json.dumps(broken))
     with pytest.raises(OmniError, match="request_image_columns 'x'"):

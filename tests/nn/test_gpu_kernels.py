@@ -15,7 +15,12 @@ import pytest
 import torch
 
 from lightning_omni.nn import segments
-from lightning_omni.nn.segments import SegmentLayout, attention_backend, segment_attention
+from lightning_omni.nn.segments import (
+    SegmentLayout,
+    attention_backend,
+    attention_kernel,
+    segment_attention,
+)
 
 
 def by_definition(q, k, v, starts_q, starts_k):
@@ -235,3 +240,19 @@ def test_the_kernel_follows_from_the_device_and_what_is_installed(
     with caplog.at_level(logging.INFO, segments.__name__):
         assert attention_backend.__wrapped__(device) == backend
     assert f"attention backend on {device}: {backend}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "dtype", "kernel"),
+    [
+        ("flash_attn", "cuda", torch.bfloat16, "flash_attn"),
+        ("varlen", "cuda", torch.float16, "varlen"),
+        ("flash_attn", "cuda", torch.float32, "sdpa"),
+        ("sdpa", "cuda", torch.bfloat16, "sdpa"),
+        ("sdpa", "cpu", torch.bfloat16, "bf16_attention"),
+        ("sdpa", "cpu", torch.float32, "sdpa"),
+    ],
+)
+def test_the_format_decides_beside_the_device(monkeypatch, backend, device, dtype, kernel):
+    monkeypatch.setattr(segments, "attention_backend", lambda kind: backend)
+    assert attention_kernel(device, dtype) == kernel

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -52,7 +53,9 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
             raise KeyboardInterrupt
         return [row("few", 0.9, 4)], dict.fromkeys(PRESETS, "few")
 
-    monkeypatch.setattr(verb, "prepare", lambda *_, **__: (SimpleNamespace(), None))
+    used = {"precision": "float32", "attention": "sdpa"}
+    omni = SimpleNamespace(computation=lambda: used)
+    monkeypatch.setattr(verb, "prepare", lambda *_, **__: (omni, None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
     monkeypatch.setattr(verb, "_compare", compare)
     model, out = tmp_path / "model", tmp_path / "out"
@@ -67,6 +70,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
         )
     written = sorted(path.name for path in out.iterdir())
     assert written == ["calibration.json", "calibration.md", "pareto_t2i.png"]
+    assert used.items() <= json.loads((out / "calibration.json").read_text()).items()
     assert load_presets(model) == {preset: {"t2i": few} for preset in PRESETS}
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_omni.nn.cpu import without_autocast
 from lightning_omni.pretrained import Pretrained
 
 FLOOR = 1e-4
@@ -88,7 +89,7 @@ class LogMel(nn.Module):
 
     def forward(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B N M"]:
         """Transform samples in [-1, 1]; float32 also under autocast."""
-        with torch.autocast(wave.device.type, enabled=False):
+        with without_autocast(wave.device.type):
             energy: Tensor = self.spectrum(wave.float()) @ self.filters
         return (energy.clamp_min(FLOOR).log() + 4) / 2
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from lightning_omni.nn.codec.ranks import sum_over_ranks, world_size
+from lightning_omni.nn.cpu import without_autocast
 from lightning_omni.pretrained import Pretrained
 
 
@@ -64,7 +65,7 @@ class ResidualQuantizer(Pretrained):
 
     def forward(self, z: Float[Tensor, "B N D"], *, num_codebooks: int) -> QuantizedFrames:
         """Quantize with the first `num_codebooks` codebooks; training mode updates them."""
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z.device.type):
             frames = z.float().transpose(1, 2)
             before = self._averages() if self.training and world_size() > 1 else None
             quantized, codes, losses = self.layers(frames, n_q=num_codebooks)

@@ -22,6 +22,7 @@ from lightning_omni.files import read_json_object
 from lightning_omni.generation.config import GenerationConfig, to_plain
 from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.nelbo import NelboPerToken
+from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import fingerprint, load_weights
 from lightning_omni.studies.experiments.recipe import Recipe, build_module_and_data, digest
 from lightning_omni.studies.experiments.training import Training
@@ -41,6 +42,7 @@ class Measurement:
         errors: Standard error over examples by metric, where the metric provides one.
         forwards: Forward passes per answer; None for the NELBO.
         seconds: Seconds per answer; None for the NELBO.
+        computation: Number format and attention kernel; None where it was read.
     """
 
     keys: list[str]
@@ -48,6 +50,7 @@ class Measurement:
     errors: dict[str, float] | None = None
     forwards: float | None = None
     seconds: float | None = None
+    computation: dict[str, str] | None = None
 
 
 def measure(
@@ -95,7 +98,9 @@ def measure(
         examples = suite.task_examples(task, plan)
         result = evaluate_task(omni, suite, plan, task, examples, sampling)
         keys = [example.sample.key for example in examples]
-        return Measurement(keys, result.scores, {}, result.forwards, result.seconds)
+        return Measurement(
+            keys, result.scores, {}, result.forwards, result.seconds, omni.computation()
+        )
 
     def measure_likelihood() -> Measurement:
         log.info("measuring the NELBO of '%s'", export)
@@ -200,6 +205,7 @@ def measure_nelbo(recipe: Recipe, export: Path, *, device: torch.device) -> Meas
         [str(index) for index in sorted(found)],
         [found[index] for index in sorted(found)],
         {f"{name}/{NELBO_PER_TOKEN}": error for name, error in errors if error == error},
+        computation=computation_facts(module.backbone),
     )
 
 
@@ -215,6 +221,7 @@ def _write(
         "forwards": measurement.forwards,
         "seconds": measurement.seconds,
         **provenance(device),
+        **(measurement.computation or {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

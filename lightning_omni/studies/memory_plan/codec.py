@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_omni.data.image_data import ImageData
 from lightning_omni.data.speech_data import SpeechData
-from lightning_omni.losses.adversarial import hinge_generator
+from lightning_omni.losses.adversarial import feature_matching, hinge_generator
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
+from lightning_omni.studies.memory_plan.live_memory import LiveMemory
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
 TokenizerModule = ImageTokenizerModule | SpeechTokenizerModule
@@ -27,16 +28,16 @@ def plan_tokenizer(
 ) -> dict[str, Any]:
     """Plan the training of a tokenizer's recipe, its module on the meta device.
 
-    Products and what is kept for the backward pass are counted while an update runs, with the
-    critic where there is one; all numbers are taken as float32, the most they can be.
+    Products are counted and tensors followed while an update runs, with the critic where there is
+    one; all numbers are taken as float32, the most they can be. Workspaces of kernels are left out.
     """
     parts = {name: _size(getattr(module, name, None)) for name in ("discriminator", "perceptual")}
     parts = {"tokenizer": _size(module.tokenizer), **{k: n for k, n in parts.items() if n}}
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    flops, activations = _update_cost(module, data)
+    flops, held = _update_cost(module, data)
     devices = options.devices or trainer.devices
     memory = {
-        strategy: _memory(sum(parts.values()), trained, activations, devices, strategy)
+        strategy: _memory(sum(parts.values()), trained, held, devices, strategy)
         for strategy in ("single", "ddp", "fsdp2")
     }
     used = "fsdp2" if trainer.is_sharded else "ddp" if devices > 1 else "single"
@@ -59,46 +60,63 @@ def plan_tokenizer(
 
 
 def _update_cost(module: TokenizerModule, data: ImageData | SpeechData) -> tuple[int, int]:
-    """Return the FLOP of an update on one device, and the bytes kept for the backward pass."""
-    own = {p.untyped_storage()._cdata for p in module.parameters()}
-    kept: dict[int, int] = {}
+    """Return the FLOP of an update on one device, and the most bytes it holds beside the weights.
 
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
-        return value
-
-    critic: Any = module.discriminator
+    Gradients are among them.
+    """
     counter = FlopCounterMode(display=False)
-    with torch.device("meta"), counter:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            real, rebuilt, loss = _forward(module, data)
-            if critic is not None:
-                loss = loss + _score(critic(rebuilt))
-        torch.autograd.backward(loss)
+    memory = LiveMemory([*module.parameters(), *module.buffers()])
+    critic: Any = module.discriminator
+    with memory, counter:
+        real, rebuilt, loss = _forward(module, data)
         if critic is not None:
+            critic.requires_grad_(False)  # as an optimizer is toggled: its gradients are dropped
+        torch.autograd.backward(loss)
+        del loss
+        if critic is not None:
+            critic.requires_grad_(True)
             scores = _score(critic(real)) + _score(critic(rebuilt.detach()))
             torch.autograd.backward(scores)
+            del scores
     module.zero_grad()
-    return counter.get_total_flops(), sum(kept.values())
+    return counter.get_total_flops(), memory.peak
 
 
 def _forward(
     module: TokenizerModule, data: ImageData | SpeechData
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the input, its reconstruction and the loss without the critic's."""
+    """Return the input, its reconstruction and the loss, the critic's included."""
     if isinstance(module, ImageTokenizerModule) and isinstance(data, ImageData):
-        real = torch.empty(data.batch_size, 3, data.image_size, data.image_size)
+        size = data.batch_size, 3, data.image_size, data.image_size
+        real = torch.empty(size, device="meta")
         quantized = module.tokenizer.quantize(real)
         rebuilt = module.tokenizer.reconstruct(quantized.latents)
-        terms = module._loss_terms(real, rebuilt, quantized)
-        return real, rebuilt, torch.stack(list(terms.values())).sum()
+        terms = [*module._loss_terms(real, rebuilt, quantized).values()]
+        if module.discriminator is not None:
+            terms.append(_score(module.discriminator(rebuilt)))
+        return real, rebuilt, torch.stack(terms).sum()
     assert isinstance(data, SpeechData)  # noqa: S101
-    real = torch.empty(data.batch_size, data.crop)
-    rebuilt, _ = module.tokenizer.decoder(module.tokenizer.encoder(real))
-    rebuilt = rebuilt[:, : data.crop]
-    return real, rebuilt, (rebuilt - real).abs().mean()  # transforms cost hardly anything
+    assert isinstance(module, SpeechTokenizerModule)  # noqa: S101
+    real = torch.empty(data.batch_size, data.crop, device="meta")
+    latents, commitment = _quantize(module, module.tokenizer.encoder(real))
+    rebuilt, mel = module.tokenizer.decoder(latents)
+    loss = module.spectral(rebuilt, real, rng=torch.Generator().manual_seed(0)) + commitment
+    if mel is not None:
+        loss = loss + (mel - module.log_mel(real)).abs().mean()
+    if module.discriminator is not None:
+        scores, fake = module.discriminator(rebuilt)
+        features = feature_matching(module.discriminator(real)[1], fake)
+        loss = loss + _score((scores, fake)) + features
+    return real, rebuilt, loss
+
+
+def _quantize(module: SpeechTokenizerModule, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize with all codebooks, as if they had been initialised."""
+    quantizer = module.tokenizer.quantizer
+    for layer in quantizer.layers.layers:
+        layer._codebook.inited = torch.ones(1)  # is read, which the meta device has no values for
+    quantized = quantizer(z, num_codebooks=quantizer.num_codebooks)
+    return quantized.latents, quantized.commitment
 
 
 def _score(scores: Any) -> Tensor:
@@ -108,9 +126,17 @@ def _score(scores: Any) -> Tensor:
 
 
 def _memory(
-    parameters: int, trained: int, activations: int, devices: int, strategy: str
+    parameters: int, trained: int, held: int, devices: int, strategy: str
 ) -> dict[str, float]:
-    """Return the memory of one device in 10^9 bytes; FSDP2 gathers the whole network for a pass."""
+    """Return the memory of one device in 10^9 bytes; FSDP2 gathers the whole network for a pass.
+
+    Args:
+        parameters: Number of parameters of all networks.
+        trained: Number of those that are trained.
+        held: The most bytes that an update holds beside the weights.
+        devices: Number of devices.
+        strategy: `single`, `ddp` or `fsdp2`.
+    """
     shards = devices if strategy == "fsdp2" else 1
     whole = trained * _FLOAT32
     fixed = (parameters - trained) * _FLOAT32
@@ -119,7 +145,7 @@ def _memory(
         "gradients": whole / shards,
         "optimizer": 2 * whole / shards,
         "exchange": whole if devices > 1 and strategy != "single" else 0,
-        "activations": activations,
+        "activations": max(0, held - whole),  # what is held beyond gradients at the peak
     }
     return {name: n / 1e9 for name, n in {**row, "peak": sum(row.values())}.items()}
 

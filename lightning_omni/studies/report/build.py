@@ -248,7 +248,7 @@ def _provenance(files: RunFiles) -> str:
     if files.evaluation:
         results = files.evaluation.results
         names = ("model", "fingerprint", "codes", "manifest_sha256", "commit", "created", "python",
-                 "platform", "device")  # fmt: skip
+                 "platform", "device", "precision", "attention")  # fmt: skip
         lines = [(name, results.get(name)) for name in names]
         lines += list(results.get("packages", {}).items())
         lines += [(f"argument {k}", v) for k, v in results.get("arguments", {}).items()]

@@ -155,11 +155,14 @@ def image_plan_inputs(batch):
     return cli.model, cli.datamodule, read_settings(TRAINER), PlanOptions()
 
 
-def test_products_and_activations_of_a_tokenizer_are_linear_in_its_batch():
-    one, four = (plan_tokenizer(*image_plan_inputs(batch)) for batch in (1, 4))
-    assert four["flops_per_step"] == pytest.approx(4 * one["flops_per_step"], rel=0.01)
-    kept = [made["memory_gb"]["single"]["activations"] for made in (one, four)]
-    assert kept[1] == pytest.approx(4 * kept[0], rel=0.05)
+def test_products_and_what_an_update_holds_are_linear_in_a_tokenizer_s_batch():
+    few, many = (plan_tokenizer(*image_plan_inputs(batch)) for batch in (8, 32))
+    assert many["flops_per_step"] == pytest.approx(4 * few["flops_per_step"], rel=0.01)
+    held = [
+        made["memory_gb"]["single"]["activations"] + made["memory_gb"]["single"]["gradients"]
+        for made in (few, many)
+    ]
+    assert held[1] == pytest.approx(4 * held[0], rel=0.05)
 
 
 def test_the_plan_counts_a_projector_where_there_is_one(tmp_path):

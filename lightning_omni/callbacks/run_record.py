@@ -1,0 +1,115 @@
+"""Write down what each start of a run computed with: device, number format and attention kernel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.files import read_json_object
+from lightning_omni.nn.computation import computation_facts
+
+RECORD = "provenance.json"
+_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+class RunRecord(L.Callback):
+    """Writes `<default_root_dir>/provenance.json`: an entry for each start of the run.
+
+    An entry holds what `provenance` returns, the steps, the layout of devices, and `precision` and
+    `attention` as they were in the first matrix product of the start, whatever the recipe asks for.
+
+    Attributes:
+        entry: entry of this start; empty before its first step, and on all processes but the first.
+    """
+
+    def __init__(self) -> None:
+        self.entry: dict[str, Any] = {}
+        self._dtype: torch.dtype | None = None
+        self._handles: list[RemovableHandle] = []
+        self._first_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait for the first matrix product."""
+        self.entry, self._first_step = {}, trainer.global_step
+        if trainer.is_global_zero:
+            self._handles = [
+                module.register_forward_hook(self._observe)
+                for module in pl_module.modules()
+                if isinstance(module, _PRODUCTS)
+            ]
+
+    def _observe(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        """Note the format of a product, once."""
+        self._dtype = output.dtype
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write the entry after the first step, for runs that are interrupted."""
+        if trainer.is_global_zero and not self.entry:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the entry with the last step."""
+        if trainer.is_global_zero and self.entry:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        dtypes = [] if self._dtype is None else [self._dtype]
+        self.entry = {
+            "first_step": self._first_step,
+            "last_step": trainer.global_step,
+            "processes": trainer.world_size,
+            "nodes": trainer.num_nodes,
+            "strategy": type(trainer.strategy).__name__,
+            **provenance(trainer.strategy.root_device),
+            **computation_facts(module, dtypes),
+        }
+        path = Path(trainer.default_root_dir) / RECORD
+        earlier = [entry for entry in read_record(path) if entry["first_step"] < self._first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a run's record, none if there is no file.
+
+    Raises:
+        OmniError: If the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    found = read_json_object(path, remedy="delete it; the next start writes another")
+    return list(found.get("starts", []))
+
+
+def record_of(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the entry of a trainer's start; empty if the run keeps no record."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RunRecord):
+            return callback.entry
+    return {}
+
+
+def describe_computation(starts: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each start: its steps, device, number format and attention kernel."""
+    return [
+        f"steps {one['first_step']} to {one['last_step']} on {one['processes']} x {one['device']}, "
+        f"{one.get('precision', 'unknown format')}, attention by {one.get('attention', 'none')}"
+        for one in starts
+    ]

@@ -1,0 +1,156 @@
+"""The records of training and generation name what computed, as seen at the kernels themselves."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_omni.callbacks.hyper_parameters import computation_of_run
+from lightning_omni.callbacks.precision_plugin import BFloat16WhereFaster
+from lightning_omni.callbacks.run_record import RunRecord, describe_computation, read_record
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.provenance import provenance
+from lightning_omni.generation.omni import Omni
+from lightning_omni.nn import segments
+from lightning_omni.nn.attention import GroupedQueryAttention
+from lightning_omni.nn.codec.conv import SpatialAttention
+from lightning_omni.nn.computation import computation_facts
+from lightning_omni.nn.segments import SegmentLayout
+
+
+class Attending(L.LightningModule):
+    """One layer of attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = GroupedQueryAttention(
+            16, num_heads=2, num_kv_heads=1, qkv_bias=False, qk_norm=False, norm_eps=1e-6
+        )
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0].to(self.attention.q_proj.weight.dtype)
+        layout = SegmentLayout.from_lengths((3, 2), device=x.device)
+        return self.attention(x, torch.ones(5, 8), torch.zeros(5, 8), layout).float().sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def run(folder, max_steps=2, ckpt_path=None, **options):
+    callback = RunRecord()
+    trainer = L.Trainer(
+        default_root_dir=folder,
+        callbacks=[callback],
+        max_steps=max_steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    module = Attending()
+    trainer.fit(module, DataLoader(torch.randn(2, 5, 16), num_workers=0), ckpt_path=ckpt_path)
+    return trainer, module
+
+
+@pytest.fixture(params=["sdpa", "flash_attn"])
+def ran(request, monkeypatch):
+    """Formats and kernels that ran; flash-attn is pretended."""
+    found = set()
+
+    def noting(name, kernel):
+        def note(query, key, value, *layouts):
+            found.add((str(query.dtype).removeprefix("torch."), name))
+            return kernel(query, key, value, *layouts)
+
+        return note
+
+    kernels = {**segments._KERNELS, "flash_attn": segments._per_segment}
+    noted = {name: noting(name, kernel) for name, kernel in kernels.items()}
+    monkeypatch.setattr(segments, "_KERNELS", noted)
+    monkeypatch.setattr(segments, "attention_backend", lambda device: request.param)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({"precision": "32-true"}, "float32"),
+        ({"precision": "bf16-true"}, "bfloat16"),
+        ({"plugins": [BFloat16WhereFaster(always=True)]}, "bfloat16"),
+    ],
+)
+def test_training_is_recorded_with_the_format_and_the_kernel_that_ran(
+    tmp_path, ran, options, precision
+):
+    trainer, module = run(tmp_path, **options)
+    (entry,) = read_record(tmp_path / "provenance.json")
+    assert {(entry["precision"], entry["attention"])} == ran
+    assert entry["precision"] == precision
+    assert (entry["device"], entry["processes"], entry["strategy"]) == (
+        "cpu",
+        1,
+        "SingleDeviceStrategy",
+    )
+    assert (entry["first_step"], entry["last_step"]) == (0, 2)
+    assert computation_of_run(trainer) == {
+        "used.device": "cpu",
+        "used.precision": entry["precision"],
+        "used.attention": entry["attention"],
+    }
+    assert not module.attention.q_proj._forward_hooks
+    (line,) = describe_computation([entry])
+    assert line == f"steps 0 to 2 on 1 x cpu, {precision}, attention by {entry['attention']}"
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_resumed_run_has_an_entry_for_each_start_and_a_new_run_one(tmp_path):
+    trainer, _ = run(tmp_path, precision="32-true")
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = {"max_steps": 4, "ckpt_path": tmp_path / "a.ckpt"}
+    run(tmp_path, plugins=[BFloat16WhereFaster(always=True)], **resumed)
+    starts = read_record(tmp_path / "provenance.json")
+    assert [(s["first_step"], s["last_step"], s["precision"]) for s in starts] == [
+        (0, 2, "float32"),
+        (2, 4, "bfloat16"),
+    ]
+    run(tmp_path)
+    assert len(read_record(tmp_path / "provenance.json")) == 1
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    (tmp_path / "provenance.json").write_text("[")
+    with pytest.raises(OmniError, match="delete it"):
+        read_record(tmp_path / "provenance.json")
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_an_answer_is_recorded_with_the_format_and_the_kernel_that_ran(ran, precision):
+    omni = Omni.bundled()
+    assert omni.computation() == {}
+    answer = omni.generate("tqa", text="what is it?", num_steps=1, precision=precision)
+    record = answer.record
+    assert {(record["precision"], record["attention"])} == ran
+    assert record["precision"] == {"auto": "float32"}.get(precision, precision)
+    assert omni.computation() == {k: record[k] for k in ("precision", "attention")}
+
+
+def test_what_has_no_attention_has_no_kernel():
+    assert computation_facts(nn.Linear(2, 2)) == {"precision": "float32"}
+    assert computation_facts(nn.Linear(2, 2), [torch.bfloat16, torch.float32]) == {
+        "precision": "bfloat16, float32"
+    }
+    assert computation_facts(SpatialAttention(8, 2).double()) == {
+        "precision": "float64",
+        "attention": "sdpa",
+    }
+    assert computation_facts(SpatialAttention(8, 2), []) == {}
+
+
+def test_facts_of_a_machine_claim_no_kernel():
+    assert not {"attention", "precision"} & provenance().keys()
+    json.dumps(provenance())
