@@ -9,8 +9,10 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from safetensors.torch import load_file
 from several_processes import run_processes
 
-from lightning_omni.cli import main
+from lightning_omni.cli import build_cli, main
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.modules.sharding import gather_weights
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LAST = Path("half/checkpoints/last.ckpt")
@@ -41,6 +43,21 @@ def train(name, out, processes, *more):
     run_processes(work, processes, Path.cwd())
 
 
+@pytest.fixture
+def starts(monkeypatch):
+    """Keep what is on the meta device before the weights are shared out, and all that begin so."""
+    share = MaskedDiffusionModule.configure_model
+
+    def configure_model(module):
+        meta = [name for name, p in module.backbone.named_parameters() if p.is_meta]
+        share(module)
+        whole = gather_weights(module.backbone)
+        if module.global_rank == 0:
+            torch.save((meta, whole), "start.pt")
+
+    monkeypatch.setattr(MaskedDiffusionModule, "configure_model", configure_model)
+
+
 def weights(folder):
     return load_file(f"{folder}/model.safetensors")
 
@@ -65,9 +82,15 @@ MORE_STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_sharded_run_is_resumed_and_exported(beside, name):
+def test_a_sharded_run_is_resumed_and_exported(beside, starts, name):
     beside("image_tokenizer", "speech_tokenizer")
     check_run(name, *STEPS[name])
+    meta, found = torch.load("start.pt")
+    recipe = ["--config", str(RECIPES / "debug" / f"{name}.yaml")]
+    whole = build_cli(recipe, run=False, with_trainer=False).model.backbone
+    assert set(meta) == {name for name, _ in whole.named_parameters()}
+    for key, value in whole.named_parameters():
+        assert torch.equal(found[key], value), key
 
 
 @pytest.mark.slow
