@@ -1,5 +1,6 @@
 """A network shared out over processes has the loss and the updates of the whole one."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -58,6 +59,30 @@ def test_a_step_in_bfloat16_keeps_the_frequencies_in_float32(tmp_path):
     assert 0.4 < first["share"] < 0.6
     assert first["gathered"] == sorted(make_network(SHAPE, seed=0).state_dict())
     assert not second["gathered"]
+
+
+def recomputed_gradients(rank):
+    """Whole gradients in bfloat16 by what is recomputed."""
+    mesh, found = init_device_mesh("cpu", (2,)), {}
+    for recomputation in ("none", "selective", "full"):
+        network = make_network(replace(SHAPE, recomputes=False), seed=0)
+        network.recompute_activations(recomputation)
+        samples = make_samples(SHAPE, rng=torch.Generator().manual_seed(rank))
+        shard_transformer(network, mesh, dtype=torch.bfloat16)
+        our_loss(network, samples, SHAPE).backward()
+        reshard(network)
+        found[recomputation] = {
+            name: p.grad.full_tensor() for name, p in network.named_parameters()
+        }
+    return found
+
+
+def test_recomputed_shares_have_the_gradients_of_kept_ones(tmp_path):
+    found, other = run_processes(recomputed_gradients, 2, tmp_path, joins=True)
+    assert all(gradient.abs().sum() > 0 for gradient in found["none"].values())
+    for recomputation in ("selective", "full"):
+        torch.testing.assert_close(found[recomputation], found["none"], rtol=0, atol=0)
+    torch.testing.assert_close(found, other, rtol=0, atol=0)
 
 
 def muon_steps(rank, *, processes=None):
