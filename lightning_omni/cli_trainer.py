@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zipfile
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from lightning_omni.callbacks.defaults import (
 )
 from lightning_omni.cli_options import one_line, with_suggestion
 from lightning_omni.cli_precision import plugin_of, take_precision_rule
+from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.devices import training_accelerator
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
@@ -119,6 +121,13 @@ class OmniCLI(LightningCLI):
         parsed = parser.parse_object({"trainer": defaults}, given)
         given.trainer.update(parsed.trainer)
 
+    def instantiate_classes(self) -> None:
+        """Build all objects; a model that devices will share without memory for its weights."""
+        given: Any = self.config.get(str(self.subcommand), self.config)
+        defers = self.with_trainer and is_sharded_strategy(given.trainer.strategy)
+        with deferred_weights() if defers else nullcontext():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Return the trainer, or None where it is not wanted."""
         return super().instantiate_trainer(**kwargs) if self.with_trainer else None
@@ -144,14 +153,19 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
         raise OmniError(f"'{path}' is not a checkpoint; give a .ckpt file of a run")
 
 
+def is_sharded_strategy(strategy: Any) -> bool:
+    """Whether a recipe's strategy shares the weights out."""
+    return "ShardedStrategy" in str(strategy)
+
+
 def check_reads_folders(path: str | None, strategy: Any) -> None:
     """Refuse a checkpoint that is a folder where the strategy reads files only.
 
     Raises:
         OmniError: If so.
     """
-    is_sharded = "ShardedStrategy" in str(strategy)
-    if path and path not in CHECKPOINT_WORDS and Path(path).is_dir() and not is_sharded:
+    is_folder = path and path not in CHECKPOINT_WORDS and Path(path).is_dir()
+    if is_folder and not is_sharded_strategy(strategy):
         raise OmniError(
             f"the checkpoint '{path}' is a folder of a sharded run; add --config "
             "recipes/strategy/fsdp2.yaml, with --trainer.devices 1 for one device"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from lightning_omni.deferred_init import constructing
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.moved import rename_arguments, resolve
@@ -156,7 +157,8 @@ def _recording(init: Any) -> Any:
             bound.apply_defaults()
             plain = {k: v for k, v in bound.arguments.items() if k != "self"}
             object.__setattr__(self, "init_args", plain)
-        init(self, *args, **kwargs)
+        with constructing():
+            init(self, *args, **kwargs)
 
     return recorded
 

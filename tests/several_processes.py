@@ -1,6 +1,7 @@
 """Work done by several processes over gloo, forked after torch is imported once."""
 
 import os
+import signal
 import socket
 import traceback
 
@@ -19,6 +20,28 @@ def run_processes(work, world_size, folder, *, joins=False):
 
     With `joins` they are in a process group when the work begins.
     """
+    children = _start(work, world_size, folder, joins=joins)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    failed = [folder / f"error{r}.txt" for r, code in enumerate(codes) if code]
+    told = [path.read_text() for path in failed if path.exists()]
+    assert not any(codes), "\n".join([str(codes), *told])
+    return [torch.load(folder / f"found{r}.pt", weights_only=False) for r in range(world_size)]
+
+
+def run_until_one_is_killed(work, world_size, folder):
+    """Let `work(rank)` run in so many processes until one kills itself; the others are killed."""
+    children = _start(work, world_size, folder, joins=False)
+    first, status = os.wait()
+    told = [path.read_text() for path in folder.glob("error*.txt")]
+    for child in children:
+        if child != first:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, told
+
+
+def _start(work, world_size, folder, *, joins):
+    """Start processes and return their numbers."""
     port = free_port()
     children = []
     for rank in range(world_size):
@@ -26,11 +49,7 @@ def run_processes(work, world_size, folder, *, joins=False):
         if child == 0:
             os._exit(_run(work, rank, world_size, port, folder, joins=joins))
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    failed = [folder / f"error{r}.txt" for r, code in enumerate(codes) if code]
-    told = [path.read_text() for path in failed if path.exists()]
-    assert not any(codes), "\n".join([str(codes), *told])
-    return [torch.load(folder / f"found{r}.pt", weights_only=False) for r in range(world_size)]
+    return children
 
 
 def _run(work, rank, world_size, port, folder, *, joins):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lightning_omni.deferred_init import set_initial_value
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.moved import rename_arguments
@@ -59,6 +61,8 @@ class _Start:
 def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int) -> None:
     """Copy a folder's weights into a backbone, one at a time.
 
+    Weights on the meta device will begin with them, and are read when they are shared out.
+
     The embedding tables of an imported text model are resized to the vocabulary: rows of known ids
     are kept by id. Rows of new ids are drawn from a normal distribution with the mean and standard
     deviation of each column of the known rows. Padding rows beyond the known ids are dropped.
@@ -93,9 +97,12 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     if is_resized:
         _require_inherited(rows, vocab, folder)
     for name, full in names.items():
-        with _opened(folder) as weights:  # an open file keeps what was read in memory
-            value = weights.get_tensor(full)
-            _write_weight(name, own[name], value, vocab, is_resized=is_resized, seed=seed)
+        read = partial(_read_weight, folder, full)
+        write = partial(_write_weight, name, vocab=vocab, is_resized=is_resized, seed=seed)
+        if own[name][0].is_meta:
+            set_initial_value(own[name][0], partial(_write_later, read, write))
+        else:
+            write(own[name], read())
     if is_resized:
         _log_resized(rows, vocab, folder)
 
@@ -172,7 +179,7 @@ def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> No
 def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
     """Return the tensors that make up each weight, row below row, by its name without adapters."""
     pieces: dict[str, list[Tensor]] = {}
-    for name, value in backbone.state_dict().items():
+    for name, value in backbone.state_dict(keep_vars=True).items():
         if plain := base_name(name):
             pieces.setdefault(plain, []).append(value)
     return pieces
@@ -214,8 +221,20 @@ def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
         )
 
 
+def _read_weight(folder: Path, name: str) -> Tensor:
+    with _opened(folder) as weights:  # an open file keeps what was read in memory
+        value: Tensor = weights.get_tensor(name)
+        return value
+
+
+def _write_later(
+    read: Callable[[], Tensor], write: Callable[[list[Tensor], Tensor], None], target: Tensor
+) -> None:
+    write([target], read())
+
+
 def _write_weight(
-    name: str, pieces: list[Tensor], value: Tensor, vocab: Vocab, *, is_resized: bool, seed: int
+    name: str, pieces: list[Tensor], value: Tensor, *, vocab: Vocab, is_resized: bool, seed: int
 ) -> None:
     """Write a weight into its pieces, with new rows for a resized table."""
     blocks = [value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from lightning_omni.deferred_init import InitialValue, Scratch, initial_value
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import (
     FolderWriter,
@@ -161,7 +163,8 @@ def shard_transformer(
     loss reads the embedding after it.
 
     Args:
-        network: Network, changed in place; the weights of the first process are taken.
+        network: Network, changed in place; the weights of the first process are taken. Those on
+            the meta device (`deferred_weights`) come into being one at a time, as shares.
         mesh: Mesh of one dimension.
         dtype: Format of gathered weights and of matrix products; gradients are summed in float32.
             None keeps float32.
@@ -169,6 +172,7 @@ def shard_transformer(
     Source: `fully_shard` of torch, FSDP2; ZeRO-3, arXiv:1910.02054.
     """
     _take_first_weights(network, mesh)
+    deferred = _deferred(network)
     policy = MixedPrecisionPolicy()
     if dtype is not None:
         policy = MixedPrecisionPolicy(
@@ -177,6 +181,7 @@ def shard_transformer(
     for block in network.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    _materialise(network, deferred, mesh)
 
 
 def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
@@ -185,24 +190,67 @@ def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
     Parts are whole while they compute. They have to be called, not their methods.
 
     Args:
-        network: Network, changed in place; the weights of the first process are taken.
+        network: Network, changed in place; the weights of the first process are taken. Those on
+            the meta device (`deferred_weights`) come into being one at a time, as shares.
         mesh: Mesh of one dimension.
     """
     _take_first_weights(network, mesh)
+    deferred = _deferred(network)
     for part in network.children():
         if any(p.requires_grad for p in part.parameters()):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    _materialise(network, deferred, mesh)
 
 
-@torch.no_grad()
 def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Give all processes the weights and buffers of the first, one at a time."""
-    if mesh.size() == 1:
-        return
+    """Give all processes the weights and buffers of the first, one at a time.
+
+    Weights on the meta device are left out.
+    """
     for value in network.state_dict(keep_vars=True).values():
-        sent = value.detach().to(mesh.device_type).contiguous()
-        dist.broadcast(sent, group_src=0, group=mesh.get_group())
-        value.copy_(sent)
+        if mesh.size() > 1 and not value.is_meta:
+            sent = value.detach().to(mesh.device_type).contiguous()
+            dist.broadcast(sent, group_src=0, group=mesh.get_group())
+            with torch.no_grad():
+                value.copy_(sent)
+
+
+def _deferred(network: nn.Module) -> dict[str, InitialValue]:
+    """Return what computes the initial value of each weight on the meta device."""
+    return {name: initial_value(p) for name, p in network.named_parameters() if p.is_meta}
+
+
+def _materialise(
+    network: nn.Module, deferred: Mapping[str, InitialValue], mesh: DeviceMesh
+) -> None:
+    """Give weights on the meta device memory for this process's share, and the first's values.
+
+    The first process computes a value and sends it, and each keeps its share before the next.
+    """
+    values = {id(p): deferred[n] for n, p in network.named_parameters() if n in deferred}
+    computed, sent = Scratch(), Scratch(mesh.device_type)
+    rank = mesh.get_local_rank()
+
+    def materialise(weight: Tensor) -> Tensor:
+        if not weight.is_meta:
+            return weight
+        whole = sent.like(weight)
+        if rank == 0:
+            target = whole if whole.device.type == "cpu" else computed.like(weight)
+            values[id(weight)](target)
+            whole.copy_(target)
+        if mesh.size() > 1:
+            dist.broadcast(whole, group_src=0, group=mesh.get_group())
+        filled = torch.empty_like(weight, device=mesh.device_type)
+        if isinstance(filled, DTensor):  # by rows
+            rows = whole.chunk(mesh.size())
+            filled.to_local().copy_(rows[rank] if rank < len(rows) else whole[:0])
+        else:
+            filled.copy_(whole)
+        return filled
+
+    if deferred:  # the module's own way to other devices, which FSDP follows
+        network._apply(materialise)  # type: ignore[no-untyped-call]
 
 
 def is_sharded(module: nn.Module) -> bool:

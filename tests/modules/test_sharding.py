@@ -1,17 +1,30 @@
 """A network shared out over processes has the loss and the updates of the whole one."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from several_processes import run_processes
+from small_models import QWEN_SHAPE, import_small_dream
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from lightning_omni.modules.sharding import gather_weights, is_sharded, reshard, shard_transformer
+from lightning_omni.deferred_init import deferred_weights
+from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.sharding import (
+    gather_weights,
+    is_sharded,
+    reshard,
+    shard_parts,
+    shard_transformer,
+)
+from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.studies.bench.train import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
+from lightning_omni.tokenizers.image import ImageTokenizer
+from lightning_omni.vocab import Vocab
 
 SHAPE = Shape(dim=64, num_layers=2, vocab_size=200, tokens=120, longest=80, recomputes=True)
 SHAPES = [(6, 4), (5, 8), (1, 8), (6, 4)]  # rows that three processes share out unequally
@@ -48,6 +61,30 @@ def test_a_step_in_bfloat16_keeps_the_frequencies_in_float32(tmp_path):
     assert not second["gathered"]
 
 
+def recomputed_gradients(rank):
+    """Whole gradients in bfloat16 by what is recomputed."""
+    mesh, found = init_device_mesh("cpu", (2,)), {}
+    for recomputation in ("none", "selective", "full"):
+        network = make_network(replace(SHAPE, recomputes=False), seed=0)
+        network.recompute_activations(recomputation)
+        samples = make_samples(SHAPE, rng=torch.Generator().manual_seed(rank))
+        shard_transformer(network, mesh, dtype=torch.bfloat16)
+        our_loss(network, samples, SHAPE).backward()
+        reshard(network)
+        found[recomputation] = {
+            name: p.grad.full_tensor() for name, p in network.named_parameters()
+        }
+    return found
+
+
+def test_recomputed_shares_have_the_gradients_of_kept_ones(tmp_path):
+    found, other = run_processes(recomputed_gradients, 2, tmp_path, joins=True)
+    assert all(gradient.abs().sum() > 0 for gradient in found["none"].values())
+    for recomputation in ("selective", "full"):
+        torch.testing.assert_close(found[recomputation], found["none"], rtol=0, atol=0)
+    torch.testing.assert_close(found, other, rtol=0, atol=0)
+
+
 def muon_steps(rank, *, processes=None):
     """Weights after three updates, sharded over the processes or whole."""
     rng = torch.Generator().manual_seed(3)
@@ -75,3 +112,50 @@ def test_a_sharded_update_of_muon_is_the_whole_one(tmp_path, processes):
     found = run_processes(partial(muon_steps, processes=processes), processes, tmp_path, joins=True)
     for sharded, whole in zip(found[0], muon_steps(0), strict=True):
         torch.testing.assert_close(sharded, whole, rtol=1e-6, atol=1e-7)
+
+
+def tied(seed, folder):
+    torch.manual_seed(seed)
+    shape = {**QWEN_SHAPE, "tie_embeddings": True, "right_shift_logits": True}
+    network = Transformer(VOCAB.size, [], **shape)
+    if folder is not None:
+        load_initial(network, folder, VOCAB, seed=3)
+    return network
+
+
+def image_tokenizer(seed):
+    torch.manual_seed(seed)
+    return ImageTokenizer(16, 4, 6, [1, 2], [1, 1], [1, 2], [1, 1], groups=2)
+
+
+def deferred_start(rank, *, folder):
+    """What a network without memory begins with, of seeds that differ between processes."""
+    mesh = init_device_mesh("cpu", (2,))
+    found = {}
+    for source in (None, folder):
+        with deferred_weights():
+            network = tied(rank, source)
+        assert all(p.is_meta for p in network.parameters())
+        shard_transformer(network, mesh)
+        is_tied = network.embedding.head.weight is network.embedding.tokens.weight
+        own = sum(p.to_local().numel() for p in network.parameters())
+        share = own / sum(p.numel() for p in network.parameters())
+        found[source] = (gather_weights(network), is_tied, share)
+    with deferred_weights():
+        tokenizer = image_tokenizer(rank)
+    shard_parts(tokenizer, mesh)
+    assert not any(p.is_meta for p in tokenizer.parameters())
+    return found, gather_weights(tokenizer)
+
+
+VOCAB = Vocab(300, {"speech": 61, "image": 7}, "released")
+
+
+def test_shares_of_a_network_without_memory_are_those_of_the_first_process_s_whole_one(tmp_path):
+    folder = import_small_dream(tmp_path, 340, tie_embeddings=True)
+    first, _ = run_processes(partial(deferred_start, folder=folder), 2, tmp_path, joins=True)
+    for source, (weights, is_tied, share) in first[0].items():
+        torch.testing.assert_close(weights, tied(0, source).state_dict(), rtol=0, atol=0)
+        assert is_tied
+        assert 0.4 < share < 0.6
+    torch.testing.assert_close(first[1], image_tokenizer(0).state_dict(), rtol=0, atol=0)

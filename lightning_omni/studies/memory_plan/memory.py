@@ -10,6 +10,7 @@ import torch
 
 from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
 from lightning_omni.errors import check_within
+from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.optim.muon import AT_ONCE
 from lightning_omni.optim.schedule import decay_groups
@@ -29,7 +30,7 @@ class Load:
         weights: Format of weights, gradients and optimizer states.
         products: Format of matrix products.
         device: Device type; CPUs keep one state more for each norm.
-        recomputes: Keep only the inputs of blocks for the backward pass.
+        recomputation: What the backward pass recomputes: nothing, all but products, or blocks.
         accumulates: Gradients of earlier batches are in memory.
         optimizer: Optimizer.
         has_ema: Keep averaged weights.
@@ -43,7 +44,7 @@ class Load:
     weights: torch.dtype = torch.float32
     products: torch.dtype = torch.float32
     device: Literal["cuda", "cpu"] = "cuda"
-    recomputes: bool = False
+    recomputation: Recomputation = "none"
     accumulates: bool = False
     optimizer: OptimizerKind = "fused_adamw"
     has_ema: bool = False
@@ -176,7 +177,9 @@ def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
 
     A block keeps its input, its norms' inputs (F4 or the residual stream's format), six products
     of the model's width (norms' outputs, query, repeated key and value, output) and four of the
-    feed-forward width, and casts of its matrices under autocast.
+    feed-forward width, and casts of its matrices under autocast. Selective recomputation keeps the
+    input and the results of products: query, key, value, attention, its output and the
+    feed-forward layer's three. The first block of the backward pass adds what it recomputes.
     """
     block = network.blocks[0]
     assert isinstance(block, Block)  # noqa: S101
@@ -189,9 +192,14 @@ def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
     if load.products != load.stream:
         inside += sum(p.numel() for p in block.parameters() if p.ndim > 1) * product
     backward = load.tokens * (2 * ffn * product + 4 * width * stream)
-    if load.recomputes:
+    if load.recomputation == "full":
         return inputs, backward + inside
     num_blocks = len(network.blocks) - 1 + load.masked_share  # the last one: masked positions only
+    if load.recomputation == "selective":
+        keys = block.attention.k_proj.out_features
+        kept = load.tokens * (4 * width + 2 * keys + 2 * ffn) * product
+        again = inside - load.tokens * (width + 2 * ffn) * product
+        return inputs + int(num_blocks * kept), backward + again
     return inputs + int(num_blocks * inside), backward
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.flops import block_flops, training_flops
+from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.schedule import build_optimizer, decay_groups
@@ -19,6 +20,8 @@ from lightning_omni.studies.memory_plan.memory import (
 )
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
+RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
+_SUFFIXES = {"none": "", "selective": ", selective", "full": ", recomputed"}
 MAX_DEVICES = 1024
 """Largest number of devices that an advice considers."""
 
@@ -38,7 +41,7 @@ def make_plan(
         options.masked_share,
         weights=trainer.weights,
         products=trainer.products,
-        recomputes=network.recomputes,
+        recomputation=network.recomputation,
         accumulates=trainer.accumulates > 1,
         optimizer=optimizer_kind(module),
         has_ema=trainer.has_ema,
@@ -46,9 +49,9 @@ def make_plan(
         is_sharded=trainer.is_sharded,
     )
     layouts = [
-        replace(load, is_sharded=is_sharded, recomputes=recomputes)
+        replace(load, is_sharded=is_sharded, recomputation=recomputation)
         for is_sharded in (False, True)
-        for recomputes in (False, True)
+        for recomputation in RECOMPUTATIONS
     ]
     memory = {_layout_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
     usable_gb = USABLE * options.memory_gb
@@ -101,7 +104,7 @@ def _time(
     batches = trainer.accumulates * load.devices
     flops = training_flops(module.backbone, load.lengths, load.num_masked)
     forward = block_flops(module.backbone, load.lengths, load.num_masked) // 3
-    spent = flops + (forward if load.recomputes else 0)
+    spent = flops + (forward if load.recomputation == "full" else 0)
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
     seconds = spent * trainer.accumulates / options.rate
     return {
@@ -117,13 +120,11 @@ def _time(
 
 def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
     """Return the smallest change that fits, in words."""
-    recomputed = replace(load, recomputes=True)
-    candidates = [] if load.is_sharded else [recomputed]
+    tried = [replace(load, recomputation=each) for each in RECOMPUTATIONS]
+    candidates = [] if load.is_sharded else tried[1:]
     devices = load.devices
     while devices <= max(load.devices, MAX_DEVICES):
-        candidates += [
-            replace(each, is_sharded=True, devices=devices) for each in (load, recomputed)
-        ]
+        candidates += [replace(each, is_sharded=True, devices=devices) for each in tried]
         devices = 1 << devices.bit_length()
     for candidate in candidates:
         if device_memory(network, candidate).peak / 1e9 <= usable_gb:
@@ -134,7 +135,9 @@ def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
 def _needed_changes(load: Load, candidate: Load) -> list[str]:
     changes = {
         "share the model with FSDP": candidate.is_sharded != load.is_sharded,
-        "set model.recompute_activations: true": candidate.recomputes != load.recomputes,
+        f"set model.recompute_activations: {candidate.recomputation}": (
+            candidate.recomputation != load.recomputation
+        ),
         f"take {candidate.devices} devices": candidate.devices != load.devices,
     }
     return [change for change, is_needed in changes.items() if is_needed]
@@ -142,4 +145,4 @@ def _needed_changes(load: Load, candidate: Load) -> list[str]:
 
 def _layout_name(load: Load) -> str:
     layout = "sharded" if load.is_sharded else "replicated"
-    return f"{layout}, recomputed" if load.recomputes else layout
+    return layout + _SUFFIXES[load.recomputation]

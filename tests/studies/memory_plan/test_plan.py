@@ -1,6 +1,8 @@
 """A plan adds up, follows the recipe, and says what to change."""
 
+import gc
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,12 @@ from lightning_omni.cli import build_cli, main
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.studies.bench.peak_memory import peak_mb
-from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
+from lightning_omni.studies.bench.workload import (
+    Shape,
+    make_network,
+    make_position_ids,
+    make_samples,
+)
 from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.memory import (
     Load,
@@ -73,10 +80,61 @@ def test_where_all_tokens_have_a_loss_every_weight_of_a_block_takes_every_token(
 
 def test_recomputation_keeps_less_and_does_not_change_what_stays():
     net = network(num_layers=12)
-    whole, less = (device_memory(net, replace(LOAD, recomputes=r)) for r in (False, True))
-    assert less.peak < whole.peak
+    whole, some, less = (
+        device_memory(net, replace(LOAD, recomputation=r)) for r in ("none", "selective", "full")
+    )
+    assert less.peak < some.peak < whole.peak
     assert less.activations < whole.activations / 4
+    assert less.activations < some.activations < whole.activations * 0.7
     assert (less.weights, less.optimizer) == (whole.weights, whole.optimizer)
+
+
+class Kept:
+    """Memory of the tensors that a forward pass leaves behind, parameters aside."""
+
+    def __init__(self, network):
+        self.storages, self.known = {}, set(self.found())
+        self.known |= {p.untyped_storage().data_ptr() for p in network.parameters()}
+
+    def found(self):
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        stores = [tensor.untyped_storage() for tensor in tensors if not tensor.is_meta]
+        return {store.data_ptr(): store.nbytes() for store in stores}
+
+    def keep(self, tensor):
+        store = tensor.untyped_storage()
+        self.storages[store.data_ptr()] = store.nbytes()
+        return tensor
+
+    def bytes(self):
+        every = {**self.storages, **self.found()}
+        return sum(size for pointer, size in every.items() if pointer not in self.known)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_the_plan_keeps_is_what_a_forward_pass_keeps(dtype):
+    shape = Shape(dim=192, num_layers=5, vocab_size=50, tokens=800, shortest=9, longest=11)
+    samples = make_samples(shape, rng=torch.Generator().manual_seed(0))
+    products, predicted, measured = getattr(torch, dtype), {}, {}
+    for recomputation in ("none", "selective", "full"):
+        net = make_network(shape, seed=0)
+        net.recompute_activations(recomputation)
+        load = Load(len(samples.x0), 10, 1.0, products=products, device="cpu")
+        load = replace(load, recomputation=recomputation)
+        predicted[recomputation] = device_memory(net, load).activations
+        position_ids = make_position_ids(samples.lengths, device="cpu")
+        kept = Kept(net)
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        hooks = torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda x: x)
+        with autocast, nullcontext() if recomputation == "selective" else hooks:
+            states = net(samples.x_t, position_ids, samples.layout)
+        measured[recomputation] = kept.bytes()
+        assert states.requires_grad
+    for recomputation in ("none", "selective"):  # both keep the inputs, and what is around blocks
+        wanted = measured[recomputation] - measured["full"]
+        counted = predicted[recomputation] - predicted["full"]
+        assert counted == pytest.approx(wanted, rel=0.1), (recomputation, predicted, measured)
 
 
 def test_devices_that_share_hold_their_share():
@@ -178,7 +236,7 @@ def test_the_plan_counts_a_projector_where_there_is_one(tmp_path):
 def test_what_does_not_fit_comes_with_what_would(tmp_path):
     made = plan(tmp_path, "--config", PAPER, "--devices", "1")
     assert not made["fits"]
-    assert made["advice"] == "set model.recompute_activations: true, take 2 devices"
+    assert made["advice"] == "set model.recompute_activations: full, take 2 devices"
     again = plan(tmp_path, "--config", PAPER, "--devices", "4")
     assert again["fits"]
     backbone = ["--model.backbone", str(RECIPES / "model/7b.yaml")]
@@ -226,7 +284,7 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
         len(samples.masked) / tokens,
         products=getattr(torch, dtype),
         device="cpu",
-        recomputes=recomputes,
+        recomputation="full" if recomputes else "none",
     )
     with torch.device("meta"):
         net = make_network(replace(shape, device="meta"), seed=0)
