@@ -61,7 +61,7 @@ class ShardStream:
             header = tarfile.TarInfo(name)
             header.size = len(content)
             self._tar.addfile(header, io.BytesIO(content))
-        self._tar.members.clear()  # headers that were written, which tarfile would keep
+        self._tar.members.clear()  # type: ignore[attr-defined]  # headers that were written, which tarfile would keep
         self._count += 1
         if self._count == self._limit:
             self.close()

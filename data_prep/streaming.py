@@ -208,9 +208,9 @@ def move_shards(folder: Path, shards: list[Shard], out: Path, listed: list[str])
     moved = []
     for shard in shards:
         stem, _, number = shard.path.removesuffix(".tar").rpartition("-")
-        path = f"{stem}-{int(number) + first[stem]:06d}.tar"
-        (out / path).parent.mkdir(exist_ok=True)
-        index_path(folder / shard.path).replace(index_path(out / path))
-        (folder / shard.path).replace(out / path)
-        moved.append(replace(shard, path=path))
+        target = f"{stem}-{int(number) + first[stem]:06d}.tar"
+        (out / target).parent.mkdir(exist_ok=True)
+        index_path(folder / shard.path).replace(index_path(out / target))
+        (folder / shard.path).replace(out / target)
+        moved.append(replace(shard, path=target))
     return moved

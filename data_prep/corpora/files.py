@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from lightning_omni.errors import OmniError
 
@@ -29,7 +29,7 @@ def existing_sources(sources: Sequence[str | Path]) -> list[Path]:
         try:
             is_path = Path(source).exists()
             names = [source] if is_path else list(braceexpand(source))
-        except (UnbalancedBracesError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise OmniError(f"--source '{source}' cannot be expanded ({error})") from error
         paths += [Path(name).expanduser() for name in names]
     for path in paths:

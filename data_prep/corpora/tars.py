@@ -76,7 +76,7 @@ def _samples(path: Path) -> Iterator[tuple[str, Files, int]]:
     current, files, end = "", Files(), 0
     with tarfile.open(path, "r:*") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # headers that were read, which tarfile would keep
+            tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
             name = _key_and_extension(member)
             content = tar.extractfile(member) if name else None
             if name and content is not None:
