@@ -21,6 +21,7 @@ from data_prep.speech.espeak import close_espeak
 from data_prep.writer import attribution, check_replaceable, write_new
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
+from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS
 
 log = logging.getLogger("data_prep")
@@ -40,16 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_data(args: argparse.Namespace) -> None:
-    if args.corpus is None and args.source is not None:
-        raise OmniError(
-            "--source is only used with --corpus LAYOUT; presets have their own sources"
-        )
+    if args.corpus is None and (args.source is not None or args.tasks):
+        name = "--source" if args.source else "--tasks"
+        raise OmniError(f"{name} is only used with --corpus LAYOUT; presets have their own sources")
     if args.corpus is None:
         prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
     elif args.source is None or args.out is None:
-        raise OmniError("--corpus needs --source DIR_OR_FILE and --out DIR")
+        raise OmniError("--corpus needs --source DIR_OR_FILE ... and --out DIR")
     else:
-        prepare_corpus(args.corpus, args.source, args.out, split=args.split, facts=tools())
+        prepare_corpus(
+            args.corpus, args.source, args.out, split=args.split, facts=tools(), tasks=args.tasks
+        )
 
 
 def prepare_preset(
@@ -113,7 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
     choice.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
-    parser.add_argument("--source", type=Path, help="folder or file of your own corpus")
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        help="folders or files of your own corpus, larger than memory or not; braces stand for "
+        "several, as in '{00000..00012}.tar'",
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASK_NAMES,
+        default=(),
+        help="tasks to make samples of, of those that the layout gives (default: all)",
+    )
     parser.add_argument("--out", type=Path, help="data folder to write (default: data/PRESET)")
     parser.add_argument(
         "--split", choices=SPLITS, default="train", help="split that your corpus belongs to"

@@ -62,18 +62,8 @@ class Collection:
         Raises:
             OmniError: If the split or task is unknown, a key is malformed, or a medium is missing.
         """
-        if split not in SPLITS:
-            raise OmniError(f"unknown split '{split}'; wanted one of {', '.join(SPLITS)}")
-        if sample.task not in TASK_NAMES:
-            raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASK_NAMES)}")
         self.add_media(split, *media)
-        for part in parts_of(sample):
-            if part.key is not None and part.key not in self.media[part.modality, split]:
-                raise OmniError(
-                    f"sample {sample.key} refers to {part.modality} '{part.key}', which is not in "
-                    f"the split {split}"
-                )
-        _check_key(sample.key)
+        check_sample(split, sample, lambda part: part.key in self.media[part.modality, split])
         self.samples[sample.task, split][sample.key] = sample
 
     def add_media(self, split: str, *media: MediaFile) -> None:
@@ -83,7 +73,7 @@ class Collection:
             OmniError: If a key is malformed.
         """
         for medium in media:
-            _check_key(medium.key)
+            check_key(medium.key)
             self.media[medium.modality, split].setdefault(medium.key, medium)
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -110,13 +100,41 @@ class Collection:
                 yield from samples.values()
 
 
+def check_sample(split: str, sample: Sample, is_stored: Callable[[Part], bool]) -> None:
+    """Check that a sample can be stored.
+
+    Args:
+        split: Split that the sample belongs to.
+        sample: The sample.
+        is_stored: Returns whether the medium that a part refers to is in the split.
+
+    Raises:
+        OmniError: If the split or task is unknown, a key is malformed, or a medium is missing.
+    """
+    if split not in SPLITS:
+        raise OmniError(f"unknown split '{split}'; wanted one of {', '.join(SPLITS)}")
+    if sample.task not in TASK_NAMES:
+        raise OmniError(f"unknown task '{sample.task}'; wanted one of {', '.join(TASK_NAMES)}")
+    for part in parts_of(sample):
+        if part.key is not None and not is_stored(part):
+            raise OmniError(
+                f"sample {sample.key} refers to {part.modality} '{part.key}', which is not in "
+                f"the split {split}"
+            )
+    check_key(sample.key)
+
+
 def make_sample(task: str, *turns: Turn, meta: dict[str, Any]) -> Sample:
     """Make a sample whose key is the hash of its content, so that sorting by key shuffles.
 
     Raises:
-        OmniError: If a text contains a special token.
+        OmniError: If a text contains a special token or is no Unicode text.
     """
     plain = Sample("", task, turns, meta).to_json()
+    try:
+        json.dumps(plain, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OmniError("a text holds half a character (a surrogate); write it again") from error
     for turn in turns:
         for part in turn.parts:
             if part.text is not None:
@@ -161,6 +179,11 @@ def parts_of(sample: Sample) -> Iterator[Part]:
         yield from turn.parts
 
 
-def _check_key(key: str) -> None:
+def check_key(key: str) -> None:
+    """Reject a key that is no plain name.
+
+    Raises:
+        OmniError: If the key is malformed.
+    """
     if KEY_PATTERN.fullmatch(key) is None:
         raise OmniError(f"key '{key}' is malformed; wanted 1 to 128 of A-Z a-z 0-9 _ -")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import shutil
-import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from data_prep.collection import Collection, MediaFile
+from data_prep.shard_stream import Shard, ShardStream
 from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
@@ -24,30 +21,7 @@ SAMPLES_PER_SHARD = 1000
 _LAYOUT = 1
 _PARTIAL = ".partial"
 _DERIVED = ("codes", "scene_classifier", "oracle")  # written into a data folder by later commands
-_BUILT = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", *_DERIVED)
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Manifest entry of a shard.
-
-    Attributes:
-        path: Path relative to the data folder.
-        kind: Task, or modality of media shards.
-        split: Split.
-        samples: Number of samples or media files.
-        bytes: Size of the tar in bytes.
-        sha256: Checksum of the tar.
-    """
-
-    path: str
-    kind: str
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
+_BUILT = (MANIFEST, "ATTRIBUTION.md", "media", "tasks", ".lock", *_DERIVED)
 
 
 def write_new(collection: Collection, out: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +102,23 @@ def write_into(
     """
     shards = [*_write_media(collection, out), *_write_tasks(collection, out)]
     listed = [*earlier, *(asdict(shard) for shard in shards)]
-    manifest = {"layout": _LAYOUT, **facts, "shards": sorted(listed, key=lambda s: str(s["path"]))}
+    return write_manifest(out, {**facts, "shards": listed})
+
+
+def write_manifest(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a folder in one step and return it.
+
+    Args:
+        out: Data folder, which is made if it does not exist.
+        facts: Entries of the manifest, `shards` among them.
+    """
+    shards = sorted(facts["shards"], key=lambda s: str(s["path"]))
+    manifest = {"layout": _LAYOUT, **facts, "shards": shards}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
-    (out / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    written = out / f"{MANIFEST}{_PARTIAL}"
+    written.write_text(text + "\n", encoding="utf-8")
+    written.replace(out / MANIFEST)
     return manifest
 
 
@@ -153,55 +140,33 @@ def attribution(sources: Iterable[dict[str, str]]) -> str:
 
 def _write_media(collection: Collection, out: Path) -> Iterator[Shard]:
     for (modality, split), media in sorted(collection.media.items()):
-        stem = f"media/{modality}-{split}"
-        in_order = [media[key] for key in sorted(media)]
-        yield from _write_shards(
-            in_order, out, stem, modality, split, MEDIA_PER_SHARD, _media_files
-        )
+        stream = ShardStream(out, "media", modality, split, limit=MEDIA_PER_SHARD)
+        yield from _write_shards(stream, (media_files(media[key]) for key in sorted(media)))
 
 
 def _write_tasks(collection: Collection, out: Path) -> Iterator[Shard]:
     for (task, split), samples in sorted(collection.samples.items()):
-        in_order = [samples[key] for key in sorted(samples)]
-        stem = f"tasks/{task}-{split}"
-        yield from _write_shards(in_order, out, stem, task, split, SAMPLES_PER_SHARD, _task_files)
+        stream = ShardStream(out, "tasks", task, split, limit=SAMPLES_PER_SHARD)
+        yield from _write_shards(stream, (sample_files(samples[key]) for key in sorted(samples)))
 
 
 def _write_shards(
-    items: Iterable[T],
-    out: Path,
-    stem: str,
-    kind: str,
-    split: str,
-    limit: int,
-    files: Callable[[T], Iterator[tuple[str, bytes]]],
+    stream: ShardStream, items: Iterable[Iterable[tuple[str, bytes]]]
 ) -> Iterator[Shard]:
-    remaining = iter(items)
-    number = 0
-    while chunk := list(islice(remaining, limit)):
-        path = f"{stem}-{number:06d}.tar"
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        _write_tar(out / path, (file for item in chunk for file in files(item)))
-        raw = (out / path).read_bytes()
-        checksum = hashlib.sha256(raw).hexdigest()
-        yield Shard(path, kind, split, len(chunk), len(raw), checksum)
-        number += 1
+    for files in items:
+        stream.add(files)
+    stream.close()
+    yield from stream.shards
 
 
-def _write_tar(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in files:
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-
-
-def _media_files(medium: MediaFile) -> Iterator[tuple[str, bytes]]:
+def media_files(medium: MediaFile) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a medium as they are stored: its content and its facts."""
     yield f"{medium.key}.{medium.extension}", medium.load()
     yield f"{medium.key}.json", _json(medium.info)
 
 
-def _task_files(sample: Sample) -> Iterator[tuple[str, bytes]]:
+def sample_files(sample: Sample) -> Iterator[tuple[str, bytes]]:
+    """Yield the file of a sample as it is stored."""
     yield f"{sample.key}.json", _json(sample.to_json())
 
 

@@ -6,6 +6,7 @@ import functools
 import shutil
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightning_omni.errors import OmniError
 from lightning_omni.signatures import Option, module_named, signature_of
@@ -197,6 +198,10 @@ def verb_help(verb: str) -> str:
     for title, shown in (("required", required), ("options", rest)):
         if shown:
             lines += ["", f"{title}:", *(line for option in shown for line in _lines(option))]
+    if verb == PREP_DATA:
+        shown_layouts = (_lines(Option(name, "", "", note)) for name, note in layouts().items())
+        lines += ["", "layouts of --corpus:"]
+        lines += [line.replace("--", "", 1) for layout in shown_layouts for line in layout]
     if any("CLASS" in option.kind for option in options):
         lines += [
             "",
@@ -204,6 +209,21 @@ def verb_help(verb: str) -> str:
             "--OPTION.ARGUMENT VALUE, and --OPTION.help CLASS lists them.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def layouts() -> dict[str, str]:
+    """Return the first sentence of each layout of a corpus by its name, without importing it."""
+    import ast
+    import importlib.util
+
+    package = importlib.util.find_spec("data_prep")
+    folders = package.submodule_search_locations if package else None
+    found = {}
+    for path in sorted(Path(folders[0], "corpora").glob("*.py")) if folders else ():
+        tree = ast.parse(path.read_text("utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "read" for node in tree.body):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n\n")[0]
+    return found
 
 
 def _lines(option: Option) -> list[str]:
@@ -258,6 +278,7 @@ def _argparse_options(module: str) -> tuple[Option, ...]:
             given = {k.arg: k.value for k in node.keywords}
             name = ast.literal_eval(node.args[0]).lstrip("-")
             kind = "" if "action" in given else "PATH" if "type" in given else "NAME"
+            kind += " ..." if "nargs" in given else ""
             note = str(ast.literal_eval(given["help"])) if "help" in given else ""
             found.append(Option(name, kind, "", note))
     return tuple(found)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
 from data_prep.speech.recordings import to_flac
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
-from lightning_omni.types import Part, Turn
+from lightning_omni.types import Part, Sample, Turn
 
 log = logging.getLogger(__name__)
 
-MAX_UNREADABLE_SHARE = 0.05
+MAX_UNUSABLE_SHARE = 0.05
+EARLIEST_STOP = 1000
+MAX_LISTED = 1000
+_REPORT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,24 @@ class VisualQuestion:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenQuestion:
+    """A spoken question with its answer in words and spoken; becomes an sqa sample."""
+
+    origin: str
+    question_sound: Path | bytes
+    question: str
+    answer_sound: Path | bytes
+    answer: str
+    voice: str
+    answer_voice: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContentPart:
-    """Part of a conversation turn: text, or a file of a modality."""
+    """Part of a conversation turn: text, or the content or file of a modality."""
 
     modality: str
-    content: str | Path
+    content: str | Path | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +87,20 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A row or file that cannot become a sample, and the reason."""
+    """A row or file that cannot become a sample, and the reason.
+
+    Attributes:
+        origin: File and row.
+        reason: What is wrong with it.
+        entries: Number of entries that are lost with it, estimated for a damaged file.
+    """
 
     origin: str
     reason: str
+    entries: int = 1
 
 
-Usable = Captioned | Transcribed | VisualQuestion | Conversation
+Usable = Captioned | Transcribed | VisualQuestion | SpokenQuestion | Conversation
 Entry = Usable | Unusable
 
 
@@ -87,78 +112,135 @@ def entry_or_reason(origin: str, make: Callable[[], Usable]) -> Entry:
         return Unusable(origin, str(error))
 
 
+class SampleStore(Protocol):
+    """Takes samples and media; both kinds of collection do."""
+
+    def add(self, split: str, sample: Sample, *media: MediaFile) -> None:
+        """Add a sample with its media."""
+
+
 @dataclass
 class CorpusBuilder:
-    """Converts entries to a collection.
+    """Converts entries to samples of a collection.
 
     Attributes:
         corpus: Name of the layout, recorded in every sample.
         split: Split that the samples belong to.
         collection: Samples and media so far.
+        tasks: Tasks to make samples of; none for all.
         good: Number of entries added.
-        bad: Origin and error of each unusable entry.
+        bad: Number of unusable entries.
+        left_out: Origin and error of the first `MAX_LISTED` unusable entries.
     """
 
     corpus: str
     split: str
-    collection: Collection = field(default_factory=Collection)
+    collection: SampleStore = field(default_factory=Collection)
+    tasks: tuple[str, ...] = ()
     good: int = 0
-    bad: list[str] = field(default_factory=list)
+    bad: int = 0
+    left_out: list[str] = field(default_factory=list)
+    _bad_rows: int = 0
 
     def add_all(self, entries: Iterable[Entry]) -> None:
         """Add entries; unusable ones are counted and logged.
 
+        The share of unusable rows is also checked on the way, from `EARLIEST_STOP` entries on, so
+        that a corpus that cannot pass stops soon. Damaged files count in the end only.
+
         Raises:
             OmniError: If there are no entries, or more than 5 % are unusable.
         """
+        start = reported = time.monotonic()
         for entry in entries:
             try:
                 self._add(entry)
                 self.good += 1
             except OmniError as error:
-                self.bad.append(f"{entry.origin}: {error}")
-                log.warning("left out %s: %s", entry.origin, error)
-        total = self.good + len(self.bad)
-        if total == 0:
+                self._leave_out(entry, error)
+            if (now := time.monotonic()) > reported + _REPORT_EVERY_S:
+                reported = now
+                rate = (self.good + self.bad) / (now - start)
+                log.info("%d entries, %d left out, %.0f per second", self.good, self.bad, rate)
+        if self.good + self.bad == 0:
             raise OmniError(f"found no entries of a {self.corpus} corpus; check --source")
-        if len(self.bad) > MAX_UNREADABLE_SHARE * total:
+        self._check_share(self.bad)
+
+    def _leave_out(self, entry: Entry, error: OmniError) -> None:
+        lost = entry.entries if isinstance(entry, Unusable) else 1
+        self.bad += lost
+        if len(self.left_out) < MAX_LISTED:
+            line = f"{entry.origin}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+            self.left_out.append(line)
+            log.warning("left out %s", line)
+        if lost == 1:
+            self._bad_rows += 1
+            if self.good + self._bad_rows >= EARLIEST_STOP:
+                self._check_share(self._bad_rows)
+
+    def _check_share(self, bad: int) -> None:
+        total = self.good + bad
+        if bad > MAX_UNUSABLE_SHARE * total:
             raise OmniError(
-                f"{len(self.bad)} of {total} entries are unusable, more than 5 %; "
-                f"the first is {self.bad[0]}"
+                f"{bad} of {total} entries are unusable, more than 5 %; "
+                f"the first is {self.left_out[0]}"
             )
 
     def _add(self, entry: Entry) -> None:
         if isinstance(entry, Unusable):
             raise OmniError(entry.reason)
         if isinstance(entry, Captioned):
-            picture = self._image_file(entry.picture, entry.origin, entry.caption)
-            meta = {"set": self.corpus, "caption": entry.caption}
-            caption, shown = text(entry.caption), image(picture)
-            self._add_sample(
-                "t2i", meta, (turn("user", caption), turn("assistant", shown)), picture
-            )
-            self._add_sample(
-                "caption", meta, (turn("user", shown), turn("assistant", caption)), picture
-            )
+            self._add_captioned(entry)
         elif isinstance(entry, Transcribed):
-            sound = self._recording_file(entry.sound, entry.origin, entry.words, entry.voice)
-            meta = {"set": self.corpus, "text": entry.words, "voice": entry.voice}
-            words, recording = text(entry.words), speech(sound)
-            self._add_sample(
-                "asr", meta, (turn("user", recording), turn("assistant", words)), sound
-            )
-            self._add_sample(
-                "tts", meta, (turn("user", words), turn("assistant", recording)), sound
-            )
+            self._add_transcribed(entry)
         elif isinstance(entry, VisualQuestion):
-            picture = self._image_file(entry.picture, entry.origin, "")
-            meta = {"set": self.corpus, "question": entry.question, "answer": entry.answer}
-            question = turn("user", text(entry.question), image(picture))
-            self._add_sample(
-                "vqa", meta, (question, turn("assistant", text(entry.answer))), picture
-            )
+            self._add_visual_question(entry)
+        elif isinstance(entry, SpokenQuestion):
+            self._add_spoken_question(entry)
         else:
             self._add_conversation(entry)
+
+    def _add_captioned(self, entry: Captioned) -> None:
+        caption = text(_not_blank(entry.caption, "caption"))
+        picture = self._image_file(entry.picture, entry.origin, entry.caption)
+        meta, shown = {"set": self.corpus, "caption": entry.caption}, image(picture)
+        self._add_sample("t2i", meta, (turn("user", caption), turn("assistant", shown)), picture)
+        self._add_sample(
+            "caption", meta, (turn("user", shown), turn("assistant", caption)), picture
+        )
+
+    def _add_transcribed(self, entry: Transcribed) -> None:
+        words = text(_not_blank(entry.words, "transcript"))
+        sound = self._recording_file(entry.sound, entry.origin, entry.words, entry.voice)
+        meta = {"set": self.corpus, "text": entry.words, "voice": entry.voice}
+        recording = speech(sound)
+        self._add_sample("asr", meta, (turn("user", recording), turn("assistant", words)), sound)
+        self._add_sample("tts", meta, (turn("user", words), turn("assistant", recording)), sound)
+
+    def _add_visual_question(self, entry: VisualQuestion) -> None:
+        asked = text(_not_blank(entry.question, "question"))
+        answer = text(_not_blank(entry.answer, "answer"))
+        picture = self._image_file(entry.picture, entry.origin, "")
+        meta = {"set": self.corpus, "question": entry.question, "answer": entry.answer}
+        turns = (turn("user", asked, image(picture)), turn("assistant", answer))
+        self._add_sample("vqa", meta, turns, picture)
+
+    def _add_spoken_question(self, entry: SpokenQuestion) -> None:
+        question = _not_blank(entry.question, "question")
+        answer = _not_blank(entry.answer, "answer")
+        asked = self._recording_file(entry.question_sound, entry.origin, question, entry.voice)
+        spoken = self._recording_file(entry.answer_sound, entry.origin, answer, entry.answer_voice)
+        meta = {
+            "set": self.corpus,
+            "question": question,
+            "answer": answer,
+            "text": question,
+            "voice": entry.voice,
+            "answer_text": answer,
+            "answer_voice": entry.answer_voice,
+        }
+        turns = (turn("user", speech(asked)), turn("assistant", text(answer), speech(spoken)))
+        self._add_sample("sqa", meta, turns, asked, spoken)
 
     def _add_conversation(self, entry: Conversation) -> None:
         media: list[MediaFile] = []
@@ -169,23 +251,24 @@ class CorpusBuilder:
                 if line.modality == "text":
                     parts.append(text(str(line.content)))
                 elif line.modality == "image":
-                    media.append(self._image_file(Path(line.content), entry.origin, ""))
+                    media.append(self._image_file(_content(line), entry.origin, ""))
                     parts.append(image(media[-1]))
                 elif line.modality == "speech":
-                    media.append(self._recording_file(Path(line.content), entry.origin, "", ""))
+                    media.append(self._recording_file(_content(line), entry.origin, "", ""))
                     parts.append(speech(media[-1]))
                 else:
-                    media.append(
-                        self._media_from_path(line.modality, Path(line.content), entry.origin)
-                    )
+                    media.append(self._other_file(line.modality, _content(line), entry.origin))
                     parts.append(Part(line.modality, key=media[-1].key))
+            if not parts:
+                raise OmniError(f"a turn of the {role} is empty")
             turns.append(turn(role, *parts))  # type: ignore[arg-type]
         self._add_sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
     def _add_sample(
         self, task: str, meta: dict[str, str], turns: tuple[Turn, ...], *media: MediaFile
     ) -> None:
-        self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *media)
+        if not self.tasks or task in self.tasks:
+            self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *media)
 
     def _image_file(self, source: Path | bytes, origin: str, caption: str) -> MediaFile:
         raw = _read_bytes(source, origin)
@@ -204,7 +287,7 @@ class CorpusBuilder:
         facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
         return self._media_file("speech", "flac", to_flac(wave), facts)
 
-    def _media_from_path(self, modality: str, source: Path, origin: str) -> MediaFile:
+    def _other_file(self, modality: str, source: Path | bytes, origin: str) -> MediaFile:
         suffix = modality_named(modality).suffix.removeprefix(".")
         return self._media_file(modality, suffix, _read_bytes(source, origin), {})
 
@@ -216,10 +299,20 @@ class CorpusBuilder:
         return MediaFile(key, modality, extension, info, lambda: raw)
 
 
+def _not_blank(words: str, name: str) -> str:
+    if not words.strip():
+        raise OmniError(f"the {name} is blank")
+    return words
+
+
+def _content(part: ContentPart) -> Path | bytes:
+    return part.content if isinstance(part.content, bytes) else Path(part.content)
+
+
 def _read_bytes(source: Path | bytes, origin: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
         return source.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name may hold a zero byte
         raise OmniError(f"no file '{source}', which {origin} refers to") from error

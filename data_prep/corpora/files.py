@@ -2,28 +2,93 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+
+from braceexpand import braceexpand
 
 from lightning_omni.errors import OmniError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+_BYTES_PER_ENTRY = 100_000  # of a picture or a clip; to count what a damaged file held
 
 
-def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files below a folder with one of the suffixes, sorted.
+def existing_sources(sources: Sequence[str | Path]) -> list[Path]:
+    """Return the files and folders that sources name, after expanding braces.
+
+    Raises:
+        OmniError: If one does not exist, or a range in braces is malformed.
+    """
+    paths: list[Path] = []
+    for source in map(str, sources):
+        try:
+            is_path = Path(source).exists()
+            names = [source] if is_path else list(braceexpand(source))
+        except (OSError, ValueError) as error:
+            raise OmniError(f"--source '{source}' cannot be expanded ({error})") from error
+        paths += [Path(name).expanduser() for name in names]
+    for path in paths:
+        if not path.exists():
+            raise OmniError(f"no file or folder '{path}'; check --source")
+    return paths
+
+
+def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files below a folder with one of the suffixes, in the order of their names.
+
+    Linked folders are followed; what macOS leaves beside files is passed over. One folder's names
+    are in memory at a time.
 
     Raises:
         OmniError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise OmniError(f"no folder '{folder}'; check --source")
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+    yield from _walk(folder, suffixes, (folder.resolve(),))
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], above: tuple[Path, ...]) -> Iterator[Path]:
+    for name in sorted(os.listdir(folder)):
+        if name.startswith("._") or name == "__MACOSX":
+            continue
+        path = folder / name
+        if path.is_dir():
+            real = path.resolve()
+            if real not in above:  # a link to a folder above would not end
+                yield from _walk(path, suffixes, (*above, real))
+        elif name.lower().endswith(suffixes) and path.is_file():
+            yield path
+
+
+def source_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Yield a file, or the files of a folder with one of the suffixes.
+
+    Raises:
+        OmniError: If there is none.
+    """
+    found = False
+    for path in [source] if source.is_file() else files_with_suffix(source, suffixes):
+        found = True
+        yield path
+    if not found:
+        raise OmniError(f"no {' or '.join(suffixes)} in '{source}'; check --source")
+
+
+def entries_lost(byte_count: int, known: int = 0, known_bytes: int = 0) -> int:
+    """Estimate the number of entries in the unreadable part of a file.
+
+    Args:
+        byte_count: Bytes of the unreadable part.
+        known: Number of entries in the readable part.
+        known_bytes: Bytes of the readable part.
+    """
+    size = known_bytes / known if known and known_bytes else _BYTES_PER_ENTRY
+    return max(1, round(byte_count / size))
 
 
 def read_sidecar(file: Path, suffix: str) -> str:
@@ -42,13 +107,13 @@ def read_sidecar(file: Path, suffix: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file.
+    """Read a UTF-8 text file, with or without a byte-order mark.
 
     Raises:
         OmniError: If it is not UTF-8.
     """
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
@@ -74,8 +139,8 @@ def json_object(line: bytes, *, name: str) -> dict[str, Any]:
         OmniError: If it is not a JSON object.
     """
     try:
-        plain = json.loads(line.decode("utf-8"))
-    except ValueError as error:
+        plain = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise OmniError(f"{name} is not JSON ({error})") from error
     if not isinstance(plain, dict):
         raise OmniError(f"{name} is not a JSON object")
@@ -90,13 +155,17 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
-    reader = csv.DictReader(
-        io.StringIO(read_text(path), newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, restval=""
-    )
-    missing = [c for c in columns if c not in (reader.fieldnames or ())]
-    if missing:
-        raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {reader.fieldnames}")
-    yield from enumerate(reader, 2)
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            names = next(lines, "").rstrip("\r\n").split("\t")
+            missing = [c for c in columns if c not in names]
+            if missing:
+                raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {names}")
+            for number, line in enumerate(lines, 2):
+                values = line.rstrip("\r\n").split("\t")
+                yield number, dict(zip_longest(names, values[: len(names)], fillvalue=""))
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
 
 def required_value(row: dict[str, str], column: str, *, name: str) -> str:

@@ -10,8 +10,9 @@ import soundfile
 from PIL import Image
 
 from data_prep.__main__ import main
+from data_prep.corpora import CORPORA
+from lightning_omni.cli_help import layouts
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
-from lightning_omni.errors import OmniError
 
 WAVE = np.sin(np.arange(24000) * 0.1) * 0.3
 
@@ -90,6 +91,83 @@ def llava_onevision(root):
     return root / "data.json", {"vqa": 2}
 
 
+def tar_of(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def jpeg(colour="red"):
+    raw = io.BytesIO()
+    Image.new("RGB", (20, 16), colour).save(raw, "JPEG")
+    return raw.getvalue()
+
+
+def clip(kind="FLAC", hertz=0.1):
+    raw = io.BytesIO()
+    soundfile.write(raw, np.sin(np.arange(24000) * hertz) * 0.3, 24000, format=kind)
+    return raw.getvalue()
+
+
+def table_of(path, rows):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+
+def img2dataset(root):
+    facts = json.dumps({"caption": "a red wall", "url": "http://x/y.jpg", "key": "000000000"})
+    first = {"jpg": jpeg(), "txt": b"a red wall", "json": facts.encode()}
+    tar_of(root / "00000.tar", {f"000000000.{k}": v for k, v in first.items()})
+    second = {"jpg": jpeg("blue"), "txt": b"a blue wall", "json": b"{}"}
+    tar_of(root / "00001.tar", {f"000010000.{k}": v for k, v in second.items()})
+    (root / "00000_stats.json").write_text(json.dumps({"count": 2, "successes": 1}))
+    table_of(root / "00000.parquet", [{"key": "000000000", "status": "success"}])
+    return root, {"t2i": 2, "caption": 2}
+
+
+def speech_tars(root):
+    facts = {"id": "EN_B00000_S00000_W000000", "text": " Go on.", "speaker": "EN_B00000_S00000"}
+    facts |= {"language": "en", "duration": 1.0, "dnsmos": 3.2}
+    name = "EN_B00000_S00000_W000000"
+    files = {f"{name}.mp3": clip("MP3"), f"{name}.json": json.dumps(facts).encode()}
+    tar_of(root / "EN-B000000.tar", files)
+    return root / "EN-B000000.tar", {"asr": 1, "tts": 1}
+
+
+def parquet_speech(root):
+    rows = [
+        {"id": f"{i}", "audio": {"bytes": clip(hertz=0.1 + i / 99), "path": None}, "text": words}
+        for i, words in enumerate(["AS <COMMA> THEY SAY <PERIOD>", "Well"])
+    ]
+    table_of(root / "train-00000-of-00001.parquet", [{**row, "speaker": "N/A"} for row in rows])
+    return root, {"asr": 2, "tts": 2}
+
+
+def parquet_dialogues(root):
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    more = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+    order = [{"role": "system", "content": "Be brief."}]
+    rows = [
+        {"id": "a", "messages": talk, "source": "x"},
+        {"id": "b", "messages": order + talk + more, "source": "y"},
+    ]
+    table_of(root / "train.parquet", rows)
+    return root, {"tqa": 2}
+
+
+def spoken_dialogues(root):
+    row = {"split_name": "qa", "index": "1", "round": "None", "question": "Who are you?"}
+    row |= {"question_audio": {"bytes": clip("WAV"), "path": "1.wav"}, "answer": "A box."}
+    row |= {"answer_audio": {"bytes": clip("WAV", 0.2), "path": "2.wav"}}
+    table_of(root / "train.parquet", [row])
+    return root, {"sqa": 1}
+
+
 def test_llava_onevision_is_read_from_parquet_too(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -151,6 +229,11 @@ LAYOUTS = [
     blip3o,
     llava_onevision,
     messages,
+    img2dataset,
+    speech_tars,
+    parquet_speech,
+    parquet_dialogues,
+    spoken_dialogues,
 ]
 
 
@@ -180,6 +263,10 @@ def test_speech_is_stored_at_sixteen_kilohertz_and_keeps_its_length(tmp_path):
     wave, rate = soundfile.read(io.BytesIO(files["flac"]))
     assert rate == 16000
     assert abs(len(wave) / rate - 1) < 0.01
+
+
+def test_every_layout_has_a_corpus_here():
+    assert sorted(layout.__name__ for layout in LAYOUTS) == sorted(CORPORA) == sorted(layouts())
 
 
 def test_two_splits_share_a_folder_and_the_same_split_twice_is_refused(tmp_path, capsys):
@@ -270,8 +357,9 @@ def test_a_damaged_parquet_file_is_named_and_a_row_without_a_picture_is_left_out
     from data_prep.corpora.llava_onevision import read
 
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
-    with pytest.raises(OmniError, match=r"bad\.parquet' is not readable Parquet"):
-        list(read(tmp_path / "bad.parquet", split="train"))
+    (entry,) = read(tmp_path / "bad.parquet", split="train")
+    assert "bad.parquet" in entry.origin
+    assert "not readable Parquet" in entry.reason
     turns = [{"from": "human", "value": "what"}, {"from": "gpt", "value": "that"}]
     rows = [
         {"image": {"bytes": None}, "conversations": turns},

@@ -1,0 +1,31 @@
+"""Image-text tars as img2dataset writes them; LAION's subsets are downloaded so.
+
+`00000.tar` holds `KEY.jpg`, `KEY.txt` and `KEY.json` for each picture that could be downloaded
+(`webp` or `png` with other settings); `00000.parquet` and `00000_stats.json` beside it list the
+failures too and are not read. Layout: the writer of github.com/rom1504/img2dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.corpora.entries import Captioned, Entry
+from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
+
+_PICTURES = ("jpg", "jpeg", "png", "webp")
+
+
+def read(source: Path, *, split: str) -> Iterator[Entry]:
+    """Yield every picture of a tar, or of the tars below a folder, with its caption."""
+    yield from tar_entries(source, captioned)
+
+
+def captioned(origin: str, files: Files) -> Captioned:
+    """Make an entry of a picture and a `txt`.
+
+    Raises:
+        OmniError: If one of them is missing, or the caption is not UTF-8.
+    """
+    caption = text_of(file_of(files, ("txt",), origin), origin)
+    return Captioned(origin, file_of(files, _PICTURES, origin), caption)

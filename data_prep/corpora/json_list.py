@@ -1,0 +1,85 @@
+"""Reader of a JSON file that holds a long list, item by item."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from lightning_omni.errors import OmniError
+
+_CHUNK = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def json_items(path: Path) -> Iterator[Any]:
+    """Yield the items of a JSON file that holds a list, with memory for one of them.
+
+    Raises:
+        OmniError: If it is not UTF-8, or not a list of JSON values.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            text = _JsonText(file, path)
+            text.take("[")
+            if text.next_mark() == "]":
+                text.take("]")
+            else:
+                yield text.value()
+                while text.take(",]") == ",":
+                    yield text.value()
+            if text.next_mark():
+                raise OmniError(f"'{path}' is not JSON (it goes on behind the list)")
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
+
+
+class _JsonText:
+    """Text of a JSON file, of which a window is in memory."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._window, self._at = "", 0
+        self._decoder = json.JSONDecoder()
+
+    def next_mark(self) -> str:
+        """Return the next character that is no white space; nothing at the end."""
+        while True:
+            space = _SPACE.match(self._window, self._at)
+            self._at = space.end() if space else self._at
+            if self._at < len(self._window) or not self._read_on():
+                return self._window[self._at : self._at + 1]
+
+    def take(self, marks: str) -> str:
+        """Take one of the characters and return it."""
+        mark = self.next_mark()
+        if not mark or mark not in marks:
+            found = f"'{mark}'" if mark else "the end"
+            raise OmniError(
+                f"'{self._path}' is not a JSON list (found {found}, wanted {' or '.join(marks)})"
+            )
+        self._at += 1
+        return mark
+
+    def value(self) -> Any:
+        """Take a JSON value and return it."""
+        self.next_mark()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._window, self._at)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if isinstance(error, RecursionError) or not self._read_on():
+                    raise OmniError(f"'{self._path}' is not JSON ({error})") from error
+                continue
+            if end == len(self._window) and self._read_on():
+                continue  # a number may go on
+            self._at = end
+            return value
+
+    def _read_on(self) -> bool:
+        """Read on, more at a time if much is in memory; return whether there was more."""
+        more = self._file.read(max(_CHUNK, len(self._window)))
+        self._window, self._at = self._window[self._at :] + more, 0
+        return bool(more)

@@ -1,0 +1,44 @@
+"""Parquet files of recordings with their words, as Hugging Face's `datasets` writes them.
+
+A row has the recording in `audio`, a struct of `bytes` and `path`; its words in one of the columns
+of `TEXTS` and its speaker in one of `SPEAKERS`, where there is one. Published so: GigaSpeech
+(`text`, `speaker`), VoxPopuli (`normalized_text`, `speaker_id`), People's Speech (`text`), GLOBE
+(`transcript`, `speaker_id`), and LibriHeavy and LibriTTS as others packed them. GigaSpeech's tags
+of punctuation become punctuation. Layout: the data set cards on huggingface.co.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from data_prep.corpora.entries import Entry, Transcribed
+from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from lightning_omni.errors import OmniError
+
+_AUDIO = "audio"
+
+
+def read(source: Path, *, split: str) -> Iterator[Entry]:
+    """Yield every row of a Parquet file, or of the files below a folder."""
+    folder = source if source.is_dir() else source.parent
+    yield from parquet_entries(source, _columns, partial(_utterance, folder))
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    speaker = first_of(names, SPEAKERS)
+    required_column(names, TEXTS, "words")
+    texts = [name for name in TEXTS if name in names]
+    sound = required_column(names, (_AUDIO,), "recordings")
+    return [sound, *texts, *([speaker] if speaker else [])]
+
+
+def _utterance(folder: Path, origin: str, row: Row) -> Transcribed:
+    sound = stored_file(row[_AUDIO], folder, origin)
+    words = next((row[name] for name in TEXTS if row.get(name)), None)
+    if not isinstance(words, str):
+        raise OmniError(f"'{origin}' has no words")
+    speaker = next((row[name] for name in SPEAKERS if row.get(name)), None)
+    return Transcribed(origin, sound, plain_words(words, origin), voice_named(speaker))

@@ -1,0 +1,38 @@
+"""Tars of recordings, each with its text and speaker in a JSON file, as Emilia is published.
+
+`EN-B000000.tar` of the WebDataset release holds `EN_B00000_S00000_W000000.mp3` and a `.json` of
+the same name with `text`, `speaker`, `language`, `duration` and `dnsmos`. Other corpora are packed
+alike with `flac` or `wav`, with the text as `transcript` or `sentence`, the speaker as
+`speaker_id`, or the text in a `.txt`. Layout: the cards of
+huggingface.co/datasets/amphion/Emilia-Dataset and of its derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.corpora.entries import Entry, Transcribed
+from data_prep.corpora.files import AUDIO_SUFFIXES, json_object
+from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from lightning_omni.errors import OmniError
+
+_SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)
+
+
+def read(source: Path, *, split: str) -> Iterator[Entry]:
+    """Yield every recording of a tar, or of the tars below a folder, with its text."""
+    yield from tar_entries(source, _utterance)
+
+
+def _utterance(origin: str, files: Files) -> Transcribed:
+    sound = file_of(files, _SOUNDS, origin)
+    facts = json_object(files["json"], name=f"'{origin}'") if "json" in files else {}
+    words = next((facts[name] for name in TEXTS if facts.get(name)), None)
+    if words is None and "txt" in files:
+        words = text_of(files["txt"], origin)
+    if not isinstance(words, str):
+        raise OmniError(f"'{origin}' has no text ({', '.join(TEXTS)}) in its json, nor a txt")
+    speaker = next((facts[name] for name in SPEAKERS if facts.get(name)), None)
+    return Transcribed(origin, sound, plain_words(words, origin), voice_named(speaker))

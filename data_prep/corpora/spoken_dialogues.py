@@ -1,0 +1,50 @@
+"""Parquet files of spoken questions and answers, as VoiceAssistant-400K is published.
+
+A row has `question`, its recording `question_audio` (a struct of `bytes` and `path`), `answer`, and
+the spoken answer in `answer_snac`: SNAC codes at 24 kHz as text, seven per frame after each `#`,
+which the package `snac` decodes. Copies of it have the sound in `answer_audio`, which is taken
+where it exists. Each row is one exchange, whatever `round` says. Layout: the card of
+huggingface.co/datasets/gpt-omni/VoiceAssistant-400K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from data_prep.corpora.entries import Entry, SpokenQuestion
+from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
+from data_prep.speech.snac_codes import check_snac, decoded
+from lightning_omni.errors import OmniError
+
+_SOUND, _CODES = "answer_audio", "answer_snac"
+_VOICES = ("speaker-unknown", "speaker-assistant")
+
+
+def read(source: Path, *, split: str) -> Iterator[Entry]:
+    """Yield every exchange of a Parquet file, or of the files below a folder."""
+    folder = source if source.is_dir() else source.parent
+    yield from parquet_entries(source, _columns, partial(_exchange, folder))
+
+
+def _columns(names: Sequence[str]) -> list[str]:
+    answer = required_column(names, (_SOUND, _CODES), "spoken answers")
+    if answer == _CODES:
+        check_snac()
+    words = [required_column(names, (name,), f"{name}s") for name in ("question", "answer")]
+    sound = required_column(names, ("question_audio",), "spoken questions")
+    return [*words, sound, answer]
+
+
+def _exchange(folder: Path, origin: str, row: Row) -> SpokenQuestion:
+    for name in ("question", "answer"):
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise OmniError(f"'{origin}' has no {name} in words")
+    asked = stored_file(row["question_audio"], folder, origin)
+    if first_of(list(row), (_SOUND,)):
+        answered = stored_file(row[_SOUND], folder, origin)
+    else:
+        answered = decoded(str(row[_CODES] or ""), origin)
+    question, answer = row["question"].strip(), row["answer"].strip()
+    return SpokenQuestion(origin, asked, question, answered, answer, *_VOICES)

@@ -1,0 +1,112 @@
+"""Reader of other people's tars, sample by sample, as a stream."""
+
+from __future__ import annotations
+
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from data_prep.corpora.entries import Entry, Unusable, Usable, entry_or_reason
+from data_prep.corpora.files import entries_lost, source_files
+from lightning_omni.errors import OmniError
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_BLOCK = 512
+
+Files = dict[str, bytes]
+
+
+def tar_entries(source: Path, make: Callable[[str, Files], Usable]) -> Iterator[Entry]:
+    """Yield an entry for each sample of a tar, or of the tars below a folder.
+
+    A sample is the files of one name, which follow one another: `KEY.jpg`, `KEY.txt`. Names may
+    have folders, spaces and dots; the last dot ends the key. A damaged tar gives its samples up to
+    the damage, and the rest counts as unusable.
+
+    Args:
+        source: Tar, compressed by gzip or not, or a folder of tars.
+        make: Makes an entry of its origin and the sample's files by extension, in lower case.
+
+    Raises:
+        OmniError: If there are no tars.
+    """
+    for path in source_files(source, TAR_SUFFIXES):
+        count, end = 0, 0
+        try:
+            for key, files, position in _samples(path):
+                count, end = count + 1, position
+                origin = f"{path}:{key}"
+                yield entry_or_reason(origin, partial(make, origin, files))
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            reason = f"damaged after {count} samples ({error}); copy the file again"
+            lost = entries_lost(path.stat().st_size - end, count, end)
+            yield Unusable(str(path), reason, lost)
+
+
+def file_of(files: Files, extensions: tuple[str, ...], origin: str) -> bytes:
+    """Return the file with one of the extensions.
+
+    Raises:
+        OmniError: If there is none.
+    """
+    for extension in extensions:
+        if extension in files:
+            return files[extension]
+    raise OmniError(
+        f"'{origin}' has no {' or '.join(extensions)} beside {', '.join(sorted(files))}"
+    )
+
+
+def text_of(content: bytes, origin: str) -> str:
+    """Return the text of a file, stripped of white space.
+
+    Raises:
+        OmniError: If it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise OmniError(f"the text of '{origin}' is not UTF-8 ({error})") from error
+
+
+def _samples(path: Path) -> Iterator[tuple[str, Files, int]]:
+    """Yield key, files by extension and the byte behind them."""
+    current, files, end = "", Files(), 0
+    with tarfile.open(path, "r:*") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
+            name = _key_and_extension(member)
+            content = tar.extractfile(member) if name else None
+            if name and content is not None:
+                if files and name[0] != current:
+                    yield current, files, end
+                    files = {}
+                current = name[0]
+                files[name[1]] = content.read()
+            end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+        if files:
+            yield current, files, end
+        _check_end(tar, end)
+
+
+def _key_and_extension(member: tarfile.TarInfo) -> tuple[str, str] | None:
+    """Split a name; None for what is no file of a sample."""
+    path = PurePosixPath(member.name)
+    stem, dot, extension = path.name.rpartition(".")
+    is_hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    if not member.isreg() or not dot or is_hidden:
+        return None
+    return str(path.with_name(stem)), extension.lower()
+
+
+def _check_end(tar: tarfile.TarFile, end: int) -> None:
+    """Check that only the end of the archive is left: tarfile stops silently at a bad header."""
+    stream = tar.fileobj
+    if stream is None:
+        return
+    stream.seek(end)
+    rest = stream.read(2 * _BLOCK)
+    if len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
+        raise tarfile.ReadError(f"no valid header at byte {end}")

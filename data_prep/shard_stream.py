@@ -1,0 +1,89 @@
+"""Numbered tar shards that are written as items come, one of them open at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_omni.data.shard_index import write_index
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Manifest entry of a shard.
+
+    Attributes:
+        path: Path relative to the data folder.
+        kind: Task, or modality of media shards.
+        split: Split.
+        samples: Number of samples or media files.
+        bytes: Size of the tar in bytes.
+        sha256: Checksum of the tar.
+    """
+
+    path: str
+    kind: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class ShardStream:
+    """Writes items to the shards `FOLDER/KIND-SPLIT-NNNNNN.tar`, each with its index.
+
+    Args:
+        out: Data folder.
+        folder: Folder of the shards in it: `media` or `tasks`.
+        kind: Task, or modality of media shards.
+        split: Split.
+        limit: Number of items per shard.
+    """
+
+    def __init__(self, out: Path, folder: str, kind: str, split: str, *, limit: int) -> None:
+        self.shards: list[Shard] = []
+        self._out, self._kind, self._split, self._limit = out, kind, split, limit
+        self._stem = f"{folder}/{kind}-{split}"
+        self._tar: tarfile.TarFile | None = None
+        self._count = 0
+
+    def add(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write an item, its files `(name, content)`, to the open shard."""
+        if self._tar is None:
+            path = self._out / self._path()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        for name, content in files:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            self._tar.addfile(header, io.BytesIO(content))
+        self._tar.members.clear()  # type: ignore[attr-defined]  # headers that were written, which tarfile would keep
+        self._count += 1
+        if self._count == self._limit:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the open shard, if there is one."""
+        if self._tar is None:
+            return
+        self._tar.close()
+        path = self._out / self._path()
+        write_index(path)
+        with path.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        shard = Shard(self._path(), self._kind, self._split, self._count, size, checksum)
+        self.shards.append(shard)
+        self._tar, self._count = None, 0
+
+    def abandon(self) -> None:
+        """Close the open shard, which stays unfinished."""
+        if self._tar is not None:
+            self._tar.close()
+
+    def _path(self) -> str:
+        return f"{self._stem}-{len(self.shards):06d}.tar"

@@ -1,0 +1,297 @@
+"""Corpora go to shards as they are read: order, several corpora, failures, and memory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_prep.__main__ import main
+from data_prep.collection import MediaFile, image, make_sample, text, turn
+from data_prep.corpora import prepare_corpus
+from data_prep.corpora.entries import (
+    Captioned,
+    ContentPart,
+    Conversation,
+    CorpusBuilder,
+    Transcribed,
+    Unusable,
+    VisualQuestion,
+)
+from data_prep.streaming import KeySet, StreamedCollection, unfinished_folder
+from lightning_omni.data.shard_index import index_path, read_index, scan
+from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+from lightning_omni.errors import OmniError
+
+
+def pictures(folder, numbers):
+    folder.mkdir()
+    for i in numbers:
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i:03d}.png")
+        (folder / f"{i:03d}.txt").write_text(f"number {i}")
+    return folder
+
+
+def prepare(source, out, **options):
+    options = {"split": "train", "facts": {}, **options}
+    return prepare_corpus("image_folder", [source], out, **options)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr("data_prep.streaming.MEDIA_PER_SHARD", 4)
+    monkeypatch.setattr("data_prep.streaming.SAMPLES_PER_SHARD", 3)
+
+
+def test_shards_have_their_size_an_index_and_media_in_the_order_of_the_corpus(
+    tmp_path, small_shards
+):
+    out = tmp_path / "out"
+    manifest = prepare(pictures(tmp_path / "in", range(10)), out)
+    sizes = {shard["path"]: shard["samples"] for shard in manifest["shards"]}
+    assert [sizes[f"media/image-train-00000{i}.tar"] for i in range(3)] == [4, 4, 2]
+    assert [sizes[f"tasks/t2i-train-00000{i}.tar"] for i in range(4)] == [3, 3, 3, 1]
+    assert len(sizes) == 3 + 4 + 4
+    for path in sizes:
+        assert len(read_index(out / path)) == len(scan(out / path)) == sizes[path]
+        assert index_path(out / path).is_file()
+    captions = [
+        json.loads(files["json"])["caption"]
+        for i in range(3)
+        for _, files in read_shard(out / f"media/image-train-00000{i}.tar")
+    ]
+    assert captions == [f"number {i}" for i in range(10)]
+    for i in range(4):
+        keys = [key for key, _ in read_shard(out / f"tasks/t2i-train-00000{i}.tar")]
+        assert keys == sorted(keys)
+    assert len(read_samples(out / "tasks", "t2i", "train")) == 10
+
+
+def test_a_medium_or_sample_that_comes_twice_is_stored_once(tmp_path):
+    source = pictures(tmp_path / "in", range(3))
+    (source / "again.png").write_bytes((source / "001.png").read_bytes())
+    (source / "again.txt").write_text("number 1")
+    (source / "other.png").write_bytes((source / "001.png").read_bytes())
+    (source / "other.txt").write_text("another caption")
+    manifest = prepare(source, tmp_path / "out")
+    sizes = {shard["kind"]: shard["samples"] for shard in manifest["shards"]}
+    assert sizes == {"image": 3, "t2i": 4, "caption": 4}
+    assert manifest["counts"] == {"caption": {"train": 4}, "t2i": {"train": 4}}
+
+
+def test_a_second_corpus_of_the_same_split_is_added_behind_the_first(tmp_path, small_shards):
+    out = tmp_path / "out"
+    prepare(pictures(tmp_path / "one", range(5)), out)
+    before = {path: path.read_bytes() for path in out.rglob("*.tar*")}
+    manifest = prepare(pictures(tmp_path / "two", range(100, 104)), out, tasks=["caption"])
+    assert {path: path.read_bytes() for path in before} == before
+    listed = {shard["path"] for shard in manifest["shards"]}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.tar")} == listed
+    assert "tasks/caption-train-000003.tar" in listed
+    assert manifest["counts"] == {"caption": {"train": 9}, "t2i": {"train": 5}}
+    assert [source["entries"] for source in manifest["sources"]] == [5, 4]
+    with pytest.raises(OmniError, match="already holds the split train of image_folder"):
+        prepare(tmp_path / "two", out)
+
+
+def test_tasks_that_a_corpus_does_not_give_are_refused(tmp_path):
+    with pytest.raises(OmniError, match="gives no samples of vqa"):
+        prepare(pictures(tmp_path / "in", range(2)), tmp_path / "out", tasks=["vqa"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_several_sources_and_braces_are_one_corpus(tmp_path, capsys):
+    for i in range(3):
+        pictures(tmp_path / f"in{i}", range(10 * i, 10 * i + 2))
+    args = ["--corpus", "image_folder", "--out", str(tmp_path / "out"), "--source"]
+    assert main([*args, f"{tmp_path}/in{{0..1}}", str(tmp_path / "in2")]) == 0
+    assert read_manifest(tmp_path / "out")["counts"]["t2i"] == {"train": 6}
+    assert main([*args, f"{tmp_path}/in{{0..3}}"]) == 2
+    assert "no file or folder" in capsys.readouterr().err
+
+
+def test_a_build_that_fails_leaves_the_folder_as_it_was(tmp_path):
+    out = tmp_path / "out"
+    prepare(pictures(tmp_path / "one", range(5)), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    bad = pictures(tmp_path / "two", range(4))
+    (bad / "002.png").write_bytes(b"broken")
+    with pytest.raises(OmniError, match="1 of 4 entries are unusable"):
+        prepare(bad, out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out", "two"]
+
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from data_prep.corpora import entries, prepare_corpus
+    add = entries.CorpusBuilder._add
+    def stop(self, entry):
+        if self.good == 6:
+            print("here", flush=True)
+            sys.stdin.read()
+        add(self, entry)
+    entries.CorpusBuilder._add = stop
+    prepare_corpus("image_folder", [sys.argv[1]], Path(sys.argv[2]), split="train", facts={})
+"""
+
+
+def test_a_killed_build_leaves_no_data_and_the_next_one_clears_what_it_left(tmp_path):
+    source, out = pictures(tmp_path / "in", range(10)), tmp_path / "out"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(source), str(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env={**os.environ}) as build:
+        assert build.stdout.readline() == b"here\n"
+        with pytest.raises(OmniError, match="another prep-data is writing the same corpus"):
+            prepare(source, out)
+        build.send_signal(signal.SIGKILL)
+    assert not list(out.rglob("*.tar"))
+    assert list(tmp_path.glob("out.*.partial"))
+    killed = prepare(source, out)
+    assert not list(tmp_path.glob("out.*.partial"))
+    assert killed["shards"] == prepare(source, tmp_path / "whole")["shards"]
+
+
+def test_shards_that_no_manifest_lists_are_removed_by_the_next_build(tmp_path):
+    out = tmp_path / "out"
+    prepare(pictures(tmp_path / "one", range(2)), out)
+    (out / "tasks/t2i-train-000001.tar").write_bytes(b"left of a killed build")
+    (out / "media/image-val-000000.tar").write_bytes(b"too")
+    manifest = prepare(pictures(tmp_path / "two", range(5, 7)), out, split="val")
+    listed = {shard["path"] for shard in manifest["shards"]}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.tar")} == listed
+
+
+def test_a_folder_of_unfinished_shards_with_files_of_others_is_kept(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/thesis.tex").touch()
+    with pytest.raises(OmniError, match=r"thesis\.tex"), unfinished_folder(tmp_path / "x"):
+        pass
+    assert (tmp_path / "x/thesis.tex").exists()
+
+
+def talk(count, bad):
+    for i in range(count):
+        if i < bad:
+            yield Unusable(f"row {i}", "no words")
+        else:
+            yield VisualQuestion(f"row {i}", b"", "what", "that")
+
+
+class Nothing(CorpusBuilder):
+    def _add_visual_question(self, entry):
+        pass
+
+
+def test_a_corpus_that_cannot_pass_stops_at_a_thousand_entries():
+    seen = []
+
+    def counted():
+        for entry in talk(100_000, 100_000):
+            seen.append(entry)
+            yield entry
+
+    corpus = Nothing("x", "train")
+    with pytest.raises(OmniError, match="1000 of 1000 entries are unusable, more than 5 %"):
+        corpus.add_all(counted())
+    assert len(seen) == 1000
+
+
+def test_bad_rows_at_the_start_of_a_long_corpus_are_no_reason_to_stop():
+    corpus = Nothing("x", "train")
+    corpus.add_all(talk(10_000, 400))
+    assert (corpus.good, corpus.bad, len(corpus.left_out)) == (9600, 400, 400)
+
+
+def test_the_list_of_what_was_left_out_is_bounded_and_the_count_is_not():
+    corpus = Nothing("x", "train")
+    good = list(talk(40_000, 0))
+    corpus.add_all([*good, *talk(2000, 2000)])
+    assert (corpus.bad, len(corpus.left_out)) == (2000, 1000)
+
+
+def test_a_damaged_file_counts_as_its_entries_in_the_end_and_does_not_stop_the_build():
+    corpus = Nothing("x", "train")
+    corpus.add_all([Unusable("a.tar", "damaged", 1500), *talk(40_000, 0)])
+    assert (corpus.good, corpus.bad) == (40_000, 1500)
+    with pytest.raises(OmniError, match="1500 of 21500 entries"):
+        Nothing("x", "train").add_all([Unusable("a.tar", "damaged", 1500), *talk(20_000, 0)])
+
+
+def test_blank_words_are_unusable():
+    corpus = CorpusBuilder("x", "train")
+    blank = [VisualQuestion("q", b"", "what", " "), Transcribed("t", b"", "\n", "v")]
+    with pytest.raises(OmniError, match="2 of 2 entries are unusable"):
+        corpus.add_all(blank)
+    assert corpus.left_out == ["q: the answer is blank", "t: the transcript is blank"]
+
+
+def test_media_that_were_written_are_not_kept_in_memory(tmp_path):
+    sizes = []
+    with (
+        unfinished_folder(tmp_path / "x") as (folder, keys),
+        StreamedCollection(folder, keys) as collection,
+    ):
+        tracemalloc.start()
+        for i in range(400):
+            info = {"caption": str(i)}
+            medium = MediaFile(f"k{i}", "image", "png", info, lambda: bytes(200_000))
+            turns = (turn("user", text(str(i))), turn("assistant", image(medium)))
+            collection.add("train", make_sample("t2i", *turns, meta={}), medium)
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert sizes[-1] - sizes[0] < 1_000_000  # 80 MB were written
+    assert peak < 3_000_000
+
+
+@pytest.mark.parametrize("words", ["half \ud83d", "a <|mask|>"])
+def test_text_that_cannot_be_stored_is_left_out_and_told_of(words, tmp_path):
+    lines = [
+        [{"role": "user", "content": "hi"}, {"role": "gpt", "content": f"{i}"}] for i in range(30)
+    ]
+    lines.append([{"role": "user", "content": words}, {"role": "gpt", "content": "x"}])
+    source = tmp_path / "m.jsonl"
+    source.write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    manifest = prepare_corpus("messages", [source], tmp_path / "out", split="train", facts={})
+    assert len(manifest["left_out"]) == 1
+    assert manifest["counts"] == {"tqa": {"train": 30}}
+
+
+def test_names_that_are_no_text_are_told_of_all_the_same(tmp_path):
+    corpus = Nothing("x", "train")
+    corpus.add_all([Unusable("a\udcff.jpg", "broken"), *talk(40, 0)])
+    assert corpus.left_out == ["a\\udcff.jpg: broken"]
+
+
+def test_an_empty_turn_and_a_name_with_a_zero_byte_are_unusable():
+    corpus = CorpusBuilder("x", "train")
+    empty = Conversation("a", "chat", (("user", (ContentPart("text", "hi"),)), ("assistant", ())))
+    with pytest.raises(OmniError, match="2 of 2"):
+        corpus.add_all([empty, Captioned("b", Path("\0.png"), "a cat")])
+    assert corpus.left_out[0] == "a: a turn of the assistant is empty"
+    assert "no file" in corpus.left_out[1]
+
+
+def test_a_long_build_reports_its_rate(monkeypatch, caplog):
+    monkeypatch.setattr("data_prep.corpora.entries._REPORT_EVERY_S", 0.0)
+    caplog.set_level("INFO")
+    Nothing("x", "train").add_all(talk(2, 0))
+    assert "1 entries, 0 left out" in caplog.text
+
+
+def test_a_set_of_keys_keeps_kinds_apart(tmp_path):
+    keys = KeySet(tmp_path / "keys")
+    assert keys.add("a", "1")
+    assert not keys.add("a", "1")
+    assert keys.add("b", "1")
+    assert keys.has("b", "1")
+    assert not keys.has("b", "2")
+    keys.close()
