@@ -33,6 +33,7 @@ RULES = {
     "symbols": "characters without a spoken form",
     "not synthesized": "the synthesizer failed",
     "long speech": "a recording of more than 60 seconds",
+    "repeated": "the same question, answer and picture as another sample, once it is opened",
 }
 """Every reason to leave a sample out, in the order in which the rules are applied."""
 
