@@ -64,6 +64,15 @@ class PictureTable:
         self._table.close()
 
 
+def keys_of(shard: Path) -> list[str]:
+    """Return the keys of a shard without reading its items.
+
+    Raises:
+        OmniError: If the shard is damaged.
+    """
+    return [key for key, _ in _rows(shard)]
+
+
 def _rows(shard: Path) -> list[tuple[str, tuple[int, int, int]]]:
     """Return key, first byte, number of bytes and checksum of each item of a shard."""
     index = read_index(shard)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.shard_stream import Shard
-from data_prep.speech.pictures import PictureTable
+from data_prep.speech.pictures import PictureTable, keys_of
 from data_prep.speech.speakable import RULES
 from data_prep.speech.speaker_pool import ClipSpeaker, SpeakerPool
 from data_prep.speech.visual import KEPT, SPOKEN_TASKS, SpeakOptions, VisualDataSpeaker
@@ -23,7 +23,7 @@ from data_prep.streaming import (
     unfinished_folder,
 )
 from data_prep.writer import attribution, write_manifest
-from lightning_omni.data.shards import MANIFEST, read_manifest, read_shard, shard_paths
+from lightning_omni.data.shards import MANIFEST, read_manifest, shard_paths
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.types import SPLITS
@@ -55,7 +55,7 @@ def prepare_spoken(
         OmniError: If the data hold neither task or are damaged, `out` holds other data or these
             already, or nothing can be spoken.
     """
-    source = read_manifest(data)
+    written = [] if _is_same(data, out) else _written_sources(read_manifest(data))
     splits = _splits(data)
     make_folder(out)
     try:
@@ -70,7 +70,7 @@ def prepare_spoken(
                 earlier = _earlier(out)
                 _refuse_repeated(earlier, data, out)
                 moved = move_shards(built, shards, out, [s["path"] for s in earlier["shards"]])
-                made = _with_spoken(earlier, source, speaker, moved)
+                made = _with_spoken(earlier, written, speaker, moved)
                 (out / "ATTRIBUTION.md").write_text(attribution(made["sources"]), encoding="utf-8")
                 manifest = write_manifest(out, {**facts, **made})
     finally:
@@ -116,11 +116,10 @@ def _add_split(
     media = built / "media"
     media.mkdir(exist_ok=True)
     tables = [media / f"{split}.keys.sqlite", media / f"{split}.pictures.sqlite"]
-    with closing(KeySet(tables[0])) as keys:
-        collection = StreamedCollection(built, keys)
+    with closing(KeySet(tables[0])) as keys, StreamedCollection(built, keys) as collection:
         if has_pictures:
             for path in shard_paths(speaker.data / "media", "image", split):
-                for key, _ in read_shard(path):
+                for key in keys_of(path):
                     keys.add("media image", key)
             speaker.add_split(split, collection, None)
         else:
@@ -173,13 +172,14 @@ def _require_kept(speaker: VisualDataSpeaker) -> None:
     if not any(counts[KEPT] for counts in speaker.counts.values()):
         left_out = ", ".join(sorted({rule for c in speaker.counts.values() for rule in c}))
         raise OmniError(
-            f"no sample of '{speaker.data}' can be spoken (rules: {left_out}); see docs/speak.md"
+            f"no sample of '{speaker.data}' can be spoken (rules: {left_out}); see "
+            "docs/spoken_visual_data.md"
         )
 
 
 def _with_spoken(
     earlier: dict[str, Any],
-    source: dict[str, Any],
+    written: list[dict[str, str]],
     speaker: VisualDataSpeaker,
     shards: list[Shard],
 ) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _with_spoken(
         "samples": samples,
     }
     sources = [*earlier.get("sources", [])]
-    for one in (*source.get("sources", []), *_synthesizer_sources(speaker)):
+    for one in (*written, *_synthesizer_sources(speaker)):
         if one not in sources:
             sources.append(one)
     return {
@@ -213,6 +213,15 @@ def _with_spoken(
         "shards": [*earlier["shards"], *map(asdict, shards)],
         SPOKEN: [*earlier.get(SPOKEN, []), entry],
     }
+
+
+def _written_sources(manifest: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the sources of the written data, marked so that they do not pass for these."""
+    names = ("name", "version", "licence")
+    return [
+        {**{name: one[name] for name in names}, "how": f"{one['how']}, spoken"}
+        for one in manifest.get("sources", [])
+    ]
 
 
 def _synthesizer_sources(speaker: VisualDataSpeaker) -> list[dict[str, str]]:
