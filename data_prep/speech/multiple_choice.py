@@ -11,7 +11,7 @@ _INSTRUCTION = re.compile(
     r"^\s*hint:.*$|\banswer with the (?:option|choice)(?:'s|s)? letter[^.?!\n]*[.!]?|"
     r"(?:^|(?<=[.?!)]\s))\s*(?:please\s+)?"
     r"(?:answer|respond|reply|select|choose|pick|provide|give|write)\b[^.?!:\n]*"
-    r"\b(?:letter\s+(?:of|from|only|directly|for)|(?:corresponding|correct|right)\s+letter|"
+    r"\b(?:with\s+the\s+letter|letter\s+(?:of|from|only|directly|for)|(?:corresponding|correct|right)\s+letter|"
     r"options?|choices?|alternatives?)\b(?:[^.?!:\n]|\.(?=[a-z,]))*[.!]?",
     _FLAGS,
 )
@@ -19,7 +19,7 @@ _LABEL = re.compile(r"^\s*(?:question|q)\s*:\s*", re.IGNORECASE)
 _LIST_LABEL = re.compile(
     r"\s*\b(?:the\s+)?(?:answer\s+)?(?:options|choices|alternatives)(?:\s+are)?\s*:\s*", _FLAGS
 )
-_ANSWER_LABEL = re.compile(r"\s*\banswer\s*:\s*$", re.IGNORECASE)
+_ANSWER_LABEL = re.compile(r"\s*\b(?:the\s+(?:best\s+)?)?answer(?:\s+is)?\s*:\s*$", re.IGNORECASE)
 _MARK = re.compile(
     r"(?:^|(?<=[\s,;?:]))(?:\(([A-Ja-j])\)|([A-J])[.):](?=\s|\w)|([a-j])(?:\)|\.(?=\s)))",
     re.MULTILINE,

@@ -33,7 +33,7 @@ RULES = {
     "symbols": "characters without a spoken form",
     "not synthesized": "the synthesizer failed",
     "long speech": "a recording of more than 60 seconds",
-    "repeated": "the same question, answer and picture as another sample, once it is opened",
+    "repeated": "the same question, voice, answer and picture as another sample, once it is opened",
 }
 """Every reason to leave a sample out, in the order in which the rules are applied."""
 
@@ -52,7 +52,7 @@ _MATHS = re.compile(
     _FLAGS,
 )
 _CODE = re.compile(
-    r"```|`[^`\n]+`|"
+    r"```|`(?!\s)[^`\n]*(?<!\s)`|"
     r"</?[a-z][\w-]*(?:\s[^<>]*)?/?>|"  # markup
     r"\b\w+\([^()\n]*\)\s*[;{]|\w\(\)|\b[a-z]+\.[a-z]+\(|\b[a-z]+_[a-z]\w*|[{}]\s*$|"
     r"^\s*(?:def|class)\s+\w+.*:\s*$|^\s*import\s+[\w.]+\s*$|^\s*from\s+[\w.]+\s+import\b|"
@@ -61,7 +61,7 @@ _CODE = re.compile(
     r"\b(?:javascript|html|pseudo-?code|regular expressions?|source code|code snippets?|"
     r"lines? of code|programming languages?|sql quer(?:y|ies)|compilers?)\b|"
     r"\b(?:python|java|matlab|c\+\+|bash|shell|(?:output|result) of (?:this|the)) "
-    r"(?:code|scripts?|programs?|functions?)\b|\b(?:this|following) (?:code|script|program)\b",
+    r"(?:code|scripts?|programs?|functions?)\b|\b(?:this|following) (?:code|script)\b",
     _FLAGS,
 )
 _LINK = re.compile(
@@ -78,7 +78,9 @@ _MARKDOWN: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1"), r"\2"),
     (re.compile(r"(?<![\w*])\*(?=\S)([^*\n]+?)(?<=\S)\*(?![\w*])"), r"\1"),
 )
-_QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "…": "...", "\u00a0": " "})
+_QUOTES = str.maketrans(
+    {"‘": "'", "’": "'", "`": "'", "“": '"', "”": '"', "…": "...", "\u00a0": " "}
+)
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
 _AMOUNT = re.compile(r"([$€£¥])\s?(\d+(?:[,.]\d+)*)((?:\s(?:thousand|million|billion))?)")
 _SPOKEN: tuple[tuple[re.Pattern[str], str], ...] = tuple(

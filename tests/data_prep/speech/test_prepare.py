@@ -34,7 +34,7 @@ PAIRS = [
     ("Is it said slowly?", "no"),
 ]
 SVQA = {
-    "kept": 3, "repeated": 1, "needs the options": 1, "unclear choice": 1, "maths": 1, "code": 1,
+    "kept": 4, "needs the options": 1, "unclear choice": 1, "maths": 1, "code": 1,
     "long answer": 1, "link": 1, "not synthesized": 1, "long speech": 1,
 }  # fmt: skip
 DRAW = "Generate an image based on the provided text description."
@@ -97,7 +97,7 @@ def test_the_folder_is_a_prepared_folder(written, tmp_path):
     out = tmp_path / "spoken"
     assert speak(written, out) == 0
     manifest = read_manifest(out)
-    assert manifest["counts"] == {"s2i": {"train": 2}, "svqa": {"train": 3}}
+    assert manifest["counts"] == {"s2i": {"train": 2}, "svqa": {"train": 4}}
     assert "tone.Tone" in (out / "ATTRIBUTION.md").read_text()
     assert {path.name for path in out.iterdir()} <= {
         "manifest.json", "ATTRIBUTION.md", "media", "tasks", ".lock",
@@ -179,7 +179,7 @@ def test_a_folder_of_corpora_takes_the_spoken_samples_of_its_own(written):
     assert {name for name in after if name.startswith("image")} == set(pictures)
     manifest = read_manifest(written)
     assert manifest["counts"]["vqa"] == {"train": len(PAIRS)}
-    assert manifest["counts"]["svqa"] == {"train": 3}
+    assert manifest["counts"]["svqa"] == {"train": 4}
     assert len(manifest["shards"]) == len(list(written.rglob("*.tar")))
     assert speak(written, written) == 2  # it holds them already
 
@@ -191,7 +191,7 @@ def test_a_second_source_is_added_behind_the_first(written, tmp_path):
     assert speak(other, tmp_path / "spoken") == 0
     manifest = read_manifest(tmp_path / "spoken")
     assert [entry["data"] for entry in manifest["spoken"]] == [str(written), str(other)]
-    assert manifest["counts"]["svqa"] == {"train": 4}
+    assert manifest["counts"]["svqa"] == {"train": 5}
     assert (tmp_path / "spoken/tasks/svqa-train-000001.tar").is_file()
 
 
@@ -253,7 +253,7 @@ def test_it_trains_one_step(workplace, tmp_path):
 def test_mistakes_are_named(args, expected, written, tmp_path, capsys):
     files = {
         "list.yaml": "[1]",
-        "words.yaml": f"class_path: {TONE}\ninit_args: no\n",
+        "words.yaml": f"class_path: {TONE}\ninit_args: [1]\n",
         "other.yaml": f"class_path: {TONE}\ninit_args: {{pitch: 3}}\n",
         "silent.yaml": f"class_path: {TONE}\ninit_args: {{voices: 0}}\n",
         "deaf.yaml": f"class_path: {TONE}\ninit_args: {{refused: ''}}\n",
@@ -293,5 +293,7 @@ def test_the_arguments_of_a_yaml_file_reach_the_class(written, tmp_path):
     assert speak(written, tmp_path / "spoken", "--synthesizer", str(tmp_path / "one.yaml")) == 0
     (entry,) = read_manifest(tmp_path / "spoken")["spoken"]
     assert entry["question_voices"] == 1
+    counts = entry["samples"]["svqa"]["train"]
+    assert (counts["kept"], counts["repeated"]) == (3, 1)  # by one voice they are the same
     assert entry["synthesizer"] == {"class_path": TONE, "init_args": {"voices": 1}}
     assert "tone" in sys.modules

@@ -60,6 +60,7 @@ EXAMPLES = {
             "What is the code on the jersey?",
             "The sky -- and the sea",
             "The class is full: why?",
+            "This program is on air; `help' is what `I' said.",
         ],
     ),
     speakable.has_link: (
@@ -148,6 +149,9 @@ COLOURS = Choice("What colour is it?", ("red", "dark green", "blue"))
         "the given choices directly.",
         "What colour is it?\nA. red\nB. dark green\nC. blue. Please select the correct option.",
         "What colour is it?\nOptions: red, dark green, blue",
+        "What colour is it?\nA. red\nB. dark green\nC. blue\nRespond with only the letter (A, B or "
+        "C) of the correct option.\nThe best answer is:",
+        "What colour is it?\nA. red\nB. dark green\nC. blue\nAnswer with the letter.",
         "What colour is it? The choices are: red; dark green; blue.",
     ],
 )
