@@ -16,10 +16,10 @@ from data_prep.speech.synthesizers import Synthesizers, voice_source
 from lightning_omni.errors import OmniError
 from lightning_omni.recipe import read_yaml
 
-_ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-us-nyc")
-_SPEAKERS = ("", "-m1", "-m2", "-m3", "-m4", "-m7", "-f1", "-f2", "-f3", "-f4")
+_ACCENTS = ("en-us", "en", "en-gb-x-rp")
+_SPEAKERS = ("", *(f"-m{n}" for n in range(1, 9)), *(f"-f{n}" for n in range(1, 6)))
 ESPEAK_VOICES = tuple(f"espeak-{accent}{speaker}" for accent in _ACCENTS for speaker in _SPEAKERS)
-"""Sixty English voices of espeak-ng: six accents by ten speakers."""
+"""Forty-two English voices of espeak-ng: three accents by fourteen speakers."""
 
 
 @runtime_checkable
