@@ -64,12 +64,14 @@ def _prepare_data(args: argparse.Namespace) -> None:
 def _speak(args: argparse.Namespace) -> None:
     if args.out is None:
         raise OmniError("--speak DATA needs --out DIR")
-    if args.processes < 1 or args.max_answer_words < 1:
-        raise OmniError("--processes and --max-answer-words are numbers of 1 or more")
+    limits = (args.processes, args.max_answer_words, args.max_samples)
+    if any(limit is not None and limit < 1 for limit in limits):
+        raise OmniError("--processes, --max-answer-words and --max-samples are 1 or more")
     options = SpeakOptions(
         config=read_synthesizer_config(args.synthesizer),
         seed=args.seed,
         max_answer_words=args.max_answer_words,
+        max_samples=args.max_samples,
         processes=args.processes,
     )
     cache = make_folder(args.cache.expanduser().resolve())
@@ -176,6 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=MAX_ANSWER_WORDS,
         help="with --speak: longest answer that is spoken (default: 100)",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        help="with --speak: number of samples of each task and split to make (default: all)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="with --speak: seed of the voices of questions"

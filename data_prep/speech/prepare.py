@@ -199,6 +199,7 @@ def _with_spoken(
         "answer_voice": synthesizer.answer_voice,
         "seed": options.seed,
         "max_answer_words": options.max_answer_words,
+        "max_samples": options.max_samples,
         "samples": samples,
     }
     sources = [*earlier.get("sources", [])]

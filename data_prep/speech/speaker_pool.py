@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from data_prep.speech.cache import Clip, synthesize_clip
@@ -57,7 +60,15 @@ _speaker: ClipSpeaker | None = None
 
 def _begin_worker(config: dict[str, Any], folder: Path) -> None:
     global _speaker
+    Thread(target=_exit_with_parent, daemon=True).start()
     _speaker = ClipSpeaker(config, folder)
+
+
+def _exit_with_parent() -> None:
+    """Wait for the end of the process that began this one; killed, it cannot stop its workers."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _speak_in_worker(lines: Sequence[Line]) -> list[float | str]:
@@ -91,19 +102,29 @@ class SpeakerPool:
     def speak_batches(
         self, batches: Iterable[T], lines_of: Callable[[T], list[Line]]
     ) -> Iterator[tuple[T, list[float | str]]]:
-        """Yield each batch and the results of its lines, in order."""
+        """Yield each batch and the results of its lines, in order.
+
+        Raises:
+            OmniError: If a process ends before its time.
+        """
         if self._pool is None:
             yield from ((batch, self._speaker(lines_of(batch))) for batch in batches)
             return
         waiting: deque[tuple[T, Future[list[float | str]]]] = deque()
-        for batch in batches:
-            waiting.append((batch, self._pool.submit(_speak_in_worker, lines_of(batch))))
-            if len(waiting) > 2 * self._processes:
+        try:
+            for batch in batches:
+                waiting.append((batch, self._pool.submit(_speak_in_worker, lines_of(batch))))
+                if len(waiting) > 2 * self._processes:
+                    first, done = waiting.popleft()
+                    yield first, done.result()
+            while waiting:
                 first, done = waiting.popleft()
                 yield first, done.result()
-        while waiting:
-            first, done = waiting.popleft()
-            yield first, done.result()
+        except BrokenProcessPool as error:
+            raise OmniError(
+                "a process that speaks has ended, perhaps for want of memory; repeat the command "
+                "with fewer --processes"
+            ) from error
 
     def close(self) -> None:
         """Stop the worker processes, and the program that speaks for this one."""

@@ -34,7 +34,7 @@ SPOKEN_TASKS = {"vqa": "svqa", "t2i": "s2i"}
 KEPT = "kept"
 _BATCH = 32  # samples that a process speaks at once
 _MAX_FAILED = 0.05
-_MIN_JUDGED = 100
+_MIN_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,14 @@ class SpeakOptions:
         config: `class_path` and `init_args` of the synthesizer.
         seed: Seed of the voices of questions.
         max_answer_words: Longest answer in words.
+        max_samples: Number of samples of a task and split to make; None for all.
         processes: Number of processes that speak.
     """
 
     config: dict[str, Any]
     seed: int
     max_answer_words: int
+    max_samples: int | None
     processes: int
 
 
@@ -115,11 +117,17 @@ class VisualDataSpeaker:
             OmniError: If a shard is damaged, a picture is missing or the synthesizer fails often.
         """
         for task, spoken in SPOKEN_TASKS.items():
+            counts = Counter[str]()
             for path in shard_paths(self.data / "tasks", task, split):
-                counts = self.counts.setdefault((spoken, split), Counter())
+                if self._is_complete(counts):
+                    break
+                self.counts[spoken, split] = counts
                 self._add_shard(path, split, collection, pictures, counts)
                 log.info("%s: %d of %d spoken so far", path.name, counts[KEPT], counts.total())
                 _check_failures(counts)
+
+    def _is_complete(self, counts: Counter[str]) -> bool:
+        return counts[KEPT] == self.options.max_samples
 
     def _add_shard(
         self,
@@ -129,18 +137,20 @@ class VisualDataSpeaker:
         pictures: PictureTable | None,
         counts: Counter[str],
     ) -> None:
-        batches = _batches(self._planned(path, counts))
-        for batch, results in self.pool.speak_batches(batches, _lines_of):
+        for batch, results in self.pool.speak_batches(_batches(self._planned(path)), _lines_of):
             remaining = iter(results)
             for planned in batch:
+                if self._is_complete(counts):
+                    return
+                if isinstance(planned, LeftOut):
+                    counts[planned.rule] += 1
+                    continue
                 seconds = list(islice(remaining, len(planned.lines)))
                 if rule := _failed_rule(seconds):
                     counts[rule] += 1
                     continue
-                media = [
-                    self._clip_file(line, float(length))
-                    for line, length in zip(planned.lines, seconds, strict=True)
-                ]
+                lengths = zip(planned.lines, seconds, strict=True)
+                media = [self._clip_file(line, float(length)) for line, length in lengths]
                 sample = _spoken_sample(planned, media)
                 shown = [] if pictures is None else [_picture(pictures, planned, path)]
                 before = collection.counts[sample.task]
@@ -148,14 +158,10 @@ class VisualDataSpeaker:
                 is_new = collection.counts[sample.task] > before
                 counts[KEPT if is_new else "repeated"] += 1
 
-    def _planned(self, path: Path, counts: Counter[str]) -> Iterator[_Planned]:
-        """Yield the samples of a shard that can be spoken, and count the others."""
+    def _planned(self, path: Path) -> Iterator[_Planned | LeftOut]:
+        """Yield the samples of a shard as they are spoken, or the rule that leaves them out."""
         for key, files in read_shard(path):
-            planned = self._plan(parse_sample(key, files, path))
-            if isinstance(planned, LeftOut):
-                counts[planned.rule] += 1
-            else:
-                yield planned
+            yield self._plan(parse_sample(key, files, path))
 
     def _plan(self, sample: Sample) -> _Planned | LeftOut:
         texts = _texts_of(sample)
@@ -193,14 +199,14 @@ def _texts_of(sample: Sample) -> tuple[str, ...] | LeftOut:
     return LeftOut("layout")
 
 
-def _batches(planned: Iterable[_Planned]) -> Iterator[list[_Planned]]:
+def _batches(planned: Iterable[_Planned | LeftOut]) -> Iterator[list[_Planned | LeftOut]]:
     remaining = iter(planned)
     while batch := list(islice(remaining, _BATCH)):
         yield batch
 
 
-def _lines_of(batch: list[_Planned]) -> list[Line]:
-    return [line for planned in batch for line in planned.lines]
+def _lines_of(batch: list[_Planned | LeftOut]) -> list[Line]:
+    return [line for one in batch if isinstance(one, _Planned) for line in one.lines]
 
 
 def _failed_rule(seconds: list[float | str]) -> str | None:
@@ -215,7 +221,7 @@ def _failed_rule(seconds: list[float | str]) -> str | None:
 
 def _check_failures(counts: Counter[str]) -> None:
     failed, total = counts["not synthesized"], counts["not synthesized"] + counts[KEPT]
-    if total >= _MIN_JUDGED and failed > _MAX_FAILED * total:
+    if total >= _MIN_ATTEMPTS and failed > _MAX_FAILED * total:
         raise OmniError(
             f"the synthesizer failed on {failed} of {total} samples, more than 5 %; the log says "
             "why, correct --synthesizer"

@@ -154,10 +154,21 @@ def test_the_answer_is_text_and_speech_and_the_question_is_speech_and_picture(wr
     assert [part.modality for turn in door.turns for part in turn.parts] == ["speech", "image"]
 
 
-def test_bytes_do_not_depend_on_the_number_of_processes(written, tmp_path):
-    assert speak(written, tmp_path / "one/spoken") == 0
-    assert speak(written, tmp_path / "two/spoken", "--processes", "2") == 0
+@pytest.mark.parametrize("args", [[], ["--max-samples", "2"]])
+def test_bytes_do_not_depend_on_the_number_of_processes(args, written, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.speech.visual._BATCH", 2)
+    assert speak(written, tmp_path / "one/spoken", *args) == 0
+    assert speak(written, tmp_path / "two/spoken", "--processes", "2", *args) == 0
     assert checksums(tmp_path / "one/spoken") == checksums(tmp_path / "two/spoken")
+
+
+def test_a_number_of_samples_is_made_of_each_task_and_split(tmp_path):
+    data = tmp_path / "written"
+    for split in ("train", "val"):
+        prepare_corpus(tmp_path / "corpus", data, split=split)
+    assert speak(data, tmp_path / "spoken", "--max-samples", "1") == 0
+    counts = {"train": 1, "val": 1}
+    assert read_manifest(tmp_path / "spoken")["counts"] == {"s2i": counts, "svqa": counts}
 
 
 def test_every_split_stays_its_own(tmp_path):
@@ -246,7 +257,8 @@ def test_it_trains_one_step(workplace, tmp_path):
         (["--synthesizer", "{folder}/other.yaml"], "cannot be built"),
         (["--synthesizer", "{folder}/silent.yaml"], "is no synthesizer"),
         (["--synthesizer", "{folder}/deaf.yaml"], "no sample of"),
-        (["--processes", "0"], "numbers of 1 or more"),
+        (["--processes", "0"], "are 1 or more"),
+        (["--max-samples", "0"], "are 1 or more"),
         (["--out", "{folder}/full"], "is not empty and no data folder"),
     ],
 )
@@ -286,6 +298,12 @@ def test_a_synthesizer_that_fails_often_stops_the_build(tmp_path, capsys):
     data = prepare_corpus(tmp_path / "corpus", tmp_path / "written", pairs=pairs)
     assert speak(data, tmp_path / "spoken") == 2
     assert "the synthesizer failed on 65 of 130 samples" in capsys.readouterr().err
+
+
+def test_a_process_that_ends_is_reported(written, tmp_path, capsys):
+    args = ["--synthesizer", "tone.Dying", "--processes", "2"]
+    assert speak(written, tmp_path / "spoken", *args) == 2
+    assert "fewer --processes" in capsys.readouterr().err
 
 
 def test_the_arguments_of_a_yaml_file_reach_the_class(written, tmp_path):
