@@ -211,9 +211,9 @@ def layouts() -> dict[str, str]:
     import importlib.util
 
     package = importlib.util.find_spec("data_prep")
-    places = package.submodule_search_locations if package else None
+    folders = package.submodule_search_locations if package else None
     found = {}
-    for path in sorted(Path(places[0], "corpora").glob("*.py")) if places else ():
+    for path in sorted(Path(folders[0], "corpora").glob("*.py")) if folders else ():
         tree = ast.parse(path.read_text("utf-8"))
         if any(isinstance(node, ast.FunctionDef) and node.name == "read" for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n\n")[0]

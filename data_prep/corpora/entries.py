@@ -220,7 +220,7 @@ class CorpusBuilder:
     def _add_spoken_question(self, entry: SpokenQuestion) -> None:
         question = _not_blank(entry.question, "question")
         answer = _not_blank(entry.answer, "answer")
-        heard = self._recording_file(entry.question_sound, entry.origin, question, entry.voice)
+        asked = self._recording_file(entry.question_sound, entry.origin, question, entry.voice)
         spoken = self._recording_file(entry.answer_sound, entry.origin, answer, entry.answer_voice)
         meta = {
             "set": self.corpus,
@@ -231,8 +231,8 @@ class CorpusBuilder:
             "answer_text": answer,
             "answer_voice": entry.answer_voice,
         }
-        turns = (turn("user", speech(heard)), turn("assistant", text(answer), speech(spoken)))
-        self._add_sample("sqa", meta, turns, heard, spoken)
+        turns = (turn("user", speech(asked)), turn("assistant", text(answer), speech(spoken)))
+        self._add_sample("sqa", meta, turns, asked, spoken)
 
     def _add_conversation(self, entry: Conversation) -> None:
         media: list[MediaFile] = []

@@ -16,7 +16,7 @@ _MODEL = "hubertsiuzdak/snac_24khz"
 _RATE = 24_000
 _CODEBOOK = 4096
 _LAYERS = ((0,), (1, 4), (2, 3, 5, 6))
-"""Places in a frame of seven codes of each of the three layers, coarse to fine."""
+"""Indices in a frame of seven codes of each of the three layers, coarse to fine."""
 
 
 def check_snac() -> None:
@@ -50,7 +50,7 @@ def layers_of(codes: str, origin: str) -> list[list[int]]:
             )
     if not numbers:
         raise OmniError(f"'{origin}' has no spoken answer")
-    return [[frame[place] for frame in numbers for place in places] for places in _LAYERS]
+    return [[frame[i] for frame in numbers for i in indices] for indices in _LAYERS]
 
 
 def decoded(codes: str, origin: str) -> bytes:
