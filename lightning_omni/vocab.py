@@ -135,6 +135,10 @@ class Vocab:
         """Return the id of a special token such as `<|mask|>`."""
         return self.spans["special"].start + self._tokens.index_of(token)
 
+    def special_name(self, token: int) -> str:
+        """Undo `special`."""
+        return self._tokens.names[token - self.spans["special"].start]
+
     def ends(self, modality: str) -> tuple[int, ...]:
         """Return the ids after which an answer of this modality is over."""
         terminator = modality_named(modality).terminator

@@ -26,7 +26,7 @@ _EPOCHS_KEPT = 4
 
 @dataclass(frozen=True, slots=True)
 class SampleRange:
-    """Samples `[start, stop)` of a shard, by place in it."""
+    """Samples `[start, stop)` of a shard, by index in it."""
 
     shard: int
     start: int
@@ -60,7 +60,7 @@ class EpochOrder:
 
     def ranges(self, pool: int) -> list[SampleRange]:
         """Return the samples of a pool, before they are permuted."""
-        start, stop = self._bounds(pool)
+        start, stop = self._interval(pool)
         line = self._line(pool // self.pools_per_epoch)
         first = int(np.searchsorted(line.before, start, side="right")) - 1
         found = []
@@ -74,7 +74,7 @@ class EpochOrder:
 
     def pool_size(self, pool: int) -> int:
         """Return the number of samples of a pool."""
-        start, stop = self._bounds(pool)
+        start, stop = self._interval(pool)
         return stop - start
 
     def permutation(self, pool: int, size: int) -> list[int]:
@@ -83,7 +83,7 @@ class EpochOrder:
         Random(f"{self.seed}-pool-{pool}").shuffle(order)
         return order
 
-    def _bounds(self, pool: int) -> tuple[int, int]:
+    def _interval(self, pool: int) -> tuple[int, int]:
         """Return where a pool begins and ends in the line of its epoch."""
         number = pool % self.pools_per_epoch
         start, stop = (i * self.num_samples // self.pools_per_epoch for i in (number, number + 1))

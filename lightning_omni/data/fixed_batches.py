@@ -20,7 +20,7 @@ class FixedBatches(IterableDataset[Batch]):
 
     def __init__(self, batches: Sequence[Batch], *, rank: int, world_size: int) -> None:
         missing = -len(batches) % world_size
-        every = [*batches, *(blank(batch) for batch in batches[:1] * missing)]
+        every = [*batches, *(blank(batches[0]) for _ in range(missing))]
         self.own = every[rank::world_size]
 
     def __iter__(self) -> Iterator[Batch]:

@@ -38,11 +38,11 @@ class ImageBatches:
 
     def __call__(self, lane: int, position: Position | None) -> Iterator[tuple[Tensor, Position]]:
         """Yield a lane's batches without end, each with the position behind it."""
-        turn, offset = (position or {"place": (0, 0)})["place"]
+        turn, offset = (position or {"cursor": (0, 0)})["cursor"]
         pictures = self.reader.lane(lane, (turn, offset))
         while True:
-            chosen, places = zip(*islice(pictures, self.batch_size), strict=True)
-            yield to_float(torch.stack(chosen)), {"place": list(places[-1])}
+            chosen, cursors = zip(*islice(pictures, self.batch_size), strict=True)
+            yield to_float(torch.stack(chosen)), {"cursor": list(cursors[-1])}
 
 
 class ImageData(ResumableData):

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from lightning_omni.data.epoch_order import EpochOrder
-from lightning_omni.data.shard_index import ShardIndex, members, read_index
+from lightning_omni.data.shard_index import StoredIndex, members
 from lightning_omni.data.shards import Shard
 from lightning_omni.errors import OmniError
 
 _OPEN_FILES = 32
 _INDICES_KEPT = 1024
-Place = tuple[int, int]
-"""Number of a pool among a lane's own, and place in its permuted order."""
+Cursor = tuple[int, int]
+"""Number of a pool among a lane's own, and index in its permuted order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +74,37 @@ class ShardReader:
 
     def pool(self, number: int) -> _Pool:
         """Return the byte ranges of a pool's samples, permuted."""
-        ranges, columns = [], []
+        ranges: list[_Range] = []
+        columns = []
         for part in self.order.ranges(number):
-            index = self._index(part.shard)
-            rows = slice(part.start, part.stop)
-            found = np.stack([index.offsets[rows], index.sizes[rows], index.checksums[rows]])
+            index = self._index(part.shard).part(part.start, part.stop)
+            found = np.stack([index.offsets, index.sizes, index.checksums])
             columns.append(np.insert(found, 0, len(ranges), axis=0))
             end = int(found[0, -1] + found[1, -1])
             ranges.append(_Range(self.shards[part.shard].path, int(found[0, 0]), end))
         table = np.concatenate(columns, axis=1)
         return _Pool(tuple(ranges), *table[:, self.order.permutation(number, table.shape[1])])
 
-    def read(self, pool: _Pool, place: int) -> tuple[str, dict[str, bytes], Path]:
+    def read(self, pool: _Pool, index: int) -> tuple[str, dict[str, bytes], Path]:
         """Return key, files and shard of a sample.
 
         Raises:
             OmniError: If its bytes are not those that were written.
         """
-        part = pool.ranges[int(pool.range_of[place])]
-        size, offset = int(pool.sizes[place]), int(pool.offsets[place])
+        part = pool.ranges[int(pool.range_of[index])]
+        size, offset = int(pool.sizes[index]), int(pool.offsets[index])
         try:
             block = os.pread(self._file.descriptor(part.path), size, offset)
         except OSError as error:
             raise OmniError(f"cannot read '{part.path}' ({error}); is it still there?") from error
         self.bytes_read += size
-        checksum = int(pool.checksums[place])
+        checksum = int(pool.checksums[index])
         return *members(block, part.path, checksum=checksum), part.path
 
-    def _read_index(self, shard: int) -> ShardIndex:
+    def _read_index(self, shard: int) -> StoredIndex:
         path, samples = self.shards[shard].path, self.shards[shard].samples
         try:
-            index = read_index(path)
+            index = StoredIndex(path)
         except OSError as error:
             raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
         if len(index) != samples:
@@ -121,17 +121,18 @@ class LaneReader:
     Args:
         reader: The shards.
         lane: Number of the lane.
-        place: Place of the next sample, as `place` returned it; the first by default.
+        cursor: Where the next sample is, as `cursor` of an earlier reader said; the first by
+            default.
     """
 
-    def __init__(self, reader: ShardReader, lane: int, place: Place = (0, 0)) -> None:
+    def __init__(self, reader: ShardReader, lane: int, cursor: Cursor = (0, 0)) -> None:
         self.reader, self.lane = reader, lane
-        self.turn, self.offset = place
+        self.turn, self.offset = cursor
         self._pools = lru_cache(2)(self._open)
 
     @property
-    def place(self) -> Place:
-        """Place of the next sample."""
+    def cursor(self) -> Cursor:
+        """Where the next sample is."""
         return self.turn, self.offset
 
     def advance(self) -> None:
@@ -142,13 +143,13 @@ class LaneReader:
 
     def __next__(self) -> tuple[str, dict[str, bytes], Path]:
         """Return key, files and shard of the next sample."""
-        sample = self.at(self.place)
+        sample = self.at(self.cursor)
         self.advance()
         return sample
 
-    def at(self, place: Place) -> tuple[str, dict[str, bytes], Path]:
-        """Return key, files and shard of the sample at a place of this lane."""
-        turn, offset = place
+    def at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Path]:
+        """Return key, files and shard of the sample at a cursor of this lane."""
+        turn, offset = cursor
         return self.reader.read(self._pools(turn), offset)
 
     def _open(self, turn: int) -> _Pool:

@@ -9,7 +9,7 @@ hold, and a run goes on where it stopped on another number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -159,7 +159,7 @@ def check_divides(lanes: int, world_size: int, num_workers: int) -> None:
         )
 
 
-def merge_positions(parts: list[Mapping[int, Position]]) -> dict[int, Position]:
+def merge_positions(parts: Sequence[Mapping[int, Position]]) -> dict[int, Position]:
     """Return the positions of all lanes from those of each process."""
     merged = {lane: at for part in parts for lane, at in part.items()}
     return {lane: merged[lane] for lane in sorted(merged)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_omni.data.lane_reader import LaneReader, Place, ShardReader
+from lightning_omni.data.lane_reader import LaneReader, Cursor, ShardReader
 from lightning_omni.data.shards import list_shards, medium_of
 
 CACHE_BYTES = 512 << 20
@@ -58,8 +58,8 @@ class MediaReader:
         self.media = DecodedMedia(decode)
         self._reader: ShardReader | None = None
 
-    def lane(self, number: int, place: Place = (0, 0)) -> Iterator[tuple[Tensor, Place]]:
-        """Yield a lane's media without end, each with the place behind it.
+    def lane(self, number: int, cursor: Cursor = (0, 0)) -> Iterator[tuple[Tensor, Cursor]]:
+        """Yield a lane's media without end, each with the cursor behind it.
 
         Raises:
             OmniError: If there are no such media, or one cannot be decoded.
@@ -68,7 +68,7 @@ class MediaReader:
             shards = list_shards(self.data / "media", self.modality, self.split)
             seed = f"{self.seed}-{self.modality}"
             self._reader = ShardReader(shards, lanes=self.lanes, seed=seed)
-        lane = LaneReader(self._reader, number, place)
+        lane = LaneReader(self._reader, number, cursor)
         while True:
             decoded = self.media(*next(lane))
-            yield decoded, lane.place
+            yield decoded, lane.cursor

@@ -57,7 +57,7 @@ class Mixture:
 
 
 class Draw(NamedTuple):
-    """One sample of a lane: its number, its task, and its place among the task's samples."""
+    """One sample of a lane: its number, its task, and its cursor among the task's samples."""
 
     number: int
     task: str
@@ -89,22 +89,22 @@ class MixtureLane:
     ) -> None:
         self.mixture, self.template, self.lane = mixture, template, lane
         self.stride = spread_stride(mixture.lanes)
-        state = position or {"draws": 0, "served": _served(mixture.tasks, lane), "places": {}}
+        state = position or {"draws": 0, "served": _served(mixture.tasks, lane), "cursors": {}}
         self.draws, self.served = int(state["draws"]), dict(state["served"])
         self.lanes = {
-            task: LaneReader(reader, lane, tuple(state["places"].get(task, (0, 0))))
+            task: LaneReader(reader, lane, tuple(state["cursors"].get(task, (0, 0))))
             for task, reader in readers.items()
         }
 
     def position(self) -> Position:
         """Return where the lane goes on."""
-        places = {task: list(lane.place) for task, lane in self.lanes.items()}
-        return {"draws": self.draws, "served": dict(self.served), "places": places}
+        cursors = {task: list(lane.cursor) for task, lane in self.lanes.items()}
+        return {"draws": self.draws, "served": dict(self.served), "cursors": cursors}
 
     def draw(self) -> Draw:
         """Draw the next sample, which `render` reads."""
         task = next_task(self.mixture.tasks, self.served)
-        drawn = Draw(self.draws, task, *self.lanes[task].place)
+        drawn = Draw(self.draws, task, *self.lanes[task].cursor)
         self.draws += 1
         self.lanes[task].advance()
         return drawn

@@ -27,6 +27,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _BLOCK = 512
 _PLAIN_FILES = (b"0", b"\0")
 _CHUNK = 1 << 20
+_MAGIC, _HEADER, _ROW = b"\x93NUMPY", 128, 24  # of the array's file, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,34 +73,63 @@ def write_index(tar: Path) -> ShardIndex:
     return index
 
 
-def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = None) -> ShardIndex:
-    """Return the index of a tar: the one that is stored beside it, or one made from a local tar.
+class StoredIndex:
+    """The index of a shard, whose rows are read when they are needed.
 
     Args:
         tar: The shard.
-        index: File of its index; None for the file beside it.
+        index: File of its index; None for the file beside it. Without that, a local shard is read
+            once to make one.
         tar_bytes: Bytes of the shard; None for those of the local file.
 
     Raises:
         OmniError: If the index is damaged or belongs to other contents, or the tar is damaged.
     """
-    path = index or index_path(tar)
-    if not path.is_file():
-        return scan(tar)
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise OmniError(f"'{path}' is no index of a shard ({error}); delete it") from error
-    if rows.ndim != 2 or rows.shape[1:] != (3,) or rows.dtype != np.int64 or not len(rows):
-        raise OmniError(f"'{path}' is no index of a shard (shape {rows.shape}); delete it")
-    found = tar.stat().st_size if tar_bytes is None else tar_bytes
-    if rows[-1, 0] != found:
-        raise OmniError(
-            f"'{tar}' has {found} bytes but its index was made of {rows[-1, 0]}; prepare the data "
-            "again, or delete the index if you changed the shard yourself"
-        )
-    offsets, sizes, checksums = rows[:-1].T  # pages of the file are read when they are used
-    return ShardIndex(offsets, sizes, checksums, int(found))
+
+    def __init__(
+        self, tar: Path, *, index: Path | None = None, tar_bytes: int | None = None
+    ) -> None:
+        self.path = index or index_path(tar)
+        self._made = None if self.path.is_file() else _rows(scan(tar))
+        self._num_rows = self._count() if self._made is None else len(self._made)
+        made_of = int(self._read(self._num_rows - 1, self._num_rows)[0, 0])
+        self.tar_bytes = tar.stat().st_size if tar_bytes is None else tar_bytes
+        if made_of != self.tar_bytes:
+            raise OmniError(
+                f"'{tar}' has {self.tar_bytes} bytes but its index was made of {made_of}; prepare "
+                "the data again, or delete the index if you changed the shard yourself"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._num_rows - 1
+
+    def part(self, start: int, stop: int) -> ShardIndex:
+        """Return the byte ranges of samples `[start, stop)`."""
+        offsets, sizes, checksums = self._read(start, min(stop, len(self))).T
+        return ShardIndex(offsets, sizes, checksums, self.tar_bytes)
+
+    def _count(self) -> int:
+        """Return the number of rows, after the header of the file was checked."""
+        with self.path.open("rb", buffering=0) as file:
+            head = file.read(_HEADER)
+            rows, rest = divmod(os.fstat(file.fileno()).st_size - _HEADER, _ROW)
+        if head[:6] != _MAGIC or len(head) < _HEADER or b"'<i8'" not in head or rest or rows < 1:
+            raise OmniError(f"'{self.path}' is no index of a shard; delete it")
+        return rows
+
+    def _read(self, start: int, stop: int) -> NDArray[np.int64]:
+        if self._made is not None:
+            return self._made[start:stop]
+        with self.path.open("rb", buffering=0) as file:
+            raw = os.pread(file.fileno(), (stop - start) * _ROW, _HEADER + start * _ROW)
+        return np.frombuffer(raw, dtype="<i8").reshape(-1, 3)
+
+
+def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = None) -> ShardIndex:
+    """Return the whole index of a shard; see `StoredIndex`."""
+    stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes)
+    return stored.part(0, len(stored))
 
 
 def scan(tar: Path) -> ShardIndex:

@@ -39,22 +39,22 @@ class SpeechCrops:
 
     def __call__(self, lane: int, position: Position | None) -> Iterator[tuple[Tensor, Position]]:
         """Yield a lane's batches without end, each with the position behind it."""
-        state = position or {"place": [0, 0], "batches": 0}
-        turn, offset = state["place"]
+        state = position or {"cursor": [0, 0], "batches": 0}
+        turn, offset = state["cursor"]
         clips = self.reader.lane(lane, (turn, offset))
         batches = int(state["batches"])
         while True:
             rng = Random(f"{self.seed}-{lane}-{batches}")
             crops = []
             for _ in range(self.batch_size):
-                wave, place = next(clips)
+                wave, cursor = next(clips)
                 while len(wave) < self.crop:
-                    more, place = next(clips)
+                    more, cursor = next(clips)
                     wave = torch.cat([wave, more])
                 start = rng.randint(0, len(wave) - self.crop)
                 crops.append(wave[start : start + self.crop])
             batches += 1
-            yield torch.stack(crops), {"place": list(place), "batches": batches}
+            yield torch.stack(crops), {"cursor": list(cursor), "batches": batches}
 
 
 class SpeechData(ResumableData):

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
-from test_shard_index import write_tar
+from tar_files import write_tar
 
 from lightning_omni.data.lane_reader import LaneReader, ShardReader
 from lightning_omni.data.lanes import LaneBatch, LaneLoader, LaneStream, StreamPosition
@@ -39,10 +39,10 @@ class Numbers:
 
     def __call__(self, lane, position):
         reader = ShardReader(self.shards, lanes=LANES, seed="1")
-        source = LaneReader(reader, lane, tuple((position or {"place": (0, 0)})["place"]))
+        source = LaneReader(reader, lane, tuple((position or {"cursor": (0, 0)})["cursor"]))
         while True:
             read = [int(files["txt"]) for _, files, _ in islice(source_of(source), 3)]
-            yield torch.tensor(read), {"place": list(source.place)}
+            yield torch.tensor(read), {"cursor": list(source.cursor)}
 
 
 def source_of(lane):
@@ -130,7 +130,7 @@ def test_all_processes_together_read_every_byte_of_an_epoch_once(shards, process
         reader = ShardReader(shards, lanes=LANES, seed="1")
         for number in range(rank, LANES, processes):
             lane = LaneReader(reader, number)
-            while lane.place[0] == 0:  # with so few samples an epoch has one pool for each lane
+            while lane.cursor[0] == 0:  # with so few samples an epoch has one pool for each lane
                 next(lane)
         total += reader.bytes_read
     assert total == sum(SIZES) * 1024  # a header and a block for each sample
@@ -157,9 +157,9 @@ def test_an_error_in_a_worker_is_the_same_sentence(workers):
 
 
 def test_a_batch_moves_with_its_position():
-    one = LaneBatch(3, {"place": [0, 1]}, torch.ones(2))
+    one = LaneBatch(3, {"cursor": [0, 1]}, torch.ones(2))
     moved = one.to("cpu")
-    assert (moved.lane, moved.position) == (3, {"place": [0, 1]})
+    assert (moved.lane, moved.position) == (3, {"cursor": [0, 1]})
 
 
 def test_a_shard_that_lost_samples_is_named(shards):

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 import torch
-from test_shard_index import write_tar
+from tar_files import write_tar
 
 from lightning_omni.data.lanes import LaneLoader, LaneStream, StreamPosition
 from lightning_omni.data.mixture import Mixture, MixtureLane, PackedLanes, next_task

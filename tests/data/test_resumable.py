@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from test_shard_index import write_tar
+from tar_files import write_tar
 
 from lightning_omni.data.image_data import ImageData
 from lightning_omni.data.media_lanes import DecodedMedia
@@ -179,7 +179,7 @@ def test_a_checkpoint_of_before_lanes_starts_the_data_again_and_says_so(folder, 
 
 def test_lanes_of_other_processes_are_kept(folder):
     data = ResumableData(LANES)
-    positions = {"0": {"place": [1, 0]}, "3": {"place": [0, 2]}}
+    positions = {"0": {"cursor": [1, 0]}, "3": {"cursor": [0, 2]}}
     data.load_state_dict(
         {"micro_batches": 6, "positions": positions, "stream": data.stream_facts()}
     )

@@ -1,25 +1,23 @@
 """The index of a shard gives every sample's bytes, and notices when they change."""
 
-import io
 import tarfile
 
 import numpy as np
 import pytest
+from tar_files import write_tar
 
-from lightning_omni.data.shard_index import index_path, members, read_index, scan, write_index
+from lightning_omni.data.shard_index import (
+    StoredIndex,
+    index_path,
+    members,
+    read_index,
+    scan,
+    write_index,
+)
 from lightning_omni.data.shards import read_shard
 from lightning_omni.errors import OmniError
 
 LONG = "k" * 120
-
-
-def write_tar(path, files, **options):
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in files:
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            tar.addfile(header, io.BytesIO(content))
-    return path
 
 
 @pytest.fixture
@@ -73,7 +71,16 @@ def test_an_index_of_another_tar_is_refused(tar):
         read_index(tar)
 
 
-@pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY"])
+def test_a_part_of_an_index_is_read_alone(tar):
+    whole = write_index(tar)
+    stored = StoredIndex(tar)
+    assert len(stored) == 3
+    part = stored.part(1, 3)
+    assert part.offsets.tolist() == whole.offsets[1:].tolist()
+    assert part.checksums.tolist() == whole.checksums[1:].tolist()
+
+
+@pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY", b"\x93NUMPY" + b"x" * 146])
 def test_a_damaged_index_is_named(tar, content):
     index_path(tar).write_bytes(content)
     with pytest.raises(OmniError, match=r"\.idx' is no index of a shard"):
