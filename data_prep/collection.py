@@ -128,9 +128,13 @@ def make_sample(task: str, *turns: Turn, meta: dict[str, Any]) -> Sample:
     """Make a sample whose key is the hash of its content, so that sorting by key shuffles.
 
     Raises:
-        OmniError: If a text contains a special token.
+        OmniError: If a text contains a special token or is no Unicode text.
     """
     plain = Sample("", task, turns, meta).to_json()
+    try:
+        json.dumps(plain, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OmniError("a text holds half a character (a surrogate); write it again") from error
     for turn in turns:
         for part in turn.parts:
             if part.text is not None:

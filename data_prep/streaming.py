@@ -167,8 +167,11 @@ def unfinished_folder(folder: Path) -> Iterator[tuple[Path, KeySet]]:
         keys = KeySet(folder / _KEYS)
         try:
             yield folder, keys
-        except OSError as error:
-            raise OmniError(f"cannot write into '{folder}' ({error}); is the disk full?") from error
+        except (OSError, sqlite3.Error) as error:
+            raise OmniError(
+                f"stopped while writing '{folder}' ({error}); is the disk full, or a source not "
+                "readable?"
+            ) from error
         finally:
             keys.close()
             shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 MAX_UNUSABLE_SHARE = 0.05
 EARLIEST_STOP = 1000
 MAX_LISTED = 1000
+_REPORT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +151,17 @@ class CorpusBuilder:
         Raises:
             OmniError: If there are no entries, or more than 5 % are unusable.
         """
+        start = reported = time.monotonic()
         for entry in entries:
             try:
                 self._add(entry)
                 self.good += 1
             except OmniError as error:
                 self._leave_out(entry, error)
+            if (now := time.monotonic()) > reported + _REPORT_EVERY_S:
+                reported = now
+                rate = (self.good + self.bad) / (now - start)
+                log.info("%d entries, %d left out, %.0f per second", self.good, self.bad, rate)
         if self.good + self.bad == 0:
             raise OmniError(f"found no entries of a {self.corpus} corpus; check --source")
         self._check_share(self.bad)
@@ -163,8 +170,9 @@ class CorpusBuilder:
         lost = entry.entries if isinstance(entry, Unusable) else 1
         self.bad += lost
         if len(self.left_out) < MAX_LISTED:
-            self.left_out.append(f"{entry.origin}: {error}")
-            log.warning("left out %s: %s", entry.origin, error)
+            line = f"{entry.origin}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+            self.left_out.append(line)
+            log.warning("left out %s", line)
         if lost == 1:
             self._bad_rows += 1
             if self.good + self._bad_rows >= EARLIEST_STOP:
@@ -251,6 +259,8 @@ class CorpusBuilder:
                 else:
                     media.append(self._other_file(line.modality, _content(line), entry.origin))
                     parts.append(Part(line.modality, key=media[-1].key))
+            if not parts:
+                raise OmniError(f"a turn of the {role} is empty")
             turns.append(turn(role, *parts))  # type: ignore[arg-type]
         self._add_sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
@@ -304,5 +314,5 @@ def _read_bytes(source: Path | bytes, origin: str) -> bytes:
         return source
     try:
         return source.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name may hold a zero byte
         raise OmniError(f"no file '{source}', which {origin} refers to") from error

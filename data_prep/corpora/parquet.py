@@ -99,15 +99,17 @@ def stored_file(value: Any, folder: Path, origin: str) -> bytes | Path:
     """Return the content of a picture or sound as Hugging Face's `datasets` stores it.
 
     Args:
-        value: A struct of `bytes` and `path`; without bytes the path is relative to the folder.
+        value: A struct of `bytes` and `path`, or the content itself; without bytes the path is
+            relative to the folder.
         folder: Folder of the Parquet file.
         origin: File and row.
 
     Raises:
         OmniError: If there is neither.
     """
-    if isinstance(value, dict) and value.get("bytes"):
-        return bytes(value["bytes"])
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes) and content:
+        return content
     if isinstance(value, dict) and value.get("path"):
         return folder / str(value["path"])
     raise OmniError(f"'{origin}' has no sound or picture")

@@ -6,14 +6,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
+from data_prep.collection import MediaFile, image, make_sample, text, turn
 from data_prep.corpora import prepare_corpus
-from data_prep.corpora.entries import CorpusBuilder, Transcribed, Unusable, VisualQuestion
-from data_prep.streaming import KeySet, unfinished_folder
+from data_prep.corpora.entries import (
+    Captioned,
+    ContentPart,
+    Conversation,
+    CorpusBuilder,
+    Transcribed,
+    Unusable,
+    VisualQuestion,
+)
+from data_prep.streaming import KeySet, StreamedCollection, unfinished_folder
 from lightning_omni.data.shard_index import index_path, read_index, scan
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
 from lightning_omni.errors import OmniError
@@ -220,6 +231,60 @@ def test_blank_words_are_unusable():
     with pytest.raises(OmniError, match="2 of 2 entries are unusable"):
         corpus.add_all(blank)
     assert corpus.left_out == ["q: the answer is blank", "t: the transcript is blank"]
+
+
+def test_media_that_were_written_are_not_kept_in_memory(tmp_path):
+    sizes = []
+    with (
+        unfinished_folder(tmp_path / "x") as (folder, keys),
+        StreamedCollection(folder, keys) as collection,
+    ):
+        tracemalloc.start()
+        for i in range(400):
+            info = {"caption": str(i)}
+            medium = MediaFile(f"k{i}", "image", "png", info, lambda: bytes(200_000))
+            turns = (turn("user", text(str(i))), turn("assistant", image(medium)))
+            collection.add("train", make_sample("t2i", *turns, meta={}), medium)
+            sizes.append(tracemalloc.get_traced_memory()[0])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert sizes[-1] - sizes[0] < 1_000_000  # 80 MB were written
+    assert peak < 3_000_000
+
+
+@pytest.mark.parametrize("words", ["half \ud83d", "a <|mask|>"])
+def test_text_that_cannot_be_stored_is_left_out_and_told_of(words, tmp_path):
+    lines = [
+        [{"role": "user", "content": "hi"}, {"role": "gpt", "content": f"{i}"}] for i in range(30)
+    ]
+    lines.append([{"role": "user", "content": words}, {"role": "gpt", "content": "x"}])
+    source = tmp_path / "m.jsonl"
+    source.write_text("".join(json.dumps({"messages": line}) + "\n" for line in lines))
+    manifest = prepare_corpus("messages", [source], tmp_path / "out", split="train", facts={})
+    assert len(manifest["left_out"]) == 1
+    assert manifest["counts"] == {"tqa": {"train": 30}}
+
+
+def test_names_that_are_no_text_are_told_of_all_the_same(tmp_path):
+    corpus = Nothing("x", "train")
+    corpus.add_all([Unusable("a\udcff.jpg", "broken"), *talk(40, 0)])
+    assert corpus.left_out == ["a\\udcff.jpg: broken"]
+
+
+def test_an_empty_turn_and_a_name_with_a_zero_byte_are_unusable():
+    corpus = CorpusBuilder("x", "train")
+    empty = Conversation("a", "chat", (("user", (ContentPart("text", "hi"),)), ("assistant", ())))
+    with pytest.raises(OmniError, match="2 of 2"):
+        corpus.add_all([empty, Captioned("b", Path("\0.png"), "a cat")])
+    assert corpus.left_out[0] == "a: a turn of the assistant is empty"
+    assert "no file" in corpus.left_out[1]
+
+
+def test_a_long_build_reports_its_rate(monkeypatch, caplog):
+    monkeypatch.setattr("data_prep.corpora.entries._REPORT_EVERY_S", 0.0)
+    caplog.set_level("INFO")
+    Nothing("x", "train").add_all(talk(2, 0))
+    assert "1 entries, 0 left out" in caplog.text
 
 
 def test_a_set_of_keys_keeps_kinds_apart(tmp_path):
