@@ -18,6 +18,10 @@ from data_prep.emojiworld.world import build
 from data_prep.presets import PRESETS
 from data_prep.sources import Sources
 from data_prep.speech.espeak import close_espeak
+from data_prep.speech.prepare import prepare_spoken
+from data_prep.speech.speakable import MAX_ANSWER_WORDS
+from data_prep.speech.visual import SpeakOptions
+from data_prep.speech.voices import BUILT_IN, read_synthesizer_config
 from data_prep.writer import attribution, check_replaceable, write_new
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
@@ -44,6 +48,9 @@ def _prepare_data(args: argparse.Namespace) -> None:
     if args.corpus is None and (args.source is not None or args.tasks):
         name = "--source" if args.source else "--tasks"
         raise OmniError(f"{name} is only used with --corpus LAYOUT; presets have their own sources")
+    if args.speak is not None:
+        _speak(args)
+        return
     if args.corpus is None:
         prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
     elif args.source is None or args.out is None:
@@ -52,6 +59,23 @@ def _prepare_data(args: argparse.Namespace) -> None:
         prepare_corpus(
             args.corpus, args.source, args.out, split=args.split, facts=tools(), tasks=args.tasks
         )
+
+
+def _speak(args: argparse.Namespace) -> None:
+    if args.out is None:
+        raise OmniError("--speak DATA needs --out DIR")
+    limits = (args.processes, args.max_answer_words, args.max_samples)
+    if any(limit is not None and limit < 1 for limit in limits):
+        raise OmniError("--processes, --max-answer-words and --max-samples are 1 or more")
+    options = SpeakOptions(
+        config=read_synthesizer_config(args.synthesizer),
+        seed=args.seed,
+        max_answer_words=args.max_answer_words,
+        max_samples=args.max_samples,
+        processes=args.processes,
+    )
+    cache = make_folder(args.cache.expanduser().resolve())
+    prepare_spoken(args.speak, args.out, options, cache=cache, facts=tools())
 
 
 def prepare_preset(
@@ -115,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
     choice.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
+    choice.add_argument(
+        "--speak", type=Path, help="data folder whose vqa and t2i become svqa and s2i in --out"
+    )
     parser.add_argument(
         "--source",
         nargs="+",
@@ -140,6 +167,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--offline", action="store_true", help="download nothing; use cached and installed sources"
+    )
+    parser.add_argument(
+        "--synthesizer",
+        default=BUILT_IN,
+        help="with --speak: class that speaks, or a YAML file of its class_path and init_args",
+    )
+    parser.add_argument(
+        "--max-answer-words",
+        type=int,
+        default=MAX_ANSWER_WORDS,
+        help="with --speak: longest answer that is spoken (default: 100)",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        help="with --speak: number of samples of each task and split to make (default: all)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="with --speak: seed of the voices of questions"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="with --speak: number of processes that speak"
     )
     return parser
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import shutil
 import textwrap
@@ -270,15 +271,20 @@ complete -o filenames -F _lightning_omni lightning_omni
 
 def _argparse_options(module: str) -> tuple[Option, ...]:
     """Return the options that a module gives to argparse."""
-    import ast
-
     home, found = module_named(module), []
     for node in ast.walk(home.tree) if home else ():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
             given = {k.arg: k.value for k in node.keywords}
             name = ast.literal_eval(node.args[0]).lstrip("-")
-            kind = "" if "action" in given else "PATH" if "type" in given else "NAME"
+            kind = "" if "action" in given else _kind(given.get("type"))
             kind += " ..." if "nargs" in given else ""
             note = str(ast.literal_eval(given["help"])) if "help" in given else ""
             found.append(Option(name, kind, "", note))
     return tuple(found)
+
+
+def _kind(converter: ast.expr | None) -> str:
+    """Return the word for the value of an option, given the function that converts it."""
+    if converter is None:
+        return "NAME"
+    return "INT" if ast.unparse(converter) == "int" else "PATH"

@@ -9,18 +9,27 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from data_prep.emojiworld.splits import digest
 from data_prep.speech.recordings import to_flac
-from data_prep.speech.synthesizers import Synthesizers
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
 _VERSION = "1"  # raise when synthesis changes, so that older cache entries are not used
+
+
+class Speaks(Protocol):
+    """Anything that synthesizes speech, such as `Synthesizers`."""
+
+    def synthesize(self, text: str, voice: str) -> NDArray[np.float32]:
+        """Return a sentence at 16 kHz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,12 @@ class Clip:
     text: str
     voice: str
     path: Path
+
+    @classmethod
+    def of(cls, text: str, voice: str, folder: Path) -> Clip:
+        """Return the clip of a sentence and a voice in a folder of clips."""
+        key = digest("clip", _VERSION, text, voice)[:24]
+        return cls(key, text, voice, folder / voice / key[:2] / f"{key}.flac")
 
     def read(self) -> bytes:
         """Return the bytes of the FLAC file."""
@@ -59,17 +74,14 @@ class SpeechCache:
         clips: All requested clips by key.
     """
 
-    synthesizers: Synthesizers
+    synthesizers: Speaks
     folder: Path
     clips: dict[str, Clip] = field(default_factory=dict)
 
     def request(self, text: str, voice: str) -> Clip:
         """Request a clip; its file exists after `synthesize`."""
-        key = digest("clip", _VERSION, text, voice)[:24]
-        if key not in self.clips:
-            path = self.folder / voice / key[:2] / f"{key}.flac"
-            self.clips[key] = Clip(key, text, voice, path)
-        return self.clips[key]
+        clip = Clip.of(text, voice, self.folder)
+        return self.clips.setdefault(clip.key, clip)
 
     def synthesize(self) -> int:
         """Synthesize all requested clips that are not cached; return their number.
@@ -92,11 +104,22 @@ class SpeechCache:
         return (self.clips[key] for key in sorted(self.clips))
 
     def _synthesize_clip(self, clip: Clip) -> None:
-        try:
-            flac = to_flac(self.synthesizers.synthesize(clip.text, clip.voice))
-        except OmniError as error:
-            raise OmniError(f"voice '{clip.voice}' on '{clip.text}': {error}") from error
-        clip.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = clip.path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(flac)
-        partial.replace(clip.path)
+        synthesize_clip(clip, self.synthesizers)
+
+
+def synthesize_clip(clip: Clip, synthesizer: Speaks) -> None:
+    """Synthesize a clip unless its file exists.
+
+    Raises:
+        OmniError: If the synthesizer fails.
+    """
+    if clip.path.is_file():
+        return
+    try:
+        flac = to_flac(synthesizer.synthesize(clip.text, clip.voice))
+    except OmniError as error:
+        raise OmniError(f"voice '{clip.voice}' on '{clip.text}': {error}") from error
+    clip.path.parent.mkdir(parents=True, exist_ok=True)
+    partial = clip.path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_bytes(flac)
+    partial.replace(clip.path)

@@ -21,6 +21,7 @@ _DONT_EXIT = 0x8000
 _UTF8 = 1
 _RATE_PARAMETER = 1
 _WORDS_PER_MINUTE = 150
+_SEED = 1
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -36,6 +37,8 @@ def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
             samples.extend(ctypes.string_at(wave, count * 2))
         return 0
 
+    if hasattr(library, "espeak_ng_SetRandSeed"):  # the breath of some voices is random
+        library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))
     callback = _Callback(collect)
     library.espeak_SetSynthCallback(callback)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:

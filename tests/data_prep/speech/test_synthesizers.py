@@ -73,6 +73,15 @@ def test_every_stand_in_speaks_the_same_bytes_twice(voice):
     assert 0.3 < len(first) / SAMPLE_RATE < 3
 
 
+@pytest.mark.parametrize("voice", ["espeak-en-us-f2", "espeak-en-us-f3", "espeak-en-us-f5"])
+def test_a_voice_with_random_breath_speaks_the_same_bytes_in_every_worker(voice):
+    waves = []
+    for _ in range(2):
+        close_espeak()
+        waves.append(Synthesizers(None).synthesize("a red cat", voice))
+    assert np.array_equal(*waves)
+
+
 def test_an_unknown_voice_is_named():
     with pytest.raises(OmniError, match="no synthesizer for voice 'festival-kal'"):
         Synthesizers(None).synthesize("hello", "festival-kal")
