@@ -7,6 +7,7 @@ rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -113,28 +114,29 @@ class Sample:
         return cls(key, plain["task"], turns, plain.get("meta", {}))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenSequence:
-    """One rendered sample, as plain lists of one length.
+    """One rendered sample of n tokens.
 
     Attributes:
-        ids: Token ids.
+        ids: Token ids, Int[n].
         position_ids: `(index, row, column)` of each token: its index in the sequence, and its cell
             on an image's grid or in a speech frame (frame, codebook level), counted from 1; zeros
-            for a token on no grid.
-        maskable: Whether the token belongs to the response, so that training may mask it.
-        is_tail_pad: Whether it is a tail pad of the response.
-        modality: Index of the response's modality in `Vocab.modalities`; -1 where not maskable.
+            for a token on no grid. Int[n 3].
+        maskable: Whether the token belongs to the response, so that training may mask it, Bool[n].
+        is_tail_pad: Whether it is a tail pad of the response, Bool[n].
+        modality: Index of the response's modality in `Vocab.modalities`, Int[n]; -1 where not
+            maskable.
         task: Index into `tasks.TASKS`.
         key: Key of the sample.
         features: Runs of continuous features, (index of the first token, Float[K F]).
     """
 
-    ids: list[int]
-    position_ids: list[tuple[int, int, int]]
-    maskable: list[bool]
-    is_tail_pad: list[bool]
-    modality: list[int]
+    ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    maskable: NDArray[np.bool_]
+    is_tail_pad: NDArray[np.bool_]
+    modality: NDArray[np.int64]
     task: int
     key: str
     features: tuple[tuple[int, NDArray[np.floating[Any]]], ...] = ()
@@ -151,6 +153,10 @@ class ContinuousFeatures:
 
     positions: Tensor
     features: Tensor
+
+    def pin_memory(self) -> ContinuousFeatures:
+        """Return a copy in pinned memory."""
+        return ContinuousFeatures(self.positions.pin_memory(), self.features.pin_memory())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ContinuousFeatures:
         """Return a copy on another device."""
@@ -184,6 +190,7 @@ class Batch:
         tasks: Index into `tasks.TASKS`, -1 for a row's unused end, Int[N].
         sample_index: Global sample index; negative for the complementary mask of a pair. Together
             with the seed it determines the noise. Int64[N].
+        cu_seqlens: Cumulative lengths of the segments, for attention kernels, Int32[N + 1].
         lengths: Tokens of each segment, in order.
         host_tasks: The values of `tasks`, which no device need be asked for.
         num_maskable: Number of maskable tokens.
@@ -203,6 +210,7 @@ class Batch:
     modality: Tensor
     tasks: Tensor
     sample_index: Tensor
+    cu_seqlens: Tensor
     lengths: tuple[int, ...]
     host_tasks: tuple[int, ...]
     num_maskable: int
@@ -215,11 +223,23 @@ class Batch:
         """Number of segments, N."""
         return len(self.lengths)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Return a copy whose tensors are on another device."""
-        moved: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            is_moved = isinstance(value, Tensor | ContinuousFeatures)
-            moved[f.name] = value.to(device, non_blocking=True) if is_moved else value
-        return Batch(**moved)
+    def pin_memory(self) -> Batch:
+        """Return a copy in pinned memory, from which copies to a GPU do not wait."""
+        return self._with_tensors(lambda value: value.pin_memory())
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
+        """Return a copy whose tensors are on another device.
+
+        Args:
+            device: The device.
+            non_blocking: Whether to return before copies out of pinned memory are done.
+        """
+        return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def _with_tensors(self, change: Callable[[Any], Any]) -> Batch:
+        """Return a copy in which everything made of tensors is changed."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        is_changed = (Tensor, ContinuousFeatures)
+        return Batch(
+            **{k: change(v) if isinstance(v, is_changed) else v for k, v in values.items()}
+        )

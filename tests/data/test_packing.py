@@ -1,6 +1,7 @@
 from itertools import accumulate, pairwise
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,10 +13,9 @@ from lightning_omni.types import TokenSequence
 
 
 def sequence(length, key="s"):
-    places = [(i, 0, 0) for i in range(length)]
-    return TokenSequence(
-        list(range(length)), places, [True] * length, [False] * length, [0] * length, 0, key
-    )
+    index, yes = np.arange(length), np.ones(length, dtype=bool)
+    places = np.stack((index, index * 0, index * 0), axis=1)
+    return TokenSequence(index, places, yes, ~yes, index * 0, 0, key)
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 4))

@@ -86,6 +86,7 @@ def batch_of(ids, positions) -> Batch:
         modality=ids * 0,
         tasks=torch.zeros(len(lengths), dtype=torch.long),
         sample_index=torch.arange(len(lengths)),
+        cu_seqlens=torch.tensor([0, *lengths.tolist()]).cumsum(0).int(),
         lengths=tuple(lengths.tolist()),
         host_tasks=(0,) * len(lengths),
         num_maskable=len(ids),
