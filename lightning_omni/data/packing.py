@@ -106,6 +106,7 @@ def collate(
         return torch.from_numpy(np.concatenate([getattr(s, name) for s in sequences]))
 
     maskable, is_tail_pad = column("maskable"), column("is_tail_pad")
+    is_answer = maskable & ~is_tail_pad
     return Batch(
         ids=column("ids"),
         position_ids=column("position_ids"),
@@ -113,7 +114,8 @@ def collate(
         positions=torch.from_numpy(np.arange(bounds[-1]) - bounds[segment_ids]),
         maskable=maskable,
         is_tail_pad=is_tail_pad,
-        is_answer=maskable & ~is_tail_pad,
+        is_answer=is_answer,
+        answer_positions=is_answer.nonzero().squeeze(1),
         modality=column("modality"),
         tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),

@@ -83,6 +83,7 @@ def batch_of(ids, positions) -> Batch:
         maskable=every,
         is_tail_pad=~every,
         is_answer=every,
+        answer_positions=torch.arange(len(ids)),
         modality=ids * 0,
         tasks=torch.zeros(len(lengths), dtype=torch.long),
         sample_index=torch.arange(len(lengths)),

@@ -84,31 +84,45 @@ def paper_template(text_ranks: str | Path = DEFAULT_RANKS) -> Template:
     )
 
 
+def paper_files(*, seed: int) -> dict[str, list[Files]]:
+    """Return the files of random samples of each task of `SHARES`."""
+    rng = Random(seed)
+    return {task: [make_files(task, rng) for _ in range(_KEPT)] for task in SHARES}
+
+
 def measure_rendering(
-    template: Template, *, rows: int, row_length: int, batches: int, seed: int
+    template: Template,
+    files: dict[str, list[Files]],
+    shares: dict[str, float],
+    *,
+    rows: int,
+    row_length: int,
+    batches: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Return tokens of samples per CPU second, with and without the parsing of the samples.
 
     Args:
-        template: Template of the paper's vocabulary.
+        template: Template to render with.
+        files: Files of the samples of each task, read over and over.
+        shares: Share of each task.
         rows: Rows per batch.
         row_length: Tokens per row.
         batches: Batches per measurement.
-        seed: Seed of the samples and of their order.
+        seed: Seed of answer parts and tail pads.
     """
-    rng = Random(seed)
-    files = {task: [make_files(task, rng) for _ in range(_KEPT)] for task in SHARES}
+    memory = Path("memory")
     parsed = {
-        task: [parse_sample(str(i), f, Path("memory")) for i, f in enumerate(kept)]
+        task: [parse_sample(str(i), f, memory) for i, f in enumerate(kept)]
         for task, kept in files.items()
     }
 
     def sequences(*, parses: bool) -> Iterator[tuple[int, TokenSequence]]:
-        for index, task in enumerate(mixture(SHARES)):
-            place = index % _KEPT
+        for index, task in enumerate(mixture(shares)):
+            place = index % len(parsed[task])
             sample = parsed[task][place]
             if parses:
-                sample = parse_sample(sample.key, files[task][place], Path("memory"))
+                sample = parse_sample(sample.key, files[task][place], memory)
             yield index, template.render(sample, rng=Random(f"{seed}-{index}"))
 
     def tokens_per_cpu_s(*, parses: bool) -> float:
