@@ -17,6 +17,7 @@ from lightning_omni.cli_help import (
     EXPORT,
     FIT,
     FUNCTION_VERBS,
+    INSPECT,
     PLAN,
     TOPOLOGY,
     TRAINER_VERBS,
@@ -145,6 +146,8 @@ def _run(verb: str, args: list[str]) -> int:
         _plan(args[1:])
     elif verb == EXPORT:
         _export(parse_options(verb, args[1:]))
+    elif verb == INSPECT and len(args) > 1 and not args[1].startswith("-"):
+        _import_function(verb)(**parse_options(verb, ["--data", *args[1:]]))
     elif verb in FUNCTION_VERBS:
         _import_function(verb)(**parse_options(verb, args[1:]))
     else:

@@ -11,6 +11,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.signatures import Option, module_named, signature_of
 
 TRAINER, PLAN, PREP_DATA, EXPORT, FIT = "trainer", "plan", "prep-data", "export", "fit"
+INSPECT = "inspect"
 TOPOLOGY = "verify_topology"
 
 
@@ -74,6 +75,12 @@ VERBS = {
     ),
     PREP_DATA: Verb(
         "data", "Build a data folder from a preset or from a corpus of yours.", "data_prep.__main__"
+    ),
+    INSPECT: Verb(
+        "data",
+        "Show what a data folder holds, what a recipe sees of it, and samples on a page.",
+        f"{_OURS}studies.inspect.command",
+        "inspect_data",
     ),
     "import": Verb(
         "share",

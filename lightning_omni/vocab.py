@@ -142,6 +142,10 @@ class Vocab:
             self._special_ids[token] = first + self._tokens.index_of(token)
         return self._special_ids[token]
 
+    def special_name(self, token: int) -> str:
+        """Undo `special`."""
+        return self._tokens.names[token - self.spans["special"].start]
+
     def ends(self, modality: str) -> tuple[int, ...]:
         """Return the ids after which an answer of this modality is over."""
         terminator = modality_named(modality).terminator

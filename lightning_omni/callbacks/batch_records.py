@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_omni.data.omni_data import OmniData, PackedMixture
+from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.types import Batch
 
 
-class _Dealt(IterableDataset[Batch]):
-    """Batches packed as by one process, of which each process takes every n-th."""
-
-    def __init__(self, packed: PackedMixture, rank: int, world_size: int) -> None:
-        self.packed, self.rank, self.world_size = packed, rank, world_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(self.packed, self.rank, None, self.world_size)
-
-
 class BatchRecords(L.Callback):
-    """Deals the batches of one process to all, and writes a record of each at the end.
+    """Writes a record of each batch at the end.
 
     Args:
         folder: Folder that gets `rank<n>.json`: by number of the batch its loss and checksums of
@@ -45,23 +32,13 @@ class BatchRecords(L.Callback):
         self.records: dict[int, dict[str, Any]] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Have batches packed as by one process."""
+        """Refuse what cannot be compared."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(pl_module, MaskedDiffusionModule) or not isinstance(data, OmniData):
             raise OmniError(
                 f"layouts of {type(pl_module).__name__} cannot be compared, wanted a recipe of the "
                 "joint model; leave --verify_topology out"
             )
-        make = data.train_dataloader
-
-        def dealt() -> DataLoader[Batch]:
-            packed = make().dataset
-            assert isinstance(packed, PackedMixture)  # noqa: S101
-            packed.rank, packed.world_size = 0, 1
-            stream = _Dealt(packed, trainer.global_rank, trainer.world_size)
-            return DataLoader(stream, batch_size=None)
-
-        data.train_dataloader = dealt  # type: ignore[method-assign]
 
     def on_train_batch_end(
         self,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import read_image, square
-from lightning_omni.data.resumable import ResumableData
-from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.data.media_lanes import DecodedMedia, MediaReader
+from lightning_omni.data.resumable import LANES, ResumableData
+from lightning_omni.data.shards import data_digest, list_shards, read_manifest, read_shard
+from lightning_omni.errors import check_within
 
 
 def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -21,33 +25,48 @@ def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return pixels.float() / 127.5 - 1
 
 
-class Images(Dataset[Tensor]):
-    """Decoded square images, kept in memory as bytes."""
+class ImageBatches:
+    """Opens lanes of image batches, Float[B 3 Y X].
 
-    def __init__(self, pixels: UInt8[Tensor, "N 3 Y X"]) -> None:
-        self.pixels = pixels
+    Args:
+        reader: Decoded pictures, UInt8[3 Y X].
+        batch_size: Images per batch, B.
+    """
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.pixels)
+    def __init__(self, reader: MediaReader, batch_size: int) -> None:
+        self.reader, self.batch_size = reader, batch_size
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Return pixels in [-1, 1], Float[3 Y X]."""
-        return to_float(self.pixels[index])
+    def __call__(self, lane: int, position: Position | None) -> Iterator[tuple[Tensor, Position]]:
+        """Yield a lane's batches without end, each with the position behind it."""
+        turn, offset = (position or {"cursor": (0, 0)})["cursor"]
+        pictures = self.reader.lane(lane, (turn, offset))
+        while True:
+            chosen, cursors = zip(*islice(pictures, self.batch_size), strict=True)
+            yield to_float(torch.stack(chosen)), {"cursor": list(cursors[-1])}
 
 
 class ImageData(ResumableData):
-    """Training and validation images.
+    """Training and validation images, read as they are needed.
 
     Args:
         data: Folder written by `make prep-data`.
         image_size: Side of the images in pixels; others are scaled and cut.
         batch_size: Images per batch.
         seed: Seed of their order.
+        lanes: Lanes of the training stream, a multiple of processes times workers.
+        num_workers: Worker processes that load the training batches of each process; 0 for none.
     """
 
-    def __init__(self, data: str, image_size: int, batch_size: int, seed: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        data: str,
+        image_size: int,
+        batch_size: int,
+        seed: int,
+        lanes: int = LANES,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(lanes, num_workers)
         check_within("data.image_size", image_size, 1)
         check_within("data.batch_size", batch_size, 1)
         check_within("data.seed", seed, 0)
@@ -55,40 +74,44 @@ class ImageData(ResumableData):
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:
-        """Read and decode the shards."""
+        """Check that there are shards of both splits."""
         read_manifest(self.data)
-        self.images = {split: Images(self._read(split)) for split in ("train", "val")}
+        for split in ("train", "val"):
+            list_shards(self.data / "media", "image", split)
+        self.val_pictures = DecodedMedia(self.decode)
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return endless batches, every image once per epoch but those that fill no batch."""
-        pixels = self.images["train"].pixels
-        per_epoch = len(pixels) // self.batch_size
-        if per_epoch == 0:
-            raise OmniError(
-                f"'{self.data}' has {len(pixels)} training images, fewer than one batch of "
-                f"{self.batch_size}; prepare more, or lower data.batch_size"
-            )
+    def stream_facts(self) -> dict[str, Any]:
+        """Return what the positions of lanes depend on."""
+        return {**super().stream_facts(), "data": data_digest(self.data), "seed": self.seed}
 
-        def draw(number: int) -> Tensor:
-            epoch, batch = divmod(number, per_epoch)
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(pixels))
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            return to_float(pixels[torch.from_numpy(chosen)])
-
-        return self.endless(draw)
+    def train_dataloader(self) -> LaneLoader:
+        """Return endless batches, Float[B 3 Y X], in which every image comes equally often."""
+        reader = MediaReader(
+            self.data, "image", "train", lanes=self.lanes, seed=self.seed, decode=self.decode
+        )
+        return self.lane_loader(ImageBatches(reader, self.batch_size))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Return all validation images."""
-        return DataLoader(self.images["val"], self.batch_size)
+        """Return all validation images in stored order, the same on each process."""
+        return DataLoader(_InOrder(self), self.batch_size)
 
-    def _read(self, split: str) -> Tensor:
-        images = []
-        for path in shard_paths(self.data / "media", "image", split):
-            for key, files in read_shard(path):
-                content = medium_of(files, key, path)
-                picture = square(read_image(content, name=key), self.image_size)
-                images.append(torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8))
-        if not images:
-            raise OmniError(f"no image-{split} shards in '{self.data / 'media'}'; prepare images")
+    def decode(self, content: bytes, name: str) -> UInt8[Tensor, "3 Y X"]:
+        """Decode a picture and make it square."""
+        picture = square(read_image(content, name=name), self.image_size)
         size = self.image_size
-        return torch.stack(images).view(-1, size, size, 3).permute(0, 3, 1, 2).contiguous()
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        return pixels.view(size, size, 3).permute(2, 0, 1).contiguous()
+
+
+class _InOrder(IterableDataset[Tensor]):
+    """The validation images in stored order."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+        shards = list_shards(data.data / "media", "image", "val")
+        self.paths = [shard.path for shard in shards]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for path in self.paths:
+            for key, files in read_shard(path):
+                yield to_float(self.data.val_pictures(key, files, path))

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lightning_omni.data.encode import ensure_codes, load_features
+from lightning_omni.data.fixed_batches import fixed_loader
+from lightning_omni.data.lanes import LaneLoader
+from lightning_omni.data.mixture import Mixture, PackedLanes
 from lightning_omni.data.packing import pack
-from lightning_omni.data.resumable import ResumableData
-from lightning_omni.data.shards import SampleStream, mixture, read_manifest, read_samples
-from lightning_omni.data.template import Template
+from lightning_omni.data.resumable import LANES, ResumableData
+from lightning_omni.data.shards import data_digest, read_manifest, read_samples
 from lightning_omni.data.templates import check_continuous_speech, make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
-from lightning_omni.diffusion.noise import complementary_index
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.modalities import SPEECH, TEXT
 from lightning_omni.pretrained import resolve_pretrained
@@ -29,83 +29,6 @@ from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
 from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_set
-
-
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """The contents of a stream of training samples.
-
-    Attributes:
-        folder: Folder of encoded task shards.
-        tasks: Share of each task; need not sum to one.
-        seed: Seed of order, answer parts, pads and dropout.
-        transcribe_first: Tasks whose answer begins with the transcript of the request.
-        condition_dropout: Probability that a sample is seen without its condition.
-        complementary: Whether each sample is shown twice, with complementary masks.
-    """
-
-    folder: Path
-    tasks: dict[str, float]
-    seed: int
-    transcribe_first: frozenset[str] = frozenset()
-    condition_dropout: float = 0.0
-    complementary: bool = False
-
-    def sequences(
-        self, template: Template, *, rank: int = 0, world_size: int = 1
-    ) -> Iterator[tuple[int, TokenSequence]]:
-        """Yield a rank's rendered samples with their global sample indices, without end."""
-        streams = {
-            task: SampleStream(self.folder, task, "train", seed=self.seed) for task in self.tasks
-        }
-        for index, task in enumerate(mixture(self.tasks)):
-            if index % world_size != rank:
-                streams[task].skip(1)
-                continue
-            rng = Random(f"{self.seed}-{index}")
-            sample = next(streams[task])
-            if task in self.transcribe_first:
-                sample = with_transcript(sample)
-            drop = _user_modalities(sample) if rng.random() < self.condition_dropout else ()
-            sequence = template.render(sample, rng=rng, drop=drop)
-            yield index, sequence
-            if self.complementary:
-                yield complementary_index(index), sequence
-
-
-class PackedMixture(IterableDataset[Batch]):
-    """An endless stream of packed training batches, a function of the seed alone.
-
-    Sample index i is the i-th sample of the mixture over all ranks; this rank renders its own
-    indices. A resumed run passes the number of batches it has used as `first_batch` and continues
-    with the sample an uninterrupted run would have seen.
-    """
-
-    def __init__(
-        self,
-        mixture: Mixture,
-        template: Template,
-        *,
-        rows: int,
-        row_length: int,
-        rank: int,
-        world_size: int,
-        first_batch: int,
-    ) -> None:
-        self.mixture, self.template = mixture, template
-        self.rows, self.row_length = rows, row_length
-        self.rank, self.world_size, self.first_batch = rank, world_size, first_batch
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield batches from `first_batch` on."""
-        batches = pack(
-            self.mixture.sequences(self.template, rank=self.rank, world_size=self.world_size),
-            rows=self.rows,
-            row_length=self.row_length,
-            pad_token_id=self.template.vocab.pad_token_id,
-            codebooks=self.template.codebooks,
-        )
-        return islice(batches, self.first_batch, None)
 
 
 class OmniData(ResumableData):
@@ -139,6 +62,8 @@ class OmniData(ResumableData):
         file_tokenizers: Exported folder of the tokenizer of each further modality.
         request_image_size: Side of the pictures in requests in pixels; those in answers have the
             image tokenizer's. None for one size.
+        lanes: Lanes of the training stream, a multiple of processes times workers.
+        num_workers: Worker processes that load the training batches of each process; 0 for none.
     """
 
     def __init__(
@@ -162,8 +87,10 @@ class OmniData(ResumableData):
         continuous_speech: SpeechFeatureEncoder | None = None,
         file_tokenizers: dict[str, str] | None = None,
         request_image_size: int | None = None,
+        lanes: int = LANES,
+        num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(lanes, num_workers)
         for task, share in tasks.items():
             task_named(task)
             check_within(f"data.tasks.{task}", share, 0)
@@ -260,21 +187,24 @@ class OmniData(ResumableData):
             self.folder,
             self.tasks,
             self.seed,
+            self.lanes,
             frozenset(self.transcribe_first),
             self.condition_dropout,
             self.complementary,
         )
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> LaneLoader:
         """Return endless packed batches; end training with max_steps or max_time."""
-        stream = PackedMixture(
-            self.mixture(),
-            self.template,
-            rows=self.rows,
-            row_length=self.row_length,
-            **self.stream_start,
+        lanes = PackedLanes(
+            self.mixture(), self.template, rows=self.rows, row_length=self.row_length
         )
-        return DataLoader(stream, batch_size=None)
+        return self.lane_loader(lanes)
+
+    def stream_facts(self) -> dict[str, Any]:
+        """Return what the positions of lanes depend on."""
+        shares = {task: float(share) for task, share in self.tasks.items()}
+        facts = {"data": data_digest(self.folder), "seed": self.seed, "tasks": shares}
+        return {**super().stream_facts(), **facts}
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the validation split each time."""
@@ -285,16 +215,14 @@ class OmniData(ResumableData):
         return self._fixed_loader(self.test_split)
 
     def _fixed_loader(self, split: str) -> DataLoader[Batch]:
-        batches = list(
-            pack(
-                self._in_order(split),
-                rows=self.rows,
-                row_length=self.row_length,
-                pad_token_id=self.template.vocab.pad_token_id,
-                codebooks=self.template.codebooks,
-            )
+        batches = pack(
+            self._in_order(split),
+            rows=self.rows,
+            row_length=self.row_length,
+            pad_token_id=self.template.vocab.pad_token_id,
+            codebooks=self.template.codebooks,
         )
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        return fixed_loader(list(batches), rank=self.rank, world_size=self.world_size)
 
     def _in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
         index = 0
@@ -313,8 +241,3 @@ class OmniData(ResumableData):
             request_image_size=self.request_image_size,
             device=None if self.trainer is None else self.trainer.strategy.root_device,
         )
-
-
-def _user_modalities(sample: Sample) -> tuple[str, ...]:
-    """Return the modalities of a sample's request."""
-    return tuple({p.modality: None for t in sample.turns if t.role == "user" for p in t.parts})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,25 +15,95 @@ from lightning_omni.types import Batch, ContinuousFeatures, TokenSequence
 LOOKAHEAD = 16
 Indexed = tuple[int, TokenSequence]
 """A sequence with its global sample index."""
+Tag = TypeVar("Tag")
 
 
-class _OpenRows:
-    """Rows that are being filled."""
+class Packer(Generic[Tag]):
+    """Packs sequences into batches of `rows` rows, best-fit; a sequence that fits in none waits.
 
-    def __init__(self, rows: int, row_length: int) -> None:
-        self.rows: list[list[Indexed]] = [[] for _ in range(rows)]
-        self.room = [row_length] * rows
+    A batch is full when more than `lookahead` sequences wait; they come first in the next one, so
+    none waits long.
 
-    def add(self, item: Indexed) -> bool:
-        """Put a sequence into the fullest row that has room for it; return False if none has."""
+    Args:
+        rows: Rows of a batch, B.
+        row_length: Positions of a row, L.
+        pad_token_id: Id at the unused end of a row.
+        codebooks: Speech codes per frame.
+        lookahead: Sequences that may wait while later ones fill the remaining room.
+
+    Attributes:
+        pending: Tags of the sequences that waited when the last batch was emitted, in order. A
+            packer that is given the same sequences goes on as this one.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        row_length: int,
+        pad_token_id: int,
+        codebooks: int = 1,
+        lookahead: int = LOOKAHEAD,
+    ) -> None:
+        self.num_rows, self.row_length, self.lookahead = rows, row_length, lookahead
+        self.pad_token_id, self.codebooks = pad_token_id, codebooks
+        self.pending: list[Tag] = []
+        self._waiting: list[tuple[Indexed, Tag]] = []
+        self._open()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch should be emitted."""
+        return len(self._waiting) > self.lookahead
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no sequence is left."""
+        return not any(self._rows)
+
+    def add(self, item: Indexed, tag: Tag) -> None:
+        """Put a sequence into the fullest row that has room for it, or let it wait.
+
+        Raises:
+            OmniError: If it is longer than a row.
+        """
         length = len(item[1].ids)
-        fitting = [r for r, room in enumerate(self.room) if room >= length]
+        if length > self.row_length:
+            raise OmniError(
+                f"sample '{item[1].key}' has {length} tokens but rows have {self.row_length}; "
+                "raise row_length in the recipe or shorten the sample"
+            )
+        fitting = [r for r, room in enumerate(self._room) if room >= length]
         if not fitting:
-            return False
-        row = min(fitting, key=lambda r: self.room[r])
-        self.rows[row].append(item)
-        self.room[row] -= length
-        return True
+            self._waiting.append((item, tag))
+            return
+        row = min(fitting, key=lambda r: self._room[r])
+        self._rows[row].append(item)
+        self._room[row] -= length
+
+    def restore(self, items: Iterable[tuple[Indexed, Tag]]) -> None:
+        """Begin a batch with sequences that waited."""
+        late = list(items)
+        self.pending = [tag for _, tag in late]
+        self._open()
+        for item, tag in late:
+            self.add(item, tag)
+
+    def emit(self) -> Batch:
+        """Return the batch, and begin the next one with the sequences that wait."""
+        batch = collate(
+            self._rows,
+            row_length=self.row_length,
+            pad_token_id=self.pad_token_id,
+            codebooks=self.codebooks,
+        )
+        self.restore(self._waiting)
+        return batch
+
+    def _open(self) -> None:
+        self._waiting = []
+        self._rows: list[list[Indexed]] = [[] for _ in range(self.num_rows)]
+        self._room = [self.row_length] * self.num_rows
 
 
 def pack(
@@ -44,10 +115,7 @@ def pack(
     codebooks: int = 1,
     lookahead: int = LOOKAHEAD,
 ) -> Iterator[Batch]:
-    """Yield batches of `rows` rows, filled best-fit; a sequence that fits in none waits.
-
-    A batch is emitted when more than `lookahead` sequences wait; they come first in the next one,
-    so none waits long.
+    """Yield the batches of a stream that ends; see `Packer`.
 
     Args:
         stream: `(sample index, sequence)` pairs; the sample index determines the noise.
@@ -60,33 +128,19 @@ def pack(
     Raises:
         OmniError: If a sequence is longer than a row.
     """
-
-    def batch() -> Batch:
-        return collate(
-            open_rows.rows, row_length=row_length, pad_token_id=pad_token_id, codebooks=codebooks
-        )
-
-    open_rows, waiting = _OpenRows(rows, row_length), list[Indexed]()
+    packer = Packer[None](
+        rows=rows,
+        row_length=row_length,
+        pad_token_id=pad_token_id,
+        codebooks=codebooks,
+        lookahead=lookahead,
+    )
     for item in stream:
-        _check_length(item[1], row_length)
-        if not open_rows.add(item):
-            waiting.append(item)
-        if len(waiting) > lookahead:
-            yield batch()
-            open_rows = _OpenRows(rows, row_length)
-            waiting = [late for late in waiting if not open_rows.add(late)]
-    while any(open_rows.rows):
-        yield batch()
-        open_rows = _OpenRows(rows, row_length)
-        waiting = [late for late in waiting if not open_rows.add(late)]
-
-
-def _check_length(sequence: TokenSequence, row_length: int) -> None:
-    if len(sequence.ids) > row_length:
-        raise OmniError(
-            f"sample '{sequence.key}' has {len(sequence.ids)} tokens but rows have {row_length}; "
-            "raise row_length in the recipe or shorten the sample"
-        )
+        packer.add(item, None)
+        if packer.is_full:
+            yield packer.emit()
+    while not packer.is_empty:
+        yield packer.emit()
 
 
 def collate(

@@ -1,72 +1,119 @@
-"""Endless training batches, which a resumed run continues where it stopped."""
+"""A data module whose training batches come in lanes and are resumed at any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import count
+import logging
 from typing import Any
 
 import lightning as L
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+import torch.distributed as dist
 
+from lightning_omni.data.lanes import (
+    LaneBatch,
+    LaneLoader,
+    LaneStream,
+    OpenLane,
+    Position,
+    StreamPosition,
+    merge_positions,
+)
+from lightning_omni.errors import OmniError, check_within
 
-class EndlessBatches(IterableDataset[Tensor]):
-    """Batches drawn by number; the ranks of a run take turns.
+log = logging.getLogger(__name__)
 
-    Args:
-        draw: Returns batch n of the run, a function of n alone.
-        rank: Rank of this process.
-        world_size: Number of processes of the run.
-        first_batch: Number of batches this process has already used.
-    """
-
-    def __init__(
-        self, draw: Callable[[int], Tensor], *, rank: int, world_size: int, first_batch: int
-    ) -> None:
-        self.draw, self.rank, self.world_size = draw, rank, world_size
-        self.first_batch = first_batch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield this rank's batches from `first_batch` on."""
-        return (self.draw(n * self.world_size + self.rank) for n in count(self.first_batch))
+LANES = 64
 
 
 class ResumableData(L.LightningDataModule):
-    """Counts the training batches used and keeps the count in checkpoints."""
+    """Keeps the position of the training stream in checkpoints.
 
-    def __init__(self) -> None:
+    Args:
+        lanes: Lanes of the training stream, a multiple of processes times workers.
+        num_workers: Worker processes that load the batches of each process; 0 for none.
+    """
+
+    def __init__(self, lanes: int = LANES, num_workers: int = 0) -> None:
         super().__init__()
-        self.batches_used = 0
+        check_within("data.lanes", lanes, 1)
+        check_within("data.num_workers", num_workers, 0)
+        self.lanes, self.num_workers = lanes, num_workers
+        self.start = StreamPosition()
+        self.used = 0
+        self.positions: dict[int, Position] = {}
 
     @property
-    def stream_start(self) -> dict[str, int]:
-        """Start of this process's training stream: `rank`, `world_size`, `first_batch`."""
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return {"rank": rank, "world_size": world_size, "first_batch": self.batches_used}
+    def rank(self) -> int:
+        """Rank of this process."""
+        return self.trainer.global_rank if self.trainer else 0
 
-    def endless(self, draw: Callable[[int], Tensor]) -> DataLoader[Tensor]:
-        """Return a loader of the batches of `draw`; end training with max_steps or max_time."""
-        return DataLoader(EndlessBatches(draw, **self.stream_start), batch_size=None)
+    @property
+    def world_size(self) -> int:
+        """Number of processes of the run."""
+        return self.trainer.world_size if self.trainer else 1
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Count the training batches used; a loader may have fetched more."""
-        if self.trainer is not None and self.trainer.training:
-            self.batches_used += 1
-        return batch
+    def stream_facts(self) -> dict[str, Any]:
+        """Return what the positions of lanes depend on."""
+        return {"lanes": self.lanes}
+
+    def lane_loader(self, open_lane: OpenLane) -> LaneLoader:
+        """Return a loader of this process's batches; end training with max_steps or max_time."""
+        stream = LaneStream(
+            open_lane,
+            lanes=self.lanes,
+            rank=self.rank,
+            world_size=self.world_size,
+            start=self.start,
+        )
+        is_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return LaneLoader(stream, num_workers=self.num_workers, pin=is_gpu)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note the position behind a training batch; a loader may have fetched more."""
+        if not isinstance(batch, LaneBatch):
+            return batch
+        self.used += 1
+        self.positions[batch.lane] = batch.position
+        return batch.batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the training stream, for checkpoints."""
-        world_size = self.stream_start["world_size"]
-        return {"batches_used": self.batches_used, "world_size": world_size}
+        """Return the position of the training stream, for checkpoints; all processes call it."""
+        parts = [self.start.lanes, *_of_all_processes(self.positions)]
+        return {
+            "micro_batches": self.start.micro_batches + self.used * self.world_size,
+            "positions": {str(lane): at for lane, at in merge_positions(parts).items()},
+            "stream": self.stream_facts(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position of the training stream, before the loaders are made.
 
-        On another number of processes each one goes on behind the batches that all have used, to
-        the nearest whole batch of its own.
+        Raises:
+            OmniError: If it is a position in another stream.
         """
-        world_size = self.stream_start["world_size"]
-        used = int(state_dict["batches_used"]) * int(state_dict.get("world_size", world_size))
-        self.batches_used = used // world_size
+        if "micro_batches" not in state_dict:
+            log.warning(
+                "the checkpoint is of an earlier version, whose position in the data has no "
+                "meaning for lanes; the training data start again at the first sample"
+            )
+            return
+        found, wanted = state_dict["stream"], self.stream_facts()
+        differing = [k for k in wanted if found.get(k) != wanted[k]]
+        if differing:
+            name = differing[0]
+            raise OmniError(
+                f"the checkpoint was trained with data.{name} {found.get(name)} and the recipe has "
+                f"{wanted[name]}, so the data cannot go on where they stopped; restore it, or "
+                "start a new run from the weights (model.init_from)"
+            )
+        lanes = {int(lane): at for lane, at in state_dict["positions"].items()}
+        self.start = StreamPosition(int(state_dict["micro_batches"]), lanes)
+        self.used, self.positions = 0, {}
+
+
+def _of_all_processes(positions: dict[int, Position]) -> list[dict[int, Position]]:
+    """Return the positions of each process's lanes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [positions]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, positions)
+    return parts

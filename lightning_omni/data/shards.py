@@ -1,16 +1,16 @@
-"""Read the WebDataset shards of a prepared folder, in an order that is a function of the seed."""
+"""The WebDataset shards of a prepared folder: its manifest, their names, their samples."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import tarfile
-from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
@@ -18,12 +18,21 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.data.features_store import read_members
+from lightning_omni.data.shard_index import read_index
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample
 
 MANIFEST = "manifest.json"
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar of a folder and its number of samples."""
+
+    path: Path
+    samples: int
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -36,6 +45,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
     return read_json_object(path, remedy="prepare the folder again")
+
+
+def data_digest(folder: Path) -> str:
+    """Return a checksum of a folder's manifest, which changes with its shards."""
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
 def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
@@ -130,88 +144,51 @@ def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
     return read_members(sample, files, path)
 
 
-class SampleStream:
-    """An endless, seekable stream of one task's training samples.
+def list_shards(folder: Path, kind: str, split: str) -> list[Shard]:
+    """Return the shards of a kind and split with their numbers of samples.
 
-    Epoch e visits the shards in an order drawn from (seed, e) and each shard's samples in an order
-    drawn from (seed, e, shard), so the n-th sample of the stream is a function of the seed alone.
+    Args:
+        folder: Folder of the shards. Its manifest, or that of the folder above, lists them;
+            without one, they are counted.
+        kind: Task, or modality of media shards.
+        split: Name of the split.
+
+    Raises:
+        OmniError: If there are none, or others than the manifest lists.
     """
+    paths = shard_paths(folder, kind, split)
+    counts = _stored_counts(folder)
+    is_own = re.compile(rf"{re.escape(kind)}-{re.escape(split)}-[0-9][^/]*\.tar")
+    listed = {name for name in counts if is_own.fullmatch(name)}
+    if counts:
+        _compare_names(folder, listed, {path.name for path in paths})
+    if not paths:
+        raise OmniError(
+            f"no shards of '{kind}', split '{split}', in '{folder}'; drop it from the recipe or "
+            "prepare data that has it"
+        )
+    return [Shard(path, counts[path.name] if counts else len(read_index(path))) for path in paths]
 
-    def __init__(self, folder: Path, task: str, split: str, *, seed: int) -> None:
-        self.paths = shard_paths(folder, task, split)
-        if not self.paths:
-            raise OmniError(
-                f"no shards of task '{task}', split '{split}' in '{folder}'; drop the task from "
-                "the recipe or prepare data that has it"
-            )
-        self.task, self.seed = task, seed
-        self._count = 0
-        self._counts = _stored_counts(folder)
-        self._sizes = [self._size(path) for path in self.paths]
-        self._epoch, self._order, self._starts = -1, list[int](), list[int]()
-        self._path = self.paths[0]
-        self._first, self._items = 0, list[tuple[str, dict[str, bytes]]]()
 
-    def __len__(self) -> int:
-        """Return the number of samples of an epoch."""
-        return sum(self._sizes)
-
-    def skip(self, count: int) -> None:
-        """Advance by `count` samples without reading them."""
-        self._count += count
-
-    def __next__(self) -> Sample:
-        """Return the next sample."""
-        if not (total := len(self)):
-            raise OmniError(f"the shards of '{self.task}' hold no samples, first '{self.paths[0]}'")
-        epoch, position = divmod(self._count, total)
-        self._count += 1
-        if epoch != self._epoch:
-            self._begin(epoch)
-        if not self._first <= position < self._first + len(self._items):
-            self._load(bisect_right(self._starts, position) - 1)
-        return parse_sample(*self._items[position - self._first], self._path)
-
-    def _begin(self, epoch: int) -> None:
-        """Draw the order of the shards of an epoch."""
-        self._epoch, self._items = epoch, []
-        self._order = list(range(len(self.paths)))
-        Random(f"{self.seed}-{self.task}-{epoch}").shuffle(self._order)
-        sizes = (self._sizes[shard] for shard in self._order)
-        self._starts = list(accumulate(sizes, initial=0))[:-1]
-
-    def _load(self, turn: int) -> None:
-        """Read the shard at position `turn` of the epoch's order."""
-        shard = self._order[turn]
-        path, size = self.paths[shard], self._sizes[shard]
-        self._path, self._items = path, list(read_shard(path, has_known_size=True))
-        if len(self._items) != size:
-            raise OmniError(
-                f"'{path}' is damaged: {len(self._items)} of {size} samples can be read; prepare "
-                "the data again"
-            )
-        Random(f"{self.seed}-{self.task}-{self._epoch}-{shard}").shuffle(self._items)
-        self._first = self._starts[turn]
-
-    def _size(self, path: Path) -> int:
-        """Return the number of samples of a shard, from the manifest or by reading the shard."""
-        stored = self._counts.get(path.name)
-        return sum(1 for _ in read_shard(path)) if stored is None else stored
+def _compare_names(folder: Path, listed: set[str], found: set[str]) -> None:
+    for name in sorted(listed - found):
+        raise OmniError(
+            f"'{folder}' lacks the shard '{name}', which its manifest lists; prepare the data again"
+        )
+    for name in sorted(found - listed):
+        raise OmniError(
+            f"'{folder}' holds the shard '{name}', which its manifest does not list; remove it or "
+            "prepare the data again"
+        )
 
 
 def _stored_counts(folder: Path) -> dict[str, int]:
-    """Return the number of samples of each shard, from the manifest."""
-    if not (folder / MANIFEST).is_file():
-        return {}
-    counts = read_manifest(folder).get("samples")
-    return counts if isinstance(counts, dict) else {}
-
-
-def mixture(weights: dict[str, float]) -> Iterator[str]:
-    """Yield tasks without end; after n of them each came within one of n times its share."""
-    total = sum(weights.values())
-    served = dict.fromkeys(weights, 0)
-    for n in range(1, 1 << 62):
-        task = max(weights, key=lambda name: n * weights[name] / total - served[name])
-        served[task] += 1
-        yield task
+    """Return the number of samples of each shard by name, from the manifest; empty without one."""
+    if (folder / MANIFEST).is_file():
+        counts = read_manifest(folder).get("samples")
+        return counts if isinstance(counts, dict) else {}
+    if (folder.parent / MANIFEST).is_file():
+        shards = read_manifest(folder.parent).get("shards", [])
+        own = (s for s in shards if Path(s["path"]).parent.name == folder.name)
+        return {Path(s["path"]).name: int(s["samples"]) for s in own}
+    return {}

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from random import Random
+from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
-from lightning_omni.data.resumable import ResumableData
-from lightning_omni.data.shards import medium_of, read_manifest, read_shard, shard_paths
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.data.media_lanes import MediaReader
+from lightning_omni.data.resumable import LANES, ResumableData
+from lightning_omni.data.shards import data_digest, list_shards, read_manifest
+from lightning_omni.errors import check_within
+
+
+class SpeechCrops:
+    """Opens lanes of batches of crops, Float[B T].
+
+    Each crop is a random part of a clip; a clip that is too short is continued by the next ones.
+
+    Args:
+        reader: Decoded clips, Float[S].
+        crop: Samples of a crop, T.
+        batch_size: Crops per batch, B.
+        seed: Seed of where crops begin.
+    """
+
+    def __init__(self, reader: MediaReader, *, crop: int, batch_size: int, seed: int) -> None:
+        self.reader, self.crop = reader, crop
+        self.batch_size, self.seed = batch_size, seed
+
+    def __call__(self, lane: int, position: Position | None) -> Iterator[tuple[Tensor, Position]]:
+        """Yield a lane's batches without end, each with the position behind it."""
+        state = position or {"cursor": [0, 0], "batches": 0}
+        turn, offset = state["cursor"]
+        clips = self.reader.lane(lane, (turn, offset))
+        batches = int(state["batches"])
+        while True:
+            rng = Random(f"{self.seed}-{lane}-{batches}")
+            crops = []
+            for _ in range(self.batch_size):
+                wave, cursor = next(clips)
+                while len(wave) < self.crop:
+                    more, cursor = next(clips)
+                    wave = torch.cat([wave, more])
+                start = rng.randint(0, len(wave) - self.crop)
+                crops.append(wave[start : start + self.crop])
+            batches += 1
+            yield torch.stack(crops), {"cursor": list(cursor), "batches": batches}
 
 
 class SpeechData(ResumableData):
-    """Training crops and validation crops.
+    """Training crops and validation crops, read as they are needed.
 
     Args:
         data: Folder written by `make prep-data`.
@@ -25,6 +67,8 @@ class SpeechData(ResumableData):
         batch_size: Crops per batch.
         val_batches: Number of batches of validation crops, the same each time.
         seed: Seed of all draws.
+        lanes: Lanes of the training stream, a multiple of processes times workers.
+        num_workers: Worker processes that load the training batches of each process; 0 for none.
     """
 
     def __init__(
@@ -35,8 +79,10 @@ class SpeechData(ResumableData):
         batch_size: int,
         val_batches: int,
         seed: int,
+        lanes: int = LANES,
+        num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(lanes, num_workers)
         check_within("data.sample_rate", sample_rate, MIN_RATE)
         check_within("data.crop_s", crop_s, MIN_SECONDS)
         check_within("data.batch_size", batch_size, 1)
@@ -47,38 +93,41 @@ class SpeechData(ResumableData):
         self.batch_size, self.val_batches, self.seed = batch_size, val_batches, seed
 
     def setup(self, stage: str) -> None:
-        """Read and decode the shards."""
+        """Check that there are shards, and read the validation crops."""
         read_manifest(self.data)
-        self.waves = {split: self._read(split) for split in ("train", "val")}
+        list_shards(self.data / "media", "speech", "train")
+        crops = self._crops("val", lanes=1)(0, None)
+        self.val_crops = [crop for crop, _ in islice(crops, self.val_batches)]
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        """Return endless random crops of the concatenated training clips, Float[B T]."""
-        return self.endless(lambda number: self._draw_crops("train", (self.seed, number)))
+    def stream_facts(self) -> dict[str, Any]:
+        """Return what the positions of lanes depend on."""
+        return {**super().stream_facts(), "data": data_digest(self.data), "seed": self.seed}
+
+    def train_dataloader(self) -> LaneLoader:
+        """Return endless random crops of the training clips, Float[B T]."""
+        return self.lane_loader(self._crops("train", lanes=self.lanes))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
-        """Return a fixed list of crops."""
-        fixed = [self._draw_crops("val", (self.seed, 0, n)) for n in range(self.val_batches)]
-        return DataLoader(fixed, batch_size=None)  # type: ignore[arg-type]
+        """Return a fixed list of crops, the same on each process."""
+        return DataLoader(_Fixed(self.val_crops), batch_size=None)
 
-    def _draw_crops(self, split: str, seed: tuple[int, ...]) -> Tensor:
-        wave = self.waves[split]
-        last = len(wave) - self.crop
-        starts = np.random.default_rng(seed).integers(last, size=self.batch_size, endpoint=True)
-        return torch.stack([wave[s : s + self.crop] for s in starts.tolist()])
+    def decode(self, content: bytes, name: str) -> Float[Tensor, " S"]:
+        """Decode a recording to this data's sample rate."""
+        return torch.from_numpy(read_audio(content, sample_rate=self.sample_rate, name=name))
 
-    def _read(self, split: str) -> Tensor:
-        clips = [
-            read_audio(
-                medium_of(files, key, path),
-                sample_rate=self.sample_rate,
-                name=key,
-            )
-            for path in shard_paths(self.data / "media", "speech", split)
-            for key, files in read_shard(path)
-        ]
-        if sum(map(len, clips)) < self.crop:
-            raise OmniError(
-                f"the speech-{split} shards in '{self.data / 'media'}' hold less speech than one "
-                f"crop of {self.crop} samples; prepare more speech or shorten crop_s"
-            )
-        return torch.from_numpy(np.concatenate(clips))
+    def _crops(self, split: str, *, lanes: int) -> SpeechCrops:
+        reader = MediaReader(
+            self.data, "speech", split, lanes=lanes, seed=self.seed, decode=self.decode
+        )
+        return SpeechCrops(reader, crop=self.crop, batch_size=self.batch_size, seed=self.seed)
+
+
+class _Fixed(IterableDataset[Tensor]):
+    """A list of batches that is not dealt to processes."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the batches."""
+        return iter(self.batches)

@@ -6,6 +6,8 @@ the packing or the step at which a run was resumed.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,6 +16,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 SILVER_RATIO = 0.41421356237309503
+_MULTIPLES = 256
 
 
 def uniform(
@@ -37,6 +40,22 @@ def sample_t(seed: int, sample_index: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
     """
     start = uniform(seed, torch.zeros_like(sample_index), torch.full_like(sample_index, -7))
     return (start + sample_index.double() * SILVER_RATIO).frac().float()
+
+
+@lru_cache
+def spread_stride(lanes: int) -> int:
+    """Return a stride of at least `lanes` whose multiples give times that are spread evenly.
+
+    Sample n of lane l has the index n * stride + l, so that every lane has indices of its own. Of
+    the strides below twice the lanes, that one is taken whose multiples of the silver ratio come
+    least close to whole numbers, which would let the times of one lane's samples cluster.
+    """
+
+    def least_distance(stride: int) -> float:
+        turns = (k * stride * SILVER_RATIO for k in range(1, _MULTIPLES))
+        return min(k * abs(turn - round(turn)) for k, turn in enumerate(turns, 1))
+
+    return max(range(lanes, 2 * lanes), key=least_distance)
 
 
 def complementary_index(sample_index: int) -> int:

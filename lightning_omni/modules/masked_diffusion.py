@@ -15,6 +15,7 @@ from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, strati
 from lightning_omni.diffusion.objective import MaskedDiffusionObjective, rows_at_once
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.metrics.nelbo import NelboPerToken
+from lightning_omni.modules.epoch_means import EpochMeans
 from lightning_omni.modules.initial_weights import drop_length_head, load_initial
 from lightning_omni.modules.metric_breakdown import metric_breakdown
 from lightning_omni.modules.sharding import (
@@ -118,6 +119,7 @@ class MaskedDiffusionModule(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share, self.init_from = final_lr_share, init_from
         self.noise_seed, self.nelbo_draws = noise_seed, nelbo_draws
+        self.epoch_means = EpochMeans()
         self.num_losses = 0  # positions with a loss in the last training batch
         self.nelbo_per_token, self.nelbo_per_code = (
             NelboPerToken(len(self.vocab.modalities)) for _ in range(2)
@@ -169,12 +171,17 @@ class MaskedDiffusionModule(L.LightningModule):
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_breakdown("train", batch, noisy, nll, hidden)
+            for name, values in self._breakdown(batch, noisy, nll, hidden).items():
+                self._log_mean(f"train_{name}", values)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the same loss with the same noise each time."""
         self._evaluate("val", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the losses and accuracies of the validation split."""
+        self._log_epoch_means("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure the loss on the test split, and the NELBO of its answers."""
@@ -223,6 +230,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the NELBO of each modality, per token and in its own units, with standard errors."""
+        self._log_epoch_means("test")
         datamodule = getattr(self.trainer, "datamodule", None)
         units = datamodule.nelbo_units() if datamodule is not None else {}
         per_token, per_code = (
@@ -256,9 +264,14 @@ class MaskedDiffusionModule(L.LightningModule):
         noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
         hidden = self._states(batch, noisy)
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
-        size = batch.num_rows
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
-        self._log_breakdown(stage, batch, noisy, nll, hidden)
+        self.epoch_means.add(f"{stage}/loss", loss, batch.num_rows if batch.num_maskable else 0)
+        for name, values in self._breakdown(batch, noisy, nll, hidden).items():
+            self.epoch_means.add(f"{stage}_{name}", values.sum() / max(len(values), 1), len(values))
+
+    def _log_epoch_means(self, stage: str) -> None:
+        """Log the means of an evaluation over the batches of all processes."""
+        for name, value in self.epoch_means.take().items():
+            self.log(name, value, prog_bar=name == f"{stage}/loss")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the length head of checkpoints of before it was removed."""
@@ -279,13 +292,12 @@ class MaskedDiffusionModule(L.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _log_breakdown(
-        self, stage: str, batch: Batch, noisy: NoisyBatch, nll: Tensor, hidden: Tensor
-    ) -> None:
-        """Log losses and accuracies by modality, mask ratio and task."""
+    def _breakdown(
+        self, batch: Batch, noisy: NoisyBatch, nll: Tensor, hidden: Tensor
+    ) -> dict[str, Tensor]:
+        """Return losses and accuracies of the masks by modality, mask ratio and task."""
         guess = self._predict(hidden[noisy.is_masked])
-        for name, values in metric_breakdown(batch, noisy, nll, guess, self.vocab).items():
-            self._log_mean(f"{stage}_{name}", values)
+        return metric_breakdown(batch, noisy, nll, guess, self.vocab)
 
     @torch.no_grad()
     def _predict(self, hidden: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The stream of a task: every sample once an epoch, in an order of the seed, nothing read ahead."""
+"""The shards of a folder are those of its manifest."""
 
 import io
 import json
@@ -6,13 +6,11 @@ import tarfile
 
 import pytest
 
-from lightning_omni.data import shards
-from lightning_omni.data.shards import SampleStream
+from lightning_omni.data.shards import list_shards
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Part, Sample, Turn
 
 SIZES = (3, 5, 1, 4)
-TOTAL = sum(SIZES)
 
 
 def write_shard(path, keys):
@@ -36,51 +34,34 @@ def folder(request, tmp_path):
     return tmp_path
 
 
-def take(stream, count):
-    return [next(stream).key for _ in range(count)]
+def test_shards_are_listed_with_their_numbers_of_samples(folder):
+    shards = list_shards(folder, "tqa", "train")
+    assert [shard.samples for shard in shards] == list(SIZES)
+    assert [shard.path.name for shard in shards] == sorted(p.name for p in folder.glob("*.tar"))
 
 
-def test_every_epoch_has_every_sample_once_in_another_order(folder):
-    stream = SampleStream(folder, "tqa", "train", seed=1)
-    epochs = [take(stream, TOTAL) for _ in range(3)]
-    assert len(stream) == TOTAL
-    assert {tuple(sorted(epoch)) for epoch in epochs} == {tuple(sorted(epochs[0]))}
-    assert len(set(epochs[0])) == TOTAL
-    assert len({tuple(epoch) for epoch in epochs}) == 3
+@pytest.mark.parametrize("change", ["lacks the shard", "holds the shard"])
+def test_other_shards_than_the_manifest_lists_are_named(folder, change):
+    if not (folder / "manifest.json").exists():
+        pytest.skip("nothing is listed")
+    if change.startswith("lacks"):
+        (folder / "tqa-train-000001.tar").unlink()
+    else:
+        write_shard(folder / "tqa-train-000001-copy.tar", ["x"])
+        (folder / "tqa-train-000001-copy.tar").rename(folder / "tqa-train-000009.tar")
+    with pytest.raises(OmniError, match=change):
+        list_shards(folder, "tqa", "train")
 
 
-def test_the_order_is_a_function_of_the_seed(folder):
-    orders = [take(SampleStream(folder, "tqa", "train", seed=s), 2 * TOTAL) for s in (1, 1, 2)]
-    assert orders[0] == orders[1] != orders[2]
+def test_no_shards_of_a_kind_are_refused(folder):
+    with pytest.raises(OmniError, match="no shards of 'vqa', split 'train'"):
+        list_shards(folder, "vqa", "train")
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, TOTAL, 3 * TOTAL + 2])
-def test_skipping_is_taking_without_reading(folder, count):
-    taken, skipped = (SampleStream(folder, "tqa", "train", seed=1) for _ in range(2))
-    take(taken, count)
-    skipped.skip(count)
-    assert take(skipped, TOTAL + 3) == take(taken, TOTAL + 3)
-
-
-def test_what_the_manifest_counts_is_not_read_before_its_turn(folder, monkeypatch):
-    opened, read = [], shards.read_shard
-
-    def counting(path, **options):
-        opened.append(path.name)
-        return read(path, **options)
-
-    monkeypatch.setattr(shards, "read_shard", counting)
-    is_counted = (folder / "manifest.json").exists()
-    take(SampleStream(folder, "tqa", "train", seed=1), 1)
-    assert len(opened) == (1 if is_counted else len(SIZES) + 1)
-
-
-def test_a_shard_that_lost_samples_is_named(tmp_path):
-    write_shard(tmp_path / "tqa-train-000000.tar", ["a", "b", "c"])
-    counts = {"tqa-train-000000.tar": 3}
-    (tmp_path / "manifest.json").write_text(json.dumps({"samples": counts}))
-    raw = bytearray((tmp_path / "tqa-train-000000.tar").read_bytes())
-    raw[1024:1536] = b"\x01" * 512  # the second header
-    (tmp_path / "tqa-train-000000.tar").write_bytes(raw)
-    with pytest.raises(OmniError, match=r"000000\.tar' is damaged: 1 of 3 samples"):
-        next(SampleStream(tmp_path, "tqa", "train", seed=1))
+def test_media_shards_are_listed_by_the_manifest_of_the_folder_above(tmp_path):
+    (tmp_path / "media").mkdir()
+    path = tmp_path / "media" / "image-val-000000.tar"
+    write_shard(path, ["a", "b"])
+    entry = {"path": "media/image-val-000000.tar", "kind": "image", "samples": 7}
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [entry]}))
+    assert [s.samples for s in list_shards(tmp_path / "media", "image", "val")] == [7]

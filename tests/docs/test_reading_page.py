@@ -16,7 +16,8 @@ import pytest
 import torch
 from small_models import SMALL
 
-from lightning_omni.data.omni_data import Mixture, PackedMixture
+from lightning_omni.data.lanes import LaneStream
+from lightning_omni.data.mixture import Mixture, PackedLanes
 from lightning_omni.data.template import Template
 from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Linear
@@ -142,7 +143,7 @@ def write_shards(folder: Path) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def tiny_training(folder: Path) -> tuple[PackedMixture, MaskedDiffusionModule]:
+def tiny_training(folder: Path) -> tuple[LaneStream, MaskedDiffusionModule]:
     """A stream of batches and a module of a tiny backbone."""
     text = TextTokenizer()
     vocab = {"text": text.size, "speech": 32, "image": 64}
@@ -150,10 +151,8 @@ def tiny_training(folder: Path) -> tuple[PackedMixture, MaskedDiffusionModule]:
     template = Template(
         Vocab.of_sizes(vocab, "native"), text, image_columns=4, codebooks=2, max_tail_pads=pads
     )
-    mixture = Mixture(folder, {"sqa": 1.0}, 0, frozenset({"sqa"}))
-    stream = PackedMixture(
-        mixture, template, rows=2, row_length=160, rank=0, world_size=1, first_batch=0
-    )
+    mixture = Mixture(folder, {"sqa": 1.0}, 0, 1, frozenset({"sqa"}))
+    stream = LaneStream(PackedLanes(mixture, template, rows=2, row_length=160), lanes=1)
     module = MaskedDiffusionModule(
         vocab=vocab,
         backbone=partial(Transformer, **{**SMALL, "qkv_bias": False}),
@@ -176,7 +175,7 @@ def test_a_training_step_takes_the_walk_from_shard_to_loss(tmp_path):
     write_shards(tmp_path)
     stream, module = tiny_training(tmp_path)
     with Tracer() as traced:
-        loss = module.training_step(next(iter(stream)), 0)
+        loss = module.training_step(next(iter(stream)).batch, 0)
     assert loss.isfinite()
     check_order(SHARD_TO_LOSS, traced)
 

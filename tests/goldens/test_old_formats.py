@@ -48,6 +48,10 @@ REMOVED_FROM_STUDIES = {
 """Old recipe of a study: what the error names."""
 REMOVED_CLASSES = {
     "bench.sample": "Canvases",
+    "data.image_data": "Pictures",
+    "data.omni_data": "PackedMixture",
+    "data.resumable": "EndlessBatches",
+    "data.shards": "SampleStream",
     "evaluation.answerers": "Reconstructor",
     "inference.blank": "Blank",
     "inference.denoise": "Guide",

@@ -201,7 +201,7 @@ class Project:
         return need("lightning_omni.generation.omni:Omni").bundled(device=device)
 
     def to_device(self, batch: Any, device: str) -> Any:
-        return batch.to(device)
+        return getattr(batch, "batch", batch).to(device)
 
     def host_fields(self) -> tuple[str, ...]:
         """Fields of a batch that stay on the host."""

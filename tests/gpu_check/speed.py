@@ -520,7 +520,7 @@ def check_feed(o: Options) -> dict[str, Any]:
         raise Unsupported(f"{PROJECT.data} under {o.root}: carry a prepared folder")
     os.chdir(o.root)
     found: dict[str, Any] = {}
-    for workers in (None, 2) if o.tiny else (None, 4, 12):
+    for workers in (None, 2) if o.tiny else (None, 4, 8):
         name = "as it is" if workers is None else f"{workers} workers"
         try:
             data = PROJECT.datamodule(o.root, 2 if o.tiny else 4, 512 if o.tiny else 4096, workers)

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from itertools import count
 
 import lightning as L
 import pytest
@@ -31,7 +32,12 @@ class Dealt(ResumableData):
 
     def train_dataloader(self):
         packed = batches(count=80, rows=1)
-        return self.endless(lambda n: packed[n % len(packed)])
+
+        def open_lane(lane, position):
+            for turn in count((position or {"turn": 0})["turn"]):
+                yield packed[(turn * self.lanes + lane) % len(packed)], {"turn": turn + 1}
+
+        return self.lane_loader(open_lane)
 
     def code_features(self):
         return {}

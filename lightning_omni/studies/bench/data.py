@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from lightning_omni.data.packing import pack
-from lightning_omni.data.shards import (
-    SampleStream,
-    mixture,
-    read_manifest,
-    shard_paths,
-)
+from lightning_omni.data.mixture import Mixture, PackedLanes
+from lightning_omni.data.shards import read_manifest, shard_paths
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench.readers import Reader, make_readers
 from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
-from lightning_omni.types import TokenSequence
 from lightning_omni.vocab import Vocab
 
 _TAIL_PADS = {"text": 10, "speech": 16}
@@ -93,20 +86,15 @@ def measure_packing(
         max_tail_pads=_TAIL_PADS,
         request_image_columns=manifest.get("request_image_columns"),
     )
-    lengths: list[int] = []
-
-    def sequences() -> Iterator[tuple[int, TokenSequence]]:
-        streams = {task: SampleStream(folder, task, "train", seed=seed) for task in tasks}
-        for index, task in enumerate(mixture(dict.fromkeys(tasks, 1.0))):
-            sequence = template.render(next(streams[task]), rng=Random(f"{seed}-{index}"))
-            lengths.append(len(sequence.ids))
-            yield index, sequence
-
-    pad = template.vocab.pad_token_id
-    packed = pack(sequences(), rows=rows, row_length=row_length, pad_token_id=pad)
+    mixture = Mixture(folder, dict.fromkeys(tasks, 1.0), seed, lanes=1)
+    packed = PackedLanes(mixture, template, rows=rows, row_length=row_length)(0, None)
     start = time.perf_counter()
-    used = sum(_num_used_tokens(batch) for batch in islice(packed, batches))
+    emitted = [batch for batch, _ in islice(packed, batches)]
     seconds = time.perf_counter() - start
+    lengths = [
+        n for b in emitted for n, task in zip(b.lengths, b.host_tasks, strict=True) if task >= 0
+    ]
+    used = sum(lengths)
     groups = [lengths[i : i + _PADDED_BATCH] for i in range(0, len(lengths), _PADDED_BATCH)]
     return {
         "batches": batches,
@@ -116,11 +104,6 @@ def measure_packing(
         "padded_efficiency": sum(lengths) / sum(max(g) * len(g) for g in groups),
         "tokens_per_s": used / seconds,
     }
-
-
-def _num_used_tokens(batch: Any) -> int:
-    """Return the number of tokens of a batch that belong to a sample."""
-    return int((batch.tasks[batch.segment_ids] >= 0).sum())
 
 
 def describe_row(row: dict[str, Any]) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import webdataset as wds
 
-from lightning_omni.data.shards import SampleStream, read_samples, shard_paths
+from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.shards import list_shards, parse_sample, read_samples, shard_paths
 from lightning_omni.types import Sample
 
 Reader = Callable[[], Iterator[Sample]]
@@ -49,9 +50,10 @@ def make_readers(folder: Path, task: str, copy: Path, *, seed: int) -> dict[str,
 
 
 def _read_ours(folder: Path, task: str, seed: int) -> Iterator[Sample]:
-    stream = SampleStream(folder, task, "train", seed=seed)
+    shards = list_shards(folder, task, "train")
+    lane = LaneReader(ShardReader(shards, lanes=1, seed=str(seed)), 0)
     while True:
-        yield next(stream)
+        yield parse_sample(*next(lane))
 
 
 def _read_webdataset(folder: Path, task: str, seed: int) -> Iterator[Sample]:

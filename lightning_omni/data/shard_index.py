@@ -1,0 +1,241 @@
+"""The index of a tar shard: where each sample's bytes lie, so that a part of a shard can be read.
+
+`NAME.tar.idx` beside a shard holds one row per sample: the first byte of its first header, the
+number of bytes up to the next sample's first header, and the CRC-32 of these bytes. A reader
+fetches the range and checks it, and reads nothing else of the shard.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
+from lightning_omni.errors import OmniError
+
+SUFFIX = ".idx"
+KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_BLOCK = 512
+_PLAIN_FILES = (b"0", b"\0")
+_CHUNK = 1 << 20
+_MAGIC, _HEADER, _ROW = b"\x93NUMPY", 128, 24  # of the array's file, in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """Byte ranges of the samples of a tar, in stored order.
+
+    Attributes:
+        offsets: First byte of each sample, Int64[N].
+        sizes: Bytes of each sample, headers included, Int64[N].
+        checksums: CRC-32 of these bytes, Int64[N].
+        tar_bytes: Bytes of the tar.
+    """
+
+    offsets: Int64[np.ndarray, " N"]
+    sizes: Int64[np.ndarray, " N"]
+    checksums: Int64[np.ndarray, " N"]
+    tar_bytes: int
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.offsets)
+
+
+def index_path(tar: Path) -> Path:
+    """Return the path of a shard's index."""
+    return tar.with_name(tar.name + SUFFIX)
+
+
+def write_index(tar: Path) -> ShardIndex:
+    """Write the index beside a tar, in one step, and return it.
+
+    Raises:
+        OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
+    """
+    index = scan(tar)
+    target = index_path(tar)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.save(file, _rows(index), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+    return index
+
+
+class StoredIndex:
+    """The index of a shard, whose rows are read when they are needed.
+
+    Args:
+        tar: The shard.
+        index: File of its index; None for the file beside it. Without that, a local shard is read
+            once to make one.
+        tar_bytes: Bytes of the shard; None for those of the local file.
+
+    Raises:
+        OmniError: If the index is damaged or belongs to other contents, or the tar is damaged.
+    """
+
+    def __init__(
+        self, tar: Path, *, index: Path | None = None, tar_bytes: int | None = None
+    ) -> None:
+        self.path = index or index_path(tar)
+        self._made = None if self.path.is_file() else _rows(scan(tar))
+        self._num_rows = self._count() if self._made is None else len(self._made)
+        made_of = int(self._read(self._num_rows - 1, self._num_rows)[0, 0])
+        self.tar_bytes = tar.stat().st_size if tar_bytes is None else tar_bytes
+        if made_of != self.tar_bytes:
+            raise OmniError(
+                f"'{tar}' has {self.tar_bytes} bytes but its index was made of {made_of}; prepare "
+                "the data again, or delete the index if you changed the shard yourself"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._num_rows - 1
+
+    def part(self, start: int, stop: int) -> ShardIndex:
+        """Return the byte ranges of samples `[start, stop)`."""
+        offsets, sizes, checksums = self._read(start, min(stop, len(self))).T
+        return ShardIndex(offsets, sizes, checksums, self.tar_bytes)
+
+    def _count(self) -> int:
+        """Return the number of rows, after the header of the file was checked."""
+        with self.path.open("rb", buffering=0) as file:
+            head = file.read(_HEADER)
+            rows, rest = divmod(os.fstat(file.fileno()).st_size - _HEADER, _ROW)
+        if head[:6] != _MAGIC or len(head) < _HEADER or b"'<i8'" not in head or rest or rows < 1:
+            raise OmniError(f"'{self.path}' is no index of a shard; delete it")
+        return rows
+
+    def _read(self, start: int, stop: int) -> NDArray[np.int64]:
+        if self._made is not None:
+            return self._made[start:stop]
+        with self.path.open("rb", buffering=0) as file:
+            raw = os.pread(file.fileno(), (stop - start) * _ROW, _HEADER + start * _ROW)
+        return np.frombuffer(raw, dtype="<i8").reshape(-1, 3)
+
+
+def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = None) -> ShardIndex:
+    """Return the whole index of a shard; see `StoredIndex`."""
+    stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes)
+    return stored.part(0, len(stored))
+
+
+def scan(tar: Path) -> ShardIndex:
+    """Make the index of a local tar by reading it once.
+
+    Raises:
+        OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
+    """
+    starts: list[tuple[str, int]] = []
+    end = 0
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                first, end = end, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if not member.isreg():
+                    raise OmniError(
+                        f"'{tar}' holds '{member.name}', which is not a plain file; prepare the "
+                        "data again"
+                    )
+                key = key_of(member.name, tar)[0]
+                if not starts or starts[-1][0] != key:
+                    starts.append((key, first))
+        size = tar.stat().st_size
+        with tar.open("rb") as file:
+            file.seek(end)
+            rest = file.read()
+            if end > size or len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
+                raise tarfile.ReadError(f"damaged after byte {end} of {size}")
+            offsets = np.array([first for _, first in starts], dtype=np.int64)
+            sizes = np.diff(offsets, append=end)
+            checksums = [_checksum(file.fileno(), *row) for row in zip(offsets, sizes, strict=True)]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise OmniError(
+            f"'{tar}' is not a readable tar ({error}); prepare the data again"
+        ) from error
+    twice = [key for key, count in Counter(key for key, _ in starts).items() if count > 1]
+    if twice:
+        raise OmniError(f"'{tar}' holds the key '{twice[0]}' twice; prepare the data again")
+    return ShardIndex(offsets, sizes, np.array(checksums, dtype=np.int64), size)
+
+
+def members(
+    block: bytes, tar: Path, *, checksum: int | None = None
+) -> tuple[str, dict[str, bytes]]:
+    """Return a sample's key and its files by extension.
+
+    Args:
+        block: The sample's bytes of a tar.
+        tar: The tar, for errors.
+        checksum: CRC-32 that the bytes must have; None for any.
+
+    Raises:
+        OmniError: If the bytes have another checksum, or are not the files of one key.
+    """
+    if checksum is not None and zlib.crc32(block) != checksum:
+        raise OmniError(
+            f"'{tar}' is damaged: a sample's bytes have another checksum than when the shard was "
+            "written; prepare the data again"
+        )
+    key, files, position = "", dict[str, bytes](), 0
+    while position < len(block):
+        header = block[position : position + _BLOCK]
+        if header[156:157] not in _PLAIN_FILES or header[345:346] != b"\0":
+            return _members_of_any_tar(block, tar)
+        name = header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
+        size = int(header[124:136].strip(b" \0") or b"0", 8)
+        key, extension = key_of(name, tar)
+        position += _BLOCK
+        files[extension] = block[position : position + size]
+        position += -(-size // _BLOCK) * _BLOCK
+    return key, files
+
+
+def key_of(name: str, tar: Path) -> tuple[str, str]:
+    """Split a member's name at its first dot into key and extension.
+
+    Raises:
+        OmniError: If the key is not a plain name or there is no extension.
+    """
+    key, _, extension = name.partition(".")
+    if not KEY.fullmatch(key) or not extension:
+        raise OmniError(
+            f"'{tar}' holds the key '{key}' ('{name}'); keys are letters, digits, _ and -, with an "
+            "extension behind them"
+        )
+    return key, extension
+
+
+def _members_of_any_tar(block: bytes, tar: Path) -> tuple[str, dict[str, bytes]]:
+    """Parse a sample whose headers have extensions, such as long names."""
+    key, files = "", dict[str, bytes]()
+    with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as archive:
+        for member in archive:
+            key, extension = key_of(member.name, tar)
+            content = archive.extractfile(member)
+            files[extension] = b"" if content is None else content.read()
+    return key, files
+
+
+def _checksum(file: int, offset: int, size: int) -> int:
+    total = 0
+    for start in range(offset, offset + size, _CHUNK):
+        total = zlib.crc32(os.pread(file, min(_CHUNK, offset + size - start), start), total)
+    return total
+
+
+def _rows(index: ShardIndex) -> NDArray[np.int64]:
+    rows = np.stack([index.offsets, index.sizes, index.checksums], axis=1)
+    return np.concatenate([rows, [[index.tar_bytes, 0, 0]]]).astype(np.int64)

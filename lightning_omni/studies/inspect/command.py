@@ -1,0 +1,156 @@
+"""The `inspect` verb: what a data folder holds, in tables and on a page with pictures and sound."""
+
+from __future__ import annotations
+
+import logging
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template as Page
+
+from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.errors import check_within
+from lightning_omni.files import make_room_for
+from lightning_omni.studies.inspect.contents import (
+    Contents,
+    media_contents,
+    task_contents,
+)
+from lightning_omni.studies.inspect.examples import choose_samples, examples_html, find_media
+from lightning_omni.studies.inspect.mixture import Share, data_of, first_batches, shares
+from lightning_omni.studies.inspect.rows import rows_html
+from lightning_omni.studies.report.tables import plain_table
+from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+
+log = logging.getLogger(__name__)
+
+_TASK_HEAD = ("task", "split", "samples", "text tokens", "speech codes", "image codes", "speech")
+_MEDIA_HEAD = ("media", "split", "files", "MB", "duration")
+_MIXTURE_HEAD = ("task", "share", "samples", "share of tokens", "passes over the data")
+
+
+def inspect_data(
+    data: str,
+    recipe: Path | None = None,
+    out: Path | None = None,
+    samples: int = 10,
+    limit: int = 2000,
+    seed: int = 0,
+) -> None:
+    """Print what a data folder holds, and write a page with samples and packed rows.
+
+    Args:
+        data: Folder written by prep-data, or one of its folders of codes.
+        recipe: Recipe of the joint model, whose mixture and packed rows are shown; its tokenizers
+            encode the data if that was not done.
+        out: HTML file to write; None for `inspect.html` in the current folder.
+        samples: Number of samples on the page.
+        limit: Samples of each task and split that are read to count tokens and seconds; beyond,
+            numbers are extrapolated and marked with ~.
+        seed: Seed of the choice of samples.
+
+    Raises:
+        OmniError: If the folder holds no data, or the recipe does not fit them.
+    """
+    check_within("samples", samples, 0)
+    check_within("limit", limit, 1)
+    folder = Path(data)
+    read_manifest(folder)
+    prepared = folder if (folder / "tasks").is_dir() else folder.parent.parent
+    sections = [f"<h1>{escape(str(folder))}</h1>"]
+    seen = None if recipe is None else data_of(recipe, str(prepared))
+    if seen is not None:
+        seen[0].prepare_data()
+        seen[0].setup("fit")
+    codes = _codes_of(folder) if seen is None else seen[0].folder
+    tasks_folder = codes or folder / "tasks"
+    manifest = {} if codes is None else read_manifest(codes)
+    text = TextTokenizer(DEFAULT_RANKS) if seen is None else seen[0].template.text
+    contents = task_contents(tasks_folder, manifest, text, limit=limit)
+    sections += _table("Tasks", _TASK_HEAD, [_task_line(row) for row in contents])
+    if (prepared / "media").is_dir():
+        media = media_contents(prepared / "media", limit=limit)
+        sections += _table("Media", _MEDIA_HEAD, [_media_line(row) for row in media])
+    if codes is None:
+        log.info("the data are not encoded; give --recipe to see codes, mixture and packed rows")
+    if seen is not None:
+        batches = first_batches(seen[0])
+        lines = [_share_line(share) for share in shares(*seen, batches)]
+        sections += _table(f"Mixture of {recipe}", _MIXTURE_HEAD, lines)
+        sections += [_ROWS_TITLE, rows_html(batches[0], seen[0].template)]
+    source = prepared / "tasks" if (prepared / "tasks").is_dir() else tasks_folder
+    chosen = choose_samples(source, contents, count=samples, limit=limit, seed=seed)
+    found = find_media(prepared / "media", chosen)
+    sections += ["<h2>Samples</h2>", examples_html(chosen, found)]
+    _write(out or Path("inspect.html"), f"Data · {folder}", sections)
+
+
+_ROWS_TITLE = (
+    "<h2>First packed rows</h2><p>One cell per token: text, a special token, or a code with the "
+    "first letter of its modality. A colour is a segment, whose tokens attend to each other and to "
+    "no others; underlined tokens belong to the response, of which training masks some; pale ones "
+    "are tail pads, grey ones the unused end of a row.</p>"
+)
+
+
+def _codes_of(folder: Path) -> Path | None:
+    """Return the folder of codes to count: the folder itself, or the last one that was finished."""
+    if "spans" in read_manifest(folder):
+        return folder
+    finished = [path.parent for path in (folder / "codes").glob(f"*/{MANIFEST}")]
+    return max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
+
+
+def _task_line(row: Contents) -> list[str]:
+    counts = [_estimate(row, row.tokens[name]) for name in ("text", "speech", "image")]
+    return [row.kind, row.split, f"{row.total:,}", *counts, _duration(row)]
+
+
+def _media_line(row: Contents) -> list[str]:
+    megabytes = f"{row.num_bytes / 1e6:,.1f}"
+    return [row.kind, row.split, f"{row.total:,}", megabytes, _duration(row)]
+
+
+def _share_line(share: Share) -> list[str]:
+    passes = "endless" if share.passes is None else f"{share.passes:,.2f}"
+    return [
+        share.task,
+        f"{share.share:.3f}",
+        f"{share.samples:,}",
+        f"{share.token_share:.3f}",
+        passes,
+    ]
+
+
+def _estimate(row: Contents, of_read: float) -> str:
+    value, is_exact = row.estimate(of_read)
+    return f"{'' if is_exact else '~'}{value:,.0f}" if value else "-"
+
+
+def _duration(row: Contents) -> str:
+    """Return a duration in words: seconds, minutes or hours."""
+    seconds, is_exact = row.estimate(row.seconds)
+    if not seconds:
+        return "-"
+    units = ((3600, "h"), (60, "min"), (1, "s"))
+    unit, name = next((u for u in units if seconds >= u[0]), units[-1])
+    return f"{'' if is_exact else '~'}{seconds / unit:,.1f} {name}"
+
+
+def _table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> list[str]:
+    """Log a table, and return it as HTML."""
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    for line in (head, *lines):
+        words = [
+            cell.ljust(width) if n < 2 else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        log.info("%s", "  ".join(words).rstrip())
+    return [f"<h2>{escape(title)}</h2>", plain_table(head, lines)]
+
+
+def _write(out: Path, title: str, sections: list[str]) -> None:
+    page = resources.files("lightning_omni.studies.report").joinpath("page.html").read_text()
+    made = Page(page).substitute(title=escape(title), body="\n".join(sections))
+    make_room_for(out).write_text(made, encoding="utf-8")
+    log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)
