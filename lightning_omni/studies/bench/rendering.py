@@ -7,15 +7,17 @@ Source of sizes and shares: Omni-Diffusion, arXiv:2603.06577, table 4 and append
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from lightning_omni.data.mixture import next_task
 from lightning_omni.data.packing import pack
-from lightning_omni.data.shards import mixture, parse_sample
+from lightning_omni.data.shards import parse_sample
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.tasks import task_named
@@ -95,12 +97,13 @@ def measure_rendering(
     files: dict[str, list[Files]],
     shares: dict[str, float],
     *,
-    rows: int,
-    row_length: int,
+    rows: int = 1,
+    row_length: int = 3072,
     batches: int,
+    repeats: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return tokens of samples per CPU second, with and without the parsing of the samples.
+    """Return the median tokens of samples per CPU second, with and without parsing the samples.
 
     Args:
         template: Template to render with.
@@ -109,6 +112,7 @@ def measure_rendering(
         rows: Rows per batch.
         row_length: Tokens per row.
         batches: Batches per measurement.
+        repeats: Measurements.
         seed: Seed of answer parts and tail pads.
     """
     memory = Path("memory")
@@ -118,7 +122,9 @@ def measure_rendering(
     }
 
     def sequences(*, parses: bool) -> Iterator[tuple[int, TokenSequence]]:
-        for index, task in enumerate(mixture(shares)):
+        served = dict.fromkeys(shares, 0)
+        for index in count():
+            task = next_task(shares, served)
             place = index % len(parsed[task])
             sample = parsed[task][place]
             if parses:
@@ -137,12 +143,14 @@ def measure_rendering(
         used = sum(num_used_tokens(batch) for batch in islice(packed, batches))
         return used / (time.process_time() - start)
 
+    speeds = [[tokens_per_cpu_s(parses=p) for p in (False, True)] for _ in range(repeats)]
+    rendered, parsed_too = (statistics.median(column) for column in zip(*speeds, strict=True))
     return {
         "rows": rows,
         "row_length": row_length,
         "batches": batches,
-        "tokens_per_cpu_s": tokens_per_cpu_s(parses=False),
-        "parsed_tokens_per_cpu_s": tokens_per_cpu_s(parses=True),
+        "tokens_per_cpu_s": rendered,
+        "parsed_tokens_per_cpu_s": parsed_too,
     }
 
 
