@@ -183,13 +183,13 @@ class Vocab:
         span = self.span(modality)
         try:
             given = np.fromiter(codes, np.int64, len(codes))
-            low, high = (int(given.min()), int(given.max())) if len(codes) else (0, 0)
+            is_inside = not len(given) or given.view(np.uint64).max() < span.size
         except OverflowError:
-            low, high = min(codes), max(codes)
-        if low < 0 or high >= span.size:
+            is_inside = False
+        if not is_inside:
             raise OmniError(
-                f"{modality} codes reach from {low} to {high} but the vocab span has {span.size} "
-                "codes; encode the shards with the tokenizer this vocab was made for"
+                f"{modality} codes reach from {min(codes)} to {max(codes)} but the vocab span has "
+                f"{span.size} codes; encode the shards with the tokenizer this vocab was made for"
             )
         given += span.start
         return given

@@ -112,9 +112,8 @@ class ReleasedTemplate(Template):
         out.add(fixed_ids(self.text, text) if is_fixed else self.text.encode(text))
 
     def _open_turn(self, out: Builder, role: str) -> None:
-        out.add([self.vocab.special("<|im_start|>")])
-        out.add(fixed_ids(self.text, role))
-        out.add(fixed_ids(self.text, "\n"))
+        begin = self.vocab.special("<|im_start|>")
+        out.add([begin, *fixed_ids(self.text, role), *fixed_ids(self.text, "\n")])
 
     def _close_turn(self, out: Builder) -> None:
         out.add(self._end_of_turn())
