@@ -153,7 +153,7 @@ def collate(
         flat += [*row, (0, _unused_end(unused, pad_token_id))] if unused else row
     sequences = [sequence for _, sequence in flat]
     lengths = [len(s.ids) for s in sequences]
-    bounds = np.concatenate(([0], np.cumsum(lengths)))
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
     segment_ids = np.repeat(np.arange(len(flat)), lengths)
 
     def column(name: str) -> torch.Tensor:
@@ -165,7 +165,7 @@ def collate(
         ids=column("ids"),
         position_ids=column("position_ids"),
         segment_ids=torch.from_numpy(segment_ids),
-        positions=torch.from_numpy(np.arange(bounds[-1]) - bounds[segment_ids]),
+        positions=torch.from_numpy(np.arange(offsets[-1]) - offsets[segment_ids]),
         maskable=maskable,
         is_tail_pad=is_tail_pad,
         is_answer=is_answer,
@@ -173,7 +173,7 @@ def collate(
         modality=column("modality"),
         tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),
-        cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
+        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
         lengths=tuple(lengths),
         host_tasks=tuple(s.task for s in sequences),
         num_maskable=int(maskable.sum()),

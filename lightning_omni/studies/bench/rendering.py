@@ -125,10 +125,10 @@ def measure_rendering(
         served = dict.fromkeys(shares, 0)
         for index in count():
             task = next_task(shares, served)
-            place = index % len(parsed[task])
-            sample = parsed[task][place]
+            position = index % len(parsed[task])
+            sample = parsed[task][position]
             if parses:
-                sample = parse_sample(sample.key, files[task][place], memory)
+                sample = parse_sample(sample.key, files[task][position], memory)
             yield index, template.render(sample, rng=Random(f"{seed}-{index}"))
 
     def tokens_per_cpu_s(*, parses: bool) -> float:
