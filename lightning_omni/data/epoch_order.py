@@ -2,9 +2,9 @@
 
 Each shard is cut in `pieces` equal parts. An epoch goes over the shards in rounds, in each of which
 every shard gives one of its pieces; order of shards and pieces are drawn anew for each epoch. This
-line of samples is cut in pools of equal size, each of which touches about `PIECES_PER_POOL` pieces,
-so that samples of several shards are mixed where a pool is permuted. Pools are numbered over all
-epochs; a lane reads every `lanes`-th of them.
+line of samples is cut in pools of equal size, of at most about `SAMPLES_PER_POOL` samples and
+`PIECES_PER_POOL` pieces; a pool's samples are permuted, which mixes several shards. Pools are
+numbered over all epochs; a lane reads every `lanes`-th of them.
 
 The fixed number of lanes follows the canonical nodes of MosaicML Streaming.
 """
@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from random import Random
 
 import numpy as np
 from jaxtyping import Int64
 
 PIECES_PER_POOL = 16
-_EPOCHS_KEPT = 4
+SAMPLES_PER_POOL = 1024
+_EPOCHS_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,17 @@ class SampleRange:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The pieces of an epoch in order, and the number of samples before each, Int64[P + 1]."""
+    """The pieces of an epoch in order.
 
-    pieces: tuple[SampleRange, ...]
-    before: Int64[np.ndarray, " P"]
+    Attributes:
+        shards: Shard of each piece, Int64[P].
+        starts: First sample of each piece in its shard, Int64[P].
+        before: Number of samples in earlier pieces, and in all, Int64[P + 1].
+    """
+
+    shards: Int64[np.ndarray, " P"]
+    starts: Int64[np.ndarray, " P"]
+    before: Int64[np.ndarray, " Q"]
 
 
 class EpochOrder:
@@ -51,9 +58,9 @@ class EpochOrder:
     """
 
     def __init__(self, sizes: Sequence[int], *, lanes: int, seed: str) -> None:
-        self.sizes, self.seed = tuple(sizes), seed
+        self.sizes, self.seed = np.array(sizes, dtype=np.int64), seed
         self.num_samples = sum(sizes)
-        wanted = lanes * max(1, len(sizes) // (lanes * PIECES_PER_POOL))
+        wanted = lanes * max(1, -(-self.num_samples // (lanes * SAMPLES_PER_POOL)))
         self.pools_per_epoch = min(wanted, self.num_samples)
         self.pieces = max(1, min(-(-wanted * PIECES_PER_POOL // len(sizes)), max(sizes)))
         self._line = lru_cache(_EPOCHS_KEPT)(self._draw_line)
@@ -62,14 +69,14 @@ class EpochOrder:
         """Return the samples of a pool, before they are permuted."""
         start, stop = self._interval(pool)
         line = self._line(pool // self.pools_per_epoch)
-        first = int(np.searchsorted(line.before, start, side="right")) - 1
+        first, last = np.searchsorted(line.before, [start, stop - 1], side="right") - 1
         found = []
-        for piece, before in zip(line.pieces[first:], line.before[first:].tolist(), strict=False):
-            if before >= stop:
-                break
-            left, right = max(start - before, 0), min(stop - before, piece.stop - piece.start)
-            if left < right:
-                found.append(SampleRange(piece.shard, piece.start + left, piece.start + right))
+        for piece in range(int(first), int(last) + 1):
+            shard, offset, before = (
+                int(column[piece]) for column in (line.shards, line.starts, line.before)
+            )
+            left, right = max(start, before), min(stop, int(line.before[piece + 1]))
+            found.append(SampleRange(shard, offset + left - before, offset + right - before))
         return found
 
     def pool_size(self, pool: int) -> int:
@@ -91,16 +98,16 @@ class EpochOrder:
 
     def _draw_line(self, epoch: int) -> _Line:
         rng = Random(f"{self.seed}-epoch-{epoch}")
-        shards = list(range(len(self.sizes)))
-        turns = [rng.sample(range(self.pieces), self.pieces) for _ in shards]
-        pieces = []
-        for turn in range(self.pieces):
-            rng.shuffle(shards)
-            for shard in shards:
-                start, stop = (
-                    (turns[shard][turn] + i) * self.sizes[shard] // self.pieces for i in (0, 1)
-                )
-                if start < stop:
-                    pieces.append(SampleRange(shard, start, stop))
-        before = accumulate((p.stop - p.start for p in pieces), initial=0)
-        return _Line(tuple(pieces), np.array(list(before)[:-1], dtype=np.int64))
+        order = list(range(len(self.sizes)))
+        turns = np.array([rng.sample(range(self.pieces), self.pieces) for _ in order])
+        rounds = []
+        for _ in range(self.pieces):
+            rng.shuffle(order)
+            rounds.append(list(order))
+        shards = np.array(rounds)
+        pieces = np.take_along_axis(turns.T, shards, axis=1).ravel()
+        shards = shards.ravel()
+        starts, stops = ((pieces + i) * self.sizes[shards] // self.pieces for i in (0, 1))
+        is_filled = starts < stops
+        shards, starts, stops = shards[is_filled], starts[is_filled], stops[is_filled]
+        return _Line(shards, starts, np.insert(np.cumsum(stops - starts), 0, 0))

@@ -83,7 +83,8 @@ class ShardReader:
             end = int(found[0, -1] + found[1, -1])
             ranges.append(_Range(self.shards[part.shard].path, int(found[0, 0]), end))
         table = np.concatenate(columns, axis=1)
-        return _Pool(tuple(ranges), *table[:, self.order.permutation(number, table.shape[1])])
+        permuted = table[:, self.order.permutation(number, table.shape[1])]
+        return _Pool(tuple(ranges), *permuted)
 
     def read(self, pool: _Pool, index: int) -> tuple[str, dict[str, bytes], Path]:
         """Return key, files and shard of a sample.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_omni.data.lane_reader import LaneReader, Cursor, ShardReader
+from lightning_omni.data.lane_reader import Cursor, LaneReader, ShardReader
 from lightning_omni.data.shards import list_shards, medium_of
 
 CACHE_BYTES = 512 << 20

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_omni.data.epoch_order import EpochOrder
+from lightning_omni.data.epoch_order import PIECES_PER_POOL, SAMPLES_PER_POOL, EpochOrder
 
 SHARDS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 
@@ -42,13 +42,20 @@ def test_a_window_of_100_samples_spans_most_of_8_shards(lanes):
     assert min(map(len, windows)) >= 6
 
 
-def test_with_many_shards_a_lane_reads_whole_ones():
-    order = EpochOrder([100] * 256, lanes=4, seed="1")
-    ranges = [r for pool in range(order.pools_per_epoch) for r in order.ranges(pool)]
-    shards = [r.shard for r in ranges]
-    assert shards != sorted(shards)
-    assert order.pieces == 1
-    assert sum((r.start, r.stop) == (0, 100) for r in ranges) == 256
+def test_pools_do_not_grow_with_the_data():
+    for shards in (4, 256):
+        order = EpochOrder([1000] * shards, lanes=4, seed="1")
+        sizes = [order.pool_size(pool) for pool in range(order.pools_per_epoch)]
+        assert max(sizes) <= SAMPLES_PER_POOL
+        ranges = [order.ranges(pool) for pool in range(order.pools_per_epoch)]
+        assert max(map(len, ranges)) <= PIECES_PER_POOL + 2
+
+
+def test_shards_come_in_an_order_of_their_own_in_each_epoch():
+    order = EpochOrder([100] * 50, lanes=1, seed="1")
+    firsts = [[r.shard for r in order.ranges(epoch * order.pools_per_epoch)] for epoch in range(2)]
+    assert firsts[0] != firsts[1]
+    assert firsts[0] != sorted(firsts[0])
 
 
 def test_lanes_give_out_an_epoch_together():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,17 +44,23 @@ def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
+def start_of_peak() -> Callable[[], float]:
+    """Return a function that returns by how many MB this process's memory has peaked since."""
+    before = _memory_mb("VmRSS")
+    _RESET_PEAK.write_text("5")
+    return lambda: _memory_mb("VmHWM") - before
+
+
 def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no cover - see above
     """Measure in this process and print the result."""
     from lightning_omni.studies.bench.train import make_step
 
-    before = _memory_mb("VmRSS")
-    _RESET_PEAK.write_text("5")
+    memory_since = start_of_peak()
     sizes = Shape(**json.loads(shape))
     step = make_step(side, sizes, dtype=DTYPES[dtype], seed=int(seed))
     for _ in range(2):  # the second step has gradients and moments from the start
         step()
-    peak = _memory_mb("VmHWM") - before
+    peak = memory_since()
     if (device := torch.device(sizes.device)).type == "cuda":
         peak = torch.cuda.max_memory_allocated(device) / 2**20
     sys.stdout.write(f"{peak}\n")
