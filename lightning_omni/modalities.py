@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
 
@@ -72,12 +76,23 @@ class Modality:
         """Return the number of codes of an answer of fixed length."""
         return (self.columns(sizes) or 1) ** 2 if self.length is None else self.length
 
-    def grid_of(self, num_tokens: int, sizes: Sizes) -> list[tuple[int, int]]:
-        """Return (row, column) of each token, counted from 1; empty where there is no grid."""
+    def grid_of(self, num_tokens: int, sizes: Sizes) -> NDArray[np.int64] | None:
+        """Return (row, column) of each token, counted from 1, Int[num_tokens 2], to read only.
+
+        None where there is no grid.
+        """
         width = self.columns(sizes)
         if width is None:
-            return []
-        return [(i // width + 1, i % width + 1) for i in range(num_tokens)]
+            return None
+        return _grid(width, num_tokens.bit_length())[:num_tokens]
+
+
+@lru_cache(maxsize=64)
+def _grid(width: int, bits: int) -> NDArray[np.int64]:
+    """Return the cells of the first 2^bits places of a grid, of which those of fewer are a part."""
+    cells = np.stack(np.divmod(np.arange(1 << bits), width), axis=1) + 1
+    cells.flags.writeable = False
+    return cells
 
 
 TEXT, IMAGE, SPEECH = "text", "image", "speech"

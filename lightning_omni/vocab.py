@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
@@ -125,6 +128,7 @@ class Vocab:
             self.spans[name] = Span(name, start, size)
             start += size
         self.size = start
+        self._special_ids: dict[str, int] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -133,7 +137,10 @@ class Vocab:
 
     def special(self, token: str) -> int:
         """Return the id of a special token such as `<|mask|>`."""
-        return self.spans["special"].start + self._tokens.index_of(token)
+        if token not in self._special_ids:
+            first = self.spans["special"].start
+            self._special_ids[token] = first + self._tokens.index_of(token)
+        return self._special_ids[token]
 
     def special_name(self, token: int) -> str:
         """Undo `special`."""
@@ -168,13 +175,24 @@ class Vocab:
         Raises:
             OmniError: If a code is outside the modality's span.
         """
+        ids: list[int] = self.code_ids(modality, codes).tolist()
+        return ids
+
+    def code_ids(self, modality: str, codes: Sequence[int]) -> NDArray[np.int64]:
+        """Return `to_ids` as a new array, Int[len(codes)]."""
         span = self.span(modality)
-        if codes and not (min(codes) >= 0 and max(codes) < span.size):
+        try:
+            given = np.fromiter(codes, np.int64, len(codes))
+            is_inside = not len(given) or given.view(np.uint64).max() < span.size
+        except OverflowError:
+            is_inside = False
+        if not is_inside:
             raise OmniError(
                 f"{modality} codes reach from {min(codes)} to {max(codes)} but the vocab span has "
                 f"{span.size} codes; encode the shards with the tokenizer this vocab was made for"
             )
-        return [span.start + c for c in codes]
+        given += span.start
+        return given
 
     def to_codes(self, modality: str, ids: list[int]) -> list[int]:
         """Undo `to_ids`, dropping ids of other spans."""

@@ -2,6 +2,7 @@
 
 import json
 from random import Random
+from types import SimpleNamespace
 
 import torch
 
@@ -35,6 +36,16 @@ def sample_of(task, parts):
         Turn("assistant", tuple(parts[m] for m in declared.outputs)),
     )
     return Sample("key", task, turns)
+
+
+def as_lists(sequence):
+    """A rendered sample with plain lists in place of its arrays."""
+    plain = {
+        name: getattr(sequence, name).tolist()
+        for name in ("ids", "maskable", "is_tail_pad", "modality")
+    }
+    position_ids = [tuple(row) for row in sequence.position_ids.tolist()]
+    return SimpleNamespace(position_ids=position_ids, features=sequence.features, **plain)
 
 
 def rendered_with(template, sample, part):

@@ -36,7 +36,9 @@ def test_sizes_follow_from_a_row_and_the_sizes_of_the_data():
     assert [m.columns(SIZES) for m in (text, speech, image, POSES)] == [None, 2, 8, 3]
     assert image.fixed_length(SIZES) == 64
     assert Modality("depth", suffix=".png", grid=4, length=20).fixed_length(SIZES) == 20
-    assert POSES.grid_of(4, SIZES) == [(1, 1), (1, 2), (1, 3), (2, 1)]
+    assert POSES.grid_of(4, SIZES).tolist() == [[1, 1], [1, 2], [1, 3], [2, 1]]
+    assert text.grid_of(4, SIZES) is None
+    assert [len(image.grid_of(n, SIZES)) for n in (0, 1, 63, 64, 65)] == [0, 1, 63, 64, 65]
     assert [m.is_file for m in (text, speech, image, POSES)] == [False, False, False, True]
 
 

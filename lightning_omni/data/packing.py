@@ -151,29 +151,35 @@ def collate(
     for row in rows:
         unused = row_length - sum(len(s.ids) for _, s in row)
         flat += [*row, (0, _unused_end(unused, pad_token_id))] if unused else row
-    lengths = [len(s.ids) for _, s in flat]
+    sequences = [sequence for _, sequence in flat]
+    lengths = [len(s.ids) for s in sequences]
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    segment_ids = np.repeat(np.arange(len(flat)), lengths)
 
-    def column(name: str, dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor([x for _, s in flat for x in getattr(s, name)], dtype=dtype)
+    def column(name: str) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([getattr(s, name) for s in sequences]))
 
-    maskable, is_tail_pad = column("maskable", torch.bool), column("is_tail_pad", torch.bool)
+    maskable, is_tail_pad = column("maskable"), column("is_tail_pad")
+    is_answer = maskable & ~is_tail_pad
     return Batch(
-        ids=column("ids", torch.long),
-        position_ids=column("position_ids", torch.long),
-        segment_ids=torch.arange(len(flat)).repeat_interleave(torch.tensor(lengths)),
-        positions=torch.cat([torch.arange(length) for length in lengths]),
+        ids=column("ids"),
+        position_ids=column("position_ids"),
+        segment_ids=torch.from_numpy(segment_ids),
+        positions=torch.from_numpy(np.arange(offsets[-1]) - offsets[segment_ids]),
         maskable=maskable,
         is_tail_pad=is_tail_pad,
-        is_answer=maskable & ~is_tail_pad,
-        modality=column("modality", torch.long),
-        tasks=torch.tensor([s.task for _, s in flat]),
+        is_answer=is_answer,
+        answer_positions=is_answer.nonzero().squeeze(1),
+        modality=column("modality"),
+        tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),
+        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
         lengths=tuple(lengths),
-        host_tasks=tuple(s.task for _, s in flat),
+        host_tasks=tuple(s.task for s in sequences),
         num_maskable=int(maskable.sum()),
         num_rows=len(rows),
         codebooks=codebooks,
-        continuous=concatenate_features([s for _, s in flat]),
+        continuous=concatenate_features(sequences),
     )
 
 
@@ -204,6 +210,8 @@ def concatenate_features(sequences: list[TokenSequence]) -> ContinuousFeatures |
 
 def _unused_end(length: int, pad_token_id: int) -> TokenSequence:
     """Return the unused end of a row."""
-    position_ids = [(i, 0, 0) for i in range(length)]
-    no = [False] * length
-    return TokenSequence([pad_token_id] * length, position_ids, no, no, [-1] * length, -1, "")
+    position_ids = np.zeros((length, 3), dtype=np.int64)
+    position_ids[:, 0] = np.arange(length)
+    no = np.zeros(length, dtype=np.bool_)
+    ids = np.full(length, pad_token_id)
+    return TokenSequence(ids, position_ids, no, no, np.full(length, -1), -1, "")

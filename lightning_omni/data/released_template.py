@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lightning_omni.data.template import Builder, Template, is_dropped
+from lightning_omni.data.template import Builder, Template, fixed_ids, is_dropped
 from lightning_omni.modalities import SPEECH, modality_named
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
@@ -56,9 +56,7 @@ class ReleasedTemplate(Template):
     ) -> None:
         task = task_named(sample.task)
         if task.released_system:
-            self._write_turn(
-                out, sample, Turn("system", (Part("text", text=task.released_system),))
-            )
+            self._write_turn(out, sample, Turn("system", ()), before=task.released_system)
         for i, earlier in enumerate(sample.turns[:turn]):
             if earlier.role == "assistant":
                 self._write_turn(out, sample, earlier)
@@ -88,14 +86,14 @@ class ReleasedTemplate(Template):
         in_request: bool = False,
     ) -> None:
         """Write parts, each on a line of its own, the text between media as one string."""
-        text = before
+        text, is_fixed = before, True
         for i, part in enumerate(parts):
             text += "\n" if i else ""
             if modality_named(part.modality).is_text:
-                text += part.text or ""
+                text, is_fixed = text + (part.text or ""), False
                 continue
-            out.add(self.text.encode(text))
-            text = ""
+            self._write_text(out, text, is_fixed=is_fixed)
+            text, is_fixed = "", True
             self._write_bracket(out, "begin", part.modality)
             if part.features is None:
                 ids = self._code_ids(part, sample)
@@ -104,21 +102,24 @@ class ReleasedTemplate(Template):
                 else:
                     out.add(ids, grid=self._grid(part.modality, len(ids)))
             else:
-                out.features.append((len(out.ids), part.features))
+                out.features.append((out.length, part.features))
                 out.add([self.vocab.special(CONTEXT)] * len(part.features))
             self._write_bracket(out, "end", part.modality)
-        out.add(self.text.encode(text + after))
+        self._write_text(out, text + after, is_fixed=is_fixed)
+
+    def _write_text(self, out: Builder, text: str, *, is_fixed: bool) -> None:
+        """Write a text, which is fixed if it holds nothing of the sample."""
+        out.add(fixed_ids(self.text, text) if is_fixed else self.text.encode(text))
 
     def _open_turn(self, out: Builder, role: str) -> None:
-        out.add([self.vocab.special("<|im_start|>")])
-        out.add(self.text.encode(role))
-        out.add(self.text.encode("\n"))
+        begin = self.vocab.special("<|im_start|>")
+        out.add([begin, *fixed_ids(self.text, role), *fixed_ids(self.text, "\n")])
 
     def _close_turn(self, out: Builder) -> None:
         out.add(self._end_of_turn())
 
     def _end_of_turn(self) -> list[int]:
-        return [self.vocab.special("<|im_end|>"), *self.text.encode("\n")]
+        return [self.vocab.special("<|im_end|>"), *fixed_ids(self.text, "\n")]
 
     def _close_response(self, out: Builder, modality: str) -> None:
         """Close the turn of an image; other responses hold the end of their turn."""

@@ -10,8 +10,9 @@ response, the parts before it are context, and later parts are absent, in traini
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -37,53 +38,79 @@ class MaskedSpan:
 
 @dataclass(slots=True)
 class Builder:
-    """Collects tokens and their position ids while a sample is rendered."""
+    """Collects the runs of tokens of a sample while it is rendered.
 
-    ids: list[int] = field(default_factory=list)
-    position_ids: list[tuple[int, int, int]] = field(default_factory=list)
-    maskable: list[bool] = field(default_factory=list)
-    is_tail_pad: list[bool] = field(default_factory=list)
-    modality: list[int] = field(default_factory=list)
+    Attributes:
+        length: Number of tokens so far.
+        runs: Ids of the runs before `latest`.
+        latest: Ids since the last array.
+        grids: First position and cells of each run on a grid.
+        answers: First position, one past the last, modality and number of tail pads of each run to
+            be predicted.
+        features: See `TokenSequence`.
+    """
+
+    length: int = 0
+    runs: list[NDArray[np.int64]] = field(default_factory=list)
+    latest: list[int] = field(default_factory=list)
+    grids: list[tuple[int, NDArray[np.int64]]] = field(default_factory=list)
+    answers: list[tuple[int, int, int, int]] = field(default_factory=list)
     features: list[tuple[int, NDArray[np.floating[Any]]]] = field(default_factory=list)
 
     def add(
         self,
-        ids: list[int],
+        ids: Sequence[int] | NDArray[np.int64],
         *,
-        grid: list[tuple[int, int]] | None = None,
+        grid: NDArray[np.int64] | None = None,
         answer_of: int = -1,
         tail_pads: int = 0,
     ) -> None:
         """Append tokens.
 
         Args:
-            ids: Their ids.
-            grid: (row, column) of each; None for tokens that lie on no grid.
+            ids: Their ids, an array where they are many.
+            grid: (row, column) of each, Int[len(ids) 2]; None for tokens that lie on no grid.
             answer_of: Index of the modality if the tokens are to be predicted, else -1.
             tail_pads: Number of trailing tokens that are tail pads.
         """
-        start = len(self.ids)
-        self.ids.extend(ids)
-        grid = grid or []
-        for offset in range(len(ids)):
-            row, column = grid[offset] if offset < len(grid) else (0, 0)
-            self.position_ids.append((start + offset, row, column))
-        self.maskable.extend([answer_of >= 0] * len(ids))
-        self.modality.extend([answer_of] * len(ids))
-        self.is_tail_pad.extend(i >= len(ids) - tail_pads for i in range(len(ids)))
+        start, self.length = self.length, self.length + len(ids)
+        if isinstance(ids, np.ndarray):
+            self._end_latest()
+            self.runs.append(ids)
+        else:
+            self.latest.extend(ids)
+        if grid is not None:
+            self.grids.append((start, grid))
+        if answer_of >= 0:
+            self.answers.append((start, self.length, answer_of, tail_pads))
 
     def sequence(self, sample: Sample) -> TokenSequence:
         """Return the sequence of the collected tokens."""
+        self._end_latest()
+        position_ids = np.zeros((self.length, 3), dtype=np.int64)
+        position_ids[:, 0] = np.arange(self.length)
+        for start, grid in self.grids:
+            position_ids[start : start + len(grid), 1:] = grid
+        modality = np.full(self.length, -1)
+        is_tail_pad = np.zeros(self.length, dtype=np.bool_)
+        for start, stop, answer_of, tail_pads in self.answers:
+            modality[start:stop] = answer_of
+            is_tail_pad[stop - tail_pads : stop] = True
         return TokenSequence(
-            self.ids,
-            self.position_ids,
-            self.maskable,
-            self.is_tail_pad,
-            self.modality,
+            np.concatenate(self.runs),
+            position_ids,
+            modality >= 0,
+            is_tail_pad,
+            modality,
             TASK_NAMES.index(sample.task),
             sample.key,
             tuple(self.features),
         )
+
+    def _end_latest(self) -> None:
+        if self.latest:
+            self.runs.append(np.array(self.latest, dtype=np.int64))
+            self.latest.clear()
 
 
 class Template:
@@ -182,10 +209,8 @@ class Template:
 
     def answer_ids(self, parts: tuple[Part, ...], part: int) -> list[int]:
         """Return the ids of an answer part, its terminator included, tail pads excluded."""
-        own, (suffix, end) = parts[part], self.ending(parts, part)
-        if modality_named(own.modality).is_text:
-            return [*self.text.encode(f"{own.text or ''}{suffix}"), *end]
-        return [*self.vocab.to_ids(own.modality, list(own.codes or ())), *end]
+        ids: list[int] = self._answer_ids(parts, part).tolist()
+        return ids
 
     def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
         """Return how an answer part ends: text appended to its own, then ids."""
@@ -195,6 +220,17 @@ class Template:
     def answer_text(self, ids: list[int]) -> str:
         """Return the text of an answer's ids, without its ending."""
         return self.text.decode(ids)
+
+    def _answer_ids(
+        self, parts: tuple[Part, ...], part: int, *, tail_pads: int = 0
+    ) -> NDArray[np.int64]:
+        """Return the ids of an answer part, its terminator and tail pads included."""
+        own, (suffix, end) = parts[part], self.ending(parts, part)
+        rest = [*end, *[self.vocab.pad_token_id] * tail_pads]
+        if modality_named(own.modality).is_text:
+            return np.array([*self.text.encode(f"{own.text or ''}{suffix}"), *rest], np.int64)
+        codes = self.vocab.code_ids(own.modality, own.codes or ())
+        return np.concatenate((codes, np.array(rest, np.int64)))
 
     def _write_context(
         self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
@@ -216,7 +252,7 @@ class Template:
     ) -> MaskedSpan:
         """Write the masks of a response, some ids fixed, in its brackets, and close the turn."""
         self._write_bracket(out, "begin", modality)
-        span = MaskedSpan(modality, len(out.ids), len(out.ids) + length)
+        span = MaskedSpan(modality, out.length, out.length + length)
         ids = [fixed.get(i, self.vocab.mask_token_id) for i in range(length)]
         self._add_answer(out, modality, ids)
         self._close_response(out, modality)
@@ -228,13 +264,18 @@ class Template:
         """Write the answer part to be predicted, its tail pads, and close the turn."""
         modality = parts[part].modality
         pads = self._draw_num_tail_pads(modality, rng)
-        ids = self.answer_ids(parts, part) + [self.vocab.pad_token_id] * pads
+        ids = self._answer_ids(parts, part, tail_pads=pads)
         self._write_bracket(out, "begin", modality)
         self._add_answer(out, modality, ids, tail_pads=pads)
         self._close_response(out, modality)
 
     def _add_answer(
-        self, out: Builder, modality: str, ids: list[int], *, tail_pads: int = 0
+        self,
+        out: Builder,
+        modality: str,
+        ids: Sequence[int] | NDArray[np.int64],
+        *,
+        tail_pads: int = 0,
     ) -> None:
         index = self.vocab.modalities.index(modality)
         out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=tail_pads)
@@ -263,7 +304,7 @@ class Template:
         task = task_named(sample.task)
         if with_instruction and task.instruction:
             voice = sample.meta.get("voice", task.default_voice)
-            out.add(self.text.encode(task.instruction.format(voice=voice)))
+            out.add(fixed_ids(self.text, task.instruction.format(voice=voice)))
         for part in turn.parts:
             if part.modality in drop:
                 continue
@@ -279,7 +320,7 @@ class Template:
         """Write answer parts that are context of a later one."""
         for i, part in enumerate(parts):
             self._write_bracket(out, "begin", part.modality)
-            ids = self.answer_ids(parts, i)
+            ids = self._answer_ids(parts, i)
             out.add(ids, grid=self._grid(part.modality, len(ids)))
             if modality_named(part.modality).has_fixed_length:
                 self._write_bracket(out, "end", part.modality)
@@ -294,7 +335,9 @@ class Template:
         if token is not None:
             out.add([self.vocab.special(token)])
 
-    def _add_request(self, out: Builder, part: Part, ids: list[int], sample: Sample) -> None:
+    def _add_request(
+        self, out: Builder, part: Part, ids: NDArray[np.int64], sample: Sample
+    ) -> None:
         """Write the codes of a request's medium.
 
         Raises:
@@ -308,17 +351,23 @@ class Template:
             )
         out.add(ids, grid=modality_named(part.modality).grid_of(len(ids), self.request_sizes))
 
-    def _grid(self, modality: str, length: int) -> list[tuple[int, int]]:
+    def _grid(self, modality: str, length: int) -> NDArray[np.int64] | None:
         return modality_named(modality).grid_of(length, self.sizes)
 
-    def _code_ids(self, part: Part, sample: Sample) -> list[int]:
+    def _code_ids(self, part: Part, sample: Sample) -> NDArray[np.int64]:
         """Return the ids of a part's codes, the mask id where they are masked."""
         if part.codes is None:
             raise OmniError(f"sample '{sample.key}' holds {part.modality} without codes; encode it")
-        ids = self.vocab.to_ids(part.modality, list(part.codes))
-        for position in part.masked:
-            ids[position] = self.vocab.mask_token_id
+        ids = self.vocab.code_ids(part.modality, part.codes)
+        if part.masked:
+            ids[list(part.masked)] = self.vocab.mask_token_id
         return ids
+
+
+@lru_cache(maxsize=4096)
+def fixed_ids(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
+    """Return the ids of a text of the template, such as an instruction, which many samples hold."""
+    return tuple(tokenizer.encode(text))
 
 
 def is_dropped(part: Part, drop: Collection[str]) -> bool:

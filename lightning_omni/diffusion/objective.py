@@ -64,7 +64,7 @@ class MaskedDiffusionObjective(nn.Module):
             weight,
             mask_token_id=self.mask_token_id,
         )
-        num_answer = self.modality_weight[batch.modality[batch.is_answer]].sum()
+        num_answer = self.modality_weight[batch.modality[batch.answer_positions]].sum()
         return per_answer_token(total, num_answer), nll
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -297,16 +298,15 @@ def pack_prompts(
     lengths = [len(sequence.ids) for sequence in sequences]
     starts = accumulate(lengths, initial=0)
     positions = [
-        start + i
+        np.arange(start + response.start, start + response.stop)
         for start, (_, response) in zip(starts, rendered, strict=False)
-        for i in range(response.start, response.stop)
     ]
     continuous = concatenate_features(sequences)
     return PackedPrompts(
-        torch.tensor([i for s in sequences for i in s.ids], device=device),
-        torch.tensor([p for s in sequences for p in s.position_ids], device=device),
+        torch.from_numpy(np.concatenate([s.ids for s in sequences])).to(device),
+        torch.from_numpy(np.concatenate([s.position_ids for s in sequences])).to(device),
         SegmentLayout.from_lengths(lengths, device=device),
-        torch.tensor(positions, dtype=torch.long, device=device),
+        torch.from_numpy(np.concatenate(positions)).to(device),
         None if continuous is None else continuous.to(device),
     )
 

@@ -192,7 +192,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def segments(self, batch: Batch) -> SegmentLayout:
         """Return which tokens of a batch attend to each other."""
-        return self.backbone.segment_layout(batch.lengths, batch.maskable)
+        return self.backbone.segment_layout(batch.lengths, batch.maskable, batch.cu_seqlens)
 
     def _final_states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
         """Return final states at the positions with a loss, Float[M D]."""

@@ -70,9 +70,10 @@ class SegmentLayout:
 
     def previous_positions(self) -> Int[Tensor, " T"]:
         """Return the position before each token; for the first token of a segment, its own."""
-        is_first = torch.zeros(sum(self.lengths), dtype=torch.int64, device=self.cu_seqlens.device)
-        is_first[self.cu_seqlens[:-1][self.cu_seqlens.diff() > 0]] = 1
-        return torch.arange(len(is_first), device=is_first.device) - 1 + is_first
+        num_tokens, device = sum(self.lengths), self.cu_seqlens.device
+        is_first = torch.zeros(num_tokens + 1, dtype=torch.int64, device=device)
+        is_first.index_fill_(0, self.cu_seqlens[:-1].long(), 1)  # empty ones begin with the next
+        return torch.arange(num_tokens, device=device) - 1 + is_first[:-1]
 
     def with_isolated_prompt(self, is_maskable: Bool[Tensor, " T"]) -> SegmentLayout:
         """Return the same segments, in which fixed tokens do not attend to maskable ones."""

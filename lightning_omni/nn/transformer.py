@@ -185,7 +185,10 @@ class Transformer(Pretrained):
                 part.compile()
 
     def segment_layout(
-        self, lengths: list[int] | tuple[int, ...], is_maskable: Bool[Tensor, " T"]
+        self,
+        lengths: list[int] | tuple[int, ...],
+        is_maskable: Bool[Tensor, " T"],
+        cu_seqlens: Int[Tensor, " N1"] | None = None,
     ) -> SegmentLayout:
         """Build the layout of a forward pass.
 
@@ -193,8 +196,12 @@ class Transformer(Pretrained):
             lengths: Number of tokens of each segment.
             is_maskable: True for response tokens that may be masked, False for the prompt and
                 other fixed tokens.
+            cu_seqlens: Cumulative lengths, Int32[N + 1], if they are on the device already.
         """
-        layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
+        if cu_seqlens is None:
+            layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
+        else:
+            layout = SegmentLayout(tuple(lengths), cu_seqlens)
         return layout.with_isolated_prompt(is_maskable) if self.isolate_prompt else layout
 
     def forward(

@@ -20,6 +20,7 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
 _NAMED = (re.escape(name) for name in (*NATIVE.names, *RELEASED.names))
+# all of them begin with <
 _SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
 
 
@@ -66,7 +67,7 @@ class TextTokenizer:
             OmniError: If the text holds a special token, a NUL or a lone surrogate, or is longer
                 than `MAX_BYTES` bytes.
         """
-        if found := _SPECIAL.search(text):
+        if "<" in text and (found := _SPECIAL.search(text)):
             raise OmniError(
                 f"text holds the special token '{found.group()}'; remove it, special tokens are "
                 "placed by the template only"

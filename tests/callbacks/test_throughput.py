@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -44,11 +45,11 @@ class _Event:
 
 
 def _sequence(length, answer, task):
-    maskable = [False] * (length - answer) + [True] * answer
-    no = [False] * length
-    positions = [(i, 0, 0) for i in range(length)]
-    modality = [0 if m else -1 for m in maskable]
-    return TokenSequence([1] * length, positions, maskable, no, modality, task, "key")
+    maskable = np.arange(length) >= length - answer
+    positions = np.array([(i, 0, 0) for i in range(length)])
+    modality = np.where(maskable, 0, -1)
+    ids, no = np.ones(length, dtype=np.int64), np.zeros(length, dtype=bool)
+    return TokenSequence(ids, positions, maskable, no, modality, task, "key")
 
 
 def _batch():

@@ -1,6 +1,9 @@
+import pickle
+from dataclasses import fields, replace
 from itertools import accumulate, pairwise
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,14 +11,13 @@ from hypothesis import strategies as st
 
 from lightning_omni.data.packing import pack
 from lightning_omni.errors import OmniError
-from lightning_omni.types import TokenSequence
+from lightning_omni.types import Batch, ContinuousFeatures, TokenSequence
 
 
 def sequence(length, key="s"):
-    places = [(i, 0, 0) for i in range(length)]
-    return TokenSequence(
-        list(range(length)), places, [True] * length, [False] * length, [0] * length, 0, key
-    )
+    index, yes = np.arange(length), np.ones(length, dtype=bool)
+    places = np.stack((index, index * 0, index * 0), axis=1)
+    return TokenSequence(index, places, yes, ~yes, index * 0, 0, key)
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=40), st.integers(1, 3), st.integers(0, 4))
@@ -56,6 +58,83 @@ def test_a_batch_moves_as_one():
     assert moved.lengths == batch.lengths == (3, 1)
     assert torch.equal(batch.ids, torch.tensor([0, 1, 2, 0]))
     assert torch.equal(batch.is_answer, torch.tensor([True, True, True, False]))
+
+
+def with_features(length, width=2):
+    plain = sequence(length)
+    frames = np.arange(2 * width, dtype=np.float32).reshape(2, width)
+    return replace(plain, features=((1, frames),))
+
+
+def same(one, two):
+    """Whether two values of a batch hold the same numbers in tensors of the same kind."""
+    if isinstance(one, ContinuousFeatures):
+        return same(one.positions, two.positions) and same(one.features, two.features)
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    return one == two
+
+
+def values_of(batch):
+    return {field.name: getattr(batch, field.name) for field in fields(batch)}
+
+
+@pytest.fixture
+def batch():
+    stream = [(0, sequence(3)), (1, with_features(4)), (2, sequence(5))]
+    (packed,) = pack(stream, rows=2, row_length=8, pad_token_id=0)
+    return packed
+
+
+def test_what_depends_on_the_layout_alone_is_packed_with_the_batch(batch):
+    assert batch.lengths == (3, 4, 1, 5, 3)
+    assert batch.cu_seqlens.tolist() == [0, 3, 7, 8, 13, 16]
+    assert batch.cu_seqlens.dtype == torch.int32
+    assert torch.equal(batch.answer_positions, batch.is_answer.nonzero().squeeze(1))
+    assert batch.continuous.positions.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_batch_leaves_a_worker_as_arrays_and_arrives_as_it_was(batch, protocol):
+    message = pickle.dumps(batch, protocol)
+    assert b"storage" not in message
+    arrived = pickle.loads(message)
+    assert all(same(value, getattr(arrived, name)) for name, value in values_of(batch).items())
+    arrived.ids[0] = 7  # it may be written to
+
+
+def test_tensors_of_other_devices_stay_tensors(batch):
+    kind, values = batch.to("meta").__reduce__()[1]
+    assert kind is Batch
+    assert values[0].device.type == "meta"
+
+
+def test_all_tensors_of_a_batch_are_pinned(batch, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.float)
+    pinned = batch.pin_memory()
+    for name, value in values_of(batch).items():
+        found = getattr(pinned, name)
+        if isinstance(value, torch.Tensor):
+            assert found.dtype == torch.float32
+        elif name != "continuous":
+            assert found == value
+    assert pinned.continuous.positions.dtype == torch.float32
+
+
+def test_a_batch_moves_without_waiting_unless_asked(batch, monkeypatch):
+    seen = []
+    move = torch.Tensor.to
+
+    def watched(self, *args, non_blocking=False):
+        seen.append(non_blocking)
+        return move(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    batch.to("cpu")
+    assert set(seen) == {True}
+    seen.clear()
+    batch.to("cpu", non_blocking=False)
+    assert set(seen) == {False}
 
 
 def test_waiting_sequences_fill_rows_to_the_brim_and_do_not_wait_long():

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,14 +25,14 @@ def batch(indices, *, modality="speech", length=12, prompt=3, codebooks=1):
     """One row per sample index: a prompt, then an answer of one modality."""
     start = VOCAB.span(modality).start
     size = prompt + length
-    answer = [False] * prompt + [True] * length
+    answer = np.arange(size) >= prompt
     index = VOCAB.modalities.index(modality)
     sequence = TokenSequence(
-        [1] * prompt + [start + i % 10 for i in range(length)],
-        [(i, 0, 0) for i in range(size)],
+        np.array([1] * prompt + [start + i % 10 for i in range(length)]),
+        np.array([(i, 0, 0) for i in range(size)]),
         answer,
-        [False] * size,
-        [index if a else -1 for a in answer],
+        np.zeros_like(answer),
+        np.where(answer, index, -1),
         0,
         "s",
     )

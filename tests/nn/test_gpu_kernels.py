@@ -11,6 +11,7 @@ import logging
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 
@@ -214,6 +215,14 @@ def test_longest_lengths_are_numbers_of_the_host():
     found = (layout, subset, isolated.fixed_layout, isolated.maskable_layout)
     assert [type(one.max_length) for one in found] == [int] * 4
     assert [one.max_length for one in found] == [6, 2, 3, 3]
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 2], [0, 2, 0, 0, 3, 0], [4]])
+def test_the_token_before_is_one_of_the_same_segment(lengths):
+    layout = SegmentLayout.from_lengths(lengths, device="cpu")
+    starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+    expected = np.maximum(np.arange(sum(lengths)) - 1, starts).tolist()
+    assert layout.previous_positions().tolist() == expected
 
 
 @pytest.mark.parametrize(

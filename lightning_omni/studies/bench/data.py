@@ -115,6 +115,12 @@ def describe_row(row: dict[str, Any]) -> str:
             f"{row['padded_efficiency']:.3f}; {row['tokens_per_s']:.0f} tokens/s, "
             f"{row['times_training']:.0f} times what a training step takes"
         )
+    if "tokens_per_cpu_s" in row:
+        return (
+            f"samples of the paper's sizes in {row['rows']} x {row['row_length']}: "
+            f"{row['tokens_per_cpu_s']:.0f} tokens rendered and packed per CPU second, "
+            f"{row['parsed_tokens_per_cpu_s']:.0f} with parsing"
+        )
     rate = row["samples_per_s"]
     others = ", ".join(
         f"{name} {rate[name]:.0f} ({times:.2f} times +- {row['ratios_spread'][name]:.2f})"

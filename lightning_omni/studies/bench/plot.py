@@ -56,7 +56,7 @@ def _draw_costs(
 
 def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Return label, ratio and spread of each bar of a row."""
-    if "efficiency" in row:
+    if "efficiency" in row or "tokens_per_cpu_s" in row:
         return []
     if "ratios" in row:
         what = row.get("task") or f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.bench import data, sample, scale, train
+from lightning_omni.studies.bench import data, rendering, sample, scale, train
 from lightning_omni.studies.bench.peak_memory import DTYPES, peak_mb
 from lightning_omni.studies.bench.sample import RequestShape
 from lightning_omni.studies.bench.timing import time_alternating
@@ -89,6 +89,14 @@ def _data(o: Options) -> Iterator[BenchRow]:
     step = train.make_step("ours", shape, dtype=DTYPES[o.dtype], seed=o.seed)
     seconds = time_alternating({"step": step}, repeats=o.repeats)["step"].median
     yield {**row, "times_training": row["tokens_per_s"] * seconds / shape.tokens}
+    yield rendering.measure_rendering(
+        rendering.paper_template(),
+        rendering.paper_files(seed=o.seed),
+        rendering.SHARES,
+        batches=_BATCHES,
+        repeats=o.repeats,
+        seed=o.seed,
+    )
 
 
 def _scale(o: Options) -> Iterator[BenchRow]:

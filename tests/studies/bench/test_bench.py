@@ -10,9 +10,15 @@ import pytest
 import torch
 
 from lightning_omni.cli import main
-from lightning_omni.studies.bench.data import compare_loading
+from lightning_omni.studies.bench.data import compare_loading, describe_row
 from lightning_omni.studies.bench.peak_memory import peak_mb
 from lightning_omni.studies.bench.plot import draw_growth
+from lightning_omni.studies.bench.rendering import (
+    SHARES,
+    measure_rendering,
+    paper_files,
+    paper_template,
+)
 from lightning_omni.studies.bench.scale import slope
 from lightning_omni.studies.bench.timing import Timing, paired_ratio, time_alternating
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples, useful_gflop
@@ -98,6 +104,18 @@ def test_peak_memory_counts_weights_gradients_and_both_moments():
     wide = replace(SMALL, dim=256, vocab_size=20_000)
     weights = sum(p.numel() for p in make_network(wide, seed=0).parameters()) * 4 / 2**20
     assert 4 * weights < peak_mb("ours", wide, "float32", 0) < 8 * weights + 100
+
+
+def test_samples_of_the_papers_sizes_are_rendered_and_packed():
+    files = paper_files(seed=0)
+    assert files.keys() == SHARES.keys()
+    (answer,) = json.loads(files["t2i"][0]["json"])["turns"][1]["parts"]
+    _, picture = json.loads(files["vqa"][0]["json"])["turns"][0]["parts"]
+    assert (len(answer["image"]), len(picture["image"])) == (256, 1024)
+    row = measure_rendering(paper_template(), files, SHARES, rows=2, batches=3, repeats=2, seed=0)
+    assert row["tokens_per_cpu_s"] > 10_000
+    assert row["parsed_tokens_per_cpu_s"] > 10_000
+    assert "in 2 x 3072: " in describe_row(row)
 
 
 # WebDataset leaves the shards open that it has not read to the end
