@@ -51,7 +51,7 @@ def test_what_a_training_is_made_from_names_its_folder():
 def test_stages_share_what_they_begin_with_and_each_starts_from_the_one_before():
     long, short = (plan_trainings([stage()] * n, 1, Path("home")) for n in (3, 2))
     assert long[:2] == short
-    starts = [t.recipe["model"]["init_args"]["init_from"] for t in long]
+    starts = [t.recipe["model"]["init_args"].get("init_from") for t in long]
     assert starts == [None, str(long[0].export), str(long[1].export)]
     for each in long:
         assert each.recipe["trainer"]["default_root_dir"] == str(each.folder)
