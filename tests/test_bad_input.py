@@ -318,9 +318,15 @@ def test_shards_without_media_or_samples_are_named(files, capsys, tmp_path):
     for kind, recipe in (("image", IMAGE_RECIPE), ("speech", SPEECH_RECIPE)):
         data = tmp_path / kind
         shutil.copytree("data/smoke", data, ignore=shutil.ignore_patterns("codes"))
-        with tarfile.open(next((data / "media").glob(f"{kind}-train-*.tar")), "w") as tar:
-            tar.addfile(tarfile.TarInfo("only.json"), io.BytesIO())
-        refused(["fit", "--config", recipe, "--data.data", str(data)], "key 'only'", capsys)
+        shard = next((data / "media").glob(f"{kind}-train-*.tar"))
+        with tarfile.open(shard) as tar:
+            keys = {name.partition(".")[0] for name in tar.getnames()}
+        shard.with_name(f"{shard.name}.idx").unlink()  # of the shard's former contents
+        for number, named in (1, f"1 of {len(keys)} samples"), (len(keys), "no medium for key '"):
+            with tarfile.open(shard, "w") as tar:
+                for n in range(number):
+                    tar.addfile(tarfile.TarInfo(f"{n}.json"), io.BytesIO())
+            refused(["fit", "--config", recipe, "--data.data", str(data)], named, capsys)
 
 
 def test_a_folder_of_a_sharded_run_needs_the_strategy_that_reads_it(tmp_path, capsys):

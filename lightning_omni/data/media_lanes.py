@@ -64,11 +64,18 @@ class MediaReader:
         Raises:
             OmniError: If there are no such media, or one cannot be decoded.
         """
+        lane = LaneReader(self._opened(), number, cursor)
+        while True:
+            decoded = self.media(*next(lane))
+            yield decoded, lane.cursor
+
+    def num_media(self) -> int:
+        """Return the number of media of the split."""
+        return sum(shard.samples for shard in self._opened().shards)
+
+    def _opened(self) -> ShardReader:
         if self._reader is None:
             shards = list_shards(self.data / "media", self.modality, self.split)
             seed = f"{self.seed}-{self.modality}"
             self._reader = ShardReader(shards, lanes=self.lanes, seed=seed)
-        lane = LaneReader(self._reader, number, cursor)
-        while True:
-            decoded = self.media(*next(lane))
-            yield decoded, lane.cursor
+        return self._reader

@@ -13,12 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.data.lane_reader import Cursor
 from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.media_lanes import MediaReader
 from lightning_omni.data.resumable import LANES, ResumableData
 from lightning_omni.data.shards import data_digest, list_shards, read_manifest
-from lightning_omni.errors import check_within
+from lightning_omni.errors import OmniError, check_within
 
 
 class SpeechCrops:
@@ -47,14 +48,26 @@ class SpeechCrops:
             rng = Random(f"{self.seed}-{lane}-{batches}")
             crops = []
             for _ in range(self.batch_size):
-                wave, cursor = next(clips)
-                while len(wave) < self.crop:
-                    more, cursor = next(clips)
-                    wave = torch.cat([wave, more])
+                wave, cursor = self._long_enough(clips)
                 start = rng.randint(0, len(wave) - self.crop)
                 crops.append(wave[start : start + self.crop])
             batches += 1
             yield torch.stack(crops), {"cursor": list(cursor), "batches": batches}
+
+    def _long_enough(
+        self, clips: Iterator[tuple[Tensor, Cursor]]
+    ) -> tuple[Float[Tensor, " S"], Cursor]:
+        """Return clips one behind another that are no shorter than a crop, and the cursor."""
+        waves, length = [], 0
+        for wave, cursor in islice(clips, self.reader.num_media()):
+            waves.append(wave)
+            length += len(wave)
+            if length >= self.crop:
+                return torch.cat(waves), cursor
+        raise OmniError(
+            f"all speech-{self.reader.split} clips in '{self.reader.data / 'media'}' are together "
+            f"shorter than one crop of {self.crop} samples; prepare more speech or shorten crop_s"
+        )
 
 
 class SpeechData(ResumableData):
