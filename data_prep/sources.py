@@ -154,7 +154,7 @@ class Sources:
 
 
 def _unpack_npm(source: Source, folder: Path) -> None:
-    work = _empty_folder(folder.with_suffix(".partial"))
+    work = _recreate_folder(folder.with_suffix(".partial"))
     _run_command(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
     archives = list(work.glob("*.tgz"))
     if len(archives) != 1:
@@ -167,7 +167,7 @@ def _unpack_npm(source: Source, folder: Path) -> None:
 
 
 def _unpack_deb(source: Source, folder: Path) -> None:
-    work = _empty_folder(folder.with_suffix(".partial"))
+    work = _recreate_folder(folder.with_suffix(".partial"))
     _run_command(["apt-get", "download", "-qq", source.name], work, source)
     archive = next(iter(sorted(work.glob("*.deb"))), None)
     if archive is None:
@@ -179,7 +179,7 @@ def _unpack_deb(source: Source, folder: Path) -> None:
     shutil.rmtree(work)
 
 
-def _empty_folder(folder: Path) -> Path:
+def _recreate_folder(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

@@ -185,7 +185,7 @@ def _remove_shards(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold a data folder, so that processes publish into it one after another."""
+    """Hold an exclusive lock on a data folder while a process adds shards to it."""
     with (out / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -51,7 +51,7 @@ _PUNCTUATION = (
 )
 
 
-def corpus(sources: Sources) -> Iterator[str]:
+def training_sentences(sources: Sources) -> Iterator[str]:
     """Yield all sentences of the default corpus, and some English text with punctuation."""
     yield from chain.from_iterable(_scene_sentences(c) for c in _scene_contents())
     known = facts.everyday_facts() + facts.sums_from_zero(20)
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=_ASSET, help="ranks file to write")
     parser.add_argument("--size", type=int, default=1024, help="number of ranks")
     args = parser.parse_args()
-    ranks = train_ranks(corpus(Sources(args.cache.expanduser())), size=args.size)
+    ranks = train_ranks(training_sentences(Sources(args.cache.expanduser())), size=args.size)
     write_ranks(ranks, args.out)
     log.info("%d ranks in %s", len(ranks), args.out)
 

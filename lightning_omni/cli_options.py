@@ -13,7 +13,6 @@ from lightning_omni.errors import OmniError, did_you_mean
 from lightning_omni.moved import (
     REMOVED_OPTIONS,
     SETTINGS,
-    as_one_number,
     is_ignored_setting,
     log_once,
     refuse_removed,
@@ -21,6 +20,7 @@ from lightning_omni.moved import (
     rename_class,
     rename_class_paths,
     rename_option,
+    without_modality_key,
 )
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
 
@@ -143,7 +143,7 @@ def _rename_fields(plain: Any, path: str) -> Any:
     kept = {str(n): value for n, value in plain.items() if not is_ignored_setting(n, value)}
     try:
         renamed = {new_name(name, known): value for name, value in kept.items()}
-        return {name: as_one_number(name, value) for name, value in renamed.items()}
+        return {name: without_modality_key(name, value) for name, value in renamed.items()}
     except OmniError as error:
         raise OmniError(f"{path}: {error}") from error
 

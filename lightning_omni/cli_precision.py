@@ -15,8 +15,8 @@ _PLUGINS = "--trainer.plugins"
 def take_precision_rule(args: Sequence[str]) -> tuple[list[str], bool]:
     """Return arguments without the rule of mixed precision, and whether it is to be used.
 
-    A recipe asks for it by `precision: auto-bf16` or, older ones, by the plugin. The last word on
-    precision counts, be it a recipe's or the command line's.
+    Recipes select it by `precision: auto-bf16`, older recipes by the plugin. The last setting of
+    precision wins, whether from a recipe or the command line.
 
     Args:
         args: arguments with recipes as JSON behind `--config=`.

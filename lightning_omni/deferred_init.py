@@ -1,4 +1,4 @@
-"""Weights without memory: a network on the meta device that knows how its weights begin."""
+"""Weights without memory: a network on the meta device that records its initialisers."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def is_ignored_setting(name: str, value: Any) -> bool:
     return True
 
 
-def as_one_number(name: str, value: Any) -> Any:
+def without_modality_key(name: str, value: Any) -> Any:
     """Return a number that was written by modality as one number.
 
     Raises:

@@ -41,7 +41,7 @@ def existing_sources(sources: Sequence[str | Path]) -> list[Path]:
 def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Yield the files below a folder with one of the suffixes, in the order of their names.
 
-    Linked folders are followed; what macOS leaves beside files is passed over. One folder's names
+    Linked folders are followed; macOS metadata files are skipped. One folder's names
     are in memory at a time.
 
     Raises:

@@ -38,7 +38,7 @@ class EMA(L.Callback):
 
     @property
     def state_key(self) -> str:
-        """Name of the state in checkpoints: that of Lightning's callback, whose place it takes."""
+        """Key of the state in checkpoints, the same as that of Lightning's EMA callback."""
         return _LIGHTNING
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -94,7 +94,7 @@ class HealthMonitor(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check codebook usage."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        self._alert(trainer, dict(self.check_usage(values)))
+        self._alert(trainer, dict(self.check_codebook_usage(values)))
 
     def check(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         """Yield `(rule, message)` for each problem in a step's metrics."""
@@ -110,7 +110,7 @@ class HealthMonitor(L.Callback):
             yield "wait", f"{share:.0%} of the time is spent waiting for data; add workers"
         yield from self._check_bins(values)
 
-    def check_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+    def check_codebook_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         """Yield `(rule, message)` for every codebook of low usage."""
         for name, value in values.items():
             if name.startswith("tokenizer/") and "/usage" in name and value < self.min_usage:

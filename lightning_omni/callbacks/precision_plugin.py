@@ -21,7 +21,7 @@ AUTO = "auto-bf16"
 class BFloat16WhereFaster(Precision):
     """bfloat16 autocast on machines where it is faster, else float32; weights stay float32.
 
-    A recipe asks for it by `trainer.precision: auto-bf16`. The machine's part is the device that
+    Recipes select it by `trainer.precision: auto-bf16`. The machine's part is the device that
     the trainer moves the module to.
 
     Args:

@@ -23,7 +23,7 @@ class RunRecord(L.Callback):
     """Writes `<default_root_dir>/provenance.json`: an entry for each start of the run.
 
     An entry holds what `provenance` returns, the steps, the layout of devices, and `precision` and
-    `attention` as they were in the first matrix product of the start, whatever the recipe asks for.
+    `attention` of the first matrix product after the start; the recipe's setting may differ.
 
     Attributes:
         entry: entry of this start; empty before its first step, and on all processes but the first.

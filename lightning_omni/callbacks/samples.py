@@ -89,7 +89,7 @@ class Samples(L.Callback):
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)
         is_first = not self._parts
-        omni = self._omni(data, pl_module)
+        omni = self._build_omni(data, pl_module)
         for task in data.tasks:
             prompts = self._parts["prompts"][task]
             answers = omni.answer([p.unanswered() for p in prompts], seed=self.seed)
@@ -106,7 +106,7 @@ class Samples(L.Callback):
             values = {"monitor/samples_s": seconds, "monitor/failures": float(media.failures)}
             logger.log_metrics(values, step=trainer.global_step)
 
-    def _omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
+    def _build_omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
         """Return the model in training as an `Omni`; its other parts are loaded once."""
         if not self._parts:
             seen = [data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks]

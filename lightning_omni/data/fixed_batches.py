@@ -15,12 +15,12 @@ class FixedBatches(IterableDataset[Batch]):
     """The batches of one process.
 
     All processes have as many, since a forward pass of shared weights needs every process: where
-    the batches run out, blank ones follow, in which nothing is to be predicted.
+    the batches run out, ones without a loss follow.
     """
 
     def __init__(self, batches: Sequence[Batch], *, rank: int, world_size: int) -> None:
         missing = -len(batches) % world_size
-        every = [*batches, *(blank(batches[0]) for _ in range(missing))]
+        every = [*batches, *(without_loss(batches[0]) for _ in range(missing))]
         self.own = every[rank::world_size]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -33,7 +33,7 @@ def fixed_loader(batches: Sequence[Batch], *, rank: int, world_size: int) -> Dat
     return DataLoader(FixedBatches(batches, rank=rank, world_size=world_size), batch_size=None)
 
 
-def blank(batch: Batch) -> Batch:
+def without_loss(batch: Batch) -> Batch:
     """Return the batch with nothing to be predicted."""
     nothing = torch.zeros_like(batch.maskable)
     return replace(

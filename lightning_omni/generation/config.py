@@ -18,9 +18,9 @@ from lightning_omni.files import read_json_object
 from lightning_omni.moved import (
     REMOVED_SETTINGS,
     SETTINGS,
-    as_one_number,
     is_ignored_setting,
     refuse_removed,
+    without_modality_key,
 )
 from lightning_omni.moved import resolve as resolve_path
 from lightning_omni.samplers.base import Sampler
@@ -295,7 +295,7 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
     values = {n: value for n, value in values.items() if not is_ignored_setting(n, value)}
     if removed := REMOVED_SETTINGS.keys() & values.keys():
         refuse_removed(min(removed))
-    return {name: as_one_number(name, value) for name, value in values.items()}
+    return {name: without_modality_key(name, value) for name, value in values.items()}
 
 
 def _only_changed(config: GenerationConfig) -> dict[str, Any]:

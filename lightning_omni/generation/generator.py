@@ -93,7 +93,7 @@ class PartGenerator:
 
         Args:
             samples: samples of any tasks; the part has one modality in all of them. A part without
-                content is generated whole, of one with content what is masked or blank.
+                content is generated whole; in one with content, only what is masked or blank.
             part: index of the part in the last turn; the parts before it are given.
             config: settings, presets resolved.
             seeds: one seed per sample.

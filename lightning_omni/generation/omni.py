@@ -50,7 +50,7 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        text: text of the answer; None if it has none. Of several text parts, the last.
+        text: text of the answer; None if it has none. The last one, if there are several.
         image: picture of the answer, likewise.
         speech: mono samples of the answer, likewise.
         sample_rate: samples of speech per second.
@@ -208,8 +208,8 @@ class Omni:
     ) -> list[Answer]:
         """Generate the last turn of encoded samples, in batches.
 
-        An answer part without content is generated whole. Of a part with content, masked codes and
-        blanks `___` are generated; the rest stays as it is.
+        An answer part without content is generated whole. In a part with content, masked codes and
+        blanks `___` are generated; the rest is unchanged.
 
         Args:
             samples: samples of any tasks and lengths.

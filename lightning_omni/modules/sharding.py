@@ -278,5 +278,5 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def products_dtype(trainer: L.Trainer) -> torch.dtype | None:
-    """Return the format of matrix products that the trainer's precision asks for."""
+    """Return the format of matrix products set by the trainer's precision."""
     return torch.bfloat16 if "bf16" in str(trainer.precision) else None

@@ -1,4 +1,4 @@
 """Neural network building blocks in plain torch: the transformer, its adapters and the codecs.
 
-Nothing here knows diffusion, data or Lightning.
+Nothing here imports diffusion, data or Lightning.
 """

@@ -92,7 +92,7 @@ class ResidualQuantizer(Pretrained):
 
     @torch.no_grad()
     def _count_all_ranks(self, before: list[Tensor], num_codebooks: int) -> None:
-        """Update the codebooks by the vectors of all processes, as `encodec` does by one's.
+        """Update the codebooks with the vectors of all processes; `encodec` uses those of one.
 
         Args:
             before: moving averages before the update, equal on all processes.

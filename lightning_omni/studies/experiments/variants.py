@@ -29,7 +29,7 @@ MAX_TRAINING_SEED = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One side of an experiment: how it is trained and sampled.
+    """One setting of an experiment: how its models are trained and sampled.
 
     Attributes:
         set: Recipe values by dotted path, such as `model.init_args.weight_decay: 0.1`; applied to
