@@ -1,5 +1,6 @@
 """Corpora go to shards as they are read: order, several corpora, failures, and memory."""
 
+import itertools
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,54 @@ def test_a_killed_build_leaves_no_data_and_the_next_one_clears_what_it_left(tmp_
     killed = prepare(source, out)
     assert not list(tmp_path.glob("out.*.partial"))
     assert killed["shards"] == prepare(source, tmp_path / "whole")["shards"]
+
+
+def killed_at_rename(number, build):
+    """Run `build` in a process that is killed at its rename `number`; return whether it was."""
+    pid = os.fork()
+    if pid == 0:
+        renames = itertools.count()
+        replace = Path.replace
+
+        def counted(path, target):
+            if next(renames) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(path, target)
+
+        Path.replace = counted
+        try:
+            build()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def contents(out):
+    """Return the samples of all listed shards, each read through its index."""
+    shards = read_manifest(out)["shards"]
+    assert [len(read_index(out / s["path"])) for s in shards] == [s["samples"] for s in shards]
+    return {s["path"]: list(read_shard(out / s["path"])) for s in shards}
+
+
+def test_a_build_killed_while_it_publishes_leaves_the_old_data_and_is_completed_by_the_next(
+    tmp_path, small_shards
+):
+    first, second = pictures(tmp_path / "one", range(2)), pictures(tmp_path / "two", range(2, 4))
+    prepare(first, tmp_path / "whole")
+    old = contents(tmp_path / "whole")
+    prepare(second, tmp_path / "whole")
+    new = contents(tmp_path / "whole")
+    for number in itertools.count():
+        out = tmp_path / f"out{number}"
+        prepare(first, out)
+        if not killed_at_rename(number, partial(prepare, second, out)):
+            break
+        assert contents(out) == old
+        prepare(second, out)
+        assert contents(out) == new
+        assert {p.relative_to(out).as_posix() for p in out.rglob("*.tar")} == set(new)
+    assert number > 2 * (len(new) - len(old))  # every shard, its index, and the manifest
+    assert contents(out) == new
 
 
 def test_shards_that_no_manifest_lists_are_removed_by_the_next_build(tmp_path):
