@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from data_prep.emojiworld.splits import digest
+from data_prep.hashing import sha1_hex
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS, Part, Role, Sample, Turn
@@ -139,7 +139,7 @@ def make_sample(task: str, *turns: Turn, meta: dict[str, Any]) -> Sample:
         for part in turn.parts:
             if part.text is not None:
                 check_no_special_tokens(part.text)
-    return Sample(digest(json.dumps(plain, sort_keys=True))[:20], task, turns, meta)
+    return Sample(sha1_hex(json.dumps(plain, sort_keys=True))[:20], task, turns, meta)
 
 
 def check_no_special_tokens(text: str) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 from data_prep.collection import Collection, MediaFile
 from data_prep.emojiworld.art import Concept, Style
 from data_prep.emojiworld.pictures import add_caption, add_t2i
-from data_prep.emojiworld.splits import HoldOut, digest, hash_bucket
+from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import rasterize
+from data_prep.hashing import hash_bucket, sha1_hex
 
 _SIZE = 64
 _MAX_LABEL_WORDS = 4
@@ -26,7 +27,7 @@ _TEST_BUCKETS, _VAL_BUCKETS = (
 def well_named(concepts: list[Concept], hold_out: HoldOut) -> list[Concept]:
     """Return concepts with a short plain name that names no held-out combination, in hash order."""
     kept = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
-    return sorted(kept, key=lambda c: digest("icon", c.label))
+    return sorted(kept, key=lambda c: sha1_hex("icon", c.label))
 
 
 def add_icons(
@@ -78,7 +79,7 @@ def _sample_meta(concept: Concept, style: Style) -> dict[str, str]:
 
 def _media_file(concept: Concept, style: Style) -> MediaFile:
     return MediaFile(
-        key=f"icon-{digest(concept.code_point, style.name)[:20]}",
+        key=f"icon-{sha1_hex(concept.code_point, style.name)[:20]}",
         modality="image",
         extension="png",
         info={"caption": concept.label, "source": style.source, "licence": style.licence},

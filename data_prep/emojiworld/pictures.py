@@ -11,8 +11,8 @@ from typing import Any
 from data_prep.collection import Collection, MediaFile, image, make_sample, text, turn
 from data_prep.emojiworld.scene_text import Question
 from data_prep.emojiworld.scenes import Scene, render
-from data_prep.emojiworld.splits import digest
 from data_prep.emojiworld.sprites import SpriteSheet
+from data_prep.hashing import sha1_hex
 
 _TASKS_OF_SPLIT = {
     "train": ("t2i", "caption", "vqa"),
@@ -28,7 +28,7 @@ def scene_media(scene: Scene, sprites: SpriteSheet, image_size: int) -> MediaFil
     """Return the image of a scene, rendered when it is written."""
     source, licence = sprites.licence(scene.placed[0].look)
     return MediaFile(
-        key=f"scene-{digest(scene.name())[:20]}",
+        key=f"scene-{sha1_hex(scene.name())[:20]}",
         modality="image",
         extension="png",
         info={"caption": scene.content.caption(), "source": source, "licence": licence},

@@ -12,8 +12,9 @@ from PIL import Image
 
 from data_prep.emojiworld.lexicon import BACKGROUNDS, is_plural_only
 from data_prep.emojiworld.scene_text import RELATIONS, Content
-from data_prep.emojiworld.splits import HoldOut, seeded
+from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import SpriteSheet
+from data_prep.hashing import seeded
 from lightning_omni.errors import OmniError
 
 _MAX_COUNT = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from data_prep.emojiworld.splits import hashed_order
+from data_prep.hashing import hashed_order
 
 _BLOCKED = re.compile(
     r"\b(kill|murder|rape|sex|nazi|jew|negro|slave|drunk|bastard|damn|hell|whore|suicide|nude|"

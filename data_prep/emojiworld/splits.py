@@ -1,51 +1,21 @@
-"""Splits by hash, and combinations held out from training.
-
-Splits are decided by SHA-1 and not by random numbers, so they are equal on all machines and for all
-presets.
-"""
+"""Splits by hash, and combinations held out from training."""
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import ceil
 from typing import Literal
+
+from data_prep.hashing import sha1_hex
 
 Key = tuple[str, ...]
 """A combination: `("ink", "whale", "green")`, `("background", "whale", "pink")`,
 `("count", "whale", "3")` or `("pair", "cat", "whale")`."""
 
 Subset = Literal["train", "comp", "drop"]
-
-
-def digest(*parts: object) -> str:
-    """Return the hexadecimal SHA-1 of the parts, joined by a bar."""
-    return hashlib.sha1("|".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
-
-
-def hash_bucket(*parts: object, num_buckets: int) -> int:
-    """Return the bucket of a key, in [0, num_buckets)."""
-    return int(digest(*parts)[:8], 16) % num_buckets
-
-
-def seeded(*parts: object) -> random.Random:
-    """Return a random generator seeded by the parts."""
-    return random.Random(int(digest(*parts), 16))
-
-
-def hashed_order(words: Iterable[str], *salt: object) -> list[str]:
-    """Sort distinct words by their hash, which is a deterministic shuffle."""
-    return sorted(set(words), key=lambda w: digest(*salt, w))
-
-
-def hashed_share(words: Iterable[str], share: float, *salt: object) -> frozenset[str]:
-    """Choose a share of the words by hash, at least one."""
-    order = hashed_order(words, *salt)
-    return frozenset(order[: max(1, round(share * len(order)))])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +70,7 @@ def _choose(family: list[Key], share: float) -> list[Key]:
     partners = Counter(member for key in family for member in key[1:])
     taken: Counter[str] = Counter()
     chosen: list[Key] = []
-    for key in sorted(family, key=lambda k: digest(*k)):
+    for key in sorted(family, key=lambda k: sha1_hex(*k)):
         if len(chosen) >= ceil(share * len(family)):
             break
         if all(taken[m] < partners[m] // 3 for m in key[1:]):

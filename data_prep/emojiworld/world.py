@@ -16,8 +16,9 @@ from data_prep.emojiworld.icons import add_icons, well_named
 from data_prep.emojiworld.pictures import add_easy_vqa, add_scene, scene_media
 from data_prep.emojiworld.scenes import draw_scenes
 from data_prep.emojiworld.sentences import wordnet_sentences
-from data_prep.emojiworld.splits import HoldOut, hashed_order, hashed_share
+from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import SpriteSheet
+from data_prep.hashing import hashed_order, hashed_share
 from data_prep.presets import Preset, VoiceRoles
 from data_prep.sources import SourceError, Sources
 from data_prep.speech.cache import SpeechCache

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from data_prep.emojiworld.splits import digest
+from data_prep.hashing import sha1_hex
 from data_prep.speech.recordings import to_flac
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
@@ -51,7 +51,7 @@ class Clip:
     @classmethod
     def of(cls, text: str, voice: str, folder: Path) -> Clip:
         """Return the clip of a sentence and a voice in a folder of clips."""
-        key = digest("clip", _VERSION, text, voice)[:24]
+        key = sha1_hex("clip", _VERSION, text, voice)[:24]
         return cls(key, text, voice, folder / voice / key[:2] / f"{key}.flac")
 
     def read(self) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_prep.collection import MediaFile
 from data_prep.emojiworld.sentences import normalize_sentence
-from data_prep.emojiworld.splits import digest
+from data_prep.hashing import sha1_hex
 from data_prep.sources import DEB_SOURCES, SourceError, Sources
 from data_prep.speech.recordings import normalize_recording, to_flac
 from lightning_omni.modalities import SAMPLE_RATE
@@ -75,7 +75,7 @@ def _media_file(path: Path, words: str, voice: str, source: str) -> MediaFile:
         "licence": DEB_SOURCES[source].licence,
         "duration_s": len(normalized) / SAMPLE_RATE,
     }
-    key = digest("human", voice, path.stem)[:24]
+    key = sha1_hex("human", voice, path.stem)[:24]
     return MediaFile(key, "speech", "flac", info, functools.partial(to_flac, normalized))
 
 

@@ -12,7 +12,7 @@ from data_prep.collection import Collection, MediaFile, image, make_sample, spee
 from data_prep.emojiworld.facts import Fact, rephrased
 from data_prep.emojiworld.scene_text import Question
 from data_prep.emojiworld.scenes import Scene
-from data_prep.emojiworld.splits import hash_bucket, hashed_order
+from data_prep.hashing import hash_bucket, hashed_order
 from data_prep.presets import Preset, VoiceRoles
 from data_prep.speech.cache import Clip, SpeechCache
 from data_prep.speech.synthesizers import voice_source

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.collection import MediaFile, make_sample, speech, text, turn
-from data_prep.emojiworld.splits import hash_bucket
+from data_prep.hashing import hash_bucket
 from data_prep.speech.cache import Clip
 from data_prep.speech.pictures import PictureTable
 from data_prep.speech.speakable import LeftOut, SpokenText, spoken_caption, spoken_pair

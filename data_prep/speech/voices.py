@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.emojiworld.splits import digest
+from data_prep.hashing import sha1_hex
 from data_prep.sources import Sources
 from data_prep.speech.synthesizers import Synthesizers, voice_source
 from lightning_omni.errors import OmniError
@@ -128,4 +128,4 @@ def cache_folder(config: dict[str, Any], cache: Path) -> Path:
     """Return the folder of a synthesizer's clips, another one for other arguments."""
     if config["class_path"] == BUILT_IN:
         return cache / "speech"
-    return cache / f"speech-{digest(sorted(config.items()))[:12]}"
+    return cache / f"speech-{sha1_hex(sorted(config.items()))[:12]}"

@@ -160,7 +160,7 @@ def load_examples(
     return examples, plain
 
 
-def without_answer(sample: Sample) -> Sample:
+def as_model_input(sample: Sample) -> Sample:
     """Return a model's input: the prompt, the voice and the modalities of the answer, no facts."""
     turns = tuple(
         Turn(t.role, tuple(Part(p.modality) for p in t.parts)) if t.role == "assistant" else t

@@ -15,7 +15,7 @@ import torch
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
-from lightning_omni.evaluation.examples import Example, Response, part_of, without_answer
+from lightning_omni.evaluation.examples import Example, Response, as_model_input, part_of
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.responses import to_response
 from lightning_omni.evaluation.run import check_tasks, prepare
@@ -137,7 +137,7 @@ class Infiller:
             words = (example.reference.text or "").split()
             words[self._rng(example).randrange(len(words))] = "___"
             infills.append(Part("text", text=" ".join(words)))
-        inputs = [without_answer(example.sample) for example in examples]
+        inputs = [as_model_input(example.sample) for example in examples]
         return {
             "word": self._infill(inputs, infills),
             "word_without_picture": self._infill(
@@ -154,7 +154,7 @@ class Infiller:
             for example in examples
         ]
         own = [example.reference.image for example in examples]
-        inputs = [without_answer(example.sample) for example in examples]
+        inputs = [as_model_input(example.sample) for example in examples]
         return {
             "ground_truth": [example.reference for example in examples],
             "codec_reconstruction": self._reconstruct(examples),
@@ -186,7 +186,7 @@ class Infiller:
             "codec_reconstruction": self._reconstruct(examples),
             "interval_silenced": silenced,
             "interval": self._infill(
-                [without_answer(e.sample) for e in examples],
+                [as_model_input(e.sample) for e in examples],
                 infills,
                 [example.reference.speech for example in examples],
             ),

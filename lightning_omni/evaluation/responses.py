@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.examples import Example, Response, without_answer
+from lightning_omni.evaluation.examples import Example, Response, as_model_input
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.types import Sample
@@ -77,7 +77,7 @@ def generate_responses(
     Raises:
         OmniError: If every response failed.
     """
-    inputs = [without_answer(example.sample) for example in examples]
+    inputs = [as_model_input(example.sample) for example in examples]
     responses: list[Response] = []
     for start in range(0, len(inputs), batch_size):
         batch, first_seed = inputs[start : start + batch_size], seed + start

@@ -112,7 +112,7 @@ class GenerationConfig:
             wanted = self.num_steps
         else:
             share = self.steps_per_token
-            wanted = defaults.num_steps(positions) if share is None else round(share * positions)
+            wanted = defaults.steps_for(positions) if share is None else round(share * positions)
         return max(1, min(wanted, positions))
 
 
@@ -165,7 +165,7 @@ class ModalityDefaults:
     cache_interval: int = 1
     entropy_bound: float | None = None
 
-    def num_steps(self, positions: int) -> int:
+    def steps_for(self, positions: int) -> int:
         """Return the steps for this many positions."""
         return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
 

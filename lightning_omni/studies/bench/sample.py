@@ -84,7 +84,7 @@ def compare_sampling(
             peer, packed.ids, steps=count, span=span, mask_token_id=shape.mask_token_id
         )
 
-    fast = PRESETS["fast"]["image"].num_steps(request.answer)
+    fast = PRESETS["fast"]["image"].steps_for(request.answer)
     for count, released in [*((n, n) for n in steps), (fast, RELEASED_STEPS)]:
         is_compared = count == released
         equal = _equal_share(packed, ours(count), theirs(released)) if is_compared else None

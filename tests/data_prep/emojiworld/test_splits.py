@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.emojiworld.splits import HoldOut, hash_bucket, hashed_order, hashed_share
+from data_prep.emojiworld.splits import HoldOut
+from data_prep.hashing import hash_bucket, hashed_order, hashed_share
 
 WORDS = [f"w{i}" for i in range(40)]
 INKS = [f"ink{i}" for i in range(8)]

@@ -5,7 +5,7 @@ from multiprocessing import parent_process
 
 import numpy as np
 
-from data_prep.emojiworld.splits import hash_bucket
+from data_prep.hashing import hash_bucket
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 
