@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_omni.data.encode import ensure_codes, load_features
+from lightning_omni.data.encoding.folder import ensure_codes
+from lightning_omni.data.encoding.manifest import load_features
 from lightning_omni.data.fixed_batches import fixed_loader
 from lightning_omni.data.lanes import LaneLoader
 from lightning_omni.data.mixture import Mixture, PackedLanes
