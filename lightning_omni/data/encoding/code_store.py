@@ -95,7 +95,7 @@ def write_media_index(path: Path, stores: Sequence[Path]) -> int:
         table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
         table.execute(f"{_TABLE} WITHOUT ROWID")
         for number, store in enumerate(stores):
-            rows = ((digest, number, *where) for digest, *where in read_rows(store))
+            rows = ((digest, number, start, size) for digest, start, size in read_rows(store))
             table.executemany("INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?)", sorted(rows))
             table.commit()
         (count,) = table.execute("SELECT count(*) FROM media").fetchone()
@@ -132,8 +132,8 @@ class MediaIndex:
             if len(self.files) == _OPEN_STORES:
                 self.files.popitem(last=False)[1][0].close()
             path = self.stores[number]
-            file = path.open("rb", buffering=0)
-            self.files[number] = file, _read_end(file, path)[1]  # type: ignore[assignment, arg-type]
+            file = path.open("rb")
+            self.files[number] = file, _read_end(file, path)[1]
         self.files.move_to_end(number)
         return self.files[number]
 

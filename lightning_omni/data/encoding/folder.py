@@ -9,14 +9,17 @@ from pathlib import Path
 
 import torch
 
+from lightning_omni.data.encoding.manifest import load_features
 from lightning_omni.data.encoding.plan import OtherPlanError
-from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.encoding.settings import EncodingSettings, load_file_tokenizers
 from lightning_omni.data.encoding.worker import POLL_S, Worker
 from lightning_omni.data.shards import MANIFEST
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 log = logging.getLogger(__name__)
+
+__all__ = ["encoded_folder", "ensure_codes", "load_features", "load_file_tokenizers"]
 
 
 def ensure_codes(
@@ -57,17 +60,18 @@ def ensure_codes(
         file_tokenizers or {},
         request_image_size,
     )
+    return encoded_folder(settings, device)
+
+
+def encoded_folder(settings: EncodingSettings, device: torch.device | None = None) -> Path:
+    """Return the folder of code shards of these settings; see `ensure_codes`."""
     if not (settings.folder / MANIFEST).is_file():
-        encode_here(settings, device or resolve_device(AUTO))
+        _encode_here(settings, device or resolve_device(AUTO))
     return settings.folder
 
 
-def encode_here(settings: EncodingSettings, device: torch.device) -> None:
-    """Encode a folder in this process, together with others that do.
-
-    Raises:
-        OmniError: See `ensure_codes`.
-    """
+def _encode_here(settings: EncodingSettings, device: torch.device) -> None:
+    """Encode a folder in this process, together with others that do."""
     log.info("encoding the media of %s into %s on %s", settings.data, settings.folder, device)
     worker = Worker(settings, device)
     try:

@@ -32,9 +32,7 @@ def write_manifest(
     shards = _check_shards(folder, plan, records)
     features = {name: one.code_features for name, one in tokenizers.by_modality.items()}
     with whole_file(folder / FEATURES_FILE, folder) as partial:
-        save_file(
-            {k: v.detach().float().cpu().contiguous() for k, v in features.items()}, partial
-        )
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in features.items()}, partial)
     with whole_file(folder / MANIFEST, folder) as partial:
         text = json.dumps(_manifest(tokenizers, plan, shards), indent=2)
         partial.write_text(text + "\n")

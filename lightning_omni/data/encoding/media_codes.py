@@ -83,7 +83,9 @@ def _filter(
     return lambda key: bool(references.roles(modality, key) & role)
 
 
-def _read_media(shard: Path, is_wanted: Callable[[str], bool] | None) -> Iterator[tuple[str, bytes]]:
+def _read_media(
+    shard: Path, is_wanted: Callable[[str], bool] | None
+) -> Iterator[tuple[str, bytes]]:
     for key, files in read_shard(shard):
         if is_wanted is None or is_wanted(key):
             yield key, medium_of(files, key, shard)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_omni.errors import OmniError
 
@@ -26,7 +26,6 @@ REFERENCES, REFERENCE_INDEX, MEDIA, MEDIA_INDEX, TASKS = (
     "media_index",
     "tasks",
 )
-Kind = Literal["references", "reference_index", "media", "media_index", "tasks"]
 _FORMAT = 1
 
 
@@ -43,7 +42,7 @@ class Step:
         size: Bytes of the source.
     """
 
-    kind: Kind
+    kind: str
     name: str
     output: str
     source: str = ""
@@ -91,7 +90,7 @@ class Plan:
         shards = [_step(TASKS, path, path.name, size) for path, size in tasks]
         return [*phases, codes, [_table(MEDIA_INDEX)], shards]
 
-    def steps(self, kind: Kind) -> list[Step]:
+    def steps(self, kind: str) -> list[Step]:
         """Return the steps of a kind in order."""
         return [step for phase in self.phases() for step in phase if step.kind == kind]
 
@@ -99,12 +98,12 @@ class Plan:
         return [(Path(p), size) for p, size in self.inputs.items() if p.startswith(folder)]
 
 
-def _step(kind: Kind, source: Path, output: str, size: int, stream: str = "") -> Step:
+def _step(kind: str, source: Path, output: str, size: int, stream: str = "") -> Step:
     name = ".".join(word for word in (kind, stream, source.stem) if word)
     return Step(kind, name, output, str(source), stream, size)
 
 
-def _table(kind: Kind) -> Step:
+def _table(kind: str) -> Step:
     return Step(kind, kind, f"{WORK}/{kind}.sqlite")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ class StepRunner:
             return write_media_index(partial, self._outputs(MEDIA))
 
     def _media(self, step: Step, source: Path) -> int:
-        def rows() -> Iterator[tuple[bytes, Array]]:
+        def rows() -> Generator[tuple[bytes, Array], None, None]:
             encoded = encode_shard(source, step.stream, self.tokenizers, self.reference_index)
             for key, array in encoded:
                 yield digest_of(step.stream, key), array
