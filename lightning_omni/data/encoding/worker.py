@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,8 @@ class Worker:
             OtherPlanError: If the folder was begun by another plan.
         """
         with self.claims.holding("plan", poll_s=POLL_S):
-            settle_plan(self.plan, self.folder)
+            if not self.is_complete():
+                settle_plan(self.plan, self.folder)
 
     def work(self, *, own_media_only: bool = False) -> bool:
         """Do steps until the folder is complete; return whether it is.
@@ -94,14 +96,9 @@ class Worker:
 
     def run_step(self, step: Step) -> str:
         """Do one step, or wait while another process does it; return its output's digest."""
-
-        def run() -> str:
-            self._do([step])
-            record = self.runner.records.find(step)
-            assert record is not None  # noqa: S101  it was just finished
-            return record.sha256
-
-        return run()
+        self._do([step])
+        record = self.runner.records.find(step)
+        return record.sha256 if record else ""  # none once another process has finished the folder
 
     def finish(self) -> None:
         """Write the manifest of a complete folder, after its shards are checked."""
@@ -119,9 +116,11 @@ class Worker:
         return (self.folder / MANIFEST).is_file()
 
     def close(self) -> None:
-        """Give all claims back."""
+        """Give all claims back, and remove what a complete folder no longer needs."""
         self.runner.close()
         self.claims.close()
+        if self.is_complete():  # also if this process came when another had just finished
+            shutil.rmtree(self.folder / WORK, ignore_errors=True)
 
     def _unless_complete(self, work: Callable[[], bool]) -> bool:
         """Return what work does; if another process finishes meanwhile, True."""

@@ -37,9 +37,8 @@ def run(load: LoadSettings, device: str, processes: int | None) -> None:
     started: dict[Connection, BaseProcess] = {}
     for part in range(count):
         receiver, sender = context.Pipe(duplex=False)
-        process: BaseProcess = context.Process(
-            target=_run_process, args=(sender, load, device, part, count)
-        )
+        given = (sender, load, device, part, count)
+        process: BaseProcess = context.Process(target=_run_process, args=given)
         process.start()
         sender.close()
         started[receiver] = process
