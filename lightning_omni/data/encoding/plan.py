@@ -136,16 +136,16 @@ def _difference(plan: Plan, other: Path, folder: Path) -> str:
     """Return in which way the plan of a folder is another."""
     begun = json.loads(other.read_text())
     found, wanted = begun.get("computation", {}), plan.computation
-    way_out = f"finish it there, or delete '{folder}' to begin again"
+    remedy = f"finish it there, or delete '{folder}' to begin again"
     if found.get("device") != wanted["device"]:
         return (
             f"'{folder}' was begun on the device '{found.get('device')}', and this process "
-            f"computes on '{wanted['device']}'; a folder never mixes two: {way_out}"
+            f"computes on '{wanted['device']}'; a folder never mixes two: {remedy}"
         )
     if found != wanted:
         return (
             f"'{folder}' was begun with {found.get('computation')}, and this process computes with "
-            f"{wanted['computation']}; a folder never mixes two: {way_out}"
+            f"{wanted['computation']}; a folder never mixes two: {remedy}"
         )
     before, now = begun.get("inputs", {}), plan.inputs
     changed = next((n for n in {**before, **now} if before.get(n) != now.get(n)), None)
