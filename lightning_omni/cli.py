@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
 from lightning_omni.cli_help import (
+    ENCODE,
     EXPORT,
     FIT,
     FUNCTION_VERBS,
@@ -56,6 +57,7 @@ _EXTRAS = {
     "hub": ("huggingface_hub",),
     "peft": ("peft",),
     "qwen": ("dashscope",),
+    "ray": ("ray",),
 }
 _MAX_SENTENCE = 4000  # messages of our own are cut later than a parser's
 _HELP = ("-h", "--help")
@@ -144,6 +146,10 @@ def _run(verb: str, args: list[str]) -> int:
         build_cli(args)
     elif verb == PLAN:
         _plan(args[1:])
+    elif verb == ENCODE:
+        from lightning_omni.cli_encode import encode_recipe
+
+        encode_recipe(args[1:])
     elif verb == EXPORT:
         _export(parse_options(verb, args[1:]))
     elif verb == INSPECT and len(args) > 1 and not args[1].startswith("-"):

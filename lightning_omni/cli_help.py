@@ -13,7 +13,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.signatures import Option, module_named, signature_of
 
 TRAINER, PLAN, PREP_DATA, EXPORT, FIT = "trainer", "plan", "prep-data", "export", "fit"
-INSPECT = "inspect"
+INSPECT, ENCODE = "inspect", "encode"
 TOPOLOGY = "verify_topology"
 
 
@@ -78,6 +78,12 @@ VERBS = {
     PREP_DATA: Verb(
         "data", "Build a data folder from a preset or from a corpus of yours.", "data_prep.__main__"
     ),
+    ENCODE: Verb(
+        "data",
+        "Turn a data folder's pictures and sound into codes, shard by shard.",
+        f"{_OURS}data.encoding.options",
+        "EncodeOptions",
+    ),
     INSPECT: Verb(
         "data",
         "Show what a data folder holds, what a recipe sees of it, and samples on a page.",
@@ -116,7 +122,8 @@ VERBS = {
     ),
 }
 TRAINER_VERBS = tuple(name for name, verb in VERBS.items() if verb.group == "train")
-FUNCTION_VERBS = tuple(name for name, v in VERBS.items() if v.function and name != PLAN)
+RECIPE_VERBS = (*TRAINER_VERBS, PLAN, ENCODE)
+FUNCTION_VERBS = tuple(n for n, verb in VERBS.items() if verb.function and n not in RECIPE_VERBS)
 _TITLES = {
     "train": "Train",
     "generate": "Generate",
@@ -194,7 +201,7 @@ def verb_help(verb: str) -> str:
     required = [option for option in options if option.default is None]
     rest = [option for option in options if option.default is not None]
     words = " ".join(f"--{option.name} {option.kind}" for option in required)
-    start = "--config recipes/stage1.yaml" if verb in (*TRAINER_VERBS, PLAN) else words
+    start = "--config recipes/stage1.yaml" if verb in RECIPE_VERBS else words
     lines = [f"usage: lightning_omni {verb} {start} [options]", "", VERBS[verb].summary]
     for title, shown in (("required", required), ("options", rest)):
         if shown:

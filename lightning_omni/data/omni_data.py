@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_omni.data.encode import ensure_codes, load_features
+from lightning_omni.data.encoding.folder import encoded_folder, load_features
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.fixed_batches import fixed_loader
 from lightning_omni.data.lanes import LaneLoader
 from lightning_omni.data.mixture import Mixture, PackedLanes
@@ -231,13 +232,17 @@ class OmniData(ResumableData):
                 yield index, self.template.render(sample, rng=Random(f"{split}-{index}"))
                 index += 1
 
-    def _encoded_folder(self) -> Path:
-        return ensure_codes(
+    def encoding_settings(self) -> EncodingSettings:
+        """Return the data folder and what encodes its media."""
+        return EncodingSettings(
             self.data,
-            image_tokenizer=self.image_tokenizer,
-            speech_tokenizer=self.speech_tokenizer,
-            continuous_speech=self.continuous_speech,
-            file_tokenizers=self.file_tokenizers,
-            request_image_size=self.request_image_size,
-            device=None if self.trainer is None else self.trainer.strategy.root_device,
+            self.image_tokenizer,
+            self.speech_tokenizer,
+            self.continuous_speech,
+            self.file_tokenizers,
+            self.request_image_size,
         )
+
+    def _encoded_folder(self) -> Path:
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        return encoded_folder(self.encoding_settings(), device)

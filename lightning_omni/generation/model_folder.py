@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_omni.data.encode import load_file_tokenizers
+from lightning_omni.data.encoding.folder import load_file_tokenizers
 from lightning_omni.data.template import Template
 from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError

@@ -11,7 +11,7 @@ from PIL import Image
 from small_models import as_lists, rendered_with, sample_of
 
 from lightning_omni.cli import main
-from lightning_omni.data.encode import ensure_codes
+from lightning_omni.data.encoding.folder import ensure_codes
 from lightning_omni.data.packing import pack
 from lightning_omni.data.shards import read_manifest, read_samples
 from lightning_omni.data.templates import make_template

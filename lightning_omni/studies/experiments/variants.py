@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.data.encode import ensure_codes
+from lightning_omni.data.encoding.folder import ensure_codes
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import manifest_hash

@@ -1,0 +1,90 @@
+"""The codes of a data folder, encoded where they are needed if they are not there yet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from lightning_omni.data.encoding.manifest import load_features
+from lightning_omni.data.encoding.plan import OtherPlanError
+from lightning_omni.data.encoding.settings import EncodingSettings, load_file_tokenizers
+from lightning_omni.data.encoding.worker import POLL_S, Worker
+from lightning_omni.data.shards import MANIFEST
+from lightning_omni.devices import AUTO, resolve_device
+from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
+
+log = logging.getLogger(__name__)
+
+__all__ = ["encoded_folder", "ensure_codes", "load_features", "load_file_tokenizers"]
+
+
+def ensure_codes(
+    data: Path,
+    *,
+    image_tokenizer: Path,
+    speech_tokenizer: Path,
+    continuous_speech: SpeechFeatureEncoder | None = None,
+    file_tokenizers: Mapping[str, Path] | None = None,
+    device: torch.device | None = None,
+    request_image_size: int | None = None,
+) -> Path:
+    """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
+
+    The folder's name hashes the prepared data and all tokenizers, so shards of another tokenizer
+    can never be picked up. With a speech feature encoder the features of the users' speech are
+    stored beside the samples, and its hash is part of the name too. Processes that call this at the
+    same time divide the work.
+
+    Args:
+        data: Folder written by prep-data.
+        image_tokenizer: Folder of an exported image tokenizer.
+        speech_tokenizer: Folder of an exported speech tokenizer.
+        continuous_speech: Encoder of speech features; None without continuous speech.
+        file_tokenizers: Folders of the tokenizers of further modalities.
+        device: Device of the tokenizers; None for a GPU if there is one.
+        request_image_size: Side of pictures in requests in pixels; None for the image tokenizer's.
+
+    Raises:
+        OmniError: If the data or a tokenizer is missing, a picture of that size has no codes, or
+            the folder was begun on another kind of device and nobody goes on with it.
+    """
+    settings = EncodingSettings(
+        data,
+        image_tokenizer,
+        speech_tokenizer,
+        continuous_speech,
+        file_tokenizers or {},
+        request_image_size,
+    )
+    return encoded_folder(settings, device)
+
+
+def encoded_folder(settings: EncodingSettings, device: torch.device | None = None) -> Path:
+    """Return the folder of code shards of these settings; see `ensure_codes`."""
+    if not (settings.folder / MANIFEST).is_file():
+        _encode_here(settings, device or resolve_device(AUTO))
+    return settings.folder
+
+
+def _encode_here(settings: EncodingSettings, device: torch.device) -> None:
+    """Encode a folder in this process, together with others that do."""
+    log.info("encoding the media of %s into %s on %s", settings.data, settings.folder, device)
+    worker = Worker(settings, device)
+    try:
+        worker.work()
+    except OtherPlanError:
+        _wait_for_others(worker)
+        if not worker.is_complete():
+            raise
+    finally:
+        worker.close()
+
+
+def _wait_for_others(worker: Worker) -> None:
+    """Wait while other processes encode the folder by another plan."""
+    while not worker.is_complete() and worker.claims.has_other_workers():
+        time.sleep(POLL_S)

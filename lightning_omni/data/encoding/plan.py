@@ -1,0 +1,189 @@
+"""The plan of an encoding: its shards in a fixed order, of which every process computes the same.
+
+It is written once into the unfinished folder, under a name that holds its hash, and never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_omni.errors import OmniError
+
+WORK = "encoding"
+"""Folder inside the folder of codes that holds what is needed until all is finished."""
+REFERENCES, REFERENCE_INDEX, MEDIA, MEDIA_INDEX, TASKS = (
+    "references",
+    "reference_index",
+    "media",
+    "media_index",
+    "tasks",
+)
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A piece of work: one shard, or a table over all shards.
+
+    Attributes:
+        kind: What is done.
+        name: Name of the claim and the record, unique in the plan.
+        output: File that it writes, relative to the folder of codes.
+        source: Shard that it reads, relative to the data folder; empty for a table.
+        stream: For media, what is encoded: a modality, `request_image` or `speech_features`.
+        size: Bytes of the source.
+    """
+
+    kind: str
+    name: str
+    output: str
+    source: str = ""
+    stream: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to encode a folder.
+
+    Attributes:
+        hashes: Hashes of the data and all that encodes it.
+        computation: Kind of device and what the tokenizers compute with.
+        streams: Modality of media by name of what is encoded of them.
+        needs_references: Whether an encoding depends on a medium's role.
+        inputs: Bytes of each shard that is read, by its path in the data folder, sorted.
+    """
+
+    hashes: dict[str, str]
+    computation: dict[str, Any]
+    streams: dict[str, str]
+    needs_references: bool
+    inputs: dict[str, int]
+    format: int = field(default=_FORMAT)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the plan."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def phases(self) -> list[list[Step]]:
+        """Return the steps in phases, each of which needs all the steps of those before."""
+        tasks, media = self._of("tasks/"), self._of("media/")
+        phases: list[list[Step]] = []
+        if self.needs_references:
+            rows = [_step(REFERENCES, p, f"{WORK}/references/{p.stem}", s) for p, s in tasks]
+            phases += [rows, [_table(REFERENCE_INDEX)]]
+        codes = [
+            _step(MEDIA, path, f"{WORK}/media/{stream}/{path.stem}.codes", size, stream)
+            for stream, modality in self.streams.items()
+            for path, size in media
+            if path.name.startswith(f"{modality}-")
+        ]
+        shards = [_step(TASKS, path, path.name, size) for path, size in tasks]
+        return [*phases, codes, [_table(MEDIA_INDEX)], shards]
+
+    def steps(self, kind: str) -> list[Step]:
+        """Return the steps of a kind in order."""
+        return [step for phase in self.phases() for step in phase if step.kind == kind]
+
+    def _of(self, folder: str) -> list[tuple[Path, int]]:
+        return [(Path(p), size) for p, size in self.inputs.items() if p.startswith(folder)]
+
+
+def _step(kind: str, source: Path, output: str, size: int, stream: str = "") -> Step:
+    name = ".".join(word for word in (kind, stream, source.stem) if word)
+    return Step(kind, name, output, str(source), stream, size)
+
+
+def _table(kind: str) -> Step:
+    return Step(kind, kind, f"{WORK}/{kind}.sqlite")
+
+
+def input_sizes(data: Path) -> dict[str, int]:
+    """Return the bytes of each media and task shard by its path in a data folder, sorted."""
+    shards = [*(data / "media").glob("*.tar"), *(data / "tasks").glob("*.tar")]
+    return {str(path.relative_to(data)): path.stat().st_size for path in sorted(shards)}
+
+
+class OtherPlanError(OmniError):
+    """A folder was begun by another plan."""
+
+
+def settle_plan(plan: Plan, folder: Path) -> None:
+    """Write a plan into a folder that has none; the caller is alone there.
+
+    Raises:
+        OtherPlanError: If the folder was begun by another plan.
+    """
+    path = folder / WORK / f"plan-{plan.digest}.json"
+    others = [other for other in (folder / WORK).glob("plan-*.json") if other != path]
+    if others:
+        raise OtherPlanError(_difference(plan, others[0], folder))
+    if not path.exists():
+        with whole_file(path, folder) as partial:
+            partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+
+
+def _difference(plan: Plan, other: Path, folder: Path) -> str:
+    """Return in which way the plan of a folder is another."""
+    begun = json.loads(other.read_text())
+    found, wanted = begun.get("computation", {}), plan.computation
+    remedy = f"finish it there, or delete '{folder}' to begin again"
+    if found.get("device") != wanted["device"]:
+        return (
+            f"'{folder}' was begun on the device '{found.get('device')}', and this process "
+            f"computes on '{wanted['device']}'; a folder never mixes two: {remedy}"
+        )
+    if found != wanted:
+        return (
+            f"'{folder}' was begun with {found.get('computation')}, and this process computes with "
+            f"{wanted['computation']}; a folder never mixes two: {remedy}"
+        )
+    before, now = begun.get("inputs", {}), plan.inputs
+    changed = next((n for n in {**before, **now} if before.get(n) != now.get(n)), None)
+    if changed is None:
+        return f"'{folder}' was begun by another version; delete it to begin again"
+    return (
+        f"the encoding in '{folder}' was planned with {before.get(changed, 'no')} bytes in "
+        f"'{changed}', which now has {now.get(changed, 'none')}: the data were changed; restore "
+        f"them, or prepare the data again and delete '{folder}'"
+    )
+
+
+@contextmanager
+def whole_file(path: Path, folder: Path) -> Iterator[Path]:
+    """Give a path to write that takes its name, on the disk, when it is complete.
+
+    Args:
+        path: File to be written.
+        folder: Folder of codes, whose part for unfinished files is used.
+    """
+    partial = partial_path(path.name, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(name: str, folder: Path) -> Path:
+    """Return a path for an unfinished file that no other process has."""
+    home = folder / WORK / "partial"
+    home.mkdir(parents=True, exist_ok=True)
+    return home / f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,10 @@
+"""Nothing waits long for a shard of another process."""
+
+import pytest
+
+from lightning_omni.data.encoding import worker
+
+
+@pytest.fixture(autouse=True)
+def _short_polls(monkeypatch):
+    monkeypatch.setattr(worker, "POLL_S", 0.01)
