@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Tasks that are started for a shard, whatever ends them: Ray restarts some of them for ever."""
-_workers: dict[int, Worker] = {}
-"""The worker of a process of Ray, which does many tasks."""
+_workers: dict[bytes, Worker] = {}
+"""The worker of a process of Ray, which does many tasks, by what it was given."""
 
 
 def run(load: LoadSettings, device: str, processes: int | None) -> None:
@@ -90,19 +91,19 @@ class _Driver:
             job = running.pop(done)
             try:
                 results.append(self.ray.get(done))
+            except self.ray.exceptions.RayTaskError as error:  # the task's own, as again next time
+                raise sentence_behind(error) or error from error
             except self.ray.exceptions.RayError as error:
-                if attempts[job] == MAX_ATTEMPTS or isinstance(error, OmniError):
-                    raise _as_sentence(error, job) from error
-                if (sentence := sentence_behind(error)) is not None:
-                    raise sentence from error
+                if attempts[job] == MAX_ATTEMPTS:
+                    raise _too_many_deaths(error, job) from error
                 log.warning("a task has died (%s); its shard is tried again", type(error).__name__)
                 waiting.append(job)
         return results
 
 
-def _as_sentence(error: Exception, job: Step | str | None) -> OmniError:
+def _too_many_deaths(error: Exception, job: Step | str | None) -> OmniError:
     name = job.name if isinstance(job, Step) else "the plan"
-    return sentence_behind(error) or OmniError(
+    return OmniError(
         f"{MAX_ATTEMPTS} tasks for {name} have died, the last of {type(error).__name__}; give the "
         "tasks more memory, or take --executor local to see why"
     )
@@ -110,9 +111,13 @@ def _as_sentence(error: Exception, job: Step | str | None) -> OmniError:
 
 def _run_task(load: LoadSettings, device: str, job: Step | str | None) -> Any:
     """Do a step and return its digest, or finish, or return the plan; {} if all is there."""
-    worker = _workers.get(0)
-    if worker is None:
-        worker = _workers[0] = Worker(load(), device_of(device, 0), is_shown=False)
+    given = pickle.dumps((load, device))
+    if given not in _workers:
+        for worker in _workers.values():
+            worker.close()
+        _workers.clear()
+        _workers[given] = Worker(load(), device_of(device, 0), is_shown=False)
+    worker = _workers[given]
     if worker.is_complete():
         return {}
     if job is None:
