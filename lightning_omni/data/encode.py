@@ -14,12 +14,14 @@ import numpy as np
 import torch
 import webdataset as wds
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from lightning_omni.data.features_store import Features, members_of, user_speech
 from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
+from lightning_omni.data.shard_index import write_index
 from lightning_omni.data.shards import MANIFEST, medium_of, parse_sample, read_manifest, read_shard
+from lightning_omni.data.storage.locations import Location, Url
 from lightning_omni.devices import AUTO, device_facts, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
@@ -40,7 +42,7 @@ Codes = dict[str, tuple[int, ...]]
 
 
 def ensure_codes(
-    data: Path,
+    data: Location,
     *,
     image_tokenizer: Path,
     speech_tokenizer: Path,
@@ -48,7 +50,7 @@ def ensure_codes(
     file_tokenizers: Mapping[str, Path] | None = None,
     device: torch.device | None = None,
     request_image_size: int | None = None,
-) -> Path:
+) -> Location:
     """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
     The folder's name hashes the prepared data and all tokenizers, so shards of another tokenizer
@@ -56,7 +58,7 @@ def ensure_codes(
     stored beside the samples, and its hash is part of the name too.
 
     Args:
-        data: Folder written by prep-data.
+        data: Folder written by prep-data; at a URL it must be encoded.
         image_tokenizer: Folder of an exported image tokenizer.
         speech_tokenizer: Folder of an exported speech tokenizer.
         continuous_speech: Encoder of speech features; None without continuous speech.
@@ -65,7 +67,8 @@ def ensure_codes(
         request_image_size: Side of pictures in requests in pixels; None for the image tokenizer's.
 
     Raises:
-        OmniError: If the data or a tokenizer is missing, or a picture of that size has no codes.
+        OmniError: If the data or a tokenizer is missing, a picture of that size has no codes, or
+            data at a URL are not encoded.
     """
     read_manifest(data)
     hashes = {
@@ -82,6 +85,12 @@ def ensure_codes(
     name = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:12]
     folder = data / "codes" / name
     if not (folder / MANIFEST).is_file():
+        if isinstance(data, Url) or isinstance(folder, Url):
+            raise OmniError(
+                f"the data at '{data}' are not encoded by these tokenizers (no "
+                f"'codes/{name}/{MANIFEST}'); run `lightning_omni encode` on a local copy and "
+                "upload its codes, or set data.data to a local folder"
+            )
         used = device or resolve_device(AUTO)
         log.info("encoding the media of %s into %s on %s", data, folder, used)
         image = ImageTokenizer.from_pretrained(image_tokenizer).to(used)
@@ -102,8 +111,10 @@ def ensure_codes(
     return folder
 
 
-def load_features(folder: Path) -> dict[str, Tensor]:
+def load_features(folder: Location) -> dict[str, Tensor]:
     """Return the code features of each modality, Float[num_codes, F], as its tokenizer has them."""
+    if isinstance(folder, Url):
+        return load((folder / FEATURES_FILE).read_bytes())
     return load_file(folder / FEATURES_FILE)
 
 
@@ -166,6 +177,7 @@ def _encode_folder(
                 beside = _feature_members(sample, features_folder) if "heard" in hashes else {}
                 writer.write({"__key__": key, "json": plain.encode(), **beside})
                 counts[path.name] = counts.get(path.name, 0) + 1
+        write_index(folder / path.name)
     tokenizers: dict[str, Tokenizer] = {"speech": speech, "image": image, **further}
     features = {name: one.code_features for name, one in tokenizers.items()}
     codecs = {"image": image, "speech": speech}
