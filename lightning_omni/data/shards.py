@@ -73,6 +73,11 @@ def shard_names(folder: Location) -> list[str]:
     return sorted(path.name for path in folder.glob(pattern))
 
 
+def holds_shards(folder: Location) -> bool:
+    """Tell whether there is a folder of shards; at a URL, whether its manifest says so."""
+    return bool(_stored_counts(folder)) if isinstance(folder, Url) else folder.is_dir()
+
+
 def _names_at(folder: Url, pattern: str) -> list[str]:
     """Return names of a folder at a URL: its manifest's, or those listed by an object store."""
     counts = _stored_counts(folder)

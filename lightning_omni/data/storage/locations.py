@@ -144,7 +144,7 @@ class Url:
         return self.read_bytes().decode(encoding)
 
     def open(
-        self, mode: str = "rb", *, encoding: str | None = None, newline: str | None = None
+        self, mode: str = "r", *, encoding: str | None = None, newline: str | None = None
     ) -> IO[Any]:
         """Open the file for reading."""
         raw = io.BufferedReader(RemoteFile(self), _BUFFER)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -169,22 +169,32 @@ class Store:
         wanted = [b""]
 
         def whole() -> None:
-            content, count, done = bytearray(), 0, 0
-            for piece in self._client(url).stream(url, facts):
-                self._took(content, piece)
-                while len(content) >= BLOCK or (content and done + len(content) == facts.size):
-                    block = bytes(content[:BLOCK])
-                    del content[:BLOCK]
-                    self._keep(f"{_digest(url, facts)}-{count}", block)
-                    if count == number:
-                        wanted[0] = block
-                    done, count = done + len(block), count + 1
-            if done != facts.size:
+            count = 0
+            for count, block in enumerate(self._blocks(url, facts), 1):
+                self._keep(f"{_digest(url, facts)}-{count - 1}", block)
+                if count == number + 1:
+                    wanted[0] = block
+            if count != -(-facts.size // BLOCK):
                 self._counts.short_reads += 1
-                raise FaultError(f"{done + len(content)} of {facts.size} bytes came")
+                raise FaultError(f"{count} of {-(-facts.size // BLOCK)} blocks came")
 
         self._run(url, whole)
         return wanted[0]
+
+    def _blocks(self, url: str, facts: FileFacts) -> Iterator[bytes]:
+        """Yield the complete blocks of a file as they come."""
+        content, left = bytearray(), facts.size
+        try:
+            for piece in self._client(url).stream(url, facts):
+                self._took(content, piece)
+                while content and len(content) >= min(BLOCK, left):
+                    block = bytes(content[: min(BLOCK, left)])
+                    del content[: len(block)]
+                    left -= len(block)
+                    yield block
+        except FaultError:
+            self._counts.short_reads += 1
+            raise
 
     def _run(self, url: str, request: Callable[[], None]) -> None:
         try:
@@ -220,6 +230,6 @@ def store() -> Store:
 
 
 def counts_so_far() -> ReadCounts:
-    """Return what this process fetched so far."""
+    """Return a copy of what this process fetched so far."""
     known = _stores.get(os.getpid())
-    return ReadCounts() if known is None else known.counts
+    return ReadCounts() if known is None else replace(known.counts)
