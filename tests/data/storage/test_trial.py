@@ -17,7 +17,7 @@ from servers import serving
 from lightning_omni.data.storage.counts import total
 from lightning_omni.data.storage.locations import location
 
-SHARDS, SAMPLES, SIZE, LANES = 100, 200, 20_000, 64
+SHARDS, SAMPLES, SIZE, LANES = 100, 256, 8_000, 64
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
