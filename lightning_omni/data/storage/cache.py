@@ -42,8 +42,9 @@ class BlockCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._blocks = str(folder / "blocks")
         self.damaged = 0
-        self._checked: dict[Path, tuple[int, int]] = {}
+        self._checked: dict[str, tuple[int, int]] = {}
         self._is_full = False
 
     def read(self, name: str, start: int, stop: int) -> bytes | None:
@@ -56,7 +57,7 @@ class BlockCache:
         try:
             if not self._is_whole(path, descriptor):
                 self.damaged += 1
-                path.unlink(missing_ok=True)
+                Path(path).unlink(missing_ok=True)
                 return None
             found = os.pread(descriptor, stop - start, start)
             with suppress(OSError):  # of another user
@@ -78,7 +79,7 @@ class BlockCache:
             for limit in (self.limit, self.limit // 2):
                 try:
                     self._make_room(size, limit)
-                    self._write(self._path(name), content)
+                    self._write(Path(self._path(name)), content)
                 except OSError as error:
                     if error.errno not in _FULL:
                         raise
@@ -109,10 +110,10 @@ class BlockCache:
         with self._locked(f"locks/{number:02x}"):
             yield
 
-    def _path(self, name: str) -> Path:
-        return self.folder / "blocks" / name[:2] / name
+    def _path(self, name: str) -> str:
+        return f"{self._blocks}/{name[:2]}/{name}"
 
-    def _is_whole(self, path: Path, descriptor: int) -> bool:
+    def _is_whole(self, path: str, descriptor: int) -> bool:
         """Tell whether a block has its checksum; each is read for that once by a process."""
         facts = os.fstat(descriptor)
         known = (facts.st_ino, facts.st_mtime_ns)

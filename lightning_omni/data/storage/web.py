@@ -44,8 +44,8 @@ class WebClient:
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if found is None:
                 raise FaultError("a partial answer that does not state the file's size")
-            if answer.status_code == _PART:
-                _body(answer, self.policy.body_s)  # keeps the connection
+            if answer.status_code == _PART and len(_body(answer, self.policy.body_s)) != 1:
+                raise FaultError("another range came than was wanted")
             return FileFacts(int(found[3]), version)
 
     def read(self, url: str, start: int, stop: int, facts: FileFacts) -> bytes:

@@ -57,7 +57,10 @@ def test_http(folder, faults, workers, forget):
         row = f"http {'faulty' if faults else 'sound'} workers {workers}"
         seen, counts, made = measure(row, location(server.url), server, workers=workers)
         assert once(seen)
-        assert counts.retries == sum(made.values())
+        if workers:  # workers fetch beyond the last batch
+            assert bool(faults) <= counts.retries <= sum(made.values())
+        else:
+            assert counts.retries == sum(made.values())
         assert counts.damaged == counts.uncached == 0
         forget()
         if not faults:
