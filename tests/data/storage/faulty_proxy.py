@@ -21,6 +21,9 @@ class _Passing(_Handler):
         fault = server.next_fault(f"{verb} {urlsplit(self.path).path}")
         if fault == UNAVAILABLE:
             return self._empty(503)
+        if verb == "HEAD" and fault is not None:
+            server.made.remove(fault)
+            fault = None
         upstream = http.client.HTTPConnection(server.upstream, timeout=20)
         upstream.request(verb, self.path, headers=dict(self.headers))
         answer = upstream.getresponse()
