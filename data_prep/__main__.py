@@ -145,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--source",
         nargs="+",
-        help="folders or files of your own corpus, larger than memory or not; braces stand for "
-        "several, as in '{00000..00012}.tar'",
+        help="folders, files or URLs of your own corpus, larger than memory or not; braces stand "
+        "for several, as in '{00000..00012}.tar'",
     )
     parser.add_argument(
         "--tasks",

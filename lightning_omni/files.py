@@ -9,14 +9,21 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lightning_omni.errors import OmniError
 
 SUMS_FILE = "SHA256SUMS"
 
 
-def read_json_object(path: Path, *, remedy: str) -> dict[str, Any]:
+class TextFile(Protocol):
+    """A file whose text can be read: a path, or a file elsewhere with such a method."""
+
+    def read_text(self, encoding: str = ...) -> str:
+        """Return the text."""
+
+
+def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Args:

@@ -19,6 +19,9 @@ from data_prep.shard_stream import Shard
 from data_prep.streaming import StreamedCollection, locked, move_shards, unfinished_folder
 from data_prep.writer import attribution, write_manifest
 from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.storage.counts import log_counts
+from lightning_omni.data.storage.store import counts_so_far
+from lightning_omni.data.storage.urls import is_url, shown
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 
@@ -51,7 +54,8 @@ def prepare_corpus(
 
     Args:
         name: Name of the layout, one of `CORPORA`.
-        sources: Folders or files of the corpus; braces stand for several, as in `{000..012}.tar`.
+        sources: Folders, files or URLs of the corpus; braces stand for several, as in
+            `{000..012}.tar`.
         out: Data folder to write into.
         split: Split that the samples belong to.
         facts: Further entries of the manifest.
@@ -64,7 +68,7 @@ def prepare_corpus(
     entry = {
         "name": name,
         "version": "as given",
-        "how": " ".join(map(str, sources)),
+        "how": " ".join(shown(str(s)) if is_url(str(s)) else str(s) for s in sources),
         "split": split,
     }
     make_folder(out)
@@ -93,6 +97,7 @@ def prepare_corpus(
         with suppress(OSError):
             out.rmdir()  # where nothing was written into it
     log.info("%s: %d entries, %d left out, in %s", name, corpus.good, corpus.bad, out)
+    log_counts(counts_so_far())
     return manifest
 
 

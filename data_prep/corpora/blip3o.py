@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry
 from data_prep.corpora.img2dataset import captioned
 from data_prep.corpora.tars import tar_entries
+from lightning_omni.data.storage.locations import Location
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every captioned image of a tar, or of every tar below a folder."""
     yield from tar_entries(source, captioned)

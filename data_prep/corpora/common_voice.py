@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, entry_or_reason
 from data_prep.corpora.files import read_table, required_value
+from lightning_omni.data.storage.locations import Location
 
 _TABLES = {"train": "train.tsv", "val": "dev.tsv"}
 _COLUMNS = ("client_id", "path", "sentence")
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield the utterances of the table of `split`; all test splits read `test.tsv`."""
     path = source / _TABLES.get(split, "test.tsv")
     for number, row in read_table(path, _COLUMNS):
@@ -21,7 +21,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         yield entry_or_reason(origin, partial(_utterance, source, row, origin))
 
 
-def _utterance(source: Path, row: dict[str, str], origin: str) -> Transcribed:
+def _utterance(source: Location, row: dict[str, str], origin: str) -> Transcribed:
     client, clip, sentence = (
         required_value(row, column, name=f"'{origin}'") for column in _COLUMNS
     )

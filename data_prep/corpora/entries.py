@@ -14,6 +14,7 @@ from typing import Protocol
 from data_prep.collection import Collection, MediaFile, image, make_sample, speech, text, turn
 from data_prep.speech.recordings import to_flac
 from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.types import Part, Sample, Turn
@@ -31,7 +32,7 @@ class Captioned:
     """An image with its caption; becomes a t2i and a caption sample."""
 
     origin: str
-    picture: Path | bytes
+    picture: Location | bytes
     caption: str
 
 
@@ -40,7 +41,7 @@ class Transcribed:
     """A recording with its transcript; becomes an asr and a tts sample."""
 
     origin: str
-    sound: Path | bytes
+    sound: Location | bytes
     words: str
     voice: str
 
@@ -50,7 +51,7 @@ class VisualQuestion:
     """A question about an image with its answer; becomes a vqa sample."""
 
     origin: str
-    picture: Path | bytes
+    picture: Location | bytes
     question: str
     answer: str
 
@@ -60,9 +61,9 @@ class SpokenQuestion:
     """A spoken question with its answer in words and spoken; becomes an sqa sample."""
 
     origin: str
-    question_sound: Path | bytes
+    question_sound: Location | bytes
     question: str
-    answer_sound: Path | bytes
+    answer_sound: Location | bytes
     answer: str
     voice: str
     answer_voice: str
@@ -73,7 +74,7 @@ class ContentPart:
     """Part of a conversation turn: text, or the content or file of a modality."""
 
     modality: str
-    content: str | Path | bytes
+    content: str | Location | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +271,7 @@ class CorpusBuilder:
         if not self.tasks or task in self.tasks:
             self.collection.add(self.split, make_sample(task, *turns, meta=dict(meta)), *media)
 
-    def _image_file(self, source: Path | bytes, origin: str, caption: str) -> MediaFile:
+    def _image_file(self, source: Location | bytes, origin: str, caption: str) -> MediaFile:
         raw = _read_bytes(source, origin)
         picture = read_image(raw, name=origin)
         extension = "jpg" if raw[:3] == b"\xff\xd8\xff" else "png"
@@ -281,13 +282,13 @@ class CorpusBuilder:
         return self._media_file("image", extension, raw, {"caption": caption})
 
     def _recording_file(
-        self, source: Path | bytes, origin: str, words: str, voice: str
+        self, source: Location | bytes, origin: str, words: str, voice: str
     ) -> MediaFile:
         wave = read_audio(_read_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
         facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
         return self._media_file("speech", "flac", to_flac(wave), facts)
 
-    def _other_file(self, modality: str, source: Path | bytes, origin: str) -> MediaFile:
+    def _other_file(self, modality: str, source: Location | bytes, origin: str) -> MediaFile:
         suffix = modality_named(modality).suffix.removeprefix(".")
         return self._media_file(modality, suffix, _read_bytes(source, origin), {})
 
@@ -305,11 +306,11 @@ def _not_blank(words: str, name: str) -> str:
     return words
 
 
-def _content(part: ContentPart) -> Path | bytes:
-    return part.content if isinstance(part.content, bytes) else Path(part.content)
+def _content(part: ContentPart) -> Location | bytes:
+    return Path(part.content) if isinstance(part.content, str) else part.content
 
 
-def _read_bytes(source: Path | bytes, origin: str) -> bytes:
+def _read_bytes(source: Location | bytes, origin: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:

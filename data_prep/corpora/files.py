@@ -5,40 +5,50 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from braceexpand import braceexpand
 
+from lightning_omni.data.storage.locations import Location, Url, location
+from lightning_omni.data.storage.urls import is_url, shown
 from lightning_omni.errors import OmniError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+_CHECKS_AT_ONCE = 8
 _BYTES_PER_ENTRY = 100_000  # of a picture or a clip; to count what a damaged file held
 
 
-def existing_sources(sources: Sequence[str | Path]) -> list[Path]:
-    """Return the files and folders that sources name, after expanding braces.
+def existing_sources(sources: Sequence[str | Path]) -> list[Location]:
+    """Return the files, folders and URLs that sources name, after expanding braces.
 
     Raises:
         OmniError: If one does not exist, or a range in braces is malformed.
     """
-    paths: list[Path] = []
+    paths: list[Location] = []
     for source in map(str, sources):
         try:
-            is_path = Path(source).exists()
+            is_path = not is_url(source) and Path(source).exists()
             names = [source] if is_path else list(braceexpand(source))
         except (OSError, ValueError) as error:
-            raise OmniError(f"--source '{source}' cannot be expanded ({error})") from error
-        paths += [Path(name).expanduser() for name in names]
-    for path in paths:
-        if not path.exists():
-            raise OmniError(f"no file or folder '{path}'; check --source")
+            raise OmniError(f"--source '{shown(source)}' cannot be expanded ({error})") from error
+        found = map(location, names)
+        paths += [path.expanduser() if isinstance(path, Path) else path for path in found]
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+        for path, exists in zip(paths, pool.map(_exists, paths), strict=True):
+            if not exists:
+                raise OmniError(f"no file or folder '{path}'; check --source")
     return paths
 
 
-def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _exists(path: Location) -> bool:
+    return path.exists()
+
+
+def files_with_suffix(folder: Location, suffixes: tuple[str, ...]) -> Iterator[Location]:
     """Yield the files below a folder with one of the suffixes, in the order of their names.
 
     Linked folders are followed; macOS metadata files are skipped. One folder's names
@@ -47,6 +57,9 @@ def files_with_suffix(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]
     Raises:
         OmniError: If the folder does not exist.
     """
+    if isinstance(folder, Url):
+        yield from _walk_url(folder, suffixes)
+        return
     if not folder.is_dir():
         raise OmniError(f"no folder '{folder}'; check --source")
     yield from _walk(folder, suffixes, (folder.resolve(),))
@@ -65,7 +78,15 @@ def _walk(folder: Path, suffixes: tuple[str, ...], above: tuple[Path, ...]) -> I
             yield path
 
 
-def source_files(source: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+def _walk_url(folder: Url, suffixes: tuple[str, ...]) -> Iterator[Url]:
+    for url in folder.iterdir():
+        if url.address.endswith("/"):
+            yield from _walk_url(url, suffixes)
+        elif url.name.lower().endswith(suffixes) and not url.name.startswith("._"):
+            yield url
+
+
+def source_files(source: Location, suffixes: tuple[str, ...]) -> Iterator[Location]:
     """Yield a file, or the files of a folder with one of the suffixes.
 
     Raises:
@@ -91,7 +112,7 @@ def entries_lost(byte_count: int, known: int = 0, known_bytes: int = 0) -> int:
     return max(1, round(byte_count / size))
 
 
-def read_sidecar(file: Path, suffix: str) -> str:
+def read_sidecar(file: Location, suffix: str) -> str:
     """Read the file of the same name with another suffix, stripped of white space.
 
     Raises:
@@ -106,7 +127,7 @@ def read_sidecar(file: Path, suffix: str) -> str:
     return content
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Location) -> str:
     """Read a UTF-8 text file, with or without a byte-order mark.
 
     Raises:
@@ -118,7 +139,7 @@ def read_text(path: Path) -> str:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def json_lines(path: Location) -> Iterator[tuple[int, bytes]]:
     """Yield `(line number, line)` of a JSON Lines file, without empty lines; see `json_object`.
 
     Raises:
@@ -147,7 +168,7 @@ def json_object(line: bytes, *, name: str) -> dict[str, Any]:
     return plain
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield `(line number, row)` of a tab-separated file; see `required_value`.
 
     Raises:

@@ -8,15 +8,15 @@ failures too and are not read. Layout: the writer of github.com/rom1504/img2data
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpora.entries import Captioned, Entry
 from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
+from lightning_omni.data.storage.locations import Location
 
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every picture of a tar, or of the tars below a folder, with its caption."""
     yield from tar_entries(source, captioned)
 

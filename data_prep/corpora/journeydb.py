@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
 from data_prep.corpora.files import json_lines, json_object
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 ANNOTATIONS = "train_anno_realease_repath.jsonl"  # the spelling of the release
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every annotated image with its caption, or its prompt if it has no caption."""
     path = source / ANNOTATIONS
     for number, line in json_lines(path):
@@ -21,7 +21,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         yield entry_or_reason(origin, partial(_captioned, source, line, origin))
 
 
-def _captioned(source: Path, line: bytes, origin: str) -> Captioned:
+def _captioned(source: Location, line: bytes, origin: str) -> Captioned:
     plain = json_object(line, name=f"'{origin}'")
     task = plain.get("Task2") or {}
     caption = (task.get("Caption") if isinstance(task, dict) else None) or plain.get("prompt")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def json_items(path: Path) -> Iterator[Any]:
+def json_items(path: Location) -> Iterator[Any]:
     """Yield the items of a JSON file that holds a list, with memory for one of them.
 
     Raises:
@@ -39,7 +39,7 @@ def json_items(path: Path) -> Iterator[Any]:
 class _JsonText:
     """Text of a JSON file, of which a window is in memory."""
 
-    def __init__(self, file: TextIO, path: Path) -> None:
+    def __init__(self, file: IO[str], path: Location) -> None:
         self._file, self._path = file, path
         self._window, self._at = "", 0
         self._decoder = json.JSONDecoder()

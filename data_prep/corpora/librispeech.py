@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed, Unusable
 from data_prep.corpora.files import files_with_suffix, read_text
+from lightning_omni.data.storage.locations import Location
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every utterance below `source`, in lower case."""
     for transcript in files_with_suffix(source, (".txt",)):
         if not transcript.name.endswith(".trans.txt"):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.entries import Entry, Unusable, VisualQuestion
 from data_prep.corpora.json_list import json_items
 from data_prep.corpora.parquet import parquet_rows, required_column
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _COLUMNS = ("image", "conversations")
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield each question-answer pair of each conversation about an image.
 
     Args:
@@ -31,7 +31,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
             yield from _questions(*record)
 
 
-def _questions(location: str, picture: Path | bytes, turns: Any) -> Iterator[Entry]:
+def _questions(location: str, picture: Location | bytes, turns: Any) -> Iterator[Entry]:
     if not isinstance(turns, list):
         yield Unusable(location, "conversations are not a list")
         return
@@ -44,7 +44,7 @@ def _questions(location: str, picture: Path | bytes, turns: Any) -> Iterator[Ent
             yield VisualQuestion(location, picture, text, str(answer["value"] or ""))
 
 
-def _json(source: Path) -> Iterator[tuple[str, Path | bytes, Any] | Unusable]:
+def _json(source: Location) -> Iterator[tuple[str, Location | bytes, Any] | Unusable]:
     if not source.is_file():
         raise OmniError(f"no file '{source}'; give the JSON file of the conversations")
     for number, record in enumerate(json_items(source)):
@@ -60,7 +60,7 @@ def _json(source: Path) -> Iterator[tuple[str, Path | bytes, Any] | Unusable]:
                 yield Unusable(location, f"it has {len(names)} images, wanted one")
 
 
-def _parquet(source: Path) -> Iterator[tuple[str, Path | bytes, Any] | Unusable]:
+def _parquet(source: Location) -> Iterator[tuple[str, Location | bytes, Any] | Unusable]:
     for location, row in parquet_rows(source, _columns):
         if isinstance(row, Unusable):
             yield row

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.entries import ContentPart, Conversation, Entry, entry_or_reason
 from data_prep.corpora.files import json_lines, json_object
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
@@ -38,7 +38,7 @@ _INSTRUCTIONS = {
 }
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every conversation; file names are relative to the folder of `source`."""
     for number, line in json_lines(source):
         location = f"'{source}' line {number}"
@@ -46,7 +46,7 @@ def read(source: Path, *, split: str) -> Iterator[Entry]:
         yield entry_or_reason(origin, partial(_read_line, source.parent, line, origin, location))
 
 
-def _read_line(folder: Path, line: bytes, origin: str, location: str) -> Conversation:
+def _read_line(folder: Location, line: bytes, origin: str, location: str) -> Conversation:
     plain = json_object(line, name=location)
     messages = plain.get("messages") or plain.get("conversations")
     if not isinstance(messages, list) or not messages:
@@ -61,7 +61,7 @@ def _read_line(folder: Path, line: bytes, origin: str, location: str) -> Convers
     return _conversation(origin, turns)
 
 
-def _files(names: Any, folder: Path, location: str) -> list[Path]:
+def _files(names: Any, folder: Location, location: str) -> list[Location]:
     names = names or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise OmniError(f"{location} is {names!r}, wanted a list of file names")
@@ -69,7 +69,7 @@ def _files(names: Any, folder: Path, location: str) -> list[Path]:
 
 
 def _turn(
-    message: Any, files: dict[str, list[Path]], location: str
+    message: Any, files: dict[str, list[Location]], location: str
 ) -> tuple[str, tuple[ContentPart, ...]]:
     if not isinstance(message, dict):
         raise OmniError(f"{location} has the message {message!r}, wanted an object")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from data_prep.corpora.entries import Entry, Unusable, Usable, entry_or_reason
 from data_prep.corpora.files import entries_lost, source_files
+from lightning_omni.data.storage.locations import Location, Url
 from lightning_omni.errors import OmniError
 
 _ROWS = 32
@@ -19,7 +19,9 @@ Row = dict[str, Any]
 
 
 def parquet_entries(
-    source: Path, choose: Callable[[Sequence[str]], list[str]], make: Callable[[str, Row], Usable]
+    source: Location,
+    choose: Callable[[Sequence[str]], list[str]],
+    make: Callable[[str, Row], Usable],
 ) -> Iterator[Entry]:
     """Yield an entry for each row of a Parquet file, or of the files below a folder.
 
@@ -41,7 +43,7 @@ def parquet_entries(
 
 
 def parquet_rows(
-    source: Path, choose: Callable[[Sequence[str]], list[str]]
+    source: Location, choose: Callable[[Sequence[str]], list[str]]
 ) -> Iterator[tuple[str, Row | Unusable]]:
     """Yield the origin and the row, or what is damaged; see `parquet_entries`."""
     try:
@@ -54,7 +56,8 @@ def parquet_rows(
     for path in source_files(source, _SUFFIXES):
         number, total = 0, 0
         try:
-            with ParquetFile(path, buffer_size=_READ_AT_ONCE) as file:
+            opened = path.open("rb") if isinstance(path, Url) else path
+            with ParquetFile(opened, buffer_size=_READ_AT_ONCE) as file:
                 total = file.metadata.num_rows
                 columns = _chosen(choose, file.schema_arrow.names, path)
                 for batch in file.iter_batches(_ROWS, columns=columns):
@@ -68,7 +71,7 @@ def parquet_rows(
 
 
 def _chosen(
-    choose: Callable[[Sequence[str]], list[str]], names: list[str], path: Path
+    choose: Callable[[Sequence[str]], list[str]], names: list[str], path: Location
 ) -> list[str]:
     try:
         return choose(names)
@@ -95,7 +98,7 @@ def required_column(names: Sequence[str], wanted: Sequence[str], content: str) -
     return found
 
 
-def stored_file(value: Any, folder: Path, origin: str) -> bytes | Path:
+def stored_file(value: Any, folder: Location, origin: str) -> bytes | Location:
     """Return the content of a picture or sound as Hugging Face's `datasets` stores it.
 
     Args:

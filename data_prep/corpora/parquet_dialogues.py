@@ -8,17 +8,17 @@ huggingface.co/datasets/allenai/tulu-3-sft-mixture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from data_prep.corpora.entries import ContentPart, Conversation, Entry
 from data_prep.corpora.parquet import Row, parquet_entries, required_column
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _MESSAGES = "messages"
 _ROLES = ("system", "user", "assistant")
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every dialogue of a Parquet file, or of the files below a folder, as text QA."""
     yield from parquet_entries(source, _columns, _dialogue)
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed
 from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
 from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _AUDIO = "audio"
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every row of a Parquet file, or of the files below a folder."""
     folder = source if source.is_dir() else source.parent
     yield from parquet_entries(source, _columns, partial(_utterance, folder))
@@ -35,7 +35,7 @@ def _columns(names: Sequence[str]) -> list[str]:
     return [sound, *texts, *([speaker] if speaker else [])]
 
 
-def _utterance(folder: Path, origin: str, row: Row) -> Transcribed:
+def _utterance(folder: Location, origin: str, row: Row) -> Transcribed:
     sound = stored_file(row[_AUDIO], folder, origin)
     words = next((row[name] for name in TEXTS if row.get(name)), None)
     if not isinstance(words, str):

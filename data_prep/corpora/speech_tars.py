@@ -10,18 +10,18 @@ huggingface.co/datasets/amphion/Emilia-Dataset and of its derivatives.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry, Transcribed
 from data_prep.corpora.files import AUDIO_SUFFIXES, json_object
 from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
 from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every recording of a tar, or of the tars below a folder, with its text."""
     yield from tar_entries(source, _utterance)
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from data_prep.corpora.entries import Entry, SpokenQuestion
 from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
 from data_prep.speech.snac_codes import check_snac, decoded
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 _SOUND, _CODES = "answer_audio", "answer_snac"
 _VOICES = ("speaker-unknown", "speaker-assistant")
 
 
-def read(source: Path, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every exchange of a Parquet file, or of the files below a folder."""
     folder = source if source.is_dir() else source.parent
     yield from parquet_entries(source, _columns, partial(_exchange, folder))
@@ -37,7 +37,7 @@ def _columns(names: Sequence[str]) -> list[str]:
     return [*words, sound, answer]
 
 
-def _exchange(folder: Path, origin: str, row: Row) -> SpokenQuestion:
+def _exchange(folder: Location, origin: str, row: Row) -> SpokenQuestion:
     for name in ("question", "answer"):
         if not isinstance(row[name], str) or not row[name].strip():
             raise OmniError(f"'{origin}' has no {name} in words")

@@ -6,10 +6,11 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from data_prep.corpora.entries import Entry, Unusable, Usable, entry_or_reason
 from data_prep.corpora.files import entries_lost, source_files
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -18,7 +19,7 @@ _BLOCK = 512
 Files = dict[str, bytes]
 
 
-def tar_entries(source: Path, make: Callable[[str, Files], Usable]) -> Iterator[Entry]:
+def tar_entries(source: Location, make: Callable[[str, Files], Usable]) -> Iterator[Entry]:
     """Yield an entry for each sample of a tar, or of the tars below a folder.
 
     A sample is the files of one name, which follow one another: `KEY.jpg`, `KEY.txt`. Names may
@@ -71,10 +72,10 @@ def text_of(content: bytes, origin: str) -> str:
         raise OmniError(f"the text of '{origin}' is not UTF-8 ({error})") from error
 
 
-def _samples(path: Path) -> Iterator[tuple[str, Files, int]]:
+def _samples(path: Location) -> Iterator[tuple[str, Files, int]]:
     """Yield key, files by extension and the byte behind them."""
     current, files, end = "", Files(), 0
-    with tarfile.open(path, "r:*") as tar:
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
             name = _key_and_extension(member)

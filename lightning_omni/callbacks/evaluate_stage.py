@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.storage.locations import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.run import evaluate, load_recognizer
 from lightning_omni.pretrained import CONFIG_FILE
@@ -45,9 +46,14 @@ class EvaluateStage(L.Callback):
         self.gallery, self.seed, self.tasks = gallery, seed, tasks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fail now rather than after hours if the recognizer is missing."""
+        """Fail now rather than after hours if the recognizer is missing or the data are afar."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
+            if isinstance(data.data, Url):
+                raise OmniError(
+                    f"EvaluateStage needs a local data folder, and data.data is '{data.data}'; "
+                    "remove it from trainer.callbacks and evaluate the export on a local copy"
+                )
             load_recognizer(self._tasks_to_evaluate(data))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,7 +61,7 @@ class EvaluateStage(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not (
             trainer.is_global_zero and isinstance(data, OmniData) and self._tasks_to_evaluate(data)
-        ):
+        ) or isinstance(data.data, Url):
             return
         root = Path(trainer.default_root_dir)
         if not (root / "export" / CONFIG_FILE).is_file():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SPEECH
 from lightning_omni.types import Part, Sample
@@ -49,7 +49,7 @@ def with_features(sample: Sample, features: list[Features]) -> Sample:
     return replace(sample, turns=turns)
 
 
-def read_members(sample: Sample, files: Mapping[str, bytes], path: Path) -> Sample:
+def read_members(sample: Sample, files: Mapping[str, bytes], path: Location) -> Sample:
     """Return the sample with the features of its files; without such files, the sample itself.
 
     Raises:
@@ -69,7 +69,7 @@ def read_members(sample: Sample, files: Mapping[str, bytes], path: Path) -> Samp
     )
 
 
-def _parse_features(content: bytes, name: str, path: Path) -> Features:
+def _parse_features(content: bytes, name: str, path: Location) -> Features:
     try:
         features = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from lightning_omni.data.media import read_image, square
 from lightning_omni.data.media_lanes import DecodedMedia, MediaReader
 from lightning_omni.data.resumable import LANES, ResumableData
 from lightning_omni.data.shards import data_digest, list_shards, read_manifest, read_shard
+from lightning_omni.data.storage.locations import recorded_location
 from lightning_omni.errors import check_within
 
 
@@ -49,7 +49,7 @@ class ImageData(ResumableData):
     """Training and validation images, read as they are needed.
 
     Args:
-        data: Folder written by `make prep-data`.
+        data: Folder or URL written by `make prep-data`.
         image_size: Side of the images in pixels; others are scaled and cut.
         batch_size: Images per batch.
         seed: Seed of their order.
@@ -70,7 +70,7 @@ class ImageData(ResumableData):
         check_within("data.image_size", image_size, 1)
         check_within("data.batch_size", batch_size, 1)
         check_within("data.seed", seed, 0)
-        self.data, self.image_size = Path(data), image_size
+        self.data, self.image_size = recorded_location(data, "data.data"), image_size
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ from jaxtyping import Int64
 from lightning_omni.data.epoch_order import EpochOrder
 from lightning_omni.data.shard_index import StoredIndex, members
 from lightning_omni.data.shards import Shard
+from lightning_omni.data.storage.locations import Location, Url
+from lightning_omni.data.storage.store import store
 from lightning_omni.errors import OmniError
 
 _OPEN_FILES = 32
@@ -26,7 +29,7 @@ Cursor = tuple[int, int]
 class _Range:
     """Bytes `[start, stop)` of a shard."""
 
-    path: Path
+    path: Location
     start: int
     stop: int
 
@@ -86,7 +89,7 @@ class ShardReader:
         permuted = table[:, self.order.permutation(number, table.shape[1])]
         return _Pool(tuple(ranges), *permuted)
 
-    def read(self, pool: _Pool, index: int) -> tuple[str, dict[str, bytes], Path]:
+    def read(self, pool: _Pool, index: int) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of a sample.
 
         Raises:
@@ -94,13 +97,23 @@ class ShardReader:
         """
         part = pool.ranges[int(pool.range_of[index])]
         size, offset = int(pool.sizes[index]), int(pool.offsets[index])
-        try:
-            block = os.pread(self._file.descriptor(part.path), size, offset)
-        except OSError as error:
-            raise OmniError(f"cannot read '{part.path}' ({error}); is it still there?") from error
-        self.bytes_read += size
         checksum = int(pool.checksums[index])
+        block = self._bytes(part.path, offset, size, checksum)
+        self.bytes_read += size
         return *members(block, part.path, checksum=checksum), part.path
+
+    def _bytes(self, path: Location, offset: int, size: int, checksum: int) -> bytes:
+        """Return bytes of a shard; those of a URL are fetched again if the checksum differs."""
+        if isinstance(path, Url):
+            found = path.read_range(offset, size)
+            if zlib.crc32(found) == checksum:
+                return found
+            store().counts.damaged += 1
+            return path.read_range(offset, size, anew=True)
+        try:
+            return os.pread(self._file.descriptor(path), size, offset)
+        except OSError as error:
+            raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
 
     def _read_index(self, shard: int) -> StoredIndex:
         path, samples = self.shards[shard].path, self.shards[shard].samples
@@ -142,13 +155,13 @@ class LaneReader:
         if self.offset == self.reader.order.pool_size(self._number(self.turn)):
             self.turn, self.offset = self.turn + 1, 0
 
-    def __next__(self) -> tuple[str, dict[str, bytes], Path]:
+    def __next__(self) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of the next sample."""
         sample = self.at(self.cursor)
         self.advance()
         return sample
 
-    def at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Path]:
+    def at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of the sample at a cursor of this lane."""
         turn, offset = cursor
         return self.reader.read(self._pools(turn), offset)

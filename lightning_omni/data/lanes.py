@@ -9,6 +9,7 @@ hold, and a run goes on where it stopped on another number of processes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lightning_omni.data.storage.counts import ReadCounts
+from lightning_omni.data.storage.store import counts_so_far
 from lightning_omni.errors import OmniError
 
 Position = dict[str, Any]
@@ -34,12 +37,16 @@ class LaneBatch:
         position: Position of the lane behind the batch.
         batch: The batch.
         error: Why there is no batch; None if there is one.
+        process: Id of the process that made it.
+        counts: What that process has fetched from URLs so far.
     """
 
     lane: int
     position: Position
     batch: Any
     error: str | None = None
+    process: int = field(default_factory=os.getpid)
+    counts: ReadCounts = field(default_factory=counts_so_far)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LaneBatch:
         """Return a copy whose batch is on another device."""

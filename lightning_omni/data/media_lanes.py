@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from torch import Tensor
 
 from lightning_omni.data.lane_reader import Cursor, LaneReader, ShardReader
 from lightning_omni.data.shards import list_shards, medium_of
+from lightning_omni.data.storage.locations import Location
 
 CACHE_BYTES = 512 << 20
 Decode = Callable[[bytes, str], Tensor]
@@ -27,7 +27,7 @@ class DecodedMedia:
         self.decode, self.room = decode, limit
         self._kept: dict[str, Tensor] = {}
 
-    def __call__(self, key: str, files: dict[str, bytes], path: Path) -> Tensor:
+    def __call__(self, key: str, files: dict[str, bytes], path: Location) -> Tensor:
         """Return the decoded medium of a key."""
         if key in self._kept:
             return self._kept[key]
@@ -51,7 +51,7 @@ class MediaReader:
     """
 
     def __init__(
-        self, data: Path, modality: str, split: str, *, lanes: int, seed: int, decode: Decode
+        self, data: Location, modality: str, split: str, *, lanes: int, seed: int, decode: Decode
     ) -> None:
         self.data, self.modality, self.split = data, modality, split
         self.lanes, self.seed = lanes, seed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from lightning_omni.data.lane_reader import LaneReader, ShardReader
 from lightning_omni.data.lanes import Position
 from lightning_omni.data.packing import Indexed, Packer
 from lightning_omni.data.shards import list_shards, parse_sample
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import with_transcript
 from lightning_omni.diffusion.noise import complementary_index, spread_stride
@@ -32,7 +32,7 @@ class Mixture:
         complementary: Whether each sample is shown twice, with complementary masks.
     """
 
-    folder: Path
+    folder: Location
     tasks: dict[str, float]
     seed: int
     lanes: int

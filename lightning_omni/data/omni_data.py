@@ -19,6 +19,7 @@ from lightning_omni.data.mixture import Mixture, PackedLanes
 from lightning_omni.data.packing import pack
 from lightning_omni.data.resumable import LANES, ResumableData
 from lightning_omni.data.shards import data_digest, read_manifest, read_samples
+from lightning_omni.data.storage.locations import Location, recorded_location
 from lightning_omni.data.templates import check_continuous_speech, make_template
 from lightning_omni.data.transcripts import check_transcribed, with_transcript
 from lightning_omni.errors import OmniError, check_within
@@ -36,7 +37,7 @@ class OmniData(ResumableData):
     """Data of the three joint stages.
 
     Args:
-        data: Folder written by `make prep-data`.
+        data: Folder written by `make prep-data`, or URL of one that is encoded.
         image_tokenizer: Exported folder of the image tokenizer, or several in order of preference;
             `bundled` is the package's own.
         speech_tokenizer: The same for the speech tokenizer.
@@ -112,7 +113,7 @@ class OmniData(ResumableData):
         self.test_split = test_split
         self.transcribe_first = transcribe_first or []
         check_transcribed(self.transcribe_first)
-        self.data, self.seed = Path(data), seed
+        self.data, self.seed = recorded_location(data, "data.data"), seed
         self.image_tokenizer = resolve_pretrained(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
         self.file_tokenizers = {name: Path(f) for name, f in (file_tokenizers or {}).items()}
@@ -243,6 +244,6 @@ class OmniData(ResumableData):
             self.request_image_size,
         )
 
-    def _encoded_folder(self) -> Path:
+    def _encoded_folder(self) -> Location:
         device = None if self.trainer is None else self.trainer.strategy.root_device
         return encoded_folder(self.encoding_settings(), device)

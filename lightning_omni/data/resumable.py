@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,8 @@ from lightning_omni.data.lanes import (
     StreamPosition,
     merge_positions,
 )
+from lightning_omni.data.storage.counts import ReadCounts, log_counts, total
+from lightning_omni.data.storage.store import counts_so_far
 from lightning_omni.errors import OmniError, check_within
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class ResumableData(L.LightningDataModule):
         self.start = StreamPosition()
         self.used = 0
         self.positions: dict[int, Position] = {}
+        self.read_counts: dict[int, ReadCounts] = {}
 
     @property
     def rank(self) -> int:
@@ -72,8 +76,14 @@ class ResumableData(L.LightningDataModule):
         if not isinstance(batch, LaneBatch):
             return batch
         self.used += 1
+        self.read_counts[batch.process] = batch.counts
         self.positions[batch.lane] = batch.position
         return batch.batch
+
+    def teardown(self, stage: str) -> None:
+        """Log what this process and its workers fetched from URLs, and what they had to repeat."""
+        self.read_counts[os.getpid()] = counts_so_far()
+        log_counts(total(self.read_counts.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the training stream, for checkpoints; all processes call it."""

@@ -8,6 +8,7 @@ fetches the range and checks it, and reads nothing else of the shard.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import tarfile
@@ -15,12 +16,16 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
+from lightning_omni.data.storage.locations import Location, Url, read_range
 from lightning_omni.errors import OmniError
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".idx"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -78,19 +83,19 @@ class StoredIndex:
 
     Args:
         tar: The shard.
-        index: File of its index; None for the file beside it. Without that, a local shard is read
+        index: File of its index; None for the file beside it. Without that, the shard is read
             once to make one.
-        tar_bytes: Bytes of the shard; None for those of the local file.
+        tar_bytes: Bytes of the shard; None for those that the file has.
 
     Raises:
         OmniError: If the index is damaged or belongs to other contents, or the tar is damaged.
     """
 
     def __init__(
-        self, tar: Path, *, index: Path | None = None, tar_bytes: int | None = None
+        self, tar: Location, *, index: Location | None = None, tar_bytes: int | None = None
     ) -> None:
-        self.path = index or index_path(tar)
-        self._made = None if self.path.is_file() else _rows(scan(tar))
+        self.path = index or tar.with_name(tar.name + SUFFIX)
+        self._made = None if self.path.is_file() else _rows(_scan_without_index(tar))
         self._num_rows = self._count() if self._made is None else len(self._made)
         made_of = int(self._read(self._num_rows - 1, self._num_rows)[0, 0])
         self.tar_bytes = tar.stat().st_size if tar_bytes is None else tar_bytes
@@ -111,9 +116,8 @@ class StoredIndex:
 
     def _count(self) -> int:
         """Return the number of rows, after the header of the file was checked."""
-        with self.path.open("rb", buffering=0) as file:
-            head = file.read(_HEADER)
-            rows, rest = divmod(os.fstat(file.fileno()).st_size - _HEADER, _ROW)
+        head = read_range(self.path, 0, _HEADER)
+        rows, rest = divmod(self.path.stat().st_size - _HEADER, _ROW)
         if head[:6] != _MAGIC or len(head) < _HEADER or b"'<i8'" not in head or rest or rows < 1:
             raise OmniError(f"'{self.path}' is no index of a shard; delete it")
         return rows
@@ -121,19 +125,20 @@ class StoredIndex:
     def _read(self, start: int, stop: int) -> NDArray[np.int64]:
         if self._made is not None:
             return self._made[start:stop]
-        with self.path.open("rb", buffering=0) as file:
-            raw = os.pread(file.fileno(), (stop - start) * _ROW, _HEADER + start * _ROW)
+        raw = read_range(self.path, _HEADER + start * _ROW, (stop - start) * _ROW)
         return np.frombuffer(raw, dtype="<i8").reshape(-1, 3)
 
 
-def read_index(tar: Path, *, index: Path | None = None, tar_bytes: int | None = None) -> ShardIndex:
+def read_index(
+    tar: Location, *, index: Location | None = None, tar_bytes: int | None = None
+) -> ShardIndex:
     """Return the whole index of a shard; see `StoredIndex`."""
     stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes)
     return stored.part(0, len(stored))
 
 
-def scan(tar: Path) -> ShardIndex:
-    """Make the index of a local tar by reading it once.
+def scan(tar: Location) -> ShardIndex:
+    """Make the index of a tar by reading it once.
 
     Raises:
         OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
@@ -141,7 +146,7 @@ def scan(tar: Path) -> ShardIndex:
     starts: list[tuple[str, int]] = []
     end = 0
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 first, end = end, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if not member.isreg():
@@ -160,7 +165,7 @@ def scan(tar: Path) -> ShardIndex:
                 raise tarfile.ReadError(f"damaged after byte {end} of {size}")
             offsets = np.array([first for _, first in starts], dtype=np.int64)
             sizes = np.diff(offsets, append=end)
-            checksums = [_checksum(file.fileno(), *row) for row in zip(offsets, sizes, strict=True)]
+            checksums = [_checksum(file, *row) for row in zip(offsets, sizes, strict=True)]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise OmniError(
             f"'{tar}' is not a readable tar ({error}); prepare the data again"
@@ -172,7 +177,7 @@ def scan(tar: Path) -> ShardIndex:
 
 
 def members(
-    block: bytes, tar: Path, *, checksum: int | None = None
+    block: bytes, tar: Location, *, checksum: int | None = None
 ) -> tuple[str, dict[str, bytes]]:
     """Return a sample's key and its files by extension.
 
@@ -203,7 +208,7 @@ def members(
     return key, files
 
 
-def key_of(name: str, tar: Path) -> tuple[str, str]:
+def key_of(name: str, tar: Location) -> tuple[str, str]:
     """Split a member's name at its first dot into key and extension.
 
     Raises:
@@ -218,7 +223,7 @@ def key_of(name: str, tar: Path) -> tuple[str, str]:
     return key, extension
 
 
-def _members_of_any_tar(block: bytes, tar: Path) -> tuple[str, dict[str, bytes]]:
+def _members_of_any_tar(block: bytes, tar: Location) -> tuple[str, dict[str, bytes]]:
     """Parse a sample whose headers have extensions, such as long names."""
     key, files = "", dict[str, bytes]()
     with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as archive:
@@ -229,10 +234,17 @@ def _members_of_any_tar(block: bytes, tar: Path) -> tuple[str, dict[str, bytes]]
     return key, files
 
 
-def _checksum(file: int, offset: int, size: int) -> int:
+def _scan_without_index(tar: Location) -> ShardIndex:
+    if isinstance(tar, Url):
+        log.warning("'%s' has no index beside it, so all of it is read to make one", tar)
+    return scan(tar)
+
+
+def _checksum(file: IO[Any], offset: int, size: int) -> int:
     total = 0
     for start in range(offset, offset + size, _CHUNK):
-        total = zlib.crc32(os.pread(file, min(_CHUNK, offset + size - start), start), total)
+        file.seek(start)
+        total = zlib.crc32(file.read(min(_CHUNK, offset + size - start)), total)
     return total
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
 
@@ -19,6 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.data.features_store import read_members
 from lightning_omni.data.shard_index import read_index
+from lightning_omni.data.storage.locations import Location, Url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample
@@ -31,11 +33,11 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 class Shard:
     """A tar of a folder and its number of samples."""
 
-    path: Path
+    path: Location
     samples: int
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Location) -> dict[str, Any]:
     """Load `manifest.json`.
 
     Raises:
@@ -47,18 +49,44 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return read_json_object(path, remedy="prepare the folder again")
 
 
-def data_digest(folder: Path) -> str:
+def data_digest(folder: Location) -> str:
     """Return a checksum of a folder's manifest, which changes with its shards."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
-def shard_paths(folder: Path, kind: str, split: str) -> list[Path]:
+@overload
+def shard_paths(folder: Path, kind: str, split: str) -> list[Path]: ...
+@overload
+def shard_paths(folder: Location, kind: str, split: str) -> Sequence[Location]: ...
+def shard_paths(folder: Location, kind: str, split: str) -> Sequence[Location]:
     """Return the shards `KIND-SPLIT-NNNNNN.tar` in `folder`, sorted; may be empty."""
+    if isinstance(folder, Url):
+        return [folder / name for name in _names_at(folder, f"{kind}-{split}-[0-9]*.tar")]
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
+def shard_names(folder: Location) -> list[str]:
+    """Return the names of the shards in a folder, sorted; those of a URL as its manifest says."""
+    pattern = "*-*-[0-9]*.tar"
+    if isinstance(folder, Url):
+        return _names_at(folder, pattern)
+    return sorted(path.name for path in folder.glob(pattern))
+
+
+def holds_shards(folder: Location) -> bool:
+    """Tell whether there is a folder of shards; at a URL, whether its manifest says so."""
+    return bool(_stored_counts(folder)) if isinstance(folder, Url) else folder.is_dir()
+
+
+def _names_at(folder: Url, pattern: str) -> list[str]:
+    """Return names of a folder at a URL: its manifest's, or those listed by an object store."""
+    counts = _stored_counts(folder)
+    names = list(counts) if counts is not None else [url.name for url in folder.iterdir()]
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
 def read_shard(
-    path: Path, *, has_known_size: bool = False
+    path: Location, *, has_known_size: bool = False
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield `(key, {extension: bytes})` in stored order.
 
@@ -88,21 +116,21 @@ def read_shard(
         ) from error
 
 
-def _check_headers(path: Path) -> None:
+def _check_headers(path: Location) -> None:
     """Walk the headers to the end: the streaming reader stops silently at a corrupt one."""
     end = 0
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            end = member.offset_data + -(-member.size // 512) * 512
     size = path.stat().st_size
     with path.open("rb") as file:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                end = member.offset_data + -(-member.size // 512) * 512
         file.seek(end)
         rest = file.read()
     if end > size or len(rest) < 1024 or rest.strip(b"\0"):
         raise tarfile.ReadError(f"damaged after byte {end} of {size}")
 
 
-def medium_of(files: dict[str, bytes], key: str, path: Path) -> bytes:
+def medium_of(files: dict[str, bytes], key: str, path: Location) -> bytes:
     """Return the image or recording among a key's files.
 
     Raises:
@@ -114,7 +142,9 @@ def medium_of(files: dict[str, bytes], key: str, path: Path) -> bytes:
     return content
 
 
-def read_samples(folder: Path, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
+def read_samples(
+    folder: Location, task: str, split: str, *, limit: int | None = None
+) -> list[Sample]:
     """Return the samples of a task and split, in stored order; empty if there are no such shards.
 
     Args:
@@ -131,7 +161,7 @@ def read_samples(folder: Path, task: str, split: str, *, limit: int | None = Non
     return list(islice(samples, limit))
 
 
-def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
+def parse_sample(key: str, files: dict[str, bytes], path: Location) -> Sample:
     """Decode `KEY.json`, and read the speech features stored beside it, if any.
 
     Raises:
@@ -144,7 +174,7 @@ def parse_sample(key: str, files: dict[str, bytes], path: Path) -> Sample:
     return read_members(sample, files, path)
 
 
-def list_shards(folder: Path, kind: str, split: str) -> list[Shard]:
+def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
     """Return the shards of a kind and split with their numbers of samples.
 
     Args:
@@ -157,10 +187,10 @@ def list_shards(folder: Path, kind: str, split: str) -> list[Shard]:
         OmniError: If there are none, or others than the manifest lists.
     """
     paths = shard_paths(folder, kind, split)
-    counts = _stored_counts(folder)
+    counts = _stored_counts(folder) or {}
     is_own = re.compile(rf"{re.escape(kind)}-{re.escape(split)}-[0-9][^/]*\.tar")
     listed = {name for name in counts if is_own.fullmatch(name)}
-    if counts:
+    if counts and not isinstance(folder, Url):
         _compare_names(folder, listed, {path.name for path in paths})
     if not paths:
         raise OmniError(
@@ -170,7 +200,7 @@ def list_shards(folder: Path, kind: str, split: str) -> list[Shard]:
     return [Shard(path, counts[path.name] if counts else len(read_index(path))) for path in paths]
 
 
-def _compare_names(folder: Path, listed: set[str], found: set[str]) -> None:
+def _compare_names(folder: Location, listed: set[str], found: set[str]) -> None:
     for name in sorted(listed - found):
         raise OmniError(
             f"'{folder}' lacks the shard '{name}', which its manifest lists; prepare the data again"
@@ -182,13 +212,14 @@ def _compare_names(folder: Path, listed: set[str], found: set[str]) -> None:
         )
 
 
-def _stored_counts(folder: Path) -> dict[str, int]:
-    """Return the number of samples of each shard by name, from the manifest; empty without one."""
+def _stored_counts(folder: Location) -> dict[str, int] | None:
+    """Return the number of samples of each shard by name, from the manifest; None without one."""
     if (folder / MANIFEST).is_file():
         counts = read_manifest(folder).get("samples")
-        return counts if isinstance(counts, dict) else {}
+        return counts if isinstance(counts, dict) else None
     if (folder.parent / MANIFEST).is_file():
-        shards = read_manifest(folder.parent).get("shards", [])
-        own = (s for s in shards if Path(s["path"]).parent.name == folder.name)
-        return {Path(s["path"]).name: int(s["samples"]) for s in own}
-    return {}
+        shards = read_manifest(folder.parent).get("shards")
+        if isinstance(shards, list):
+            own = (s for s in shards if Path(s["path"]).parent.name == folder.name)
+            return {Path(s["path"]).name: int(s["samples"]) for s in own}
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,6 +18,7 @@ from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.media_lanes import MediaReader
 from lightning_omni.data.resumable import LANES, ResumableData
 from lightning_omni.data.shards import data_digest, list_shards, read_manifest
+from lightning_omni.data.storage.locations import recorded_location
 from lightning_omni.errors import OmniError, check_within
 
 
@@ -74,7 +74,7 @@ class SpeechData(ResumableData):
     """Training crops and validation crops, read as they are needed.
 
     Args:
-        data: Folder written by `make prep-data`.
+        data: Folder or URL written by `make prep-data`.
         sample_rate: Sample rate in Hz, to which clips are resampled.
         crop_s: Length of a crop in seconds.
         batch_size: Crops per batch.
@@ -101,7 +101,7 @@ class SpeechData(ResumableData):
         check_within("data.batch_size", batch_size, 1)
         check_within("data.val_batches", val_batches, 1)
         check_within("data.seed", seed, 0)
-        self.data, self.sample_rate = Path(data), sample_rate
+        self.data, self.sample_rate = recorded_location(data, "data.data"), sample_rate
         self.crop = round(crop_s * sample_rate)
         self.batch_size, self.val_batches, self.seed = batch_size, val_batches, seed
 

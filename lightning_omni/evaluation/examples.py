@@ -15,6 +15,7 @@ from PIL import Image
 
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.shards import read_samples, read_shard
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.emojiworld.metadata import is_scene, question_kind
 from lightning_omni.modalities import SAMPLE_RATE
@@ -123,7 +124,7 @@ def draw_samples(samples: Sequence[Sample], limit: int, *, seed: int, salt: str)
 
 
 def load_examples(
-    data: Path, codes: Path, task: str, split: str, *, limit: int, seed: int
+    data: Path, codes: Location, task: str, split: str, *, limit: int, seed: int
 ) -> tuple[list[Example], list[Sample]]:
     """Draw examples of a task and split and load their media.
 

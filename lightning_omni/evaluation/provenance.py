@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.devices import device_facts
 
 _PACKAGES = ("lightning-omni", "torch", "lightning", "numpy", "faster-whisper", "webdataset")
@@ -37,7 +38,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
     }
 
 
-def manifest_hash(data: Path) -> str:
+def manifest_hash(data: Location) -> str:
     """Identify a prepared data folder by its manifest, which hashes every shard."""
     return hashlib.sha256((data / MANIFEST).read_bytes()).hexdigest()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.emojiworld.train_classifier import (
@@ -104,7 +105,7 @@ class Suite:
     """
 
     data: Path
-    codes: Path
+    codes: Location
     parser: ResponseParser
     reconstructor: CodecReconstructor | None
     inks: frozenset[str]
@@ -254,7 +255,7 @@ class Suite:
 
 def make_suite(
     data: Path,
-    codes: Path,
+    codes: Location,
     *,
     recognizer: Recognizer | None,
     reconstructor: CodecReconstructor | None,

@@ -14,6 +14,7 @@ from lightning_omni.data.encoding.plan import OtherPlanError
 from lightning_omni.data.encoding.settings import EncodingSettings, load_file_tokenizers
 from lightning_omni.data.encoding.worker import POLL_S, Worker
 from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
@@ -23,7 +24,7 @@ __all__ = ["encoded_folder", "ensure_codes", "load_features", "load_file_tokeniz
 
 
 def ensure_codes(
-    data: Path,
+    data: Location,
     *,
     image_tokenizer: Path,
     speech_tokenizer: Path,
@@ -31,7 +32,7 @@ def ensure_codes(
     file_tokenizers: Mapping[str, Path] | None = None,
     device: torch.device | None = None,
     request_image_size: int | None = None,
-) -> Path:
+) -> Location:
     """Return the folder of code shards of these tokenizers; encode `data` if it does not exist.
 
     The folder's name hashes the prepared data and all tokenizers, so shards of another tokenizer
@@ -40,7 +41,7 @@ def ensure_codes(
     same time divide the work.
 
     Args:
-        data: Folder written by prep-data.
+        data: Folder written by prep-data; at a URL it must be encoded.
         image_tokenizer: Folder of an exported image tokenizer.
         speech_tokenizer: Folder of an exported speech tokenizer.
         continuous_speech: Encoder of speech features; None without continuous speech.
@@ -49,8 +50,9 @@ def ensure_codes(
         request_image_size: Side of pictures in requests in pixels; None for the image tokenizer's.
 
     Raises:
-        OmniError: If the data or a tokenizer is missing, a picture of that size has no codes, or
-            the folder was begun on another kind of device and nobody goes on with it.
+        OmniError: If the data or a tokenizer is missing, a picture of that size has no codes, data
+            at a URL are not encoded, or the folder was begun on another kind of device and nobody
+            goes on with it.
     """
     settings = EncodingSettings(
         data,
@@ -63,11 +65,11 @@ def ensure_codes(
     return encoded_folder(settings, device)
 
 
-def encoded_folder(settings: EncodingSettings, device: torch.device | None = None) -> Path:
+def encoded_folder(settings: EncodingSettings, device: torch.device | None = None) -> Location:
     """Return the folder of code shards of these settings; see `ensure_codes`."""
-    if not (settings.folder / MANIFEST).is_file():
+    if not (settings.codes / MANIFEST).is_file():
         _encode_here(settings, device or resolve_device(AUTO))
-    return settings.folder
+    return settings.codes
 
 
 def _encode_here(settings: EncodingSettings, device: torch.device) -> None:

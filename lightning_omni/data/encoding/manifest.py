@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from lightning_omni.data.encoding.plan import TASKS, WORK, Plan, whole_file
 from lightning_omni.data.encoding.records import Record, Records, sha256_of
 from lightning_omni.data.encoding.settings import EncodingSettings, LoadedTokenizers
 from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.storage.locations import Location, Url
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASK_NAMES
 
@@ -39,8 +40,10 @@ def write_manifest(
     shutil.rmtree(folder / WORK, ignore_errors=True)
 
 
-def load_features(folder: Path) -> dict[str, Tensor]:
+def load_features(folder: Location) -> dict[str, Tensor]:
     """Return the code features of each modality, Float[num_codes, F], as its tokenizer has them."""
+    if isinstance(folder, Url):
+        return load((folder / FEATURES_FILE).read_bytes())
     return load_file(folder / FEATURES_FILE)
 
 

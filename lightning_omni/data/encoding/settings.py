@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.storage.locations import Location, Url
 from lightning_omni.devices import device_facts
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import modality_named
@@ -29,7 +30,7 @@ class EncodingSettings:
     """A data folder and what encodes it.
 
     Attributes:
-        data: Folder written by prep-data.
+        data: Folder written by prep-data; at a URL it must be encoded.
         image_tokenizer: Folder of an exported image tokenizer.
         speech_tokenizer: Folder of an exported speech tokenizer.
         continuous_speech: Encoder of speech features; None without continuous speech.
@@ -37,7 +38,7 @@ class EncodingSettings:
         request_image_size: Side of pictures in requests in pixels; None for the image tokenizer's.
     """
 
-    data: Path
+    data: Location
     image_tokenizer: Path
     speech_tokenizer: Path
     continuous_speech: SpeechFeatureEncoder | None = None
@@ -64,11 +65,36 @@ class EncodingSettings:
         further = self.file_tokenizers.items()
         return hashes | {name: _fingerprint(source, name) for name, source in further}
 
+    @cached_property
+    def name(self) -> str:
+        """Name of the folder of codes, which hashes the data and the tokenizers."""
+        text = json.dumps(self.hashes, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def codes(self) -> Location:
+        """Folder of the codes."""
+        return self.data / "codes" / self.name
+
+    @property
+    def local_data(self) -> Path:
+        """The data on this machine.
+
+        Raises:
+            OmniError: If they are at a URL.
+        """
+        if isinstance(self.data, Url):
+            raise OmniError(
+                f"the data at '{self.data}' are not encoded by these tokenizers (no "
+                f"'codes/{self.name}/{MANIFEST}'); run `lightning_omni encode` on a local copy and "
+                "upload its codes, or set data.data to a local folder"
+            )
+        return self.data
+
     @property
     def folder(self) -> Path:
-        """Folder of the codes, whose name hashes the data and the tokenizers."""
-        text = json.dumps(self.hashes, sort_keys=True)
-        return self.data / "codes" / hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Folder of the codes on this machine; see `local_data`."""
+        return self.local_data / "codes" / self.name
 
 
 class LoadedTokenizers:

@@ -58,7 +58,7 @@ class StepRunner:
         plan: Plan,
         report: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self.data, self.folder = settings.data, settings.folder
+        self.data, self.folder = settings.local_data, settings.folder
         self.tokenizers, self.plan, self.report = tokenizers, plan, report
         self.records = Records(self.folder)
         self.work = {

@@ -37,7 +37,7 @@ def make_plan(settings: EncodingSettings, tokenizers: LoadedTokenizers) -> Plan:
         tokenizers.computation(),
         streams_of(tokenizers),
         has_roles,
-        input_sizes(settings.data),
+        input_sizes(settings.local_data),
     )
 
 

@@ -8,7 +8,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template as Page
 
-from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.shards import MANIFEST, holds_shards, read_manifest
+from lightning_omni.data.storage.counts import log_counts
+from lightning_omni.data.storage.locations import Location, Url, location
+from lightning_omni.data.storage.store import counts_so_far
 from lightning_omni.errors import check_within
 from lightning_omni.files import make_room_for
 from lightning_omni.studies.inspect.contents import (
@@ -40,7 +43,7 @@ def inspect_data(
     """Print what a data folder holds, and write a page with samples and packed rows.
 
     Args:
-        data: Folder written by prep-data, or one of its folders of codes.
+        data: Folder or URL written by prep-data, or one of its folders of codes.
         recipe: Recipe of the joint model, whose mixture and packed rows are shown; its tokenizers
             encode the data if that was not done.
         out: HTML file to write; None for `inspect.html` in the current folder.
@@ -54,9 +57,9 @@ def inspect_data(
     """
     check_within("samples", samples, 0)
     check_within("limit", limit, 1)
-    folder = Path(data)
+    folder = location(data)
     read_manifest(folder)
-    prepared = folder if (folder / "tasks").is_dir() else folder.parent.parent
+    prepared = folder if holds_shards(folder / "tasks") else folder.parent.parent
     sections = [f"<h1>{escape(str(folder))}</h1>"]
     seen = None if recipe is None else data_of(recipe, str(prepared))
     if seen is not None:
@@ -68,7 +71,7 @@ def inspect_data(
     text = TextTokenizer(DEFAULT_RANKS) if seen is None else seen[0].template.text
     contents = task_contents(tasks_folder, manifest, text, limit=limit)
     sections += _table("Tasks", _TASK_HEAD, [_task_line(row) for row in contents])
-    if (prepared / "media").is_dir():
+    if holds_shards(prepared / "media"):
         media = media_contents(prepared / "media", limit=limit)
         sections += _table("Media", _MEDIA_HEAD, [_media_line(row) for row in media])
     if codes is None:
@@ -78,11 +81,12 @@ def inspect_data(
         lines = [_share_line(share) for share in shares(*seen, batches)]
         sections += _table(f"Mixture of {recipe}", _MIXTURE_HEAD, lines)
         sections += [_ROWS_TITLE, rows_html(batches[0], seen[0].template)]
-    source = prepared / "tasks" if (prepared / "tasks").is_dir() else tasks_folder
+    source = prepared / "tasks" if holds_shards(prepared / "tasks") else tasks_folder
     chosen = choose_samples(source, contents, count=samples, limit=limit, seed=seed)
     found = find_media(prepared / "media", chosen)
     sections += ["<h2>Samples</h2>", examples_html(chosen, found)]
     _write(out or Path("inspect.html"), f"Data · {folder}", sections)
+    log_counts(counts_so_far())
 
 
 _ROWS_TITLE = (
@@ -93,10 +97,13 @@ _ROWS_TITLE = (
 )
 
 
-def _codes_of(folder: Path) -> Path | None:
+def _codes_of(folder: Location) -> Location | None:
     """Return the folder of codes to count: the folder itself, or the last one that was finished."""
     if "spans" in read_manifest(folder):
         return folder
+    if isinstance(folder, Url):
+        log.info("codes at a URL are shown if it is theirs: '%s'", folder / "codes/HASH")
+        return None
     finished = [path.parent for path in (folder / "codes").glob(f"*/{MANIFEST}")]
     return max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-from lightning_omni.data.shards import list_shards, parse_sample, read_shard
+from lightning_omni.data.shards import list_shards, parse_sample, read_shard, shard_names
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SPEECH, TEXT
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -45,7 +45,7 @@ class Contents:
 
 
 def task_contents(
-    folder: Path, manifest: dict[str, Any], text: TextTokenizer, *, limit: int
+    folder: Location, manifest: dict[str, Any], text: TextTokenizer, *, limit: int
 ) -> list[Contents]:
     """Return what each task and split holds.
 
@@ -67,7 +67,7 @@ def task_contents(
     return found
 
 
-def media_contents(folder: Path, *, limit: int) -> list[Contents]:
+def media_contents(folder: Location, *, limit: int) -> list[Contents]:
     """Return what each modality and split of a folder of media shards holds."""
     found = []
     for modality, split in kinds_in(folder):
@@ -80,26 +80,26 @@ def media_contents(folder: Path, *, limit: int) -> list[Contents]:
     return found
 
 
-def samples_of(folder: Path, task: str, split: str) -> Iterator[Sample]:
+def samples_of(folder: Location, task: str, split: str) -> Iterator[Sample]:
     """Yield the samples of a task and split in stored order."""
     for shard in list_shards(folder, task, split):
         for key, files in read_shard(shard.path):
             yield parse_sample(key, files, shard.path)
 
 
-def kinds_in(folder: Path) -> list[tuple[str, str]]:
+def kinds_in(folder: Location) -> list[tuple[str, str]]:
     """Return tasks or modalities with their splits, as the names of a folder's shards say.
 
     Raises:
         OmniError: If there are no shards.
     """
-    names = {path.stem.rpartition("-")[0] for path in folder.glob("*-*-[0-9]*.tar")}
+    names = {name.rpartition("-")[0] for name in shard_names(folder)}
     if not names:
         raise OmniError(f"no shards in '{folder}'; give a folder that prep-data or encode wrote")
     return sorted((kind, split) for kind, _, split in (name.partition("-") for name in names))
 
 
-def _begin(folder: Path, kind: str, split: str) -> Contents:
+def _begin(folder: Location, kind: str, split: str) -> Contents:
     shards = list_shards(folder, kind, split)
     size = sum(shard.path.stat().st_size for shard in shards)
     return Contents(kind, split, sum(shard.samples for shard in shards), size)

@@ -6,13 +6,13 @@ import base64
 import io
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from random import Random
 
 import soundfile
 
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.shards import medium_of, read_shard, shard_paths
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.studies.inspect.contents import Contents, samples_of
@@ -22,7 +22,7 @@ _SIDE = 256
 
 
 def choose_samples(
-    folder: Path, contents: list[Contents], *, count: int, limit: int, seed: int
+    folder: Location, contents: list[Contents], *, count: int, limit: int, seed: int
 ) -> list[tuple[str, Sample]]:
     """Return samples with their splits, of as many tasks as there are, among the first stored.
 
@@ -46,7 +46,7 @@ def choose_samples(
     return found
 
 
-def find_media(folder: Path, chosen: list[tuple[str, Sample]]) -> dict[str, bytes]:
+def find_media(folder: Location, chosen: list[tuple[str, Sample]]) -> dict[str, bytes]:
     """Return the media that samples refer to, by key, from the media shards of their splits."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for split, sample in chosen:

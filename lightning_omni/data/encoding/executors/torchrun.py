@@ -25,7 +25,8 @@ def run(load: LoadSettings, device: str) -> None:
     except (KeyError, ValueError) as error:
         raise OmniError(
             "the executor torchrun needs RANK and WORLD_SIZE; start the command as `torchrun "
-            "--standalone --nproc_per_node 8 -m lightning_omni encode ...`, or take --executor local"
+            "--standalone --nproc_per_node 8 -m lightning_omni encode ...`, or take "
+            "--executor local"
         ) from error
     check_parts(rank, world_size)
     used = device_of(device, int(os.environ.get("LOCAL_RANK", rank)))

@@ -1,0 +1,63 @@
+"""What goes wrong with a request, as storage clients report it."""
+
+from __future__ import annotations
+
+from lightning_omni.data.storage.urls import shown
+from lightning_omni.errors import OmniError
+
+
+class MissingFileError(Exception):
+    """There is no such file."""
+
+
+class FaultError(Exception):
+    """A request failed in a manner that may pass.
+
+    Args:
+        reason: What came instead of the bytes, without credentials.
+        content: Bytes that came before.
+        wait_s: Seconds that the server wants the client to wait.
+        is_unreachable: Whether no connection to the server came about.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        content: bytes = b"",
+        wait_s: float = 0.0,
+        is_unreachable: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.content, self.wait_s, self.is_unreachable = content, wait_s, is_unreachable
+
+
+def missing(url: str) -> OmniError:
+    """Return the error for a file that is not there."""
+    return OmniError(
+        f"no file '{shown(url)}'; check its spelling, and whether the upload was complete"
+    )
+
+
+def denied(url: str, came: str) -> OmniError:
+    """Return the error for a file that may not be read."""
+    return OmniError(
+        f"'{shown(url)}' may not be read ({came}); give credentials as its client expects them: "
+        "~/.netrc for web servers, the environment for s3, gs and hf"
+    )
+
+
+def given_up(url: str, attempts: int, reason: str) -> OmniError:
+    """Return the error after the last attempt."""
+    return OmniError(
+        f"cannot read '{shown(url)}' after {attempts} attempts, the last of which failed: "
+        f"{reason}; check the address and the network, then start again"
+    )
+
+
+def changed(url: str) -> OmniError:
+    """Return the error for a file that was replaced while it was read."""
+    return OmniError(
+        f"'{shown(url)}' was replaced by another file while it was read; start again, and write "
+        "new data beside the old"
+    )

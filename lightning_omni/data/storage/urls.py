@@ -1,0 +1,46 @@
+"""URLs as text: told from paths, joined, and shown without credentials."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit, urlunsplit
+
+WEB = ("http", "https")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def is_url(source: str) -> bool:
+    """Tell whether a source is a URL, not a local path; `file://` is one too."""
+    return _URL.match(source) is not None
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of a URL in lower case."""
+    return url.partition("://")[0].lower()
+
+
+def shown(url: str) -> str:
+    """Return a URL as errors and records show it: without user, password, query and fragment."""
+    scheme, rest = url.partition("://")[::2]
+    if scheme.lower() not in WEB:
+        head, slash, path = rest.partition("/")
+        return f"{scheme}://{head.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def has_credentials(url: str) -> bool:
+    """Tell whether a URL holds what `shown` hides."""
+    return shown(url) != url
+
+
+def with_path(url: str, path: str) -> str:
+    """Return a URL with another path, its query kept."""
+    if scheme_of(url) in WEB:
+        return urlunsplit(urlsplit(url)._replace(path=path))
+    return f"{url.partition('://')[0]}://{path}"
+
+
+def path_of(url: str) -> str:
+    """Return the path of a URL: for web addresses without host, for others with the bucket."""
+    return urlsplit(url).path if scheme_of(url) in WEB else url.partition("://")[2]

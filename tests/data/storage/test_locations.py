@@ -1,0 +1,73 @@
+"""Paths and URLs: told apart, joined, shown without credentials."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from lightning_omni.data.storage.locations import Url, location, recorded_location
+from lightning_omni.errors import OmniError
+
+SECRET = "https://user:pass@host:8/a/b.tar?sig=secret#x"
+
+
+def test_sources_are_told_apart():
+    assert location("data/mini") == Path("data/mini")
+    assert location("file:///data/mini") == Path("/data/mini")
+    assert location("s3://bucket/a") == Url("s3://bucket/a")
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/data", "https://host/data", "gs://b/d/"])
+def test_urls_are_joined_like_paths(root):
+    url = location(root) / "tasks" / "x-train-000000.tar"
+    assert url.address == f"{root.rstrip('/')}/tasks/x-train-000000.tar"
+    assert (url.name, url.suffix, url.stem) == ("x-train-000000.tar", ".tar", "x-train-000000")
+    assert url.parent.name == "tasks"
+    assert url.with_suffix(".json").name == "x-train-000000.json"
+    assert pickle.loads(pickle.dumps(url)) == url
+
+
+def test_credentials_are_used_but_not_shown():
+    url = location(SECRET)
+    assert str(url) == "https://host:8/a/b.tar"
+    assert "pass" not in repr(url) + f"{url}"
+    assert url.with_name("c.tar").address == SECRET.replace("b.tar", "c.tar")
+    assert str(location("s3://key:secret@bucket/x?y=z")) == "s3://bucket/x"
+
+
+def test_a_recipe_with_credentials_is_refused():
+    with pytest.raises(OmniError, match=r"data\.data 'https://host:8/a/b\.tar' comes with"):
+        recorded_location(SECRET, "data.data")
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(OmniError, match=r"'httpd://' is no scheme.*did you mean 'http"):
+        location("httpd://host/x").is_file()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    import fsspec
+
+    def absent(*_, **__):
+        raise ImportError("install gcsfs")
+
+    monkeypatch.setattr(fsspec, "filesystem", absent)
+    with pytest.raises(OmniError, match=r"gs:// needs .*lightning-omni\[remote\]"):
+        location("gs://bucket/x").is_file()
+
+
+def test_any_file_system_of_fsspec_is_read():
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/folder/a.txt", b"one\ntwo\n")
+    memory.pipe("/folder/b/c.txt", b"three")
+    url = location("memory://folder")
+    assert [one.name for one in url.glob("*.txt")] == ["a.txt"]
+    assert sorted(one.address for one in url.iterdir()) == [
+        "memory://folder/a.txt",
+        "memory://folder/b/",
+    ]
+    with (url / "a.txt").open() as lines:
+        assert list(lines) == ["one\n", "two\n"]
+    assert (url / "b/c.txt").read_text() == "three"
