@@ -20,7 +20,7 @@ from data_prep.sources import Sources
 from data_prep.speech.espeak import close_espeak
 from data_prep.speech.prepare import prepare_spoken
 from data_prep.speech.speakable import MAX_ANSWER_WORDS
-from data_prep.speech.visual import SpeakOptions
+from data_prep.speech.spoken_visual_data import SpeakOptions
 from data_prep.speech.voices import BUILT_IN, read_synthesizer_config
 from data_prep.writer import attribution, check_replaceable, write_new
 from lightning_omni.errors import OmniError

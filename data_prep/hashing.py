@@ -1,4 +1,4 @@
-"""Choices by SHA-1 and not by random numbers, equal on all machines and for all presets."""
+"""Choices and random generators fixed by SHA-1: equal on all machines and for all presets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def hash_bucket(*parts: object, num_buckets: int) -> int:
     return int(sha1_hex(*parts)[:8], 16) % num_buckets
 
 
-def seeded(*parts: object) -> random.Random:
+def seeded_rng(*parts: object) -> random.Random:
     """Return a random generator seeded by the parts."""
     return random.Random(int(sha1_hex(*parts), 16))
 

@@ -184,7 +184,7 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         _check_options(verb, path, renamed, known)
         return renamed
 
-    return _inline(args, read)
+    return _inline_configs(args, read)
 
 
 def take_option(args: list[str], name: str) -> str | None:
@@ -223,7 +223,7 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         return recipe
 
     renamed = [rename_option(_rename(arg, lambda name: name)) for arg in args]
-    return _inline_values(_inline(renamed, read))
+    return _inline_values(_inline_configs(renamed, read))
 
 
 def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:
@@ -242,7 +242,7 @@ def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Colle
     )
 
 
-def _inline(args: Sequence[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:
+def _inline_configs(args: Sequence[str], read: Callable[[Path], dict[str, Any]]) -> list[str]:
     """Replace files behind `--config X`, `--config=X` and `-c X` by their content as JSON."""
     inlined, rest = [], iter(args)
     for arg in rest:

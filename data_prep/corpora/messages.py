@@ -1,4 +1,4 @@
-"""JSON Lines of chat `messages` with `<|image|>` and `<|audio|>` placeholders.
+"""JSON Lines of chat `messages` (or `conversations`) with `<|image|>` and `<|audio|>` placeholders.
 
 A further modality has the placeholder `<|NAME|>` and its files in the list `NAMEs`.
 """

@@ -14,7 +14,7 @@ from data_prep.emojiworld.lexicon import BACKGROUNDS, is_plural_only
 from data_prep.emojiworld.scene_text import RELATIONS, Content
 from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import SpriteSheet
-from data_prep.hashing import seeded
+from data_prep.hashing import seeded_rng
 from lightning_omni.errors import OmniError
 
 _MAX_COUNT = 4
@@ -131,7 +131,7 @@ def draw_scenes(
     for i in range(count * _MAX_DRAWS_PER_SCENE):
         if made == count:
             return
-        scene = _draw_scene(world, sprites, seeded(salt, i), only_objects)
+        scene = _draw_scene(world, sprites, seeded_rng(salt, i), only_objects)
         if hold_out.subset_of(scene.content.keys()) == wanted and scene.name() not in taken:
             taken.add(scene.name())
             made += 1

@@ -17,13 +17,13 @@ from data_prep.emojiworld.pictures import add_easy_vqa, add_scene, scene_media
 from data_prep.emojiworld.scenes import draw_scenes
 from data_prep.emojiworld.sentences import wordnet_sentences
 from data_prep.emojiworld.splits import HoldOut
+from data_prep.emojiworld.spoken_samples import Pictures, SpokenSampleBuilder
 from data_prep.emojiworld.sprites import SpriteSheet
 from data_prep.hashing import hashed_order, hashed_share
 from data_prep.presets import Preset, VoiceRoles
 from data_prep.sources import SourceError, Sources
 from data_prep.speech.cache import SpeechCache
 from data_prep.speech.human import recordings
-from data_prep.speech.spoken import Pictures, SpokenSampleBuilder
 from data_prep.speech.synthesizers import Synthesizers
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,12 @@ from data_prep.shard_stream import Shard
 from data_prep.speech.pictures import PictureTable, keys_of
 from data_prep.speech.speakable import RULES
 from data_prep.speech.speaker_pool import ClipSpeaker, SpeakerPool
-from data_prep.speech.visual import KEPT, SPOKEN_TASKS, SpeakOptions, VisualDataSpeaker
+from data_prep.speech.spoken_visual_data import (
+    KEPT,
+    SPOKEN_TASKS,
+    SpeakOptions,
+    SpokenVisualBuilder,
+)
 from data_prep.speech.voices import cache_folder, clip_source
 from data_prep.streaming import (
     KeySet,
@@ -101,16 +106,16 @@ def table(samples: dict[str, dict[str, dict[str, int]]]) -> list[str]:
 
 
 @contextmanager
-def _speaker(data: Path, options: SpeakOptions, cache: Path) -> Iterator[VisualDataSpeaker]:
+def _speaker(data: Path, options: SpeakOptions, cache: Path) -> Iterator[SpokenVisualBuilder]:
     clips = cache_folder(options.config, cache)
     one = ClipSpeaker(options.config, clips)
     pool = SpeakerPool(one, options.config, clips, processes=options.processes)
     with closing(pool):
-        yield VisualDataSpeaker(data, one.synthesizer, options, pool, clips)
+        yield SpokenVisualBuilder(data, one.synthesizer, options, pool, clips)
 
 
 def _add_split(
-    speaker: VisualDataSpeaker, split: str, built: Path, *, has_pictures: bool
+    speaker: SpokenVisualBuilder, split: str, built: Path, *, has_pictures: bool
 ) -> list[Shard]:
     """Write the shards of a split; tables of keys lie beside its media for as long as it takes."""
     media = built / "media"
@@ -168,7 +173,7 @@ def _refuse_repeated(earlier: dict[str, Any], data: Path, out: Path) -> None:
         raise OmniError(f"'{out}' already holds '{data}' spoken; choose another --out")
 
 
-def _require_kept(speaker: VisualDataSpeaker) -> None:
+def _require_kept(speaker: SpokenVisualBuilder) -> None:
     if not any(counts[KEPT] for counts in speaker.counts.values()):
         left_out = ", ".join(sorted({rule for c in speaker.counts.values() for rule in c}))
         raise OmniError(
@@ -180,7 +185,7 @@ def _require_kept(speaker: VisualDataSpeaker) -> None:
 def _with_spoken(
     earlier: dict[str, Any],
     written: list[dict[str, str]],
-    speaker: VisualDataSpeaker,
+    speaker: SpokenVisualBuilder,
     shards: list[Shard],
 ) -> dict[str, Any]:
     """Return the entries of the manifest with those of the spoken data."""
@@ -225,7 +230,7 @@ def _written_sources(manifest: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _synthesizer_sources(speaker: VisualDataSpeaker) -> list[dict[str, str]]:
+def _synthesizer_sources(speaker: SpokenVisualBuilder) -> list[dict[str, str]]:
     voices = (*speaker.synthesizer.question_voices, speaker.synthesizer.answer_voice)
     config = speaker.options.config
     found = sorted({clip_source(config, speaker.synthesizer, voice) for voice in voices})

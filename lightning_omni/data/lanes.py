@@ -53,7 +53,7 @@ class LaneBatch:
         return replace(self, batch=self.batch.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> LaneBatch:
-        """Return a copy whose batch is in pinned memory."""
+        """Return a copy whose batch is in pinned memory, or itself if there is no batch."""
         return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lightning_omni.errors import OmniError
+
 ERROR_RATES = frozenset(("wer", "cer", "nelbo_per_token", "nats_per_token"))
 """Metrics that are ratios of sums and better when low; `nats_per_token` stands in older files."""
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -196,3 +198,36 @@ def mean_difference(differences: Sequence[float]) -> Difference:
 def _columns(scores: Sequence[Score], metric: str) -> tuple[list[float], list[float]]:
     pairs = [s.metrics[metric] for s in scores if metric in s.metrics]
     return [top for top, _ in pairs], [bottom for _, bottom in pairs]
+
+
+def paired_difference_over_seeds(
+    ones: Sequence[Sequence[Score]], others: Sequence[Sequence[Score]], metric: str
+) -> tuple[Difference, Difference]:
+    """Return the mean paired difference of several pairs of models, with two standard errors.
+
+    Args:
+        ones: Scores by seed and example.
+        others: Scores of the other variant on the same seeds and examples.
+        metric: Metric name.
+
+    Returns:
+        The difference with its error over seeds, from each seed's mean; and with its error over
+        examples, from each example's mean. Every seed uses the same examples, so more seeds alone
+        do not make the latter vanish.
+
+    Raises:
+        OmniError: If no example of a seed has the metric on both sides.
+    """
+    by_seed = [example_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
+    of_seeds = [_without_none(row) for row in by_seed]
+    if not all(of_seeds):
+        raise OmniError(f"no example has '{metric}' on both sides; use more examples")
+    of_examples = [_without_none(column) for column in zip(*by_seed, strict=True)]
+    return (
+        mean_difference([statistics.fmean(row) for row in of_seeds]),
+        mean_difference([statistics.fmean(column) for column in of_examples if column]),
+    )
+
+
+def _without_none(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

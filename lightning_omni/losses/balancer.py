@@ -32,7 +32,7 @@ class GradientBalancer:
         balanced = torch.zeros_like(output)
         for name, loss in losses.items():
             (grad,) = torch.autograd.grad(loss, output, retain_graph=True)
-            norm = self._running_norm(name, float(mean_over_ranks(grad.norm(dim=-1).mean())))
+            norm = self._update_norm(name, float(mean_over_ranks(grad.norm(dim=-1).mean())))
             balanced += self.weights[name] / total * grad / (norm + 1e-12)
         # a sum over samples, which processes average
         return balanced if world_size() == 1 else balanced * world_size()
@@ -45,8 +45,8 @@ class GradientBalancer:
         """Restore the running norms."""
         self.norms, self.corrections = dict(state["norms"]), dict(state["corrections"])
 
-    def _running_norm(self, name: str, norm: float) -> float:
-        """Return the bias-corrected exponential mean of a loss's gradient norm."""
+    def _update_norm(self, name: str, norm: float) -> float:
+        """Add a gradient norm to a loss's running mean; return the mean, bias-corrected."""
         old, weight = self.norms.get(name, 0.0), self.corrections.get(name, 0.0)
         self.norms[name] = self.decay * old + (1 - self.decay) * norm
         self.corrections[name] = self.decay * weight + (1 - self.decay)

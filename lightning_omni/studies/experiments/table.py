@@ -11,12 +11,11 @@ from typing import Any
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.statistics import (
-    Difference,
     Score,
-    example_differences,
     is_error_rate,
     mean_difference,
     metric_names,
+    paired_difference_over_seeds,
     summarize,
 )
 from lightning_omni.evaluation.table import primary_metric
@@ -95,35 +94,6 @@ def compare(runs: Runs, *, seed: int) -> list[ComparisonRow]:
     ]
 
 
-def paired_over_seeds(
-    ones: Sequence[Sequence[Score]], others: Sequence[Sequence[Score]], metric: str
-) -> tuple[Difference, Difference]:
-    """Return the mean paired difference of several pairs of models, with two standard errors.
-
-    Args:
-        ones: Scores by seed and example.
-        others: Scores of the other variant on the same seeds and examples.
-        metric: Metric name.
-
-    Returns:
-        The difference with its error over seeds, from each seed's mean; and with its error over
-        examples, from each example's mean. Every seed uses the same examples, so more seeds alone
-        do not make the latter vanish.
-
-    Raises:
-        OmniError: If no example of a seed has the metric on both sides.
-    """
-    by_seed = [example_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
-    of_seeds = [_without_none(row) for row in by_seed]
-    if not all(of_seeds):
-        raise OmniError(f"no example has '{metric}' on both sides; use more examples")
-    of_examples = [_without_none(column) for column in zip(*by_seed, strict=True)]
-    return (
-        mean_difference([statistics.fmean(row) for row in of_seeds]),
-        mean_difference([statistics.fmean(column) for column in of_examples if column]),
-    )
-
-
 def comparison_table(
     name: str, claim: str, rows: Sequence[ComparisonRow], *, seeds: Sequence[int]
 ) -> str:
@@ -177,10 +147,6 @@ def draw_differences(rows: Sequence[ComparisonRow], path: Path) -> None:
     save_figure(figure, [axes for axes, _ in drawn], path)
 
 
-def _without_none(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
 def _metrics(test: str, scores: Sequence[Score]) -> list[str]:
     return sorted(metric_names(scores)) if test == NELBO else [primary_metric(test, scores)]
 
@@ -202,7 +168,7 @@ def _compare_variant(
     only = next(iter(estimates.values())) if len(estimates) == 1 else None
     over_seeds = over_examples = None
     if variant != first:
-        over_seeds, over_examples = paired_over_seeds(
+        over_seeds, over_examples = paired_difference_over_seeds(
             [m.scores for m in own.values()], [m.scores for m in others], metric
         )
     forwards = [m.forwards for m in own.values() if m.forwards is not None]

@@ -15,9 +15,9 @@ from lightning_omni.files import make_folder
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
-from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.plan import make_plan
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
+from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 log = logging.getLogger(__name__)
 _COLUMNS = ("weights", "gradients", "optimizer", "ema", "exchange", "activations", "loss", "peak")

@@ -156,7 +156,7 @@ def test_the_answer_is_text_and_speech_and_the_question_is_speech_and_picture(wr
 
 @pytest.mark.parametrize("args", [[], ["--max-samples", "2"]])
 def test_bytes_do_not_depend_on_the_number_of_processes(args, written, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.speech.visual._BATCH", 2)
+    monkeypatch.setattr("data_prep.speech.spoken_visual_data._BATCH", 2)
     assert speak(written, tmp_path / "one/spoken", *args) == 0
     assert speak(written, tmp_path / "two/spoken", "--processes", "2", *args) == 0
     assert checksums(tmp_path / "one/spoken") == checksums(tmp_path / "two/spoken")

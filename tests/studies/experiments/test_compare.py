@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.statistics import Score, paired_difference
+from lightning_omni.evaluation.statistics import (
+    Score,
+    paired_difference,
+    paired_difference_over_seeds,
+)
 from lightning_omni.studies.experiments.measurements import Measurement, measure_once
 from lightning_omni.studies.experiments.table import (
     compare,
     comparison_table,
     draw_differences,
-    paired_over_seeds,
 )
 
 NUM_CASES = 40
@@ -47,7 +50,7 @@ def runs(seeds, variants=("first", "second", "third")):
 
 def test_one_seed_s_difference_is_the_paired_one_with_its_error():
     one, other = (answers(seed=s, chance=0.5) for s in (1, 2))
-    over_seeds, over_cases = paired_over_seeds([one], [other], "exact")
+    over_seeds, over_cases = paired_difference_over_seeds([one], [other], "exact")
     wanted = paired_difference(one, other, "exact")
     assert (over_cases.mean, over_cases.error) == (wanted.mean, wanted.error)
     assert over_seeds.mean == pytest.approx(wanted.mean)
@@ -56,7 +59,7 @@ def test_one_seed_s_difference_is_the_paired_one_with_its_error():
 
 def test_the_error_over_seeds_is_that_of_the_seeds_differences():
     pairs = [[answers(seed=(s, k).__repr__(), chance=0.5) for s in range(3)] for k in range(2)]
-    over_seeds, _ = paired_over_seeds(*pairs, "exact")
+    over_seeds, _ = paired_difference_over_seeds(*pairs, "exact")
     each = [paired_difference(a, b, "exact").mean for a, b in zip(*pairs, strict=True)]
     assert over_seeds.mean == pytest.approx(statistics.fmean(each))
     assert over_seeds.error == pytest.approx(statistics.stdev(each) / 3**0.5)
@@ -64,7 +67,7 @@ def test_the_error_over_seeds_is_that_of_the_seeds_differences():
 
 def test_seeds_that_agree_on_every_case_leave_the_error_over_examples_as_it_is():
     one, other = (answers(seed=s, chance=0.5) for s in (1, 2))
-    over_seeds, over_cases = paired_over_seeds([one] * 4, [other] * 4, "exact")
+    over_seeds, over_cases = paired_difference_over_seeds([one] * 4, [other] * 4, "exact")
     assert over_seeds.error == 0
     assert over_cases.error == pytest.approx(paired_difference(one, other, "exact").error)
 
@@ -72,7 +75,7 @@ def test_seeds_that_agree_on_every_case_leave_the_error_over_examples_as_it_is()
 def test_independent_seeds_shrink_the_error_over_examples():
     ones = [answers(seed=f"a{s}", chance=0.5) for s in range(64)]
     others = [answers(seed=f"b{s}", chance=0.5) for s in range(64)]
-    _, over_cases = paired_over_seeds(ones, others, "exact")
+    _, over_cases = paired_difference_over_seeds(ones, others, "exact")
     alone = [paired_difference(a, b, "exact").error for a, b in zip(ones, others, strict=True)]
     assert over_cases.error == pytest.approx(statistics.fmean(alone) / 8, rel=0.3)
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lightning_omni.cli import build_cli
-from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.live_memory import LiveMemory
 from lightning_omni.studies.memory_plan.settings import PlanOptions, TrainerSettings
+from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 WITH_CRITIC = ["--model.adversarial_start", "0"]

@@ -19,7 +19,6 @@ from lightning_omni.studies.bench.workload import (
     make_position_ids,
     make_samples,
 )
-from lightning_omni.studies.memory_plan.codec import plan_tokenizer
 from lightning_omni.studies.memory_plan.memory import (
     Load,
     device_memory,
@@ -28,6 +27,7 @@ from lightning_omni.studies.memory_plan.memory import (
 )
 from lightning_omni.studies.memory_plan.plan import parameters
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
+from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 PAPER = str(RECIPES / "paper/stage1.yaml")

@@ -84,7 +84,7 @@ class _Planned:
 
 
 @dataclass
-class VisualDataSpeaker:
+class SpokenVisualBuilder:
     """Speaks the samples of a prepared folder, shard by shard.
 
     Attributes:
