@@ -34,7 +34,10 @@ def existing_sources(sources: Sequence[str | Path]) -> list[Location]:
             is_path = not is_url(source) and Path(source).exists()
             names = [source] if is_path else list(braceexpand(source))
         except (OSError, ValueError) as error:
-            raise OmniError(f"--source '{shown(source)}' cannot be expanded ({error})") from error
+            raise OmniError(
+                f"--source '{shown(source)}' cannot be expanded ({type(error).__name__}); check "
+                "its braces"
+            ) from None
         found = map(location, names)
         paths += [path.expanduser() if isinstance(path, Path) else path for path in found]
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def write_media_index(path: Path, stores: Sequence[Path]) -> int:
         path: File to write.
         stores: Stores, which later calls number in this order.
     """
-    with closing(sqlite3.connect(f"file:{path}?nolock=1", uri=True)) as table:
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True)) as table:
         table.execute("PRAGMA journal_mode=OFF")
         table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
         table.execute(f"{_TABLE} WITHOUT ROWID")
@@ -111,7 +112,7 @@ class MediaIndex:
     """
 
     def __init__(self, path: Path, stores: Sequence[Path]) -> None:
-        self.table = sqlite3.connect(f"file:{path}?immutable=1&mode=ro", uri=True)
+        self.table = sqlite3.connect(f"file:{quote(str(path))}?immutable=1&mode=ro", uri=True)
         self.table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
         self.stores = stores
         self.files: OrderedDict[int, tuple[BinaryIO, int]] = OrderedDict()

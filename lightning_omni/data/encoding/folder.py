@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_omni.data.encoding.manifest import load_features
+from lightning_omni.data.encoding.manifest import load_features, remove_work
 from lightning_omni.data.encoding.plan import OtherPlanError
 from lightning_omni.data.encoding.settings import EncodingSettings, load_file_tokenizers
 from lightning_omni.data.encoding.worker import POLL_S, Worker
@@ -69,6 +69,8 @@ def encoded_folder(settings: EncodingSettings, device: torch.device | None = Non
     """Return the folder of code shards of these settings; see `ensure_codes`."""
     if not (settings.codes / MANIFEST).is_file():
         _encode_here(settings, device or resolve_device(AUTO))
+    elif isinstance(settings.codes, Path):
+        remove_work(settings.codes)  # of a process that was killed behind the manifest
     return settings.codes
 
 
@@ -88,5 +90,7 @@ def _encode_here(settings: EncodingSettings, device: torch.device) -> None:
 
 def _wait_for_others(worker: Worker) -> None:
     """Wait while other processes encode the folder by another plan."""
+    worker.claims.leave()  # two that wait would wait for each other
+    log.info("others encode '%s' by another plan; waiting for them", worker.settings.folder)
     while not worker.is_complete() and worker.claims.has_other_workers():
         time.sleep(POLL_S)

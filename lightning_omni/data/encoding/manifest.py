@@ -37,6 +37,11 @@ def write_manifest(
     with whole_file(folder / MANIFEST, folder) as partial:
         text = json.dumps(_manifest(tokenizers, plan, shards), indent=2)
         partial.write_text(text + "\n")
+    remove_work(folder)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove what led to a complete folder; several processes may do so at once."""
     shutil.rmtree(folder / WORK, ignore_errors=True)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
 
 WORK = "encoding"
@@ -108,9 +109,23 @@ def _table(kind: str) -> Step:
 
 
 def input_sizes(data: Path) -> dict[str, int]:
-    """Return the bytes of each media and task shard by its path in a data folder, sorted."""
+    """Return the bytes of each media and task shard by its path in a data folder, sorted.
+
+    Raises:
+        OmniError: If the shards are not those of the folder's manifest.
+    """
     shards = [*(data / "media").glob("*.tar"), *(data / "tasks").glob("*.tar")]
-    return {str(path.relative_to(data)): path.stat().st_size for path in sorted(shards)}
+    found = {str(path.relative_to(data)): path.stat().st_size for path in sorted(shards)}
+    listed = read_manifest(data).get("shards")
+    if isinstance(listed, list):
+        wanted = {str(s["path"]): s.get("bytes", found.get(s["path"])) for s in listed}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise OmniError(
+                    f"'{data / name}' has {found.get(name, 'no')} bytes, but the manifest lists "
+                    f"{wanted.get(name, 'none')}; copy the folder again or prepare the data again"
+                )
+    return found
 
 
 class OtherPlanError(OmniError):

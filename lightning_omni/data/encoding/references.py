@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 from lightning_omni.data.encoding.code_store import digest_of
 from lightning_omni.data.shards import parse_sample, read_shard
@@ -51,7 +52,7 @@ def write_reference_index(path: Path, references: Sequence[Path]) -> int:
     insert = (
         "INSERT INTO media VALUES (?, ?) ON CONFLICT DO UPDATE SET roles = roles | excluded.roles"
     )
-    with closing(sqlite3.connect(f"file:{path}?nolock=1", uri=True)) as table:
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True)) as table:
         table.execute("PRAGMA journal_mode=OFF")
         table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
         table.execute("CREATE TABLE media (digest BLOB PRIMARY KEY, roles INT) WITHOUT ROWID")
@@ -73,7 +74,7 @@ class ReferenceIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        self.table = sqlite3.connect(f"file:{path}?immutable=1&mode=ro", uri=True)
+        self.table = sqlite3.connect(f"file:{quote(str(path))}?immutable=1&mode=ro", uri=True)
 
     def roles(self, modality: str, key: str) -> int:
         """Return the roles of a medium, a sum of `IN_REQUEST` and `IN_ANSWER`; 0 if it has none."""

@@ -9,6 +9,7 @@ another host, once its time has not changed for a while by the watcher's own clo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -24,9 +25,10 @@ _WORKER = "worker-"
 
 
 def _host() -> str:
-    """Return the name of the machine, and of the process numbers' namespace if there are any."""
+    """Return the name of the machine, with its boot and its namespace of process numbers."""
     try:
         space = os.readlink("/proc/self/ns/pid")
+        space += Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         space = ""
     return f"{socket.gethostname()}{space}".replace(" ", "_")
@@ -102,6 +104,10 @@ class Claims:
         finally:
             self.release(name)
 
+    def leave(self) -> None:
+        """Count no longer as a worker of the folder."""
+        self.release(f"{_WORKER}{self.word}")
+
     def has_other_workers(self) -> bool:
         """Whether another living process works in the folder."""
         own = self.folder / f"{_WORKER}{self.word}{_SUFFIX}"
@@ -130,7 +136,9 @@ class Claims:
         """Remove a claim whose owner is gone; False if it may be alive."""
         try:
             owner, renewed = path.read_text(), path.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: gone, as NFS says it
+                raise
             return True
         if not self._is_gone(owner) and not self._is_silent(path, owner, renewed):
             return False
@@ -147,7 +155,7 @@ class Claims:
 
     def _is_gone(self, owner: str) -> bool:
         """Whether the owner was a process of this machine and no longer exists."""
-        words = owner.split()
+        words = owner.split(" ")  # the start is empty where it cannot be told
         if len(words) != 4 or words[0] != self.host:
             return False
         started = _started(int(words[1]))

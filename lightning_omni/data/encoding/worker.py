@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 
-from lightning_omni.data.encoding.manifest import write_manifest
+from lightning_omni.data.encoding.manifest import remove_work, write_manifest
 from lightning_omni.data.encoding.media_codes import streams_of
 from lightning_omni.data.encoding.plan import (
     MEDIA,
@@ -27,6 +27,7 @@ from lightning_omni.data.shards import MANIFEST
 from lightning_omni.errors import OmniError
 
 POLL_S = 0.2
+_MANIFEST_S = 90  # until a network file system shows the manifest that another host wrote
 
 
 def make_plan(settings: EncodingSettings, tokenizers: LoadedTokenizers) -> Plan:
@@ -120,15 +121,20 @@ class Worker:
         self.runner.close()
         self.claims.close()
         if self.is_complete():  # also if this process came when another had just finished
-            shutil.rmtree(self.folder / WORK, ignore_errors=True)
+            remove_work(self.folder)
 
     def _unless_complete(self, work: Callable[[], bool]) -> bool:
         """Return what work does; if another process finishes meanwhile, True."""
         try:
             return work()
-        except (OSError, sqlite3.Error):
-            if self.is_complete():  # another process took away what is no longer needed
-                return True
+        except (OSError, sqlite3.Error) as error:
+            is_gone = getattr(error, "errno", None) in (errno.ENOENT, errno.ESTALE)
+            waits = is_gone and not (self.folder / WORK).is_dir()
+            for _ in range(_MANIFEST_S if waits else 1):
+                if self.is_complete():  # another process took away what is no longer needed
+                    return True
+                if waits:
+                    time.sleep(1)
             raise
 
     def _work(self, *, own_media_only: bool) -> bool:

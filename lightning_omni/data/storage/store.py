@@ -139,6 +139,8 @@ class Store:
         first, size = number * BLOCK, min(BLOCK, facts.size - number * BLOCK)
 
         def rest() -> None:
+            if len(content) == size:  # all came before the fault
+                return
             start = first + len(content)
             try:
                 came = self._client(url).read(url, start, first + size, facts)
@@ -161,10 +163,11 @@ class Store:
 
     def _fetch_all(self, url: str, facts: FileFacts, number: int) -> bytes:
         """Fetch all blocks of a file whose server gives no ranges; return one of them."""
-        if self.cache.limit == 0:
+        if self.cache.limit < facts.size * 1.2:  # making room leaves nine tenths
             raise OmniError(
-                f"the server gives no byte ranges of '{shown(url)}', which needs a cache; set "
-                f"{GIGABYTES} to a number above 0"
+                f"the server gives no byte ranges of '{shown(url)}', which needs a cache that "
+                f"takes all of it; set {GIGABYTES} to {facts.size * 1.2e-9:.3g} or more, or copy "
+                "the file to a local folder"
             )
         wanted = [b""]
 

@@ -23,6 +23,8 @@ def shown(url: str) -> str:
     """Return a URL as errors and records show it: without user, password, query and fragment."""
     scheme, rest = url.partition("://")[::2]
     if scheme.lower() not in WEB:
+        if ":" in rest.partition("/")[0]:  # a user and a password, which may hold a slash
+            rest = rest[rest.find("@") + 1 :]
         head, slash, path = rest.partition("/")
         return f"{scheme}://{head.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
     parts = urlsplit(url)

@@ -42,8 +42,8 @@ class WebClient:
             if answer.status_code == _WHOLE:
                 return FileFacts(_stated_length(answer, url), version, has_ranges=False)
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-            if found is None:
-                raise FaultError("a partial answer that does not state the file's size")
+            if found is None or int(found[2] or 0) > 0:
+                raise FaultError("another range came than was wanted, or no size")
             if answer.status_code == _PART and len(_body(answer, self.policy.body_s)) != 1:
                 raise FaultError("another range came than was wanted")
             return FileFacts(int(found[3]), version)
@@ -58,7 +58,7 @@ class WebClient:
                 raise changed(url) if found else FaultError("another range came than was wanted")
             if int(found[3]) != facts.size:
                 raise changed(url)
-            if found[1] is None or int(found[1]) != start:
+            if found[1] is None or int(found[1]) != start or int(found[2]) >= stop:
                 raise FaultError("another range came than was wanted")
             return _body(answer, self.policy.body_s)[: stop - start]
 
@@ -90,6 +90,13 @@ class WebClient:
             raise FaultError(f"no connection in {limits[0]:g} s", is_unreachable=True) from None
         except errors.Timeout:
             raise FaultError(f"no answer in {limits[1]:g} s") from None
+        except errors.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in repr(error):
+                raise OmniError(
+                    f"the certificate of the server of '{shown(url)}' is not trusted; set "
+                    "REQUESTS_CA_BUNDLE to the file of its authority, or check the address"
+                ) from None
+            raise _connection_fault(error) from None
         except errors.ConnectionError as error:
             raise _connection_fault(error) from None
         except (errors.RequestException, transport.HTTPError, UnicodeError) as error:

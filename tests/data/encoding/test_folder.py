@@ -230,3 +230,24 @@ def test_progress_is_a_line_with_rate_and_time_left(data, caplog):
     assert line.startswith("encoding: 1 of 2 media shards, ")
     assert "media/s here" in line
     assert line.endswith("s left")
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus", "cut"])
+def test_shards_that_the_manifest_does_not_list_are_refused(data, change):
+    shards = sorted(data.glob("*/*.tar"))
+    listed = [{"path": str(p.relative_to(data)), "bytes": p.stat().st_size} for p in shards]
+    if change == "surplus":
+        name, listed = listed[-1]["path"], listed[:-1]
+    else:
+        name = listed[-1]["path"]
+        shards[-1].write_bytes(b"") if change == "cut" else shards[-1].unlink()
+    (data / "manifest.json").write_text(json.dumps({"preset": "none", "shards": listed}))
+    with pytest.raises(OmniError, match=rf"{name}' has \S+ bytes, but the manifest lists"):
+        encoded_folder(settings_of(data), CPU)
+    assert not list(data.glob("codes/*/manifest.json"))
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    data = make_data(tmp_path / "run#1?%20x", shards=1)
+    assert read_manifest(encoded_folder(settings_of(data), CPU))["samples"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run#1?%20x"]

@@ -13,6 +13,7 @@ from lightning_omni.data.encoding import folder as folder_module
 from lightning_omni.data.encoding import sharing
 from lightning_omni.data.encoding.folder import encoded_folder
 from lightning_omni.data.encoding.sharing import Claims
+from lightning_omni.errors import OmniError
 
 
 @pytest.fixture
@@ -49,9 +50,7 @@ def test_the_claim_of_a_process_that_is_gone_is_taken_over(claims, tmp_path):
         Claims(tmp_path / "claims").take("a")
         os.kill(os.getpid(), signal.SIGKILL)
     other = claims()
-    while not (tmp_path / "claims/a.claim").exists():
-        time.sleep(0.01)
-    time.sleep(0.05)  # gone, but nobody has waited for it yet
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # gone, but not yet reaped
     assert other.take("a")
     os.waitpid(child, 0)
 
@@ -178,3 +177,37 @@ def test_a_process_on_another_kind_of_device_waits_for_the_codes(tmp_path, monke
     assert encoded_folder(settings_of(data), CPU) == settings_of(data).folder
     assert polled
     begun.close()
+
+
+def test_processes_that_wait_for_another_plan_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    data = make_data(tmp_path / "data")
+    begun = worker_of(settings_of(data))
+    begun.settle()
+    begun.close()
+    monkeypatch.setattr(
+        "lightning_omni.data.encoding.settings.device_facts", lambda device: {"device": "another"}
+    )
+    waiting = worker_of(settings_of(data))
+    assert waiting.claims.has_other_workers() is False
+    waiting.claims.leave()
+    with pytest.raises(OmniError, match="a folder never mixes two"):
+        encoded_folder(settings_of(data), CPU)
+    waiting.close()
+
+
+def test_the_claim_of_a_process_is_told_where_starts_are_unknown(claims, tmp_path, monkeypatch):
+    one = claims()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / "claims/a.claim").write_text(f"{one.host} {child}  word")
+    assert one.take("a")
+
+
+def test_what_is_left_behind_the_manifest_is_removed(tmp_path):
+    folder = encoded_folder(settings_of(make_data(tmp_path / "data")), CPU)
+    before = contents(folder)
+    (folder / "encoding/claims").mkdir(parents=True)
+    (folder / "encoding/claims/manifest.claim").write_text("host 1 1 word")
+    assert contents(encoded_folder(settings_of(tmp_path / "data"), CPU)) == before

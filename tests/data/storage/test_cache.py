@@ -114,3 +114,14 @@ def test_a_size_that_is_no_number_is_refused(monkeypatch):
     monkeypatch.setenv("LIGHTNING_OMNI_CACHE_GB", "much")
     with pytest.raises(OmniError, match="is 'much', wanted a number of gigabytes"):
         cache_of_environment()
+
+
+def test_a_file_of_a_server_without_ranges_that_no_cache_can_hold_is_refused(
+    tmp_path, monkeypatch, cache
+):
+    monkeypatch.setenv("LIGHTNING_OMNI_CACHE_GB", "0.001")
+    (tmp_path / "x").write_bytes(bytes(1_000_000))
+    with serving(tmp_path) as server:
+        server.has_ranges = False
+        with pytest.raises(OmniError, match=r"all of it; set LIGHTNING_OMNI_CACHE_GB to 0\.0012"):
+            location(f"{server.url}/x").read_range(2, 3)

@@ -71,3 +71,11 @@ def test_any_file_system_of_fsspec_is_read():
     with (url / "a.txt").open() as lines:
         assert list(lines) == ["one\n", "two\n"]
     assert (url / "b/c.txt").read_text() == "three"
+
+
+def test_a_password_with_a_slash_is_not_shown():
+    url = location("s3://key:sec/ret@bucket/x@1.tar")
+    assert str(url) == "s3://bucket/x@1.tar"
+    with pytest.raises(OmniError, match=r"'s3://bucket/x@1\.tar' comes with"):
+        recorded_location(url.address, "data.data")
+    assert str(location("hf://datasets/u/n@main/x.tar")) == "hf://datasets/u/n@main/x.tar"

@@ -51,20 +51,20 @@ def run(load: LoadSettings, device: str, processes: int | None) -> None:
 
 
 def _supervise(running: dict[Connection, BaseProcess]) -> None:
-    """Wait for all processes; raise the sentence of the first that fails."""
+    """Wait for all processes; raise the error of the first that fails."""
     has_finished = False
     while running:
         ready = wait(list(running))
         for receiver in [one for one in running if one in ready]:
             process = running.pop(receiver)
             try:
-                sentence = receiver.recv()
+                message = receiver.recv()
             except EOFError:
                 process.join()
                 log.warning("a process has ended with code %s; others go on", process.exitcode)
                 continue
-            if sentence:
-                raise OmniError(sentence)
+            if message:
+                raise OmniError(message)
             has_finished = True
     if not has_finished:
         raise OmniError(

@@ -92,7 +92,8 @@ class _Driver:
             try:
                 results.append(self.ray.get(done))
             except self.ray.exceptions.RayTaskError as error:  # the task's own, as again next time
-                raise sentence_behind(error) or error from error
+                cause = getattr(error, "cause", None) or error  # as text the error is a traceback
+                raise sentence_behind(cause) or error from None
             except self.ray.exceptions.RayError as error:
                 if attempts[job] == MAX_ATTEMPTS:
                     raise _too_many_deaths(error, job) from error
