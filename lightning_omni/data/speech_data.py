@@ -25,7 +25,8 @@ from lightning_omni.errors import OmniError, check_within
 class SpeechCrops:
     """Opens lanes of batches of crops, Float[B T].
 
-    Each crop is a random part of a clip; a clip that is too short is continued by the next ones.
+    A crop begins anywhere in a clip, at its last sample too, and is continued by the next clips. So
+    the ends of clips come as often as their middles.
 
     Args:
         reader: Decoded clips, Float[S].
@@ -48,22 +49,26 @@ class SpeechCrops:
             rng = Random(f"{self.seed}-{lane}-{batches}")
             crops = []
             for _ in range(self.batch_size):
-                wave, cursor = self._long_enough(clips)
-                start = rng.randint(0, len(wave) - self.crop)
-                crops.append(wave[start : start + self.crop])
+                crop, cursor = self._crop(clips, rng)
+                crops.append(crop)
             batches += 1
             yield torch.stack(crops), {"cursor": list(cursor), "batches": batches}
 
-    def _long_enough(
-        self, clips: Iterator[tuple[Tensor, Cursor]]
-    ) -> tuple[Float[Tensor, " S"], Cursor]:
-        """Return clips one behind another that are no shorter than a crop, and the cursor."""
-        waves, length = [], 0
-        for wave, cursor in islice(clips, self.reader.num_media()):
+    def _crop(
+        self, clips: Iterator[tuple[Tensor, Cursor]], rng: Random
+    ) -> tuple[Float[Tensor, " T"], Cursor]:
+        """Return a crop and the cursor behind its last clip."""
+        waves: list[Tensor] = []
+        length = start = 0
+        num_media = self.reader.num_media()
+        for wave, cursor in clips:
+            start = start if waves else rng.randrange(len(wave))
             waves.append(wave)
             length += len(wave)
-            if length >= self.crop:
-                return torch.cat(waves), cursor
+            if length - start >= self.crop:
+                return torch.cat(waves)[start : start + self.crop], cursor
+            if len(waves) >= num_media and length < self.crop:
+                break
         raise OmniError(
             f"all speech-{self.reader.split} clips in '{self.reader.data / 'media'}' are together "
             f"shorter than one crop of {self.crop} samples; prepare more speech or shorten crop_s"
