@@ -14,7 +14,8 @@ set -euo pipefail
 
 recipe=$1 root=$2
 gpus=${SLURM_GPUS_ON_NODE:-8}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 last=$root/checkpoints/last.ckpt
 resume=()
 if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi

@@ -6,7 +6,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "recipes/cluster/slurm.sh"
 STUBS = {
-    "scontrol": 'echo "$@" >> scontrol.log; printf "node07\\nnode08\\n"',
+    "scontrol": 'echo "$@" >> scontrol.log; printf "node07\\n"; sleep 0.1; printf "node08\\n"',
     "srun": 'shift; for n in $(seq "$SLURM_NNODES"); do "$@"; done',
     "torchrun": 'printf "%s\\n" "$*" "threads $OMP_NUM_THREADS" >> torchrun.log',
 }
