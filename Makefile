@@ -39,7 +39,7 @@ prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
 
 test: setup  ## unit tests, minutes; COVERAGE=1 measures coverage and fails below its threshold
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 300 $(SHAPES) $(if $(COVERAGE),--cov --cov-report=term)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 900 $(SHAPES) $(if $(COVERAGE),--cov --cov-report=term)
 
 test-slow: setup  ## the long tests too
 	$(BIN)/python -m pytest -m slow
