@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_omni.data.encoding.tables import new_table, open_table
 from lightning_omni.errors import OmniError
 
 Array = NDArray[Any]
@@ -29,7 +27,6 @@ _END = struct.Struct("<qq8s")
 _MAGIC = b"codes\0\0\1"
 _OPEN_STORES = 32
 _TABLE = "CREATE TABLE media (digest BLOB PRIMARY KEY, store INT, start INT, size INT)"
-_MEMORY_KB = 4096
 
 
 def digest_of(stream: str, key: str) -> bytes:
@@ -91,9 +88,7 @@ def write_media_index(path: Path, stores: Sequence[Path]) -> int:
         path: File to write.
         stores: Stores, which later calls number in this order.
     """
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True)) as table:
-        table.execute("PRAGMA journal_mode=OFF")
-        table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
+    with new_table(path) as table:
         table.execute(f"{_TABLE} WITHOUT ROWID")
         for number, store in enumerate(stores):
             rows = ((digest, number, start, size) for digest, start, size in read_rows(store))
@@ -112,8 +107,7 @@ class MediaIndex:
     """
 
     def __init__(self, path: Path, stores: Sequence[Path]) -> None:
-        self.table = sqlite3.connect(f"file:{quote(str(path))}?immutable=1&mode=ro", uri=True)
-        self.table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
+        self.table = open_table(path)
         self.stores = stores
         self.files: OrderedDict[int, tuple[BinaryIO, int]] = OrderedDict()
 

@@ -6,20 +6,17 @@ shard gives a file of digests and roles; a table on disk gathers them.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from lightning_omni.data.encoding.code_store import digest_of
+from lightning_omni.data.encoding.tables import new_table, open_table
 from lightning_omni.data.shards import parse_sample, read_shard
 from lightning_omni.modalities import IMAGE, SPEECH
 from lightning_omni.types import Sample
 
 IN_REQUEST, IN_ANSWER = 1, 2
 _DIGEST, _ROW = 16, 17
-_MEMORY_KB = 4096
 
 
 def write_references(path: Path, shard: Path) -> int:
@@ -52,9 +49,7 @@ def write_reference_index(path: Path, references: Sequence[Path]) -> int:
     insert = (
         "INSERT INTO media VALUES (?, ?) ON CONFLICT DO UPDATE SET roles = roles | excluded.roles"
     )
-    with closing(sqlite3.connect(f"file:{quote(str(path))}?nolock=1", uri=True)) as table:
-        table.execute("PRAGMA journal_mode=OFF")
-        table.execute(f"PRAGMA cache_size=-{_MEMORY_KB}")
+    with new_table(path) as table:
         table.execute("CREATE TABLE media (digest BLOB PRIMARY KEY, roles INT) WITHOUT ROWID")
         for one in references:
             raw = one.read_bytes()
@@ -74,7 +69,7 @@ class ReferenceIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        self.table = sqlite3.connect(f"file:{quote(str(path))}?immutable=1&mode=ro", uri=True)
+        self.table = open_table(path)
 
     def roles(self, modality: str, key: str) -> int:
         """Return the roles of a medium, a sum of `IN_REQUEST` and `IN_ANSWER`; 0 if it has none."""

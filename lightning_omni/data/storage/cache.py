@@ -86,10 +86,7 @@ class BlockCache:
                 else:
                     return True
         except OSError as error:
-            raise OmniError(
-                f"cannot write the cache '{self.folder}' ({error.strerror}); set {FOLDER} to a "
-                f"folder that can be written, or {GIGABYTES}=0 for none"
-            ) from error
+            raise self._unwritable(error) from error
         if not self._is_full:
             self._is_full = True
             log.warning(
@@ -166,6 +163,12 @@ class BlockCache:
                 used -= size
         return used
 
+    def _unwritable(self, error: OSError) -> OmniError:
+        return OmniError(
+            f"cannot write the cache '{self.folder}' ({error.strerror}); set {FOLDER} to a folder "
+            f"that can be written, or {GIGABYTES}=0 for none"
+        )
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         path = self.folder / name
@@ -173,10 +176,7 @@ class BlockCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         except OSError as error:
-            raise OmniError(
-                f"cannot write the cache '{self.folder}' ({error.strerror}); set {FOLDER} to a "
-                f"folder that can be written, or {GIGABYTES}=0 for none"
-            ) from error
+            raise self._unwritable(error) from error
         with file:
             with suppress(OSError):  # a file system without locks: blocks may be fetched twice
                 fcntl.flock(file, fcntl.LOCK_EX)
