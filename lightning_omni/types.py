@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
+SEGMENTS = 64
+"""Multiple to which the segments of a batch are padded."""
 SPLITS = (
     "train",
     "val",
@@ -156,6 +158,16 @@ class _PickledAsArrays:
         return _from_arrays, (type(self), [_as_array(value) for value in values])
 
 
+Tensors = TypeVar("Tensors", bound=_PickledAsArrays)
+
+
+def _with_tensors(holder: Tensors, change: Callable[[Any], Any]) -> Tensors:
+    """Return a copy of a dataclass in which everything made of tensors is changed."""
+    values = {f.name: getattr(holder, f.name) for f in fields(holder)}  # type: ignore[arg-type]
+    changed = {k: change(v) for k, v in values.items() if isinstance(v, (Tensor, _PickledAsArrays))}
+    return type(holder)(**(values | changed))
+
+
 def _as_array(value: Any) -> Any:
     return value.numpy() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
@@ -178,18 +190,53 @@ class ContinuousFeatures(_PickledAsArrays):
 
     def pin_memory(self) -> ContinuousFeatures:
         """Return a copy in pinned memory."""
-        return ContinuousFeatures(self.positions.pin_memory(), self.features.pin_memory())
+        return _with_tensors(self, lambda value: value.pin_memory())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ContinuousFeatures:
         """Return a copy on another device."""
-        moved = (t.to(device, non_blocking=non_blocking) for t in (self.positions, self.features))
-        return ContinuousFeatures(*moved)
+        return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
 
     def among(self, positions: Tensor) -> ContinuousFeatures:
         """Return the features of the tokens at `positions`, Int[R] ascending, indexed within it."""
         is_there = torch.isin(self.positions, positions)
         index = torch.searchsorted(positions, self.positions[is_there])
         return ContinuousFeatures(index, self.features[is_there])
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyBatch(_PickledAsArrays):
+    """A batch after the forward process, flat as `Batch`.
+
+    `positions` may be padded to a multiple, so that few shapes occur: surplus ones repeat the last,
+    are not masked and weigh 0.
+
+    Attributes:
+        x_t: Ids, masks included, Int[T].
+        positions: Flat indices of the tokens with a loss, ascending, Int[M].
+        is_masked: Whether each of them is masked; others are visible and may be wrong, Bool[M].
+        weight: Loss weight of each, Float[M].
+        ratio: Mask ratio of each one's sample and modality, Float[M].
+        nelbo_weight: Weight of each answer token in the NELBO, whatever the loss weighs, Float[M];
+            None if the masks are not drawn so that there is an estimate of it.
+        num_losses: Number of tokens with a loss, surplus positions not counted; None if the host
+            would have to wait for it.
+    """
+
+    x_t: Tensor
+    positions: Tensor
+    is_masked: Tensor
+    weight: Tensor
+    ratio: Tensor
+    nelbo_weight: Tensor | None = None
+    num_losses: int | None = None
+
+    def pin_memory(self) -> NoisyBatch:
+        """Return a copy in pinned memory."""
+        return _with_tensors(self, lambda value: value.pin_memory())
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> NoisyBatch:
+        """Return a copy on another device."""
+        return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +260,8 @@ class Batch(_PickledAsArrays):
         tasks: Index into `tasks.TASKS`, -1 for a row's unused end, Int[N].
         sample_index: Global sample index; negative for the complementary mask of a pair. Together
             with the seed it determines the noise. Int64[N].
-        cu_seqlens: Cumulative lengths of the segments, for attention kernels, Int32[N + 1].
+        cu_seqlens: Cumulative lengths of the segments, for attention kernels; padded with its last
+            value, as if empty segments followed, to a multiple of `SEGMENTS` of them. Int32[P + 1].
         lengths: Tokens of each segment, in order.
         host_tasks: The values of `tasks`, which no device need be asked for.
         num_maskable: Number of maskable tokens.
@@ -221,6 +269,7 @@ class Batch(_PickledAsArrays):
         codebooks: Speech codes per frame.
         continuous: Features that replace the embeddings of some tokens; None where no sample has
             any.
+        noisy: The same batch after the forward process; None until it has run.
     """
 
     ids: Tensor
@@ -241,15 +290,21 @@ class Batch(_PickledAsArrays):
     num_rows: int
     codebooks: int
     continuous: ContinuousFeatures | None
+    noisy: NoisyBatch | None = None
 
     @property
     def num_segments(self) -> int:
         """Number of segments, N."""
         return len(self.lengths)
 
+    @property
+    def row_length(self) -> int:
+        """Tokens of a row, L, which no segment exceeds."""
+        return len(self.ids) // self.num_rows
+
     def pin_memory(self) -> Batch:
         """Return a copy in pinned memory, from which copies to a GPU do not wait."""
-        return self._with_tensors(lambda value: value.pin_memory())
+        return _with_tensors(self, lambda value: value.pin_memory())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = True) -> Batch:
         """Return a copy whose tensors are on another device.
@@ -258,12 +313,4 @@ class Batch(_PickledAsArrays):
             device: The device.
             non_blocking: Whether to return before copies out of pinned memory are done.
         """
-        return self._with_tensors(lambda value: value.to(device, non_blocking=non_blocking))
-
-    def _with_tensors(self, change: Callable[[Any], Any]) -> Batch:
-        """Return a copy in which everything made of tensors is changed."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        is_changed = (Tensor, ContinuousFeatures)
-        return Batch(
-            **{k: change(v) if isinstance(v, is_changed) else v for k, v in values.items()}
-        )
+        return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))

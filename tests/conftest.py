@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("busy", deadline=None)  # a busy machine may take its time
+settings.load_profile("busy")
 
 
 @pytest.fixture

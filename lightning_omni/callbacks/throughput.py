@@ -147,8 +147,9 @@ class Throughput(L.Callback):
         self.useful += sum(used)
         self.answer += batch.num_maskable
         self.tasks.update(task for task in batch.host_tasks if task >= 0)
-        if used and isinstance(module, MaskedDiffusionModule):
-            self.flops += training_flops(module.backbone, used, module.num_losses)
+        num_losses = None if batch.noisy is None else batch.noisy.num_losses
+        if used and num_losses is not None and isinstance(module, MaskedDiffusionModule):
+            self.flops += training_flops(module.backbone, used, num_losses)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer

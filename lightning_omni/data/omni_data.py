@@ -208,6 +208,12 @@ class OmniData(ResumableData):
         facts = {"data": data_digest(self.folder), "seed": self.seed, "tasks": shares}
         return {**super().stream_facts(), **facts}
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note the position behind a training batch, and run the module's forward process."""
+        batch = super().on_before_batch_transfer(batch, dataloader_idx)
+        with_noise = getattr(self.trainer and self.trainer.lightning_module, "with_noise", None)
+        return batch if with_noise is None else with_noise(batch)
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the validation split each time."""
         return self._fixed_loader("val")

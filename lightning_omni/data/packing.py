@@ -8,9 +8,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Batch, ContinuousFeatures, TokenSequence
+from lightning_omni.types import SEGMENTS, Batch, ContinuousFeatures, TokenSequence
 
 LOOKAHEAD = 16
 Indexed = tuple[int, TokenSequence]
@@ -173,7 +174,7 @@ def collate(
         modality=column("modality"),
         tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),
-        cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
+        cu_seqlens=torch.from_numpy(_padded(offsets)),
         lengths=tuple(lengths),
         host_tasks=tuple(s.task for s in sequences),
         num_maskable=int(maskable.sum()),
@@ -181,6 +182,12 @@ def collate(
         codebooks=codebooks,
         continuous=concatenate_features(sequences),
     )
+
+
+def _padded(offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Repeat the last of N + 1 offsets until there are a multiple of `SEGMENTS` of segments."""
+    surplus = -(len(offsets) - 1) % SEGMENTS
+    return np.pad(offsets, (0, surplus), mode="edge").astype(np.int32)
 
 
 def concatenate_features(sequences: list[TokenSequence]) -> ContinuousFeatures | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from lightning_omni.diffusion.noise import sample_t, split_complementary, unifor
 from lightning_omni.diffusion.schedule import T_MIN, NoiseSchedule
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.modalities import modality_named
-from lightning_omni.types import Batch
+from lightning_omni.types import Batch, NoisyBatch
 from lightning_omni.vocab import Vocab
 
 
@@ -58,17 +57,15 @@ def fixed_count_mask(
     Source: LLaDA, arXiv:2502.09992, equation 6 (exact counts have lower variance).
     """
     num_segments = ratio.shape[0]
-    positions = maskable.nonzero().squeeze(1)
-    member = segment[positions]
     count = torch.zeros(num_segments, dtype=torch.long, device=u.device)
-    count.scatter_add_(0, member, torch.ones_like(member))
+    count.scatter_add_(0, segment, maskable.long())
     target = (ratio.double() * count).ceil().long().clamp(min=1)
-    order = (member.double() + u[positions].double()).argsort(stable=True)
-    first = count.cumsum(0) - count
-    sorted_member = member[order]
-    rank = torch.arange(len(order), device=u.device) - first[sorted_member]
-    is_masked = torch.zeros_like(maskable)
-    is_masked[positions[order[rank < target[sorted_member]]]] = True
+    key = torch.where(maskable, segment.double() + u.double(), num_segments)
+    order = key.argsort(stable=True)  # maskable tokens by segment and noise, then all others
+    sorted_segment = segment[order]
+    rank = torch.arange(len(order), device=u.device) - (count.cumsum(0) - count)[sorted_segment]
+    is_chosen = (rank < target[sorted_segment]) & maskable[order]
+    is_masked = torch.zeros_like(maskable).scatter_(0, order, is_chosen)
     realised = (target.minimum(count.clamp_min(1)) / count.clamp_min(1)).float()
     return is_masked, realised
 
@@ -104,34 +101,37 @@ _WITHIN = 1e-7  # difference of the noise of neighbours within a span
 _TOKEN_TIMES, _REPLACED, _REPLACEMENT = 1_000_003, 2_000_003, 3_000_017  # streams beside the masks'
 
 
-@dataclass(frozen=True, slots=True)
-class NoisyBatch:
-    """A batch after the forward process, flat as `Batch`.
-
-    Attributes:
-        x_t: Ids, masks included, Int[T].
-        positions: Flat indices of the tokens with a loss, ascending, Int[M].
-        is_masked: Whether each of them is masked; others are visible and may be wrong, Bool[M].
-        weight: Loss weight of each, Float[M].
-        ratio: Mask ratio of each one's sample and modality, Float[M].
-        nelbo_weight: Weight of each answer token in the NELBO, whatever the loss weighs, Float[M];
-            None if the masks are not drawn so that there is an estimate of it.
-    """
-
-    x_t: Tensor
-    positions: Tensor
-    is_masked: Tensor
-    weight: Tensor
-    ratio: Tensor
-    nelbo_weight: Tensor | None = None
-
-
 def with_masks(batch: Batch, is_masked: Bool[Tensor, " T"], *, mask_token_id: int) -> NoisyBatch:
     """Return a batch with these tokens masked, each with weight 1."""
     positions = is_masked.nonzero().squeeze(1)
     ones = torch.ones(len(positions), device=batch.ids.device)
     x_t = batch.ids.masked_fill(is_masked, mask_token_id)
-    return NoisyBatch(x_t, positions, ones.bool(), ones, ones)
+    return NoisyBatch(x_t, positions, ones.bool(), ones, ones, num_losses=len(positions))
+
+
+def loss_positions(
+    has_loss: Bool[Tensor, " T"], *, multiple: int, at_most: int
+) -> tuple[Int[Tensor, " M"], Bool[Tensor, " M"], int | None]:
+    """Return the positions with a loss, padded to a multiple so that few shapes occur.
+
+    On a CPU they are counted. The host would have to wait for another device, so there are as many
+    of them as there are tokens that may have a loss.
+
+    Args:
+        has_loss: Whether a token has a loss.
+        multiple: Multiple of the number of positions.
+        at_most: Number of tokens that may have a loss.
+
+    Returns:
+        Ascending positions, of which surplus ones repeat the last; whether each is one with a loss;
+        and the number of these, None if it was not counted.
+    """
+    count = int(has_loss.sum()) if has_loss.device.type == "cpu" else None
+    size = -(-(at_most if count is None else count) // multiple) * multiple
+    found = torch.nonzero_static(has_loss, size=size, fill_value=-1).squeeze(1)
+    if not size:
+        return found, found >= 0, count
+    return torch.where(found >= 0, found, found.amax().clamp_min(0)), found >= 0, count
 
 
 class ForwardProcess:
@@ -190,13 +190,14 @@ class ForwardProcess:
         is_whole = (low, high) == (0, 1) and time_per == "segment" and not replace_ratio
         self.estimates_nelbo = is_whole and max(self.spans.values(), default=1) == 1
 
-    def __call__(self, batch: Batch, vocab: Vocab, *, seed: int) -> NoisyBatch:
+    def __call__(self, batch: Batch, vocab: Vocab, *, seed: int, multiple: int = 1) -> NoisyBatch:
         """Draw x_t of a batch.
 
         Args:
             batch: Packed sequences.
             vocab: Vocabulary of their ids.
             seed: Seed of all noise.
+            multiple: Multiple to which the positions with a loss are padded; see `NoisyBatch`.
         """
         index, is_complementary = split_complementary(batch.sample_index)
         segment, modality = batch.segment_ids, batch.modality
@@ -224,18 +225,22 @@ class ForwardProcess:
             visible = batch.is_answer & ~is_masked
             x_t = self._replace(x_t, visible, index[segment], batch, vocab, seed)
             has_loss = is_masked | visible
-        positions = has_loss.nonzero().squeeze(1)
-        nelbo_weight = weight[positions].float() if self.estimates_nelbo else None
-        weight = torch.where(is_masked[positions], weight[positions], 1.0)
+        positions, is_real, num_losses = loss_positions(
+            has_loss, multiple=multiple, at_most=batch.num_maskable
+        )
+        masked = is_masked[positions] & is_real
+        nelbo_weight = (weight[positions] * is_real).float() if self.estimates_nelbo else None
+        weight = torch.where(masked, weight[positions], 1.0)
         if self.weighting == "none":
             weight = torch.ones_like(weight)
         return NoisyBatch(
             x_t,
             positions,
-            is_masked[positions],
-            weight.float(),
+            masked,
+            (weight * is_real).float(),
             ratio[positions].float(),
             nelbo_weight,
+            num_losses,
         )
 
     def _replace(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lightning_omni.diffusion.forward_process import NoisyBatch
-from lightning_omni.types import Batch
+from lightning_omni.types import Batch, NoisyBatch
 from lightning_omni.vocab import Vocab
 
-_SCORES = 2**24  # scores of a chunk, if rows are short
+_SCORES = {"cpu": 2**24, "cuda": 2**30}  # scores of a chunk, if rows are short
+_ALIGNED = 8  # ids; unaligned rows of scores take a GPU's products four times as long
 _IDS = 2**14  # rows of the table's gradient per product
 _TINY = 1e-30
 _ROWS = 256  # smallest chunk, as every chunk adds to the whole gradient of the table
@@ -95,7 +96,7 @@ def weighted_nll(
     """
     if not torch.is_grad_enabled():  # a function of autograd looks at its inputs only
         hidden, table = hidden.detach(), table.detach()
-    rows = chunk or rows_at_once(len(table))
+    rows = chunk or rows_at_once(len(table), hidden.device.type)
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     out: tuple[Tensor, Tensor] = _WeightedNLL.apply(
@@ -104,9 +105,9 @@ def weighted_nll(
     return out
 
 
-def rows_at_once(num_ids: int) -> int:
+def rows_at_once(num_ids: int, device_type: str) -> int:
     """Return the number of rows of scores over `num_ids` ids that exist at one time."""
-    return max(_ROWS, _SCORES // num_ids)
+    return max(_ROWS, _SCORES["cpu" if device_type == "cpu" else "cuda"] // num_ids)
 
 
 def scores_at_once(device_type: str) -> int:
@@ -114,7 +115,7 @@ def scores_at_once(device_type: str) -> int:
 
     They fit a CPU's cache, or fill another device.
     """
-    return 2**19 if device_type == "cpu" else 2**24
+    return 2**19 if device_type == "cpu" else 2**26
 
 
 def per_answer_token(total: Float[Tensor, ""], num_answer: Float[Tensor, ""]) -> Float[Tensor, ""]:
@@ -125,15 +126,29 @@ def per_answer_token(total: Float[Tensor, ""], num_answer: Float[Tensor, ""]) ->
     return total / num_answer.where(num_answer > 0, 1)
 
 
-def _nats(scores: Tensor, p: Tensor, true: Tensor) -> Tensor:
-    """Return -log p of the true ids, Float[M], also where p underflows."""
+def _nats_and_p(
+    scores: Tensor, true: Tensor, dtype: torch.dtype, *, branches: bool
+) -> tuple[Tensor, Tensor]:
+    """Return -log p of the true ids, Float[M], also where p underflows, and p, Float[M V].
+
+    Args:
+        scores: Scores, Float[M V].
+        true: True ids, Int[M 1].
+        dtype: Format of the results.
+        branches: Whether to look for underflow, which halves the time on a CPU; a GPU would be
+            waited for.
+    """
+    if not branches:
+        log_p = scores.log_softmax(1, dtype=dtype)
+        return -log_p.gather(1, true).squeeze(1), log_p.exp_()
+    p = scores.softmax(1, dtype=dtype)
     at_true = p.gather(1, true)
     nats = -at_true.log()
     is_lost = (at_true < _TINY).squeeze(1)
     if is_lost.any():
-        wide = scores[is_lost].to(p.dtype)
+        wide = scores[is_lost].to(dtype)
         nats[is_lost] = wide.logsumexp(1, keepdim=True) - wide.gather(1, true[is_lost])
-    return nats.squeeze(1)
+    return nats.squeeze(1), p
 
 
 def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: bool) -> Tensor:
@@ -141,13 +156,13 @@ def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: b
 
     The gradient is that of the weighted sum. A few rows at a time stay in the processor's cache.
     """
-    exact = weight.dtype
-    rows = max(1, scores_at_once(scores.device.type) // scores.shape[1])
+    exact, kind = weight.dtype, scores.device.type
+    rows = max(1, scores_at_once(kind) // scores.shape[1])
     nats = torch.empty(len(scores), dtype=exact, device=scores.device)
     parts = zip(*(torch.split(x, rows) for x in (scores, true, weight, nats)), strict=True)
     for some, at, factor, out in parts:
-        p = some.softmax(1, dtype=exact)
-        out.copy_(_nats(some, p, at))
+        values, p = _nats_and_p(some, at, exact, branches=kind == "cpu")
+        out.copy_(values)
         if turns:
             some.copy_(p.mul_(factor).scatter_add_(1, at, -factor))
     return nats
@@ -175,6 +190,9 @@ class _WeightedNLL(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         h, w = hidden.detach().to(dtype), table.detach().to(dtype)
+        num_ids = len(w)
+        if h.device.type != "cpu":
+            w = F.pad(w, (0, 0, 0, -num_ids % _ALIGNED))
         exact = torch.promote_types(dtype, torch.float32)
         weight = weight.to(exact)
         nats = torch.empty(len(h), dtype=exact, device=h.device)
@@ -186,6 +204,7 @@ class _WeightedNLL(torch.autograd.Function):
             rows = slice(start, start + chunk)
             scores = h[rows] @ w.T
             scores[:, mask_token_id] = -torch.inf
+            scores[:, num_ids:] = -torch.inf
             nats[rows] = _nats_and_gradient(
                 scores, x0[rows, None], weight[rows, None], turns=needs_hidden or needs_table
             )
@@ -193,6 +212,8 @@ class _WeightedNLL(torch.autograd.Function):
                 grad_hidden[rows] = scores @ w
             if grad_table is not None:
                 _put_product(grad_table, scores, h[rows], adds=start > 0)
+        if grad_table is not None:
+            grad_table = grad_table[:num_ids]
         ctx.save_for_backward(grad_hidden, grad_table)
         ctx.dtypes = hidden.dtype, table.dtype
         ctx.mark_non_differentiable(nats)

@@ -58,7 +58,9 @@ class CachedBackbone:
         self.is_recomputed = torch.zeros_like(self.segment, dtype=torch.bool)
         self.is_recomputed[recomputed] = True
         if backbone.right_shift_logits:
-            previous = SegmentLayout.from_lengths(lengths, device=device).previous_positions()
+            previous = SegmentLayout.from_lengths(lengths, device=device).previous_positions(
+                len(self.segment)
+            )
             self.is_recomputed[previous[recomputed]] = True
         self.is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         self.cache: KVCache | None = None

@@ -16,12 +16,13 @@ class EpochMeans:
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, list[tuple[Tensor, float]]] = {}
+        self._values: dict[str, list[tuple[Tensor | float, float]]] = {}
 
-    def add(self, name: str, mean: Tensor, weight: float) -> None:
+    def add(self, name: str, mean: Tensor | float, weight: float) -> None:
         """Add the mean of a batch; one of no weight is left out."""
         if weight:
-            self._values.setdefault(name, []).append((mean.detach(), weight))
+            value = mean.detach() if isinstance(mean, Tensor) else mean
+            self._values.setdefault(name, []).append((value, weight))
 
     def take(self) -> dict[str, float]:
         """Return the mean of each name over all processes, and begin anew; all must call it."""

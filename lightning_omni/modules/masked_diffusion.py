@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_levels
 from lightning_omni.diffusion.objective import MaskedDiffusionObjective, rows_at_once
 from lightning_omni.errors import OmniError, check_within
@@ -35,9 +36,12 @@ from lightning_omni.optim.schedule import (
     decay_groups,
 )
 from lightning_omni.pretrained import resolve_pretrained
-from lightning_omni.types import Batch
+from lightning_omni.types import Batch, NoisyBatch
 from lightning_omni.vocab import SpecialTokensName, Vocab
 
+LOSS_POSITIONS = {"cpu": 64, "cuda": 256}
+"""Multiple to which the positions with a loss are padded, by device type: few shapes, for which
+kernels are prepared once."""
 BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 
 
@@ -119,7 +123,6 @@ class MaskedDiffusionModule(L.LightningModule):
         self.final_lr_share, self.init_from = final_lr_share, init_from
         self.noise_seed, self.nelbo_draws = noise_seed, nelbo_draws
         self.epoch_means = EpochMeans()
-        self.num_losses = 0  # positions with a loss in the last training batch
         self.nelbo_per_token, self.nelbo_per_code = (
             NelboPerToken(len(self.vocab.modalities)) for _ in range(2)
         )
@@ -161,17 +164,32 @@ class MaskedDiffusionModule(L.LightningModule):
             )
         shard_transformer(self.backbone, mesh, dtype=dtype)
 
+    def with_noise(self, batch: Batch) -> Batch:
+        """Return a batch of the host with its forward process, which the data calls.
+
+        There the number of masks is known; on a GPU the host would wait for it in every step.
+        """
+        noisy = self._noisy(batch)
+        is_gpus = self.device.type == "cuda"
+        return replace(batch, noisy=noisy.pin_memory() if is_gpus else noisy)
+
+    def _noisy(self, batch: Batch) -> NoisyBatch:
+        """Return the batch after the forward process, with positions in few numbers."""
+        if batch.noisy is not None:
+            return batch.noisy
+        multiple = LOSS_POSITIONS["cuda" if self.device.type == "cuda" else "cpu"]
+        return self.forward_process(batch, self.vocab, seed=self.noise_seed, multiple=multiple)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Corrupt the batch, predict its masked tokens, and return the weighted loss."""
-        noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
-        self.num_losses = len(noisy.positions)
+        """Predict the batch's masked tokens, and return the weighted loss."""
+        noisy = self._noisy(batch)
         hidden = self._final_states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            for name, values in self._breakdown(batch, noisy, nll, hidden).items():
-                self._log_mean(f"train_{name}", values)
+            for name, (total, count) in self._breakdown(batch, noisy, nll, hidden).items():
+                self.log(f"train_{name}", total / count, batch_size=count, on_step=None)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -192,7 +210,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def segments(self, batch: Batch) -> SegmentLayout:
         """Return which tokens of a batch attend to each other."""
-        return self.backbone.segment_layout(batch.lengths, batch.maskable, batch.cu_seqlens)
+        return self.backbone.batch_layout(batch)
 
     def _final_states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
         """Return final states at the positions with a loss, Float[M D]."""
@@ -260,12 +278,12 @@ class MaskedDiffusionModule(L.LightningModule):
         return torch.bincount(batch.segment_ids[is_code], minlength=batch.num_segments)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        noisy = self.forward_process(batch, self.vocab, seed=self.noise_seed)
+        noisy = self._noisy(batch)
         hidden = self._final_states(batch, noisy)
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.epoch_means.add(f"{stage}/loss", loss, batch.num_rows if batch.num_maskable else 0)
-        for name, values in self._breakdown(batch, noisy, nll, hidden).items():
-            self.epoch_means.add(f"{stage}_{name}", values.sum() / max(len(values), 1), len(values))
+        for name, (total, count) in self._breakdown(batch, noisy, nll, hidden).items():
+            self.epoch_means.add(f"{stage}_{name}", total / count, count)
 
     def _log_epoch_means(self, stage: str) -> None:
         """Log the means of an evaluation over the batches of all processes."""
@@ -286,22 +304,16 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def _breakdown(
         self, batch: Batch, noisy: NoisyBatch, nll: Tensor, hidden: Tensor
-    ) -> dict[str, Tensor]:
-        """Return losses and accuracies of the masks by modality, mask ratio and task."""
-        guess = self._predict(hidden[noisy.is_masked])
-        return metric_breakdown(batch, noisy, nll, guess, self.vocab)
+    ) -> dict[str, tuple[float, int]]:
+        """Return sums and counts of losses and accuracies by modality, mask ratio and task."""
+        return metric_breakdown(batch, noisy, nll, self._predict(hidden), self.vocab)
 
     @torch.no_grad()
     def _predict(self, hidden: Tensor) -> Tensor:
-        """Return the most likely id of each mask, Int[M], a chunk of scores at a time."""
-        chunks = torch.split(hidden, rows_at_once(self.vocab.size))
+        """Return the most likely id at each position, Int[M], a chunk of scores at a time."""
+        chunks = torch.split(hidden, rows_at_once(self.vocab.size, hidden.device.type))
         guesses = [self.backbone.logits(h).argmax(-1) for h in chunks]
         return torch.cat(guesses) if guesses else hidden.new_empty(0, dtype=torch.long)
-
-    def _log_mean(self, name: str, values: Tensor) -> None:
-        """Log a mean over tokens; a batch without such tokens logs nothing, rather than a zero."""
-        if len(values):
-            self.log(name, values.mean(), batch_size=len(values), on_step=None)
 
 
 def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:

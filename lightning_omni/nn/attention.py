@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from dataclasses import dataclass
+
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """The tokens at which queries are computed, where all tokens serve as keys and values.
+
+    Attributes:
+        positions: Their ascending positions, Int[M].
+        layout: Their segments.
+    """
+
+    positions: Tensor
+    layout: SegmentLayout
 
 
 class LayerKVCache:
@@ -73,7 +88,7 @@ class GroupedQueryAttention(nn.Module):
         sin: Float[Tensor, "T K"],
         layout: SegmentLayout,
         cache: LayerKVCache | None = None,
-        positions: Int[Tensor, " M"] | None = None,
+        queries: Queries | None = None,
     ) -> Float[Tensor, "M D"]:
         """Mix tokens within their segment.
 
@@ -83,10 +98,9 @@ class GroupedQueryAttention(nn.Module):
             sin: Sines of the rotary angles.
             layout: Segments of the tokens in `x`.
             cache: Keys and values from earlier passes, updated by this one.
-            positions: Ascending positions at which queries are computed; all tokens serve as keys
-                and values. None computes queries everywhere.
+            queries: Tokens at which queries are computed; None computes them everywhere.
         """
-        query_input = x if positions is None else x[positions]
+        query_input = x if queries is None else x[queries.positions]
         query = self.q_proj(query_input).unflatten(-1, (self.num_heads, self.head_dim))
         key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
@@ -94,8 +108,8 @@ class GroupedQueryAttention(nn.Module):
             query = self.q_norm(query.float()).to(value.dtype)
             key = self.k_norm(key.float()).to(value.dtype)
         key, key_layout = rotate(key, cos, sin), layout
-        if positions is not None:
-            cos, sin, layout = cos[positions], sin[positions], layout.select(positions)
+        if queries is not None:
+            cos, sin, layout = cos[queries.positions], sin[queries.positions], queries.layout
         query = rotate(query, cos, sin)
         if cache is not None:
             key, value = cache.update(key, value)

@@ -1,6 +1,6 @@
 """Bidirectional attention over packed segments, without a dense L x L mask.
 
-Tokens of all segments are concatenated, and `SegmentLayout` holds the segment lengths.
+Tokens of all segments are concatenated, and `SegmentLayout` says where segments end.
 `attention_backend` picks the kernel: flash-attn, else torch's varlen kernel on GPUs that have them;
 elsewhere, and in float32, matrix products per segment. All are exact.
 """
@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,33 +30,51 @@ _FLASH_MODULES = {"flash_attn": "flash_attn", "varlen": "torch.nn.attention.varl
 """Kernel: the module that has it; the first that is installed is used."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SegmentLayout:
     """Lengths of the segments in a flat sequence of tokens.
 
+    Kernels of GPUs take `cu_seqlens` and `max_length`, whose shape and value are the same for many
+    batches; `lengths`, which the host loops over, differ from batch to batch.
+
     Attributes:
-        lengths: Number of tokens of each segment, in order, for loops on the host.
-        cu_seqlens: Cumulative lengths for kernels, Int32[N + 1], on the device.
+        cu_seqlens: Cumulative lengths, Int32[P + 1], on the device. Behind the N segments empty
+            ones may follow.
+        max_length: Length that no segment exceeds.
+        num_segments: Number of segments, N.
         isolation: Split into fixed and maskable tokens if fixed ones must not attend to maskable
             ones; None if all tokens of a segment attend to each other.
     """
 
-    lengths: tuple[int, ...]
     cu_seqlens: Tensor
+    max_length: int
+    num_segments: int
     isolation: PromptIsolation | None = None
+    _lengths: list[tuple[int, ...]] = field(default_factory=list)
 
     @classmethod
     def from_lengths(
         cls, lengths: list[int] | tuple[int, ...], *, device: torch.device | str
     ) -> SegmentLayout:
         """Build the layout from lengths."""
-        ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0)
-        return cls(tuple(lengths), ends.to(torch.int32).to(device))
+        ends = torch.tensor((0, *lengths), dtype=torch.int64).cumsum(0).to(torch.int32)
+        on_device = ends.to(device, non_blocking=True)
+        return cls(on_device, max(lengths, default=0), len(lengths), _lengths=[tuple(lengths)])
+
+    @classmethod
+    def of_batch(
+        cls, cu_seqlens: Tensor, lengths: tuple[int, ...], *, max_length: int
+    ) -> SegmentLayout:
+        """Build the layout from what a batch holds."""
+        return cls(cu_seqlens, max_length, len(lengths), _lengths=[lengths])
 
     @property
-    def max_length(self) -> int:
-        """Length of the longest segment."""
-        return max(self.lengths)
+    def lengths(self) -> tuple[int, ...]:
+        """Number of tokens of each segment, in order; read from the device if need be."""
+        if not self._lengths:
+            ends = self.cu_seqlens[: self.num_segments + 1]
+            self._lengths.append(tuple(ends.diff().tolist()))
+        return self._lengths[0]
 
     def select(self, positions: Int[Tensor, " R"]) -> SegmentLayout:
         """Return the layout of a subset of the tokens.
@@ -65,19 +83,34 @@ class SegmentLayout:
             positions: Ascending positions of the tokens to keep. A segment may become empty.
         """
         segment = torch.bucketize(positions, self.cu_seqlens[1:], right=True)
-        counts = segment.bincount(minlength=len(self.lengths)).tolist()
-        return SegmentLayout.from_lengths(counts, device=positions.device)
+        counts = torch.zeros_like(self.cu_seqlens)
+        counts.scatter_add_(0, segment + 1, torch.ones_like(segment, dtype=counts.dtype))
+        ends = counts.cumsum(0, dtype=counts.dtype)
+        return SegmentLayout(ends, self.max_length, self.num_segments)
 
-    def previous_positions(self) -> Int[Tensor, " T"]:
-        """Return the position before each token; for the first token of a segment, its own."""
-        num_tokens, device = sum(self.lengths), self.cu_seqlens.device
+    def previous_positions(self, num_tokens: int) -> Int[Tensor, " T"]:
+        """Return the position before each of T tokens; for the first of a segment, its own."""
+        device = self.cu_seqlens.device
         is_first = torch.zeros(num_tokens + 1, dtype=torch.int64, device=device)
         is_first.index_fill_(0, self.cu_seqlens[:-1].long(), 1)  # empty ones begin with the next
         return torch.arange(num_tokens, device=device) - 1 + is_first[:-1]
 
-    def with_isolated_prompt(self, is_maskable: Bool[Tensor, " T"]) -> SegmentLayout:
-        """Return the same segments, in which fixed tokens do not attend to maskable ones."""
-        fixed, maskable = (~is_maskable).nonzero().squeeze(1), is_maskable.nonzero().squeeze(1)
+    def with_isolated_prompt(
+        self, is_maskable: Bool[Tensor, " T"], num_maskable: int | None = None
+    ) -> SegmentLayout:
+        """Return the same segments, in which fixed tokens do not attend to maskable ones.
+
+        Args:
+            is_maskable: True for tokens of responses.
+            num_maskable: Their number, if it is known; else a GPU is waited for.
+        """
+        if num_maskable is None:
+            num_maskable = int(is_maskable.sum())
+        counts = len(is_maskable) - num_maskable, num_maskable
+        fixed, maskable = (
+            torch.nonzero_static(chosen, size=count).squeeze(1)
+            for chosen, count in zip((~is_maskable, is_maskable), counts, strict=True)
+        )
         order = torch.cat((fixed, maskable))
         row = torch.empty_like(order)
         row[order] = torch.arange(len(row), device=row.device)
@@ -189,7 +222,7 @@ def _in_bf16(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend on a CPU in bfloat16; long segments in float32, 4 times as fast."""
-    if max(layout.max_length, key_layout.max_length) <= MAX_BF16_LENGTH:
+    if max((*layout.lengths, *key_layout.lengths), default=0) <= MAX_BF16_LENGTH:
         return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
     with torch.autocast("cpu", enabled=False):
         query, key, value = (x.float() for x in (query, key, value))

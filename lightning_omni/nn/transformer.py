@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.attention import GroupedQueryAttention, LayerKVCache
+from lightning_omni.nn.attention import GroupedQueryAttention, LayerKVCache, Queries
 from lightning_omni.nn.cpu import to_autocast_dtype
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
@@ -20,7 +20,7 @@ from lightning_omni.nn.recomputation import Recomputation, checkpoint_arguments
 from lightning_omni.nn.rotary import RotaryEmbedding
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.pretrained import Pretrained
-from lightning_omni.types import ContinuousFeatures
+from lightning_omni.types import Batch, ContinuousFeatures
 
 
 class SwiGLU(nn.Module):
@@ -57,12 +57,12 @@ class Block(nn.Module):
         sin: Tensor,
         layout: SegmentLayout,
         cache: LayerKVCache | None = None,
-        positions: Tensor | None = None,
+        queries: Queries | None = None,
     ) -> Tensor:
-        """Transform all tokens, Float[T D], or only those at `positions`, Float[M D]."""
+        """Transform all tokens, Float[T D], or only those of `queries`, Float[M D]."""
         normed = to_autocast_dtype(self.attention_norm(x))
-        mixed = self.attention(normed, cos, sin, layout, cache, positions)
-        x = mixed + (x if positions is None else x[positions])
+        mixed = self.attention(normed, cos, sin, layout, cache, queries)
+        x = mixed + (x if queries is None else x[queries.positions])
         out: Tensor = x + self.ffn(to_autocast_dtype(self.ffn_norm(x)))
         return out
 
@@ -185,10 +185,7 @@ class Transformer(Pretrained):
                 part.compile()
 
     def segment_layout(
-        self,
-        lengths: list[int] | tuple[int, ...],
-        is_maskable: Bool[Tensor, " T"],
-        cu_seqlens: Int[Tensor, " N1"] | None = None,
+        self, lengths: list[int] | tuple[int, ...], is_maskable: Bool[Tensor, " T"]
     ) -> SegmentLayout:
         """Build the layout of a forward pass.
 
@@ -196,13 +193,18 @@ class Transformer(Pretrained):
             lengths: Number of tokens of each segment.
             is_maskable: True for response tokens that may be masked, False for the prompt and
                 other fixed tokens.
-            cu_seqlens: Cumulative lengths, Int32[N + 1], if they are on the device already.
         """
-        if cu_seqlens is None:
-            layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
-        else:
-            layout = SegmentLayout(tuple(lengths), cu_seqlens)
+        layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
         return layout.with_isolated_prompt(is_maskable) if self.isolate_prompt else layout
+
+    def batch_layout(self, batch: Batch) -> SegmentLayout:
+        """Build the layout of a packed batch, without waiting for a GPU that holds it."""
+        layout = SegmentLayout.of_batch(
+            batch.cu_seqlens, batch.lengths, max_length=batch.row_length
+        )
+        if not self.isolate_prompt:
+            return layout
+        return layout.with_isolated_prompt(batch.maskable, batch.num_maskable)
 
     def forward(
         self,
@@ -233,20 +235,28 @@ class Transformer(Pretrained):
         """
         x = self._embed(ids, continuous)
         cos, sin = self.rotary(position_ids)
-        shift = layout.previous_positions() if self.right_shift_logits else None
+        shift = layout.previous_positions(len(ids)) if self.right_shift_logits else None
         if shift is not None and positions is not None:
             positions, shift = shift[positions], None
+        queries = None if positions is None else self._queries(positions, layout)
         caches = cache.layers if cache is not None else [None] * len(self.blocks)
         recomputes = self.recomputation != "none" and torch.is_grad_enabled()
         again = partial(checkpoint, **checkpoint_arguments(self.recomputation))
         for number, (block, layer) in enumerate(zip(self.blocks, caches, strict=True), 1):
-            wanted = positions if number == len(self.blocks) else None
+            wanted = queries if number == len(self.blocks) else None
             if recomputes:
                 x = again(block, x, cos, sin, layout, layer, wanted)
             else:
                 x = block(x, cos, sin, layout, layer, wanted)
         out: Tensor = self.norm(x)
         return out if shift is None else out[shift]
+
+    def _queries(self, positions: Tensor, layout: SegmentLayout) -> Queries:
+        """Return the queries of the last block."""
+        is_compiled = getattr(self.blocks[-1], "_compiled_call_impl", None) is not None
+        if is_compiled:  # one graph for all their numbers
+            torch._dynamo.maybe_mark_dynamic(positions, 0)
+        return Queries(positions, layout.select(positions))
 
     def _embed(self, ids: Tensor, continuous: ContinuousFeatures | None) -> Tensor:
         x = self.embedding.embed(ids)

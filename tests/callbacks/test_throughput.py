@@ -3,6 +3,7 @@
 import csv
 import importlib
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -20,7 +21,7 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.flops import training_flops
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tasks import TASK_NAMES
-from lightning_omni.types import TokenSequence
+from lightning_omni.types import NoisyBatch, TokenSequence
 from tests.small_models import SMALL
 
 
@@ -52,23 +53,28 @@ def _sequence(length, answer, task):
     return TokenSequence(ids, positions, maskable, no, modality, task, "key")
 
 
-def _batch():
+def _batch(num_losses=None):
     rows = [[(0, _sequence(20, 5, 0)), (1, _sequence(10, 4, 2))], [(2, _sequence(32, 7, 2))]]
-    return collate(rows, row_length=32, pad_token_id=0)
+    batch = collate(rows, row_length=32, pad_token_id=0)
+    if num_losses is None:
+        return batch
+    one = torch.zeros(num_losses)
+    noisy = NoisyBatch(batch.ids, one.long(), one.bool(), one, one, num_losses=num_losses)
+    return replace(batch, noisy=noisy)
 
 
-def _module(network, num_losses):
+def _module(network):
     module = MaskedDiffusionModule.__new__(MaskedDiffusionModule)
     L.LightningModule.__init__(module)
-    module.backbone, module.num_losses = network, num_losses
+    module.backbone = network
     return module
 
 
 def test_tokens_tasks_and_operations_are_counted_without_the_device():
     network = Transformer(50, [], **SMALL)
     callback = Throughput()
-    batch = _batch().to("meta")  # a value of a meta tensor cannot be read
-    callback._count_tokens(batch, _module(network, 9))
+    batch = _batch(num_losses=9).to("meta")  # a value of a meta tensor cannot be read
+    callback._count_tokens(batch, _module(network))
     assert (callback.tokens, callback.useful, callback.answer) == (64, 62, 16)
     assert callback.tasks == {0: 1, 2: 2}
     assert callback.flops == training_flops(network, [20, 10, 32], 9)
@@ -94,7 +100,7 @@ def test_mfu_needs_a_known_gpu_and_gradients_of_all_weights(monkeypatch, name, f
     network.blocks.requires_grad_(not frozen)
     strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
     callback = Throughput()
-    callback.on_fit_start(SimpleNamespace(strategy=strategy, loggers=[]), _module(network, 1))
+    callback.on_fit_start(SimpleNamespace(strategy=strategy, loggers=[]), _module(network))
     assert (callback.peak_flops is not None) == has_mfu
     assert callback.times.is_cuda
 

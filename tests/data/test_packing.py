@@ -88,7 +88,7 @@ def batch():
 
 def test_what_depends_on_the_layout_alone_is_packed_with_the_batch(batch):
     assert batch.lengths == (3, 4, 1, 5, 3)
-    assert batch.cu_seqlens.tolist() == [0, 3, 7, 8, 13, 16]
+    assert batch.cu_seqlens.tolist() == [0, 3, 7, 8, 13] + [16] * 60  # 64 segments
     assert batch.cu_seqlens.dtype == torch.int32
     assert torch.equal(batch.answer_positions, batch.is_answer.nonzero().squeeze(1))
     assert batch.continuous.positions.tolist() == [4, 5]

@@ -10,9 +10,7 @@ import pytest
 RUN = Path(__file__).parent / "run.py"
 ROOT = RUN.parents[2]
 RIGHT = ("devices", "attention", "step", "sharding", "average", "generation", "sampling")
-FAST = ("environment", "syncs", "speed_100m", "speed_7b")
-MAY_MISS = ("syncs",)
-"""Checks of speed whose targets on a GPU are not reached yet."""
+FAST = ("environment", "syncs", "compile", "speed_100m", "speed_7b")
 
 
 def run(out, *args):
@@ -25,16 +23,13 @@ def run(out, *args):
 def test_the_check_of_a_gpu_passes_on_a_pretended_one(tmp_path):
     done, status = run(tmp_path, "--only", ",".join((*RIGHT, *FAST)))
     assert done.returncode == 0, done.stdout
-    failed = {
-        n: s for n, s in status.items() if s != "pass" and not (n in MAY_MISS and s == "miss")
-    }
-    assert not failed, done.stdout
+    assert not {n: s for n, s in status.items() if s != "pass"}, done.stdout
     assert set(status) == {*RIGHT, *FAST}
 
 
 @pytest.mark.slow
 def test_the_checks_of_training_pass_on_a_cpu(tmp_path):
-    done, status = run(tmp_path, "--only", "cli,processes,compile")
+    done, status = run(tmp_path, "--only", "cli,processes")
     assert status["cli"] == status["processes"] == "pass", done.stdout
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -219,3 +220,67 @@ def test_bits_per_second_are_all_nats_of_an_answer_over_its_seconds(monkeypatch)
     wanted = 11 * math.log2(model.vocab.size - 1) / 0.5
     assert logged["test/bits_per_second/speech"].item() == pytest.approx(wanted, rel=1e-5)
     assert logged["test/bits_per_second_error/speech"] < 1e-3
+
+
+PROCESSES = [
+    {},
+    {"masking": "bernoulli", "weighting": "none"},
+    {"masking": "bernoulli", "time_per": "token"},
+    {"replace_ratio": 0.2, "spans": {"speech": 2}, "ratio_range": (0.3, 1.0)},
+]
+
+
+def loss_and_gradients(model, batch, multiple):
+    model.zero_grad()
+    noisy = model.forward_process(batch, model.vocab, seed=1, multiple=multiple)
+    batch = replace(batch, noisy=noisy)
+    hidden = model._final_states(batch, noisy)
+    table = model.backbone.embedding.output_embedding()
+    loss, nll = model.objective(hidden, table, batch, noisy)
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return noisy, loss.detach(), nll, [g.clone() for g in gradients]
+
+
+@pytest.mark.parametrize("changes", PROCESSES)
+def test_padded_positions_change_neither_masks_nor_loss_nor_gradients(changes):
+    model = module(forward_process=forward_process(**changes))
+    for batch in batches():
+        noisy, loss, nll, gradients = loss_and_gradients(model, batch, 1)
+        padded, loss_padded, nll_padded, gradients_padded = loss_and_gradients(model, batch, 64)
+        count = len(noisy.positions)
+        assert len(padded.positions) == -(-count // 64) * 64 > count
+        assert padded.num_losses == noisy.num_losses == count
+        for name in ("positions", "is_masked", "weight", "ratio", "nelbo_weight"):
+            exact, longer = getattr(noisy, name), getattr(padded, name)
+            assert (exact is longer is None) or torch.equal(longer[:count], exact)
+        assert torch.equal(padded.x_t, noisy.x_t)
+        assert not padded.weight[count:].any()
+        assert not padded.is_masked[count:].any()
+        assert (padded.positions[count:] == noisy.positions[-1]).all()
+        torch.testing.assert_close(loss_padded, loss, rtol=1e-6, atol=0)
+        torch.testing.assert_close(nll_padded[:count], nll, rtol=1e-5, atol=1e-6)
+        for ours, theirs in zip(gradients_padded, gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_the_forward_process_runs_on_the_host_and_only_there():
+    model, batch = module(), batches()[0]
+    moved = model.with_noise(batch)
+    assert moved.noisy is not None
+    assert torch.equal(moved.noisy.x_t, corrupt(model, batch).x_t)
+    model.forward_process = None  # it is not run again
+    assert model._noisy(moved) is moved.noisy
+
+
+def test_values_of_surplus_positions_are_counted_nowhere():
+    model = module(forward_process=forward_process(replace_ratio=0.2))
+    batch = batches()[0]
+    found = []
+    for multiple in (1, 64):
+        noisy, _, nll, _ = loss_and_gradients(model, batch, multiple)
+        hidden = model._final_states(batch, noisy)
+        found.append(model._breakdown(batch, noisy, nll, hidden))
+    assert found[0].keys() == found[1].keys()
+    for name, (total, count) in found[0].items():
+        assert found[1][name] == (pytest.approx(total, rel=1e-5), count), name

@@ -1,7 +1,6 @@
 """The NELBO that training logs: its expectation, and when there is none."""
 
 import pytest
-import torch
 from test_masked_diffusion import batches, forward_process, module
 
 from lightning_omni.diffusion.schedule import Cosine, Linear
@@ -17,8 +16,14 @@ WITHOUT = [
 
 def breakdown(process, vocab, batch, seed, nll_of):
     noisy = process(batch, vocab, seed=seed)
-    guess = batch.ids[noisy.positions[noisy.is_masked]]
+    guess = batch.ids[noisy.positions]
     return metric_breakdown(batch, noisy, nll_of(noisy), guess, vocab)
+
+
+def mean_of(name, found):
+    """Return the mean over batches of which some may have no such token."""
+    totals, counts = zip(*(f[name] for f in found if name in f), strict=True)
+    return sum(totals) / sum(counts)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +43,11 @@ def test_the_mean_over_answer_tokens_is_the_nelbo_whatever_the_loss_weighs(chang
         for batch in batches()  # times are spread evenly over samples
         for seed in range(40)
     ]
-    assert all(len(f["nelbo/image"]) == 0 for f in found)
+    assert not any("nelbo/image" in f for f in found)
     for name in ("nelbo/text", "nelbo/speech", "nelbo_task/svqa"):
-        mean = torch.cat([f[name] for f in found]).mean()
-        assert mean == pytest.approx(0.5, abs=0.02), name
+        assert mean_of(name, found) == pytest.approx(0.5, abs=0.02), name
     if not changes:
-        masks = torch.cat([f["loss_unweighted/speech"] for f in found]).mean()
-        assert masks == pytest.approx(2 / 3, abs=0.04)
+        assert mean_of("loss_unweighted/speech", found) == pytest.approx(2 / 3, abs=0.04)
 
 
 def test_tail_pads_are_no_part_of_it():
@@ -57,7 +60,7 @@ def test_tail_pads_are_no_part_of_it():
 
     for seed in range(20):
         found = breakdown(process, vocab, batch, seed, of_pads)
-        assert sum(f.sum() for name, f in found.items() if name.startswith("nelbo")) == 0
+        assert sum(total for name, (total, _) in found.items() if name.startswith("nelbo")) == 0
 
 
 @pytest.mark.parametrize("changes", WITHOUT)
@@ -65,4 +68,4 @@ def test_masks_that_do_not_allow_for_it_have_none(changes):
     process, vocab = forward_process(**changes), module().vocab
     found = breakdown(process, vocab, batches()[0], 0, lambda n: n.ratio)
     assert not any(name.startswith("nelbo") for name in found)
-    assert found["loss_task/svqa"].numel()
+    assert found["loss_task/svqa"][1]

@@ -16,7 +16,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.data.packing import pack
 from lightning_omni.data.templates import make_template
-from lightning_omni.diffusion.forward_process import ForwardProcess, NoisyBatch, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import PackedPrompts
@@ -30,7 +30,7 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.types import Batch, Part, Sample, Turn
+from lightning_omni.types import Batch, NoisyBatch, Part, Sample, Turn
 
 DREAM = Path(__file__).parents[3] / "shared" / "parity" / "dream_tiny"
 needs_reference = pytest.mark.skipif(not DREAM.is_dir(), reason="reference numbers are not here")

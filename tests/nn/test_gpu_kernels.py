@@ -50,7 +50,7 @@ def check(q, k, v, starts_q, starts_k, longest_q, longest_k):
         assert type(longest) is int  # else the host waits for the device
         assert starts[0] == 0
         assert starts[-1] == len(x)
-        assert longest == starts.diff().max()
+        assert longest >= starts.diff().max()
     assert len(starts_q) == len(starts_k)
 
 
@@ -214,7 +214,8 @@ def test_longest_lengths_are_numbers_of_the_host():
     isolated = layout.with_isolated_prompt(torch.arange(9) % 2 == 0).isolation
     found = (layout, subset, isolated.fixed_layout, isolated.maskable_layout)
     assert [type(one.max_length) for one in found] == [int] * 4
-    assert [one.max_length for one in found] == [6, 2, 3, 3]
+    assert [one.max_length for one in found] == [6] * 4  # a bound, the same for all
+    assert [one.lengths for one in found] == [(3, 6), (1, 2), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 2], [0, 2, 0, 0, 3, 0], [4]])
@@ -222,7 +223,7 @@ def test_the_token_before_is_one_of_the_same_segment(lengths):
     layout = SegmentLayout.from_lengths(lengths, device="cpu")
     starts = np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
     expected = np.maximum(np.arange(sum(lengths)) - 1, starts).tolist()
-    assert layout.previous_positions().tolist() == expected
+    assert layout.previous_positions(sum(lengths)).tolist() == expected
 
 
 @pytest.mark.parametrize(

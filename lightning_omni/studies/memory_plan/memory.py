@@ -210,7 +210,7 @@ def loss_bytes(network: Transformer, load: Load) -> int:
     exact = max(_FLOAT32, product)
     is_cast = load.products != load.stream
     states = load.num_masked * width * (stream + product * (1 + is_cast))
-    chunk = min(load.num_masked, rows_at_once(num_ids)) * num_ids
+    chunk = min(load.num_masked, rows_at_once(num_ids, load.device)) * num_ids
     logits = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
     head = num_ids * width
     has_features = len(network.embedding.spans) > 0  # codebook embeddings are added to a copy
