@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
 import sys
-import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from data_prep.collection import Collection
-from data_prep.corpora import CORPORA, prepare_corpus
-from data_prep.emojiworld.world import build
+from data_prep.corpora import CORPORA
+from data_prep.package_versions import package_versions
+from data_prep.prepare_corpus import prepare_corpus
+from data_prep.prepare_preset import prepare_preset
 from data_prep.presets import PRESETS
-from data_prep.sources import Sources
-from data_prep.speech.espeak import close_espeak
-from data_prep.speech.prepare import prepare_spoken
+from data_prep.speech.prepare_spoken import prepare_spoken
 from data_prep.speech.speakable import MAX_ANSWER_WORDS
 from data_prep.speech.spoken_visual_data import SpeakOptions
-from data_prep.speech.voices import BUILT_IN, read_synthesizer_config
-from data_prep.writer import attribution, check_replaceable, write_new
+from data_prep.speech.synthesizer_config import read_synthesizer_config
+from data_prep.speech.voices import BUILT_IN
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.tasks import TASK_NAMES
@@ -30,14 +26,12 @@ from lightning_omni.types import SPLITS
 
 log = logging.getLogger("data_prep")
 
-_TOOLS = ("numpy", "pillow", "resvg-py", "soundfile", "soxr")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a data folder; return 0, or 2 after printing one line about a mistake of the user."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _prepare_data(_parser().parse_args(argv))
+        _prepare_data(_make_parser().parse_args(argv))
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -49,7 +43,7 @@ def _prepare_data(args: argparse.Namespace) -> None:
         name = "--source" if args.source else "--tasks"
         raise OmniError(f"{name} is only used with --corpus LAYOUT; presets have their own sources")
     if args.speak is not None:
-        _speak(args)
+        _prepare_spoken_data(args)
         return
     if args.corpus is None:
         prepare_preset(args.preset or "mini", args.out, cache=args.cache, online=not args.offline)
@@ -57,11 +51,16 @@ def _prepare_data(args: argparse.Namespace) -> None:
         raise OmniError("--corpus needs --source DIR_OR_FILE ... and --out DIR")
     else:
         prepare_corpus(
-            args.corpus, args.source, args.out, split=args.split, facts=tools(), tasks=args.tasks
+            args.corpus,
+            args.source,
+            args.out,
+            split=args.split,
+            facts=package_versions(),
+            tasks=args.tasks,
         )
 
 
-def _speak(args: argparse.Namespace) -> None:
+def _prepare_spoken_data(args: argparse.Namespace) -> None:
     if args.out is None:
         raise OmniError("--speak DATA needs --out DIR")
     limits = (args.processes, args.max_answer_words, args.max_samples)
@@ -75,58 +74,10 @@ def _speak(args: argparse.Namespace) -> None:
         processes=args.processes,
     )
     cache = make_folder(args.cache.expanduser().resolve())
-    prepare_spoken(args.speak, args.out, options, cache=cache, facts=tools())
+    prepare_spoken(args.speak, args.out, options, cache=cache, facts=package_versions())
 
 
-def prepare_preset(
-    name: str, out: Path | None, *, cache: Path, online: bool = True
-) -> dict[str, Any]:
-    """Build a preset and return its manifest.
-
-    Args:
-        name: Name of the preset.
-        out: Data folder to write; None for `data/NAME`.
-        cache: Folder that keeps downloads and synthetic speech between builds.
-        online: Allow npm and apt to download packages.
-
-    Raises:
-        OmniError: If a source without fallback is missing, or `out` holds other data.
-    """
-    start = time.monotonic()
-    sources = Sources(cache.expanduser().resolve(), online=online)
-    folder = out or Path("data") / name
-    check_replaceable(folder, name)
-    make_folder(sources.cache)
-    try:
-        built = build(PRESETS[name], sources)
-    finally:
-        close_espeak()
-    collection = built.collection
-    facts = {
-        **built.facts,
-        **tools(),
-        "counts": collection.counts(),
-        "train_licences": collection.licences("train"),
-    }
-    manifest = write_new(collection, folder, facts)
-    (folder / "ATTRIBUTION.md").write_text(attribution(facts["sources"]), encoding="utf-8")
-    _log_counts(collection, folder, time.monotonic() - start)
-    return manifest
-
-
-def tools() -> dict[str, Any]:
-    """Return the versions of Python and the packages that determine the output bytes."""
-    versions = {name: metadata.version(name) for name in _TOOLS}
-    return {"tools": {"python": platform.python_version(), **versions}}
-
-
-def _log_counts(collection: Collection, folder: Path, seconds: float) -> None:
-    for task, counts in collection.counts().items():
-        log.info("%-8s %s", task, "  ".join(f"{s} {n}" for s, n in counts.items()))
-    log.info("%s is ready after %.0f s", folder, seconds)
-
-
-class _Parser(argparse.ArgumentParser):
+class _RaisingParser(argparse.ArgumentParser):
     """Argument parser that raises `OmniError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
@@ -134,8 +85,8 @@ class _Parser(argparse.ArgumentParser):
         raise OmniError(message)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="lightning_omni prep-data", description=__doc__)
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _RaisingParser(prog="lightning_omni prep-data", description=__doc__)
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
     choice.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")

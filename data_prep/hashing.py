@@ -22,12 +22,12 @@ def seeded_rng(*parts: object) -> random.Random:
     return random.Random(int(sha1_hex(*parts), 16))
 
 
-def hashed_order(words: Iterable[str], *salt: object) -> list[str]:
+def sort_by_hash(words: Iterable[str], *salt: object) -> list[str]:
     """Sort distinct words by their hash, which is a deterministic shuffle."""
     return sorted(set(words), key=lambda w: sha1_hex(*salt, w))
 
 
-def hashed_share(words: Iterable[str], share: float, *salt: object) -> frozenset[str]:
+def choose_share_by_hash(words: Iterable[str], share: float, *salt: object) -> frozenset[str]:
     """Choose a share of the words by hash, at least one."""
-    order = hashed_order(words, *salt)
+    order = sort_by_hash(words, *salt)
     return frozenset(order[: max(1, round(share * len(order)))])

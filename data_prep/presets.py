@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from data_prep.emojiworld.lexicon import BACKGROUNDS, INKS, OBJECTS
-from data_prep.emojiworld.scenes import World
+from data_prep.emojiworld.scenes import SceneParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Preset:
     """
 
     name: str
-    world: World
+    world: SceneParameters
     test_styles: tuple[str, ...]
     use_glyphs: bool
     scenes: dict[str, int]
@@ -81,7 +81,7 @@ class Preset:
 
 _SMOKE = Preset(
     name="smoke",
-    world=World(
+    world=SceneParameters(
         objects=("cat", "fish", "house", "tree"),
         inks=("red", "blue", "black"),
         backgrounds=("white", "yellow", "pink"),
@@ -118,7 +118,7 @@ _SMOKE = Preset(
 
 _DEMO = Preset(
     name="demo",
-    world=World(
+    world=SceneParameters(
         objects=("apple", "car", "cat", "fish", "house", "star", "tree", "umbrella"),
         inks=("red", "blue", "green", "black"),
         backgrounds=("white", "gray", "yellow", "pink"),
@@ -163,7 +163,7 @@ _DEMO = Preset(
 # hours; `full` has all objects.
 _MINI = Preset(
     name="mini",
-    world=World(
+    world=SceneParameters(
         objects=(
             "apple", "banana", "butterfly", "car", "cat", "elephant", "fish", "guitar", "house",
             "key", "mushroom", "rocket", "star", "tree", "umbrella", "whale",

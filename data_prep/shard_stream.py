@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterable
@@ -10,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_omni.data.shard_index import write_index
+from lightning_omni.files import file_sha256
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ShardEntry:
     """Manifest entry of a shard.
 
     Attributes:
@@ -45,16 +45,16 @@ class ShardStream:
     """
 
     def __init__(self, out: Path, folder: str, kind: str, split: str, *, limit: int) -> None:
-        self.shards: list[Shard] = []
+        self.shards: list[ShardEntry] = []
         self._out, self._kind, self._split, self._limit = out, kind, split, limit
         self._stem = f"{folder}/{kind}-{split}"
         self._tar: tarfile.TarFile | None = None
         self._count = 0
 
-    def add(self, files: Iterable[tuple[str, bytes]]) -> None:
+    def add_item(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Write an item, its files `(name, content)`, to the open shard."""
         if self._tar is None:
-            path = self._out / self._path()
+            path = self._out / self._shard_name()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         for name, content in files:
@@ -71,12 +71,10 @@ class ShardStream:
         if self._tar is None:
             return
         self._tar.close()
-        path = self._out / self._path()
+        path = self._out / self._shard_name()
         write_index(path)
-        with path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        size = path.stat().st_size
-        shard = Shard(self._path(), self._kind, self._split, self._count, size, checksum)
+        size, checksum = path.stat().st_size, file_sha256(path)
+        shard = ShardEntry(self._shard_name(), self._kind, self._split, self._count, size, checksum)
         self.shards.append(shard)
         self._tar, self._count = None, 0
 
@@ -85,5 +83,5 @@ class ShardStream:
         if self._tar is not None:
             self._tar.close()
 
-    def _path(self) -> str:
+    def _shard_name(self) -> str:
         return f"{self._stem}-{len(self.shards):06d}.tar"

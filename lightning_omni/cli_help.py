@@ -117,7 +117,7 @@ VERBS = {
     "report": Verb(
         "tools",
         "Write a page with scores, curves and samples of a run.",
-        f"{_OURS}studies.report.build",
+        f"{_OURS}studies.report.build_report",
         "build_report",
     ),
 }

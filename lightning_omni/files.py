@@ -114,13 +114,17 @@ def check_free(folder: Path) -> None:
         raise OmniError(f"'{partial}' is left of a run that was stopped; delete it")
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 by name of all files in a folder and below it."""
     sums = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        sums[path.relative_to(folder).as_posix()] = digest
+        sums[path.relative_to(folder).as_posix()] = file_sha256(path)
     return sums
 
 

@@ -45,9 +45,12 @@ def test_the_trainer_s_options_are_those_of_lightning():
 
 
 def test_the_options_of_preparing_data_are_those_of_its_parser():
-    from data_prep.__main__ import _parser
+    from data_prep.__main__ import _make_parser
 
-    options = {word for a in _parser()._actions for word in a.option_strings} - {"-h", "--help"}
+    options = {word for a in _make_parser()._actions for word in a.option_strings} - {
+        "-h",
+        "--help",
+    }
     assert {f"--{o.name}" for o in options_of("prep-data")} == options
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lightning_omni.data.encoding.folder import ensure_codes, load_file_tokenizers
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan
 from lightning_omni.modalities import MODALITIES_BY_NAME, Modality, modality_named

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_prep.corpora.entries import Entry
-from data_prep.corpora.img2dataset import captioned
+from data_prep.corpora.img2dataset import make_captioned_image
 from data_prep.corpora.tars import tar_entries
 from lightning_omni.data.storage.locations import Location
 
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every captioned image of a tar, or of every tar below a folder."""
-    yield from tar_entries(source, captioned)
+    yield from tar_entries(source, make_captioned_image)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
-from data_prep.corpora.files import IMAGE_SUFFIXES, files_with_suffix, read_sidecar
+from data_prep.corpora.entries import CaptionedImage, Entry, make_entry
+from data_prep.corpora.source_files import IMAGE_SUFFIXES, find_files
+from data_prep.corpora.text_files import read_sidecar
 from lightning_omni.data.storage.locations import Location
 
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every image below `source`."""
-    for path in files_with_suffix(source, IMAGE_SUFFIXES):
-        yield entry_or_reason(str(path), partial(_captioned, path))
+    for path in find_files(source, IMAGE_SUFFIXES):
+        yield make_entry(str(path), partial(_read_captioned_image, path))
 
 
-def _captioned(path: Location) -> Captioned:
-    return Captioned(str(path), path, read_sidecar(path, ".txt"))
+def _read_captioned_image(path: Location) -> CaptionedImage:
+    return CaptionedImage(str(path), path, read_sidecar(path, ".txt"))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_prep.corpora.entries import Captioned, Entry
-from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
+from data_prep.corpora.entries import CaptionedImage, Entry
+from data_prep.corpora.tars import Files, decode_text, find_required_file, tar_entries
 from lightning_omni.data.storage.locations import Location
 
 _PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -18,14 +18,14 @@ _PICTURES = ("jpg", "jpeg", "png", "webp")
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every picture of a tar, or of the tars below a folder, with its caption."""
-    yield from tar_entries(source, captioned)
+    yield from tar_entries(source, make_captioned_image)
 
 
-def captioned(origin: str, files: Files) -> Captioned:
+def make_captioned_image(origin: str, files: Files) -> CaptionedImage:
     """Make an entry of a picture and a `txt`.
 
     Raises:
         OmniError: If one of them is missing, or the caption is not UTF-8.
     """
-    caption = text_of(file_of(files, ("txt",), origin), origin)
-    return Captioned(origin, file_of(files, _PICTURES, origin), caption)
+    caption = decode_text(find_required_file(files, ("txt",), origin), origin)
+    return CaptionedImage(origin, find_required_file(files, _PICTURES, origin), caption)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.corpora.entries import Captioned, Entry, entry_or_reason
-from data_prep.corpora.files import json_lines, json_object
+from data_prep.corpora.entries import CaptionedImage, Entry, make_entry
+from data_prep.corpora.text_files import parse_json_object, read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -16,16 +16,16 @@ ANNOTATIONS = "train_anno_realease_repath.jsonl"  # the spelling of the release
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every annotated image with its caption, or its prompt if it has no caption."""
     path = source / ANNOTATIONS
-    for number, line in json_lines(path):
+    for number, line in read_json_lines(path):
         origin = f"{path}:{number}"
-        yield entry_or_reason(origin, partial(_captioned, source, line, origin))
+        yield make_entry(origin, partial(_line_to_captioned_image, source, line, origin))
 
 
-def _captioned(source: Location, line: bytes, origin: str) -> Captioned:
-    plain = json_object(line, name=f"'{origin}'")
+def _line_to_captioned_image(source: Location, line: bytes, origin: str) -> CaptionedImage:
+    plain = parse_json_object(line, name=f"'{origin}'")
     task = plain.get("Task2") or {}
     caption = (task.get("Caption") if isinstance(task, dict) else None) or plain.get("prompt")
     if not caption or not plain.get("img_path"):
         raise OmniError(f"'{origin}' needs img_path and a prompt or caption")
     picture = source / "imgs" / str(plain["img_path"]).removeprefix("./")
-    return Captioned(origin, picture, str(caption).strip())
+    return CaptionedImage(origin, picture, str(caption).strip())

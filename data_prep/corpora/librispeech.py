@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_prep.corpora.entries import Entry, Transcribed, Unusable
-from data_prep.corpora.files import files_with_suffix, read_text
+from data_prep.corpora.entries import Entry, TranscribedSpeech, UnusableEntry
+from data_prep.corpora.source_files import find_files
+from data_prep.corpora.text_files import read_text
 from lightning_omni.data.storage.locations import Location
 
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every utterance below `source`, in lower case."""
-    for transcript in files_with_suffix(source, (".txt",)):
+    for transcript in find_files(source, (".txt",)):
         if not transcript.name.endswith(".trans.txt"):
             continue
         speaker = transcript.name.split("-")[0]
@@ -19,7 +20,7 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
             origin = f"{transcript}:{number}"
             name, _, words = line.partition(" ")
             if not words:
-                yield Unusable(origin, "no words; wanted 'ID WORDS'")
+                yield UnusableEntry(origin, "no words; wanted 'ID WORDS'")
                 continue
             sound = transcript.with_name(f"{name}.flac")
-            yield Transcribed(origin, sound, words.lower(), f"speaker-{speaker}")
+            yield TranscribedSpeech(origin, sound, words.lower(), f"speaker-{speaker}")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from data_prep.corpora.entries import ContentPart, Conversation, Entry, entry_or_reason
-from data_prep.corpora.files import json_lines, json_object
+from data_prep.corpora.entries import ContentPart, Conversation, Entry, make_entry
+from data_prep.corpora.text_files import parse_json_object, read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import MODALITIES
@@ -40,35 +40,39 @@ _INSTRUCTIONS = {
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every conversation; file names are relative to the folder of `source`."""
-    for number, line in json_lines(source):
+    for number, line in read_json_lines(source):
         location = f"'{source}' line {number}"
         origin = f"{source}:{number}"
-        yield entry_or_reason(origin, partial(_read_line, source.parent, line, origin, location))
+        yield make_entry(
+            origin, partial(_line_to_conversation, source.parent, line, origin, location)
+        )
 
 
-def _read_line(folder: Location, line: bytes, origin: str, location: str) -> Conversation:
-    plain = json_object(line, name=location)
+def _line_to_conversation(
+    folder: Location, line: bytes, origin: str, location: str
+) -> Conversation:
+    plain = parse_json_object(line, name=location)
     messages = plain.get("messages") or plain.get("conversations")
     if not isinstance(messages, list) or not messages:
         raise OmniError(f"{location} has no messages")
     lists = [name for _, name in _MEDIA.values()]
-    files = {m: _files(plain.get(m), folder, f"{location}: {m}") for m in lists}
-    turns = [_turn(message, files, location) for message in messages]
+    files = {m: _resolve_files(plain.get(m), folder, f"{location}: {m}") for m in lists}
+    turns = [_parse_turn(message, files, location) for message in messages]
     left = {name: rest for name, rest in files.items() if rest}
     if left:
         name, rest = next(iter(left.items()))
         raise OmniError(f"{location} lists {len(rest)} {name} more than it has placeholders")
-    return _conversation(origin, turns)
+    return _classify_conversation(origin, turns)
 
 
-def _files(names: Any, folder: Location, location: str) -> list[Location]:
+def _resolve_files(names: Any, folder: Location, location: str) -> list[Location]:
     names = names or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise OmniError(f"{location} is {names!r}, wanted a list of file names")
     return [folder / name for name in names]
 
 
-def _turn(
+def _parse_turn(
     message: Any, files: dict[str, list[Location]], location: str
 ) -> tuple[str, tuple[ContentPart, ...]]:
     if not isinstance(message, dict):
@@ -92,12 +96,14 @@ def _turn(
     return _ROLES[role], tuple(lines)
 
 
-def _conversation(origin: str, turns: list[tuple[str, tuple[ContentPart, ...]]]) -> Conversation:
+def _classify_conversation(
+    origin: str, turns: list[tuple[str, tuple[ContentPart, ...]]]
+) -> Conversation:
     """Recognise a task by instruction and modalities; everything else is `chat`."""
     bare = [turn for turn in turns if turn[0] != "system"]
     if len(bare) == 2 and [role for role, _ in bare] == ["user", "assistant"]:
         for task in TASKS:
-            request = _without_instruction(bare[0][1], _INSTRUCTIONS.get(task.name))
+            request = _strip_instruction(bare[0][1], _INSTRUCTIONS.get(task.name))
             if request is None:
                 continue
             shape = tuple(line.modality for line in request)
@@ -107,7 +113,7 @@ def _conversation(origin: str, turns: list[tuple[str, tuple[ContentPart, ...]]])
     return Conversation(origin, "chat", tuple(turns))
 
 
-def _without_instruction(
+def _strip_instruction(
     lines: tuple[ContentPart, ...], instruction: str | None
 ) -> tuple[ContentPart, ...] | None:
     """Remove the leading instruction; None if it is missing."""

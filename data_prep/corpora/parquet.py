@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from data_prep.corpora.entries import Entry, Unusable, Usable, entry_or_reason
-from data_prep.corpora.files import entries_lost, source_files
-from lightning_omni.data.storage.locations import Location, Url
+from data_prep.corpora.entries import (
+    Entry,
+    UnusableEntry,
+    UsableEntry,
+    estimate_lost_entries,
+    make_entry,
+)
+from data_prep.corpora.source_files import source_files
+from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
 _ROWS = 32
@@ -21,7 +28,7 @@ Row = dict[str, Any]
 def parquet_entries(
     source: Location,
     choose: Callable[[Sequence[str]], list[str]],
-    make: Callable[[str, Row], Usable],
+    make: Callable[[str, Row], UsableEntry],
 ) -> Iterator[Entry]:
     """Yield an entry for each row of a Parquet file, or of the files below a folder.
 
@@ -36,15 +43,15 @@ def parquet_entries(
         OmniError: If pyarrow is not installed, there are no files, or a column is missing.
     """
     for origin, row in parquet_rows(source, choose):
-        if isinstance(row, Unusable):
+        if isinstance(row, UnusableEntry):
             yield row
         else:
-            yield entry_or_reason(origin, partial(make, origin, row))
+            yield make_entry(origin, partial(make, origin, row))
 
 
 def parquet_rows(
     source: Location, choose: Callable[[Sequence[str]], list[str]]
-) -> Iterator[tuple[str, Row | Unusable]]:
+) -> Iterator[tuple[str, Row | UnusableEntry]]:
     """Yield the origin and the row, or what is damaged; see `parquet_entries`."""
     try:
         from pyarrow import ArrowException
@@ -59,18 +66,18 @@ def parquet_rows(
             opened = path.open("rb") if isinstance(path, Url) else path
             with ParquetFile(opened, buffer_size=_READ_AT_ONCE) as file:
                 total = file.metadata.num_rows
-                columns = _chosen(choose, file.schema_arrow.names, path)
+                columns = _check_chosen_columns(choose, file.schema_arrow.names, path)
                 for batch in file.iter_batches(_ROWS, columns=columns):
                     for row in batch.to_pylist():
                         yield f"{path}[{number}]", row
                         number += 1
         except (ArrowException, OSError) as error:
-            lost = total - number if total else entries_lost(path.stat().st_size)
+            lost = total - number if total else estimate_lost_entries(path.stat().st_size)
             reason = f"not readable Parquet after {number} rows ({error}); copy the file again"
-            yield str(path), Unusable(str(path), reason, lost)
+            yield str(path), UnusableEntry(str(path), reason, lost)
 
 
-def _chosen(
+def _check_chosen_columns(
     choose: Callable[[Sequence[str]], list[str]], names: list[str], path: Location
 ) -> list[str]:
     try:
@@ -79,7 +86,7 @@ def _chosen(
         raise OmniError(f"'{path}': {error}") from error
 
 
-def first_of(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+def first_present_column(names: Sequence[str], wanted: Sequence[str]) -> str | None:
     """Return the first wanted column that a file has."""
     return next((name for name in wanted if name in names), None)
 
@@ -90,7 +97,7 @@ def required_column(names: Sequence[str], wanted: Sequence[str], content: str) -
     Raises:
         OmniError: If it has none.
     """
-    found = first_of(names, wanted)
+    found = first_present_column(names, wanted)
     if found is None:
         raise OmniError(
             f"no column of {content} ({', '.join(wanted)}); the file has {', '.join(names)}"
@@ -98,7 +105,7 @@ def required_column(names: Sequence[str], wanted: Sequence[str], content: str) -
     return found
 
 
-def stored_file(value: Any, folder: Location, origin: str) -> bytes | Location:
+def read_media_cell(value: Any, folder: Location, origin: str) -> bytes | Location:
     """Return the content of a picture or sound as Hugging Face's `datasets` stores it.
 
     Args:

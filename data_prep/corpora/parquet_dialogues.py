@@ -20,18 +20,18 @@ _ROLES = ("system", "user", "assistant")
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every dialogue of a Parquet file, or of the files below a folder, as text QA."""
-    yield from parquet_entries(source, _columns, _dialogue)
+    yield from parquet_entries(source, _choose_columns, _row_to_dialogue)
 
 
-def _columns(names: Sequence[str]) -> list[str]:
+def _choose_columns(names: Sequence[str]) -> list[str]:
     return [required_column(names, (_MESSAGES,), "dialogues")]
 
 
-def _dialogue(origin: str, row: Row) -> Conversation:
+def _row_to_dialogue(origin: str, row: Row) -> Conversation:
     messages = row[_MESSAGES]
     if not isinstance(messages, list) or not messages:
         raise OmniError(f"'{origin}' has no messages")
-    turns = tuple(_turn(message, origin) for message in messages)
+    turns = tuple(_parse_turn(message, origin) for message in messages)
     roles = [role for role, _ in turns if role != "system"]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
         raise OmniError(
@@ -40,7 +40,7 @@ def _dialogue(origin: str, row: Row) -> Conversation:
     return Conversation(origin, "tqa", turns)
 
 
-def _turn(message: object, origin: str) -> tuple[str, tuple[ContentPart, ...]]:
+def _parse_turn(message: object, origin: str) -> tuple[str, tuple[ContentPart, ...]]:
     role = message.get("role") if isinstance(message, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
     if role not in _ROLES:

@@ -12,9 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from data_prep.corpora.entries import Entry, Transcribed
-from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
-from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from data_prep.corpora.entries import Entry, TranscribedSpeech
+from data_prep.corpora.parquet import (
+    Row,
+    first_present_column,
+    parquet_entries,
+    read_media_cell,
+    required_column,
+)
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -24,21 +30,23 @@ _AUDIO = "audio"
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every row of a Parquet file, or of the files below a folder."""
     folder = source if source.is_dir() else source.parent
-    yield from parquet_entries(source, _columns, partial(_utterance, folder))
+    yield from parquet_entries(source, _choose_columns, partial(_row_to_utterance, folder))
 
 
-def _columns(names: Sequence[str]) -> list[str]:
-    speaker = first_of(names, SPEAKERS)
+def _choose_columns(names: Sequence[str]) -> list[str]:
+    speaker = first_present_column(names, SPEAKERS)
     required_column(names, TEXTS, "words")
     texts = [name for name in TEXTS if name in names]
     sound = required_column(names, (_AUDIO,), "recordings")
     return [sound, *texts, *([speaker] if speaker else [])]
 
 
-def _utterance(folder: Location, origin: str, row: Row) -> Transcribed:
-    sound = stored_file(row[_AUDIO], folder, origin)
+def _row_to_utterance(folder: Location, origin: str, row: Row) -> TranscribedSpeech:
+    sound = read_media_cell(row[_AUDIO], folder, origin)
     words = next((row[name] for name in TEXTS if row.get(name)), None)
     if not isinstance(words, str):
         raise OmniError(f"'{origin}' has no words")
     speaker = next((row[name] for name in SPEAKERS if row.get(name)), None)
-    return Transcribed(origin, sound, plain_words(words, origin), voice_named(speaker))
+    return TranscribedSpeech(
+        origin, sound, normalize_transcript(words, origin), speaker_voice_name(speaker)
+    )

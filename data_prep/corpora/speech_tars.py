@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from data_prep.corpora.entries import Entry, Transcribed
-from data_prep.corpora.files import AUDIO_SUFFIXES, json_object
-from data_prep.corpora.tars import Files, file_of, tar_entries, text_of
-from data_prep.corpora.transcripts import SPEAKERS, TEXTS, plain_words, voice_named
+from data_prep.corpora.entries import Entry, TranscribedSpeech
+from data_prep.corpora.source_files import AUDIO_SUFFIXES
+from data_prep.corpora.tars import Files, decode_text, find_required_file, tar_entries
+from data_prep.corpora.text_files import parse_json_object
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -23,16 +24,18 @@ _SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every recording of a tar, or of the tars below a folder, with its text."""
-    yield from tar_entries(source, _utterance)
+    yield from tar_entries(source, _files_to_utterance)
 
 
-def _utterance(origin: str, files: Files) -> Transcribed:
-    sound = file_of(files, _SOUNDS, origin)
-    facts = json_object(files["json"], name=f"'{origin}'") if "json" in files else {}
+def _files_to_utterance(origin: str, files: Files) -> TranscribedSpeech:
+    sound = find_required_file(files, _SOUNDS, origin)
+    facts = parse_json_object(files["json"], name=f"'{origin}'") if "json" in files else {}
     words = next((facts[name] for name in TEXTS if facts.get(name)), None)
     if words is None and "txt" in files:
-        words = text_of(files["txt"], origin)
+        words = decode_text(files["txt"], origin)
     if not isinstance(words, str):
         raise OmniError(f"'{origin}' has no text ({', '.join(TEXTS)}) in its json, nor a txt")
     speaker = next((facts[name] for name in SPEAKERS if facts.get(name)), None)
-    return Transcribed(origin, sound, plain_words(words, origin), voice_named(speaker))
+    return TranscribedSpeech(
+        origin, sound, normalize_transcript(words, origin), speaker_voice_name(speaker)
+    )

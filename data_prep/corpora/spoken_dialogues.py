@@ -13,8 +13,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from data_prep.corpora.entries import Entry, SpokenQuestion
-from data_prep.corpora.parquet import Row, first_of, parquet_entries, required_column, stored_file
-from data_prep.speech.snac_codes import check_snac, decoded
+from data_prep.corpora.parquet import (
+    Row,
+    first_present_column,
+    parquet_entries,
+    read_media_cell,
+    required_column,
+)
+from data_prep.speech.snac_codes import check_snac_is_installed, decode_snac_to_wav
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -25,26 +31,26 @@ _VOICES = ("speaker-unknown", "speaker-assistant")
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every exchange of a Parquet file, or of the files below a folder."""
     folder = source if source.is_dir() else source.parent
-    yield from parquet_entries(source, _columns, partial(_exchange, folder))
+    yield from parquet_entries(source, _choose_columns, partial(_row_to_spoken_question, folder))
 
 
-def _columns(names: Sequence[str]) -> list[str]:
+def _choose_columns(names: Sequence[str]) -> list[str]:
     answer = required_column(names, (_SOUND, _CODES), "spoken answers")
     if answer == _CODES:
-        check_snac()
+        check_snac_is_installed()
     words = [required_column(names, (name,), f"{name}s") for name in ("question", "answer")]
     sound = required_column(names, ("question_audio",), "spoken questions")
     return [*words, sound, answer]
 
 
-def _exchange(folder: Location, origin: str, row: Row) -> SpokenQuestion:
+def _row_to_spoken_question(folder: Location, origin: str, row: Row) -> SpokenQuestion:
     for name in ("question", "answer"):
         if not isinstance(row[name], str) or not row[name].strip():
             raise OmniError(f"'{origin}' has no {name} in words")
-    asked = stored_file(row["question_audio"], folder, origin)
-    if first_of(list(row), (_SOUND,)):
-        answered = stored_file(row[_SOUND], folder, origin)
+    asked = read_media_cell(row["question_audio"], folder, origin)
+    if first_present_column(list(row), (_SOUND,)):
+        answered = read_media_cell(row[_SOUND], folder, origin)
     else:
-        answered = decoded(str(row[_CODES] or ""), origin)
+        answered = decode_snac_to_wav(str(row[_CODES] or ""), origin)
     question, answer = row["question"].strip(), row["answer"].strip()
     return SpokenQuestion(origin, asked, question, answered, answer, *_VOICES)

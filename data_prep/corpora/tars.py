@@ -8,8 +8,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 
-from data_prep.corpora.entries import Entry, Unusable, Usable, entry_or_reason
-from data_prep.corpora.files import entries_lost, source_files
+from data_prep.corpora.entries import (
+    Entry,
+    UnusableEntry,
+    UsableEntry,
+    estimate_lost_entries,
+    make_entry,
+)
+from data_prep.corpora.source_files import source_files
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -19,7 +25,7 @@ _BLOCK = 512
 Files = dict[str, bytes]
 
 
-def tar_entries(source: Location, make: Callable[[str, Files], Usable]) -> Iterator[Entry]:
+def tar_entries(source: Location, make: Callable[[str, Files], UsableEntry]) -> Iterator[Entry]:
     """Yield an entry for each sample of a tar, or of the tars below a folder.
 
     A sample is the files of one name, which follow one another: `KEY.jpg`, `KEY.txt`. Names may
@@ -36,17 +42,17 @@ def tar_entries(source: Location, make: Callable[[str, Files], Usable]) -> Itera
     for path in source_files(source, TAR_SUFFIXES):
         count, end = 0, 0
         try:
-            for key, files, position in _samples(path):
+            for key, files, position in _read_samples(path):
                 count, end = count + 1, position
                 origin = f"{path}:{key}"
-                yield entry_or_reason(origin, partial(make, origin, files))
+                yield make_entry(origin, partial(make, origin, files))
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             reason = f"damaged after {count} samples ({error}); copy the file again"
-            lost = entries_lost(path.stat().st_size - end, count, end)
-            yield Unusable(str(path), reason, lost)
+            lost = estimate_lost_entries(path.stat().st_size - end, count, end)
+            yield UnusableEntry(str(path), reason, lost)
 
 
-def file_of(files: Files, extensions: tuple[str, ...], origin: str) -> bytes:
+def find_required_file(files: Files, extensions: tuple[str, ...], origin: str) -> bytes:
     """Return the file with one of the extensions.
 
     Raises:
@@ -60,7 +66,7 @@ def file_of(files: Files, extensions: tuple[str, ...], origin: str) -> bytes:
     )
 
 
-def text_of(content: bytes, origin: str) -> str:
+def decode_text(content: bytes, origin: str) -> str:
     """Return the text of a file, stripped of white space.
 
     Raises:
@@ -72,13 +78,13 @@ def text_of(content: bytes, origin: str) -> str:
         raise OmniError(f"the text of '{origin}' is not UTF-8 ({error})") from error
 
 
-def _samples(path: Location) -> Iterator[tuple[str, Files, int]]:
+def _read_samples(path: Location) -> Iterator[tuple[str, Files, int]]:
     """Yield key, files by extension and the byte behind them."""
     current, files, end = "", Files(), 0
     with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
-            name = _key_and_extension(member)
+            name = _split_member_name(member)
             content = tar.extractfile(member) if name else None
             if name and content is not None:
                 if files and name[0] != current:
@@ -89,10 +95,10 @@ def _samples(path: Location) -> Iterator[tuple[str, Files, int]]:
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
         if files:
             yield current, files, end
-        _check_end(tar, end)
+        _check_archive_end(tar, end)
 
 
-def _key_and_extension(member: tarfile.TarInfo) -> tuple[str, str] | None:
+def _split_member_name(member: tarfile.TarInfo) -> tuple[str, str] | None:
     """Split a name; None for what is no file of a sample."""
     path = PurePosixPath(member.name)
     stem, dot, extension = path.name.rpartition(".")
@@ -102,7 +108,7 @@ def _key_and_extension(member: tarfile.TarInfo) -> tuple[str, str] | None:
     return str(path.with_name(stem)), extension.lower()
 
 
-def _check_end(tar: tarfile.TarFile, end: int) -> None:
+def _check_archive_end(tar: tarfile.TarFile, end: int) -> None:
     """Check that only the end of the archive is left: tarfile stops silently at a bad header."""
     stream = tar.fileobj
     if stream is None:

@@ -30,7 +30,7 @@ _NO_SPEECH = re.compile(r"<(?:SIL|MUSIC|NOISE|OTHER)>")
 """GigaSpeech's tags of utterances without words."""
 
 
-def plain_words(words: str, origin: str) -> str:
+def normalize_transcript(words: str, origin: str) -> str:
     """Return a transcript without tags, in lower case if it was all in capitals.
 
     Raises:
@@ -44,7 +44,7 @@ def plain_words(words: str, origin: str) -> str:
     return plain.lower() if plain.isupper() else plain
 
 
-def voice_named(speaker: Any) -> str:
+def speaker_voice_name(speaker: Any) -> str:
     """Return the name of a speaker's voice."""
     known = str(speaker).strip() if speaker is not None else ""
     return f"speaker-{known}" if known not in ("", "N/A", "None") else "speaker-unknown"

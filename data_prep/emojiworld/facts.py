@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.emojiworld.lexicon import number_word
+from data_prep.emojiworld.lexicon import number_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,20 @@ class Fact:
     can_be_spoken: bool = True
 
 
-def small_sums(largest: int) -> list[Fact]:
+def sums_from_one(largest: int) -> list[Fact]:
     """Return every sum of two numbers from 1 to `largest`, in words.
 
     The answer sentence gives a speech recognizer context: `the answer is four` becomes "for".
     """
     numbers = range(1, largest + 1)
-    sums = [_sum(a, b) for a in numbers for b in numbers]
+    sums = [_sum_fact(a, b) for a in numbers for b in numbers]
     return [replace(fact, sentence=f"there are {fact.answer} altogether") for fact in sums]
 
 
 def sums_from_zero(largest: int) -> list[Fact]:
     """Return every sum of two numbers from 0 to `largest`, in words."""
     numbers = range(largest + 1)
-    return [_sum(a, b) for a in numbers for b in numbers]
+    return [_sum_fact(a, b) for a in numbers for b in numbers]
 
 
 def everyday_facts() -> list[Fact]:
@@ -72,21 +72,19 @@ def everyday_facts() -> list[Fact]:
         "egypt": "cairo",
         "england": "london",
     }
-    facts = [_simple_fact(f"what color is {k}", v, "color") for k, v in colors.items()]
+    facts = [_make_fact(f"what color is {k}", v, "color") for k, v in colors.items()]
     facts += [
         Fact(f"what kind of thing is {k}", v.split()[1], f"it is {v}", "kind")
         for k, v in kinds.items()
     ]
-    facts += [
-        _simple_fact(f"what is the capital of {k}", v, "capital") for k, v in capitals.items()
-    ]
+    facts += [_make_fact(f"what is the capital of {k}", v, "capital") for k, v in capitals.items()]
     return facts
 
 
 _SUM = re.compile(r"what is (\w+ plus \w+)")
 
 
-def rephrased(question: str) -> list[str]:
+def rephrase_sum(question: str) -> list[str]:
     """Return other wordings of a sum; empty for any other question."""
     found = _SUM.fullmatch(question)
     words = ("how much is", "tell me", "what do you get for")
@@ -111,17 +109,17 @@ CAPITALS = {
 }  # fmt: skip
 
 
-def capitals() -> list[Fact]:
+def capital_facts() -> list[Fact]:
     """Return questions for the capital of a country and for the country of a capital."""
-    facts = [_simple_fact(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
+    facts = [_make_fact(f"what is the capital of {k}", v, "capital") for k, v in CAPITALS.items()]
     facts += [
-        _simple_fact(f"which country has the capital {v}", k, "country of capital")
+        _make_fact(f"which country has the capital {v}", k, "country of capital")
         for k, v in CAPITALS.items()
     ]
     return facts
 
 
-def countries(folder: Path) -> list[Fact]:
+def country_facts(folder: Path) -> list[Fact]:
     """Return capitals, continents, languages, currencies and borders from `countries.json`.
 
     Only names of plain letters are kept, so that a speech synthesizer can say them.
@@ -130,17 +128,17 @@ def countries(folder: Path) -> list[Fact]:
     facts: dict[str, Fact] = {}
     for country in table:
         name = country["name"]["common"].lower()
-        if _is_plain(name):
-            for fact in _country(name, country):
-                if _is_plain(fact.answer):
+        if _is_plain_name(name):
+            for fact in _facts_about_country(name, country):
+                if _is_plain_name(fact.answer):
                     facts.setdefault(fact.question, fact)
     return list(facts.values())
 
 
-def definitions(words: Iterable[str], wordnet: Path) -> list[Fact]:
+def definition_facts(words: Iterable[str], wordnet: Path) -> list[Fact]:
     """Return the definition of each noun, the first WordNet sense; long ones are excluded."""
-    index = _first_senses(wordnet / "index.noun")
-    glosses = _glosses(wordnet / "data.noun")
+    index = _read_first_senses(wordnet / "index.noun")
+    glosses = _read_glosses(wordnet / "data.noun")
     facts: list[Fact] = []
     for word in sorted(set(words)):
         gloss = glosses.get(index.get(word, ""), "")
@@ -151,25 +149,25 @@ def definitions(words: Iterable[str], wordnet: Path) -> list[Fact]:
     return facts
 
 
-def _sum(a: int, b: int) -> Fact:
-    question = f"what is {number_word(a)} plus {number_word(b)}"
-    return _simple_fact(question, number_word(a + b), "sum")
+def _sum_fact(a: int, b: int) -> Fact:
+    question = f"what is {number_in_words(a)} plus {number_in_words(b)}"
+    return _make_fact(question, number_in_words(a + b), "sum")
 
 
-def _simple_fact(question: str, answer: str, topic: str) -> Fact:
+def _make_fact(question: str, answer: str, topic: str) -> Fact:
     return Fact(question, answer, f"it is {answer}", topic)
 
 
-def _is_plain(name: str) -> bool:
+def _is_plain_name(name: str) -> bool:
     return re.fullmatch(r"[a-z][a-z' -]*", name) is not None
 
 
-def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
+def _facts_about_country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
     capitals = [str(c).lower() for c in country.get("capital") or [] if c]
     if len(capitals) == 1:
-        yield _simple_fact(f"what is the capital of {name}", capitals[0], "capital")
+        yield _make_fact(f"what is the capital of {name}", capitals[0], "capital")
         question = f"which country has the capital {capitals[0]}"
-        yield _simple_fact(question, name, "country of capital")
+        yield _make_fact(question, name, "country of capital")
     yield Fact(
         f"on which continent is {name}",
         str(country["region"]).lower(),
@@ -191,13 +189,13 @@ def _country(name: str, country: dict[str, Any]) -> Iterable[Fact]:
     borders = len(country.get("borders") or [])
     yield Fact(
         f"how many countries border {name}",
-        number_word(borders),
-        f"it has {number_word(borders)} neighbors",
+        number_in_words(borders),
+        f"it has {number_in_words(borders)} neighbors",
         "borders",
     )
 
 
-def _first_senses(path: Path) -> dict[str, str]:
+def _read_first_senses(path: Path) -> dict[str, str]:
     """Return the offset of the most frequent sense by lemma."""
     senses: dict[str, str] = {}
     for line in path.read_text("utf-8").splitlines():
@@ -209,7 +207,7 @@ def _first_senses(path: Path) -> dict[str, str]:
     return senses
 
 
-def _glosses(path: Path) -> dict[str, str]:
+def _read_glosses(path: Path) -> dict[str, str]:
     """Return the definition without examples by offset."""
     found: dict[str, str] = {}
     for line in path.read_text("utf-8").splitlines():

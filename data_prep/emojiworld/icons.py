@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from data_prep.collection import Collection, MediaFile
-from data_prep.emojiworld.art import Concept, Style
-from data_prep.emojiworld.pictures import add_caption, add_t2i
+from data_prep.collection import Collection
+from data_prep.emojiworld.emoji_art import ArtStyle, EmojiConcept
+from data_prep.emojiworld.picture_samples import add_caption_sample, add_t2i_sample
 from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import rasterize
 from data_prep.hashing import hash_bucket, sha1_hex
+from data_prep.media_file import MediaFile
 
 _SIZE = 64
 _MAX_LABEL_WORDS = 4
@@ -24,60 +25,64 @@ _TEST_BUCKETS, _VAL_BUCKETS = (
 )  # one in ten (concept, style) pairs is tested; of the others one in sixty is val
 
 
-def well_named(concepts: list[Concept], hold_out: HoldOut) -> list[Concept]:
+def select_well_named(concepts: list[EmojiConcept], hold_out: HoldOut) -> list[EmojiConcept]:
     """Return concepts with a short plain name that names no held-out combination, in hash order."""
-    kept = [c for c in concepts if _is_named_well(c.label) and not _leaks(c.label, hold_out)]
+    kept = [
+        c
+        for c in concepts
+        if _is_short_plain_name(c.label) and not _names_held_out_combination(c.label, hold_out)
+    ]
     return sorted(kept, key=lambda c: sha1_hex("icon", c.label))
 
 
-def add_icons(
+def add_icon_samples(
     collection: Collection,
-    concepts: list[Concept],
-    styles: list[Style],
-    test_styles: list[Style],
+    concepts: list[EmojiConcept],
+    styles: list[ArtStyle],
+    test_styles: list[ArtStyle],
 ) -> None:
     """Add icons; the split is decided by (concept, style), and test styles go to test_style."""
     for style in styles:
-        for concept in _in_style(concepts, style):
-            medium = _media_file(concept, style)
+        for concept in _concepts_in_style(concepts, style):
+            medium = _icon_media_file(concept, style)
             meta = _sample_meta(concept, style)
-            split = _split_of(concept, style)
-            add_t2i(collection, split, concept.label, medium, meta)
-            add_caption(collection, split, medium, concept.label, meta)
+            split = _choose_split(concept, style)
+            add_t2i_sample(collection, split, concept.label, medium, meta)
+            add_caption_sample(collection, split, medium, concept.label, meta)
     for style in test_styles:
-        for concept in _in_style(concepts, style):
-            medium = _media_file(concept, style)
-            add_caption(
+        for concept in _concepts_in_style(concepts, style):
+            medium = _icon_media_file(concept, style)
+            add_caption_sample(
                 collection, "test_style", medium, concept.label, _sample_meta(concept, style)
             )
 
 
-def _in_style(concepts: list[Concept], style: Style) -> Iterator[Concept]:
+def _concepts_in_style(concepts: list[EmojiConcept], style: ArtStyle) -> Iterator[EmojiConcept]:
     return (c for c in concepts if c.code_point in style.svgs)
 
 
-def _split_of(concept: Concept, style: Style) -> str:
+def _choose_split(concept: EmojiConcept, style: ArtStyle) -> str:
     if hash_bucket("icon", concept.label, style.name, num_buckets=_TEST_BUCKETS) == 0:
         return "test_iid"
     is_val = hash_bucket("icon-val", concept.label, style.name, num_buckets=_VAL_BUCKETS) == 0
     return "val" if is_val else "train"
 
 
-def _is_named_well(label: str) -> bool:
+def _is_short_plain_name(label: str) -> bool:
     return re.fullmatch(r"[a-z' -]+", label) is not None and len(label.split()) <= _MAX_LABEL_WORDS
 
 
-def _leaks(label: str, hold_out: HoldOut) -> bool:
+def _names_held_out_combination(label: str, hold_out: HoldOut) -> bool:
     """Tell whether a label such as "green apple" names a held-out combination."""
     words = set(label.split())
     return any(key[0] == "ink" and words >= set(key[1:]) for key in hold_out.keys)
 
 
-def _sample_meta(concept: Concept, style: Style) -> dict[str, str]:
+def _sample_meta(concept: EmojiConcept, style: ArtStyle) -> dict[str, str]:
     return {"set": "icon", "label": concept.label, "style": style.name, "caption": concept.label}
 
 
-def _media_file(concept: Concept, style: Style) -> MediaFile:
+def _icon_media_file(concept: EmojiConcept, style: ArtStyle) -> MediaFile:
     return MediaFile(
         key=f"icon-{sha1_hex(concept.code_point, style.name)[:20]}",
         modality="image",
@@ -87,7 +92,7 @@ def _media_file(concept: Concept, style: Style) -> MediaFile:
     )
 
 
-def _draw_png(style: Style, code_point: str) -> bytes:
+def _draw_png(style: ArtStyle, code_point: str) -> bytes:
     canvas = Image.new("RGBA", (_SIZE, _SIZE), (255, 255, 255, 255))
     canvas.alpha_composite(rasterize(style.svgs[code_point], _SIZE))
     png = io.BytesIO()

@@ -132,19 +132,19 @@ def is_plural_only(word: str) -> bool:
     return word in _PLURAL_ONLY
 
 
-def plural(word: str) -> str:
+def pluralize(word: str) -> str:
     """Return the plural of an object name."""
     return _PLURALS.get(word, word + "s")
 
 
-def with_article(phrase: str, word: str) -> str:
+def add_article(phrase: str, word: str) -> str:
     """Put "a" or "an" before a phrase about `word`, unless it is plural only."""
     if is_plural_only(word):
         return phrase
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def number_word(n: int) -> str:
+def number_in_words(n: int) -> str:
     """Write a number from 0 to 99 in words."""
     if n < len(NUMBERS):
         return NUMBERS[n]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_prep.emojiworld.lexicon import NUMBERS, is_plural_only, plural, with_article
+from data_prep.emojiworld.lexicon import NUMBERS, add_article, is_plural_only, pluralize
 
 RELATIONS = ("left of", "right of", "above", "below")
 _OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SceneQuestion:
     """A question about a scene.
 
     Attributes:
@@ -28,7 +28,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class SceneContent:
     """Content of a scene.
 
     Attributes:
@@ -53,15 +53,15 @@ class Content:
         if self.relation is not None:
             other = self.objects[1]
             relation = _relation_words(self.relation)
-            return f"{with_article(word, word)} {relation} {with_article(other, other)}"
+            return f"{add_article(word, word)} {relation} {add_article(other, other)}"
         if self.family == "count":
-            what = f"{NUMBERS[self.count]} {plural(word) if self.count > 1 else word}"
+            what = f"{NUMBERS[self.count]} {pluralize(word) if self.count > 1 else word}"
         else:
             noun = f"{self.ink} {word}" if self.ink else word
-            what = with_article(noun, word)
+            what = add_article(noun, word)
         return f"{what} on a {self.background} background"
 
-    def keys(self) -> tuple[tuple[str, ...], ...]:
+    def combination_keys(self) -> tuple[tuple[str, ...], ...]:
         """Return the combinations of the scene that may be held out."""
         keys: list[tuple[str, ...]] = []
         if self.ink:
@@ -73,12 +73,12 @@ class Content:
             keys.append(("pair", *sorted(self.objects)))
         return tuple(keys)
 
-    def questions(self) -> tuple[Question, ...]:
+    def questions(self) -> tuple[SceneQuestion, ...]:
         """Return all questions that the picture answers."""
         if self.relation is not None:
             return self._pair_questions()
         word = self.objects[0]
-        background = Question(
+        background = SceneQuestion(
             "what color is the background",
             self.background,
             f"it is {self.background}",
@@ -91,7 +91,7 @@ class Content:
             questions.append(ink_question(word, self.ink))
         return tuple(questions)
 
-    def _pair_questions(self) -> tuple[Question, ...]:
+    def _pair_questions(self) -> tuple[SceneQuestion, ...]:
         relation = self.relation or ""
         subject, other = self.objects
         return (
@@ -100,34 +100,34 @@ class Content:
         )
 
 
-def object_question(word: str) -> Question:
+def object_question(word: str) -> SceneQuestion:
     """Ask for the object of a scene."""
-    return Question("what is in the picture", word, naming(word), "object")
+    return SceneQuestion("what is in the picture", word, naming_sentence(word), "object")
 
 
-def ink_question(word: str, ink: str) -> Question:
+def ink_question(word: str, ink: str) -> SceneQuestion:
     """Ask for an object's colour."""
     several = is_plural_only(word)
     verb, pronoun = ("are", "they are") if several else ("is", "it is")
-    return Question(f"what color {verb} the {word}", ink, f"{pronoun} {ink}", "ink")
+    return SceneQuestion(f"what color {verb} the {word}", ink, f"{pronoun} {ink}", "ink")
 
 
-def count_question(word: str, count: int) -> Question:
+def count_question(word: str, count: int) -> SceneQuestion:
     """Ask for the number of objects."""
     number = NUMBERS[count]
-    sentence = f"there is one {word}" if count == 1 else f"there are {number} {plural(word)}"
-    return Question(f"how many {plural(word)} are there", number, sentence, "count")
+    sentence = f"there is one {word}" if count == 1 else f"there are {number} {pluralize(word)}"
+    return SceneQuestion(f"how many {pluralize(word)} are there", number, sentence, "count")
 
 
-def relation_question(relation: str, anchor: str, answer: str) -> Question:
+def relation_question(relation: str, anchor: str, answer: str) -> SceneQuestion:
     """Ask for the object in a relation to the anchor."""
     text = f"what is {_relation_words(relation)} the {anchor}"
-    return Question(text, answer, naming(answer), "relation")
+    return SceneQuestion(text, answer, naming_sentence(answer), "relation")
 
 
-def naming(word: str) -> str:
+def naming_sentence(word: str) -> str:
     """Return a sentence such as "it is a whale"."""
-    return f"they are {word}" if is_plural_only(word) else f"it is {with_article(word, word)}"
+    return f"they are {word}" if is_plural_only(word) else f"it is {add_article(word, word)}"
 
 
 def _relation_words(relation: str) -> str:

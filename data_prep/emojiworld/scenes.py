@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from data_prep.emojiworld.lexicon import BACKGROUNDS, is_plural_only
-from data_prep.emojiworld.scene_text import RELATIONS, Content
+from data_prep.emojiworld.scene_text import RELATIONS, SceneContent
 from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import SpriteSheet
 from data_prep.hashing import seeded_rng
@@ -50,7 +50,7 @@ class Scene:
         placed: Sprites in drawing order.
     """
 
-    content: Content
+    content: SceneContent
     style: str
     placed: tuple[PlacedSprite, ...]
 
@@ -66,18 +66,18 @@ class Scene:
             "count": c.count,
             "relation": c.relation,
             "style": self.style,
-            "keys": [list(key) for key in c.keys()],  # noqa: SIM118 - not a dict
+            "keys": [list(key) for key in c.combination_keys()],
             "caption": c.caption(),
         }
 
-    def name(self) -> str:
+    def pixel_key(self) -> str:
         """Return a string that determines the pixels."""
         sprites = ";".join(f"{p.look},{p.word},{p.x},{p.y},{p.size}" for p in self.placed)
         return f"{self.content.background}|{sprites}"
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class SceneParameters:
     """Parameters of random scenes.
 
     Attributes:
@@ -102,7 +102,7 @@ class World:
 
 
 def draw_scenes(
-    world: World,
+    world: SceneParameters,
     sprites: SpriteSheet,
     hold_out: HoldOut,
     *,
@@ -118,7 +118,7 @@ def draw_scenes(
         world: Parameters of the scenes.
         sprites: Sprites of the objects.
         hold_out: Held-out combinations.
-        wanted: Subset the scenes must belong to; see `HoldOut.subset_of`.
+        wanted: Subset the scenes must belong to; see `HoldOut.assign_subset`.
         only_objects: Object names to draw from; empty for all.
         salt: Seed of the random numbers.
         count: Number of scenes.
@@ -132,8 +132,11 @@ def draw_scenes(
         if made == count:
             return
         scene = _draw_scene(world, sprites, seeded_rng(salt, i), only_objects)
-        if hold_out.subset_of(scene.content.keys()) == wanted and scene.name() not in taken:
-            taken.add(scene.name())
+        if (
+            hold_out.assign_subset(scene.content.combination_keys()) == wanted
+            and scene.pixel_key() not in taken
+        ):
+            taken.add(scene.pixel_key())
             made += 1
             yield scene
     if made < count:
@@ -143,19 +146,19 @@ def draw_scenes(
         )
 
 
-def render(scene: Scene, sprites: SpriteSheet, image_size: int) -> bytes:
+def render_scene(scene: Scene, sprites: SpriteSheet, image_size: int) -> bytes:
     """Draw a scene and return it as PNG."""
     color = BACKGROUNDS[scene.content.background]
     canvas = Image.new("RGBA", (image_size, image_size), (*color, 255))
     for p in scene.placed:
-        canvas.alpha_composite(sprites.get(p.look, p.word, p.size), (p.x, p.y))
+        canvas.alpha_composite(sprites.get_sprite(p.look, p.word, p.size), (p.x, p.y))
     png = io.BytesIO()
     canvas.convert("RGB").save(png, "PNG", optimize=False, compress_level=6)
     return png.getvalue()
 
 
 def _draw_scene(
-    world: World, sprites: SpriteSheet, rng: random.Random, only_objects: Sequence[str]
+    world: SceneParameters, sprites: SpriteSheet, rng: random.Random, only_objects: Sequence[str]
 ) -> Scene:
     family = rng.choice(world.families)
     background = rng.choice(world.backgrounds)
@@ -163,25 +166,29 @@ def _draw_scene(
     words = [
         w
         for w in (only_objects or world.objects)
-        if sprites.has(style, w) and not (family == "count" and is_plural_only(w))
+        if sprites.has_sprite(style, w) and not (family == "count" and is_plural_only(w))
     ]
     word = rng.choice(words)
     if family == "pair":
-        other = rng.choice([w for w in world.objects if w != word and sprites.has(style, w)])
+        other = rng.choice([w for w in world.objects if w != word and sprites.has_sprite(style, w)])
         relation = rng.choice(RELATIONS)
-        content = Content("pair", (word, other), background, relation=relation)
+        content = SceneContent("pair", (word, other), background, relation=relation)
         return Scene(content, style, _place_pair(world, rng, style, content))
     if family == "count":
-        content = Content("count", (word,), background, count=rng.randint(1, _MAX_COUNT))
+        content = SceneContent("count", (word,), background, count=rng.randint(1, _MAX_COUNT))
         return Scene(content, style, _place_many(world, rng, style, content))
     if family == "ink":
         ink = rng.choice([ink for ink in world.inks if ink != background])
-        content = Content("ink", (word,), background, ink=ink)
+        content = SceneContent("ink", (word,), background, ink=ink)
         return Scene(content, "silhouette", _place_one(world, rng, ink, word))
-    return Scene(Content("one", (word,), background), style, _place_one(world, rng, style, word))
+    return Scene(
+        SceneContent("one", (word,), background), style, _place_one(world, rng, style, word)
+    )
 
 
-def _place_one(world: World, rng: random.Random, look: str, word: str) -> tuple[PlacedSprite, ...]:
+def _place_one(
+    world: SceneParameters, rng: random.Random, look: str, word: str
+) -> tuple[PlacedSprite, ...]:
     size = rng.randint(*world.sprite_size)
     free = world.image_size - size
     reach = min(world.jitter, free // 2)
@@ -190,7 +197,7 @@ def _place_one(world: World, rng: random.Random, look: str, word: str) -> tuple[
 
 
 def _place_many(
-    world: World, rng: random.Random, look: str, content: Content
+    world: SceneParameters, rng: random.Random, look: str, content: SceneContent
 ) -> tuple[PlacedSprite, ...]:
     """Place the copies in different quarters of the canvas."""
     half = world.image_size // 2
@@ -206,7 +213,7 @@ def _place_many(
 
 
 def _place_pair(
-    world: World, rng: random.Random, look: str, content: Content
+    world: SceneParameters, rng: random.Random, look: str, content: SceneContent
 ) -> tuple[PlacedSprite, ...]:
     half = world.image_size // 2
     size = half - 2

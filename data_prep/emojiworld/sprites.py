@@ -8,7 +8,7 @@ import logging
 import resvg_py
 from PIL import Image
 
-from data_prep.emojiworld.art import Style, load_style
+from data_prep.emojiworld.emoji_art import ArtStyle, load_style
 from data_prep.emojiworld.lexicon import INKS, OBJECTS
 from data_prep.sources import SourceError, Sources
 
@@ -23,7 +23,7 @@ def rasterize(svg: str, size: int) -> Image.Image:
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
-def crop_to_square(image: Image.Image) -> Image.Image:
+def crop_to_visible_square(image: Image.Image) -> Image.Image:
     """Crop to the visible pixels and centre them on a square, so that objects have equal size."""
     box = image.getbbox()
     if box is None:
@@ -45,7 +45,7 @@ class SpriteSheet:
         glyphs: One-colour glyphs for silhouettes; None fills the outline of the first art style.
     """
 
-    def __init__(self, styles: dict[str, Style], glyphs: Style | None) -> None:
+    def __init__(self, styles: dict[str, ArtStyle], glyphs: ArtStyle | None) -> None:
         self.styles = styles
         self._glyphs = glyphs
         self._sprites: dict[tuple[str, str], Image.Image] = {}
@@ -58,7 +58,7 @@ class SpriteSheet:
         Raises:
             SourceError: If OpenMoji is not available either.
         """
-        styles: dict[str, Style] = {}
+        styles: dict[str, ArtStyle] = {}
         for name in names:
             try:
                 styles[name] = load_style(name, sources)
@@ -74,11 +74,11 @@ class SpriteSheet:
                 sources.provenance.record_fallback(f"silhouettes are filled outlines: {error}")
         return cls(styles, glyphs)
 
-    def has(self, look: str, word: str) -> bool:
+    def has_sprite(self, look: str, word: str) -> bool:
         """Tell whether a look includes an object."""
         return look in INKS or OBJECTS[word] in self.styles[look].svgs
 
-    def get(self, look: str, word: str, size: int) -> Image.Image:
+    def get_sprite(self, look: str, word: str, size: int) -> Image.Image:
         """Return the sprite of an object, `size` pixels square."""
         if (look, word, size) not in self._resized:
             resized = self._full_size_sprite(look, word).resize(
@@ -94,14 +94,18 @@ class SpriteSheet:
 
     def _full_size_sprite(self, look: str, word: str) -> Image.Image:
         if (look, word) not in self._sprites:
-            drawn = self._silhouette(look, word) if look in INKS else self._render_art(look, word)
-            self._sprites[look, word] = crop_to_square(drawn)
+            drawn = (
+                self._render_silhouette(look, word)
+                if look in INKS
+                else self._render_art(look, word)
+            )
+            self._sprites[look, word] = crop_to_visible_square(drawn)
         return self._sprites[look, word]
 
     def _render_art(self, look: str, word: str) -> Image.Image:
         return rasterize(self.styles[look].svgs[OBJECTS[word]], _RASTER)
 
-    def _silhouette(self, ink: str, word: str) -> Image.Image:
+    def _render_silhouette(self, ink: str, word: str) -> Image.Image:
         if self._glyphs is not None and OBJECTS[word] in self._glyphs.svgs:
             svg = self._glyphs.svgs[OBJECTS[word]].replace("currentColor", INKS[ink])
             return rasterize(svg, _RASTER)

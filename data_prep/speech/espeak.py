@@ -66,13 +66,13 @@ class Espeak:
 
 
 @cache
-def espeak() -> Espeak:
+def shared_espeak() -> Espeak:
     """Return the worker of this process, started on first use."""
     return Espeak()
 
 
 def close_espeak() -> None:
     """Stop the worker if it was started."""
-    if espeak.cache_info().currsize:
-        espeak().close()
-        espeak.cache_clear()
+    if shared_espeak.cache_info().currsize:
+        shared_espeak().close()
+        shared_espeak.cache_clear()

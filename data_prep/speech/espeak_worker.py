@@ -28,18 +28,18 @@ _Callback = ctypes.CFUNCTYPE(
 )
 
 
-def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
+def synthesize_in_child_process(library: ctypes.CDLL, voice: str, text: str) -> bytes:
     """Return 16-bit samples of a sentence; empty if the voice is unknown."""
     samples = bytearray()
 
-    def collect(wave: ctypes.c_void_p, count: int, _events: ctypes.c_void_p) -> int:
+    def collect_samples(wave: ctypes.c_void_p, count: int, _events: ctypes.c_void_p) -> int:
         if wave and count > 0:
             samples.extend(ctypes.string_at(wave, count * 2))
         return 0
 
     if hasattr(library, "espeak_ng_SetRandSeed"):  # the breath of some voices is random
         library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))
-    callback = _Callback(collect)
+    callback = _Callback(collect_samples)
     library.espeak_SetSynthCallback(callback)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         return b""
@@ -50,7 +50,7 @@ def speak(library: ctypes.CDLL, voice: str, text: str) -> bytes:
     return bytes(samples)
 
 
-def main() -> int:
+def serve_requests() -> int:
     """Serve requests until the input ends."""
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = str(espeakng_loader.get_data_path()).encode()
@@ -62,7 +62,7 @@ def main() -> int:
         voice, _, text = line.rstrip("\n").partition("\t")
         child = os.fork()
         if child == 0:
-            samples = speak(library, voice, text)
+            samples = synthesize_in_child_process(library, voice, text)
             out.write(f"{len(samples)}\n".encode() + samples)
             out.flush()
             os._exit(0)
@@ -71,4 +71,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve_requests())

@@ -51,7 +51,7 @@ _REFERS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MultipleChoice:
     """A multiple choice.
 
     Attributes:
@@ -65,7 +65,7 @@ class Choice:
     has_numbers: bool = False
 
 
-def split_options(text: str) -> Choice | None:
+def split_options(text: str) -> MultipleChoice | None:
     """Split a question into the question and its options; None if it has fewer than two.
 
     Options are marked as `A.`, `A)`, `(A)`, `A:` or in small letters, one below the other or in
@@ -73,22 +73,26 @@ def split_options(text: str) -> Choice | None:
     """
     text = _INSTRUCTION.sub("", text)
     for mark in (_MARK, _NUMBER_MARK):
-        marks = list(_in_order(mark.finditer(text)))
+        marks = list(_marks_in_order(mark.finditer(text)))
         if len(marks) >= 2:
             ends = [m.start() for m in marks[1:]] + [len(text)]
             texts = [text[m.end() : end] for m, end in zip(marks, ends, strict=True)]
-            return _choice(text[: marks[0].start()], texts, has_numbers=mark is _NUMBER_MARK)
+            return _make_multiple_choice(
+                text[: marks[0].start()], texts, has_numbers=mark is _NUMBER_MARK
+            )
     label = _LIST_LABEL.search(text)
     texts = _ITEM.split(text[label.end() :].strip()) if label else []
-    return _choice(text[: label.start()], texts) if label and len(texts) >= 2 else None
+    return (
+        _make_multiple_choice(text[: label.start()], texts) if label and len(texts) >= 2 else None
+    )
 
 
-def chosen_text(answer: str, choice: Choice) -> str | None:
+def chosen_option_text(answer: str, choice: MultipleChoice) -> str | None:
     """Return the text of the option that an answer names by letter, number or text.
 
     None if it names none, or one that refers to the others, such as "all of the above".
     """
-    index = _named_index(answer, choice)
+    index = _named_option_index(answer, choice)
     if index is None or not 0 <= index < len(choice.options):
         return None
     text = choice.options[index]
@@ -100,10 +104,10 @@ def needs_options(question: str) -> bool:
     return not re.search(r"\w", question) or _NEEDS.search(question) is not None
 
 
-def _named_index(answer: str, choice: Choice) -> int | None:
-    plain = [_plain(option) for option in choice.options]
-    if _plain(answer) in plain:
-        return plain.index(_plain(answer))
+def _named_option_index(answer: str, choice: MultipleChoice) -> int | None:
+    plain = [_normalize_option(option) for option in choice.options]
+    if _normalize_option(answer) in plain:
+        return plain.index(_normalize_option(answer))
     named = _NAMED.match(answer.strip())
     mark = next(filter(None, named.groups())).upper() if named else ""
     if not mark or mark.isdigit() is not choice.has_numbers:
@@ -111,11 +115,11 @@ def _named_index(answer: str, choice: Choice) -> int | None:
     return int(mark) - 1 if choice.has_numbers else ord(mark) - ord("A")
 
 
-def _plain(text: str) -> str:
+def _normalize_option(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _in_order(marks: Iterable[re.Match[str]]) -> Iterator[re.Match[str]]:
+def _marks_in_order(marks: Iterable[re.Match[str]]) -> Iterator[re.Match[str]]:
     """Yield the marks A, B, C, ... or 1, 2, 3, ... in this order, others left out."""
     count = 0
     for mark in marks:
@@ -125,7 +129,9 @@ def _in_order(marks: Iterable[re.Match[str]]) -> Iterator[re.Match[str]]:
             yield mark
 
 
-def _choice(question: str, texts: list[str], *, has_numbers: bool = False) -> Choice:
+def _make_multiple_choice(
+    question: str, texts: list[str], *, has_numbers: bool = False
+) -> MultipleChoice:
     question = _LIST_LABEL.sub("", _LABEL.sub("", question)).strip()
     options = (_ANSWER_LABEL.sub("", text).strip().rstrip(",;.").strip() for text in texts)
-    return Choice(question, tuple(options), has_numbers)
+    return MultipleChoice(question, tuple(options), has_numbers)

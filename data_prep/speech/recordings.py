@@ -45,7 +45,7 @@ def normalize_recording(wave: NDArray[np.float32], sample_rate: int) -> NDArray[
     return np.asarray(cut * gain, dtype=np.float32)
 
 
-def to_flac(wave: NDArray[np.float32]) -> bytes:
+def encode_flac(wave: NDArray[np.float32]) -> bytes:
     """Encode 16 kHz mono as 16-bit FLAC."""
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")

@@ -19,7 +19,7 @@ _LAYERS = ((0,), (1, 4), (2, 3, 5, 6))
 """Indices in a frame of seven codes of each of the three layers, coarse to fine."""
 
 
-def check_snac() -> None:
+def check_snac_is_installed() -> None:
     """Check that codes can be decoded.
 
     Raises:
@@ -32,7 +32,7 @@ def check_snac() -> None:
         )
 
 
-def layers_of(codes: str, origin: str) -> list[list[int]]:
+def parse_snac_layers(codes: str, origin: str) -> list[list[int]]:
     """Return the codes of the three layers of `# c1 ... c7 # c1 ... c7`.
 
     Raises:
@@ -53,22 +53,22 @@ def layers_of(codes: str, origin: str) -> list[list[int]]:
     return [[frame[i] for frame in numbers for i in indices] for indices in _LAYERS]
 
 
-def decoded(codes: str, origin: str) -> bytes:
+def decode_snac_to_wav(codes: str, origin: str) -> bytes:
     """Return the sound of SNAC codes as a WAV file.
 
     Raises:
         OmniError: If the codes are malformed, or the weights cannot be had.
     """
-    layers = [torch.tensor([layer]) for layer in layers_of(codes, origin)]
+    layers = [torch.tensor([layer]) for layer in parse_snac_layers(codes, origin)]
     with torch.inference_mode():
-        wave = _model().decode(layers).reshape(-1).clamp(-1, 1).cpu().numpy()
+        wave = _load_snac_model().decode(layers).reshape(-1).clamp(-1, 1).cpu().numpy()
     file = io.BytesIO()
     soundfile.write(file, wave, _RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
 @functools.cache
-def _model() -> Any:
+def _load_snac_model() -> Any:
     from snac import SNAC
 
     return SNAC.from_pretrained(_MODEL).eval()

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from data_prep.speech.multiple_choice import chosen_text, needs_options, split_options
+from data_prep.speech.multiple_choice import chosen_option_text, needs_options, split_options
 
 MAX_ANSWER_WORDS = 100
 """Longest spoken answer in words. Source: arXiv:2603.06577v1, section 3.3."""
@@ -136,7 +136,7 @@ class LeftOut:
     rule: str
 
 
-def spoken_pair(
+def to_spoken_pair(
     question: str, answer: str, *, max_answer_words: int = MAX_ANSWER_WORDS
 ) -> SpokenPair | LeftOut:
     """Return a question and its answer as they are spoken, or the rule against it.
@@ -144,31 +144,31 @@ def spoken_pair(
     Source: arXiv:2603.06577v1, section 3.3, spoken visual question answering.
     """
     for content in (question, answer):
-        if rule := _broken_rule(content, _WRITTEN):
+        if rule := _first_broken_rule(content, _WRITTEN):
             return LeftOut(rule)
-    opened = open_question(question, answer)
+    opened = to_open_question(question, answer)
     if isinstance(opened, LeftOut):
         return opened
     question, answer = opened
-    if is_long(answer, max_answer_words):
+    if is_long_answer(answer, max_answer_words):
         return LeftOut("long answer")
-    asked, answered = spoken_text(question), spoken_text(answer)
+    asked, answered = to_spoken_text(question), to_spoken_text(answer)
     for said in (asked.said, answered.said):
-        if rule := _broken_rule(said, _SAID):
+        if rule := _first_broken_rule(said, _SAID):
             return LeftOut(rule)
     return SpokenPair(asked, answered)
 
 
-def spoken_caption(caption: str) -> SpokenText | LeftOut:
+def to_spoken_caption(caption: str) -> SpokenText | LeftOut:
     """Return a caption as it is spoken, or the rule against it.
 
     Source: arXiv:2603.06577v1, section 3.3, speech to image; it names no rule for captions, so only
     what cannot be spoken is left out.
     """
-    if rule := _broken_rule(caption, _WRITTEN):
+    if rule := _first_broken_rule(caption, _WRITTEN):
         return LeftOut(rule)
-    text = spoken_text(caption)
-    rule = _broken_rule(text.said, _SAID)
+    text = to_spoken_text(caption)
+    rule = _first_broken_rule(text.said, _SAID)
     return LeftOut(rule) if rule else text
 
 
@@ -212,7 +212,7 @@ def has_coordinates(text: str) -> bool:
     return _COORDINATES.search(text) is not None
 
 
-def is_long(answer: str, max_words: int) -> bool:
+def is_long_answer(answer: str, max_words: int) -> bool:
     """Tell whether an answer has more words than a limit.
 
     Source: arXiv:2603.06577v1, section 3.3, answers of more than 100 words are dropped.
@@ -233,10 +233,12 @@ def has_symbols(text: str) -> bool:
 
     Source: a rule of ours; synthesizers skip such characters or spell them.
     """
-    return any(not (c.isalnum() or c.isspace() or c in _PUNCTUATION) for c in _composed(text))
+    return any(
+        not (c.isalnum() or c.isspace() or c in _PUNCTUATION) for c in _normalize_accents(text)
+    )
 
 
-def is_empty(text: str) -> bool:
+def has_no_letters_or_digits(text: str) -> bool:
     """Tell whether a text has no letter and no digit.
 
     Source: a rule of ours; there is nothing to say.
@@ -244,7 +246,7 @@ def is_empty(text: str) -> bool:
     return not any(c.isalnum() for c in text)
 
 
-def open_question(question: str, answer: str) -> tuple[str, str] | LeftOut:
+def to_open_question(question: str, answer: str) -> tuple[str, str] | LeftOut:
     """Turn a multiple choice into a question without options and the text of the right option.
 
     A question without options is returned unchanged, unless it refers to some.
@@ -256,17 +258,17 @@ def open_question(question: str, answer: str) -> tuple[str, str] | LeftOut:
         return LeftOut("needs the options")
     if choice is None:
         return question, answer
-    text = chosen_text(answer, choice)
+    text = chosen_option_text(answer, choice)
     return LeftOut("unclear choice") if text is None else (choice.question, text)
 
 
-def spoken_text(text: str) -> SpokenText:
+def to_spoken_text(text: str) -> SpokenText:
     """Return a text without Markdown, and the words that say it."""
-    written = without_markdown(text)
-    return SpokenText(written, words_for_symbols(written))
+    written = remove_markdown(text)
+    return SpokenText(written, replace_symbols_by_words(written))
 
 
-def without_markdown(text: str) -> str:
+def remove_markdown(text: str) -> str:
     """Remove emphasis, headings and list marks; lines stay."""
     text = text.translate(_QUOTES)
     for pattern, kept in _MARKDOWN:
@@ -274,18 +276,18 @@ def without_markdown(text: str) -> str:
     return "\n".join(line for line in map(str.strip, text.splitlines()) if line)
 
 
-def words_for_symbols(text: str) -> str:
+def replace_symbols_by_words(text: str) -> str:
     """Replace symbols and abbreviations by words, and join the lines to one.
 
     Numbers stay digits, which synthesizers read as words.
     """
-    text = _AMOUNT.sub(_amount, text)
+    text = _AMOUNT.sub(_amount_in_words, text)
     for pattern, words in _SPOKEN:
         text = pattern.sub(words, text)
-    return " ".join(" ".join(_sentences(text)).split())
+    return " ".join(" ".join(_punctuated_lines(text)).split())
 
 
-def _sentences(text: str) -> Iterator[str]:
+def _punctuated_lines(text: str) -> Iterator[str]:
     """Yield lines, each but the last with punctuation at its end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines[:-1]:
@@ -293,19 +295,19 @@ def _sentences(text: str) -> Iterator[str]:
     yield from lines[-1:]
 
 
-def _amount(match: re.Match[str]) -> str:
+def _amount_in_words(match: re.Match[str]) -> str:
     currency, number, scale = match.groups()
     one = number == "1" and not scale
     return f"{number}{scale} {_CURRENCIES[currency]}{'' if one or currency == '¥' else 's'}"
 
 
-def _composed(text: str) -> str:
+def _normalize_accents(text: str) -> str:
     """Return letters and their accents as one character each."""
     return unicodedata.normalize("NFC", text)
 
 
 _WRITTEN: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("empty", is_empty),
+    ("empty", has_no_letters_or_digits),
     ("maths", has_maths),
     ("code", has_code),
     ("link", has_link),
@@ -314,12 +316,14 @@ _WRITTEN: tuple[tuple[str, Callable[[str], bool]], ...] = (
 )
 """Rules for a text as it is written."""
 _SAID: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("empty", is_empty),
+    ("empty", has_no_letters_or_digits),
     ("script", has_other_script),
     ("symbols", has_symbols),
 )
 """Rules for a text as it is said."""
 
 
-def _broken_rule(text: str, rules: tuple[tuple[str, Callable[[str], bool]], ...]) -> str | None:
+def _first_broken_rule(
+    text: str, rules: tuple[tuple[str, Callable[[str], bool]], ...]
+) -> str | None:
     return next((name for name, applies in rules if applies(text)), None)

@@ -13,16 +13,16 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from data_prep.speech.cache import Clip, synthesize_clip
+from data_prep.speech.clip_cache import Clip, synthesize_clip
 from data_prep.speech.espeak import close_espeak
-from data_prep.speech.voices import build_synthesizer
+from data_prep.speech.synthesizer_config import build_synthesizer
 from lightning_omni.errors import OmniError
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class SpokenLine:
     """A text and the voice that says it."""
 
     text: str
@@ -41,12 +41,12 @@ class ClipSpeaker:
         self.synthesizer = build_synthesizer(config)
         self._folder = folder
 
-    def __call__(self, lines: Sequence[Line]) -> list[float | str]:
+    def __call__(self, lines: Sequence[SpokenLine]) -> list[float | str]:
         """Speak lines that are not in the cache; return the seconds of each, or why it failed."""
-        return [self._speak(line) for line in lines]
+        return [self._speak_line(line) for line in lines]
 
-    def _speak(self, line: Line) -> float | str:
-        clip = Clip.of(line.text, line.voice, self._folder)
+    def _speak_line(self, line: SpokenLine) -> float | str:
+        clip = Clip.in_folder(line.text, line.voice, self._folder)
         try:
             synthesize_clip(clip, self.synthesizer)
         except OmniError as error:
@@ -58,7 +58,7 @@ _speaker: ClipSpeaker | None = None
 """The speaker of a worker process."""
 
 
-def _begin_worker(config: dict[str, Any], folder: Path) -> None:
+def _initialize_worker(config: dict[str, Any], folder: Path) -> None:
     global _speaker
     Thread(target=_exit_with_parent, daemon=True).start()
     _speaker = ClipSpeaker(config, folder)
@@ -71,7 +71,7 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _speak_in_worker(lines: Sequence[Line]) -> list[float | str]:
+def _speak_lines_in_worker(lines: Sequence[SpokenLine]) -> list[float | str]:
     if _speaker is None:
         raise OmniError("the worker process has no synthesizer")
     return _speaker(lines)
@@ -96,11 +96,11 @@ class SpeakerPool:
         if processes > 1:
             # a synthesizer may hold a GPU or threads, so workers are not forked
             self._pool = ProcessPoolExecutor(
-                processes, get_context("spawn"), _begin_worker, (config, folder)
+                processes, get_context("spawn"), _initialize_worker, (config, folder)
             )
 
     def speak_batches(
-        self, batches: Iterable[T], lines_of: Callable[[T], list[Line]]
+        self, batches: Iterable[T], lines_of: Callable[[T], list[SpokenLine]]
     ) -> Iterator[tuple[T, list[float | str]]]:
         """Yield each batch and the results of its lines, in order.
 
@@ -113,7 +113,7 @@ class SpeakerPool:
         waiting: deque[tuple[T, Future[list[float | str]]]] = deque()
         try:
             for batch in batches:
-                waiting.append((batch, self._pool.submit(_speak_in_worker, lines_of(batch))))
+                waiting.append((batch, self._pool.submit(_speak_lines_in_worker, lines_of(batch))))
                 if len(waiting) > 2 * self._processes:
                     first, done = waiting.popleft()
                     yield first, done.result()

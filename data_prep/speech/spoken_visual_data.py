@@ -14,14 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.collection import MediaFile, make_sample, speech, text, turn
 from data_prep.hashing import hash_bucket
-from data_prep.speech.cache import Clip
-from data_prep.speech.pictures import PictureTable
-from data_prep.speech.speakable import LeftOut, SpokenText, spoken_caption, spoken_pair
-from data_prep.speech.speaker_pool import Line, SpeakerPool
-from data_prep.speech.voices import Synthesizer, clip_source
-from data_prep.streaming import StreamedCollection
+from data_prep.media_file import MediaFile
+from data_prep.samples import make_sample, make_turn, speech_part, text_part
+from data_prep.speech.clip_cache import Clip
+from data_prep.speech.picture_table import PictureTable
+from data_prep.speech.speakable import LeftOut, SpokenText, to_spoken_caption, to_spoken_pair
+from data_prep.speech.speaker_pool import SpeakerPool, SpokenLine
+from data_prep.speech.synthesizer_config import synthesizer_source_and_licence
+from data_prep.speech.voices import Synthesizer
+from data_prep.streamed_collection import StreamedCollection
 from lightning_omni.data.media import MAX_SECONDS
 from lightning_omni.data.shards import parse_sample, read_shard, shard_paths
 from lightning_omni.errors import OmniError
@@ -57,7 +59,7 @@ class SpeakOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
+class _PlannedSample:
     """A sample to be spoken.
 
     Attributes:
@@ -68,12 +70,12 @@ class _Planned:
 
     source: Sample
     request: SpokenText
-    request_line: Line
+    request_line: SpokenLine
     answer: SpokenText | None
-    answer_line: Line | None
+    answer_line: SpokenLine | None
 
     @property
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[SpokenLine]:
         """Lines of the sample, in the order in which they are said."""
         return [line for line in (self.request_line, self.answer_line) if line is not None]
 
@@ -119,14 +121,14 @@ class SpokenVisualBuilder:
         for task, spoken in SPOKEN_TASKS.items():
             counts = Counter[str]()
             for path in shard_paths(self.data / "tasks", task, split):
-                if self._is_complete(counts):
+                if self._has_enough_samples(counts):
                     break
                 self.counts[spoken, split] = counts
                 self._add_shard(path, split, collection, pictures, counts)
                 log.info("%s: %d of %d spoken so far", path.name, counts[KEPT], counts.total())
-                _check_failures(counts)
+                _check_failed_share(counts)
 
-    def _is_complete(self, counts: Counter[str]) -> bool:
+    def _has_enough_samples(self, counts: Counter[str]) -> bool:
         return counts[KEPT] == self.options.max_samples
 
     def _add_shard(
@@ -137,58 +139,64 @@ class SpokenVisualBuilder:
         pictures: PictureTable | None,
         counts: Counter[str],
     ) -> None:
-        for batch, results in self.pool.speak_batches(_batches(self._planned(path)), _lines_of):
+        for batch, results in self.pool.speak_batches(
+            _split_into_batches(self._plan_shard(path)), _batch_lines
+        ):
             remaining = iter(results)
             for planned in batch:
-                if self._is_complete(counts):
+                if self._has_enough_samples(counts):
                     return
                 if isinstance(planned, LeftOut):
                     counts[planned.rule] += 1
                     continue
                 seconds = list(islice(remaining, len(planned.lines)))
-                if rule := _failed_rule(seconds):
+                if rule := _synthesis_failure_rule(seconds):
                     counts[rule] += 1
                     continue
                 lengths = zip(planned.lines, seconds, strict=True)
-                media = [self._clip_file(line, float(length)) for line, length in lengths]
-                sample = _spoken_sample(planned, media)
-                shown = [] if pictures is None else [_picture(pictures, planned, path)]
+                media = [self._clip_media_file(line, float(length)) for line, length in lengths]
+                sample = _make_spoken_sample(planned, media)
+                shown = [] if pictures is None else [_find_picture(pictures, planned, path)]
                 before = collection.counts[sample.task]
-                collection.add(split, sample, *media, *shown)
+                collection.add_sample(split, sample, *media, *shown)
                 is_new = collection.counts[sample.task] > before
                 counts[KEPT if is_new else "repeated"] += 1
 
-    def _planned(self, path: Path) -> Iterator[_Planned | LeftOut]:
+    def _plan_shard(self, path: Path) -> Iterator[_PlannedSample | LeftOut]:
         """Yield the samples of a shard as they are spoken, or the rule that leaves them out."""
         for key, files in read_shard(path):
-            yield self._plan(parse_sample(key, files, path))
+            yield self._plan_sample(parse_sample(key, files, path))
 
-    def _plan(self, sample: Sample) -> _Planned | LeftOut:
-        texts = _texts_of(sample)
+    def _plan_sample(self, sample: Sample) -> _PlannedSample | LeftOut:
+        texts = _texts_to_speak(sample)
         if isinstance(texts, LeftOut):
             return texts
         voices = self.synthesizer.question_voices
         key = (self.options.seed, sample.key)
         voice = voices[hash_bucket("question voice", *key, num_buckets=len(voices))]
         if len(texts) == 1:
-            caption = spoken_caption(texts[0])
+            caption = to_spoken_caption(texts[0])
             if isinstance(caption, LeftOut):
                 return caption
-            return _Planned(sample, caption, Line(caption.said, voice), None, None)
-        pair = spoken_pair(*texts, max_answer_words=self.options.max_answer_words)
+            return _PlannedSample(sample, caption, SpokenLine(caption.said, voice), None, None)
+        pair = to_spoken_pair(*texts, max_answer_words=self.options.max_answer_words)
         if isinstance(pair, LeftOut):
             return pair
-        answer = Line(pair.answer.said, self.synthesizer.answer_voice)
-        return _Planned(sample, pair.question, Line(pair.question.said, voice), pair.answer, answer)
+        answer = SpokenLine(pair.answer.said, self.synthesizer.answer_voice)
+        return _PlannedSample(
+            sample, pair.question, SpokenLine(pair.question.said, voice), pair.answer, answer
+        )
 
-    def _clip_file(self, line: Line, seconds: float) -> MediaFile:
-        clip = Clip.of(line.text, line.voice, self.clips)
-        source, licence = clip_source(self.options.config, self.synthesizer, line.voice)
+    def _clip_media_file(self, line: SpokenLine, seconds: float) -> MediaFile:
+        clip = Clip.in_folder(line.text, line.voice, self.clips)
+        source, licence = synthesizer_source_and_licence(
+            self.options.config, self.synthesizer, line.voice
+        )
         info = {"text": line.text, "voice": line.voice, "source": source, "licence": licence}
         return MediaFile(clip.key, "speech", "flac", {**info, "duration_s": seconds}, clip.read)
 
 
-def _texts_of(sample: Sample) -> tuple[str, ...] | LeftOut:
+def _texts_to_speak(sample: Sample) -> tuple[str, ...] | LeftOut:
     """Return question and answer of a vqa sample, or the caption of a t2i sample."""
     shape = [(t.role, [p.modality for p in t.parts]) for t in sample.turns]
     if sample.task == "vqa" and shape == [("user", ["text", "image"]), ("assistant", ["text"])]:
@@ -199,17 +207,19 @@ def _texts_of(sample: Sample) -> tuple[str, ...] | LeftOut:
     return LeftOut("layout")
 
 
-def _batches(planned: Iterable[_Planned | LeftOut]) -> Iterator[list[_Planned | LeftOut]]:
+def _split_into_batches(
+    planned: Iterable[_PlannedSample | LeftOut],
+) -> Iterator[list[_PlannedSample | LeftOut]]:
     remaining = iter(planned)
     while batch := list(islice(remaining, _BATCH)):
         yield batch
 
 
-def _lines_of(batch: list[_Planned | LeftOut]) -> list[Line]:
-    return [line for one in batch if isinstance(one, _Planned) for line in one.lines]
+def _batch_lines(batch: list[_PlannedSample | LeftOut]) -> list[SpokenLine]:
+    return [line for one in batch if isinstance(one, _PlannedSample) for line in one.lines]
 
 
-def _failed_rule(seconds: list[float | str]) -> str | None:
+def _synthesis_failure_rule(seconds: list[float | str]) -> str | None:
     for length in seconds:
         if isinstance(length, str):
             log.warning("left out: %s", length)
@@ -219,7 +229,7 @@ def _failed_rule(seconds: list[float | str]) -> str | None:
     return None
 
 
-def _check_failures(counts: Counter[str]) -> None:
+def _check_failed_share(counts: Counter[str]) -> None:
     failed, total = counts["not synthesized"], counts["not synthesized"] + counts[KEPT]
     if total >= _MIN_ATTEMPTS and failed > _MAX_FAILED * total:
         raise OmniError(
@@ -228,8 +238,8 @@ def _check_failures(counts: Counter[str]) -> None:
         )
 
 
-def _picture(pictures: PictureTable, planned: _Planned, path: Path) -> MediaFile:
-    found = pictures.find(planned.picture_key)
+def _find_picture(pictures: PictureTable, planned: _PlannedSample, path: Path) -> MediaFile:
+    found = pictures.find_picture(planned.picture_key)
     if found is None:
         raise OmniError(
             f"sample '{planned.source.key}' of '{path}' refers to image '{planned.picture_key}', "
@@ -238,13 +248,13 @@ def _picture(pictures: PictureTable, planned: _Planned, path: Path) -> MediaFile
     return found
 
 
-def _spoken_sample(planned: _Planned, media: list[MediaFile]) -> Sample:
+def _make_spoken_sample(planned: _PlannedSample, media: list[MediaFile]) -> Sample:
     """Make the spoken sample; its meta keep those of the written one."""
     shown = next(p for t in planned.source.turns for p in t.parts if p.modality == "image")
     line = planned.request_line
     meta = {**planned.source.meta, "text": line.text, "voice": line.voice}
     if planned.answer is None or planned.answer_line is None:
-        turns = (turn("user", speech(media[0])), turn("assistant", shown))
+        turns = (make_turn("user", speech_part(media[0])), make_turn("assistant", shown))
         return make_sample("s2i", *turns, meta=meta)
     meta |= {
         "question": planned.request.written,
@@ -253,7 +263,7 @@ def _spoken_sample(planned: _Planned, media: list[MediaFile]) -> Sample:
         "answer_voice": planned.answer_line.voice,
     }
     turns = (
-        turn("user", speech(media[0]), shown),
-        turn("assistant", text(planned.answer.written), speech(media[1])),
+        make_turn("user", speech_part(media[0]), shown),
+        make_turn("assistant", text_part(planned.answer.written), speech_part(media[1])),
     )
     return make_sample("svqa", *turns, meta=meta)

@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from data_prep.sources import DEB_SOURCES, PIP_SOURCES, SourceError, Sources
-from data_prep.speech.espeak import espeak
+from data_prep.speech.espeak import shared_espeak
 from data_prep.speech.recordings import normalize_recording
 from lightning_omni.errors import OmniError
 
@@ -66,7 +66,9 @@ class Synthesizers:
         self._flite = flite
 
     @classmethod
-    def find(cls, wanted: set[str], sources: Sources) -> tuple[Synthesizers, dict[str, str]]:
+    def find_engines(
+        cls, wanted: set[str], sources: Sources
+    ) -> tuple[Synthesizers, dict[str, str]]:
         """Set up the engines; the second value maps each wanted voice to the one available."""
         flite = None
         if any(voice.startswith("flite-") for voice in wanted):
@@ -76,7 +78,7 @@ class Synthesizers:
                 sources.provenance.record_fallback(f"espeak-ng speaks for flite: {error}")
         chosen = {v: v if flite or v not in FALLBACK_VOICES else FALLBACK_VOICES[v] for v in wanted}
         if any(voice.startswith("espeak-") for voice in chosen.values()):
-            sources.pip("espeak")
+            sources.pip_folder("espeak")
         return cls(flite), chosen
 
     def synthesize(self, text: str, voice: str) -> NDArray[np.float32]:
@@ -89,7 +91,10 @@ class Synthesizers:
         if engine == "flite" and self._flite is not None:
             wave, rate = self._flite.synthesize(text, name)
         elif engine == "espeak":
-            wave, rate = espeak().synthesize(text, _espeak_name(name)), espeak().sample_rate
+            wave, rate = (
+                shared_espeak().synthesize(text, _espeak_voice_name(name)),
+                shared_espeak().sample_rate,
+            )
         else:
             raise OmniError(f"no synthesizer for voice '{voice}'; wanted flite-* or espeak-*")
         return normalize_recording(wave, rate)
@@ -105,8 +110,8 @@ def find_flite(sources: Sources) -> Flite:
         flite = Flite("flite", None)
         sources.provenance.record(DEB_SOURCES["flite"], "from PATH")
     else:
-        program = sources.deb("flite") / "usr" / "bin" / "flite"
-        libraries = sorted((sources.deb("libflite") / "usr" / "lib").glob("*/libflite.so.1"))
+        program = sources.deb_folder("flite") / "usr" / "bin" / "flite"
+        libraries = sorted((sources.deb_folder("libflite") / "usr" / "lib").glob("*/libflite.so.1"))
         if not libraries:
             raise SourceError(f"libflite1 holds no library for {platform.machine()}")
         flite = Flite(str(program), str(libraries[0].parent))
@@ -117,14 +122,14 @@ def find_flite(sources: Sources) -> Flite:
     return flite
 
 
-def voice_source(voice: str) -> tuple[str, str]:
+def voice_source_and_licence(voice: str) -> tuple[str, str]:
     """Return source and licence of a voice's speech."""
     is_flite = voice.startswith("flite-")
     source = DEB_SOURCES["flite"] if is_flite else PIP_SOURCES["espeak"]
     return source.name, source.licence
 
 
-def _espeak_name(name: str) -> str:
+def _espeak_voice_name(name: str) -> str:
     """Map `en-us-f3`, which is also a file name, to espeak's `en-us+f3`."""
     head, _, variant = name.rpartition("-")
     return f"{head}+{variant}" if variant[:1] in "fm" and variant[1:].isdigit() else name

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.storage.locations import Url
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.run import evaluate, load_recognizer
 from lightning_omni.pretrained import CONFIG_FILE

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_omni.callbacks.first_process import FirstProcess
 from lightning_omni.callbacks.tensorboard_media import MediaLog, Wave
-from lightning_omni.data.encoding.folder import load_file_tokenizers
+from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.generation.lengths import fit_lengths

@@ -34,7 +34,7 @@ class SampleRange:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _Epoch:
     """The pieces of an epoch in order.
 
     Attributes:
@@ -63,11 +63,11 @@ class EpochOrder:
         wanted = lanes * max(1, -(-self.num_samples // (lanes * SAMPLES_PER_POOL)))
         self.pools_per_epoch = min(wanted, self.num_samples)
         self.pieces = max(1, min(-(-wanted * PIECES_PER_POOL // len(sizes)), max(sizes)))
-        self._line = lru_cache(_EPOCHS_KEPT)(self._draw_line)
+        self._line = lru_cache(_EPOCHS_KEPT)(self._draw_epoch)
 
-    def ranges(self, pool: int) -> list[SampleRange]:
+    def sample_ranges(self, pool: int) -> list[SampleRange]:
         """Return the samples of a pool, before they are permuted."""
-        start, stop = self._interval(pool)
+        start, stop = self._pool_interval(pool)
         line = self._line(pool // self.pools_per_epoch)
         first, last = np.searchsorted(line.before, [start, stop - 1], side="right") - 1
         found = []
@@ -81,7 +81,7 @@ class EpochOrder:
 
     def pool_size(self, pool: int) -> int:
         """Return the number of samples of a pool."""
-        start, stop = self._interval(pool)
+        start, stop = self._pool_interval(pool)
         return stop - start
 
     def permutation(self, pool: int, size: int) -> list[int]:
@@ -90,13 +90,13 @@ class EpochOrder:
         Random(f"{self.seed}-pool-{pool}").shuffle(order)
         return order
 
-    def _interval(self, pool: int) -> tuple[int, int]:
+    def _pool_interval(self, pool: int) -> tuple[int, int]:
         """Return where a pool begins and ends in the line of its epoch."""
         number = pool % self.pools_per_epoch
         start, stop = (i * self.num_samples // self.pools_per_epoch for i in (number, number + 1))
         return start, stop
 
-    def _draw_line(self, epoch: int) -> _Line:
+    def _draw_epoch(self, epoch: int) -> _Epoch:
         rng = Random(f"{self.seed}-epoch-{epoch}")
         order = list(range(len(self.sizes)))
         turns = np.array([rng.sample(range(self.pieces), self.pieces) for _ in order])
@@ -110,4 +110,4 @@ class EpochOrder:
         starts, stops = ((pieces + i) * self.sizes[shards] // self.pieces for i in (0, 1))
         is_filled = starts < stops
         shards, starts, stops = shards[is_filled], starts[is_filled], stops[is_filled]
-        return _Line(shards, starts, np.insert(np.cumsum(stops - starts), 0, 0))
+        return _Epoch(shards, starts, np.insert(np.cumsum(stops - starts), 0, 0))

@@ -20,7 +20,7 @@ class FixedBatches(IterableDataset[Batch]):
 
     def __init__(self, batches: Sequence[Batch], *, rank: int, world_size: int) -> None:
         missing = -len(batches) % world_size
-        every = [*batches, *(without_loss(batches[0]) for _ in range(missing))]
+        every = [*batches, *(remove_targets(batches[0]) for _ in range(missing))]
         self.own = every[rank::world_size]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -28,12 +28,12 @@ class FixedBatches(IterableDataset[Batch]):
         return iter(self.own)
 
 
-def fixed_loader(batches: Sequence[Batch], *, rank: int, world_size: int) -> DataLoader[Batch]:
+def make_fixed_loader(batches: Sequence[Batch], *, rank: int, world_size: int) -> DataLoader[Batch]:
     """Return a loader of this process's part of the batches."""
     return DataLoader(FixedBatches(batches, rank=rank, world_size=world_size), batch_size=None)
 
 
-def without_loss(batch: Batch) -> Batch:
+def remove_targets(batch: Batch) -> Batch:
     """Return the batch with nothing to be predicted."""
     nothing = torch.zeros_like(batch.maskable)
     return replace(

@@ -7,22 +7,17 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_omni.data.lanes import LaneLoader, Position
-from lightning_omni.data.media import read_image, square
-from lightning_omni.data.media_lanes import DecodedMedia, MediaReader
-from lightning_omni.data.resumable import LANES, ResumableData
-from lightning_omni.data.shards import data_digest, list_shards, read_manifest, read_shard
-from lightning_omni.data.storage.locations import recorded_location
+from lightning_omni.data.media import center_crop_and_resize, read_image, scale_pixels
+from lightning_omni.data.media_reader import DecodedMediaCache, MediaReader
+from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest, read_shard
+from lightning_omni.data.storage.locations import parse_recorded_location
 from lightning_omni.errors import check_within
-
-
-def to_float(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Map bytes to [-1, 1]."""
-    return pixels.float() / 127.5 - 1
 
 
 class ImageBatches:
@@ -39,10 +34,10 @@ class ImageBatches:
     def __call__(self, lane: int, position: Position | None) -> Iterator[tuple[Tensor, Position]]:
         """Yield a lane's batches without end, each with the position behind it."""
         turn, offset = (position or {"cursor": (0, 0)})["cursor"]
-        pictures = self.reader.lane(lane, (turn, offset))
+        pictures = self.reader.read_lane(lane, (turn, offset))
         while True:
             chosen, cursors = zip(*islice(pictures, self.batch_size), strict=True)
-            yield to_float(torch.stack(chosen)), {"cursor": list(cursors[-1])}
+            yield scale_pixels(torch.stack(chosen)), {"cursor": list(cursors[-1])}
 
 
 class ImageData(ResumableData):
@@ -70,7 +65,7 @@ class ImageData(ResumableData):
         check_within("data.image_size", image_size, 1)
         check_within("data.batch_size", batch_size, 1)
         check_within("data.seed", seed, 0)
-        self.data, self.image_size = recorded_location(data, "data.data"), image_size
+        self.data, self.image_size = parse_recorded_location(data, "data.data"), image_size
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:
@@ -78,32 +73,32 @@ class ImageData(ResumableData):
         read_manifest(self.data)
         for split in ("train", "val"):
             list_shards(self.data / "media", "image", split)
-        self.val_pictures = DecodedMedia(self.decode)
+        self.val_pictures = DecodedMediaCache(self.decode_image)
 
-    def stream_facts(self) -> dict[str, Any]:
+    def stream_identity(self) -> dict[str, Any]:
         """Return what the positions of lanes depend on."""
-        return {**super().stream_facts(), "data": data_digest(self.data), "seed": self.seed}
+        return {**super().stream_identity(), "data": manifest_digest(self.data), "seed": self.seed}
 
     def train_dataloader(self) -> LaneLoader:
         """Return endless batches, Float[B 3 Y X], in which every image comes equally often."""
         reader = MediaReader(
-            self.data, "image", "train", lanes=self.lanes, seed=self.seed, decode=self.decode
+            self.data, "image", "train", lanes=self.lanes, seed=self.seed, decode=self.decode_image
         )
-        return self.lane_loader(ImageBatches(reader, self.batch_size))
+        return self.make_lane_loader(ImageBatches(reader, self.batch_size))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return all validation images in stored order, the same on each process."""
-        return DataLoader(_InOrder(self), self.batch_size)
+        return DataLoader(_ValidationImages(self), self.batch_size)
 
-    def decode(self, content: bytes, name: str) -> UInt8[Tensor, "3 Y X"]:
+    def decode_image(self, content: bytes, name: str) -> UInt8[Tensor, "3 Y X"]:
         """Decode a picture and make it square."""
-        picture = square(read_image(content, name=name), self.image_size)
+        picture = center_crop_and_resize(read_image(content, name=name), self.image_size)
         size = self.image_size
         pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         return pixels.view(size, size, 3).permute(2, 0, 1).contiguous()
 
 
-class _InOrder(IterableDataset[Tensor]):
+class _ValidationImages(IterableDataset[Tensor]):
     """The validation images in stored order."""
 
     def __init__(self, data: ImageData) -> None:
@@ -114,4 +109,4 @@ class _InOrder(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         for path in self.paths:
             for key, files in read_shard(path):
-                yield to_float(self.data.val_pictures(key, files, path))
+                yield scale_pixels(self.data.val_pictures(key, files, path))

@@ -2,131 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int64
+from lightning_omni.data.shard_reader import SamplePool, ShardReader
+from lightning_omni.data.storage.locations import Location
 
-from lightning_omni.data.epoch_order import EpochOrder
-from lightning_omni.data.shard_index import StoredIndex, members
-from lightning_omni.data.shards import Shard
-from lightning_omni.data.storage.locations import Location, Url
-from lightning_omni.data.storage.store import store
-from lightning_omni.errors import OmniError
-
-_OPEN_FILES = 32
-_INDICES_KEPT = 1024
 Cursor = tuple[int, int]
 """Number of a pool among a lane's own, and index in its permuted order."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Bytes `[start, stop)` of a shard."""
-
-    path: Location
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """Byte ranges of the samples of a pool in the order in which they are read, Int64[N] each.
-
-    Attributes:
-        ranges: Pieces of shards of which the pool consists.
-        range_of: Index of each sample's piece in `ranges`.
-        offsets: First byte of each sample in its shard.
-        sizes: Bytes of each sample.
-        checksums: CRC-32 of these bytes.
-    """
-
-    ranges: tuple[_Range, ...]
-    range_of: Int64[np.ndarray, " N"]
-    offsets: Int64[np.ndarray, " N"]
-    sizes: Int64[np.ndarray, " N"]
-    checksums: Int64[np.ndarray, " N"]
-
-
-class ShardReader:
-    """The shards of one kind, read by byte range; lanes of a process share it.
-
-    Args:
-        shards: Shards in the order of their names.
-        lanes: Number of lanes of the stream.
-        seed: Seed of the order.
-
-    Raises:
-        OmniError: If the shards hold no samples.
-    """
-
-    def __init__(self, shards: Sequence[Shard], *, lanes: int, seed: str) -> None:
-        if not any(shard.samples for shard in shards):
-            first = f", first '{shards[0].path}'" if shards else ""
-            raise OmniError(f"the shards hold no samples{first}; prepare the data again")
-        self.shards, self.lanes = tuple(shards), lanes
-        self.order = EpochOrder([s.samples for s in shards], lanes=lanes, seed=seed)
-        self.bytes_read = 0
-        self._index = lru_cache(_INDICES_KEPT)(self._read_index)
-        self._file = _OpenFiles(_OPEN_FILES)
-
-    def pool(self, number: int) -> _Pool:
-        """Return the byte ranges of a pool's samples, permuted."""
-        ranges: list[_Range] = []
-        columns = []
-        for part in self.order.ranges(number):
-            index = self._index(part.shard).part(part.start, part.stop)
-            found = np.stack([index.offsets, index.sizes, index.checksums])
-            columns.append(np.insert(found, 0, len(ranges), axis=0))
-            end = int(found[0, -1] + found[1, -1])
-            ranges.append(_Range(self.shards[part.shard].path, int(found[0, 0]), end))
-        table = np.concatenate(columns, axis=1)
-        permuted = table[:, self.order.permutation(number, table.shape[1])]
-        return _Pool(tuple(ranges), *permuted)
-
-    def read(self, pool: _Pool, index: int) -> tuple[str, dict[str, bytes], Location]:
-        """Return key, files and shard of a sample.
-
-        Raises:
-            OmniError: If its bytes are not those that were written.
-        """
-        part = pool.ranges[int(pool.range_of[index])]
-        size, offset = int(pool.sizes[index]), int(pool.offsets[index])
-        checksum = int(pool.checksums[index])
-        block = self._bytes(part.path, offset, size, checksum)
-        self.bytes_read += size
-        return *members(block, part.path, checksum=checksum), part.path
-
-    def _bytes(self, path: Location, offset: int, size: int, checksum: int) -> bytes:
-        """Return bytes of a shard; those of a URL are fetched again if the checksum differs."""
-        if isinstance(path, Url):
-            found = path.read_range(offset, size)
-            if zlib.crc32(found) == checksum:
-                return found
-            store().counts.damaged += 1
-            return path.read_range(offset, size, anew=True)
-        try:
-            return os.pread(self._file.descriptor(path), size, offset)
-        except OSError as error:
-            raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
-
-    def _read_index(self, shard: int) -> StoredIndex:
-        path, samples = self.shards[shard].path, self.shards[shard].samples
-        try:
-            index = StoredIndex(path)
-        except OSError as error:
-            raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
-        if len(index) != samples:
-            raise OmniError(
-                f"'{path}' is damaged: {len(index)} of {samples} samples can be read; prepare the "
-                "data again"
-            )
-        return index
 
 
 class LaneReader:
@@ -142,7 +24,7 @@ class LaneReader:
     def __init__(self, reader: ShardReader, lane: int, cursor: Cursor = (0, 0)) -> None:
         self.reader, self.lane = reader, lane
         self.turn, self.offset = cursor
-        self._pools = lru_cache(2)(self._open)
+        self._pools = lru_cache(2)(self._open_pool)
 
     @property
     def cursor(self) -> Cursor:
@@ -152,45 +34,22 @@ class LaneReader:
     def advance(self) -> None:
         """Pass over the next sample without reading it."""
         self.offset += 1
-        if self.offset == self.reader.order.pool_size(self._number(self.turn)):
+        if self.offset == self.reader.order.pool_size(self._pool_number(self.turn)):
             self.turn, self.offset = self.turn + 1, 0
 
     def __next__(self) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of the next sample."""
-        sample = self.at(self.cursor)
+        sample = self.read_at(self.cursor)
         self.advance()
         return sample
 
-    def at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Location]:
+    def read_at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of the sample at a cursor of this lane."""
         turn, offset = cursor
-        return self.reader.read(self._pools(turn), offset)
+        return self.reader.read_sample(self._pools(turn), offset)
 
-    def _open(self, turn: int) -> _Pool:
-        return self.reader.pool(self._number(turn))
+    def _open_pool(self, turn: int) -> SamplePool:
+        return self.reader.load_pool(self._pool_number(turn))
 
-    def _number(self, turn: int) -> int:
+    def _pool_number(self, turn: int) -> int:
         return turn * self.reader.lanes + self.lane
-
-
-class _OpenFiles:
-    """Descriptors of the files that were read last."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._open: dict[Path, int] = {}
-
-    def descriptor(self, path: Path) -> int:
-        """Return the descriptor of a file, opened for reading."""
-        found = self._open.pop(path, None)
-        if found is None:
-            found = os.open(path, os.O_RDONLY)
-            if len(self._open) >= self.limit:
-                os.close(self._open.pop(next(iter(self._open))))
-        self._open[path] = found
-        return found
-
-    def __del__(self) -> None:
-        """Close all files."""
-        for descriptor in self._open.values():
-            os.close(descriptor)

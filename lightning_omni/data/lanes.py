@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lightning_omni.data.storage.counts import ReadCounts
-from lightning_omni.data.storage.store import counts_so_far
+from lightning_omni.data.storage.read_counts import ReadCounts
+from lightning_omni.data.storage.url_reader import read_counts_so_far
 from lightning_omni.errors import OmniError
 
 Position = dict[str, Any]
@@ -46,7 +46,7 @@ class LaneBatch:
     batch: Any
     error: str | None = None
     process: int = field(default_factory=os.getpid)
-    counts: ReadCounts = field(default_factory=counts_so_far)
+    counts: ReadCounts = field(default_factory=read_counts_so_far)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> LaneBatch:
         """Return a copy whose batch is on another device."""
@@ -129,7 +129,7 @@ class LaneLoader(DataLoader[LaneBatch]):
     def __init__(
         self, stream: LaneStream, *, num_workers: int = 0, prefetch: int = 2, pin: bool = False
     ) -> None:
-        check_divides(stream.lanes, stream.world_size, num_workers)
+        check_lanes_divide(stream.lanes, stream.world_size, num_workers)
         super().__init__(
             stream,
             batch_size=None,
@@ -146,7 +146,7 @@ class LaneLoader(DataLoader[LaneBatch]):
             yield one
 
 
-def check_divides(lanes: int, world_size: int, num_workers: int) -> None:
+def check_lanes_divide(lanes: int, world_size: int, num_workers: int) -> None:
     """Refuse processes and workers among which the lanes cannot be divided.
 
     Raises:
@@ -155,14 +155,14 @@ def check_divides(lanes: int, world_size: int, num_workers: int) -> None:
     if lanes % world_size:
         raise OmniError(
             f"data.lanes is {lanes}, which {world_size} processes do not divide; set it to a "
-            f"multiple such as {_multiple(world_size, lanes)} from the start of the run"
+            f"multiple such as {_round_up_to_multiple(world_size, lanes)} from the start of the run"
         )
     if lanes % (world_size * max(num_workers, 1)):
         fitting = [w for w in range(1, num_workers) if lanes % (world_size * w) == 0]
         raise OmniError(
             f"data.num_workers is {num_workers} for each of {world_size} processes, which do not "
             f"divide data.lanes ({lanes}); set it to {fitting[-1]}, or before the run starts, "
-            f"data.lanes to {_multiple(world_size * num_workers, lanes)}"
+            f"data.lanes to {_round_up_to_multiple(world_size * num_workers, lanes)}"
         )
 
 
@@ -172,6 +172,6 @@ def merge_positions(parts: Sequence[Mapping[int, Position]]) -> dict[int, Positi
     return {lane: merged[lane] for lane in sorted(merged)}
 
 
-def _multiple(of: int, near: int) -> int:
+def _round_up_to_multiple(of: int, near: int) -> int:
     """Return the smallest multiple of `of` that is not below `near`."""
     return -(-near // of) * of

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -41,8 +41,8 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP"))
-        _check_size(*image.size, name)
-        return opaque(ImageOps.exif_transpose(image), ground)
+        _check_image_size(*image.size, name)
+        return flatten_transparency(ImageOps.exif_transpose(image), ground)
     except Image.DecompressionBombError as error:
         pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
         raise OmniError(
@@ -51,11 +51,11 @@ def read_image(
         ) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise OmniError(
-            f"'{name}' is not a readable PNG, JPEG or WebP ({_without_buffer(error)})"
+            f"'{name}' is not a readable PNG, JPEG or WebP ({_error_text_without_buffer(error)})"
         ) from error
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
+def center_crop_and_resize(image: Image.Image, size: int) -> Image.Image:
     """Cut the central square and scale it to `size`, as the image tokenizer expects."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -76,7 +76,7 @@ def _read_bytes(source: Path | bytes, name: str, kind: str) -> bytes:
         raise OmniError(f"cannot read the {kind} '{name}' ({error.strerror})") from error
 
 
-def _check_size(width: int, height: int, name: str) -> None:
+def _check_image_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise OmniError(
             f"'{name}' has {width} x {height} = {width * height} pixels, at most "
@@ -84,7 +84,7 @@ def _check_size(width: int, height: int, name: str) -> None:
         )
 
 
-def opaque(image: Image.Image, ground: str) -> Image.Image:
+def flatten_transparency(image: Image.Image, ground: str) -> Image.Image:
     """Convert to RGB, transparency on the colour `ground`."""
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.float64) / 257
@@ -96,15 +96,20 @@ def opaque(image: Image.Image, ground: str) -> Image.Image:
     return Image.alpha_composite(behind, clear).convert("RGB")
 
 
-def _without_buffer(error: Exception) -> str:
+def _error_text_without_buffer(error: Exception) -> str:
     """Return an error's text without the name of the buffer it read from."""
     return _BUFFER.sub("the file", str(error))
+
+
+def scale_pixels(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Map bytes to [-1, 1]."""
+    return pixels.float() / 127.5 - 1
 
 
 def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 Y X"]:
     """Convert an RGB image to floats in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+    return scale_pixels(pixels.permute(2, 0, 1))
 
 
 def tensor_to_image(pixels: Float[Tensor, "3 Y X"]) -> Image.Image:
@@ -131,17 +136,18 @@ def read_audio(
                 raise OmniError(
                     f"'{name}' has {rate} samples per second, wanted {MIN_RATE} or more"
                 )
-            _check_length(sound.frames / rate, name)
+            _check_duration(sound.frames / rate, name)
             wave = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True).mean(1)
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
-            f"'{name}' is not readable audio ({_without_buffer(error)}); give WAV, FLAC, OGG or MP3"
+            f"'{name}' is not readable audio ({_error_text_without_buffer(error)}); give WAV, "
+            "FLAC, OGG or MP3"
         ) from error
-    check_wave(wave, rate, name)
-    return resampled(wave, rate, sample_rate)
+    check_waveform(wave, rate, name)
+    return resample(wave, rate, sample_rate)
 
 
-def check_wave(wave: NDArray[np.float32], rate: int, name: str) -> None:
+def check_waveform(wave: NDArray[np.float32], rate: int, name: str) -> None:
     """Refuse audio that is not mono, too short, too long or not finite.
 
     Raises:
@@ -149,18 +155,18 @@ def check_wave(wave: NDArray[np.float32], rate: int, name: str) -> None:
     """
     if wave.ndim != 1:
         raise OmniError(f"'{name}' has the shape {wave.shape}, wanted mono samples, Float[T]")
-    _check_length(len(wave) / rate, name)
+    _check_duration(len(wave) / rate, name)
     if not np.isfinite(wave).all():
         raise OmniError(f"'{name}' holds samples that are not finite; write it again as 16-bit WAV")
 
 
-def resampled(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
+def resample(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
     """Resample samples in [-1, 1] from `rate` Hz to `sample_rate` Hz."""
     other = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
     return np.clip(np.asarray(other, dtype=np.float32), -1, 1)
 
 
-def _check_length(seconds: float, name: str) -> None:
+def _check_duration(seconds: float, name: str) -> None:
     if seconds < MIN_SECONDS:
         raise OmniError(f"'{name}' lasts {seconds:.3f} s, at least {MIN_SECONDS} s are needed")
     if seconds > MAX_SECONDS:

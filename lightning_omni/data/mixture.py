@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.lane_reader import LaneReader
 from lightning_omni.data.lanes import Position
 from lightning_omni.data.packing import Indexed, Packer
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards, parse_sample
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.template import Template
@@ -40,7 +41,7 @@ class Mixture:
     condition_dropout: float = 0.0
     complementary: bool = False
 
-    def readers(self) -> dict[str, ShardReader]:
+    def make_readers(self) -> dict[str, ShardReader]:
         """Return a reader of each task's training shards.
 
         Raises:
@@ -56,7 +57,7 @@ class Mixture:
         }
 
 
-class Draw(NamedTuple):
+class DrawnSample(NamedTuple):
     """One sample of a lane: its number, its task, and its cursor among the task's samples."""
 
     number: int
@@ -89,7 +90,11 @@ class MixtureLane:
     ) -> None:
         self.mixture, self.template, self.lane = mixture, template, lane
         self.stride = spread_stride(mixture.lanes)
-        state = position or {"draws": 0, "served": _served(mixture.tasks, lane), "cursors": {}}
+        state = position or {
+            "draws": 0,
+            "served": _count_served(mixture.tasks, lane),
+            "cursors": {},
+        }
         self.draws, self.served = int(state["draws"]), dict(state["served"])
         self.lanes = {
             task: LaneReader(reader, lane, tuple(state["cursors"].get(task, (0, 0))))
@@ -101,22 +106,22 @@ class MixtureLane:
         cursors = {task: list(lane.cursor) for task, lane in self.lanes.items()}
         return {"draws": self.draws, "served": dict(self.served), "cursors": cursors}
 
-    def draw(self) -> Draw:
+    def draw_sample(self) -> DrawnSample:
         """Draw the next sample, which `render` reads."""
-        task = next_task(self.mixture.tasks, self.served)
-        drawn = Draw(self.draws, task, *self.lanes[task].cursor)
+        task = choose_next_task(self.mixture.tasks, self.served)
+        drawn = DrawnSample(self.draws, task, *self.lanes[task].cursor)
         self.draws += 1
         self.lanes[task].advance()
         return drawn
 
-    def render(self, drawn: Draw) -> list[Indexed]:
+    def render(self, drawn: DrawnSample) -> list[Indexed]:
         """Read and render a drawn sample; with complementary masks, it comes twice."""
-        sample = parse_sample(*self.lanes[drawn.task].at((drawn.turn, drawn.offset)))
+        sample = parse_sample(*self.lanes[drawn.task].read_at((drawn.turn, drawn.offset)))
         if drawn.task in self.mixture.transcribe_first:
             sample = with_transcript(sample)
         rng = Random(f"{self.mixture.seed}-{self.lane}-{drawn.number}")
         is_dropped = rng.random() < self.mixture.condition_dropout
-        drop = _user_modalities(sample) if is_dropped else ()
+        drop = _request_modalities(sample) if is_dropped else ()
         sequence = self.template.render(sample, rng=rng, drop=drop)
         index = drawn.number * self.stride + self.lane
         if self.mixture.complementary:
@@ -145,27 +150,27 @@ class PackedLanes:
         A position holds the draws that wait for room; they are read and rendered again.
         """
         if self._readers is None:
-            self._readers = self.mixture.readers()
+            self._readers = self.mixture.make_readers()
         source = MixtureLane(self.mixture, self.template, self._readers, lane, position)
-        packer = Packer[tuple[Draw, int]](
+        packer = Packer[tuple[DrawnSample, int]](
             rows=self.rows,
             row_length=self.row_length,
             pad_token_id=self.template.vocab.pad_token_id,
             codebooks=self.template.codebooks,
         )
-        waiting = [(Draw(*d), copy) for *d, copy in (position or {}).get("waiting", ())]
-        packer.restore([(source.render(d)[copy], (d, copy)) for d, copy in waiting])
+        waiting = [(DrawnSample(*d), copy) for *d, copy in (position or {}).get("waiting", ())]
+        packer.restore_waiting([(source.render(d)[copy], (d, copy)) for d, copy in waiting])
         while True:
             while packer.is_full:
                 batch = packer.emit()
                 left = [[*d, copy] for d, copy in packer.pending]
                 yield batch, {**source.position(), "waiting": left}
-            drawn = source.draw()
+            drawn = source.draw_sample()
             for copy, item in enumerate(source.render(drawn)):
                 packer.add(item, (drawn, copy))
 
 
-def next_task(weights: dict[str, float], served: dict[str, int]) -> str:
+def choose_next_task(weights: dict[str, float], served: dict[str, int]) -> str:
     """Return the task that is most behind its share, and count it as served.
 
     After n draws each task was served within one of n times its share.
@@ -177,14 +182,14 @@ def next_task(weights: dict[str, float], served: dict[str, int]) -> str:
     return task
 
 
-def _served(weights: dict[str, float], draws: int) -> dict[str, int]:
+def _count_served(weights: dict[str, float], draws: int) -> dict[str, int]:
     """Return how often each task is served in the first draws."""
     served = dict.fromkeys(weights, 0)
     for _ in range(draws):
-        next_task(weights, served)
+        choose_next_task(weights, served)
     return served
 
 
-def _user_modalities(sample: Sample) -> tuple[str, ...]:
+def _request_modalities(sample: Sample) -> tuple[str, ...]:
     """Return the modalities of a sample's request."""
     return tuple({p.modality: None for t in sample.turns if t.role == "user" for p in t.parts})

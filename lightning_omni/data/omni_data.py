@@ -11,17 +11,18 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_omni.data.encoding.folder import encoded_folder, load_features
+from lightning_omni.data.encoding.code_features import load_code_features
+from lightning_omni.data.encoding.ensure_codes import ensure_encoded
 from lightning_omni.data.encoding.settings import EncodingSettings
-from lightning_omni.data.fixed_batches import fixed_loader
+from lightning_omni.data.fixed_batches import make_fixed_loader
 from lightning_omni.data.lanes import LaneLoader
+from lightning_omni.data.make_template import check_continuous_speech, make_template
 from lightning_omni.data.mixture import Mixture, PackedLanes
-from lightning_omni.data.packing import pack
-from lightning_omni.data.resumable import LANES, ResumableData
-from lightning_omni.data.shards import data_digest, read_manifest, read_samples
-from lightning_omni.data.storage.locations import Location, recorded_location
-from lightning_omni.data.templates import check_continuous_speech, make_template
-from lightning_omni.data.transcripts import check_transcribed, with_transcript
+from lightning_omni.data.packing import pack_stream
+from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.shards import manifest_digest, read_manifest, read_samples
+from lightning_omni.data.storage.locations import Location, parse_recorded_location
+from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.modalities import SPEECH, TEXT
 from lightning_omni.pretrained import resolve_pretrained
@@ -112,8 +113,8 @@ class OmniData(ResumableData):
             raise OmniError(f"data.test_split is '{test_split}', wanted one of {', '.join(SPLITS)}")
         self.test_split = test_split
         self.transcribe_first = transcribe_first or []
-        check_transcribed(self.transcribe_first)
-        self.data, self.seed = recorded_location(data, "data.data"), seed
+        check_transcript_tasks(self.transcribe_first)
+        self.data, self.seed = parse_recorded_location(data, "data.data"), seed
         self.image_tokenizer = resolve_pretrained(image_tokenizer, "image_tokenizer")
         self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
         self.file_tokenizers = {name: Path(f) for name, f in (file_tokenizers or {}).items()}
@@ -128,11 +129,11 @@ class OmniData(ResumableData):
 
     def prepare_data(self) -> None:
         """Encode the media once, on one process."""
-        self._encoded_folder()
+        self._ensure_encoded()
 
     def setup(self, stage: str) -> None:
         """Check that recipe, tokenizers and shards agree on the vocabulary."""
-        folder = self._encoded_folder()
+        folder = self._ensure_encoded()
         manifest = read_manifest(folder)
         spans = {k: v for k, v in self.vocab.items() if k != TEXT}
         if spans != manifest["spans"]:
@@ -157,7 +158,7 @@ class OmniData(ResumableData):
         found = read_samples(self.folder, task, split, limit=limit)
         return [with_transcript(s) for s in found] if task in self.transcribe_first else found
 
-    def check_features(self, *, has_projector: bool) -> None:
+    def check_feature_projector(self, *, has_projector: bool) -> None:
         """Refuse a network with a projector of speech features on requests with speech codes.
 
         Raises:
@@ -172,7 +173,7 @@ class OmniData(ResumableData):
 
     def code_features(self) -> dict[str, Tensor]:
         """Return the features of each modality's codes, for `Transformer`'s embeddings."""
-        return load_features(self.folder)
+        return load_code_features(self.folder)
 
     def nelbo_units(self) -> dict[str, dict[str, float]]:
         """Return other units of the NELBO by modality: factors of nats per code."""
@@ -200,13 +201,13 @@ class OmniData(ResumableData):
         lanes = PackedLanes(
             self.mixture(), self.template, rows=self.rows, row_length=self.row_length
         )
-        return self.lane_loader(lanes)
+        return self.make_lane_loader(lanes)
 
-    def stream_facts(self) -> dict[str, Any]:
+    def stream_identity(self) -> dict[str, Any]:
         """Return what the positions of lanes depend on."""
         shares = {task: float(share) for task, share in self.tasks.items()}
-        facts = {"data": data_digest(self.folder), "seed": self.seed, "tasks": shares}
-        return {**super().stream_facts(), **facts}
+        facts = {"data": manifest_digest(self.folder), "seed": self.seed, "tasks": shares}
+        return {**super().stream_identity(), **facts}
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the position behind a training batch, and run the module's forward process."""
@@ -216,23 +217,23 @@ class OmniData(ResumableData):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the validation split each time."""
-        return self._fixed_loader("val")
+        return self._make_fixed_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the test split, for `lightning_omni test`."""
-        return self._fixed_loader(self.test_split)
+        return self._make_fixed_loader(self.test_split)
 
-    def _fixed_loader(self, split: str) -> DataLoader[Batch]:
-        batches = pack(
-            self._in_order(split),
+    def _make_fixed_loader(self, split: str) -> DataLoader[Batch]:
+        batches = pack_stream(
+            self._render_in_order(split),
             rows=self.rows,
             row_length=self.row_length,
             pad_token_id=self.template.vocab.pad_token_id,
             codebooks=self.template.codebooks,
         )
-        return fixed_loader(list(batches), rank=self.rank, world_size=self.world_size)
+        return make_fixed_loader(list(batches), rank=self.rank, world_size=self.world_size)
 
-    def _in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
+    def _render_in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
         index = 0
         for task in self.tasks:
             for sample in self.samples(task, split, limit=self.val_samples):
@@ -250,6 +251,6 @@ class OmniData(ResumableData):
             self.request_image_size,
         )
 
-    def _encoded_folder(self) -> Location:
+    def _ensure_encoded(self) -> Location:
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        return encoded_folder(self.encoding_settings(), device)
+        return ensure_encoded(self.encoding_settings(), device)

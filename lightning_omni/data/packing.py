@@ -50,7 +50,7 @@ class Packer(Generic[Tag]):
         self.pad_token_id, self.codebooks = pad_token_id, codebooks
         self.pending: list[Tag] = []
         self._waiting: list[tuple[Indexed, Tag]] = []
-        self._open()
+        self._open_rows()
 
     @property
     def is_full(self) -> bool:
@@ -82,32 +82,32 @@ class Packer(Generic[Tag]):
         self._rows[row].append(item)
         self._room[row] -= length
 
-    def restore(self, items: Iterable[tuple[Indexed, Tag]]) -> None:
+    def restore_waiting(self, items: Iterable[tuple[Indexed, Tag]]) -> None:
         """Begin a batch with sequences that waited."""
         late = list(items)
         self.pending = [tag for _, tag in late]
-        self._open()
+        self._open_rows()
         for item, tag in late:
             self.add(item, tag)
 
     def emit(self) -> Batch:
         """Return the batch, and begin the next one with the sequences that wait."""
-        batch = collate(
+        batch = collate_rows(
             self._rows,
             row_length=self.row_length,
             pad_token_id=self.pad_token_id,
             codebooks=self.codebooks,
         )
-        self.restore(self._waiting)
+        self.restore_waiting(self._waiting)
         return batch
 
-    def _open(self) -> None:
+    def _open_rows(self) -> None:
         self._waiting = []
         self._rows: list[list[Indexed]] = [[] for _ in range(self.num_rows)]
         self._room = [self.row_length] * self.num_rows
 
 
-def pack(
+def pack_stream(
     stream: Iterable[Indexed],
     *,
     rows: int,
@@ -144,34 +144,34 @@ def pack(
         yield packer.emit()
 
 
-def collate(
+def collate_rows(
     rows: list[list[Indexed]], *, row_length: int, pad_token_id: int, codebooks: int = 1
 ) -> Batch:
     """Concatenate the sequences of all rows; a row's unused end becomes a segment of its own."""
     flat: list[Indexed] = []
     for row in rows:
         unused = row_length - sum(len(s.ids) for _, s in row)
-        flat += [*row, (0, _unused_end(unused, pad_token_id))] if unused else row
+        flat += [*row, (0, _unused_positions(unused, pad_token_id))] if unused else row
     sequences = [sequence for _, sequence in flat]
     lengths = [len(s.ids) for s in sequences]
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     segment_ids = np.repeat(np.arange(len(flat)), lengths)
 
-    def column(name: str) -> torch.Tensor:
+    def concatenate_column(name: str) -> torch.Tensor:
         return torch.from_numpy(np.concatenate([getattr(s, name) for s in sequences]))
 
-    maskable, is_tail_pad = column("maskable"), column("is_tail_pad")
+    maskable, is_tail_pad = concatenate_column("maskable"), concatenate_column("is_tail_pad")
     is_answer = maskable & ~is_tail_pad
     return Batch(
-        ids=column("ids"),
-        position_ids=column("position_ids"),
+        ids=concatenate_column("ids"),
+        position_ids=concatenate_column("position_ids"),
         segment_ids=torch.from_numpy(segment_ids),
         positions=torch.from_numpy(np.arange(offsets[-1]) - offsets[segment_ids]),
         maskable=maskable,
         is_tail_pad=is_tail_pad,
         is_answer=is_answer,
         answer_positions=is_answer.nonzero().squeeze(1),
-        modality=column("modality"),
+        modality=concatenate_column("modality"),
         tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),
         cu_seqlens=torch.from_numpy(_padded(offsets)),
@@ -215,7 +215,7 @@ def concatenate_features(sequences: list[TokenSequence]) -> ContinuousFeatures |
     return ContinuousFeatures(torch.cat(positions), torch.from_numpy(stacked))
 
 
-def _unused_end(length: int, pad_token_id: int) -> TokenSequence:
+def _unused_positions(length: int, pad_token_id: int) -> TokenSequence:
     """Return the unused end of a row."""
     position_ids = np.zeros((length, 3), dtype=np.int64)
     position_ids[:, 0] = np.arange(length)

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lightning_omni.data.template import Builder, Template, fixed_ids, is_dropped
+from lightning_omni.data.sequence_builder import SequenceBuilder
+from lightning_omni.data.template import Template, encode_fixed_text, is_dropped
 from lightning_omni.modalities import SPEECH, modality_named
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
@@ -34,25 +35,25 @@ class ReleasedTemplate(Template):
     A text that is followed by another text, which the release does not have, ends with a pad.
     """
 
-    def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
+    def answer_ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
         """Return the end of the turn, or what leads to the next part; an image's end is given."""
         modality, rest = modality_named(parts[part].modality), parts[part + 1 :]
         if modality.terminator is None:
             return "", []
         if not modality.is_text:
-            return "", [self.vocab.special(modality.terminator), *self._end_of_turn()]
+            return "", [self.vocab.special(modality.terminator), *self._end_of_turn_ids()]
         if not rest:
-            return "", self._end_of_turn()
+            return "", self._end_of_turn_ids()
         begins = rest[0].modality == SPEECH
         end = self.vocab.special("<|begin_of_speech|>") if begins else self.vocab.pad_token_id
         return "\n", [end]
 
-    def answer_text(self, ids: list[int]) -> str:
+    def decode_answer_text(self, ids: list[int]) -> str:
         """Return the text of an answer without the line feed before the next part."""
-        return super().answer_text(ids).removesuffix("\n")
+        return super().decode_answer_text(ids).removesuffix("\n")
 
     def _write_context(
-        self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
+        self, out: SequenceBuilder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
         task = task_named(sample.task)
         if task.released_system:
@@ -69,7 +70,9 @@ class ReleasedTemplate(Template):
         context = [p for p in sample.turns[turn].parts[:part] if not is_dropped(p, drop)]
         self._write_parts(out, sample, context, after="\n" if context else "")
 
-    def _write_turn(self, out: Builder, sample: Sample, turn: Turn, *, before: str = "") -> None:
+    def _write_turn(
+        self, out: SequenceBuilder, sample: Sample, turn: Turn, *, before: str = ""
+    ) -> None:
         self._open_turn(out, turn.role)
         is_user = turn.role == "user"
         self._write_parts(out, sample, list(turn.parts), before=before, in_request=is_user)
@@ -77,7 +80,7 @@ class ReleasedTemplate(Template):
 
     def _write_parts(
         self,
-        out: Builder,
+        out: SequenceBuilder,
         sample: Sample,
         parts: list[Part],
         *,
@@ -98,30 +101,32 @@ class ReleasedTemplate(Template):
             if part.features is None:
                 ids = self._code_ids(part, sample)
                 if in_request:
-                    self._add_request(out, part, ids, sample)
+                    self._write_request_codes(out, part, ids, sample)
                 else:
-                    out.add(ids, grid=self._grid(part.modality, len(ids)))
+                    out.append_ids(ids, grid=self._grid_positions(part.modality, len(ids)))
             else:
                 out.features.append((out.length, part.features))
-                out.add([self.vocab.special(CONTEXT)] * len(part.features))
+                out.append_ids([self.vocab.special(CONTEXT)] * len(part.features))
             self._write_bracket(out, "end", part.modality)
         self._write_text(out, text + after, is_fixed=is_fixed)
 
-    def _write_text(self, out: Builder, text: str, *, is_fixed: bool) -> None:
+    def _write_text(self, out: SequenceBuilder, text: str, *, is_fixed: bool) -> None:
         """Write a text, which is fixed if it holds nothing of the sample."""
-        out.add(fixed_ids(self.text, text) if is_fixed else self.text.encode(text))
+        out.append_ids(encode_fixed_text(self.text, text) if is_fixed else self.text.encode(text))
 
-    def _open_turn(self, out: Builder, role: str) -> None:
+    def _open_turn(self, out: SequenceBuilder, role: str) -> None:
         begin = self.vocab.special("<|im_start|>")
-        out.add([begin, *fixed_ids(self.text, role), *fixed_ids(self.text, "\n")])
+        out.append_ids(
+            [begin, *encode_fixed_text(self.text, role), *encode_fixed_text(self.text, "\n")]
+        )
 
-    def _close_turn(self, out: Builder) -> None:
-        out.add(self._end_of_turn())
+    def _close_turn(self, out: SequenceBuilder) -> None:
+        out.append_ids(self._end_of_turn_ids())
 
-    def _end_of_turn(self) -> list[int]:
-        return [self.vocab.special("<|im_end|>"), *fixed_ids(self.text, "\n")]
+    def _end_of_turn_ids(self) -> list[int]:
+        return [self.vocab.special("<|im_end|>"), *encode_fixed_text(self.text, "\n")]
 
-    def _close_response(self, out: Builder, modality: str) -> None:
+    def _close_response(self, out: SequenceBuilder, modality: str) -> None:
         """Close the turn of an image; other responses hold the end of their turn."""
         if modality_named(modality).has_fixed_length:
             super()._close_response(out, modality)

@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
-from lightning_omni.data.storage.locations import Location, Url, read_range
+from lightning_omni.data.storage.locations import Location, read_range
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,11 @@ def write_index(tar: Path) -> ShardIndex:
     Raises:
         OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
     """
-    index = scan(tar)
+    index = build_index(tar)
     target = index_path(tar)
     partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     with partial.open("wb") as file:
-        np.save(file, _rows(index), allow_pickle=False)
+        np.save(file, _index_rows(index), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
@@ -95,9 +96,9 @@ class StoredIndex:
         self, tar: Location, *, index: Location | None = None, tar_bytes: int | None = None
     ) -> None:
         self.path = index or tar.with_name(tar.name + SUFFIX)
-        self._made = None if self.path.is_file() else _rows(_scan_without_index(tar))
-        self._num_rows = self._count() if self._made is None else len(self._made)
-        made_of = int(self._read(self._num_rows - 1, self._num_rows)[0, 0])
+        self._made = None if self.path.is_file() else _index_rows(_build_index_with_tarfile(tar))
+        self._num_rows = self._read_row_count() if self._made is None else len(self._made)
+        made_of = int(self._read_rows(self._num_rows - 1, self._num_rows)[0, 0])
         self.tar_bytes = tar.stat().st_size if tar_bytes is None else tar_bytes
         if made_of != self.tar_bytes:
             raise OmniError(
@@ -109,12 +110,12 @@ class StoredIndex:
         """Return the number of samples."""
         return self._num_rows - 1
 
-    def part(self, start: int, stop: int) -> ShardIndex:
+    def read_part(self, start: int, stop: int) -> ShardIndex:
         """Return the byte ranges of samples `[start, stop)`."""
-        offsets, sizes, checksums = self._read(start, min(stop, len(self))).T
+        offsets, sizes, checksums = self._read_rows(start, min(stop, len(self))).T
         return ShardIndex(offsets, sizes, checksums, self.tar_bytes)
 
-    def _count(self) -> int:
+    def _read_row_count(self) -> int:
         """Return the number of rows, after the header of the file was checked."""
         head = read_range(self.path, 0, _HEADER)
         rows, rest = divmod(self.path.stat().st_size - _HEADER, _ROW)
@@ -122,7 +123,7 @@ class StoredIndex:
             raise OmniError(f"'{self.path}' is no index of a shard; delete it")
         return rows
 
-    def _read(self, start: int, stop: int) -> NDArray[np.int64]:
+    def _read_rows(self, start: int, stop: int) -> NDArray[np.int64]:
         if self._made is not None:
             return self._made[start:stop]
         raw = read_range(self.path, _HEADER + start * _ROW, (stop - start) * _ROW)
@@ -134,10 +135,10 @@ def read_index(
 ) -> ShardIndex:
     """Return the whole index of a shard; see `StoredIndex`."""
     stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes)
-    return stored.part(0, len(stored))
+    return stored.read_part(0, len(stored))
 
 
-def scan(tar: Location) -> ShardIndex:
+def build_index(tar: Location) -> ShardIndex:
     """Make the index of a tar by reading it once.
 
     Raises:
@@ -154,7 +155,7 @@ def scan(tar: Location) -> ShardIndex:
                         f"'{tar}' holds '{member.name}', which is not a plain file; prepare the "
                         "data again"
                     )
-                key = key_of(member.name, tar)[0]
+                key = split_member_name(member.name, tar)[0]
                 if not starts or starts[-1][0] != key:
                     starts.append((key, first))
         size = tar.stat().st_size
@@ -165,7 +166,7 @@ def scan(tar: Location) -> ShardIndex:
                 raise tarfile.ReadError(f"damaged after byte {end} of {size}")
             offsets = np.array([first for _, first in starts], dtype=np.int64)
             sizes = np.diff(offsets, append=end)
-            checksums = [_checksum(file, *row) for row in zip(offsets, sizes, strict=True)]
+            checksums = [_range_crc32(file, *row) for row in zip(offsets, sizes, strict=True)]
     except (tarfile.TarError, OSError, EOFError) as error:
         raise OmniError(
             f"'{tar}' is not a readable tar ({error}); prepare the data again"
@@ -176,7 +177,7 @@ def scan(tar: Location) -> ShardIndex:
     return ShardIndex(offsets, sizes, np.array(checksums, dtype=np.int64), size)
 
 
-def members(
+def parse_members(
     block: bytes, tar: Location, *, checksum: int | None = None
 ) -> tuple[str, dict[str, bytes]]:
     """Return a sample's key and its files by extension.
@@ -198,17 +199,17 @@ def members(
     while position < len(block):
         header = block[position : position + _BLOCK]
         if header[156:157] not in _PLAIN_FILES or header[345:346] != b"\0":
-            return _members_of_any_tar(block, tar)
+            return _parse_members_with_tarfile(block, tar)
         name = header[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
         size = int(header[124:136].strip(b" \0") or b"0", 8)
-        key, extension = key_of(name, tar)
+        key, extension = split_member_name(name, tar)
         position += _BLOCK
         files[extension] = block[position : position + size]
         position += -(-size // _BLOCK) * _BLOCK
     return key, files
 
 
-def key_of(name: str, tar: Location) -> tuple[str, str]:
+def split_member_name(name: str, tar: Location) -> tuple[str, str]:
     """Split a member's name at its first dot into key and extension.
 
     Raises:
@@ -223,24 +224,24 @@ def key_of(name: str, tar: Location) -> tuple[str, str]:
     return key, extension
 
 
-def _members_of_any_tar(block: bytes, tar: Location) -> tuple[str, dict[str, bytes]]:
+def _parse_members_with_tarfile(block: bytes, tar: Location) -> tuple[str, dict[str, bytes]]:
     """Parse a sample whose headers have extensions, such as long names."""
     key, files = "", dict[str, bytes]()
     with tarfile.open(fileobj=io.BytesIO(block), mode="r:") as archive:
         for member in archive:
-            key, extension = key_of(member.name, tar)
+            key, extension = split_member_name(member.name, tar)
             content = archive.extractfile(member)
             files[extension] = b"" if content is None else content.read()
     return key, files
 
 
-def _scan_without_index(tar: Location) -> ShardIndex:
+def _build_index_with_tarfile(tar: Location) -> ShardIndex:
     if isinstance(tar, Url):
         log.warning("'%s' has no index beside it, so all of it is read to make one", tar)
-    return scan(tar)
+    return build_index(tar)
 
 
-def _checksum(file: IO[Any], offset: int, size: int) -> int:
+def _range_crc32(file: IO[Any], offset: int, size: int) -> int:
     total = 0
     for start in range(offset, offset + size, _CHUNK):
         file.seek(start)
@@ -248,6 +249,6 @@ def _checksum(file: IO[Any], offset: int, size: int) -> int:
     return total
 
 
-def _rows(index: ShardIndex) -> NDArray[np.int64]:
+def _index_rows(index: ShardIndex) -> NDArray[np.int64]:
     rows = np.stack([index.offsets, index.sizes, index.checksums], axis=1)
     return np.concatenate([rows, [[index.tar_bytes, 0, 0]]]).astype(np.int64)

@@ -18,9 +18,10 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from lightning_omni.data.features_store import read_members
 from lightning_omni.data.shard_index import read_index
-from lightning_omni.data.storage.locations import Location, Url
+from lightning_omni.data.speech_feature_files import read_sample_features
+from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.types import Sample
@@ -49,7 +50,7 @@ def read_manifest(folder: Location) -> dict[str, Any]:
     return read_json_object(path, remedy="prepare the folder again")
 
 
-def data_digest(folder: Location) -> str:
+def manifest_digest(folder: Location) -> str:
     """Return a checksum of a folder's manifest, which changes with its shards."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
 
@@ -61,7 +62,7 @@ def shard_paths(folder: Location, kind: str, split: str) -> Sequence[Location]: 
 def shard_paths(folder: Location, kind: str, split: str) -> Sequence[Location]:
     """Return the shards `KIND-SPLIT-NNNNNN.tar` in `folder`, sorted; may be empty."""
     if isinstance(folder, Url):
-        return [folder / name for name in _names_at(folder, f"{kind}-{split}-[0-9]*.tar")]
+        return [folder / name for name in _list_names_at_url(folder, f"{kind}-{split}-[0-9]*.tar")]
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
@@ -69,18 +70,18 @@ def shard_names(folder: Location) -> list[str]:
     """Return the names of the shards in a folder, sorted; those of a URL as its manifest says."""
     pattern = "*-*-[0-9]*.tar"
     if isinstance(folder, Url):
-        return _names_at(folder, pattern)
+        return _list_names_at_url(folder, pattern)
     return sorted(path.name for path in folder.glob(pattern))
 
 
 def holds_shards(folder: Location) -> bool:
     """Tell whether there is a folder of shards; at a URL, whether its manifest says so."""
-    return bool(_stored_counts(folder)) if isinstance(folder, Url) else folder.is_dir()
+    return bool(_read_manifest_counts(folder)) if isinstance(folder, Url) else folder.is_dir()
 
 
-def _names_at(folder: Url, pattern: str) -> list[str]:
+def _list_names_at_url(folder: Url, pattern: str) -> list[str]:
     """Return names of a folder at a URL: its manifest's, or those listed by an object store."""
-    counts = _stored_counts(folder)
+    counts = _read_manifest_counts(folder)
     names = list(counts) if counts is not None else [url.name for url in folder.iterdir()]
     return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
@@ -100,7 +101,7 @@ def read_shard(
     """
     try:
         if not has_known_size:
-            _check_headers(path)
+            _check_tar_headers(path)
         with path.open("rb") as stream:
             source = [{"url": str(path), "stream": stream}]
             for item in group_by_keys(tar_file_expander(source)):
@@ -116,7 +117,7 @@ def read_shard(
         ) from error
 
 
-def _check_headers(path: Location) -> None:
+def _check_tar_headers(path: Location) -> None:
     """Walk the headers to the end: the streaming reader stops silently at a corrupt one."""
     end = 0
     size = path.stat().st_size
@@ -130,7 +131,7 @@ def _check_headers(path: Location) -> None:
         raise tarfile.ReadError(f"damaged after byte {end} of {size}")
 
 
-def medium_of(files: dict[str, bytes], key: str, path: Location) -> bytes:
+def find_medium_file(files: dict[str, bytes], key: str, path: Location) -> bytes:
     """Return the image or recording among a key's files.
 
     Raises:
@@ -171,7 +172,7 @@ def parse_sample(key: str, files: dict[str, bytes], path: Location) -> Sample:
         sample = Sample.from_json(key, json.loads(files["json"]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise OmniError(f"sample '{key}' of '{path}' is malformed ({error!r})") from error
-    return read_members(sample, files, path)
+    return read_sample_features(sample, files, path)
 
 
 def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
@@ -187,11 +188,11 @@ def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
         OmniError: If there are none, or others than the manifest lists.
     """
     paths = shard_paths(folder, kind, split)
-    counts = _stored_counts(folder) or {}
+    counts = _read_manifest_counts(folder) or {}
     is_own = re.compile(rf"{re.escape(kind)}-{re.escape(split)}-[0-9][^/]*\.tar")
     listed = {name for name in counts if is_own.fullmatch(name)}
     if counts and not isinstance(folder, Url):
-        _compare_names(folder, listed, {path.name for path in paths})
+        _check_listed_names(folder, listed, {path.name for path in paths})
     if not paths:
         raise OmniError(
             f"no shards of '{kind}', split '{split}', in '{folder}'; drop it from the recipe or "
@@ -200,7 +201,7 @@ def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
     return [Shard(path, counts[path.name] if counts else len(read_index(path))) for path in paths]
 
 
-def _compare_names(folder: Location, listed: set[str], found: set[str]) -> None:
+def _check_listed_names(folder: Location, listed: set[str], found: set[str]) -> None:
     for name in sorted(listed - found):
         raise OmniError(
             f"'{folder}' lacks the shard '{name}', which its manifest lists; prepare the data again"
@@ -212,7 +213,7 @@ def _compare_names(folder: Location, listed: set[str], found: set[str]) -> None:
         )
 
 
-def _stored_counts(folder: Location) -> dict[str, int] | None:
+def _read_manifest_counts(folder: Location) -> dict[str, int] | None:
     """Return the number of samples of each shard by name, from the manifest; None without one."""
     if (folder / MANIFEST).is_file():
         counts = read_manifest(folder).get("samples")

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_omni.data.lane_reader import Cursor
 from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
-from lightning_omni.data.media_lanes import MediaReader
-from lightning_omni.data.resumable import LANES, ResumableData
-from lightning_omni.data.shards import data_digest, list_shards, read_manifest
-from lightning_omni.data.storage.locations import recorded_location
+from lightning_omni.data.media_reader import MediaReader
+from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest
+from lightning_omni.data.storage.locations import parse_recorded_location
 from lightning_omni.errors import OmniError, check_within
 
 
@@ -43,18 +43,18 @@ class SpeechCrops:
         """Yield a lane's batches without end, each with the position behind it."""
         state = position or {"cursor": [0, 0], "batches": 0}
         turn, offset = state["cursor"]
-        clips = self.reader.lane(lane, (turn, offset))
+        clips = self.reader.read_lane(lane, (turn, offset))
         batches = int(state["batches"])
         while True:
             rng = Random(f"{self.seed}-{lane}-{batches}")
             crops = []
             for _ in range(self.batch_size):
-                crop, cursor = self._crop(clips, rng)
+                crop, cursor = self._draw_crop(clips, rng)
                 crops.append(crop)
             batches += 1
             yield torch.stack(crops), {"cursor": list(cursor), "batches": batches}
 
-    def _crop(
+    def _draw_crop(
         self, clips: Iterator[tuple[Tensor, Cursor]], rng: Random
     ) -> tuple[Float[Tensor, " T"], Cursor]:
         """Return a crop and the cursor behind its last clip."""
@@ -106,7 +106,7 @@ class SpeechData(ResumableData):
         check_within("data.batch_size", batch_size, 1)
         check_within("data.val_batches", val_batches, 1)
         check_within("data.seed", seed, 0)
-        self.data, self.sample_rate = recorded_location(data, "data.data"), sample_rate
+        self.data, self.sample_rate = parse_recorded_location(data, "data.data"), sample_rate
         self.crop = round(crop_s * sample_rate)
         self.batch_size, self.val_batches, self.seed = batch_size, val_batches, seed
 
@@ -114,33 +114,33 @@ class SpeechData(ResumableData):
         """Check that there are shards, and read the validation crops."""
         read_manifest(self.data)
         list_shards(self.data / "media", "speech", "train")
-        crops = self._crops("val", lanes=1)(0, None)
+        crops = self._make_crops("val", lanes=1)(0, None)
         self.val_crops = [crop for crop, _ in islice(crops, self.val_batches)]
 
-    def stream_facts(self) -> dict[str, Any]:
+    def stream_identity(self) -> dict[str, Any]:
         """Return what the positions of lanes depend on."""
-        return {**super().stream_facts(), "data": data_digest(self.data), "seed": self.seed}
+        return {**super().stream_identity(), "data": manifest_digest(self.data), "seed": self.seed}
 
     def train_dataloader(self) -> LaneLoader:
         """Return endless random crops of the training clips, Float[B T]."""
-        return self.lane_loader(self._crops("train", lanes=self.lanes))
+        return self.make_lane_loader(self._make_crops("train", lanes=self.lanes))
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return a fixed list of crops, the same on each process."""
-        return DataLoader(_Fixed(self.val_crops), batch_size=None)
+        return DataLoader(_FixedBatches(self.val_crops), batch_size=None)
 
-    def decode(self, content: bytes, name: str) -> Float[Tensor, " S"]:
+    def decode_recording(self, content: bytes, name: str) -> Float[Tensor, " S"]:
         """Decode a recording to this data's sample rate."""
         return torch.from_numpy(read_audio(content, sample_rate=self.sample_rate, name=name))
 
-    def _crops(self, split: str, *, lanes: int) -> SpeechCrops:
+    def _make_crops(self, split: str, *, lanes: int) -> SpeechCrops:
         reader = MediaReader(
-            self.data, "speech", split, lanes=lanes, seed=self.seed, decode=self.decode
+            self.data, "speech", split, lanes=lanes, seed=self.seed, decode=self.decode_recording
         )
         return SpeechCrops(reader, crop=self.crop, batch_size=self.batch_size, seed=self.seed)
 
 
-class _Fixed(IterableDataset[Tensor]):
+class _FixedBatches(IterableDataset[Tensor]):
     """A list of batches that is not dealt to processes."""
 
     def __init__(self, batches: list[Tensor]) -> None:

@@ -11,17 +11,17 @@ response, the parts before it are context, and later parts are absent, in traini
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_omni.data.sequence_builder import SequenceBuilder
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import IMAGE, MODALITIES, SPEECH, modality_named
-from lightning_omni.tasks import TASK_NAMES, task_named
+from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, TokenSequence, Turn
 from lightning_omni.vocab import Vocab
@@ -34,83 +34,6 @@ class MaskedSpan:
     modality: str
     start: int
     stop: int
-
-
-@dataclass(slots=True)
-class Builder:
-    """Collects the runs of tokens of a sample while it is rendered.
-
-    Attributes:
-        length: Number of tokens so far.
-        runs: Ids of the runs before `latest`.
-        latest: Ids since the last array.
-        grids: First position and cells of each run on a grid.
-        answers: First position, one past the last, modality and number of tail pads of each run to
-            be predicted.
-        features: See `TokenSequence`.
-    """
-
-    length: int = 0
-    runs: list[NDArray[np.int64]] = field(default_factory=list)
-    latest: list[int] = field(default_factory=list)
-    grids: list[tuple[int, NDArray[np.int64]]] = field(default_factory=list)
-    answers: list[tuple[int, int, int, int]] = field(default_factory=list)
-    features: list[tuple[int, NDArray[np.floating[Any]]]] = field(default_factory=list)
-
-    def add(
-        self,
-        ids: Sequence[int] | NDArray[np.int64],
-        *,
-        grid: NDArray[np.int64] | None = None,
-        answer_of: int = -1,
-        tail_pads: int = 0,
-    ) -> None:
-        """Append tokens.
-
-        Args:
-            ids: Their ids, an array where they are many.
-            grid: (row, column) of each, Int[len(ids) 2]; None for tokens that lie on no grid.
-            answer_of: Index of the modality if the tokens are to be predicted, else -1.
-            tail_pads: Number of trailing tokens that are tail pads.
-        """
-        start, self.length = self.length, self.length + len(ids)
-        if isinstance(ids, np.ndarray):
-            self._end_latest()
-            self.runs.append(ids)
-        else:
-            self.latest.extend(ids)
-        if grid is not None:
-            self.grids.append((start, grid))
-        if answer_of >= 0:
-            self.answers.append((start, self.length, answer_of, tail_pads))
-
-    def sequence(self, sample: Sample) -> TokenSequence:
-        """Return the sequence of the collected tokens."""
-        self._end_latest()
-        position_ids = np.zeros((self.length, 3), dtype=np.int64)
-        position_ids[:, 0] = np.arange(self.length)
-        for start, grid in self.grids:
-            position_ids[start : start + len(grid), 1:] = grid
-        modality = np.full(self.length, -1)
-        is_tail_pad = np.zeros(self.length, dtype=np.bool_)
-        for start, stop, answer_of, tail_pads in self.answers:
-            modality[start:stop] = answer_of
-            is_tail_pad[stop - tail_pads : stop] = True
-        return TokenSequence(
-            np.concatenate(self.runs),
-            position_ids,
-            modality >= 0,
-            is_tail_pad,
-            modality,
-            TASK_NAMES.index(sample.task),
-            sample.key,
-            tuple(self.features),
-        )
-
-    def _end_latest(self) -> None:
-        if self.latest:
-            self.runs.append(np.array(self.latest, dtype=np.int64))
-            self.latest.clear()
 
 
 class Template:
@@ -165,11 +88,11 @@ class Template:
             drop: Modalities of the user's content to leave out, speech with its transcript; the
                 instruction stays. This trains the unconditional model that guidance needs.
         """
-        turn, part = rng.choice(_answer_parts(sample))
-        out = Builder()
+        turn, part = rng.choice(_answer_part_indices(sample))
+        out = SequenceBuilder()
         self._write_context(out, sample, turn, part, drop)
         self._write_response(out, sample.turns[turn].parts, part, rng)
-        return out.sequence(sample)
+        return out.build(sample)
 
     def render_prompt(
         self,
@@ -189,12 +112,12 @@ class Template:
             fixed: Fixed ids within the span, by position in it.
             drop: As in `render`.
         """
-        out = Builder()
+        out = SequenceBuilder()
         last = len(sample.turns) - 1
         self._write_context(out, sample, last, part, drop)
         modality = sample.turns[last].parts[part].modality
         span = self._write_masked_span(out, modality, length, fixed or {})
-        return out.sequence(sample), span
+        return out.build(sample), span
 
     def without_tail_pads(self) -> Template:
         """Return the same template without tail pads, as generation uses it."""
@@ -212,12 +135,12 @@ class Template:
         ids: list[int] = self._answer_ids(parts, part).tolist()
         return ids
 
-    def ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
+    def answer_ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
         """Return how an answer part ends: text appended to its own, then ids."""
         terminator = modality_named(parts[part].modality).terminator
         return "", [] if terminator is None else [self.vocab.special(terminator)]
 
-    def answer_text(self, ids: list[int]) -> str:
+    def decode_answer_text(self, ids: list[int]) -> str:
         """Return the text of an answer's ids, without its ending."""
         return self.text.decode(ids)
 
@@ -225,7 +148,7 @@ class Template:
         self, parts: tuple[Part, ...], part: int, *, tail_pads: int = 0
     ) -> NDArray[np.int64]:
         """Return the ids of an answer part, its terminator and tail pads included."""
-        own, (suffix, end) = parts[part], self.ending(parts, part)
+        own, (suffix, end) = parts[part], self.answer_ending(parts, part)
         rest = [*end, *[self.vocab.pad_token_id] * tail_pads]
         if modality_named(own.modality).is_text:
             return np.array([*self.text.encode(f"{own.text or ''}{suffix}"), *rest], np.int64)
@@ -233,7 +156,7 @@ class Template:
         return np.concatenate((codes, np.array(rest, np.int64)))
 
     def _write_context(
-        self, out: Builder, sample: Sample, turn: int, part: int, drop: Collection[str]
+        self, out: SequenceBuilder, sample: Sample, turn: int, part: int, drop: Collection[str]
     ) -> None:
         """Write everything that precedes an answer part."""
         for i, earlier in enumerate(sample.turns[:turn]):
@@ -248,53 +171,55 @@ class Template:
         self._write_answer_parts(out, tuple(p for p in before if not is_dropped(p, drop)))
 
     def _write_masked_span(
-        self, out: Builder, modality: str, length: int, fixed: Mapping[int, int]
+        self, out: SequenceBuilder, modality: str, length: int, fixed: Mapping[int, int]
     ) -> MaskedSpan:
         """Write the masks of a response, some ids fixed, in its brackets, and close the turn."""
         self._write_bracket(out, "begin", modality)
         span = MaskedSpan(modality, out.length, out.length + length)
         ids = [fixed.get(i, self.vocab.mask_token_id) for i in range(length)]
-        self._add_answer(out, modality, ids)
+        self._write_answer_ids(out, modality, ids)
         self._close_response(out, modality)
         return span
 
     def _write_response(
-        self, out: Builder, parts: tuple[Part, ...], part: int, rng: Random
+        self, out: SequenceBuilder, parts: tuple[Part, ...], part: int, rng: Random
     ) -> None:
         """Write the answer part to be predicted, its tail pads, and close the turn."""
         modality = parts[part].modality
         pads = self._draw_num_tail_pads(modality, rng)
         ids = self._answer_ids(parts, part, tail_pads=pads)
         self._write_bracket(out, "begin", modality)
-        self._add_answer(out, modality, ids, tail_pads=pads)
+        self._write_answer_ids(out, modality, ids, tail_pads=pads)
         self._close_response(out, modality)
 
-    def _add_answer(
+    def _write_answer_ids(
         self,
-        out: Builder,
+        out: SequenceBuilder,
         modality: str,
         ids: Sequence[int] | NDArray[np.int64],
         *,
         tail_pads: int = 0,
     ) -> None:
         index = self.vocab.modalities.index(modality)
-        out.add(ids, grid=self._grid(modality, len(ids)), answer_of=index, tail_pads=tail_pads)
+        out.append_ids(
+            ids, grid=self._grid_positions(modality, len(ids)), answer_of=index, tail_pads=tail_pads
+        )
 
-    def _close_response(self, out: Builder, modality: str) -> None:
+    def _close_response(self, out: SequenceBuilder, modality: str) -> None:
         """Write the bracket that is not predicted, and the end of the turn."""
         if modality_named(modality).has_fixed_length:
             self._write_bracket(out, "end", modality)
         self._close_turn(out)
 
-    def _open_turn(self, out: Builder, role: str) -> None:
-        out.add([self.vocab.special(f"<|{role}|>")])
+    def _open_turn(self, out: SequenceBuilder, role: str) -> None:
+        out.append_ids([self.vocab.special(f"<|{role}|>")])
 
-    def _close_turn(self, out: Builder) -> None:
-        out.add([self.vocab.special("<|end_of_turn|>")])
+    def _close_turn(self, out: SequenceBuilder) -> None:
+        out.append_ids([self.vocab.special("<|end_of_turn|>")])
 
     def _write_user_turn(
         self,
-        out: Builder,
+        out: SequenceBuilder,
         sample: Sample,
         turn: Turn,
         *,
@@ -304,24 +229,24 @@ class Template:
         task = task_named(sample.task)
         if with_instruction and task.instruction:
             voice = sample.meta.get("voice", task.default_voice)
-            out.add(fixed_ids(self.text, task.instruction.format(voice=voice)))
+            out.append_ids(encode_fixed_text(self.text, task.instruction.format(voice=voice)))
         for part in turn.parts:
             if part.modality in drop:
                 continue
             if modality_named(part.modality).is_text:
-                out.add(self.text.encode(part.text or ""))
+                out.append_ids(self.text.encode(part.text or ""))
             else:
                 ids = self._code_ids(part, sample)
                 self._write_bracket(out, "begin", part.modality)
-                self._add_request(out, part, ids, sample)
+                self._write_request_codes(out, part, ids, sample)
                 self._write_bracket(out, "end", part.modality)
 
-    def _write_answer_parts(self, out: Builder, parts: tuple[Part, ...]) -> None:
+    def _write_answer_parts(self, out: SequenceBuilder, parts: tuple[Part, ...]) -> None:
         """Write answer parts that are context of a later one."""
         for i, part in enumerate(parts):
             self._write_bracket(out, "begin", part.modality)
             ids = self._answer_ids(parts, i)
-            out.add(ids, grid=self._grid(part.modality, len(ids)))
+            out.append_ids(ids, grid=self._grid_positions(part.modality, len(ids)))
             if modality_named(part.modality).has_fixed_length:
                 self._write_bracket(out, "end", part.modality)
 
@@ -329,14 +254,14 @@ class Template:
         units = rng.randint(0, self.max_tail_pads.get(modality, 0))
         return units * modality_named(modality).frame_size(self.sizes)
 
-    def _write_bracket(self, out: Builder, side: str, modality: str) -> None:
+    def _write_bracket(self, out: SequenceBuilder, side: str, modality: str) -> None:
         row = modality_named(modality)
         token = row.begin if side == "begin" else row.end
         if token is not None:
-            out.add([self.vocab.special(token)])
+            out.append_ids([self.vocab.special(token)])
 
-    def _add_request(
-        self, out: Builder, part: Part, ids: NDArray[np.int64], sample: Sample
+    def _write_request_codes(
+        self, out: SequenceBuilder, part: Part, ids: NDArray[np.int64], sample: Sample
     ) -> None:
         """Write the codes of a request's medium.
 
@@ -349,9 +274,11 @@ class Template:
                 f"sample '{sample.key}' asks about a picture of {len(ids)} codes, wanted {wanted}; "
                 "encode the data again with this recipe's data.request_image_size"
             )
-        out.add(ids, grid=modality_named(part.modality).grid_of(len(ids), self.request_sizes))
+        out.append_ids(
+            ids, grid=modality_named(part.modality).grid_of(len(ids), self.request_sizes)
+        )
 
-    def _grid(self, modality: str, length: int) -> NDArray[np.int64] | None:
+    def _grid_positions(self, modality: str, length: int) -> NDArray[np.int64] | None:
         return modality_named(modality).grid_of(length, self.sizes)
 
     def _code_ids(self, part: Part, sample: Sample) -> NDArray[np.int64]:
@@ -365,7 +292,7 @@ class Template:
 
 
 @lru_cache(maxsize=4096)
-def fixed_ids(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
+def encode_fixed_text(tokenizer: TextTokenizer, text: str) -> tuple[int, ...]:
     """Return the ids of a text of the template, such as an instruction, which many samples hold."""
     return tuple(tokenizer.encode(text))
 
@@ -375,7 +302,7 @@ def is_dropped(part: Part, drop: Collection[str]) -> bool:
     return SPEECH in drop and part.is_transcript
 
 
-def _answer_parts(sample: Sample) -> list[tuple[int, int]]:
+def _answer_part_indices(sample: Sample) -> list[tuple[int, int]]:
     """Return the indices (turn, part) of all answer parts."""
     return [
         (t, p)

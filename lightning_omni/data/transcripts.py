@@ -15,7 +15,7 @@ from lightning_omni.tasks import task_named
 from lightning_omni.types import Part, Sample, Turn
 
 
-def check_transcribed(tasks: Iterable[str]) -> None:
+def check_transcript_tasks(tasks: Iterable[str]) -> None:
     """Refuse tasks whose request is not spoken, and those whose answer is a transcript already.
 
     Raises:
@@ -46,10 +46,10 @@ def with_transcript(sample: Sample) -> Sample:
             f"sample '{sample.key}' of {sample.task} has no transcript (`text` in its meta); "
             f"prepare the data with transcripts or take {sample.task} out of transcribe_first"
         )
-    return expecting_transcript(sample, str(transcript))
+    return insert_transcript(sample, str(transcript))
 
 
-def expecting_transcript(sample: Sample, transcript: str | None = None) -> Sample:
+def insert_transcript(sample: Sample, transcript: str | None = None) -> Sample:
     """Return the sample with a transcript before its answer; None for one to be generated."""
     *before, answer = sample.turns
     parts = (Part("text", text=transcript, is_transcript=True), *answer.parts)

@@ -15,7 +15,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from lightning_omni.data.media import image_to_tensor, square
+from lightning_omni.data.media import center_crop_and_resize, image_to_tensor
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.statistics import Estimate, mean_of_values
 from lightning_omni.metrics.codebook import CodebookUse
@@ -72,7 +72,10 @@ def score_image_codec(
     flat_codes: list[Tensor] = []
     num_patches = 0
     for start in range(0, len(pictures), _BATCH):
-        squares = [square(p, tokenizer.image_size) for p in pictures[start : start + _BATCH]]
+        squares = [
+            center_crop_and_resize(p, tokenizer.image_size)
+            for p in pictures[start : start + _BATCH]
+        ]
         real = torch.stack([image_to_tensor(p) for p in squares])
         codes = tokenizer.encode(real.to(tokenizer.device))
         rows = tokenizer.columns

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.encoding.folder import ensure_codes
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import opaque, square, tensor_to_image
+from lightning_omni.data.media import center_crop_and_resize, flatten_transparency, tensor_to_image
 from lightning_omni.data.template import Template
 from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
 from lightning_omni.generation.history import Change
@@ -91,10 +91,10 @@ def read_part(
         return GeneratedPart(Part(own.modality, codes=codes), span, ids, ended)
     text = own.text or ""
     if span.blanks:
-        fillings = [template.answer_text(content[start:stop]) for start, stop in span.blanks]
+        fillings = [template.decode_answer_text(content[start:stop]) for start, stop in span.blanks]
         text = TextWithBlanks.parse(text).filled(fillings)
     elif span.num_masked:
-        text = template.answer_text(content)
+        text = template.decode_answer_text(content)
     return GeneratedPart(replace(own, text=text), span, ids, ended)
 
 
@@ -147,7 +147,9 @@ class MediaDecoder:
             masked: positions of the codes that were generated.
         """
         if isinstance(content, Image.Image) and isinstance(own, Image.Image):
-            pixels = square(opaque(own, "white"), self.image.image_size)
+            pixels = center_crop_and_resize(
+                flatten_transparency(own, "white"), self.image.image_size
+            )
             return blend_image(content, pixels, masked, self.columns)
         if isinstance(content, np.ndarray) and isinstance(own, np.ndarray):
             return blend_speech(

@@ -131,7 +131,7 @@ class PartGenerator:
                 self.lengths, self.template, sample, part, factor=factor, positions=stated
             )
             return [ResponseSpan(length)]
-        ending = self.template.ending(sample.turns[-1].parts, part)
+        ending = self.template.answer_ending(sample.turns[-1].parts, part)
         if own.modality != "text":
             ids = self.vocab.to_ids(own.modality, list(own.codes or ()))
             return [media_span([*ids, *ending[1]], own.masked)]
@@ -269,7 +269,7 @@ class PartGenerator:
         """
         if len(candidates) == 1:
             return candidates[0]
-        end = self.template.ending(sample.turns[-1].parts, part)[1]
+        end = self.template.answer_ending(sample.turns[-1].parts, part)[1]
         texts = [[*content_of(one.ids, "text", self.template)[0], *end] for one in candidates]
         first = candidates[0].span.blanks[0][0]
         log_probs: list[float] = []

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lightning_omni.data.encoding.folder import load_file_tokenizers
+from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
+from lightning_omni.data.make_template import make_template
 from lightning_omni.data.template import Template
-from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
 from lightning_omni.generation.config import Presets, load_presets

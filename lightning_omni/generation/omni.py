@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.templates import check_continuous_speech
-from lightning_omni.data.transcripts import expecting_transcript
+from lightning_omni.data.make_template import check_continuous_speech
+from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.devices import device_facts, resolve_device
 from lightning_omni.generation.config import (
     Configs,
@@ -328,7 +328,7 @@ class Omni:
         """Begin the answer with an empty transcript if the model was trained to write one."""
         is_transcribed = f"{sample.task}/transcript" in self.lengths
         has_transcript = any(part.is_transcript for part in sample.turns[-1].parts)
-        return expecting_transcript(sample) if is_transcribed and not has_transcript else sample
+        return insert_transcript(sample) if is_transcribed and not has_transcript else sample
 
 
 def _with_options(config: Configs | None, options: dict[str, Any]) -> Configs:

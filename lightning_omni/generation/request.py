@@ -12,8 +12,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.features_store import user_speech
-from lightning_omni.data.media import check_wave, image_to_tensor, opaque, resampled, square
+from lightning_omni.data.media import (
+    center_crop_and_resize,
+    check_waveform,
+    flatten_transparency,
+    image_to_tensor,
+    resample,
+)
+from lightning_omni.data.speech_feature_files import user_speech_parts
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import TextWithBlanks
 from lightning_omni.generation.model_folder import ModelFolder
@@ -140,7 +146,7 @@ class RequestEncoder:
         Raises:
             OmniError: If it is there as codes only, but the model reads features.
         """
-        if self.needs_features and any(part.features is None for part in user_speech(sample)):
+        if self.needs_features and any(part.features is None for part in user_speech_parts(sample)):
             raise OmniError(f"sample '{sample.key}' holds speech as codes, but {_NEEDS_ENCODER}")
 
     def _infilled(self, task: Task, infill: Infill) -> dict[str, Part]:
@@ -164,7 +170,9 @@ class RequestEncoder:
 
     def _image(self, image: Image.Image, mask: Image.Image | None, *, is_request: bool) -> Part:
         columns = self.request_image_columns if is_request else self.image_columns
-        pixels = square(opaque(image, "white"), columns * self.image.downsample_factor)
+        pixels = center_crop_and_resize(
+            flatten_transparency(image, "white"), columns * self.image.downsample_factor
+        )
         codes = self.image.encode(image_to_tensor(pixels)[None].to(self.device))
         masked = frozenset() if mask is None else masked_codes(image, mask, columns)
         return Part("image", codes=tuple(codes[0].tolist()), masked=masked)
@@ -174,7 +182,7 @@ class RequestEncoder:
     ) -> Part:
         own = np.ascontiguousarray(speech, dtype=np.float32)
         rate, codebooks = self.speech.sample_rate, self.speech.num_codebooks
-        check_wave(own, rate, "speech")
+        check_waveform(own, rate, "speech")
         codes = self.speech.encode(torch.from_numpy(own)[None].to(self.device), sample_rate=rate)
         frames: list[int] = []
         if intervals is not None:
@@ -197,7 +205,7 @@ class RequestEncoder:
                 "intervals mask codes of speech, but the model reads features, which reach across "
                 "them; cut the sound instead"
             )
-        wave = resampled(speech, rate, SAMPLE_RATE)
+        wave = resample(speech, rate, SAMPLE_RATE)
         return self.features.encode(torch.from_numpy(wave), name="request")
 
 
@@ -338,7 +346,7 @@ def masked_codes(image: Image.Image, mask: Image.Image, columns: int) -> frozens
     Raises:
         OmniError: If the mask is dark all over the square.
     """
-    is_light = np.asarray(opaque(mask, "black").convert("L")) >= _LIGHT
+    is_light = np.asarray(flatten_transparency(mask, "black").convert("L")) >= _LIGHT
     side = min(image.size)
     across = _pixels(mask.width, image.width, side, columns)
     down = _pixels(mask.height, image.height, side, columns)

@@ -137,7 +137,9 @@ class MaskedDiffusionModule(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
-            datamodule.check_features(has_projector=self.backbone.feature_projector is not None)
+            datamodule.check_feature_projector(
+                has_projector=self.backbone.feature_projector is not None
+            )
         for name, module in zip(self.code_spans, self.backbone.embedding.spans, strict=True):
             assert isinstance(module, CodebookEmbedding)  # noqa: S101
             if features[name].shape != module.features.shape:

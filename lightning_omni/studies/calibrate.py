@@ -162,7 +162,7 @@ def calibrate(
     rows: list[CalibrationRow] = []
     choices: dict[str, dict[Preset, str]] = {}
     for task in tasks:
-        task_rows, choices[task] = _compare(omni, suite, plan, task, configs)
+        task_rows, choices[task] = _compare_configs(omni, suite, plan, task, configs)
         rows += task_rows
         results = {
             "model": str(model),
@@ -171,7 +171,7 @@ def calibrate(
             "seed": seed,
             **provenance(used),
             **omni.computation(),
-            "choice": by_preset(choices),
+            "choice": group_choices_by_preset(choices),
             "rows": [asdict(row) for row in rows],
         }
         (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
@@ -200,7 +200,9 @@ def choose_configs(candidates: Sequence[Candidate]) -> dict[Preset, str]:
     }
 
 
-def by_preset(choices: Mapping[str, Mapping[Preset, str]]) -> dict[Preset, dict[str, str]]:
+def group_choices_by_preset(
+    choices: Mapping[str, Mapping[Preset, str]],
+) -> dict[Preset, dict[str, str]]:
     """Return the config names by preset and task, given them by task and preset."""
     return {
         preset: {task: chosen[preset] for task, chosen in choices.items()} for preset in TOLERANCE
@@ -217,20 +219,22 @@ def calibration_table(
         choices: Config name by task and preset.
     """
     tables = []
-    for task, (first, *others) in _by_task(rows).items():
+    for task, (first, *others) in _group_by_task(rows).items():
         lines = [
             f"## {task}, n = {first.n}",
             "",
-            f"| config | {_label(first)} | 95 % interval | difference to {first.config} | "
+            f"| config | {_point_label(first)} | 95 % interval | difference to {first.config} | "
             "forward passes | seconds |",
             "|---|---|---|---|---|---|",
-            _table_line(first, ""),
+            _row_to_table_line(first, ""),
             *(
-                _table_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}")
+                _row_to_table_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}")
                 for row in others
             ),
         ]
-        chosen = ", ".join(f"{preset} {name[task]}" for preset, name in by_preset(choices).items())
+        chosen = ", ".join(
+            f"{preset} {name[task]}" for preset, name in group_choices_by_preset(choices).items()
+        )
         tables.append("\n".join([*lines, "", f"Chosen: {chosen}."]))
     return "\n\n".join(tables) + "\n"
 
@@ -241,7 +245,7 @@ def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
     Among more than `MAX_LABELS` configs only the front and the first one are labelled.
     """
     plt = pyplot()
-    for task, task_rows in _by_task(rows).items():
+    for task, task_rows in _group_by_task(rows).items():
         first = task_rows[0]
         figure, axes = plt.subplots(figsize=(6, 4))
         front = sorted(pareto_front(task_rows), key=lambda row: row.forwards)
@@ -262,7 +266,7 @@ def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
         for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
             set_formatter(lambda x, _: f"{x:g}")
         axes.set_xlabel("forward passes per answer")
-        axes.set_ylabel(_label(first))
+        axes.set_ylabel(_point_label(first))
         axes.set_title(f"{task}, n = {first.n}", fontsize=10)
         save_figure(figure, [axes], folder / f"pareto_{task}.png")
 
@@ -270,21 +274,21 @@ def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
 def pareto_front(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
     """Return the rows that no other row dominates in quality and forward passes."""
 
-    def merit(row: CalibrationRow) -> float:
+    def oriented_value(row: CalibrationRow) -> float:
         return -row.value if row.is_lower_better else row.value
 
     def is_dominated(row: CalibrationRow) -> bool:
         return any(
-            merit(other) >= merit(row)
+            oriented_value(other) >= oriented_value(row)
             and other.forwards <= row.forwards
-            and (merit(other), other.forwards) != (merit(row), row.forwards)
+            and (oriented_value(other), other.forwards) != (oriented_value(row), row.forwards)
             for other in rows
         )
 
     return [row for row in rows if not is_dominated(row)]
 
 
-def _compare(
+def _compare_configs(
     omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, GenerationConfig]
 ) -> tuple[list[CalibrationRow], dict[Preset, str]]:
     """Measure all configs on one task; return their rows and the config of each preset."""
@@ -317,10 +321,10 @@ def _compare(
             )
         )
         log.info("%s", rows[-1])
-    return rows, choose_configs(_candidates(rows, scores))
+    return rows, choose_configs(_make_candidates(rows, scores))
 
 
-def _candidates(
+def _make_candidates(
     rows: Sequence[CalibrationRow], scores: Mapping[str, list[Score]]
 ) -> list[Candidate]:
     """Compare all configs with the best one; among equally good ones that is the cheapest."""
@@ -334,18 +338,18 @@ def _candidates(
     return candidates
 
 
-def _by_task(rows: Sequence[CalibrationRow]) -> dict[str, list[CalibrationRow]]:
+def _group_by_task(rows: Sequence[CalibrationRow]) -> dict[str, list[CalibrationRow]]:
     return {
         task: [row for row in rows if row.task == task]
         for task in dict.fromkeys(row.task for row in rows)
     }
 
 
-def _label(row: CalibrationRow) -> str:
+def _point_label(row: CalibrationRow) -> str:
     return row.metric + (" ↓" if row.is_lower_better else "")
 
 
-def _table_line(row: CalibrationRow, difference: str) -> str:
+def _row_to_table_line(row: CalibrationRow, difference: str) -> str:
     return (
         f"| {row.config} | {row.value:.3f} | {row.low:.3f} to {row.high:.3f} | "
         f"{difference} | {row.forwards:.1f} | {row.seconds:.3f} |"

@@ -39,7 +39,7 @@ def verify_topology(args: Sequence[str], trainer: Mapping[str, Any], steps: int)
         OmniError: If the recipe has one device, or a run fails.
     """
     check_within("verify_topology", steps, 1)
-    devices = num_devices(trainer.get("devices"), str(trainer.get("accelerator")))
+    devices = count_devices(trainer.get("devices"), str(trainer.get("accelerator")))
     if devices < 2:
         raise OmniError("a run on one device has no other layout; give --trainer.devices 2 or more")
     accumulate = int(trainer.get("accumulate_grad_batches") or 1)
@@ -50,14 +50,14 @@ def verify_topology(args: Sequence[str], trainer: Mapping[str, Any], steps: int)
             "several": (f"--trainer.devices={devices}",),
         }
         for name, layout in layouts.items():
-            _train(Path(folder) / name, [*args, *layout], steps)
+            _train_in_process(Path(folder) / name, [*args, *layout], steps)
             found.append(read_records(Path(folder) / name))
-    table, agrees = compare(*found, batches_per_step=accumulate * devices)
+    table, agrees = compare_runs(*found, batches_per_step=accumulate * devices)
     sys.stdout.write(f"1 device against {devices}, float32\n{table}\n")
     return agrees
 
 
-def num_devices(devices: Any, accelerator: str) -> int:
+def count_devices(devices: Any, accelerator: str) -> int:
     """Return the number of devices that a trainer's setting stands for."""
     if isinstance(devices, list):
         return len(devices)
@@ -68,7 +68,7 @@ def num_devices(devices: Any, accelerator: str) -> int:
     return int(devices)
 
 
-def compare(one: Records, several: Records, *, batches_per_step: int) -> tuple[str, bool]:
+def compare_runs(one: Records, several: Records, *, batches_per_step: int) -> tuple[str, bool]:
     """Return a table of both runs by step, and whether they agree.
 
     Args:
@@ -97,7 +97,7 @@ def compare(one: Records, several: Records, *, batches_per_step: int) -> tuple[s
     return "\n".join(lines), agrees
 
 
-def _train(folder: Path, args: Sequence[str], steps: int) -> None:
+def _train_in_process(folder: Path, args: Sequence[str], steps: int) -> None:
     """Train in a process of its own, which starts those of further devices."""
     path = "lightning_omni.callbacks.batch_records.BatchRecords"
     records = [{"class_path": path, "init_args": {"folder": str(folder)}}]

@@ -10,7 +10,7 @@ SHARDS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 
 
 def samples(order, pool):
-    found = [(r.shard, i) for r in order.ranges(pool) for i in range(r.start, r.stop)]
+    found = [(r.shard, i) for r in order.sample_ranges(pool) for i in range(r.start, r.stop)]
     return [found[i] for i in order.permutation(pool, len(found))]
 
 
@@ -47,13 +47,15 @@ def test_pools_do_not_grow_with_the_data():
         order = EpochOrder([1000] * shards, lanes=4, seed="1")
         sizes = [order.pool_size(pool) for pool in range(order.pools_per_epoch)]
         assert max(sizes) <= SAMPLES_PER_POOL
-        ranges = [order.ranges(pool) for pool in range(order.pools_per_epoch)]
+        ranges = [order.sample_ranges(pool) for pool in range(order.pools_per_epoch)]
         assert max(map(len, ranges)) <= PIECES_PER_POOL + 2
 
 
 def test_shards_come_in_an_order_of_their_own_in_each_epoch():
     order = EpochOrder([100] * 50, lanes=1, seed="1")
-    firsts = [[r.shard for r in order.ranges(epoch * order.pools_per_epoch)] for epoch in range(2)]
+    firsts = [
+        [r.shard for r in order.sample_ranges(epoch * order.pools_per_epoch)] for epoch in range(2)
+    ]
     assert firsts[0] != firsts[1]
     assert firsts[0] != sorted(firsts[0])
 

@@ -11,10 +11,10 @@ from PIL import Image
 from small_models import as_lists, rendered_with, sample_of
 
 from lightning_omni.cli import main
-from lightning_omni.data.encoding.folder import ensure_codes
-from lightning_omni.data.packing import pack
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.make_template import make_template
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.shards import read_manifest, read_samples
-from lightning_omni.data.templates import make_template
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.omni import Omni
 from lightning_omni.generation.request import Infill
@@ -89,7 +89,7 @@ def test_both_sizes_are_packed_into_one_row_with_their_grids():
         rendered_with(made, sample("vqa", ASKED), 0),
         rendered_with(made, sample("t2i", ANSWERED), 0),
     ]
-    (batch,) = pack(
+    (batch,) = pack_stream(
         enumerate(sequences), rows=1, row_length=256, pad_token_id=made.vocab.pad_token_id
     )
     first = len(sequences[0].ids)

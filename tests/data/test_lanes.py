@@ -9,9 +9,10 @@ import pytest
 import torch
 from tar_files import write_tar
 
-from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.lane_reader import LaneReader
 from lightning_omni.data.lanes import LaneBatch, LaneLoader, LaneStream, StreamPosition
 from lightning_omni.data.shard_index import write_index
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import Shard
 from lightning_omni.errors import OmniError
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from lightning_omni.data.media import read_audio, read_image, square
+from lightning_omni.data.media import center_crop_and_resize, read_audio, read_image
 from lightning_omni.errors import OmniError
 
 
@@ -39,11 +39,14 @@ def test_sixteen_bit_greys_keep_their_brightness():
 
 def test_the_central_square_is_cut_before_it_is_scaled():
     wide = Image.new("RGB", (1, 30_000), "red")
-    assert square(wide, 64).size == (64, 64)
+    assert center_crop_and_resize(wide, 64).size == (64, 64)
     stripes = Image.new("RGB", (30, 10), "blue")
     stripes.paste("red", (10, 0, 20, 10))
-    assert square(stripes, 10).getcolors() == [(100, (255, 0, 0))]
-    assert square(square(stripes, 10), 10).tobytes() == square(stripes, 10).tobytes()
+    assert center_crop_and_resize(stripes, 10).getcolors() == [(100, (255, 0, 0))]
+    assert (
+        center_crop_and_resize(center_crop_and_resize(stripes, 10), 10).tobytes()
+        == center_crop_and_resize(stripes, 10).tobytes()
+    )
 
 
 def test_sound_of_any_format_becomes_mono_at_the_rate_asked_for(rng):

@@ -9,7 +9,7 @@ import torch
 from tar_files import write_tar
 
 from lightning_omni.data.lanes import LaneLoader, LaneStream, StreamPosition
-from lightning_omni.data.mixture import Mixture, MixtureLane, PackedLanes, next_task
+from lightning_omni.data.mixture import Mixture, MixtureLane, PackedLanes, choose_next_task
 from lightning_omni.data.shard_index import write_index
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
@@ -124,9 +124,9 @@ def test_rows_of_another_size_go_on_with_the_next_sample(folder, template):
 
 def test_the_tasks_have_their_shares_over_lanes_and_in_each(folder, template):
     mixture = Mixture(folder, TASKS, 1, LANES)
-    readers = mixture.readers()
+    readers = mixture.make_readers()
     drawn = [[MixtureLane(mixture, template, readers, n)] for n in range(LANES)]
-    tasks = [[lane.draw().task for _ in range(60)] for (lane,) in drawn]
+    tasks = [[lane.draw_sample().task for _ in range(60)] for (lane,) in drawn]
     for own in tasks:
         assert abs(Counter(own)["tqa"] - 40) <= 1
     for turn in zip(*tasks, strict=True):
@@ -137,7 +137,7 @@ def test_a_task_is_served_within_one_of_its_share():
     weights = {"a": 0.5, "b": 0.3, "c": 0.2}
     served = dict.fromkeys(weights, 0)
     for n in range(1, 200):
-        next_task(weights, served)
+        choose_next_task(weights, served)
         assert all(abs(served[k] - n * w) < 1 for k, w in weights.items())
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.data.packing import pack
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.errors import OmniError
 from lightning_omni.types import Batch, ContinuousFeatures, TokenSequence
 
@@ -24,7 +24,9 @@ def sequence(length, key="s"):
 def test_every_sequence_is_packed_once_and_whole(lengths, rows, lookahead):
     stream = [(index, sequence(n)) for index, n in enumerate(lengths)]
     seen = {}
-    for batch in pack(stream, rows=rows, row_length=16, pad_token_id=99, lookahead=lookahead):
+    for batch in pack_stream(
+        stream, rows=rows, row_length=16, pad_token_id=99, lookahead=lookahead
+    ):
         assert batch.ids.shape == (rows * 16,)
         assert batch.num_rows == rows
         for n, (start, stop) in enumerate(pairwise(accumulate(batch.lengths, initial=0))):
@@ -41,18 +43,18 @@ def test_every_sequence_is_packed_once_and_whole(lengths, rows, lookahead):
 
 def test_no_segment_crosses_a_row():
     stream = [(i, sequence(5)) for i in range(7)]
-    for batch in pack(stream, rows=2, row_length=12, pad_token_id=99):
+    for batch in pack_stream(stream, rows=2, row_length=12, pad_token_id=99):
         first, second = batch.segment_ids.view(2, 12).tolist()
         assert not set(first) & set(second)
 
 
 def test_a_sequence_longer_than_a_row_is_refused_by_key():
     with pytest.raises(OmniError, match="sample 'long' has 17 tokens but rows have 16"):
-        list(pack([(0, sequence(17, "long"))], rows=1, row_length=16, pad_token_id=0))
+        list(pack_stream([(0, sequence(17, "long"))], rows=1, row_length=16, pad_token_id=0))
 
 
 def test_a_batch_moves_as_one():
-    (batch,) = pack([(0, sequence(3))], rows=1, row_length=4, pad_token_id=0)
+    (batch,) = pack_stream([(0, sequence(3))], rows=1, row_length=4, pad_token_id=0)
     moved = batch.to("meta")
     assert moved.ids.device.type == "meta"
     assert moved.lengths == batch.lengths == (3, 1)
@@ -82,7 +84,7 @@ def values_of(batch):
 @pytest.fixture
 def batch():
     stream = [(0, sequence(3)), (1, with_features(4)), (2, sequence(5))]
-    (packed,) = pack(stream, rows=2, row_length=8, pad_token_id=0)
+    (packed,) = pack_stream(stream, rows=2, row_length=8, pad_token_id=0)
     return packed
 
 
@@ -140,7 +142,7 @@ def test_a_batch_moves_without_waiting_unless_asked(batch, monkeypatch):
 def test_waiting_sequences_fill_rows_to_the_brim_and_do_not_wait_long():
     rng = Random(0)
     stream = [(index, sequence(rng.randint(20, 180))) for index in range(3000)]
-    every = list(pack(stream, rows=4, row_length=512, pad_token_id=0))
+    every = list(pack_stream(stream, rows=4, row_length=512, pad_token_id=0))
     assert sorted(int(v) for b in every for v in b.sample_index[b.tasks >= 0]) == list(range(3000))
     batches = every[:-3]
     used = sum(int((b.tasks[b.segment_ids] >= 0).sum()) for b in batches)

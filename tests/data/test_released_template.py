@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_models import as_lists, rendered_with, sample_of
 
+from lightning_omni.data.make_template import make_template
 from lightning_omni.data.released_template import ReleasedTemplate
-from lightning_omni.data.templates import make_template
 from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan, end_ids
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -147,7 +147,7 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
 
 def test_a_text_before_speech_loses_the_line_feed_that_led_to_it():
     hole = ids_of(["a green whale\n"])
-    assert template().answer_text(hole) == "a green whale"
+    assert template().decode_answer_text(hole) == "a green whale"
 
 
 @pytest.mark.parametrize(("task", "modality"), [("asr", "speech"), ("vqa", "image")])

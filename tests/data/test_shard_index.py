@@ -8,10 +8,10 @@ from tar_files import write_tar
 
 from lightning_omni.data.shard_index import (
     StoredIndex,
+    build_index,
     index_path,
-    members,
+    parse_members,
     read_index,
-    scan,
     write_index,
 )
 from lightning_omni.data.shards import read_shard
@@ -34,7 +34,7 @@ def tar(tmp_path):
 def samples(tar, index):
     raw = tar.read_bytes()
     rows = zip(index.offsets, index.sizes, index.checksums, strict=True)
-    return [members(raw[o : o + n], tar, checksum=c) for o, n, c in rows]
+    return [parse_members(raw[o : o + n], tar, checksum=c) for o, n, c in rows]
 
 
 def test_the_index_gives_the_samples_that_the_streaming_reader_gives(tar):
@@ -75,7 +75,7 @@ def test_a_part_of_an_index_is_read_alone(tar):
     whole = write_index(tar)
     stored = StoredIndex(tar)
     assert len(stored) == 3
-    part = stored.part(1, 3)
+    part = stored.read_part(1, 3)
     assert part.offsets.tolist() == whole.offsets[1:].tolist()
     assert part.checksums.tolist() == whole.checksums[1:].tolist()
 
@@ -97,7 +97,7 @@ def test_a_damaged_index_is_named(tar, content):
 )
 def test_odd_members_are_named(tmp_path, files, found):
     with pytest.raises(OmniError, match=found):
-        scan(write_tar(tmp_path / "x-train-000000.tar", files))
+        build_index(write_tar(tmp_path / "x-train-000000.tar", files))
 
 
 def test_a_link_is_refused(tmp_path):
@@ -107,7 +107,7 @@ def test_a_link_is_refused(tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     with pytest.raises(OmniError, match="not a plain file"):
-        scan(path)
+        build_index(path)
 
 
 @pytest.mark.parametrize("cut", [1, 600, 1500])
@@ -115,4 +115,4 @@ def test_a_cut_tar_is_refused(tar, cut):
     raw = tar.read_bytes()
     tar.write_bytes(raw[: len(raw) - len(raw) % 10240 - 10240 + cut] if cut == 1 else raw[:cut])
     with pytest.raises(OmniError, match="not a readable tar"):
-        scan(tar)
+        build_index(tar)

@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from lightning_omni.data.template import Template
-from lightning_omni.data.transcripts import check_transcribed, with_transcript
+from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.lengths import fit_lengths, rule_name, source_length
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -73,4 +73,4 @@ def test_a_sample_without_a_transcript_is_named():
 @pytest.mark.parametrize("task", ["t2i", "asr", "vqa"])
 def test_only_tasks_that_are_asked_aloud_are_transcribed(task):
     with pytest.raises(OmniError, match=f"transcribe_first names '{task}'"):
-        check_transcribed([task])
+        check_transcript_tasks([task])

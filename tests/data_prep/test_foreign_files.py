@@ -12,15 +12,16 @@ import pytest
 import soundfile
 import torch
 
-from data_prep.corpora.entries import Captioned, Unusable
-from data_prep.corpora.files import existing_sources, files_with_suffix, read_table
-from data_prep.corpora.json_list import json_items
+from data_prep.corpora.entries import CaptionedImage, UnusableEntry
+from data_prep.corpora.json_list import read_json_items
 from data_prep.corpora.parquet import parquet_rows
+from data_prep.corpora.source_files import expand_sources, find_files
 from data_prep.corpora.speech_tars import read as read_speech
 from data_prep.corpora.spoken_dialogues import read as read_dialogues
 from data_prep.corpora.tars import tar_entries
-from data_prep.corpora.transcripts import plain_words, voice_named
-from data_prep.speech.snac_codes import decoded, layers_of
+from data_prep.corpora.text_files import read_tsv
+from data_prep.corpora.transcripts import normalize_transcript, speaker_voice_name
+from data_prep.speech.snac_codes import decode_snac_to_wav, parse_snac_layers
 from lightning_omni.errors import OmniError
 
 
@@ -35,7 +36,9 @@ def tar_of(path, names):
 
 def read(path):
     """The entries of a tar: the extensions of each sample, or the sample's absence."""
-    return list(tar_entries(path, lambda origin, files: Captioned(origin, b"", " ".join(files))))
+    return list(
+        tar_entries(path, lambda origin, files: CaptionedImage(origin, b"", " ".join(files)))
+    )
 
 
 def test_names_with_folders_dots_and_spaces_are_samples_and_hidden_files_are_none(tmp_path):
@@ -71,7 +74,7 @@ def test_a_damaged_tar_gives_its_samples_up_to_the_damage_and_counts_the_rest(da
     path.write_bytes(raw[: {"cut": place, "short": place + 700}.get(damage)])
     *good, bad = read(path)
     assert len(good) == 5
-    assert isinstance(bad, Unusable)
+    assert isinstance(bad, UnusableEntry)
     assert "damaged after" in bad.reason
     lost = {"cut": 1, "short": 1, "header": round((len(raw) - place) / 1536)}
     assert bad.entries == lost[damage]
@@ -99,12 +102,12 @@ def test_braces_stand_for_several_files(tmp_path):
     for i in range(3):
         (tmp_path / f"{i:03d}.tar").touch()
     (tmp_path / "a{b}.tar").touch()
-    found = existing_sources([f"{tmp_path}/{{000..002}}.tar", tmp_path / "a{b}.tar"])
+    found = expand_sources([f"{tmp_path}/{{000..002}}.tar", tmp_path / "a{b}.tar"])
     assert [path.name for path in found] == ["000.tar", "001.tar", "002.tar", "a{b}.tar"]
     with pytest.raises(OmniError, match=r"no file or folder '.*003\.tar'"):
-        existing_sources([f"{tmp_path}/{{000..003}}.tar"])
+        expand_sources([f"{tmp_path}/{{000..003}}.tar"])
     with pytest.raises(OmniError, match="cannot be expanded"):
-        existing_sources([f"{tmp_path}/{{000..003.tar"])
+        expand_sources([f"{tmp_path}/{{000..003.tar"])
 
 
 def test_linked_folders_are_followed_once_and_leftovers_of_macos_passed_over(tmp_path):
@@ -113,14 +116,14 @@ def test_linked_folders_are_followed_once_and_leftovers_of_macos_passed_over(tmp
         (tmp_path / name).touch()
     (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
-    found = [path.name for path in files_with_suffix(tmp_path / "in", (".png",))]
+    found = [path.name for path in find_files(tmp_path / "in", (".png",))]
     assert found == ["a.png", "2.PNG", "4.png"]
 
 
 def test_a_table_may_have_a_byte_order_mark_long_fields_and_short_rows(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_bytes("\ufeffpath\tsentence\r\na\r\nb\tx\u2028y\r\nc\t".encode() + b"z" * 200_000)
-    rows = [row["sentence"] for _, row in read_table(path, ("path", "sentence"))]
+    rows = [row["sentence"] for _, row in read_tsv(path, ("path", "sentence"))]
     assert rows == ["", "x\u2028y", "z" * 200_000]
 
 
@@ -129,9 +132,9 @@ def test_a_json_list_is_read_item_by_item(chunk, tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.corpora.json_list._CHUNK", chunk)
     items = [{"a": ["x]", {"b": 1}]}, 123456, "é,", None, [1.5e3], {}]
     (tmp_path / "x.json").write_text("\ufeff " + json.dumps(items, indent=1) + " \n")
-    assert list(json_items(tmp_path / "x.json")) == items
+    assert list(read_json_items(tmp_path / "x.json")) == items
     (tmp_path / "empty.json").write_text("[ ]")
-    assert list(json_items(tmp_path / "empty.json")) == []
+    assert list(read_json_items(tmp_path / "empty.json")) == []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_a_json_list_is_read_item_by_item(chunk, tmp_path, monkeypatch):
 def test_what_is_no_json_list_is_refused(content, words, tmp_path):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(OmniError, match=words):
-        list(json_items(tmp_path / "x.json"))
+        list(read_json_items(tmp_path / "x.json"))
 
 
 def test_a_parquet_file_without_the_columns_is_named(tmp_path):
@@ -186,22 +189,22 @@ def test_a_parquet_file_is_read_a_few_rows_at_a_time_and_damage_counts_the_rows_
     ],
 )
 def test_tags_of_punctuation_become_punctuation(words, plain):
-    assert plain_words(words, "x") == plain
+    assert normalize_transcript(words, "x") == plain
 
 
 def test_an_utterance_without_words_is_refused_and_an_unknown_speaker_has_a_name():
     with pytest.raises(OmniError, match="has no words: '<MUSIC>'"):
-        plain_words("<MUSIC>", "x")
-    assert voice_named("N/A") == voice_named(None) == "speaker-unknown"
-    assert voice_named(17) == "speaker-17"
+        normalize_transcript("<MUSIC>", "x")
+    assert speaker_voice_name("N/A") == speaker_voice_name(None) == "speaker-unknown"
+    assert speaker_voice_name(17) == "speaker-17"
 
 
 def test_frames_of_snac_codes_are_split_into_three_layers():
     frames = "# 0 1 2 3 4 5 6 # 10 11 12 13 14 15 16"
-    assert layers_of(frames, "x") == [[0, 10], [1, 4, 11, 14], [2, 3, 5, 6, 12, 13, 15, 16]]
+    assert parse_snac_layers(frames, "x") == [[0, 10], [1, 4, 11, 14], [2, 3, 5, 6, 12, 13, 15, 16]]
     for wrong, words in (("# 1 2", "SNAC frame"), ("# a", "no numbers"), ("", "no spoken answer")):
         with pytest.raises(OmniError, match=words):
-            layers_of(wrong, "x")
+            parse_snac_layers(wrong, "x")
 
 
 def test_spoken_answers_in_snac_codes_are_decoded(tmp_path, monkeypatch):
@@ -238,4 +241,4 @@ def test_spoken_answers_in_snac_codes_are_decoded(tmp_path, monkeypatch):
     assert (rate, len(wave)) == (24000, 4800)
     assert wave[0] == pytest.approx(0.5, abs=1e-3)
     with pytest.raises(OmniError, match="SNAC frame"):
-        decoded("# 4096 0 0 0 0 0 0", "x")
+        decode_snac_to_wav("# 4096 0 0 0 0 0 0", "x")

@@ -15,19 +15,22 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.collection import MediaFile, image, make_sample, text, turn
-from data_prep.corpora import prepare_corpus
+from data_prep.corpora.corpus_builder import CorpusBuilder
 from data_prep.corpora.entries import (
-    Captioned,
+    CaptionedImage,
     ContentPart,
     Conversation,
-    CorpusBuilder,
-    Transcribed,
-    Unusable,
+    TranscribedSpeech,
+    UnusableEntry,
     VisualQuestion,
 )
-from data_prep.streaming import KeySet, StreamedCollection, unfinished_folder
-from lightning_omni.data.shard_index import index_path, read_index, scan
+from data_prep.key_set import KeySet
+from data_prep.media_file import MediaFile
+from data_prep.prepare_corpus import prepare_corpus
+from data_prep.samples import image_part, make_sample, make_turn, text_part
+from data_prep.shard_folders import open_unfinished_folder
+from data_prep.streamed_collection import StreamedCollection
+from lightning_omni.data.shard_index import build_index, index_path, read_index
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
 from lightning_omni.errors import OmniError
 
@@ -47,8 +50,8 @@ def prepare(source, out, **options):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr("data_prep.streaming.MEDIA_PER_SHARD", 4)
-    monkeypatch.setattr("data_prep.streaming.SAMPLES_PER_SHARD", 3)
+    monkeypatch.setattr("data_prep.streamed_collection.MEDIA_PER_SHARD", 4)
+    monkeypatch.setattr("data_prep.streamed_collection.SAMPLES_PER_SHARD", 3)
 
 
 def test_shards_have_their_size_an_index_and_media_in_the_order_of_the_corpus(
@@ -61,7 +64,7 @@ def test_shards_have_their_size_an_index_and_media_in_the_order_of_the_corpus(
     assert [sizes[f"tasks/t2i-train-00000{i}.tar"] for i in range(4)] == [3, 3, 3, 1]
     assert len(sizes) == 3 + 4 + 4
     for path in sizes:
-        assert len(read_index(out / path)) == len(scan(out / path)) == sizes[path]
+        assert len(read_index(out / path)) == len(build_index(out / path)) == sizes[path]
         assert index_path(out / path).is_file()
     captions = [
         json.loads(files["json"])["caption"]
@@ -133,14 +136,15 @@ def test_a_build_that_fails_leaves_the_folder_as_it_was(tmp_path):
 KILLED = """
     import os, sys
     from pathlib import Path
-    from data_prep.corpora import entries, prepare_corpus
-    add = entries.CorpusBuilder._add
+    from data_prep.corpora import corpus_builder
+    from data_prep.prepare_corpus import prepare_corpus
+    add = corpus_builder.CorpusBuilder._add_entry
     def stop(self, entry):
         if self.good == 6:
             print("here", flush=True)
             sys.stdin.read()
         add(self, entry)
-    entries.CorpusBuilder._add = stop
+    corpus_builder.CorpusBuilder._add_entry = stop
     prepare_corpus("image_folder", [sys.argv[1]], Path(sys.argv[2]), split="train", facts={})
 """
 
@@ -222,7 +226,7 @@ def test_shards_that_no_manifest_lists_are_removed_by_the_next_build(tmp_path):
 def test_a_folder_of_unfinished_shards_with_files_of_others_is_kept(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/thesis.tex").touch()
-    with pytest.raises(OmniError, match=r"thesis\.tex"), unfinished_folder(tmp_path / "x"):
+    with pytest.raises(OmniError, match=r"thesis\.tex"), open_unfinished_folder(tmp_path / "x"):
         pass
     assert (tmp_path / "x/thesis.tex").exists()
 
@@ -230,7 +234,7 @@ def test_a_folder_of_unfinished_shards_with_files_of_others_is_kept(tmp_path):
 def talk(count, bad):
     for i in range(count):
         if i < bad:
-            yield Unusable(f"row {i}", "no words")
+            yield UnusableEntry(f"row {i}", "no words")
         else:
             yield VisualQuestion(f"row {i}", b"", "what", "that")
 
@@ -250,51 +254,56 @@ def test_a_corpus_that_cannot_pass_stops_at_a_thousand_entries():
 
     corpus = Nothing("x", "train")
     with pytest.raises(OmniError, match="1000 of 1000 entries are unusable, more than 5 %"):
-        corpus.add_all(counted())
+        corpus.add_entries(counted())
     assert len(seen) == 1000
 
 
 def test_bad_rows_at_the_start_of_a_long_corpus_are_no_reason_to_stop():
     corpus = Nothing("x", "train")
-    corpus.add_all(talk(10_000, 400))
+    corpus.add_entries(talk(10_000, 400))
     assert (corpus.good, corpus.bad, len(corpus.left_out)) == (9600, 400, 400)
 
 
 def test_the_list_of_what_was_left_out_is_bounded_and_the_count_is_not():
     corpus = Nothing("x", "train")
     good = list(talk(40_000, 0))
-    corpus.add_all([*good, *talk(2000, 2000)])
+    corpus.add_entries([*good, *talk(2000, 2000)])
     assert (corpus.bad, len(corpus.left_out)) == (2000, 1000)
 
 
 def test_a_damaged_file_counts_as_its_entries_in_the_end_and_does_not_stop_the_build():
     corpus = Nothing("x", "train")
-    corpus.add_all([Unusable("a.tar", "damaged", 1500), *talk(40_000, 0)])
+    corpus.add_entries([UnusableEntry("a.tar", "damaged", 1500), *talk(40_000, 0)])
     assert (corpus.good, corpus.bad) == (40_000, 1500)
     with pytest.raises(OmniError, match="1500 of 21500 entries"):
-        Nothing("x", "train").add_all([Unusable("a.tar", "damaged", 1500), *talk(20_000, 0)])
+        Nothing("x", "train").add_entries(
+            [UnusableEntry("a.tar", "damaged", 1500), *talk(20_000, 0)]
+        )
 
 
 def test_blank_words_are_unusable():
     corpus = CorpusBuilder("x", "train")
-    blank = [VisualQuestion("q", b"", "what", " "), Transcribed("t", b"", "\n", "v")]
+    blank = [VisualQuestion("q", b"", "what", " "), TranscribedSpeech("t", b"", "\n", "v")]
     with pytest.raises(OmniError, match="2 of 2 entries are unusable"):
-        corpus.add_all(blank)
+        corpus.add_entries(blank)
     assert corpus.left_out == ["q: the answer is blank", "t: the transcript is blank"]
 
 
 def test_media_that_were_written_are_not_kept_in_memory(tmp_path):
     sizes = []
     with (
-        unfinished_folder(tmp_path / "x") as (folder, keys),
+        open_unfinished_folder(tmp_path / "x") as (folder, keys),
         StreamedCollection(folder, keys) as collection,
     ):
         tracemalloc.start()
         for i in range(400):
             info = {"caption": str(i)}
             medium = MediaFile(f"k{i}", "image", "png", info, lambda: bytes(200_000))
-            turns = (turn("user", text(str(i))), turn("assistant", image(medium)))
-            collection.add("train", make_sample("t2i", *turns, meta={}), medium)
+            turns = (
+                make_turn("user", text_part(str(i))),
+                make_turn("assistant", image_part(medium)),
+            )
+            collection.add_sample("train", make_sample("t2i", *turns, meta={}), medium)
             sizes.append(tracemalloc.get_traced_memory()[0])
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -317,7 +326,7 @@ def test_text_that_cannot_be_stored_is_left_out_and_told_of(words, tmp_path):
 
 def test_names_that_are_no_text_are_told_of_all_the_same(tmp_path):
     corpus = Nothing("x", "train")
-    corpus.add_all([Unusable("a\udcff.jpg", "broken"), *talk(40, 0)])
+    corpus.add_entries([UnusableEntry("a\udcff.jpg", "broken"), *talk(40, 0)])
     assert corpus.left_out == ["a\\udcff.jpg: broken"]
 
 
@@ -325,15 +334,15 @@ def test_an_empty_turn_and_a_name_with_a_zero_byte_are_unusable():
     corpus = CorpusBuilder("x", "train")
     empty = Conversation("a", "chat", (("user", (ContentPart("text", "hi"),)), ("assistant", ())))
     with pytest.raises(OmniError, match="2 of 2"):
-        corpus.add_all([empty, Captioned("b", Path("\0.png"), "a cat")])
+        corpus.add_entries([empty, CaptionedImage("b", Path("\0.png"), "a cat")])
     assert corpus.left_out[0] == "a: a turn of the assistant is empty"
     assert "no file" in corpus.left_out[1]
 
 
 def test_a_long_build_reports_its_rate(monkeypatch, caplog):
-    monkeypatch.setattr("data_prep.corpora.entries._REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr("data_prep.corpora.corpus_builder._REPORT_EVERY_S", 0.0)
     caplog.set_level("INFO")
-    Nothing("x", "train").add_all(talk(2, 0))
+    Nothing("x", "train").add_entries(talk(2, 0))
     assert "1 entries, 0 left out" in caplog.text
 
 

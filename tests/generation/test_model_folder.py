@@ -7,8 +7,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from lightning_omni.data.make_template import make_template
 from lightning_omni.data.released_template import ReleasedTemplate
-from lightning_omni.data.templates import make_template
 from lightning_omni.generation.config import GenerationConfig, save_presets
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.nn.transformer import Transformer

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_omni import GenerationConfig, Infill, Omni
-from lightning_omni.data.transcripts import expecting_transcript
+from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import MAX_SEED
 from lightning_omni.generation.lengths import LengthRule
@@ -110,7 +110,7 @@ def test_a_part_of_an_answer_is_generated_again_beside_the_others(omni, samples)
 
 
 def test_a_given_transcript_is_kept_and_costs_nothing(omni, samples):
-    sample = expecting_transcript(samples["sqa"], "what is two plus two")
+    sample = insert_transcript(samples["sqa"], "what is two plus two")
     (answer,) = omni.answer([sample], seed=0)
     assert answer.transcript == "what is two plus two"
     assert parts_of(answer)["transcript"]["forwards"] == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_models import QWEN_SHAPE, rendered_with, sample_of
 
-from lightning_omni.data.templates import make_template
+from lightning_omni.data.make_template import make_template
 from lightning_omni.generation.canvas_builder import end_ids
 from lightning_omni.generation.denoiser import CachedBackbone
 from lightning_omni.generation.lengths import fit_lengths

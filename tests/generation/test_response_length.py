@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_generator import CODEBOOKS, RULES, VOCAB, generate, make_generator, request, text
 
-from lightning_omni.data.transcripts import expecting_transcript
+from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.generation import lengths
 from lightning_omni.generation.config import GenerationConfig
@@ -67,7 +67,7 @@ def test_a_given_length_changes_nothing_of_an_image():
         (request("caption", text=text("a ___{2} on a mat")), 0),
         (request("caption", text=text("a ___")), 0),
         (request("tts", speech=Part("speech", codes=(0, 16, 1, 17), masked=frozenset({2, 3}))), 0),
-        (expecting_transcript(request("sqa")), 0),
+        (insert_transcript(request("sqa")), 0),
     ],
     ids=["blank", "open end", "speech", "transcript"],
 )
@@ -187,7 +187,7 @@ def test_a_text_that_already_ends_is_not_lengthened(monkeypatch):
 
 @torch.inference_mode()
 def test_the_transcript_is_lengthened_as_the_answer_is(short):
-    sample = expecting_transcript(request("sqa"))
+    sample = insert_transcript(request("sqa"))
     for part in (0, 1):
         (found,) = generate([sample], ADJUSTED, part=part)
         assert found["positions"] == LONGEST

@@ -11,7 +11,7 @@ from several_processes import run_processes
 from test_layouts import QUIET
 from test_training_on_features import batches, module
 
-from lightning_omni.data.fixed_batches import FixedBatches, fixed_loader
+from lightning_omni.data.fixed_batches import FixedBatches, make_fixed_loader
 from lightning_omni.modules.epoch_means import EpochMeans
 from lightning_omni.modules.sharding import ShardedStrategy
 
@@ -53,7 +53,7 @@ def validate(rank, *, processes, strategy):
     packed = batches(60, rows=1)[:5]
     strategy = ShardedStrategy() if strategy == "fsdp2" else strategy
     trainer = L.Trainer(**QUIET, devices=processes, strategy=strategy)
-    loader = fixed_loader(packed, rank=rank, world_size=processes)
+    loader = make_fixed_loader(packed, rank=rank, world_size=processes)
     trainer.validate(module(), loader, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 

@@ -12,7 +12,7 @@ from several_processes import run_processes
 from test_training_on_features import batches, module
 from torch.distributed.tensor import DTensor
 
-from lightning_omni.data.resumable import ResumableData
+from lightning_omni.data.resumable_data import ResumableData
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder, read_folder
 from lightning_omni.modules.sharding import ShardedStrategy, gather_weights, is_sharded
 from lightning_omni.optim.muon import MuonAdamW
@@ -37,12 +37,12 @@ class Dealt(ResumableData):
             for turn in count((position or {"turn": 0})["turn"]):
                 yield packed[(turn * self.lanes + lane) % len(packed)], {"turn": turn + 1}
 
-        return self.lane_loader(open_lane)
+        return self.make_lane_loader(open_lane)
 
     def code_features(self):
         return {}
 
-    def check_features(self, *, has_projector):
+    def check_feature_projector(self, *, has_projector):
         pass
 
 

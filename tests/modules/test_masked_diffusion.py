@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import SMALL
 
-from lightning_omni.data.packing import pack
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.template import Template
 from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.schedule import Cosine, Linear
@@ -65,7 +65,7 @@ def batches(count=40, rows=2):
             )
             yield visit, template.render(Sample("s", "svqa", turns), rng=rng)
 
-    return list(pack(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
+    return list(pack_stream(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
 
 
 def corrupt(model, batch):

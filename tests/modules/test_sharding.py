@@ -21,7 +21,7 @@ from lightning_omni.modules.sharding import (
 )
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
-from lightning_omni.studies.bench.train import our_loss
+from lightning_omni.studies.bench.training_steps import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.vocab import Vocab

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from small_models import QWEN_SHAPE, import_small_dream
 
-from lightning_omni.data.packing import pack
-from lightning_omni.data.templates import make_template
+from lightning_omni.data.make_template import make_template
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
@@ -209,7 +209,9 @@ def test_training_validation_and_the_bound_score_a_token_by_the_one_before():
         model.backbone.embedding.head.weight.copy_(4 * rows)
     template = make_template(model.vocab, TEXT, image_columns=4, codebooks=1, max_tail_pads={})
     stream = [(v, template.render(SAMPLE, rng=Random(v))) for v in range(8)]
-    (batch,) = pack(iter(stream), rows=1, row_length=400, pad_token_id=model.vocab.pad_token_id)
+    (batch,) = pack_stream(
+        iter(stream), rows=1, row_length=400, pad_token_id=model.vocab.pad_token_id
+    )
     last = torch.tensor(batch.lengths).cumsum(0)[: len(stream)] - 1
     before = torch.where(batch.ids == model.vocab.special("<|im_end|>"), 1, 0)
     assert before[last - 1].all()  # an answer ends with the turn's end and a line feed

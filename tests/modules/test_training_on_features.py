@@ -10,8 +10,8 @@ import torch.distributed as dist
 from small_models import SMALL
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_omni.data.packing import pack
-from lightning_omni.data.templates import make_template
+from lightning_omni.data.make_template import make_template
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
@@ -69,7 +69,7 @@ def batches(count=60, rows=4, seed=0, *, has_speech=True):
             sample = Sample("s", "asr", (Turn("user", (speech,)), answer))
             yield visit, template.render(sample, rng=rng)
 
-    return list(pack(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
+    return list(pack_stream(stream(), rows=rows, row_length=160, pad_token_id=vocab.pad_token_id))
 
 
 def loss_of(model, batch):

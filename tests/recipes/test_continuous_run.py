@@ -9,8 +9,8 @@ import soundfile
 import torch
 
 from lightning_omni.cli import main
-from lightning_omni.data.features_store import user_speech
 from lightning_omni.data.shards import read_samples
+from lightning_omni.data.speech_feature_files import user_speech_parts
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.omni import Omni
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
@@ -52,7 +52,7 @@ def test_the_encoder_s_frames_lie_beside_the_samples_and_discrete_folders_have_n
     for has_frames, folder in by_kind.items():
         samples = read_samples(folder, "asr", "train")
         assert samples
-        for part in (p for s in samples for p in user_speech(s)):
+        for part in (p for s in samples for p in user_speech_parts(s)):
             assert (part.features is not None) == has_frames
             assert not has_frames or part.features.shape[1] == 560
     assert not list(Path("data/smoke/codes").glob("*.heard"))
@@ -99,7 +99,7 @@ def test_the_answer_depends_on_the_sound_through_its_features(place):
     rng = np.random.default_rng(1)
     rate = omni.speech_tokenizer.sample_rate
     sample = omni.encode_request("asr", speech=rng.normal(0, 0.1, rate).astype(np.float32))
-    (part,) = user_speech(sample)
+    (part,) = user_speech_parts(sample)
     assert part.features.shape == (17, 560)
     assert part.codes
     bare = read_samples(next(Path("data/smoke").glob("tasks")), "asr", "train", limit=1)

@@ -20,8 +20,13 @@ from lightning_omni.data.packing import LOOKAHEAD
 from lightning_omni.diffusion.noise import split_complementary
 from lightning_omni.evaluation.statistics import summarize
 from lightning_omni.recipe import read_recipe
-from lightning_omni.studies.experiments.measurements import measure_nelbo, with_test_split
-from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, write_recipe
+from lightning_omni.studies.experiments.measurements import measure_nelbo
+from lightning_omni.studies.experiments.recipe import (
+    load_recipe,
+    with_output_folder,
+    with_test_split,
+    write_recipe,
+)
 from lightning_omni.tasks import TASKS_BY_NAME
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -162,7 +167,7 @@ def short_recipe(path, steps, *callbacks):
 
 
 def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
-    recipe = in_folder(
+    recipe = with_output_folder(
         short_recipe(Path("plain.yaml"), 4, "ModelCheckpoint", "ExportOmni"), Path("plain")
     )
     recipe["trainer"]["precision"] = "32-true"  # exports are measured in float32
@@ -321,9 +326,9 @@ def test_the_condition_is_dropped_as_often_as_the_recipe_says(workplace):
             drawn[drop] += 1
 
     mixture = data_of(condition_dropout=0.3, tasks={"vqa": 1, "t2i": 1}).mixture()
-    lane = MixtureLane(mixture, Recorder(), mixture.readers(), 0)
+    lane = MixtureLane(mixture, Recorder(), mixture.make_readers(), 0)
     for _ in range(2000):
-        lane.render(lane.draw())
+        lane.render(lane.draw_sample())
     assert set(drawn) == {(), ("text",), ("text", "image")}
     assert abs(drawn["text", "image"] / 1000 - 0.3) < 0.05
     assert abs(drawn[("text",)] / 1000 - 0.3) < 0.05

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from data_prep.__main__ import _parser
+from data_prep.__main__ import _make_parser
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "paper"
 LAYOUT_TASKS = {
@@ -32,7 +32,7 @@ def test_the_script_makes_the_tasks_of_the_stages(tmp_path):
     made = set()
     for verb, *words in commands(tmp_path):
         assert verb == "prep-data"
-        args = _parser().parse_args(words)
+        args = _make_parser().parse_args(words)
         assert all(source.startswith("/corpora/") for source in args.source)
         tasks = args.tasks or LAYOUT_TASKS[args.corpus]
         made.update(tasks)

@@ -9,10 +9,10 @@ from lightning_omni.generation.config import PRESETS, GenerationConfig, load_pre
 from lightning_omni.studies.calibrate import (
     CalibrationRow,
     Candidate,
-    by_preset,
     calibration_table,
     choose_configs,
     draw_pareto,
+    group_choices_by_preset,
     pareto_front,
 )
 
@@ -57,7 +57,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
     omni = SimpleNamespace(computation=lambda: used)
     monkeypatch.setattr(verb, "prepare", lambda *_, **__: (omni, None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
-    monkeypatch.setattr(verb, "_compare", compare)
+    monkeypatch.setattr(verb, "_compare_configs", compare)
     model, out = tmp_path / "model", tmp_path / "out"
     model.mkdir()
     few = GenerationConfig(num_steps=4)
@@ -91,4 +91,4 @@ def test_a_config_that_answers_just_like_the_best_is_the_best_if_it_is_cheaper()
 
 def test_names_are_listed_by_preset():
     chosen = {"t2i": {"fast": "a", "balanced": "b", "best": "c"}}
-    assert by_preset(chosen)["balanced"] == {"t2i": "b"}
+    assert group_choices_by_preset(chosen)["balanced"] == {"t2i": "b"}

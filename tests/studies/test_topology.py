@@ -7,31 +7,31 @@ import pytest
 
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.topology import compare, num_devices, verify_topology
+from lightning_omni.studies.topology import compare_runs, count_devices, verify_topology
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUN = {n: {"loss": 3.0 + n, "tokens": f"t{n}", "masks": f"m{n}"} for n in range(4)}
 
 
 def test_equal_runs_agree_and_each_difference_is_seen():
-    table, agrees = compare(RUN, RUN, batches_per_step=2)
+    table, agrees = compare_runs(RUN, RUN, batches_per_step=2)
     assert agrees
     assert table.splitlines()[1].split()[:2] == ["1", "3.500000"]
     for number, key, value in ((0, "loss", 3.001), (3, "loss", 6.1), (2, "masks", "?")):
         other = deepcopy(RUN)
         other[number][key] = value
-        assert not compare(RUN, other, batches_per_step=2)[1]
-    assert not compare(RUN, {n: RUN[n] for n in range(3)}, batches_per_step=2)[1]
+        assert not compare_runs(RUN, other, batches_per_step=2)[1]
+    assert not compare_runs(RUN, {n: RUN[n] for n in range(3)}, batches_per_step=2)[1]
     later = deepcopy(RUN)
     later[3]["loss"] += 0.001
-    assert compare(RUN, later, batches_per_step=2)[1]
+    assert compare_runs(RUN, later, batches_per_step=2)[1]
 
 
 @pytest.mark.parametrize(
     ("given", "count"), [(3, 3), ("2", 2), ([0, 1], 2), ("auto", 1), (None, 1)]
 )
 def test_devices_are_counted(given, count):
-    assert num_devices(given, "cpu") == count
+    assert count_devices(given, "cpu") == count
 
 
 def test_one_device_and_nonsense_are_refused(monkeypatch, capsys):

@@ -23,18 +23,18 @@ def encode(load: LoadSettings, options: EncodeOptions) -> None:
     """
     _check_options(options)
     settings = load()
-    log.info("encoding the media of %s into %s", settings.data, settings.folder)
+    log.info("encoding the media of %s into %s", settings.data, settings.local_codes_folder)
     if options.executor == "slurm-array":
-        slurm_array.run(load, options.device, options.part, options.parts)
+        slurm_array.encode_array_element(load, options.device, options.part, options.parts)
         return
     if options.executor == "torchrun":
-        torchrun.run(load, options.device)
+        torchrun.encode_rank(load, options.device)
     elif options.executor == "ray":
         from lightning_omni.data.encoding.executors import ray_tasks
 
-        ray_tasks.run(load, options.device, options.processes)
+        ray_tasks.encode_with_ray_tasks(load, options.device, options.processes)
     else:
-        local.run(load, options.device, options.processes)
+        local.encode_with_processes(load, options.device, options.processes)
 
 
 def _check_options(options: EncodeOptions) -> None:

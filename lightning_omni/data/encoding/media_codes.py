@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from lightning_omni.data.encoding.code_store import Array
+from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.references import IN_ANSWER, IN_REQUEST, ReferenceIndex
-from lightning_omni.data.encoding.settings import LoadedTokenizers
-from lightning_omni.data.media import image_to_tensor, read_audio, read_image, square
-from lightning_omni.data.shards import medium_of, read_shard
+from lightning_omni.data.media import (
+    center_crop_and_resize,
+    image_to_tensor,
+    read_audio,
+    read_image,
+)
+from lightning_omni.data.shards import find_medium_file, read_shard
 from lightning_omni.modalities import IMAGE, SAMPLE_RATE, SPEECH
 from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -27,22 +32,22 @@ Media = Iterable[tuple[str, bytes]]
 Encoded = Iterator[tuple[str, Array]]
 
 
-def streams_of(tokenizers: LoadedTokenizers) -> dict[str, str]:
+def media_streams(tokenizers: LoadedTokenizers) -> dict[str, str]:
     """Return what is encoded of media: name of the stream and modality."""
     streams = {IMAGE: IMAGE, SPEECH: SPEECH, **{name: name for name in tokenizers.files}}
-    if tokenizers.has_two_sizes:
+    if tokenizers.has_two_image_sizes:
         streams[REQUEST_IMAGE] = IMAGE
     if tokenizers.continuous_speech is not None:
         streams[SPEECH_FEATURES] = SPEECH
     return streams
 
 
-def dtype_of(stream: str) -> np.dtype[np.int32] | np.dtype[np.float16]:
+def stream_dtype(stream: str) -> np.dtype[np.int32] | np.dtype[np.float16]:
     """Return the type of a stream's arrays."""
     return FEATURE if stream == SPEECH_FEATURES else CODE
 
 
-def encode_shard(
+def encode_media_shard(
     shard: Path, stream: str, tokenizers: LoadedTokenizers, references: ReferenceIndex | None
 ) -> Encoded:
     """Yield key and array of each medium of a shard, in stored order.
@@ -51,31 +56,31 @@ def encode_shard(
 
     Args:
         shard: Media shard.
-        stream: What is encoded of them, see `streams_of`.
+        stream: What is encoded of them, see `media_streams`.
         tokenizers: Tokenizers on their device.
         references: In which roles media are used, where only some of them are encoded.
 
     Raises:
         OmniError: If a medium is damaged.
     """
-    media = _read_media(shard, _filter(stream, tokenizers, references))
+    media = _read_media(shard, _make_key_filter(stream, tokenizers, references))
     if stream in (IMAGE, REQUEST_IMAGE):
         own = tokenizers.image.image_size
         size = tokenizers.request_size if stream == REQUEST_IMAGE else own
-        return _image_codes(media, tokenizers.image, size)
+        return _encode_images(media, tokenizers.image, size)
     if stream == SPEECH:
-        return _speech_codes(media, tokenizers.speech)
+        return _encode_speech(media, tokenizers.speech)
     if stream == SPEECH_FEATURES and tokenizers.continuous_speech is not None:
-        return _speech_features(media, tokenizers.continuous_speech)
-    return _file_codes(media, tokenizers.files[stream])
+        return _encode_speech_features(media, tokenizers.continuous_speech)
+    return _encode_files(media, tokenizers.files[stream])
 
 
-def _filter(
+def _make_key_filter(
     stream: str, tokenizers: LoadedTokenizers, references: ReferenceIndex | None
 ) -> Callable[[str], bool] | None:
     """Return which keys are encoded; None for all."""
     roles = {REQUEST_IMAGE: IN_REQUEST, SPEECH_FEATURES: IN_REQUEST}
-    if tokenizers.has_two_sizes:
+    if tokenizers.has_two_image_sizes:
         roles[IMAGE] = IN_ANSWER
     if references is None or stream not in roles:
         return None
@@ -88,15 +93,15 @@ def _read_media(
 ) -> Iterator[tuple[str, bytes]]:
     for key, files in read_shard(shard):
         if is_wanted is None or is_wanted(key):
-            yield key, medium_of(files, key, shard)
+            yield key, find_medium_file(files, key, shard)
 
 
-def _image_codes(media: Media, tokenizer: ImageTokenizer, size: int) -> Encoded:
+def _encode_images(media: Media, tokenizer: ImageTokenizer, size: int) -> Encoded:
     batch = max(1, min(BATCH, BATCH * tokenizer.image_size**2 // size**2))
     keys: list[str] = []
     pixels: list[Tensor] = []
 
-    def flush() -> Encoded:
+    def encode_batch() -> Encoded:
         if keys:
             codes = tokenizer.encode(torch.stack(pixels).to(tokenizer.device))
             yield from zip(keys, codes.cpu().numpy().astype(CODE), strict=True)
@@ -104,15 +109,15 @@ def _image_codes(media: Media, tokenizer: ImageTokenizer, size: int) -> Encoded:
         pixels.clear()
 
     for key, content in media:
-        picture = square(read_image(content, name=key), size)
+        picture = center_crop_and_resize(read_image(content, name=key), size)
         keys.append(key)
         pixels.append(image_to_tensor(picture))
         if len(keys) == batch:
-            yield from flush()
-    yield from flush()
+            yield from encode_batch()
+    yield from encode_batch()
 
 
-def _speech_codes(media: Media, tokenizer: SpeechTokenizer) -> Encoded:
+def _encode_speech(media: Media, tokenizer: SpeechTokenizer) -> Encoded:
     rate = tokenizer.sample_rate
     for key, content in media:
         wave = torch.from_numpy(read_audio(content, sample_rate=rate, name=key))
@@ -120,12 +125,12 @@ def _speech_codes(media: Media, tokenizer: SpeechTokenizer) -> Encoded:
         yield key, codes[0].cpu().numpy().astype(CODE)
 
 
-def _speech_features(media: Media, encoder: SpeechFeatureEncoder) -> Encoded:
+def _encode_speech_features(media: Media, encoder: SpeechFeatureEncoder) -> Encoded:
     for key, content in media:
         wave = torch.from_numpy(read_audio(content, sample_rate=SAMPLE_RATE, name=key))
         yield key, encoder.encode(wave, name=key).astype(FEATURE)
 
 
-def _file_codes(media: Media, tokenizer: FileTokenizer) -> Encoded:
+def _encode_files(media: Media, tokenizer: FileTokenizer) -> Encoded:
     for key, content in media:
         yield key, np.array(tokenizer.encode(content), dtype=CODE)

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
+from lightning_omni.data.encoding.media_codes import media_streams
+from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.encoding.work_folder import WORK, write_when_complete
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
 
-WORK = "encoding"
-"""Folder inside the folder of codes that holds what is needed until all is finished."""
 REFERENCES, REFERENCE_INDEX, MEDIA, MEDIA_INDEX, TASKS = (
     "references",
     "reference_index",
@@ -77,38 +75,50 @@ class Plan:
 
     def phases(self) -> list[list[Step]]:
         """Return the steps in phases, each of which needs all the steps of those before."""
-        tasks, media = self._of("tasks/"), self._of("media/")
+        tasks, media = self._inputs_below("tasks/"), self._inputs_below("media/")
         phases: list[list[Step]] = []
         if self.needs_references:
-            rows = [_step(REFERENCES, p, f"{WORK}/references/{p.stem}", s) for p, s in tasks]
-            phases += [rows, [_table(REFERENCE_INDEX)]]
+            rows = [_shard_step(REFERENCES, p, f"{WORK}/references/{p.stem}", s) for p, s in tasks]
+            phases += [rows, [_table_step(REFERENCE_INDEX)]]
         codes = [
-            _step(MEDIA, path, f"{WORK}/media/{stream}/{path.stem}.codes", size, stream)
+            _shard_step(MEDIA, path, f"{WORK}/media/{stream}/{path.stem}.codes", size, stream)
             for stream, modality in self.streams.items()
             for path, size in media
             if path.name.startswith(f"{modality}-")
         ]
-        shards = [_step(TASKS, path, path.name, size) for path, size in tasks]
-        return [*phases, codes, [_table(MEDIA_INDEX)], shards]
+        shards = [_shard_step(TASKS, path, path.name, size) for path, size in tasks]
+        return [*phases, codes, [_table_step(MEDIA_INDEX)], shards]
 
-    def steps(self, kind: str) -> list[Step]:
+    def steps_of_kind(self, kind: str) -> list[Step]:
         """Return the steps of a kind in order."""
         return [step for phase in self.phases() for step in phase if step.kind == kind]
 
-    def _of(self, folder: str) -> list[tuple[Path, int]]:
+    def _inputs_below(self, folder: str) -> list[tuple[Path, int]]:
         return [(Path(p), size) for p, size in self.inputs.items() if p.startswith(folder)]
 
 
-def _step(kind: str, source: Path, output: str, size: int, stream: str = "") -> Step:
+def _shard_step(kind: str, source: Path, output: str, size: int, stream: str = "") -> Step:
     name = ".".join(word for word in (kind, stream, source.stem) if word)
     return Step(kind, name, output, str(source), stream, size)
 
 
-def _table(kind: str) -> Step:
+def _table_step(kind: str) -> Step:
     return Step(kind, kind, f"{WORK}/{kind}.sqlite")
 
 
-def input_sizes(data: Path) -> dict[str, int]:
+def make_plan(settings: EncodingSettings, tokenizers: LoadedTokenizers) -> Plan:
+    """Return the plan of a folder on a kind of device."""
+    has_roles = tokenizers.has_two_image_sizes or tokenizers.continuous_speech is not None
+    return Plan(
+        settings.hashes,
+        tokenizers.describe_computation(),
+        media_streams(tokenizers),
+        has_roles,
+        input_shard_sizes(settings.local_data),
+    )
+
+
+def input_shard_sizes(data: Path) -> dict[str, int]:
     """Return the bytes of each media and task shard by its path in a data folder, sorted.
 
     Raises:
@@ -128,26 +138,26 @@ def input_sizes(data: Path) -> dict[str, int]:
     return found
 
 
-class OtherPlanError(OmniError):
+class PlanMismatchError(OmniError):
     """A folder was begun by another plan."""
 
 
-def settle_plan(plan: Plan, folder: Path) -> None:
+def write_or_check_plan(plan: Plan, folder: Path) -> None:
     """Write a plan into a folder that has none; the caller is alone there.
 
     Raises:
-        OtherPlanError: If the folder was begun by another plan.
+        PlanMismatchError: If the folder was begun by another plan.
     """
     path = folder / WORK / f"plan-{plan.digest}.json"
     others = [other for other in (folder / WORK).glob("plan-*.json") if other != path]
     if others:
-        raise OtherPlanError(_difference(plan, others[0], folder))
+        raise PlanMismatchError(_describe_mismatch(plan, others[0], folder))
     if not path.exists():
-        with whole_file(path, folder) as partial:
+        with write_when_complete(path, folder) as partial:
             partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 
-def _difference(plan: Plan, other: Path, folder: Path) -> str:
+def _describe_mismatch(plan: Plan, other: Path, folder: Path) -> str:
     """Return in which way the plan of a folder is another."""
     begun = json.loads(other.read_text())
     found, wanted = begun.get("computation", {}), plan.computation
@@ -171,34 +181,3 @@ def _difference(plan: Plan, other: Path, folder: Path) -> str:
         f"'{changed}', which now has {now.get(changed, 'none')}: the data were changed; restore "
         f"them, or prepare the data again and delete '{folder}'"
     )
-
-
-@contextmanager
-def whole_file(path: Path, folder: Path) -> Iterator[Path]:
-    """Give a path to write that takes its name, on the disk, when it is complete.
-
-    Args:
-        path: File to be written.
-        folder: Folder of codes, whose part for unfinished files is used.
-    """
-    partial = partial_path(path.name, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def partial_path(name: str, folder: Path) -> Path:
-    """Return a path for an unfinished file that no other process has."""
-    home = folder / WORK / "partial"
-    home.mkdir(parents=True, exist_ok=True)
-    return home / f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-
-
-def sync(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from lightning_omni.data.encoding.plan import MEDIA, TASKS, Step
-from lightning_omni.data.encoding.records import Records
+from lightning_omni.data.encoding.step_records import StepRecords
 
 log = logging.getLogger(__name__)
 
@@ -27,59 +27,59 @@ class Progress:
         is_shown: Whether this process shows anything.
     """
 
-    def __init__(self, records: Records, *, is_shown: bool = True) -> None:
+    def __init__(self, records: StepRecords, *, is_shown: bool = True) -> None:
         self.records, self.is_shown = records, is_shown
         self.is_terminal = sys.stderr.isatty()
         self.every_s = _ON_TERMINAL_S if self.is_terminal else EVERY_S
-        self.begin([])
+        self.begin_phase([])
 
-    def begin(self, steps: Sequence[Step]) -> None:
+    def begin_phase(self, steps: Sequence[Step]) -> None:
         """Start with the steps of another phase."""
-        self.steps, self.count, self.was_shown = steps, 0, False
+        self.steps_of_kind, self.count, self.was_shown = steps, 0, False
         self.started = self.last = time.monotonic()
-        self.done_before = self._done_bytes() if steps else 0
+        self.done_before = self._finished_bytes() if steps else 0
 
-    def add(self, count: int) -> None:
+    def add_count(self, count: int) -> None:
         """Count media or samples that this process has done."""
         self.count += count
-        self.show()
+        self.show_if_due()
 
-    def show(self) -> None:
+    def show_if_due(self) -> None:
         """Show the line if it is time to."""
         now = time.monotonic()
-        if not self.is_shown or not self.steps or now - self.last < self.every_s:
+        if not self.is_shown or not self.steps_of_kind or now - self.last < self.every_s:
             return
         self.last, self.was_shown = now, True
         if self.is_terminal:
-            sys.stderr.write(f"\r{self.line(now)}\033[K")
+            sys.stderr.write(f"\r{self.status_line(now)}\033[K")
             sys.stderr.flush()
         else:
-            log.info("%s", self.line(now))
+            log.info("%s", self.status_line(now))
 
-    def end(self) -> None:
+    def end_phase(self) -> None:
         """Leave the line, where one was shown."""
         if self.was_shown and self.is_terminal:
             sys.stderr.write("\n")
 
-    def line(self, now: float) -> str:
+    def status_line(self, now: float) -> str:
         """Return what is finished, the rate of this process and the time left for all."""
         seconds = max(now - self.started, 1e-9)
-        done, total = self._done_bytes(), sum(step.size for step in self.steps)
-        finished = sum(self.records.find(step) is not None for step in self.steps)
+        done, total = self._finished_bytes(), sum(step.size for step in self.steps_of_kind)
+        finished = sum(self.records.find(step) is not None for step in self.steps_of_kind)
         gained = done - self.done_before
-        kind = self.steps[0].kind
-        words = [f"encoding: {finished} of {len(self.steps)} {kind} shards"]
+        kind = self.steps_of_kind[0].kind
+        words = [f"encoding: {finished} of {len(self.steps_of_kind)} {kind} shards"]
         if self.count:
             words.append(f"{self.count / seconds:.1f} {_UNITS.get(kind, 'shards')}/s here")
         if gained:
-            words.append(f"{_as_time((total - done) / gained * seconds)} left")
+            words.append(f"{_format_duration((total - done) / gained * seconds)} left")
         return ", ".join(words)
 
-    def _done_bytes(self) -> int:
-        return sum(step.size for step in self.steps if self.records.find(step) is not None)
+    def _finished_bytes(self) -> int:
+        return sum(step.size for step in self.steps_of_kind if self.records.find(step) is not None)
 
 
-def _as_time(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_omni.data.encoding.code_store import digest_of
-from lightning_omni.data.encoding.tables import new_table, open_table
+from lightning_omni.data.encoding.code_store import medium_digest
+from lightning_omni.data.encoding.sqlite_tables import create_table, open_table
 from lightning_omni.data.shards import parse_sample, read_shard
 from lightning_omni.modalities import IMAGE, SPEECH
 from lightning_omni.types import Sample
@@ -29,18 +29,18 @@ def write_references(path: Path, shard: Path) -> int:
     roles: dict[bytes, int] = {}
     samples = 0
     for key, files in read_shard(shard):
-        _collect(parse_sample(key, files, shard), roles)
+        _collect_roles(parse_sample(key, files, shard), roles)
         samples += 1
     path.write_bytes(b"".join(digest + bytes([role]) for digest, role in sorted(roles.items())))
     return samples
 
 
-def _collect(sample: Sample, roles: dict[bytes, int]) -> None:
+def _collect_roles(sample: Sample, roles: dict[bytes, int]) -> None:
     for turn in sample.turns:
         role = IN_REQUEST if turn.role == "user" else IN_ANSWER
         for part in turn.parts:
             if part.key is not None and part.modality in (IMAGE, SPEECH):
-                digest = digest_of(part.modality, part.key)
+                digest = medium_digest(part.modality, part.key)
                 roles[digest] = roles.get(digest, 0) | role
 
 
@@ -49,7 +49,7 @@ def write_reference_index(path: Path, references: Sequence[Path]) -> int:
     insert = (
         "INSERT INTO media VALUES (?, ?) ON CONFLICT DO UPDATE SET roles = roles | excluded.roles"
     )
-    with new_table(path) as table:
+    with create_table(path) as table:
         table.execute("CREATE TABLE media (digest BLOB PRIMARY KEY, roles INT) WITHOUT ROWID")
         for one in references:
             raw = one.read_bytes()
@@ -74,7 +74,7 @@ class ReferenceIndex:
     def roles(self, modality: str, key: str) -> int:
         """Return the roles of a medium, a sum of `IN_REQUEST` and `IN_ANSWER`; 0 if it has none."""
         query = "SELECT roles FROM media WHERE digest = ?"
-        found = self.table.execute(query, (digest_of(modality, key),)).fetchone()
+        found = self.table.execute(query, (medium_digest(modality, key),)).fetchone()
         return int(found[0]) if found else 0
 
     def close(self) -> None:

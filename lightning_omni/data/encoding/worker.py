@@ -9,37 +9,24 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from lightning_omni.data.encoding.manifest import remove_work, write_manifest
-from lightning_omni.data.encoding.media_codes import streams_of
+from lightning_omni.data.encoding.claims import Claims
+from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
+from lightning_omni.data.encoding.manifest import write_manifest
 from lightning_omni.data.encoding.plan import (
     MEDIA,
-    WORK,
-    Plan,
     Step,
-    input_sizes,
-    settle_plan,
+    make_plan,
+    write_or_check_plan,
 )
 from lightning_omni.data.encoding.progress import Progress
-from lightning_omni.data.encoding.settings import EncodingSettings, LoadedTokenizers
-from lightning_omni.data.encoding.sharing import Claims
-from lightning_omni.data.encoding.steps import StepRunner
+from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.encoding.step_runner import StepRunner
+from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
 from lightning_omni.data.shards import MANIFEST
 from lightning_omni.errors import OmniError
 
 POLL_S = 0.2
 _MANIFEST_S = 90  # until a network file system shows the manifest that another host wrote
-
-
-def make_plan(settings: EncodingSettings, tokenizers: LoadedTokenizers) -> Plan:
-    """Return the plan of a folder on a kind of device."""
-    has_roles = tokenizers.has_two_sizes or tokenizers.continuous_speech is not None
-    return Plan(
-        settings.hashes,
-        tokenizers.computation(),
-        streams_of(tokenizers),
-        has_roles,
-        input_sizes(settings.local_data),
-    )
 
 
 class Worker:
@@ -65,26 +52,26 @@ class Worker:
         parts: int = 1,
         is_shown: bool = True,
     ) -> None:
-        self.settings, self.folder = settings, settings.folder
+        self.settings, self.folder = settings, settings.local_codes_folder
         self.part, self.parts = part, parts
         self.tokenizers = LoadedTokenizers(settings, device)
         self.plan = make_plan(settings, self.tokenizers)
         self.runner = StepRunner(settings, self.tokenizers, self.plan)
         self.progress = Progress(self.runner.records, is_shown=is_shown)
-        self.runner.report = self.progress.add
+        self.runner.report = self.progress.add_count
         self.claims = Claims(self.folder / WORK / "claims")
 
-    def settle(self) -> None:
+    def agree_on_plan(self) -> None:
         """Agree with other processes on the plan.
 
         Raises:
-            OtherPlanError: If the folder was begun by another plan.
+            PlanMismatchError: If the folder was begun by another plan.
         """
-        with self.claims.holding("plan", poll_s=POLL_S):
+        with self.claims.hold("plan", poll_s=POLL_S):
             if not self.is_complete():
-                settle_plan(self.plan, self.folder)
+                write_or_check_plan(self.plan, self.folder)
 
-    def work(self, *, own_media_only: bool = False) -> bool:
+    def encode_folder(self, *, own_media_only: bool = False) -> bool:
         """Do steps until the folder is complete; return whether it is.
 
         Args:
@@ -93,24 +80,24 @@ class Worker:
         Raises:
             OmniError: If a medium or a shard is damaged or missing.
         """
-        return self._unless_complete(lambda: self._work(own_media_only=own_media_only))
+        return self._run_unless_complete(lambda: self._run_phases(own_media_only=own_media_only))
 
     def run_step(self, step: Step) -> str:
         """Do one step, or wait while another process does it; return its output's digest."""
-        self._do([step])
+        self._run_steps([step])
         record = self.runner.records.find(step)
         return record.sha256 if record else ""  # none once another process has finished the folder
 
-    def finish(self) -> None:
+    def finish_folder(self) -> None:
         """Write the manifest of a complete folder, after its shards are checked."""
 
-        def finish() -> bool:
-            with self.claims.holding("manifest", poll_s=POLL_S):
+        def write_manifest_once() -> bool:
+            with self.claims.hold("manifest", poll_s=POLL_S):
                 if not self.is_complete():
                     write_manifest(self.settings, self.tokenizers, self.plan, self.runner.records)
             return True
 
-        self._unless_complete(finish)
+        self._run_unless_complete(write_manifest_once)
 
     def is_complete(self) -> bool:
         """Whether the folder has its manifest, which is written last."""
@@ -121,9 +108,9 @@ class Worker:
         self.runner.close()
         self.claims.close()
         if self.is_complete():  # also if this process came when another had just finished
-            remove_work(self.folder)
+            remove_work_folder(self.folder)
 
-    def _unless_complete(self, work: Callable[[], bool]) -> bool:
+    def _run_unless_complete(self, work: Callable[[], bool]) -> bool:
         """Return what work does; if another process finishes meanwhile, True."""
         try:
             return work()
@@ -137,36 +124,36 @@ class Worker:
                     time.sleep(1)
             raise
 
-    def _work(self, *, own_media_only: bool) -> bool:
-        self.settle()
+    def _run_phases(self, *, own_media_only: bool) -> bool:
+        self.agree_on_plan()
         for phase in self.plan.phases():
             own = phase[self.part :: self.parts]
             if own_media_only and phase and phase[0].kind == MEDIA:
-                self._do(own)
+                self._run_steps(own)
                 if any(self.runner.records.find(step) is None for step in phase):
                     return False
                 continue
             taken = {step.name for step in own}
-            self._do([*own, *(step for step in phase if step.name not in taken)])
-        self.finish()
+            self._run_steps([*own, *(step for step in phase if step.name not in taken)])
+        self.finish_folder()
         return True
 
-    def _do(self, steps: Sequence[Step]) -> None:
+    def _run_steps(self, steps: Sequence[Step]) -> None:
         """Do steps in this order, except those that others are doing, and wait for these."""
-        self.progress.begin(steps)
+        self.progress.begin_phase(steps)
         remaining = list(steps)
         while remaining and not self.is_complete():
-            if not self._do_free(remaining):
+            if not self._run_unclaimed_steps(remaining):
                 time.sleep(POLL_S)
-                self.progress.show()
+                self.progress.show_if_due()
             remaining = [s for s in remaining if self.runner.records.find(s) is None]
-        self.progress.end()
+        self.progress.end_phase()
 
-    def _do_free(self, steps: Sequence[Step]) -> bool:
+    def _run_unclaimed_steps(self, steps: Sequence[Step]) -> bool:
         """Do those steps that nobody does or has done; return whether there were any."""
         has_done = False
         for step in steps:
-            if self.runner.records.find(step) is not None or not self.claims.take(step.name):
+            if self.runner.records.find(step) is not None or not self.claims.acquire(step.name):
                 continue
             try:
                 if self.runner.records.find(step) is None:
@@ -177,7 +164,7 @@ class Worker:
         return has_done
 
 
-def check_parts(part: int, parts: int) -> None:
+def check_part_number(part: int, parts: int) -> None:
     """Refuse numbers that name no part.
 
     Raises:

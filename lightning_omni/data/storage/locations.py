@@ -1,226 +1,32 @@
-"""Where data are: a local path, or a URL with the reading half of a path's methods."""
+"""Where data are: a local path or a URL."""
 
 from __future__ import annotations
 
-import fnmatch
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
 
-from lightning_omni.data.storage.faults import MissingFileError
-from lightning_omni.data.storage.store import store
-from lightning_omni.data.storage.urls import (
-    WEB,
+from lightning_omni.data.storage.url_text import (
     has_credentials,
     is_url,
-    path_of,
-    scheme_of,
-    shown,
-    with_path,
+    redact_url,
+    url_path,
+    url_scheme,
 )
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
-
-_BUFFER = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class FileSize:
-    """The size of a file, named as in `os.stat_result`."""
-
-    st_size: int
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Url:
-    """A file or folder at a URL; as text it shows no credentials.
-
-    Attributes:
-        address: The URL as it was given.
-    """
-
-    address: str
-
-    def __str__(self) -> str:
-        return shown(self.address)
-
-    def __repr__(self) -> str:
-        return f"Url('{self}')"
-
-    def __lt__(self, other: Url) -> bool:
-        return self.address < other.address
-
-    def __truediv__(self, name: str | PurePosixPath) -> Url:
-        joined = f"{path_of(self.address).rstrip('/')}/{str(name).lstrip('/')}"
-        return Url(with_path(self.address, joined))
-
-    @property
-    def name(self) -> str:
-        """Last part of the path."""
-        return path_of(self.address).rstrip("/").rpartition("/")[2]
-
-    @property
-    def stem(self) -> str:
-        """Name without its last suffix."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """Last suffix of the name."""
-        return PurePosixPath(self.name).suffix
-
-    @property
-    def parent(self) -> Url:
-        """The folder above."""
-        above = path_of(self.address).rstrip("/").rpartition("/")[0]
-        return Url(with_path(self.address, above))
-
-    def with_name(self, name: str) -> Url:
-        """Return a file beside this one."""
-        return self.parent / name
-
-    def with_suffix(self, suffix: str) -> Url:
-        """Return the file of the same stem with another suffix."""
-        return self.with_name(self.stem + suffix)
-
-    def is_file(self) -> bool:
-        """Tell whether there is such a file, as the server says now."""
-        if self.address.endswith("/"):
-            return False
-        try:
-            store().facts(self.address, anew=True)
-        except MissingFileError:
-            return False
-        return True
-
-    def is_dir(self) -> bool:
-        """Tell whether there is such a folder; of web servers, whether a slash says so."""
-        if scheme_of(self.address) in WEB:
-            return self.address.endswith("/")
-        try:
-            names = store().names(self.address)
-        except (MissingFileError, NotADirectoryError):
-            return False
-        return names not in ([], [self.name])
-
-    def exists(self) -> bool:
-        """Tell whether there is such a file or folder."""
-        return self.is_file() or self.is_dir()
-
-    def stat(self) -> FileSize:
-        """Return the size of the file.
-
-        Raises:
-            OmniError: If there is none.
-        """
-        try:
-            return FileSize(store().facts(self.address).size)
-        except MissingFileError:
-            raise OmniError(f"no file '{self}'; check its spelling") from None
-
-    def read_range(self, start: int, size: int, *, anew: bool = False) -> bytes:
-        """Return `size` bytes from `start` on, fewer at the end of the file.
-
-        Args:
-            start: First byte.
-            size: Number of bytes.
-            anew: Whether to fetch them even if they are in the cache.
-        """
-        return store().read(self.address, start, start + size, anew=anew)
-
-    def read_bytes(self) -> bytes:
-        """Return the whole file, as it is now.
-
-        Raises:
-            OmniError: If there is none.
-        """
-        if not self.is_file():
-            raise OmniError(f"no file '{self}'; check its spelling")
-        return self.read_range(0, self.stat().st_size)
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Return the whole file as text."""
-        return self.read_bytes().decode(encoding)
-
-    def open(
-        self, mode: str = "r", *, encoding: str | None = None, newline: str | None = None
-    ) -> IO[Any]:
-        """Open the file for reading."""
-        raw = io.BufferedReader(RemoteFile(self), _BUFFER)
-        return raw if "b" in mode else io.TextIOWrapper(raw, encoding or "utf-8", newline=newline)
-
-    def iterdir(self) -> Iterator[Url]:
-        """Yield what is in this folder, in the order of names.
-
-        Raises:
-            OmniError: If the server has no listings, or there is no such folder.
-        """
-        try:
-            names = store().names(self.address)
-        except (MissingFileError, NotADirectoryError):
-            raise OmniError(f"no folder '{self}'; check its spelling") from None
-        for name in sorted(names):
-            if not (name == self.name and len(names) == 1):
-                yield self / name
-
-    def glob(self, pattern: str) -> Iterator[Url]:
-        """Yield the files in this folder that match a pattern without folders."""
-        for found in self.iterdir():
-            if fnmatch.fnmatchcase(found.name, pattern) and not found.address.endswith("/"):
-                yield found
-
-
-class RemoteFile(io.RawIOBase):
-    """A file at a URL, read by block and never written.
-
-    Args:
-        url: The file.
-    """
-
-    def __init__(self, url: Url) -> None:
-        super().__init__()
-        self.url, self.size, self.position = url, url.stat().st_size, 0
-
-    def readable(self) -> bool:
-        """Tell that it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Tell that it can be read from any position."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to a position, and return it."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
-        self.position = max(base + offset, 0)
-        return self.position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self.position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer, and return the number of bytes."""
-        content = self.url.read_range(self.position, len(buffer))
-        buffer[: len(content)] = content
-        self.position += len(content)
-        return len(content)
-
 
 Location = Path | Url
 
 
-def location(source: str | Path | Url) -> Location:
+def parse_location(source: str | Path | Url) -> Location:
     """Return a path or URL; `file://` names a local path."""
     if not isinstance(source, str):
         return source
     if not is_url(source):
         return Path(source)
-    return Path(path_of(source)) if scheme_of(source) == "file" else Url(source)
+    return Path(url_path(source)) if url_scheme(source) == "file" else Url(source)
 
 
-def recorded_location(source: str, option: str) -> Location:
+def parse_recorded_location(source: str, option: str) -> Location:
     """Return the location that a recipe names, which the run writes into its records.
 
     Raises:
@@ -228,10 +34,10 @@ def recorded_location(source: str, option: str) -> Location:
     """
     if is_url(source) and has_credentials(source):
         raise OmniError(
-            f"{option} '{shown(source)}' comes with a user, password or query, which the run's "
-            "records would show; give credentials by ~/.netrc or the environment"
+            f"{option} '{redact_url(source)}' comes with a user, password or query, which the "
+            "run's records would show; give credentials by ~/.netrc or the environment"
         )
-    return location(source)
+    return parse_location(source)
 
 
 def read_range(path: Location, start: int, size: int) -> bytes:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from lightning_omni.data.storage.counts import ReadCounts
-from lightning_omni.data.storage.faults import FaultError, given_up
-from lightning_omni.data.storage.urls import shown
+from lightning_omni.data.storage.read_counts import ReadCounts
+from lightning_omni.data.storage.request_errors import TransientError, retries_exhausted_error
+from lightning_omni.data.storage.url_text import redact_url
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class RetryPolicy:
 POLICY = RetryPolicy()
 
 
-class Retries:
+class Retrier:
     """Repeats requests and counts what it repeats.
 
     Args:
@@ -58,42 +58,42 @@ class Retries:
         self._rng = Random(os.getpid())
         self._reached: set[str] = set()
 
-    def run(self, url: str, request: Callable[[], T]) -> T:
+    def call(self, url: str, request: Callable[[], T]) -> T:
         """Return what a request gives.
 
         Raises:
             OmniError: After the last attempt, or if no repetition would help.
             MissingFileError: If there is no such file.
         """
-        server = "/".join(shown(url).split("/")[:3])
+        server = "/".join(redact_url(url).split("/")[:3])
         for attempt in range(1, self.policy.attempts + 1):
             try:
                 self.counts.requests += 1
                 found = request()
-            except FaultError as fault:
-                if not fault.is_unreachable:
+            except TransientError as error:
+                if not error.is_unreachable:
                     self._reached.add(server)
-                if attempt >= self._most(server):
-                    raise given_up(url, attempt, str(fault)) from None
-                self._note(url, str(fault))
-                time.sleep(self._wait(attempt, fault.wait_s))
+                if attempt >= self._max_attempts(server):
+                    raise retries_exhausted_error(url, attempt, str(error)) from None
+                self._count_retry(url, str(error))
+                time.sleep(self._backoff_s(attempt, error.wait_s))
             else:
                 self._reached.add(server)
                 return found
         raise AssertionError("the last attempt returns or raises")
 
-    def _most(self, server: str) -> int:
+    def _max_attempts(self, server: str) -> int:
         """Return the number of attempts: fewer at a server that never answered, perhaps a typo."""
         policy = self.policy
         return policy.attempts if server in self._reached else policy.attempts_unreachable
 
-    def _note(self, url: str, reason: str) -> None:
+    def _count_retry(self, url: str, reason: str) -> None:
         self.counts.retries += 1
         number = self.counts.retries
         if number == 10 ** (len(str(number)) - 1):  # 1, 10, 100, ...
-            log.warning("'%s': %s; trying again (retry %d so far)", shown(url), reason, number)
+            log.warning("'%s': %s; trying again (retry %d so far)", redact_url(url), reason, number)
 
-    def _wait(self, attempt: int, wanted: float) -> float:
+    def _backoff_s(self, attempt: int, wanted: float) -> float:
         """Return the seconds before the next attempt, spread so that processes do not meet."""
         policy = self.policy
         doubled_s = policy.first_wait_s * 2.0 ** (attempt - 1) * self._rng.uniform(0.5, 1)

@@ -13,10 +13,10 @@ from lightning_omni.errors import check_within
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import make_folder
 from lightning_omni.nn.segments import attention_kernel
-from lightning_omni.studies.bench.machine import describe
+from lightning_omni.studies.bench.machine import describe_machine
 from lightning_omni.studies.bench.peak_memory import DTYPES
 from lightning_omni.studies.bench.plot import draw_growth, draw_ratios
-from lightning_omni.studies.bench.sample import RequestShape
+from lightning_omni.studies.bench.sampling import RequestShape
 from lightning_omni.studies.bench.suites import LINES, SUITES, Options, Suite
 from lightning_omni.studies.bench.workload import Shape
 
@@ -90,7 +90,7 @@ def bench(
     shapes = [replace(shape, vocab_size=size) for size in vocab_sizes]
     results: dict[str, Any] = {
         "suite": suite,
-        "machine": describe(dim=dim, device=str(used), repeats=repeats),
+        "machine": describe_machine(dim=dim, device=str(used), repeats=repeats),
         **provenance(used),
         "attention": {name: attention_kernel(used.type, dtype) for name, dtype in DTYPES.items()},
         "seed": seed,

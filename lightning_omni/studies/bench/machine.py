@@ -12,7 +12,7 @@ from lightning_omni.studies.bench.timing import time_alternating
 _COPIED_BYTES = 256 * 2**20
 
 
-def gemm_rate(
+def measure_gemm_rate(
     dtype: torch.dtype, *, rows: int, dim: int, columns: int, device: str, repeats: int
 ) -> float:
     """Return the GFLOP/s of (rows, dim) @ (dim, columns)."""
@@ -29,7 +29,7 @@ def gemm_rate(
     return calls * 2 * rows * dim * columns / timing.median / 1e9
 
 
-def copy_rate(*, device: str, repeats: int) -> float:
+def measure_copy_rate(*, device: str, repeats: int) -> float:
     """Return the GB/s read and written by a large copy."""
     source = torch.ones(_COPIED_BYTES // 4, device=device)
     target = torch.empty_like(source)
@@ -42,18 +42,20 @@ def copy_rate(*, device: str, repeats: int) -> float:
     return 2 * _COPIED_BYTES / timing.median / 1e9
 
 
-def describe(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
+def describe_machine(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
     """Return the processor, threads, versions, and both rates for networks of width `dim`."""
     shape = {"rows": 2048, "dim": dim, "columns": 4 * dim}
     rates = {
-        str(dtype).removeprefix("torch."): gemm_rate(dtype, **shape, device=device, repeats=repeats)
+        str(dtype).removeprefix("torch."): measure_gemm_rate(
+            dtype, **shape, device=device, repeats=repeats
+        )
         for dtype in (torch.float32, torch.bfloat16)
     }
     return {
         **device_facts(torch.device(device)),
         "torch": torch.__version__,
         "gemm_gflops_per_s": rates,
-        "copy_gb_per_s": copy_rate(device=device, repeats=repeats),
+        "copy_gb_per_s": measure_copy_rate(device=device, repeats=repeats),
     }
 
 

@@ -16,13 +16,14 @@ from lightning_omni.studies.bench.workload import Shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _PROGRAM = (
-    "import sys; from lightning_omni.studies.bench.peak_memory import report; report(*sys.argv[1:])"
+    "import sys; from lightning_omni.studies.bench.peak_memory import print_peak_mb; "
+    "print_peak_mb(*sys.argv[1:])"
 )
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
-def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
+def measure_peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
     """Return the peak memory of two training steps in MB, with weights and AdamW.
 
     On a CPU it is what the process holds at most, read as Linux reports it; on a GPU what torch
@@ -44,20 +45,22 @@ def peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def start_of_peak() -> Callable[[], float]:
+def start_peak_meter() -> Callable[[], float]:
     """Return a function that returns by how many MB this process's memory has peaked since."""
-    before = _memory_mb("VmRSS")
+    before = _read_status_mb("VmRSS")
     _RESET_PEAK.write_text("5")
-    return lambda: _memory_mb("VmHWM") - before
+    return lambda: _read_status_mb("VmHWM") - before
 
 
-def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no cover - see above
+def print_peak_mb(
+    side: str, shape: str, dtype: str, seed: str
+) -> None:  # pragma: no cover - see above
     """Measure in this process and print the result."""
-    from lightning_omni.studies.bench.train import make_step
+    from lightning_omni.studies.bench.training_steps import make_training_step
 
-    memory_since = start_of_peak()
+    memory_since = start_peak_meter()
     sizes = Shape(**json.loads(shape))
-    step = make_step(side, sizes, dtype=DTYPES[dtype], seed=int(seed))
+    step = make_training_step(side, sizes, dtype=DTYPES[dtype], seed=int(seed))
     for _ in range(2):  # the second step has gradients and moments from the start
         step()
     peak = memory_since()
@@ -66,7 +69,7 @@ def report(side: str, shape: str, dtype: str, seed: str) -> None:  # pragma: no 
     sys.stdout.write(f"{peak}\n")
 
 
-def _memory_mb(name: str) -> float:  # pragma: no cover - as above
+def _read_status_mb(name: str) -> float:  # pragma: no cover - as above
     """Return an entry of /proc/self/status in MB."""
     lines = _STATUS.read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))

@@ -11,7 +11,7 @@ from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
 def draw_ratios(results: dict[str, Any], path: Path) -> None:
     """Draw speed-ups as bars with their spread, and a line at 1."""
     plt = pyplot()
-    bars = [bar for row in results["rows"] for bar in _bars(row)]
+    bars = [bar for row in results["rows"] for bar in _ratio_bars(row)]
     labels, ratios, spreads = zip(*bars, strict=True)
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
     index = range(len(bars))
@@ -32,17 +32,17 @@ def draw_growth(results: dict[str, Any], path: Path) -> None:
     figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
     for axes, row in zip(grid, rows, strict=True):
         sizes = [int(n) for n in row["seconds"]]
-        _draw_costs(axes, sizes, list(row["seconds"].values()), "seconds", "o-", BLUE)
+        _draw_cost_curve(axes, sizes, list(row["seconds"].values()), "seconds", "o-", BLUE)
         if "peak_mb" in row:
             costs = list(row["peak_mb"].values())
-            _draw_costs(axes.twinx(), sizes, costs, "peak MB", "s--", ORANGE)
+            _draw_cost_curve(axes.twinx(), sizes, costs, "peak MB", "s--", ORANGE)
         axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=6, rotation=45)
         axes.minorticks_off()
         axes.set_title(f"{row['against']}\nexponent {row['exponent']:.2f}", fontsize=8)
     save_figure(figure, grid, path)
 
 
-def _draw_costs(
+def _draw_cost_curve(
     axes: Any, sizes: list[int], costs: list[float], unit: str, style: str, color: str
 ) -> None:
     """Draw a curve on logarithmic axes, with ticks at its smallest and largest cost."""
@@ -54,7 +54,7 @@ def _draw_costs(
     axes.minorticks_off()
 
 
-def _bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
+def _ratio_bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
     """Return label, ratio and spread of each bar of a row."""
     if "efficiency" in row or "tokens_per_cpu_s" in row:
         return []

@@ -11,7 +11,8 @@ from typing import Any
 
 import webdataset as wds
 
-from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.lane_reader import LaneReader
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards, parse_sample, read_samples, shard_paths
 from lightning_omni.types import Sample
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from lightning_omni.data.mixture import next_task
-from lightning_omni.data.packing import pack
+from lightning_omni.data.make_template import make_template
+from lightning_omni.data.mixture import choose_next_task
+from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.shards import parse_sample
 from lightning_omni.data.template import Template
-from lightning_omni.data.templates import make_template
 from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import Part, Sample, TokenSequence, Turn
@@ -51,12 +51,12 @@ by word but not what all were we when your can said there use an each which she 
 Files = dict[str, bytes]
 
 
-def make_files(task: str, rng: Random) -> Files:
+def make_random_files(task: str, rng: Random) -> Files:
     """Return the files of a random sample of a task, as a code shard holds them."""
     named = task_named(task)
     few = "image" in named.outputs or "image" in named.inputs
 
-    def part(modality: str, *, is_answer: bool) -> Part:
+    def make_part(modality: str, *, is_answer: bool) -> Part:
         if modality == "text":
             words = rng.choices(_TEXT.split(), k=rng.randint(*(_FEW_WORDS if few else _WORDS)))
             return Part("text", text=" ".join(words))
@@ -66,14 +66,14 @@ def make_files(task: str, rng: Random) -> Files:
         return Part(modality, codes=tuple(rng.choices(range(SPANS[modality]), k=length)))
 
     turns = (
-        Turn("user", tuple(part(m, is_answer=False) for m in named.inputs)),
-        Turn("assistant", tuple(part(m, is_answer=True) for m in named.outputs)),
+        Turn("user", tuple(make_part(m, is_answer=False) for m in named.inputs)),
+        Turn("assistant", tuple(make_part(m, is_answer=True) for m in named.outputs)),
     )
     sample = Sample("", task, turns, {"voice": f"voice-{rng.randrange(_VOICES)}"})
     return {"json": json.dumps(sample.to_json(), separators=(",", ":")).encode()}
 
 
-def paper_template(text_ranks: str | Path = DEFAULT_RANKS) -> Template:
+def make_paper_template(text_ranks: str | Path = DEFAULT_RANKS) -> Template:
     """Return the released template with pictures of the paper's sizes."""
     text = TextTokenizer(text_ranks)
     return make_template(
@@ -86,10 +86,10 @@ def paper_template(text_ranks: str | Path = DEFAULT_RANKS) -> Template:
     )
 
 
-def paper_files(*, seed: int) -> dict[str, list[Files]]:
+def make_paper_files(*, seed: int) -> dict[str, list[Files]]:
     """Return the files of random samples of each task of `SHARES`."""
     rng = Random(seed)
-    return {task: [make_files(task, rng) for _ in range(_KEPT)] for task in SHARES}
+    return {task: [make_random_files(task, rng) for _ in range(_KEPT)] for task in SHARES}
 
 
 def measure_rendering(
@@ -124,7 +124,7 @@ def measure_rendering(
     def sequences(*, parses: bool) -> Iterator[tuple[int, TokenSequence]]:
         served = dict.fromkeys(shares, 0)
         for index in count():
-            task = next_task(shares, served)
+            task = choose_next_task(shares, served)
             position = index % len(parsed[task])
             sample = parsed[task][position]
             if parses:
@@ -132,7 +132,7 @@ def measure_rendering(
             yield index, template.render(sample, rng=Random(f"{seed}-{index}"))
 
     def tokens_per_cpu_s(*, parses: bool) -> float:
-        packed = pack(
+        packed = pack_stream(
             sequences(parses=parses),
             rows=rows,
             row_length=row_length,
@@ -140,7 +140,7 @@ def measure_rendering(
         )
         next(packed)
         start = time.process_time()
-        used = sum(num_used_tokens(batch) for batch in islice(packed, batches))
+        used = sum(count_used_tokens(batch) for batch in islice(packed, batches))
         return used / (time.process_time() - start)
 
     speeds = [[tokens_per_cpu_s(parses=p) for p in (False, True)] for _ in range(repeats)]
@@ -154,7 +154,7 @@ def measure_rendering(
     }
 
 
-def num_used_tokens(batch: Any) -> int:
+def count_used_tokens(batch: Any) -> int:
     """Return the number of tokens of a batch that belong to a sample."""
     held = zip(batch.lengths, batch.host_tasks, strict=True)
     return sum(length for length, task in held if task >= 0)

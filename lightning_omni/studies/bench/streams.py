@@ -21,17 +21,18 @@ from typing import Any
 
 import webdataset as wds
 
-from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.lane_reader import LaneReader
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.bench.peak_memory import start_of_peak
+from lightning_omni.studies.bench.peak_memory import start_peak_meter
 
 _SHUFFLE = 1000
 Stream = Callable[[Path, str, int], Iterator[bytes]]
 """Yields the samples of a folder and task, as JSON, behind the first so many."""
 
 
-def ours(folder: Path, task: str, start: int) -> Iterator[bytes]:
+def read_own_stream(folder: Path, task: str, start: int) -> Iterator[bytes]:
     """Read one lane; a cursor is a number of pools and a number of samples."""
     reader = ShardReader(list_shards(folder, task, "train"), lanes=1, seed="0")
     turn = 0
@@ -43,7 +44,7 @@ def ours(folder: Path, task: str, start: int) -> Iterator[bytes]:
         yield next(lane)[1]["json"]
 
 
-def webdataset(folder: Path, task: str, start: int) -> Iterator[bytes]:
+def read_webdataset_stream(folder: Path, task: str, start: int) -> Iterator[bytes]:
     """Read shuffled shards through a buffer; without a state, earlier samples are read again."""
     files = [str(shard.path) for shard in list_shards(folder, task, "train")]
     source = wds.WebDataset(files, shardshuffle=len(files), seed=0).shuffle(_SHUFFLE).repeat()
@@ -51,7 +52,7 @@ def webdataset(folder: Path, task: str, start: int) -> Iterator[bytes]:
         yield item["json"]
 
 
-def mosaicml(folder: Path, task: str, start: int) -> Iterator[bytes]:
+def read_mosaicml_stream(folder: Path, task: str, start: int) -> Iterator[bytes]:
     """Read a copy in MosaicML's format, which `copy_to_mosaicml` wrote beside the shards."""
     streaming: Any = importlib.import_module("streaming")
     util: Any = importlib.import_module("streaming.base.util")
@@ -61,7 +62,7 @@ def mosaicml(folder: Path, task: str, start: int) -> Iterator[bytes]:
     )
     if start:
         state = stored.state_dict(0, from_beginning=True)
-        stored.load_state_dict({**(state or {}), **_mosaicml_state(stored, start)})
+        stored.load_state_dict({**(state or {}), **_make_mosaicml_state(stored, start)})
     while True:
         for item in stored:
             yield item["json"]
@@ -76,13 +77,19 @@ def copy_to_mosaicml(folder: Path, task: str, out: Path) -> None:
                 writer.write({"json": files["json"]})
 
 
-STREAMS: dict[str, Stream] = {"ours": ours, "webdataset": webdataset, "mosaicml": mosaicml}
+STREAMS: dict[str, Stream] = {
+    "ours": read_own_stream,
+    "webdataset": read_webdataset_stream,
+    "mosaicml": read_mosaicml_stream,
+}
 
 
-def measure(name: str, folder: Path, task: str, *, start: int, samples: int) -> dict[str, float]:
+def measure_stream(
+    name: str, folder: Path, task: str, *, start: int, samples: int
+) -> dict[str, float]:
     """Return seconds to the first sample, samples per second behind it, and memory in MB."""
     importlib.import_module("streaming" if name == "mosaicml" else "webdataset")
-    memory_since = start_of_peak()
+    memory_since = start_peak_meter()
     begin = time.perf_counter()
     stream = STREAMS[name](folder, task, start)
     json.loads(next(stream))
@@ -97,7 +104,7 @@ def measure(name: str, folder: Path, task: str, *, start: int, samples: int) -> 
     }
 
 
-def compare(folder: Path, task: str, *, starts: list[int], samples: int) -> str:
+def compare_streams(folder: Path, task: str, *, starts: list[int], samples: int) -> str:
     """Return a table of all streams at several numbers of samples to resume behind."""
     lines = ["stream      resumed at  first sample (s)  samples/s  memory (MB)"]
     with tempfile.TemporaryDirectory() as copy:
@@ -108,7 +115,7 @@ def compare(folder: Path, task: str, *, starts: list[int], samples: int) -> str:
         for start in starts:
             for name in names:
                 source = Path(copy) / "mds" if name == "mosaicml" else folder
-                found = _in_process(name, source, task, start, samples)
+                found = _measure_in_process(name, source, task, start, samples)
                 lines.append(
                     f"{name:<10}  {start:>10,}  {found['first_s']:>16.3f}  "
                     f"{found['samples_per_s']:>9,.0f}  {found['memory_mb']:>11.1f}"
@@ -116,7 +123,9 @@ def compare(folder: Path, task: str, *, starts: list[int], samples: int) -> str:
     return "\n".join(lines)
 
 
-def _in_process(name: str, folder: Path, task: str, start: int, samples: int) -> dict[str, float]:
+def _measure_in_process(
+    name: str, folder: Path, task: str, start: int, samples: int
+) -> dict[str, float]:
     args = [str(folder), task, "--stream", name, "--starts", str(start), "--samples", str(samples)]
     done = subprocess.run(
         [sys.executable, "-m", __spec__.name, *args], capture_output=True, text=True, check=False
@@ -127,7 +136,7 @@ def _in_process(name: str, folder: Path, task: str, start: int, samples: int) ->
     return found
 
 
-def _mosaicml_state(stored: Any, start: int) -> dict[str, Any]:
+def _make_mosaicml_state(stored: Any, start: int) -> dict[str, Any]:
     return {
         "epoch": 0,
         "sample_in_epoch": start,
@@ -147,9 +156,9 @@ def main() -> None:
     parser.add_argument("--stream", choices=sorted(STREAMS))
     args = parser.parse_args()
     if args.stream is None:
-        table = compare(args.folder, args.task, starts=args.starts, samples=args.samples)
+        table = compare_streams(args.folder, args.task, starts=args.starts, samples=args.samples)
     else:
-        found = measure(
+        found = measure_stream(
             args.stream, args.folder, args.task, start=args.starts[0], samples=args.samples
         )
         table = json.dumps(found)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.bench import data, rendering, sample, scale, train
-from lightning_omni.studies.bench.peak_memory import DTYPES, peak_mb
-from lightning_omni.studies.bench.sample import RequestShape
+from lightning_omni.studies.bench import data_loading, growth, rendering, sampling, training_steps
+from lightning_omni.studies.bench.peak_memory import DTYPES, measure_peak_mb
+from lightning_omni.studies.bench.sampling import RequestShape
 from lightning_omni.studies.bench.timing import time_alternating
 from lightning_omni.studies.bench.workload import Shape
 
@@ -38,28 +38,30 @@ class Options:
     seed: int
 
 
-def _train(o: Options) -> Iterator[BenchRow]:
+def _run_train_suite(o: Options) -> Iterator[BenchRow]:
     for shape in o.shapes:
         dtype = DTYPES[o.dtype]
-        row = train.compare_training(shape, dtype=dtype, repeats=o.repeats, seed=o.seed)
+        row = training_steps.compare_training(shape, dtype=dtype, repeats=o.repeats, seed=o.seed)
         if o.memory:
-            row["peak_mb"] = {s: peak_mb(s, shape, o.dtype, o.seed) for s in ("ours", "peer")}
+            row["peak_mb"] = {
+                s: measure_peak_mb(s, shape, o.dtype, o.seed) for s in ("ours", "peer")
+            }
         yield row
 
 
-def _sample(o: Options) -> Iterator[BenchRow]:
+def _run_sample_suite(o: Options) -> Iterator[BenchRow]:
     for shape in o.shapes:
-        yield from sample.compare_sampling(
+        yield from sampling.compare_sampling(
             shape, o.request, steps=o.steps, repeats=o.repeats, seed=o.seed
         )
 
 
-def _cache(o: Options) -> Iterator[BenchRow]:
+def _run_cache_suite(o: Options) -> Iterator[BenchRow]:
     """Measure a picture after a sentence, and a short answer after a picture."""
     short = RequestShape(o.request.answer, max(1, o.request.prompt // 4))
     for request in (o.request, short):
         for batch in o.batches:
-            yield sample.compare_caching(
+            yield sampling.compare_caching(
                 o.shapes[0],
                 replace(request, batch=batch),
                 steps=min(_CACHE_STEPS, request.answer),
@@ -69,16 +71,18 @@ def _cache(o: Options) -> Iterator[BenchRow]:
             )
 
 
-def _data(o: Options) -> Iterator[BenchRow]:
+def _run_data_suite(o: Options) -> Iterator[BenchRow]:
     if o.codes is None:
         raise OmniError("the suite data needs --codes, a folder such as data/mini/codes/<name>")
     tasks = sorted({path.name.split("-")[0] for path in o.codes.glob("*-train-*.tar")})
     if not tasks:
         raise OmniError(f"no training shards in '{o.codes}'; give a folder of code shards")
     for task in tasks:
-        yield data.compare_loading(o.codes, task, samples=_SAMPLES, repeats=o.repeats, seed=o.seed)
+        yield data_loading.compare_loading(
+            o.codes, task, samples=_SAMPLES, repeats=o.repeats, seed=o.seed
+        )
     shape = o.shapes[0]
-    row = data.measure_packing(
+    row = data_loading.measure_packing(
         o.codes,
         tasks,
         rows=_ROWS,
@@ -86,12 +90,12 @@ def _data(o: Options) -> Iterator[BenchRow]:
         batches=_BATCHES,
         seed=o.seed,
     )
-    step = train.make_step("ours", shape, dtype=DTYPES[o.dtype], seed=o.seed)
+    step = training_steps.make_training_step("ours", shape, dtype=DTYPES[o.dtype], seed=o.seed)
     seconds = time_alternating({"step": step}, repeats=o.repeats)["step"].median
     yield {**row, "times_training": row["tokens_per_s"] * seconds / shape.tokens}
     yield rendering.measure_rendering(
-        rendering.paper_template(),
-        rendering.paper_files(seed=o.seed),
+        rendering.make_paper_template(),
+        rendering.make_paper_files(seed=o.seed),
         rendering.SHARES,
         batches=_BATCHES,
         repeats=o.repeats,
@@ -99,21 +103,21 @@ def _data(o: Options) -> Iterator[BenchRow]:
     )
 
 
-def _scale(o: Options) -> Iterator[BenchRow]:
-    yield from scale.measure_growth(o.shapes[0], repeats=o.repeats, seed=o.seed, memory=o.memory)
+def _run_scale_suite(o: Options) -> Iterator[BenchRow]:
+    yield from growth.measure_growth(o.shapes[0], repeats=o.repeats, seed=o.seed, memory=o.memory)
 
 
 SUITES: dict[Suite, Callable[[Options], Iterator[BenchRow]]] = {
-    "train": _train,
-    "sample": _sample,
-    "cache": _cache,
-    "data": _data,
-    "scale": _scale,
+    "train": _run_train_suite,
+    "sample": _run_sample_suite,
+    "cache": _run_cache_suite,
+    "data": _run_data_suite,
+    "scale": _run_scale_suite,
 }
 LINES: dict[Suite, Callable[[BenchRow], str]] = {
-    "train": train.describe_row,
-    "sample": sample.describe_row,
-    "cache": sample.describe_row,
-    "data": data.describe_row,
-    "scale": scale.describe_row,
+    "train": training_steps.describe_row,
+    "sample": sampling.describe_row,
+    "cache": sampling.describe_row,
+    "data": data_loading.describe_row,
+    "scale": growth.describe_row,
 }

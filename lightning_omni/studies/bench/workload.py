@@ -94,7 +94,7 @@ class Samples:
     masked: Tensor
 
     @property
-    def layout(self) -> SegmentLayout:
+    def segment_layout(self) -> SegmentLayout:
         """Segments of the samples."""
         return SegmentLayout.from_lengths(self.lengths, device=self.x0.device)
 
@@ -118,6 +118,6 @@ def make_samples(shape: Shape, *, rng: Generator) -> Samples:
     return Samples(lengths, *(x.to(shape.device) for x in (x0, x_t, masked)))
 
 
-def useful_gflop(network: Transformer, samples: Samples) -> float:
+def count_useful_gflop(network: Transformer, samples: Samples) -> float:
     """Return the arithmetic of a training step without padding, in GFLOP."""
     return training_flops(network, samples.lengths, len(samples.masked)) / 1e9

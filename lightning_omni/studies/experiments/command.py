@@ -16,15 +16,19 @@ from lightning_omni.evaluation.run import check_tasks
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan
 from lightning_omni.files import make_folder
 from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
-from lightning_omni.studies.experiments.measurements import Measurement, measure
-from lightning_omni.studies.experiments.table import compare, comparison_table, draw_differences
-from lightning_omni.studies.experiments.training import Training, plan_trainings, train
+from lightning_omni.studies.experiments.comparison import (
+    compare_variants,
+    comparison_table,
+    draw_differences,
+)
+from lightning_omni.studies.experiments.measurements import Measurement, measure_model
+from lightning_omni.studies.experiments.training import Training, plan_trainings, run_training
 from lightning_omni.studies.experiments.variants import (
     Variant,
     check_same_data,
     check_variants,
     plan_stages,
-    recipes_of,
+    variant_recipes,
 )
 
 log = logging.getLogger(__name__)
@@ -93,7 +97,7 @@ def experiment(
         "seeds": [],
         "variants": {
             key: {
-                "recipes": [str(path) for path in recipes_of(key, variant, shared)],
+                "recipes": [str(path) for path in variant_recipes(key, variant, shared)],
                 "set": variant.set,
                 "sampling": to_plain(sampling[key]),
                 "trainings": {},
@@ -109,24 +113,24 @@ def experiment(
         for key in variants:
             trainings = plan_trainings(stages[key], seed, home)
             for training in trainings:
-                train(training, variant=key, seed=seed, device=used)
+                run_training(training, variant=key, seed=seed, device=used)
             results["variants"][key]["trainings"][seed] = [
                 _training_record(each) for each in trainings
             ]
-            runs[key][seed] = measure(
+            runs[key][seed] = measure_model(
                 trainings[-1], sampling[key], plan, with_nelbo=nelbo, device=used
             )
         results["seeds"].append(seed)
-        _write(folder, results, runs)
+        _write_results(folder, results, runs)
     log.info("wrote %s", folder / TABLE)
     return results
 
 
-def _write(
+def _write_results(
     folder: Path, results: dict[str, Any], runs: dict[str, dict[int, dict[str, Measurement]]]
 ) -> None:
     """Compare the seeds measured so far; write the JSON, the table and the figure."""
-    rows = compare(runs, seed=results["plan"]["seed"])
+    rows = compare_variants(runs, seed=results["plan"]["seed"])
     results["rows"] = [asdict(row) for row in rows]
     (folder / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     text = comparison_table(results["name"], results["claim"], rows, seeds=results["seeds"])

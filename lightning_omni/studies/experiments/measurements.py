@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,12 @@ from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import fingerprint, load_weights
-from lightning_omni.studies.experiments.recipe import Recipe, build_module_and_data, digest
+from lightning_omni.studies.experiments.recipe import (
+    Recipe,
+    build_module_and_data,
+    json_digest,
+    with_test_split,
+)
 from lightning_omni.studies.experiments.training import Training
 
 log = logging.getLogger(__name__)
@@ -53,7 +57,7 @@ class Measurement:
     computation: dict[str, str] | None = None
 
 
-def measure(
+def measure_model(
     training: Training,
     sampling: GenerationConfig,
     plan: Plan,
@@ -76,7 +80,7 @@ def measure(
     Raises:
         OmniError: If a task has no examples, or every answer fails.
     """
-    data, export = Path(training.recipe["data"]["init_args"]["data"]), training.export
+    data, export = Path(training.recipe["data"]["init_args"]["data"]), training.export_folder
     (split,) = plan.splits
     inputs = {
         "model": fingerprint(export),
@@ -86,7 +90,7 @@ def measure(
     }
 
     @functools.cache
-    def model_and_suite() -> tuple[Omni, Suite]:
+    def load_model_and_suite() -> tuple[Omni, Suite]:
         encoder = None
         if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
             encoder = build_module_and_data(training.recipe)[1].continuous_speech
@@ -94,7 +98,7 @@ def measure(
 
     def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
-        omni, suite = model_and_suite()
+        omni, suite = load_model_and_suite()
         examples = suite.task_examples(task, plan)
         result = evaluate_task(omni, suite, plan, task, examples, sampling)
         keys = [example.sample.key for example in examples]
@@ -114,16 +118,16 @@ def measure(
     found = {}
     for task in plan.tasks:
         settings = {**inputs, **config, "task": task, "limit": plan.limit_of(task)}
-        found[task] = measure_once(
+        found[task] = read_or_measure(
             folder, task, settings, functools.partial(measure_task, task), device=device
         )
     if with_nelbo:
         settings = {**inputs, "tasks": list(plan.tasks), "limit": plan.limit}
-        found[NELBO] = measure_once(folder, NELBO, settings, measure_likelihood, device=device)
+        found[NELBO] = read_or_measure(folder, NELBO, settings, measure_likelihood, device=device)
     return found
 
 
-def measure_once(
+def read_or_measure(
     folder: Path,
     name: str,
     settings: dict[str, Any],
@@ -140,32 +144,12 @@ def measure_once(
         measure: Function that measures.
         device: Device that it uses, for the record.
     """
-    path = folder / f"{name}-{digest(settings)}.json"
+    path = folder / f"{name}-{json_digest(settings)}.json"
     if not path.is_file():
-        _write(path, settings, measure(), device)
-    return _read(path)
+        _write_measurement(path, settings, measure(), device)
+    return _read_measurement(path)
 
 
-def with_test_split(
-    recipe: Recipe, *, tasks: Sequence[str], split: str, limit: int, seed: int
-) -> Recipe:
-    """Return a copy of a recipe that tests on the first samples of each task.
-
-    Args:
-        recipe: Training recipe.
-        tasks: Tasks to test.
-        split: Data split.
-        limit: Samples per task.
-        seed: Seed of the masks.
-    """
-    changed = copy.deepcopy(recipe)
-    data, model = changed["data"]["init_args"], changed["model"]["init_args"]
-    data.update(tasks=dict.fromkeys(tasks, 1.0), test_split=split, val_samples=limit)
-    model.update(noise_seed=seed, init_from=None)
-    return changed
-
-
-@torch.inference_mode()
 def measure_nelbo(recipe: Recipe, export: Path, *, device: torch.device) -> Measurement:
     """Measure the NELBO of each test sample's answer under an exported model, in nats per token.
 
@@ -209,7 +193,7 @@ def measure_nelbo(recipe: Recipe, export: Path, *, device: torch.device) -> Meas
     )
 
 
-def _write(
+def _write_measurement(
     path: Path, settings: dict[str, Any], measurement: Measurement, device: torch.device
 ) -> None:
     plain = {
@@ -229,7 +213,7 @@ def _write(
     unfinished.rename(path)
 
 
-def _read(path: Path) -> Measurement:
+def _read_measurement(path: Path) -> Measurement:
     plain = read_json_object(path, remedy="delete it and run the experiment again")
     scores = [
         Score({name: (top, bottom) for name, (top, bottom) in metrics.items()}, failure)

@@ -6,7 +6,7 @@ import argparse
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ def load_recipe(path: Path) -> Recipe:
     """
     recipe = read_recipe(path)
     for section in SECTIONS:
-        if not isinstance(_value_at(recipe, section), dict):
+        if not isinstance(_find_value(recipe, section), dict):
             raise OmniError(f"'{path}' has no section {section}; give a recipe of the verb `fit`")
-    if not isinstance(_value_at(recipe, "trainer.default_root_dir"), str):
+    if not isinstance(_find_value(recipe, "trainer.default_root_dir"), str):
         raise OmniError(f"'{path}' has no trainer.default_root_dir; name the run's folder there")
     return recipe
 
@@ -69,7 +69,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
                     "out, and name seeds under `seeds`"
                 )
         parent, _, last = path.rpartition(".")
-        holder = _value_at(changed, parent)
+        holder = _find_value(changed, parent)
         if isinstance(holder, dict):
             holder[last] = copy.deepcopy(value)
         elif isinstance(holder, list) and last.isdigit() and int(last) < len(holder):
@@ -98,13 +98,33 @@ def with_initial_weights(recipe: Recipe, export: Path) -> Recipe:
     return changed
 
 
-def in_folder(recipe: Recipe, folder: Path) -> Recipe:
+def with_output_folder(recipe: Recipe, folder: Path) -> Recipe:
     """Return a copy whose trainer writes into `folder` instead of the recipe's own folder."""
     old = recipe["trainer"]["default_root_dir"].rstrip("/")
     return {**recipe, "trainer": _replace_root(recipe["trainer"], old, str(folder))}
 
 
-def digest(content: Any) -> str:
+def with_test_split(
+    recipe: Recipe, *, tasks: Sequence[str], split: str, limit: int, seed: int
+) -> Recipe:
+    """Return a copy of a recipe that tests on the first samples of each task.
+
+    Args:
+        recipe: Training recipe.
+        tasks: Tasks to test.
+        split: Data split.
+        limit: Samples per task.
+        seed: Seed of the masks.
+    """
+    changed = copy.deepcopy(recipe)
+    data, model = changed["data"]["init_args"], changed["model"]["init_args"]
+    data.update(tasks=dict.fromkeys(tasks, 1.0), test_split=split, val_samples=limit)
+    model.update(noise_seed=seed, init_from=None)
+    return changed
+
+
+@torch.inference_mode()
+def json_digest(content: Any) -> str:
     """Return a short hash of JSON content."""
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -123,7 +143,7 @@ def check_recipe(recipe: Recipe) -> ModuleAndData:
     """
     with torch.device("meta"):
         built = _instantiate(recipe, _make_parser(with_trainer=True))
-    module_and_data = _joint_model(built)
+    module_and_data = _require_joint_model(built)
     callbacks = built.trainer.callbacks or []
     is_named = any(isinstance(callback, ExportOmni) for callback in callbacks)
     if not is_named and "export" not in built.run_defaults:
@@ -138,10 +158,10 @@ def build_module_and_data(recipe: Recipe) -> ModuleAndData:
         OmniError: If an option is unknown or wrong, or the recipe trains no joint model.
     """
     sections = {name: recipe[name] for name in ("data", "model")}
-    return _joint_model(_instantiate(sections, _make_parser(with_trainer=False)))
+    return _require_joint_model(_instantiate(sections, _make_parser(with_trainer=False)))
 
 
-def _value_at(recipe: Recipe, path: str) -> Any:
+def _find_value(recipe: Recipe, path: str) -> Any:
     """Return the value at a dotted path, None if there is none."""
     here: Any = recipe
     for key in path.split(".") if path else ():
@@ -186,7 +206,7 @@ def _instantiate(recipe: Recipe, parser: ArgumentParser) -> Any:
         raise OmniError(str(sentence_behind(error) or error)) from error
 
 
-def _joint_model(built: Any) -> ModuleAndData:
+def _require_joint_model(built: Any) -> ModuleAndData:
     module, data = built.model, built.data
     if not (isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData)):
         raise OmniError(

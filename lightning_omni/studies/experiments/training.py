@@ -21,9 +21,9 @@ from lightning_omni.files import read_json_object
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.studies.experiments.recipe import (
     Recipe,
-    digest,
-    in_folder,
+    json_digest,
     with_initial_weights,
+    with_output_folder,
     with_seed,
     write_recipe,
 )
@@ -64,14 +64,14 @@ class Training:
     folder: Path
 
     @property
-    def export(self) -> Path:
+    def export_folder(self) -> Path:
         """Folder of the exported model."""
         return self.folder / "export"
 
     @property
     def is_done(self) -> bool:
         """Whether the training has ended and its model is exported."""
-        return (self.folder / TRAINED).is_file() and (self.export / CONFIG_FILE).is_file()
+        return (self.folder / TRAINED).is_file() and (self.export_folder / CONFIG_FILE).is_file()
 
     def wall_seconds(self) -> float:
         """Return the wall time of the training since its last start, in seconds."""
@@ -92,13 +92,13 @@ def plan_trainings(stages: list[StageRecipe], seed: int, home: Path) -> list[Tra
         recipe = with_seed(stage.recipe, seed)
         before = planned[-1] if planned else None
         named = with_initial_weights(recipe, Path(before.folder.name)) if before else recipe
-        folder = home / digest([in_folder(named, Path("run")), stage.inputs])
-        started = with_initial_weights(recipe, before.export) if before else recipe
-        planned.append(Training(stage.source, in_folder(started, folder), folder))
+        folder = home / json_digest([with_output_folder(named, Path("run")), stage.inputs])
+        started = with_initial_weights(recipe, before.export_folder) if before else recipe
+        planned.append(Training(stage.source, with_output_folder(started, folder), folder))
     return planned
 
 
-def train(training: Training, *, variant: str, seed: int, device: torch.device) -> None:
+def run_training(training: Training, *, variant: str, seed: int, device: torch.device) -> None:
     """Train unless already done; an interrupted run resumes from its last checkpoint.
 
     Args:
@@ -111,11 +111,11 @@ def train(training: Training, *, variant: str, seed: int, device: torch.device) 
         OmniError: If the training fails.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
-    with _lock(training.folder) as lock:
+    with _lock_folder(training.folder) as lock:
         if training.is_done:
             return
         write_recipe(training.recipe, training.folder / RECIPE)
-        checkpoint = last_checkpoint(training.folder)
+        checkpoint = find_last_checkpoint(training.folder)
         log.info(
             "variant '%s', seed %d: training %s in '%s'%s",
             variant,
@@ -125,12 +125,12 @@ def train(training: Training, *, variant: str, seed: int, device: torch.device) 
             f", resumed from '{checkpoint}'" if checkpoint else "",
         )
         start = time.monotonic()
-        code = _fit(training.folder, checkpoint, lock, device)
-        if code or not (training.export / CONFIG_FILE).is_file():
+        code = _run_fit(training.folder, checkpoint, lock, device)
+        if code or not (training.export_folder / CONFIG_FILE).is_file():
             path = training.folder / LOG
             raise OmniError(
                 f"variant '{variant}', seed {seed}: training {training.source} failed, see "
-                f"'{path}'; it ends with: {_last_line(path)}"
+                f"'{path}'; it ends with: {_read_last_line(path)}"
             )
         record = {
             "source": str(training.source),
@@ -141,21 +141,21 @@ def train(training: Training, *, variant: str, seed: int, device: torch.device) 
         (training.folder / TRAINED).write_text(json.dumps(record, indent=1) + "\n")
 
 
-def last_checkpoint(folder: Path) -> Path | None:
+def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint named `last` below a folder, None if there is none."""
     found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[int]:
+def _lock_folder(folder: Path) -> Iterator[int]:
     """Wait until no other process trains in a folder; yield the lock's file descriptor."""
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
-def _fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device) -> int:
+def _run_fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device) -> int:
     """Run the verb `fit` with its output in the log; return its exit status."""
     command = [sys.executable, "-m", "lightning_omni", "fit", "--config", str(folder / RECIPE)]
     command += ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu"]
@@ -175,6 +175,6 @@ def _fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device)
     return done.returncode
 
 
-def _last_line(path: Path) -> str:
+def _read_last_line(path: Path) -> str:
     lines = [line.strip() for line in path.read_text("utf-8", "replace").splitlines()]
     return next((line for line in reversed(lines) if line), "nothing was written")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.data.encoding.folder import ensure_codes
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.provenance import manifest_hash
@@ -18,7 +18,7 @@ from lightning_omni.studies.experiments.recipe import (
     ModuleAndData,
     Recipe,
     check_recipe,
-    digest,
+    json_digest,
     load_recipe,
     with_settings,
 )
@@ -65,7 +65,7 @@ def check_variants(
     if len(set(seeds)) < len(seeds):
         raise OmniError(f"seeds are {list(seeds)}, wanted each once; leave the repeated ones out")
     for name, variant in variants.items():
-        for path in recipes_of(name, variant, recipes):
+        for path in variant_recipes(name, variant, recipes):
             if not path.is_file():
                 raise OmniError(
                     f"variant '{name}': no recipe at '{path}'; give the path of a recipe of the "
@@ -73,7 +73,7 @@ def check_variants(
                 )
 
 
-def recipes_of(name: str, variant: Variant, recipes: Sequence[Path]) -> Sequence[Path]:
+def variant_recipes(name: str, variant: Variant, recipes: Sequence[Path]) -> Sequence[Path]:
     """Return the variant's recipes, or those of the experiment.
 
     Raises:
@@ -97,7 +97,7 @@ def resolve_recipes(
         OmniError: If a setting or a recipe is wrong; the message names the variant and the recipe.
     """
     resolved = []
-    for path in recipes_of(name, variant, recipes):
+    for path in variant_recipes(name, variant, recipes):
         try:
             recipe = with_settings(load_recipe(path), variant.set)
             resolved.append((path, recipe, check_recipe(recipe)))
@@ -159,4 +159,4 @@ def _inputs_digest(module: MaskedDiffusionModule, data: OmniData, *, is_first: b
                 "model.init_args.init_from to null"
             )
         start = fingerprint(folder)
-    return digest([codes.name, start])
+    return json_digest([codes.name, start])

@@ -9,20 +9,26 @@ from pathlib import Path
 from string import Template as Page
 
 from lightning_omni.data.shards import MANIFEST, holds_shards, read_manifest
-from lightning_omni.data.storage.counts import log_counts
-from lightning_omni.data.storage.locations import Location, Url, location
-from lightning_omni.data.storage.store import counts_so_far
+from lightning_omni.data.storage.locations import Location, parse_location
+from lightning_omni.data.storage.read_counts import log_read_counts
+from lightning_omni.data.storage.url_reader import read_counts_so_far
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import check_within
 from lightning_omni.files import make_room_for
 from lightning_omni.studies.inspect.contents import (
     Contents,
-    media_contents,
-    task_contents,
+    read_media_contents,
+    read_task_contents,
 )
 from lightning_omni.studies.inspect.examples import choose_samples, examples_html, find_media
-from lightning_omni.studies.inspect.mixture import Share, data_of, first_batches, shares
+from lightning_omni.studies.inspect.mixture import (
+    TaskShare,
+    build_recipe_data,
+    compute_task_shares,
+    read_first_batches,
+)
 from lightning_omni.studies.inspect.rows import rows_html
-from lightning_omni.studies.report.tables import plain_table
+from lightning_omni.studies.report.tables import text_table
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 
 log = logging.getLogger(__name__)
@@ -57,36 +63,36 @@ def inspect_data(
     """
     check_within("samples", samples, 0)
     check_within("limit", limit, 1)
-    folder = location(data)
+    folder = parse_location(data)
     read_manifest(folder)
     prepared = folder if holds_shards(folder / "tasks") else folder.parent.parent
     sections = [f"<h1>{escape(str(folder))}</h1>"]
-    seen = None if recipe is None else data_of(recipe, str(prepared))
+    seen = None if recipe is None else build_recipe_data(recipe, str(prepared))
     if seen is not None:
         seen[0].prepare_data()
         seen[0].setup("fit")
-    codes = _codes_of(folder) if seen is None else seen[0].folder
+    codes = _find_codes_folder(folder) if seen is None else seen[0].folder
     tasks_folder = codes or folder / "tasks"
     manifest = {} if codes is None else read_manifest(codes)
     text = TextTokenizer(DEFAULT_RANKS) if seen is None else seen[0].template.text
-    contents = task_contents(tasks_folder, manifest, text, limit=limit)
-    sections += _table("Tasks", _TASK_HEAD, [_task_line(row) for row in contents])
+    contents = read_task_contents(tasks_folder, manifest, text, limit=limit)
+    sections += _log_table("Tasks", _TASK_HEAD, [_task_cells(row) for row in contents])
     if holds_shards(prepared / "media"):
-        media = media_contents(prepared / "media", limit=limit)
-        sections += _table("Media", _MEDIA_HEAD, [_media_line(row) for row in media])
+        media = read_media_contents(prepared / "media", limit=limit)
+        sections += _log_table("Media", _MEDIA_HEAD, [_media_cells(row) for row in media])
     if codes is None:
         log.info("the data are not encoded; give --recipe to see codes, mixture and packed rows")
     if seen is not None:
-        batches = first_batches(seen[0])
-        lines = [_share_line(share) for share in shares(*seen, batches)]
-        sections += _table(f"Mixture of {recipe}", _MIXTURE_HEAD, lines)
+        batches = read_first_batches(seen[0])
+        lines = [_share_cells(share) for share in compute_task_shares(*seen, batches)]
+        sections += _log_table(f"Mixture of {recipe}", _MIXTURE_HEAD, lines)
         sections += [_ROWS_TITLE, rows_html(batches[0], seen[0].template)]
     source = prepared / "tasks" if holds_shards(prepared / "tasks") else tasks_folder
     chosen = choose_samples(source, contents, count=samples, limit=limit, seed=seed)
     found = find_media(prepared / "media", chosen)
     sections += ["<h2>Samples</h2>", examples_html(chosen, found)]
-    _write(out or Path("inspect.html"), f"Data · {folder}", sections)
-    log_counts(counts_so_far())
+    _write_page(out or Path("inspect.html"), f"Data · {folder}", sections)
+    log_read_counts(read_counts_so_far())
 
 
 _ROWS_TITLE = (
@@ -97,7 +103,7 @@ _ROWS_TITLE = (
 )
 
 
-def _codes_of(folder: Location) -> Location | None:
+def _find_codes_folder(folder: Location) -> Location | None:
     """Return the folder of codes to count: the folder itself, or the last one that was finished."""
     if "spans" in read_manifest(folder):
         return folder
@@ -108,17 +114,17 @@ def _codes_of(folder: Location) -> Location | None:
     return max(finished, key=lambda path: (path / MANIFEST).stat().st_mtime, default=None)
 
 
-def _task_line(row: Contents) -> list[str]:
-    counts = [_estimate(row, row.tokens[name]) for name in ("text", "speech", "image")]
-    return [row.kind, row.split, f"{row.total:,}", *counts, _duration(row)]
+def _task_cells(row: Contents) -> list[str]:
+    counts = [_format_estimate(row, row.tokens[name]) for name in ("text", "speech", "image")]
+    return [row.kind, row.split, f"{row.total:,}", *counts, _format_duration(row)]
 
 
-def _media_line(row: Contents) -> list[str]:
+def _media_cells(row: Contents) -> list[str]:
     megabytes = f"{row.num_bytes / 1e6:,.1f}"
-    return [row.kind, row.split, f"{row.total:,}", megabytes, _duration(row)]
+    return [row.kind, row.split, f"{row.total:,}", megabytes, _format_duration(row)]
 
 
-def _share_line(share: Share) -> list[str]:
+def _share_cells(share: TaskShare) -> list[str]:
     passes = "endless" if share.passes is None else f"{share.passes:,.2f}"
     return [
         share.task,
@@ -129,14 +135,14 @@ def _share_line(share: Share) -> list[str]:
     ]
 
 
-def _estimate(row: Contents, of_read: float) -> str:
-    value, is_exact = row.estimate(of_read)
+def _format_estimate(row: Contents, of_read: float) -> str:
+    value, is_exact = row.extrapolate(of_read)
     return f"{'' if is_exact else '~'}{value:,.0f}" if value else "-"
 
 
-def _duration(row: Contents) -> str:
+def _format_duration(row: Contents) -> str:
     """Return a duration in words: seconds, minutes or hours."""
-    seconds, is_exact = row.estimate(row.seconds)
+    seconds, is_exact = row.extrapolate(row.seconds)
     if not seconds:
         return "-"
     units = ((3600, "h"), (60, "min"), (1, "s"))
@@ -144,7 +150,7 @@ def _duration(row: Contents) -> str:
     return f"{'' if is_exact else '~'}{seconds / unit:,.1f} {name}"
 
 
-def _table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> list[str]:
+def _log_table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> list[str]:
     """Log a table, and return it as HTML."""
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     for line in (head, *lines):
@@ -153,10 +159,10 @@ def _table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> list[st
             for n, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         log.info("%s", "  ".join(words).rstrip())
-    return [f"<h2>{escape(title)}</h2>", plain_table(head, lines)]
+    return [f"<h2>{escape(title)}</h2>", text_table(head, lines)]
 
 
-def _write(out: Path, title: str, sections: list[str]) -> None:
+def _write_page(out: Path, title: str, sections: list[str]) -> None:
     page = resources.files("lightning_omni.studies.report").joinpath("page.html").read_text()
     made = Page(page).substitute(title=escape(title), body="\n".join(sections))
     make_room_for(out).write_text(made, encoding="utf-8")

@@ -39,12 +39,12 @@ class Contents:
     tokens: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    def estimate(self, of_read: float) -> tuple[float, bool]:
+    def extrapolate(self, of_read: float) -> tuple[float, bool]:
         """Return a sum over all, extrapolated from those read, and whether it is exact."""
         return of_read * self.total / max(self.read, 1), self.read >= self.total
 
 
-def task_contents(
+def read_task_contents(
     folder: Location, manifest: dict[str, Any], text: TextTokenizer, *, limit: int
 ) -> list[Contents]:
     """Return what each task and split holds.
@@ -57,9 +57,9 @@ def task_contents(
     """
     rate = manifest.get("tokens_per_second", 0)
     found = []
-    for task, split in kinds_in(folder):
-        row = _begin(folder, task, split)
-        for sample in islice(samples_of(folder, task, split), limit):
+    for task, split in list_kinds_and_splits(folder):
+        row = _make_empty_contents(folder, task, split)
+        for sample in islice(read_samples_in_order(folder, task, split), limit):
             row.read += 1
             row.tokens.update(_count_tokens(sample, text))
         row.seconds = row.tokens[SPEECH] / rate if rate else 0.0
@@ -67,27 +67,27 @@ def task_contents(
     return found
 
 
-def media_contents(folder: Location, *, limit: int) -> list[Contents]:
+def read_media_contents(folder: Location, *, limit: int) -> list[Contents]:
     """Return what each modality and split of a folder of media shards holds."""
     found = []
-    for modality, split in kinds_in(folder):
-        row = _begin(folder, modality, split)
+    for modality, split in list_kinds_and_splits(folder):
+        row = _make_empty_contents(folder, modality, split)
         files = (f for s in list_shards(folder, modality, split) for _, f in read_shard(s.path))
         for one in islice(files, limit):
             row.read += 1
-            row.seconds += _duration(one.get("json", b"{}"))
+            row.seconds += _stated_seconds(one.get("json", b"{}"))
         found.append(row)
     return found
 
 
-def samples_of(folder: Location, task: str, split: str) -> Iterator[Sample]:
+def read_samples_in_order(folder: Location, task: str, split: str) -> Iterator[Sample]:
     """Yield the samples of a task and split in stored order."""
     for shard in list_shards(folder, task, split):
         for key, files in read_shard(shard.path):
             yield parse_sample(key, files, shard.path)
 
 
-def kinds_in(folder: Location) -> list[tuple[str, str]]:
+def list_kinds_and_splits(folder: Location) -> list[tuple[str, str]]:
     """Return tasks or modalities with their splits, as the names of a folder's shards say.
 
     Raises:
@@ -99,7 +99,7 @@ def kinds_in(folder: Location) -> list[tuple[str, str]]:
     return sorted((kind, split) for kind, _, split in (name.partition("-") for name in names))
 
 
-def _begin(folder: Location, kind: str, split: str) -> Contents:
+def _make_empty_contents(folder: Location, kind: str, split: str) -> Contents:
     shards = list_shards(folder, kind, split)
     size = sum(shard.path.stat().st_size for shard in shards)
     return Contents(kind, split, sum(shard.samples for shard in shards), size)
@@ -115,7 +115,7 @@ def _count_tokens(sample: Sample, text: TextTokenizer) -> Counter[str]:
     return counts
 
 
-def _duration(raw: bytes) -> float:
+def _stated_seconds(raw: bytes) -> float:
     """Return the seconds that the facts beside a recording state; 0 if they state none."""
     try:
         return float(json.loads(raw).get("duration_s", 0))

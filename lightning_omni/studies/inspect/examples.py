@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from html import escape
@@ -11,11 +10,12 @@ from random import Random
 import soundfile
 
 from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.shards import medium_of, read_shard, shard_paths
+from lightning_omni.data.shards import find_medium_file, read_shard, shard_paths
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
-from lightning_omni.studies.inspect.contents import Contents, samples_of
+from lightning_omni.studies.inspect.contents import Contents, read_samples_in_order
+from lightning_omni.studies.report.data_uris import encode_data_uri
 from lightning_omni.types import Part, Sample
 
 _SIDE = 256
@@ -39,7 +39,7 @@ def choose_samples(
     for n in range(count if train else 0):
         row = train[n % len(train)]
         index = rng.randrange(max(min(row.total, limit), 1))
-        for i, sample in enumerate(samples_of(folder, row.kind, row.split)):
+        for i, sample in enumerate(read_samples_in_order(folder, row.kind, row.split)):
             if i == index:
                 found.append((row.split, sample))
                 break
@@ -58,7 +58,7 @@ def find_media(folder: Location, chosen: list[tuple[str, Sample]]) -> dict[str, 
         for path in shard_paths(folder, modality, split):
             if keys <= found.keys():
                 break
-            found |= {k: medium_of(f, k, path) for k, f in read_shard(path) if k in keys}
+            found |= {k: find_medium_file(f, k, path) for k, f in read_shard(path) if k in keys}
     return found
 
 
@@ -68,7 +68,7 @@ def examples_html(chosen: list[tuple[str, Sample]], media: Mapping[str, bytes]) 
     for split, sample in chosen:
         turns = "".join(
             f'<figure class="side"><figcaption>{escape(turn.role)}</figcaption>'
-            f"{''.join(_part(p, media) for p in turn.parts)}</figure>"
+            f"{''.join(_part_html(p, media) for p in turn.parts)}</figure>"
             for turn in sample.turns
         )
         facts = [sample.task, split, sample.key, *(f"{k}: {v}" for k, v in sample.meta.items())]
@@ -79,7 +79,7 @@ def examples_html(chosen: list[tuple[str, Sample]], media: Mapping[str, bytes]) 
     return "".join(parts)
 
 
-def _part(part: Part, media: Mapping[str, bytes]) -> str:
+def _part_html(part: Part, media: Mapping[str, bytes]) -> str:
     if part.modality == "text":
         return f'<div class="said">“{escape(part.text or "")}”</div>'
     if part.codes is not None:
@@ -88,28 +88,24 @@ def _part(part: Part, media: Mapping[str, bytes]) -> str:
     if content is None:
         return f'<div class="said soft">{escape(part.modality)} {part.key}, which is missing</div>'
     try:
-        return _medium(part.modality, content, part.key or "")
+        return _medium_html(part.modality, content, part.key or "")
     except OmniError as error:
         return f'<div class="said"><span class="badge bad">{escape(str(error))}</span></div>'
 
 
-def _medium(modality: str, content: bytes, name: str) -> str:
+def _medium_html(modality: str, content: bytes, name: str) -> str:
     if modality == "image":
         picture = read_image(content, name=name)
         facts = f"{picture.width} x {picture.height}"
         picture.thumbnail((_SIDE, _SIDE))
-        uri = _uri(picture, "image/png")
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        uri = encode_data_uri(out.getvalue(), "image/png")
         return f'<img class="picture" src="{uri}" alt="{escape(name)}" title="{facts}">'
     if modality == "speech":
         wave = read_audio(content, sample_rate=SAMPLE_RATE, name=name)
         out = io.BytesIO()
         soundfile.write(out, wave, SAMPLE_RATE, format="FLAC")
-        uri = f"data:audio/flac;base64,{base64.b64encode(out.getvalue()).decode()}"
+        uri = encode_data_uri(out.getvalue(), "audio/flac")
         return f'<audio controls preload="none" src="{uri}"></audio>{len(wave) / SAMPLE_RATE:.1f} s'
     return f'<div class="said soft">{escape(modality)}, {len(content)} bytes</div>'
-
-
-def _uri(picture: object, mime: str) -> str:
-    out = io.BytesIO()
-    picture.save(out, "PNG")  # type: ignore[attr-defined]
-    return f"data:{mime};base64,{base64.b64encode(out.getvalue()).decode()}"

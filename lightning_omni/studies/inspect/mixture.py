@@ -21,7 +21,7 @@ _BATCHES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class TaskShare:
     """Part of a task in the training stream.
 
     Attributes:
@@ -39,7 +39,7 @@ class Share:
     passes: float | None
 
 
-def data_of(recipe: Path, data: str) -> tuple[OmniData, dict[str, Any]]:
+def build_recipe_data(recipe: Path, data: str) -> tuple[OmniData, dict[str, Any]]:
     """Return the data module of a recipe, on other data, and the recipe.
 
     Raises:
@@ -59,7 +59,7 @@ def data_of(recipe: Path, data: str) -> tuple[OmniData, dict[str, Any]]:
     return module, plain
 
 
-def first_batches(data: OmniData) -> list[Batch]:
+def read_first_batches(data: OmniData) -> list[Batch]:
     """Return the first packed batches of a recipe's training stream."""
     loader = data.train_dataloader()
     assert isinstance(loader.dataset, LaneStream)  # noqa: S101
@@ -71,7 +71,9 @@ def first_batches(data: OmniData) -> list[Batch]:
     return [one.batch for one in found]
 
 
-def shares(data: OmniData, recipe: dict[str, Any], batches: list[Batch]) -> list[Share]:
+def compute_task_shares(
+    data: OmniData, recipe: dict[str, Any], batches: list[Batch]
+) -> list[TaskShare]:
     """Return the part of each task in the stream of a recipe on one device."""
     names = list(data.tasks)
     samples, tokens = Counter[str](), Counter[str]()
@@ -81,7 +83,7 @@ def shares(data: OmniData, recipe: dict[str, Any], batches: list[Batch]) -> list
                 name = data.manifest["tasks"][task]
                 samples[name] += 1
                 tokens[name] += length
-    readers = data.mixture().readers()
+    readers = data.mixture().make_readers()
     trainer = recipe.get("trainer", {})
     steps = int(trainer.get("max_steps") or -1)
     updates = steps * int(trainer.get("accumulate_grad_batches") or 1)
@@ -92,5 +94,5 @@ def shares(data: OmniData, recipe: dict[str, Any], batches: list[Batch]) -> list
         drawn = sum(samples.values()) / len(batches) * updates * data.tasks[name] / total
         passes = drawn / stored if steps > 0 else None
         share = data.tasks[name] / total
-        found.append(Share(name, share, stored, tokens[name] / all_tokens, passes))
+        found.append(TaskShare(name, share, stored, tokens[name] / all_tokens, passes))
     return found

@@ -25,7 +25,7 @@ STYLE = """<style>
 
 def rows_html(batch: Batch, template: Template) -> str:
     """Return the rows of a batch as HTML."""
-    labels = [token_label(int(i), template) for i in batch.ids]
+    labels = [describe_token(int(i), template) for i in batch.ids]
     answer, pads = batch.maskable.tolist(), batch.is_tail_pad.tolist()
     segments, tasks = batch.segment_ids.tolist(), batch.host_tasks
     length = len(labels) // batch.num_rows
@@ -40,7 +40,7 @@ def rows_html(batch: Batch, template: Template) -> str:
     return STYLE + "".join(rows)
 
 
-def token_label(token: int, template: Template) -> str:
+def describe_token(token: int, template: Template) -> str:
     """Return a token in words: its text, its special name, or its code and the code's modality."""
     vocab = template.vocab
     name = next(name for name, span in vocab.spans.items() if span.start <= token < span.stop)

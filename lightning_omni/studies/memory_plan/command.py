@@ -15,8 +15,8 @@ from lightning_omni.files import make_folder
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
-from lightning_omni.studies.memory_plan.plan import make_plan
-from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
+from lightning_omni.studies.memory_plan.plan import plan_joint_model
+from lightning_omni.studies.memory_plan.settings import PlanOptions, read_trainer_settings
 from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,11 @@ def plan(
     """
     tokenizers = (ImageTokenizerModule, SpeechTokenizerModule)
     if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
-        made = make_plan(module, data, read_settings(trainer), options)
-        said = lines(made)
+        made = plan_joint_model(module, data, read_trainer_settings(trainer), options)
+        said = joint_plan_lines(made)
     elif isinstance(module, tokenizers) and isinstance(data, ImageData | SpeechData):
-        made = plan_tokenizer(module, data, read_settings(trainer), options)
-        said = tokenizer_lines(made)
+        made = plan_tokenizer(module, data, read_trainer_settings(trainer), options)
+        said = tokenizer_plan_lines(made)
     else:
         raise OmniError(
             f"the recipe trains a {type(module).__name__} on {type(data).__name__}; plan a recipe "
@@ -58,7 +58,7 @@ def plan(
     return made
 
 
-def lines(made: dict[str, Any]) -> list[str]:
+def joint_plan_lines(made: dict[str, Any]) -> list[str]:
     """Return a plan in words, with a table of memory."""
     states = made["optimizer_gb"]
     return [
@@ -69,18 +69,18 @@ def lines(made: dict[str, Any]) -> list[str]:
         _training_line(made),
         f"optimizer ({made['optimizer']}), all states: AdamW {states['fused_adamw']:.2f} GB, Muon "
         f"with AdamW {states['muon']:.2f} GB",
-        *_memory_table(made),
+        *_memory_table_lines(made),
     ]
 
 
-def tokenizer_lines(made: dict[str, Any]) -> list[str]:
+def tokenizer_plan_lines(made: dict[str, Any]) -> list[str]:
     """Return the plan of a tokenizer in words, with a table of memory."""
     return [
         _parameters_line(made),
         f"step: {made['samples_per_step']:,} samples, {made['flops_per_step']:.3g} FLOP; "
         f"{made['seconds_per_step']:.3g} s on {made['devices']} devices",
         _training_line(made),
-        *_memory_table(made),
+        *_memory_table_lines(made),
     ]
 
 
@@ -95,7 +95,7 @@ def _training_line(made: dict[str, Any]) -> str:
     return f"training: {made['steps']:,} steps, {days}"
 
 
-def _memory_table(made: dict[str, Any]) -> list[str]:
+def _memory_table_lines(made: dict[str, Any]) -> list[str]:
     """Return the table of memory and whether the recipe fits."""
     rows, usable = made["memory_gb"], made["usable_gb"]
     columns = [name for name in _COLUMNS if name in rows[made["recipe_is"]]]

@@ -35,18 +35,18 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, Tensor):
-                self._add(value.untyped_storage())
+                self._add_storage(value.untyped_storage())
         return out
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
+    def _add_storage(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         if key in self._seen:
             return
         self._seen.add(key)
-        weakref.finalize(storage, self._free, key, size)
+        weakref.finalize(storage, self._free_storage, key, size)
         self.now += size
         self.peak = max(self.peak, self.now)
 
-    def _free(self, key: int, size: int) -> None:
+    def _free_storage(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size

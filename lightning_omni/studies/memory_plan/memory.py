@@ -20,7 +20,7 @@ _FLOAT32 = 4  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class DeviceLoad:
     """Work of one device between two updates, and how its numbers are stored.
 
     Attributes:
@@ -57,7 +57,7 @@ class Load:
         check_within("masked_share", self.masked_share, 0, 1)
 
     @property
-    def lengths(self) -> list[int]:
+    def segment_lengths(self) -> list[int]:
         """Tokens of each segment."""
         whole, rest = divmod(self.tokens, self.segment_length)
         return [self.segment_length] * whole + [rest] * (rest > 0)
@@ -68,12 +68,12 @@ class Load:
         return round(self.tokens * self.masked_share)
 
     @property
-    def shards(self) -> int:
+    def num_shards(self) -> int:
         """Number of devices that share one copy of the model."""
         return self.devices if self.is_sharded else 1
 
     @property
-    def stream(self) -> torch.dtype:
+    def stream_dtype(self) -> torch.dtype:
         """Format of the residual stream and of the weights a pass reads."""
         return self.products if self.is_sharded else self.weights
 
@@ -108,18 +108,18 @@ class DeviceMemory:
         return {name: value / 1e9 for name, value in asdict(self).items()}
 
 
-def device_memory(network: Transformer, load: Load) -> DeviceMemory:
+def estimate_device_memory(network: Transformer, load: DeviceLoad) -> DeviceMemory:
     """Add up the memory of one device.
 
     The peak is at the loss, in the first block of the backward pass, or in the optimizer update.
     FSDP shares by block: the weights outside blocks stay gathered during a pass, and of the blocks
     the current and the next one; gradients of both kinds are whole before they are shared out.
     """
-    weights = _num_parameters(network) * load.weights.itemsize // load.shards
-    optimizer = optimizer_bytes(network, load) // load.shards
+    weights = count_parameters(network) * load.weights.itemsize // load.num_shards
+    optimizer = optimizer_bytes(network, load) // load.num_shards
     ema = weights if load.has_ema else 0
     block = sum(p.numel() for p in network.blocks[0].parameters())
-    root = _num_parameters(network) - block * len(network.blocks)
+    root = count_parameters(network) - block * len(network.blocks)
     if load.is_sharded:
         gathered = (root + 2 * block) * load.products.itemsize
         early_gradients = (root + block) * load.products.itemsize
@@ -139,16 +139,16 @@ def device_memory(network: Transformer, load: Load) -> DeviceMemory:
     return DeviceMemory(weights, weights, optimizer, ema, exchange, activations, loss, peak)
 
 
-def optimizer_bytes(network: Transformer, load: Load) -> int:
+def optimizer_bytes(network: Transformer, load: DeviceLoad) -> int:
     """Return the optimizer states of the whole model: two numbers per parameter.
 
     Muon keeps one number per element of a matrix.
     """
-    num_muon = sum(p.numel() for p in _matrices(network)) if load.optimizer == "muon" else 0
-    return (2 * _num_parameters(network) - num_muon) * load.weights.itemsize
+    num_muon = sum(p.numel() for p in _muon_matrices(network)) if load.optimizer == "muon" else 0
+    return (2 * count_parameters(network) - num_muon) * load.weights.itemsize
 
 
-def update_bytes(network: Transformer, load: Load) -> int:
+def update_bytes(network: Transformer, load: DeviceLoad) -> int:
     """Return the temporary memory of an update on one device.
 
     Muon stacks whole matrices of a shape, sharded ones too; AdamW that is not fused holds a
@@ -157,8 +157,8 @@ def update_bytes(network: Transformer, load: Load) -> int:
     if load.optimizer == "fused_adamw":
         return 0
     if load.optimizer == "adamw":
-        return _num_parameters(network) * load.weights.itemsize // load.shards
-    stacks = Counter(p.shape for p in _matrices(network))
+        return count_parameters(network) * load.weights.itemsize // load.num_shards
+    stacks = Counter(p.shape for p in _muon_matrices(network))
     return max(
         (
             min(n, AT_ONCE)
@@ -172,7 +172,7 @@ def update_bytes(network: Transformer, load: Load) -> int:
     )
 
 
-def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
+def activation_bytes(network: Transformer, load: DeviceLoad) -> tuple[int, int]:
     """Return the bytes kept for the backward pass, and those that its first block adds.
 
     A block keeps its input, its norms' inputs (F4 or the residual stream's format), six products
@@ -184,12 +184,12 @@ def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
     block = network.blocks[0]
     assert isinstance(block, Block)  # noqa: S101
     width, ffn = network.norm.weight.numel(), block.ffn.gate_proj.out_features
-    stream, product = load.stream.itemsize, load.products.itemsize
+    stream, product = load.stream_dtype.itemsize, load.products.itemsize
     per_norm = 2 if load.device == "cpu" else 1  # norms on CPUs are several operations
     inputs = (len(network.blocks) + per_norm) * load.tokens * width * stream
     norms = (2 * per_norm - 1) * width * stream  # the first norm's input is the block's
     inside = load.tokens * (norms + (6 * width + 4 * ffn) * product)
-    if load.products != load.stream:
+    if load.products != load.stream_dtype:
         inside += sum(p.numel() for p in block.parameters() if p.ndim > 1) * product
     backward = load.tokens * (2 * ffn * product + 4 * width * stream)
     if load.recomputation == "full":
@@ -203,12 +203,12 @@ def activation_bytes(network: Transformer, load: Load) -> tuple[int, int]:
     return inputs + int(num_blocks * inside), backward
 
 
-def loss_bytes(network: Transformer, load: Load) -> int:
+def loss_bytes(network: Transformer, load: DeviceLoad) -> int:
     """Return the temporary memory of the loss: gradients of its inputs and a chunk of logits."""
     width, num_ids = network.norm.weight.numel(), network.embedding.tokens.num_embeddings
-    stream, product = load.stream.itemsize, load.products.itemsize
+    stream, product = load.stream_dtype.itemsize, load.products.itemsize
     exact = max(_FLOAT32, product)
-    is_cast = load.products != load.stream
+    is_cast = load.products != load.stream_dtype
     states = load.num_masked * width * (stream + product * (1 + is_cast))
     chunk = min(load.num_masked, rows_at_once(num_ids, load.device)) * num_ids
     logits = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
@@ -218,11 +218,12 @@ def loss_bytes(network: Transformer, load: Load) -> int:
     return states + head * exact + has_features * head * stream + temporary
 
 
-def _num_parameters(network: Transformer) -> int:
-    return sum(p.numel() for p in network.parameters())
+def count_parameters(network: torch.nn.Module | None) -> int:
+    """Return the number of parameters of a network, shared ones counted once; 0 for None."""
+    return 0 if network is None else sum(p.numel() for p in network.parameters())
 
 
-def _matrices(network: Transformer) -> list[torch.Tensor]:
+def _muon_matrices(network: Transformer) -> list[torch.Tensor]:
     """Return the parameters that Muon orthogonalises."""
     groups = [g for g in decay_groups(network, 0.0) if g["kind"] in ("matrices", "filters")]
     return [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]

@@ -13,9 +13,9 @@ from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.schedule import build_optimizer, decay_groups
 from lightning_omni.studies.memory_plan.memory import (
-    Load,
+    DeviceLoad,
     OptimizerKind,
-    device_memory,
+    estimate_device_memory,
     optimizer_bytes,
 )
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
@@ -26,7 +26,7 @@ MAX_DEVICES = 1024
 """Largest number of devices that an advice considers."""
 
 
-def make_plan(
+def plan_joint_model(
     module: MaskedDiffusionModule, data: OmniData, trainer: TrainerSettings, options: PlanOptions
 ) -> dict[str, Any]:
     """Plan the training of a recipe, its module on the meta device.
@@ -35,7 +35,7 @@ def make_plan(
         OmniError: If an option does not fit the recipe.
     """
     network = module.backbone
-    load = Load(
+    load = DeviceLoad(
         data.rows * data.row_length,
         options.segment_length or data.row_length,
         options.masked_share,
@@ -43,7 +43,7 @@ def make_plan(
         products=trainer.products,
         recomputation=network.recomputation,
         accumulates=trainer.accumulates > 1,
-        optimizer=optimizer_kind(module),
+        optimizer=find_optimizer_kind(module),
         has_ema=trainer.has_ema,
         devices=options.devices or trainer.devices,
         is_sharded=trainer.is_sharded,
@@ -53,27 +53,30 @@ def make_plan(
         for is_sharded in (False, True)
         for recomputation in RECOMPUTATIONS
     ]
-    memory = {_layout_name(layout): device_memory(network, layout).in_gb() for layout in layouts}
+    memory = {
+        _describe_layout(layout): estimate_device_memory(network, layout).in_gb()
+        for layout in layouts
+    }
     usable_gb = USABLE * options.memory_gb
-    fits = memory[_layout_name(load)]["peak"] <= usable_gb
+    fits = memory[_describe_layout(load)]["peak"] <= usable_gb
     kinds: tuple[OptimizerKind, ...] = ("fused_adamw", "muon")
     return {
-        "parameters": parameters(network),
+        "parameters": count_parameters_by_part(network),
         "devices": load.devices,
         "optimizer": load.optimizer,
         "optimizer_gb": {
             kind: optimizer_bytes(network, replace(load, optimizer=kind)) / 1e9 for kind in kinds
         },
         "memory_gb": memory,
-        "recipe_is": _layout_name(load),
+        "recipe_is": _describe_layout(load),
         "usable_gb": usable_gb,
         "fits": fits,
-        "advice": "" if fits else _advice(network, load, usable_gb),
-        **_time(module, load, trainer, options),
+        "advice": "" if fits else _smallest_fitting_change(network, load, usable_gb),
+        **_plan_time(module, load, trainer, options),
     }
 
 
-def parameters(network: Transformer) -> dict[str, int]:
+def count_parameters_by_part(network: Transformer) -> dict[str, int]:
     """Return the number of parameters by part; a tied head counts 0."""
     embedding = network.embedding
     is_tied = embedding.head.weight is embedding.tokens.weight
@@ -88,7 +91,7 @@ def parameters(network: Transformer) -> dict[str, int]:
     return {**parts, "other": total - sum(parts.values()), "total": total}
 
 
-def optimizer_kind(module: MaskedDiffusionModule) -> OptimizerKind:
+def find_optimizer_kind(module: MaskedDiffusionModule) -> OptimizerKind:
     """Return the optimizer of a recipe; an unknown one counts as AdamW."""
     groups = decay_groups(module.backbone, module.weight_decay)
     optimizer = build_optimizer(module.optimizer_factory, groups)
@@ -97,16 +100,16 @@ def optimizer_kind(module: MaskedDiffusionModule) -> OptimizerKind:
     return "fused_adamw" if optimizer.defaults.get("fused") else "adamw"
 
 
-def _time(
-    module: MaskedDiffusionModule, load: Load, trainer: TrainerSettings, options: PlanOptions
+def _plan_time(
+    module: MaskedDiffusionModule, load: DeviceLoad, trainer: TrainerSettings, options: PlanOptions
 ) -> dict[str, Any]:
     """Return the arithmetic of a step on all devices, and the time of the training."""
     batches = trainer.accumulates * load.devices
-    flops = training_flops(module.backbone, load.lengths, load.num_masked)
-    forward = block_flops(module.backbone, load.lengths, load.num_masked) // 3
+    flops = training_flops(module.backbone, load.segment_lengths, load.num_masked)
+    forward = block_flops(module.backbone, load.segment_lengths, load.num_masked) // 3
     spent = flops + (forward if load.recomputation == "full" else 0)
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
-    seconds = spent * trainer.accumulates / options.rate
+    seconds = spent * trainer.accumulates / options.flop_per_s
     return {
         "tokens_per_step": load.tokens * batches,
         "flops_per_step": flops * batches,
@@ -118,7 +121,7 @@ def _time(
     }
 
 
-def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
+def _smallest_fitting_change(network: Transformer, load: DeviceLoad, usable_gb: float) -> str:
     """Return the smallest change that fits, in words."""
     tried = [replace(load, recomputation=each) for each in RECOMPUTATIONS]
     candidates = [] if load.is_sharded else tried[1:]
@@ -127,12 +130,12 @@ def _advice(network: Transformer, load: Load, usable_gb: float) -> str:
         candidates += [replace(each, is_sharded=True, devices=devices) for each in tried]
         devices = 1 << devices.bit_length()
     for candidate in candidates:
-        if device_memory(network, candidate).peak / 1e9 <= usable_gb:
+        if estimate_device_memory(network, candidate).peak / 1e9 <= usable_gb:
             return ", ".join(_needed_changes(load, candidate))
     return "take shorter or fewer rows, a smaller backbone or GPUs with more memory"
 
 
-def _needed_changes(load: Load, candidate: Load) -> list[str]:
+def _needed_changes(load: DeviceLoad, candidate: DeviceLoad) -> list[str]:
     changes = {
         "share the model with FSDP": candidate.is_sharded != load.is_sharded,
         f"set model.recompute_activations: {candidate.recomputation}": (
@@ -143,6 +146,6 @@ def _needed_changes(load: Load, candidate: Load) -> list[str]:
     return [change for change, is_needed in changes.items() if is_needed]
 
 
-def _layout_name(load: Load) -> str:
+def _describe_layout(load: DeviceLoad) -> str:
     layout = "sharded" if load.is_sharded else "replicated"
     return layout + _SUFFIXES[load.recomputation]

@@ -65,7 +65,7 @@ class PlanOptions:
         return GPUS[self.gpu][0] if self.gpu_memory_gb is None else self.gpu_memory_gb
 
     @property
-    def rate(self) -> float:
+    def flop_per_s(self) -> float:
         """FLOP/s that one GPU reaches."""
         return (self.gpu_tflops or GPUS[self.gpu][1]) * 1e12 * self.utilisation
 
@@ -93,7 +93,7 @@ class TrainerSettings:
     has_ema: bool
 
 
-def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
+def read_trainer_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
     """Read a recipe's `trainer`, given as plain values.
 
     Raises:
@@ -103,7 +103,7 @@ def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
     if precision not in _FORMATS:
         raise OmniError(f"trainer.precision is '{precision}', wanted one of {', '.join(_FORMATS)}")
     weights, products = _FORMATS[precision]
-    if any("BFloat16WhereFaster" in name for name in _classes(trainer["plugins"])):
+    if any("BFloat16WhereFaster" in name for name in _class_names(trainer["plugins"])):
         products = torch.bfloat16  # faster on GPUs
     devices = trainer["devices"]
     if isinstance(devices, list):
@@ -117,15 +117,15 @@ def read_settings(trainer: Mapping[str, Any]) -> TrainerSettings:
         weights=weights,
         products=products,
         is_sharded=any(
-            "fsdp" in n.lower() or "Sharded" in n for n in _classes(trainer["strategy"])
+            "fsdp" in n.lower() or "Sharded" in n for n in _class_names(trainer["strategy"])
         ),
         has_ema=any(
-            name.endswith(("EMA", "WeightAveraging")) for name in _classes(trainer["callbacks"])
+            name.endswith(("EMA", "WeightAveraging")) for name in _class_names(trainer["callbacks"])
         ),
     )
 
 
-def _classes(given: Any) -> list[str]:
+def _class_names(given: Any) -> list[str]:
     """Return the class names in a setting that takes one class or several."""
     several = given if isinstance(given, list) else [given]
     return [str(one["class_path"] if isinstance(one, Mapping) else one) for one in several if one]

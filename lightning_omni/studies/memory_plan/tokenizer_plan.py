@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_omni.data.image_data import ImageData
@@ -14,6 +14,7 @@ from lightning_omni.losses.adversarial import feature_matching, hinge_generator
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.studies.memory_plan.live_memory import LiveMemory
+from lightning_omni.studies.memory_plan.memory import count_parameters
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
 TokenizerModule = ImageTokenizerModule | SpeechTokenizerModule
@@ -31,17 +32,23 @@ def plan_tokenizer(
     Products are counted and tensors followed while an update runs, with the critic where there is
     one; all numbers are taken as float32, the most they can be. Workspaces of kernels are left out.
     """
-    parts = {name: _size(getattr(module, name, None)) for name in ("discriminator", "perceptual")}
-    parts = {"tokenizer": _size(module.tokenizer), **{k: n for k, n in parts.items() if n}}
+    parts = {
+        name: count_parameters(getattr(module, name, None))
+        for name in ("discriminator", "perceptual")
+    }
+    parts = {
+        "tokenizer": count_parameters(module.tokenizer),
+        **{k: n for k, n in parts.items() if n},
+    }
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    flops, held = _update_cost(module, data)
+    flops, held = _measure_update_cost(module, data)
     devices = options.devices or trainer.devices
     memory = {
-        strategy: _memory(sum(parts.values()), trained, held, devices, strategy)
+        strategy: _device_memory_gb(sum(parts.values()), trained, held, devices, strategy)
         for strategy in ("single", "ddp", "fsdp2")
     }
     used = "fsdp2" if trainer.is_sharded else "ddp" if devices > 1 else "single"
-    seconds = flops / options.rate
+    seconds = flops / options.flop_per_s
     return {
         "parameters": {**parts, "total": sum(parts.values())},
         "devices": devices,
@@ -59,7 +66,7 @@ def plan_tokenizer(
     }
 
 
-def _update_cost(module: TokenizerModule, data: ImageData | SpeechData) -> tuple[int, int]:
+def _measure_update_cost(module: TokenizerModule, data: ImageData | SpeechData) -> tuple[int, int]:
     """Return the FLOP of an update on one device, and the most bytes it holds beside the weights.
 
     Gradients are among them.
@@ -68,21 +75,21 @@ def _update_cost(module: TokenizerModule, data: ImageData | SpeechData) -> tuple
     memory = LiveMemory([*module.parameters(), *module.buffers()])
     critic: Any = module.discriminator
     with memory, counter:
-        real, rebuilt, loss = _forward(module, data)
+        real, rebuilt, loss = _run_forward(module, data)
         if critic is not None:
             critic.requires_grad_(False)  # as an optimizer is toggled: its gradients are dropped
         torch.autograd.backward(loss)
         del loss
         if critic is not None:
             critic.requires_grad_(True)
-            scores = _score(critic(real)) + _score(critic(rebuilt.detach()))
+            scores = _critic_loss(critic(real)) + _critic_loss(critic(rebuilt.detach()))
             torch.autograd.backward(scores)
             del scores
     module.zero_grad()
     return counter.get_total_flops(), memory.peak
 
 
-def _forward(
+def _run_forward(
     module: TokenizerModule, data: ImageData | SpeechData
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the input, its reconstruction and the loss, the critic's included."""
@@ -93,7 +100,7 @@ def _forward(
         rebuilt = module.tokenizer.reconstruct(quantized.latents)
         terms = [*module._loss_terms(real, rebuilt, quantized).values()]
         if module.discriminator is not None:
-            terms.append(_score(module.discriminator(rebuilt)))
+            terms.append(_critic_loss(module.discriminator(rebuilt)))
         return real, rebuilt, torch.stack(terms).sum()
     assert isinstance(data, SpeechData)  # noqa: S101
     assert isinstance(module, SpeechTokenizerModule)  # noqa: S101
@@ -106,7 +113,7 @@ def _forward(
     if module.discriminator is not None:
         scores, fake = module.discriminator(rebuilt)
         features = feature_matching(module.discriminator(real)[1], fake)
-        loss = loss + _score((scores, fake)) + features
+        loss = loss + _critic_loss((scores, fake)) + features
     return real, rebuilt, loss
 
 
@@ -119,13 +126,13 @@ def _quantize(module: SpeechTokenizerModule, z: Tensor) -> tuple[Tensor, Tensor]
     return quantized.latents, quantized.commitment
 
 
-def _score(scores: Any) -> Tensor:
+def _critic_loss(scores: Any) -> Tensor:
     """Return a loss of a critic's scores: a map, or those of several scales and their features."""
     several = scores[0] if isinstance(scores, tuple) else [scores]
     return torch.stack([hinge_generator(one) for one in several]).sum()
 
 
-def _memory(
+def _device_memory_gb(
     parameters: int, trained: int, held: int, devices: int, strategy: str
 ) -> dict[str, float]:
     """Return the memory of one device in 10^9 bytes; FSDP2 gathers the whole network for a pass.
@@ -148,7 +155,3 @@ def _memory(
         "activations": max(0, held - whole),  # what is held beyond gradients at the peak
     }
     return {name: n / 1e9 for name, n in {**row, "peak": sum(row.values())}.items()}
-
-
-def _size(network: nn.Module | None) -> int:
-    return 0 if network is None else sum(p.numel() for p in network.parameters())

@@ -52,7 +52,7 @@ def read_curves(home: Path) -> tuple[list[Curve], float]:
     """
     files: list[list[tuple[str, Any]]] = []
     for path in sorted(home.glob(EVENTS), key=lambda p: (p.stat().st_mtime, p.name)):
-        newer = _read_events(path)
+        newer = _read_scalars(path)
         start = min((event.step for _, event in newer), default=math.inf)
         files = [[(n, e) for n, e in older if e.step < start] for older in files] + [newer]
     found: dict[str, dict[int, float]] = {}
@@ -69,17 +69,17 @@ def read_curves(home: Path) -> tuple[list[Curve], float]:
 
 def draw_curves(title: str, curves: Sequence[Curve]) -> str:
     """Return a chart of curves that share axes, without values that are not finite."""
-    lines = [_finite(curve) for curve in curves]
+    lines = [_finite_points(curve) for curve in curves]
     points = [p for line in lines for p in line]
     if not points:
         return ""
     steps, values = [p[0] for p in points], [p[1] for p in points]
-    x_range, y_range = (min(steps), max(steps)), _padded(min(values), max(values))
+    x_range, y_range = (min(steps), max(steps)), _pad_limits(min(values), max(values))
     body = [_draw_axes(x_range, y_range)]
     for number, line in enumerate(lines):
         dots = " ".join(
             f"{_x_pixel(step, x_range):.1f},{_y_pixel(value, y_range):.1f}"
-            for step, value in _thin(line)
+            for step, value in _average_neighbours(line)
         )
         kind = "circle" if len(line) == 1 else "line"
         body.append(_draw_mark(kind, dots, number))
@@ -101,17 +101,17 @@ def group_curves(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
     for curve in sorted(curves, key=lambda c: c.name):
         if curve.name.endswith("_epoch"):
             continue
-        groups.setdefault(quantity_of(curve.name), []).append(curve)
-    return dict(sorted(groups.items(), key=lambda item: (_rank(item[0]), item[0])))
+        groups.setdefault(remove_stage_name(curve.name), []).append(curve)
+    return dict(sorted(groups.items(), key=lambda item: (_quantity_rank(item[0]), item[0])))
 
 
-def quantity_of(name: str) -> str:
+def remove_stage_name(name: str) -> str:
     """Return a name without its stage: `loss` for `train/loss`, `val/loss` and `train_loss`."""
     found = _STAGE.match(name)
     return (name[found.end() :] if found else name).removesuffix("_step") or name
 
 
-def _rank(quantity: str) -> int:
+def _quantity_rank(quantity: str) -> int:
     """Return the place of a quantity: the total loss first, breakdowns by noise level last."""
     if quantity == "loss":
         return -1
@@ -121,28 +121,7 @@ def _rank(quantity: str) -> int:
     return next(found, len(_FIRST))
 
 
-def draw_interval(
-    low: float, value: float, high: float, *, baseline: float | None, ground_truth: float | None
-) -> str:
-    """Return a picture of an interval, clipped to [0, 1], with baseline and ground truth."""
-
-    def x(number: float) -> float:
-        return 4 + 112 * min(1.0, max(0.0, number))
-
-    marks = "".join(
-        f'<line class="{name}" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="2" y2="18"/>'
-        for name, at in (("baseline", baseline), ("ground-truth", ground_truth))
-        if at is not None
-    )
-    return (
-        '<svg class="interval" viewBox="0 0 120 20" aria-hidden="true">'
-        f'<line class="axis" x1="4" x2="116" y1="10" y2="10"/>{marks}'
-        f'<line class="range" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="10" y2="10"/>'
-        f'<circle cx="{x(value):.1f}" cy="10" r="3.5"/></svg>'
-    )
-
-
-def _read_events(path: Path) -> list[tuple[str, Any]]:
+def _read_scalars(path: Path) -> list[tuple[str, Any]]:
     """Return every scalar of an event file with its name."""
     accumulator = EventAccumulator(str(path), size_guidance={SCALARS: 0})
     accumulator.Reload()
@@ -150,12 +129,12 @@ def _read_events(path: Path) -> list[tuple[str, Any]]:
     return [(name, event) for name in names for event in accumulator.Scalars(name)]
 
 
-def _finite(curve: Curve) -> list[tuple[int, float]]:
+def _finite_points(curve: Curve) -> list[tuple[int, float]]:
     pairs = zip(curve.steps, curve.values, strict=True)
     return [(step, value) for step, value in pairs if math.isfinite(value)]
 
 
-def _thin(line: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+def _average_neighbours(line: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     """Average neighbouring points of a long curve."""
     size = max(1, -(-len(line) // _POINTS))
     groups = [line[i : i + size] for i in range(0, len(line), size)]
@@ -197,7 +176,7 @@ def _y_pixel(value: float, limits: tuple[float, float]) -> float:
     return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def _pad_limits(low: float, high: float) -> tuple[float, float]:
     """Return limits with a margin, not below zero for values that are never negative."""
     margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
     return (max(0.0, low - margin) if low >= 0 else low - margin), high + margin

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
-from PIL import Image
-
 from lightning_omni.errors import OmniError
+from lightning_omni.studies.report.data_uris import file_data_uri, spectrogram_uri
 from lightning_omni.studies.report.tables import METRIC_NAMES, TASK_TITLES
 
 _SIDES = (
@@ -32,13 +25,9 @@ _OLD_SIDES = {
     "ground_truth_reconstruction": "wanted_reconstruction",
 }
 """Keys in galleries written before 0.2."""
-_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".flac": "audio/flac", ".wav": "audio/wav"}
-_WINDOW = 400  # samples, 25 ms at 16 kHz
-_HOP = 160  # samples, 10 ms
-_FLOOR_DB = -80.0
 
 
-def gallery(home: Path, entries: Sequence[dict[str, Any]]) -> str:
+def gallery_html(home: Path, entries: Sequence[dict[str, Any]]) -> str:
     """Return the gallery as HTML, task by task.
 
     Args:
@@ -50,44 +39,13 @@ def gallery(home: Path, entries: Sequence[dict[str, Any]]) -> str:
         chosen = [e for e in entries if e["task"] == task]
         if chosen:
             parts.append(f"<h3>{escape(title)}</h3>")
-            parts += [_entry(home, entry) for entry in chosen]
+            parts += [_entry_html(home, entry) for entry in chosen]
     return "".join(parts)
 
 
-def data_uri(path: Path) -> str:
-    """Return a picture or recording as a data URI."""
-    return _inline_uri(path.read_bytes(), _MIME[path.suffix])
-
-
-def spectrogram_uri(path: Path) -> tuple[str, float]:
-    """Draw the spectrogram of a recording, 10 ms per column, 0 Hz to the Nyquist frequency upwards.
-
-    Returns:
-        Data URI of the picture, and the duration in seconds.
-    """
-    wave, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    levels = spectrogram(wave.mean(axis=1))
-    colors = matplotlib.colormaps["magma"](levels[::-1], bytes=True)[..., :3]
-    image = Image.fromarray(np.ascontiguousarray(colors)).quantize(64)
-    out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return _inline_uri(out.getvalue(), "image/png"), len(wave) / sample_rate
-
-
-def spectrogram(wave: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return log magnitudes within 80 dB, scaled to [0, 1], Float[F T]; two bins per row."""
-    padded = np.pad(wave, (0, max(0, _WINDOW - len(wave))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
-    power = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), axis=1)) ** 2
-    pairs = power[:, : _WINDOW // 2].reshape(len(power), -1, 2).mean(axis=2)
-    decibels = 10 * np.log10(pairs / max(float(pairs.max()), 1e-9) + 1e-12)
-    levels: NDArray[np.float64] = np.clip(1 - decibels / _FLOOR_DB, 0, 1).T
-    return levels
-
-
-def _entry(home: Path, entry: dict[str, Any]) -> str:
+def _entry_html(home: Path, entry: dict[str, Any]) -> str:
     sides = "".join(
-        _side(
+        _column_html(
             home,
             name,
             entry.get(side) or entry.get(_OLD_SIDES.get(side, side)) or {},
@@ -103,20 +61,20 @@ def _entry(home: Path, entry: dict[str, Any]) -> str:
     )
 
 
-def _side(home: Path, name: str, side: dict[str, str], *, is_reconstruction: bool) -> str:
+def _column_html(home: Path, name: str, side: dict[str, str], *, is_reconstruction: bool) -> str:
     """Return one column; a codec reconstruction has media only."""
     parts = []
     if "text" in side and not is_reconstruction:
         parts.append(f'<div class="said">“{escape(side["text"])}”</div>')
     if "image" in side:
-        uri = data_uri(_inside(home, side["image"]))
+        uri = file_data_uri(_resolve_inside(home, side["image"]))
         parts.append(f'<img class="picture" src="{uri}" alt="{escape(name)}">')
     if "speech" in side:
-        path = _inside(home, side["speech"])
+        path = _resolve_inside(home, side["speech"])
         picture, seconds = spectrogram_uri(path)
         parts.append(
             f'<img class="sound" src="{picture}" alt="spectrogram, {seconds:.1f} s">'
-            f'<audio controls preload="none" src="{data_uri(path)}"></audio>'
+            f'<audio controls preload="none" src="{file_data_uri(path)}"></audio>'
         )
     if not parts:
         return ""
@@ -132,7 +90,7 @@ def _scores_html(entry: dict[str, Any]) -> str:
     if "transcript" in prediction:
         parts.append(f"recognised as “{escape(prediction['transcript'])}”")
     if "scene" in prediction:
-        parts.append(f"classified as {escape(_scene_words(prediction['scene']))}")
+        parts.append(f"classified as {escape(_describe_scene(prediction['scene']))}")
     for name, (top, bottom) in entry.get("metrics", {}).items():
         label = escape(METRIC_NAMES.get(name, name))
         if name in ("wer", "cer"):
@@ -143,7 +101,7 @@ def _scores_html(entry: dict[str, Any]) -> str:
     return f'<div class="said soft">{" ".join(parts)}</div>'
 
 
-def _scene_words(scene: dict[str, Any]) -> str:
+def _describe_scene(scene: dict[str, Any]) -> str:
     objects = [str(o) for o in scene.get("objects", [])]
     if scene.get("relation") and len(objects) == 2:
         what = f"{objects[0]} {scene['relation']} {objects[1]}"
@@ -152,7 +110,7 @@ def _scene_words(scene: dict[str, Any]) -> str:
     return f"{what} on {scene.get('background')}"
 
 
-def _inside(home: Path, name: str) -> Path:
+def _resolve_inside(home: Path, name: str) -> Path:
     """Resolve a path of the index.
 
     Raises:
@@ -162,7 +120,3 @@ def _inside(home: Path, name: str) -> Path:
     if not path.is_relative_to(home.resolve()):
         raise OmniError(f"gallery path '{name}' leaves '{home}'; evaluate again")
     return path
-
-
-def _inline_uri(content: bytes, mime: str) -> str:
-    return f"data:{mime};base64,{base64.b64encode(content).decode()}"

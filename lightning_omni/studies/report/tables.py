@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from lightning_omni.studies.report.curves import draw_interval
+from lightning_omni.studies.report.intervals import draw_interval
 from lightning_omni.tasks import TASKS
 from lightning_omni.types import SPLITS
 
@@ -33,57 +33,57 @@ ResultRow = dict[str, Any]
 """A row of `results.json`."""
 
 
-def headline(rows: Sequence[ResultRow]) -> str:
+def headline_table(rows: Sequence[ResultRow]) -> str:
     """Return one line per task: its primary metric on the first split it has."""
     chosen = []
     for task in TASK_TITLES:
         primary = [r for r in rows if r["task"] == task and r["is_primary"] and not r["slice"]]
-        primary.sort(key=lambda r: _split_order(r["split"]))
+        primary.sort(key=lambda r: _split_sort_key(r["split"]))
         chosen += primary[:1]
     if not chosen:
         return '<p class="soft">No task was evaluated.</p>'
-    return _table(_HEAD, (_headline_cells(row) for row in chosen), "cards")
+    return _html_table(_HEAD, (_headline_cells(row) for row in chosen), "cards")
 
 
-def splits(rows: Sequence[ResultRow]) -> str:
+def splits_table(rows: Sequence[ResultRow]) -> str:
     """Return primary metrics with one column per split; empty with a single split."""
     primary = [r for r in rows if r["is_primary"] and not r["slice"]]
-    names = sorted({r["split"] for r in primary}, key=_split_order)
+    names = sorted({r["split"] for r in primary}, key=_split_sort_key)
     if len(names) < 2:
         return ""
     lines = []
     for task in TASK_TITLES:
         found = {r["split"]: r for r in primary if r["task"] == task}
         if found:
-            cells = [_value_with_interval(found.get(name)) for name in names]
-            lines.append([TASK_TITLES[task], _metric(next(iter(found.values()))), *cells])
-    return _table(("task", "metric", *names), lines, "cards")
+            cells = [_format_value_with_interval(found.get(name)) for name in names]
+            lines.append([TASK_TITLES[task], _metric_name(next(iter(found.values()))), *cells])
+    return _html_table(("task", "metric", *names), lines, "cards")
 
 
-def everything(rows: Sequence[ResultRow]) -> str:
+def full_table(rows: Sequence[ResultRow]) -> str:
     """Return all rows, with the breakdown by group."""
     head = ("task", "split", "metric", "group", "value", "95 % interval", "n", "failures")
     lines = [
         [
             escape(row["task"]),
             escape(row["split"]),
-            _metric(row),
+            _metric_name(row),
             escape(row["slice"] or ""),
-            number(row["value"]),
-            f"{number(row['low'])} – {number(row['high'])}",
+            format_number(row["value"]),
+            f"{format_number(row['low'])} – {format_number(row['high'])}",
             str(row["n"]),
             str(row["failures"]),
-            number(row["chance"]),
-            number(row["reconstruction"]),
-            number(row["ceiling"]),
-            badge(row["verdict"]),
+            format_number(row["chance"]),
+            format_number(row["reconstruction"]),
+            format_number(row["ceiling"]),
+            verdict_badge(row["verdict"]),
         ]
         for row in rows
     ]
-    return _table((*head, *_COMPARISONS), lines, "")
+    return _html_table((*head, *_COMPARISONS), lines, "")
 
 
-def rules(rows: Sequence[ResultRow]) -> str:
+def measurement_rules_table(rows: Sequence[ResultRow]) -> str:
     """Return how the random baseline and the ground truth were measured, per task."""
     seen = {row["task"]: (row["chance_rule"], row["ceiling_rule"]) for row in rows}
     items = [
@@ -94,19 +94,19 @@ def rules(rows: Sequence[ResultRow]) -> str:
     return f"<ul>{''.join(items)}</ul>"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Return three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
-def badge(verdict: str) -> str:
+def verdict_badge(verdict: str) -> str:
     """Return a verdict with its colour."""
     return f'<span class="badge {_BADGES.get(verdict, "poor")}">{escape(verdict)}</span>'
 
 
-def plain_table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def text_table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """Return a table of plain texts, which are escaped."""
-    return _table(head, ([escape(str(cell)) for cell in line] for line in lines), "")
+    return _html_table(head, ([escape(str(cell)) for cell in line] for line in lines), "")
 
 
 def _headline_cells(row: ResultRow) -> list[str]:
@@ -117,38 +117,39 @@ def _headline_cells(row: ResultRow) -> list[str]:
     )
     return [
         escape(str(TASK_TITLES.get(row["task"], row["task"]))) + split,
-        _metric(row),
-        f"<b>{number(row['value'])}</b>",
-        f"<span class='even'>{number(row['low'])} – {number(row['high'])}</span>",
+        _metric_name(row),
+        f"<b>{format_number(row['value'])}</b>",
+        f"<span class='even'>{format_number(row['low'])} – {format_number(row['high'])}</span>",
         interval,
         f"{row['n']}{failures}",
-        number(row["chance"]),
-        number(row["reconstruction"]),
-        number(row["ceiling"]),
-        badge(row["verdict"]),
+        format_number(row["chance"]),
+        format_number(row["reconstruction"]),
+        format_number(row["ceiling"]),
+        verdict_badge(row["verdict"]),
     ]
 
 
-def _value_with_interval(row: ResultRow | None) -> str:
+def _format_value_with_interval(row: ResultRow | None) -> str:
     if row is None:
         return "–"
     return (
-        f"<b>{number(row['value'])}</b> <span class='soft'>{number(row['low'])} – "
-        f"{number(row['high'])}, n {row['n']}, baseline {number(row['chance'])}</span>"
+        f"<b>{format_number(row['value'])}</b> <span class='soft'>{format_number(row['low'])} – "
+        f"{format_number(row['high'])}, n {row['n']}, "
+        f"baseline {format_number(row['chance'])}</span>"
     )
 
 
-def _metric(row: ResultRow) -> str:
+def _metric_name(row: ResultRow) -> str:
     name = str(METRIC_NAMES.get(row["metric"], row["metric"]))
     return escape(name) + (" ↓" if row["is_lower_better"] else "")
 
 
-def _split_order(split: str) -> tuple[int, str]:
+def _split_sort_key(split: str) -> tuple[int, str]:
     known = _SPLIT_ORDER.index(split) if split in _SPLIT_ORDER else len(_SPLIT_ORDER)
     return known, split
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]], style: str) -> str:
+def _html_table(head: Sequence[str], lines: Iterable[Sequence[str]], style: str) -> str:
     """Return a table of cells that are HTML."""
     top = "".join(f"<th>{escape(name)}</th>" for name in head)
     body = "".join(

@@ -6,7 +6,7 @@ import pytest
 from encoding_data import contents, make_data, settings_of
 
 from lightning_omni.cli import main
-from lightning_omni.data.encoding.folder import encoded_folder
+from lightning_omni.data.encoding.ensure_codes import ensure_encoded
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -24,8 +24,8 @@ def encode(recipe, *options):
 
 def test_the_codes_are_those_that_training_finds(data, tmp_path):
     assert encode("stage2.yaml", "--processes", "1") == 0
-    codes = encoded_folder(settings_of(data))
-    assert contents(codes) == contents(encoded_folder(settings_of(make_data(tmp_path / "other"))))
+    codes = ensure_encoded(settings_of(data))
+    assert contents(codes) == contents(ensure_encoded(settings_of(make_data(tmp_path / "other"))))
     assert encode("stage2.yaml", "--executor", "torchrun") == 2  # not started by torchrun
 
 
@@ -33,7 +33,7 @@ def test_an_array_is_run_part_by_part(data):
     for part in ("1", "0"):
         array = ("--executor", "slurm-array", "--part", part, "--parts", "2")
         assert encode("stage2.yaml", *array) == 0
-    assert (settings_of(data).folder / "manifest.json").is_file()
+    assert (settings_of(data).local_codes_folder / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from encoding_data import CPU, contents, make_data, settings_of
 
+from lightning_omni.data.encoding.ensure_codes import ensure_encoded
 from lightning_omni.data.encoding.executors import ray_tasks
-from lightning_omni.data.encoding.folder import encoded_folder
 from lightning_omni.data.encoding.plan import Step
 from lightning_omni.errors import OmniError
 
@@ -60,14 +60,14 @@ def data(tmp_path):
 
 def encode_with(ray, data, most=2):
     options = {"num_cpus": 1, "num_gpus": 0, "max_retries": 0}
-    ray_tasks._Driver(ray, partial(settings_of, data), "cpu", options, most).encode()
+    ray_tasks._TaskDriver(ray, partial(settings_of, data), "cpu", options, most).run_plan()
 
 
 def test_tasks_that_die_are_tried_again_and_write_the_same(data, tmp_path):
-    wanted = contents(encoded_folder(settings_of(make_data(tmp_path / "other")), CPU))
+    wanted = contents(ensure_encoded(settings_of(make_data(tmp_path / "other")), CPU))
     ray = InlineRay(dies=lambda job, number: number % 3 == 0)
     encode_with(ray, data)
-    assert contents(settings_of(data).folder) == wanted
+    assert contents(settings_of(data).local_codes_folder) == wanted
     assert ray.most_at_once == 2
     encode_with(again := InlineRay(), data)
     assert again.started == [None]

@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from lightning_omni.data.storage import retries
-from lightning_omni.data.storage import store as stores
+from lightning_omni.data.storage import retries, url_reader
 from lightning_omni.data.storage.retries import RetryPolicy
 
 FAST = RetryPolicy(first_wait_s=0.001, longest_wait_s=0.01, connect_s=2, read_s=0.5, body_s=5)
@@ -20,12 +19,12 @@ def cache(tmp_path_factory, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "*")
-    stores._stores.pop(os.getpid(), None)
+    url_reader._readers.pop(os.getpid(), None)
     yield folder
-    stores._stores.pop(os.getpid(), None)
+    url_reader._readers.pop(os.getpid(), None)
 
 
 @pytest.fixture
 def forget():
     """Forget all but the cache on the disk, as a new process does."""
-    return lambda: stores._stores.pop(os.getpid(), None)
+    return lambda: url_reader._readers.pop(os.getpid(), None)

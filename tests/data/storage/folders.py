@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from tar_files import write_tar
 
-from lightning_omni.data.lane_reader import LaneReader, ShardReader
+from lightning_omni.data.lane_reader import LaneReader
 from lightning_omni.data.lanes import LaneLoader, LaneStream
 from lightning_omni.data.shard_index import write_index
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards
 
 LANES = 4

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from servers import DROP, serving
 
-from data_prep.corpora import prepare_corpus
+from data_prep.prepare_corpus import prepare_corpus
 from lightning_omni.data.image_data import ImageData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.data.speech_data import SpeechData

@@ -5,8 +5,8 @@ import socket
 import pytest
 from servers import DROP, SHORT, STALL, UNAVAILABLE, WHOLE, serving
 
-from lightning_omni.data.storage.locations import location
-from lightning_omni.data.storage.store import BLOCK, store
+from lightning_omni.data.storage.locations import parse_location
+from lightning_omni.data.storage.url_reader import BLOCK, url_reader
 from lightning_omni.errors import OmniError
 
 CONTENT = bytes(range(256)) * 400
@@ -21,11 +21,11 @@ def server(tmp_path):
 
 
 def read(server, name="x.bin"):
-    return location(f"{server.url}/{name}").read_bytes()
+    return parse_location(f"{server.url}/{name}").read_bytes()
 
 
 def test_bytes_come_by_range_and_once(server):
-    url = location(f"{server.url}/x.bin")
+    url = parse_location(f"{server.url}/x.bin")
     assert url.read_range(1000, 30) == CONTENT[1000:1030]
     assert url.read_range(len(CONTENT) - 5, 30) == CONTENT[-5:]
     assert url.read_range(len(CONTENT), 30) == b""
@@ -40,7 +40,7 @@ def test_an_empty_file_is_read(server):
 def test_a_fault_is_repeated_and_counted(server, fault):
     server.script = [None, fault]
     assert read(server) == CONTENT
-    counts = store().counts
+    counts = url_reader().counts
     assert (counts.retries, counts.short_reads) == (1, fault in (DROP, SHORT, STALL))
     assert counts.bytes_fetched == len(CONTENT)  # what came before the fault is kept
 
@@ -55,18 +55,21 @@ def test_attempts_are_limited(server):
 def test_a_server_without_ranges_gives_whole_files_once(server):
     server.has_ranges = False
     server.script = [None, DROP]
-    url = location(f"{server.url}/x.bin")
+    url = parse_location(f"{server.url}/x.bin")
     assert url.read_range(7, 9) == CONTENT[7:16]
     assert url.read_range(90_000, 9) == CONTENT[90_000:90_009]
     assert len(server.requests) == 3  # its facts, a body that broke off, the whole
-    assert store().counts.short_reads == 1
+    assert url_reader().counts.short_reads == 1
 
 
 def test_a_server_without_ranges_gives_files_of_several_blocks(server, tmp_path):
     server.has_ranges = False
     large = CONTENT * (2 * BLOCK // len(CONTENT) + 1)
     (tmp_path / "large").write_bytes(large)
-    assert location(f"{server.url}/large").read_range(BLOCK - 3, 6) == large[BLOCK - 3 : BLOCK + 3]
+    assert (
+        parse_location(f"{server.url}/large").read_range(BLOCK - 3, 6)
+        == large[BLOCK - 3 : BLOCK + 3]
+    )
     assert read(server, "large") == large
     assert sum(name == "large" for name in server.requests) == 3
 
@@ -78,7 +81,7 @@ def test_a_server_without_ranges_gives_files_of_several_blocks(server, tmp_path)
 def test_a_refusal_is_one_sentence_without_the_query(server, status, words):
     server.status["x.bin"] = status
     with pytest.raises(OmniError, match=words) as caught:
-        location(f"{server.url}/x.bin?signature=secret").read_range(0, 3)
+        parse_location(f"{server.url}/x.bin?signature=secret").read_range(0, 3)
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
 
@@ -90,7 +93,7 @@ def test_a_compressed_answer_is_refused(server):
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_noticed(server, tmp_path):
-    url = location(f"{server.url}/x.bin")
+    url = parse_location(f"{server.url}/x.bin")
     assert url.stat().st_size == len(CONTENT)
     (tmp_path / "x.bin").write_bytes(CONTENT[:-9])
     with pytest.raises(OmniError, match="was replaced by another file"):
@@ -109,14 +112,14 @@ def test_no_server_is_one_sentence_after_three_attempts():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(OmniError, match=r"after 3 attempts.*refuses connections"):
-        location(f"http://user:secret@127.0.0.1:{port}/x").is_file()
+        parse_location(f"http://user:secret@127.0.0.1:{port}/x").is_file()
 
 
 def test_no_host_is_one_sentence():
     with pytest.raises(OmniError, match=r"http://nowhere\.invalid/x'.*no such host"):
-        location("http://nowhere.invalid/x").is_file()
+        parse_location("http://nowhere.invalid/x").is_file()
 
 
 def test_a_folder_on_a_web_server_cannot_be_listed(server):
     with pytest.raises(OmniError, match="cannot be listed"):
-        list(location(f"{server.url}/folder/").iterdir())
+        list(parse_location(f"{server.url}/folder/").iterdir())

@@ -7,8 +7,8 @@ import torch
 from servers import DROP, serving
 from test_commands import picture, write_corpus
 
-from data_prep.corpora import prepare_corpus
-from lightning_omni.data.encoding.folder import ensure_codes
+from data_prep.prepare_corpus import prepare_corpus
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
@@ -72,7 +72,7 @@ def test_batches_and_features_are_those_of_the_local_folder(data, codes, caplog)
             assert torch.equal(one.ids, two.ids)
         features = local.code_features()
         assert all(torch.equal(v, features[k]) for k, v in remote.code_features().items())
-        assert remote.stream_facts() == local.stream_facts()
+        assert remote.stream_identity() == local.stream_identity()
         remote.teardown("fit")
     assert "read from URLs:" in caplog.text
     assert "retries" in caplog.text

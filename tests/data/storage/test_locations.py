@@ -5,21 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from lightning_omni.data.storage.locations import Url, location, recorded_location
+from lightning_omni.data.storage.locations import parse_location, parse_recorded_location
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
 SECRET = "https://user:pass@host:8/a/b.tar?sig=secret#x"
 
 
 def test_sources_are_told_apart():
-    assert location("data/mini") == Path("data/mini")
-    assert location("file:///data/mini") == Path("/data/mini")
-    assert location("s3://bucket/a") == Url("s3://bucket/a")
+    assert parse_location("data/mini") == Path("data/mini")
+    assert parse_location("file:///data/mini") == Path("/data/mini")
+    assert parse_location("s3://bucket/a") == Url("s3://bucket/a")
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/data", "https://host/data", "gs://b/d/"])
 def test_urls_are_joined_like_paths(root):
-    url = location(root) / "tasks" / "x-train-000000.tar"
+    url = parse_location(root) / "tasks" / "x-train-000000.tar"
     assert url.address == f"{root.rstrip('/')}/tasks/x-train-000000.tar"
     assert (url.name, url.suffix, url.stem) == ("x-train-000000.tar", ".tar", "x-train-000000")
     assert url.parent.name == "tasks"
@@ -28,21 +29,21 @@ def test_urls_are_joined_like_paths(root):
 
 
 def test_credentials_are_used_but_not_shown():
-    url = location(SECRET)
+    url = parse_location(SECRET)
     assert str(url) == "https://host:8/a/b.tar"
     assert "pass" not in repr(url) + f"{url}"
     assert url.with_name("c.tar").address == SECRET.replace("b.tar", "c.tar")
-    assert str(location("s3://key:secret@bucket/x?y=z")) == "s3://bucket/x"
+    assert str(parse_location("s3://key:secret@bucket/x?y=z")) == "s3://bucket/x"
 
 
 def test_a_recipe_with_credentials_is_refused():
     with pytest.raises(OmniError, match=r"data\.data 'https://host:8/a/b\.tar' comes with"):
-        recorded_location(SECRET, "data.data")
+        parse_recorded_location(SECRET, "data.data")
 
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(OmniError, match=r"'httpd://' is no scheme.*did you mean 'http"):
-        location("httpd://host/x").is_file()
+        parse_location("httpd://host/x").is_file()
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -53,7 +54,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(fsspec, "filesystem", absent)
     with pytest.raises(OmniError, match=r"gs:// needs .*lightning-omni\[remote\]"):
-        location("gs://bucket/x").is_file()
+        parse_location("gs://bucket/x").is_file()
 
 
 def test_any_file_system_of_fsspec_is_read():
@@ -62,7 +63,7 @@ def test_any_file_system_of_fsspec_is_read():
     memory = fsspec.filesystem("memory")
     memory.pipe("/folder/a.txt", b"one\ntwo\n")
     memory.pipe("/folder/b/c.txt", b"three")
-    url = location("memory://folder")
+    url = parse_location("memory://folder")
     assert [one.name for one in url.glob("*.txt")] == ["a.txt"]
     assert sorted(one.address for one in url.iterdir()) == [
         "memory://folder/a.txt",
@@ -74,8 +75,8 @@ def test_any_file_system_of_fsspec_is_read():
 
 
 def test_a_password_with_a_slash_is_not_shown():
-    url = location("s3://key:sec/ret@bucket/x@1.tar")
+    url = parse_location("s3://key:sec/ret@bucket/x@1.tar")
     assert str(url) == "s3://bucket/x@1.tar"
     with pytest.raises(OmniError, match=r"'s3://bucket/x@1\.tar' comes with"):
-        recorded_location(url.address, "data.data")
-    assert str(location("hf://datasets/u/n@main/x.tar")) == "hf://datasets/u/n@main/x.tar"
+        parse_recorded_location(url.address, "data.data")
+    assert str(parse_location("hf://datasets/u/n@main/x.tar")) == "hf://datasets/u/n@main/x.tar"

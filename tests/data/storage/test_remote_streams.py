@@ -7,11 +7,11 @@ import pytest
 from folders import batches, numbers, write_folder
 from servers import DROP, SHORT, UNAVAILABLE, WRONG_BYTES, serving
 
-from lightning_omni.data.encoding.folder import ensure_codes
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.shard_index import read_index
-from lightning_omni.data.storage.counts import total
-from lightning_omni.data.storage.locations import location
-from lightning_omni.data.storage.store import store
+from lightning_omni.data.storage.locations import parse_location
+from lightning_omni.data.storage.read_counts import sum_read_counts
+from lightning_omni.data.storage.url_reader import url_reader
 from lightning_omni.errors import OmniError
 
 FAULTS = {DROP: 0.05, SHORT: 0.05, UNAVAILABLE: 0.05}
@@ -26,43 +26,43 @@ def folder(tmp_path_factory):
 def test_batches_are_those_of_the_local_folder(folder, workers):
     wanted = numbers(batches(folder, count=48))
     with serving(folder, faults=FAULTS) as server:
-        store()  # of this process, which workers must not use
-        found = batches(location(server.url), count=48, workers=workers)
+        url_reader()  # of this process, which workers must not use
+        found = batches(parse_location(server.url), count=48, workers=workers)
     assert numbers(found) == wanted
     by_process = {one.process: one.counts for one in found}
     assert len(by_process) == max(workers, 1)
     assert (os.getpid() in by_process) == (workers == 0)
-    assert total(by_process.values()).retries > 0
+    assert sum_read_counts(by_process.values()).retries > 0
 
 
 def test_no_sample_is_lost_or_repeated_and_requests_are_few(folder):
     with serving(folder, faults=FAULTS) as server:
-        found = batches(location(server.url), count=24)
+        found = batches(parse_location(server.url), count=24)
         names = Counter(name for name in server.requests if name.endswith(".tar"))
-        assert store().counts.retries == len(server.made)
+        assert url_reader().counts.retries == len(server.made)
     assert sorted(n for batch in numbers(found) for n in batch) == list(range(6 * 32))
     assert sum(names.values()) <= 2 * 6 + len(server.made)  # facts and one block of each shard
 
 
 def test_a_second_process_reads_the_cache(folder, forget):
     with serving(folder) as server:
-        first = numbers(batches(location(server.url), count=24))
+        first = numbers(batches(parse_location(server.url), count=24))
         forget()
         server.requests.clear()
-        assert numbers(batches(location(server.url), count=24)) == first
-        assert store().counts.bytes_fetched == 0
+        assert numbers(batches(parse_location(server.url), count=24)) == first
+        assert url_reader().counts.bytes_fetched == 0
         assert max(Counter(server.requests).values()) <= 6  # whether files are the same
 
 
 def test_damaged_bytes_are_fetched_again_and_then_refused(folder):
     url_of = "{}/tqa-train-000000.tar".format
     with serving(folder) as server:
-        read_index(location(url_of(server.url)))  # index and facts are right
+        read_index(parse_location(url_of(server.url)))  # index and facts are right
         server.script = [WRONG_BYTES]
-        assert location(url_of(server.url)).read_range(0, 4) != b"k0-0"
-        found = batches(location(server.url), count=24)
+        assert parse_location(url_of(server.url)).read_range(0, 4) != b"k0-0"
+        found = batches(parse_location(server.url), count=24)
         assert sorted(n for batch in numbers(found) for n in batch) == list(range(6 * 32))
-        assert store().counts.damaged >= 1
+        assert url_reader().counts.damaged >= 1
 
 
 def test_a_shard_whose_bytes_stay_wrong_is_named(folder, tmp_path):
@@ -75,15 +75,15 @@ def test_a_shard_whose_bytes_stay_wrong_is_named(folder, tmp_path):
         serving(tmp_path) as server,
         pytest.raises(OmniError, match=r"http://.*000002\.tar' is damaged: a sample's bytes"),
     ):
-        batches(location(server.url), count=24)
-    assert store().counts.damaged == 1
+        batches(parse_location(server.url), count=24)
+    assert url_reader().counts.damaged == 1
 
 
 def test_a_shard_without_index_is_read_once_to_make_it(folder, tmp_path, caplog):
     tar = folder / "tqa-train-000001.tar"
     (tmp_path / tar.name).write_bytes(tar.read_bytes())
     with serving(tmp_path) as server:
-        made = read_index(location(f"{server.url}/{tar.name}"))
+        made = read_index(parse_location(f"{server.url}/{tar.name}"))
     assert made.offsets.tolist() == read_index(tar).offsets.tolist()
     assert "has no index beside it" in caplog.text
 
@@ -96,7 +96,7 @@ def test_data_at_a_url_that_are_not_encoded_say_what_to_do(folder):
         pytest.raises(OmniError, match=r"are not encoded by these tokenizers.*encode"),
     ):
         ensure_codes(
-            location(server.url),
+            parse_location(server.url),
             image_tokenizer=resolve_pretrained("bundled", "image_tokenizer"),
             speech_tokenizer=resolve_pretrained("bundled", "speech_tokenizer"),
         )

@@ -5,8 +5,8 @@ from folders import batches, numbers, write_folder
 from s3_server import KEYS, s3_server, upload
 
 from lightning_omni.data.shards import list_shards, read_manifest
-from lightning_omni.data.storage.locations import location
-from lightning_omni.data.storage.store import store
+from lightning_omni.data.storage.locations import parse_location
+from lightning_omni.data.storage.url_reader import url_reader
 from lightning_omni.errors import OmniError
 
 for package in ("s3fs", "moto", "flask_cors"):
@@ -35,15 +35,15 @@ def keys(endpoint, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_the_local_folder(folder, workers):
-    url = location("s3://data")
+    url = parse_location("s3://data")
     if workers:
         assert url.is_dir()  # a file system of the parent, which must not be used after the fork
     assert numbers(batches(url, count=32, workers=workers)) == numbers(batches(folder, count=32))
-    assert store().counts.faults == 0
+    assert url_reader().counts.num_faults == 0
 
 
 def test_files_and_folders_are_found(folder):
-    url = location("s3://data")
+    url = parse_location("s3://data")
     assert sorted(one.name for one in url.glob("*.tar")) == sorted(
         path.name for path in folder.glob("*.tar")
     )
@@ -55,11 +55,11 @@ def test_files_and_folders_are_found(folder):
 
 def test_a_missing_file_and_a_missing_bucket_are_sentences():
     with pytest.raises(OmniError, match="no file 's3://data/absent'"):
-        location("s3://data/absent").read_range(0, 1)
+        parse_location("s3://data/absent").read_range(0, 1)
     with pytest.raises(OmniError, match=r"no manifest\.json in 's3://nowhere'"):
-        read_manifest(location("s3://nowhere"))
+        read_manifest(parse_location("s3://nowhere"))
     with pytest.raises(OmniError, match="no shards of 'vqa'"):
-        list_shards(location("s3://data"), "vqa", "train")
+        list_shards(parse_location("s3://data"), "vqa", "train")
 
 
 def test_no_credentials_are_one_sentence(monkeypatch, tmp_path):
@@ -68,4 +68,4 @@ def test_no_credentials_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(OmniError, match=r"s3://data/manifest\.json' may not be read"):
-        location("s3://data/manifest.json").read_range(0, 1)
+        parse_location("s3://data/manifest.json").read_range(0, 1)

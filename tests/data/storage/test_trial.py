@@ -14,8 +14,8 @@ from folders import batches, write_folder
 from s3_server import KEYS, s3_server, upload
 from servers import serving
 
-from lightning_omni.data.storage.counts import total
-from lightning_omni.data.storage.locations import location
+from lightning_omni.data.storage.locations import parse_location
+from lightning_omni.data.storage.read_counts import sum_read_counts
 
 SHARDS, SAMPLES, SIZE, LANES = 100, 256, 8_000, 64
 pytestmark = [
@@ -35,12 +35,12 @@ def measure(name, folder, server=None, *, workers=0):
     begun = time.monotonic()
     found = batches(folder, count=samples // 8, workers=workers, lanes=LANES)
     seconds = time.monotonic() - begun
-    counts = total({one.process: one.counts for one in found}.values())
+    counts = sum_read_counts({one.process: one.counts for one in found}.values())
     seen = Counter(n for one in found for n in one.batch.tolist())
     made = Counter(server.made) if server else {}
     print(  # noqa: T201
         f"| {name} | {samples} | {samples - len(seen)} | {samples - sum(seen.values())} "
-        f"| {max(seen.values()) - 1} | {sum(made.values())} | {counts.as_text()} "
+        f"| {max(seen.values()) - 1} | {sum(made.values())} | {counts.describe()} "
         f"| {1000 * counts.requests / samples:.1f} | {samples / seconds:,.0f} |"
     )
     return seen, counts, made
@@ -55,7 +55,7 @@ def once(seen):
 def test_http(folder, faults, workers, forget):
     with serving(folder, faults=faults) as server:
         row = f"http {'faulty' if faults else 'sound'} workers {workers}"
-        seen, counts, made = measure(row, location(server.url), server, workers=workers)
+        seen, counts, made = measure(row, parse_location(server.url), server, workers=workers)
         assert once(seen)
         if workers:  # workers fetch beyond the last batch
             assert bool(faults) <= counts.retries <= sum(made.values())
@@ -64,7 +64,7 @@ def test_http(folder, faults, workers, forget):
         assert counts.damaged == counts.uncached == 0
         forget()
         if not faults:
-            measure(f"{row}, cached", location(server.url), server, workers=workers)
+            measure(f"{row}, cached", parse_location(server.url), server, workers=workers)
 
 
 @pytest.mark.parametrize("faults", [{}, FAULTS], ids=["sound", "faulty"])
@@ -77,7 +77,7 @@ def test_s3(folder, faults, monkeypatch):
         upload(folder, "data", endpoint)
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         row = f"s3 {'faulty' if faults else 'sound'}"
-        seen, counts, made = measure(row, location("s3://data"), server)
+        seen, counts, made = measure(row, parse_location("s3://data"), server)
         assert once(seen)
         assert counts.retries == sum(made.values())
 

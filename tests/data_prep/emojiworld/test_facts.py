@@ -3,14 +3,14 @@
 import pytest
 
 from data_prep.emojiworld import facts
-from data_prep.emojiworld.lexicon import number_word
+from data_prep.emojiworld.lexicon import number_in_words
 from data_prep.presets import PRESETS
 from data_prep.sources import NPM_SOURCES
 
 
 def test_sums_are_correct():
     made = {f.question: f.answer for f in facts.sums_from_zero(20)}
-    words = [number_word(n) for n in range(41)]
+    words = [number_in_words(n) for n in range(41)]
     assert len(set(words)) == 41
     for a in range(21):
         for b in range(21):
@@ -20,7 +20,12 @@ def test_sums_are_correct():
 
 @pytest.mark.parametrize(
     "collection",
-    [facts.small_sums(5), facts.sums_from_zero(20), facts.everyday_facts(), facts.capitals()],
+    [
+        facts.sums_from_one(5),
+        facts.sums_from_zero(20),
+        facts.everyday_facts(),
+        facts.capital_facts(),
+    ],
 )
 def test_no_question_has_two_answers_and_each_answer_is_in_its_sentence(collection):
     questions = [f.question for f in collection]
@@ -30,7 +35,7 @@ def test_no_question_has_two_answers_and_each_answer_is_in_its_sentence(collecti
 
 
 def test_everyday_and_capitals_agree_where_they_overlap():
-    known = {f.question: f.answer for f in facts.capitals()}
+    known = {f.question: f.answer for f in facts.capital_facts()}
     for fact in facts.everyday_facts():
         assert known.get(fact.question, fact.answer) == fact.answer
 
@@ -40,15 +45,15 @@ def test_mini_trains_on_art_without_share_alike_licences():
         assert "SA" not in NPM_SOURCES[style].licence.split("-")
 
 
-@pytest.mark.parametrize("fact", facts.small_sums(5), ids=lambda f: f.question)
+@pytest.mark.parametrize("fact", facts.sums_from_one(5), ids=lambda f: f.question)
 def test_other_words_ask_for_the_same_sum(fact):
     wanted = fact.question.removeprefix("what is ")
-    others = facts.rephrased(fact.question)
+    others = facts.rephrase_sum(fact.question)
     assert len({*others, fact.question}) == 4
     assert all(other.endswith(wanted) for other in others)
 
 
 def test_only_sums_are_asked_in_other_words():
-    assert [facts.rephrased(f.question) for f in facts.everyday_facts()] == [[]] * len(
+    assert [facts.rephrase_sum(f.question) for f in facts.everyday_facts()] == [[]] * len(
         facts.everyday_facts()
     )

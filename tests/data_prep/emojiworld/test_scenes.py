@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from data_prep.emojiworld.lexicon import BACKGROUNDS, INKS
-from data_prep.emojiworld.scene_text import Content
-from data_prep.emojiworld.scenes import World, draw_scenes, render
+from data_prep.emojiworld.scene_text import SceneContent
+from data_prep.emojiworld.scenes import SceneParameters, draw_scenes, render_scene
 from data_prep.emojiworld.splits import HoldOut
 from data_prep.emojiworld.sprites import SpriteSheet
 from data_prep.sources import Sources
 from lightning_omni.errors import OmniError
 
-WORLD = World(
+WORLD = SceneParameters(
     objects=("cat", "fish", "house", "tree", "scissors"),
     inks=("red", "blue"),
     backgrounds=("white", "pink"),
@@ -49,14 +49,14 @@ def draw(sprites, count, *, salt="x", taken=None, held=(), wanted="train"):
 def test_scenes_are_the_same_each_time_and_never_twice(sprites):
     scenes = draw(sprites, 80)
     assert scenes == draw(sprites, 80)
-    assert len({s.name() for s in scenes}) == 80
+    assert len({s.pixel_key() for s in scenes}) == 80
     assert {s.content.family for s in scenes} == {"ink", "one", "count", "pair"}
 
 
 def test_a_second_split_repeats_no_picture_of_the_first(sprites):
     taken = set()
     first, second = draw(sprites, 60, taken=taken), draw(sprites, 60, salt="y", taken=taken)
-    assert not {s.name() for s in first} & {s.name() for s in second}
+    assert not {s.pixel_key() for s in first} & {s.pixel_key() for s in second}
 
 
 def test_a_world_that_is_used_up_says_so(sprites):
@@ -67,16 +67,16 @@ def test_a_world_that_is_used_up_says_so(sprites):
 def test_only_held_out_scenes_come_where_they_are_wanted(sprites):
     held = {("ink", "cat", "red"), ("pair", "cat", "fish")}
     for scene in draw(sprites, 20, held=held, wanted="comp"):
-        assert held & set(scene.content.keys())
+        assert held & set(scene.content.combination_keys())
     for scene in draw(sprites, 60, held=held):
-        assert not held & set(scene.content.keys())
+        assert not held & set(scene.content.combination_keys())
 
 
 def test_pixels_show_background_ink_count_and_place(sprites):
     for scene in draw(sprites, 60):
         c = scene.content
-        png = render(scene, sprites, 64)
-        assert png == render(scene, sprites, 64)
+        png = render_scene(scene, sprites, 64)
+        assert png == render_scene(scene, sprites, 64)
         pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=int)
         back = np.array(BACKGROUNDS[c.background])
         covered = scene.placed
@@ -109,22 +109,22 @@ def test_pixels_show_background_ink_count_and_place(sprites):
     ("content", "caption", "answers"),
     [
         (
-            Content("ink", ("owl",), "pink", ink="red"),
+            SceneContent("ink", ("owl",), "pink", ink="red"),
             "a red owl on a pink background",
             {"owl", "pink", "red"},
         ),
         (
-            Content("count", ("cat",), "white", count=3),
+            SceneContent("count", ("cat",), "white", count=3),
             "three cats on a white background",
             {"three", "white"},
         ),
         (
-            Content("count", ("cat",), "white", count=1),
+            SceneContent("count", ("cat",), "white", count=1),
             "one cat on a white background",
             {"one", "white"},
         ),
         (
-            Content("pair", ("apple", "owl"), "gray", relation="left of"),
+            SceneContent("pair", ("apple", "owl"), "gray", relation="left of"),
             "an apple to the left of an owl",
             {"apple", "owl"},
         ),

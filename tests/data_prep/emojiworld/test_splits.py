@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.emojiworld.splits import HoldOut
-from data_prep.hashing import hash_bucket, hashed_order, hashed_share
+from data_prep.hashing import choose_share_by_hash, hash_bucket, sort_by_hash
 
 WORDS = [f"w{i}" for i in range(40)]
 INKS = [f"ink{i}" for i in range(8)]
@@ -50,17 +50,17 @@ def test_the_choice_does_not_depend_on_the_order_of_the_words():
 
 def test_a_pair_held_out_by_its_unsaid_background_alone_is_dropped():
     rules = HoldOut(frozenset({("background", "cat", "pink"), ("pair", "cat", "fish")}))
-    assert rules.subset_of([("background", "cat", "pink")]) == "comp"
-    assert rules.subset_of([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
-    assert rules.subset_of([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
-    assert rules.subset_of([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
+    assert rules.assign_subset([("background", "cat", "pink")]) == "comp"
+    assert rules.assign_subset([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
+    assert rules.assign_subset([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
+    assert rules.assign_subset([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
 
 
 @given(st.lists(st.text(max_size=5), min_size=1), st.floats(0.01, 0.9))
 def test_shares_are_the_same_for_any_order_and_never_empty(words, share):
-    assert hashed_share(words, share, "s") == hashed_share(words[::-1], share, "s")
-    assert 1 <= len(hashed_share(words, share, "s")) <= len(set(words))
-    assert set(hashed_order(words)) == set(words)
+    assert choose_share_by_hash(words, share, "s") == choose_share_by_hash(words[::-1], share, "s")
+    assert 1 <= len(choose_share_by_hash(words, share, "s")) <= len(set(words))
+    assert set(sort_by_hash(words)) == set(words)
 
 
 @pytest.mark.parametrize("of", [2, 5, 80])

@@ -3,8 +3,19 @@
 import pytest
 
 from data_prep.speech import speakable
-from data_prep.speech.multiple_choice import Choice, chosen_text, needs_options, split_options
-from data_prep.speech.speakable import LeftOut, SpokenPair, SpokenText, open_question, spoken_pair
+from data_prep.speech.multiple_choice import (
+    MultipleChoice,
+    chosen_option_text,
+    needs_options,
+    split_options,
+)
+from data_prep.speech.speakable import (
+    LeftOut,
+    SpokenPair,
+    SpokenText,
+    to_open_question,
+    to_spoken_pair,
+)
 
 EXAMPLES = {
     speakable.has_maths: (
@@ -86,7 +97,7 @@ EXAMPLES = {
         ["a ___ cat", "fine 😀", "a | b", "[sic]", "~5", "x → y"],
         ["Yes, it's fine (really); is it? 42!", "Cafe\u0301, a well-known one", 'the "sign": ok'],
     ),
-    speakable.is_empty: (["", " \n", "?!"], ["a", "5"]),
+    speakable.has_no_letters_or_digits: (["", " \n", "?!"], ["a", "5"]),
     needs_options: (
         [
             "Which of the following is red?",
@@ -125,11 +136,11 @@ def test_a_rule_on_a_text(rule, text, expected):
 
 
 def test_an_answer_at_the_limit_is_kept():
-    assert not speakable.is_long("word " * 100, 100)
-    assert speakable.is_long("word " * 101, 100)
+    assert not speakable.is_long_answer("word " * 100, 100)
+    assert speakable.is_long_answer("word " * 101, 100)
 
 
-COLOURS = Choice("What colour is it?", ("red", "dark green", "blue"))
+COLOURS = MultipleChoice("What colour is it?", ("red", "dark green", "blue"))
 
 
 @pytest.mark.parametrize(
@@ -161,10 +172,10 @@ def test_options_are_split_off(text):
 
 def test_options_may_be_numbered():
     text = "What colour is it?\n1. red\n2. dark green\n3. blue"
-    numbered = Choice(COLOURS.question, COLOURS.options, has_numbers=True)
+    numbered = MultipleChoice(COLOURS.question, COLOURS.options, has_numbers=True)
     assert split_options(text) == numbered
-    assert chosen_text("2", numbered) == "dark green"
-    assert chosen_text("B", numbered) is None
+    assert chosen_option_text("2", numbered) == "dark green"
+    assert chosen_option_text("B", numbered) is None
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,7 @@ def test_options_may_be_numbered():
 )
 def test_a_question_without_options_is_none(text):
     assert split_options(text) is None
-    assert open_question(text, "yes") == (text, "yes")
+    assert to_open_question(text, "yes") == (text, "yes")
 
 
 @pytest.mark.parametrize(
@@ -201,19 +212,21 @@ def test_a_question_without_options_is_none(text):
     ],
 )
 def test_the_answer_names_an_option(answer):
-    assert chosen_text(answer, COLOURS) == "dark green"
+    assert chosen_option_text(answer, COLOURS) == "dark green"
 
 
 @pytest.mark.parametrize("answer", ["D", "2", "A cat", "yellow", "", "Both"])
 def test_the_answer_names_no_option(answer):
-    assert chosen_text(answer, COLOURS) is None
+    assert chosen_option_text(answer, COLOURS) is None
 
 
 @pytest.mark.parametrize(
     "option", ["All of the above", "none of the above", "both A and B", "neither (A) nor (B)"]
 )
 def test_an_option_about_the_others_is_no_answer(option):
-    assert chosen_text("C", Choice("What is it?", ("a cat", "a dog", option))) is None
+    assert (
+        chosen_option_text("C", MultipleChoice("What is it?", ("a cat", "a dog", option))) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,7 +254,7 @@ def test_an_option_about_the_others_is_no_answer(option):
     ],
 )  # fmt: skip
 def test_symbols_become_words(text, said):
-    assert speakable.words_for_symbols(text) == said
+    assert speakable.replace_symbols_by_words(text) == said
 
 
 @pytest.mark.parametrize(
@@ -254,7 +267,7 @@ def test_symbols_become_words(text, said):
     ],
 )
 def test_markdown_is_removed(text, plain):
-    assert speakable.without_markdown(text) == plain
+    assert speakable.remove_markdown(text) == plain
 
 
 @pytest.mark.parametrize(
@@ -275,25 +288,27 @@ def test_markdown_is_removed(text, plain):
     ],
 )
 def test_a_pair_is_left_out_by_a_rule(question, answer, rule):
-    assert spoken_pair(question, answer) == LeftOut(rule)
+    assert to_spoken_pair(question, answer) == LeftOut(rule)
     assert rule in speakable.RULES
 
 
 def test_a_multiple_choice_is_spoken_as_an_open_question():
-    pair = spoken_pair("How much is it?\nA. $5\nB. **$6**", "B")
+    pair = to_spoken_pair("How much is it?\nA. $5\nB. **$6**", "B")
     question = "How much is it?"
     assert pair == SpokenPair(SpokenText(question, question), SpokenText("$6", "6 dollars"))
 
 
 def test_the_limit_of_answers_is_of_the_option_that_is_said():
     answer = "A. " + "because " * 200
-    assert isinstance(spoken_pair("What is it?\nA. a cat\nB. a dog", answer), SpokenPair)
-    assert spoken_pair("What is it?", "a red cat", max_answer_words=2) == LeftOut("long answer")
+    assert isinstance(to_spoken_pair("What is it?\nA. a cat\nB. a dog", answer), SpokenPair)
+    assert to_spoken_pair("What is it?", "a red cat", max_answer_words=2) == LeftOut("long answer")
 
 
 def test_a_caption_is_spoken_or_left_out():
-    assert speakable.spoken_caption("Tom & *Jerry*") == SpokenText("Tom & Jerry", "Tom and Jerry")
-    assert speakable.spoken_caption("word " * 101) != LeftOut("long answer")
-    assert speakable.spoken_caption("a city --ar 16:9") == LeftOut("code")
-    assert speakable.spoken_caption("😀") == LeftOut("empty")
-    assert speakable.spoken_caption("a city 😀") == LeftOut("symbols")
+    assert speakable.to_spoken_caption("Tom & *Jerry*") == SpokenText(
+        "Tom & Jerry", "Tom and Jerry"
+    )
+    assert speakable.to_spoken_caption("word " * 101) != LeftOut("long answer")
+    assert speakable.to_spoken_caption("a city --ar 16:9") == LeftOut("code")
+    assert speakable.to_spoken_caption("😀") == LeftOut("empty")
+    assert speakable.to_spoken_caption("a city 😀") == LeftOut("symbols")

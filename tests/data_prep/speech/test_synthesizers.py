@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.sources import SourceError, Sources
 from data_prep.speech import synthesizers
-from data_prep.speech.cache import SpeechCache
+from data_prep.speech.clip_cache import ClipCache
 from data_prep.speech.espeak import close_espeak
 from data_prep.speech.recordings import normalize_recording
 from data_prep.speech.synthesizers import Synthesizers
@@ -58,7 +58,7 @@ def test_without_flite_each_of_its_voices_has_a_stand_in_of_its_own(tmp_path, mo
     monkeypatch.setattr(synthesizers, "find_flite", absent)
     sources = Sources(tmp_path, online=False)
     wanted = {"flite-rms", "flite-slt", "flite-kal16", "flite-awb"}
-    _, chosen = Synthesizers.find(wanted, sources)
+    _, chosen = Synthesizers.find_engines(wanted, sources)
     assert set(chosen) == wanted
     assert len(set(chosen.values())) == len(wanted)
     assert all(name.startswith("espeak-") for name in chosen.values())
@@ -96,9 +96,12 @@ def test_a_clip_is_spoken_once_and_found_again(tmp_path):
             return noise(0.4)
 
     for _ in range(2):
-        cache = SpeechCache(Counting(None), tmp_path)
-        clips = [cache.request("a red cat", "espeak-en"), cache.request("a red cat", "espeak-en")]
-        cache.synthesize()
+        cache = ClipCache(Counting(None), tmp_path)
+        clips = [
+            cache.request_clip("a red cat", "espeak-en"),
+            cache.request_clip("a red cat", "espeak-en"),
+        ]
+        cache.synthesize_requested()
         assert clips[0] is clips[1]
         assert clips[0].duration_s() == pytest.approx(0.4, abs=0.03)
     assert Counting.said == 1

@@ -10,18 +10,23 @@ import pytest
 import torch
 
 from lightning_omni.cli import main
-from lightning_omni.studies.bench.data import compare_loading, describe_row
-from lightning_omni.studies.bench.peak_memory import peak_mb
+from lightning_omni.studies.bench.data_loading import compare_loading, describe_row
+from lightning_omni.studies.bench.growth import fit_exponent
+from lightning_omni.studies.bench.peak_memory import measure_peak_mb
 from lightning_omni.studies.bench.plot import draw_growth
 from lightning_omni.studies.bench.rendering import (
     SHARES,
+    make_paper_files,
+    make_paper_template,
     measure_rendering,
-    paper_files,
-    paper_template,
 )
-from lightning_omni.studies.bench.scale import slope
 from lightning_omni.studies.bench.timing import Timing, paired_ratio, time_alternating
-from lightning_omni.studies.bench.workload import Shape, make_network, make_samples, useful_gflop
+from lightning_omni.studies.bench.workload import (
+    Shape,
+    count_useful_gflop,
+    make_network,
+    make_samples,
+)
 from lightning_omni.types import Part, Sample, Turn
 
 SMALL = Shape(dim=64, num_layers=1, vocab_size=50, tokens=60, shortest=5, longest=20)
@@ -57,7 +62,7 @@ def test_useful_arithmetic_grows_with_samples_and_masks(rng):
     pairs = sum(n * n for n in samples.lengths) * masked // tokens
     expected = 6 * (answering * tokens + (weights - answering) * masked) + 12 * pairs * SMALL.dim
     expected += 6 * masked * SMALL.dim * SMALL.vocab_size
-    assert useful_gflop(network, samples) == pytest.approx(expected / 1e9)
+    assert count_useful_gflop(network, samples) == pytest.approx(expected / 1e9)
 
 
 def test_both_sides_agree_on_loss_and_tokens(tmp_path):
@@ -92,7 +97,7 @@ def test_isolated_prompts_are_timed_only_where_their_tokens_are_those_of_whole_p
 
 
 def test_growth_is_the_slope_of_a_power_law_and_a_picture(tmp_path):
-    assert slope({n: 3e-4 * n**1.5 for n in (10, 40, 90)}) == pytest.approx(1.5)
+    assert fit_exponent({n: 3e-4 * n**1.5 for n in (10, 40, 90)}) == pytest.approx(1.5)
     row = {"against": "tokens", "seconds": {10: 1.0, 20: 2.0}, "exponent": 1.0}
     memory = {**row, "peak_mb": {10: 5.0, 20: 9.0}, "memory_exponent": 0.8}
     draw_growth({"rows": [row, memory]}, tmp_path / "growth.png")
@@ -103,16 +108,18 @@ def test_growth_is_the_slope_of_a_power_law_and_a_picture(tmp_path):
 def test_peak_memory_counts_weights_gradients_and_both_moments():
     wide = replace(SMALL, dim=256, vocab_size=20_000)
     weights = sum(p.numel() for p in make_network(wide, seed=0).parameters()) * 4 / 2**20
-    assert 4 * weights < peak_mb("ours", wide, "float32", 0) < 8 * weights + 100
+    assert 4 * weights < measure_peak_mb("ours", wide, "float32", 0) < 8 * weights + 100
 
 
 def test_samples_of_the_papers_sizes_are_rendered_and_packed():
-    files = paper_files(seed=0)
+    files = make_paper_files(seed=0)
     assert files.keys() == SHARES.keys()
     (answer,) = json.loads(files["t2i"][0]["json"])["turns"][1]["parts"]
     _, picture = json.loads(files["vqa"][0]["json"])["turns"][0]["parts"]
     assert (len(answer["image"]), len(picture["image"])) == (256, 1024)
-    row = measure_rendering(paper_template(), files, SHARES, rows=2, batches=3, repeats=2, seed=0)
+    row = measure_rendering(
+        make_paper_template(), files, SHARES, rows=2, batches=3, repeats=2, seed=0
+    )
     assert row["tokens_per_cpu_s"] > 10_000
     assert row["parsed_tokens_per_cpu_s"] > 10_000
     assert "in 2 x 3072: " in describe_row(row)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_omni.studies.bench.machine import describe
+from lightning_omni.studies.bench.machine import describe_machine
 from lightning_omni.studies.bench.peak_memory import DTYPES
-from lightning_omni.studies.bench.sample import RequestShape, compare_sampling
-from lightning_omni.studies.bench.train import compare_training
+from lightning_omni.studies.bench.sampling import RequestShape, compare_sampling
+from lightning_omni.studies.bench.training_steps import compare_training
 from lightning_omni.studies.bench.workload import Shape
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results" / "bench"
@@ -25,7 +25,7 @@ def recorded(suite, **wanted):
 
 def assert_no_slower(now, before, processor):
     margin = NOISE * (now["ratio_spread"] + before["ratio_spread"])
-    is_same = describe(dim=64, device="cpu", repeats=1)["processor"] == processor
+    is_same = describe_machine(dim=64, device="cpu", repeats=1)["processor"] == processor
     floor = before["ratio"] if is_same else ELSEWHERE * before["ratio"]
     assert now["ratio"] > floor - margin, f"{now['ratio']:.2f} times, {floor:.2f} is expected"
 

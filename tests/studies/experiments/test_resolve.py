@@ -5,9 +5,9 @@ import pytest
 from lightning_omni.errors import OmniError
 from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.recipe import (
-    digest,
-    in_folder,
+    json_digest,
     load_recipe,
+    with_output_folder,
     with_seed,
     with_settings,
     write_recipe,
@@ -49,7 +49,7 @@ def test_what_is_no_recipe_is_refused(text, message, tmp_path):
 
 
 def test_settings_reach_into_tables_and_lists_and_leave_the_recipe_as_it_was(recipe):
-    before = digest(recipe)
+    before = json_digest(recipe)
     changed = with_settings(
         recipe,
         {
@@ -61,7 +61,7 @@ def test_settings_reach_into_tables_and_lists_and_leave_the_recipe_as_it_was(rec
     assert changed["model"]["init_args"]["backbone"]["init_args"]["dim"] == 64
     assert changed["trainer"]["callbacks"][1]["init_args"]["decay"] == 0.5
     assert changed["trainer"]["accumulate_grad_batches"] == 2
-    assert digest(recipe) == before
+    assert json_digest(recipe) == before
 
 
 def test_a_setting_under_its_old_name_is_made_under_the_new_one(recipe):
@@ -94,7 +94,7 @@ def test_only_the_trainer_s_own_places_move(recipe):
     recipe["trainer"]["default_root_dir"] = "runs/debug"
     recipe["trainer"]["logger"] = {"init_args": {"save_dir": "runs/debug/"}}
     recipe["trainer"]["callbacks"][0]["init_args"]["dirpath"] = "runs/debugging"
-    moved = in_folder(recipe, Path("here"))
+    moved = with_output_folder(recipe, Path("here"))
     assert moved["trainer"]["default_root_dir"] == "here"
     assert moved["trainer"]["logger"]["init_args"]["save_dir"] == "here/"
     assert moved["trainer"]["callbacks"][0]["init_args"]["dirpath"] == "runs/debugging"

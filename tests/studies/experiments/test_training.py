@@ -6,12 +6,12 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.experiments import training
-from lightning_omni.studies.experiments.recipe import in_folder, load_recipe, with_settings
+from lightning_omni.studies.experiments.recipe import load_recipe, with_output_folder, with_settings
 from lightning_omni.studies.experiments.training import (
     StageRecipe,
-    last_checkpoint,
+    find_last_checkpoint,
     plan_trainings,
-    train,
+    run_training,
 )
 
 DEBUG = Path(__file__).parents[3] / "recipes" / "debug" / "stage3.yaml"
@@ -28,7 +28,9 @@ def folders(*stages, seed=1, home="home"):
 
 
 def test_the_same_training_has_the_same_folder_wherever_recipe_and_runs_lie():
-    elsewhere = StageRecipe(Path("other.yaml"), in_folder(RECIPE, Path("elsewhere")), "data")
+    elsewhere = StageRecipe(
+        Path("other.yaml"), with_output_folder(RECIPE, Path("elsewhere")), "data"
+    )
     assert folders(stage()) == folders(elsewhere)
     (one,), (other,) = folders(stage()), folders(stage(), home="other")
     assert one.name == other.name
@@ -52,7 +54,7 @@ def test_stages_share_what_they_begin_with_and_each_starts_from_the_one_before()
     long, short = (plan_trainings([stage()] * n, 1, Path("home")) for n in (3, 2))
     assert long[:2] == short
     starts = [t.recipe["model"]["init_args"].get("init_from") for t in long]
-    assert starts == [None, str(long[0].export), str(long[1].export)]
+    assert starts == [None, str(long[0].export_folder), str(long[1].export_folder)]
     for each in long:
         assert each.recipe["trainer"]["default_root_dir"] == str(each.folder)
 
@@ -63,13 +65,13 @@ def test_a_later_stage_forgets_where_its_own_recipe_started():
 
 
 def test_the_newest_checkpoint_is_the_last(tmp_path):
-    assert last_checkpoint(tmp_path) is None
+    assert find_last_checkpoint(tmp_path) is None
     for age, name in enumerate(("last-v1.ckpt", "last.ckpt", "step=9.ckpt")):
         path = tmp_path / "checkpoints" / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
         os.utime(path, (100 - age, 100 - age))
-    assert last_checkpoint(tmp_path).name == "last-v1.ckpt"
+    assert find_last_checkpoint(tmp_path).name == "last-v1.ckpt"
 
 
 def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, monkeypatch):
@@ -77,11 +79,11 @@ def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, mo
         (folder / "training.log").write_text("starting\nerror: no shards\n\n")
         return 2
 
-    monkeypatch.setattr(training, "_fit", fit)
+    monkeypatch.setattr(training, "_run_fit", fit)
     (planned,) = plan_trainings([stage()], 1, tmp_path)
     message = r"variant 'a', seed 1: .*training\.log'; it ends with: error: no shards$"
     with pytest.raises(OmniError, match=message):
-        train(planned, variant="a", seed=1, device=torch.device("cpu"))
+        run_training(planned, variant="a", seed=1, device=torch.device("cpu"))
     assert not planned.is_done
 
 
@@ -94,9 +96,9 @@ def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
         runs.append(folder)
         return 0
 
-    monkeypatch.setattr(training, "_fit", fit)
+    monkeypatch.setattr(training, "_run_fit", fit)
     (planned,) = plan_trainings([stage()], 1, tmp_path)
     for _ in range(2):
-        train(planned, variant="a", seed=1, device=torch.device("cpu"))
+        run_training(planned, variant="a", seed=1, device=torch.device("cpu"))
     assert runs == [planned.folder]
     assert planned.wall_seconds() >= 0

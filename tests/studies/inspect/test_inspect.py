@@ -17,8 +17,8 @@ from lightning_omni.cli import main
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.inspect.command import inspect_data
-from lightning_omni.studies.inspect.mixture import data_of
-from lightning_omni.studies.inspect.rows import token_label
+from lightning_omni.studies.inspect.mixture import build_recipe_data
+from lightning_omni.studies.inspect.rows import describe_token
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab
@@ -132,9 +132,9 @@ def test_tokens_are_named_by_what_they_are():
     text = TextTokenizer()
     vocab = Vocab.of_sizes({"text": text.size, "speech": 32, "image": 64}, "native")
     template = Template(vocab, text, image_columns=4, codebooks=1, max_tail_pads={})
-    labels = [token_label(i, template) for i in (*text.encode("hi"), vocab.mask_token_id)]
+    labels = [describe_token(i, template) for i in (*text.encode("hi"), vocab.mask_token_id)]
     assert "".join(labels) == "hi<|mask|>"
-    assert token_label(vocab.to_ids("image", [7])[0], template) == "i7"
+    assert describe_token(vocab.to_ids("image", [7])[0], template) == "i7"
 
 
 def test_a_recipe_shows_its_mixture_and_its_first_rows(workplace, tmp_path, caplog):
@@ -144,7 +144,7 @@ def test_a_recipe_shows_its_mixture_and_its_first_rows(workplace, tmp_path, capl
     shares = [line for line in lines_of(caplog) if len(line) == 5 and line[0] == "t2i"]
     assert [line[1:3] for line in shares] == [["0.111", "150"]]
     page = (tmp_path / "page.html").read_text()
-    data, _ = data_of(recipe, "data/smoke")
+    data, _ = build_recipe_data(recipe, "data/smoke")
     data.setup("fit")
     first = next(iter(data.train_dataloader())).batch
     assert page.count("<i class=") == len(first.ids)
@@ -160,4 +160,4 @@ def test_the_folder_is_the_first_argument(tmp_path, capsys):
 
 def test_a_recipe_of_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(OmniError, match=r"recipe of .*ImageData; give one of the joint model"):
-        data_of(RECIPES / "image_tokenizer.yaml", str(tmp_path))
+        build_recipe_data(RECIPES / "image_tokenizer.yaml", str(tmp_path))

@@ -12,7 +12,7 @@ import torch
 from lightning_omni.cli import build_cli, main
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.flops import block_flops, training_flops
-from lightning_omni.studies.bench.peak_memory import peak_mb
+from lightning_omni.studies.bench.peak_memory import measure_peak_mb
 from lightning_omni.studies.bench.workload import (
     Shape,
     make_network,
@@ -20,19 +20,19 @@ from lightning_omni.studies.bench.workload import (
     make_samples,
 )
 from lightning_omni.studies.memory_plan.memory import (
-    Load,
-    device_memory,
+    DeviceLoad,
+    estimate_device_memory,
     optimizer_bytes,
     update_bytes,
 )
-from lightning_omni.studies.memory_plan.plan import parameters
-from lightning_omni.studies.memory_plan.settings import PlanOptions, read_settings
+from lightning_omni.studies.memory_plan.plan import count_parameters_by_part
+from lightning_omni.studies.memory_plan.settings import PlanOptions, read_trainer_settings
 from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 PAPER = str(RECIPES / "paper/stage1.yaml")
 SHAPE = Shape(dim=128, num_layers=4, vocab_size=500)
-LOAD = Load(tokens=1024, segment_length=256, masked_share=0.25)
+LOAD = DeviceLoad(tokens=1024, segment_length=256, masked_share=0.25)
 TRAINER = {
     "precision": None,
     "plugins": None,
@@ -57,7 +57,7 @@ def plan(tmp_path, *args):
 
 
 def test_parts_of_the_parameters_add_up():
-    counted = parameters(network())
+    counted = count_parameters_by_part(network())
     assert sum(n for name, n in counted.items() if name != "total") == counted["total"]
     assert counted["embedding"] == counted["head"] == SHAPE.vocab_size * SHAPE.dim
 
@@ -81,7 +81,8 @@ def test_where_all_tokens_have_a_loss_every_weight_of_a_block_takes_every_token(
 def test_recomputation_keeps_less_and_does_not_change_what_stays():
     net = network(num_layers=12)
     whole, some, less = (
-        device_memory(net, replace(LOAD, recomputation=r)) for r in ("none", "selective", "full")
+        estimate_device_memory(net, replace(LOAD, recomputation=r))
+        for r in ("none", "selective", "full")
     )
     assert less.peak < some.peak < whole.peak
     assert less.activations < whole.activations / 4
@@ -120,15 +121,15 @@ def test_what_the_plan_keeps_is_what_a_forward_pass_keeps(dtype):
     for recomputation in ("none", "selective", "full"):
         net = make_network(shape, seed=0)
         net.recompute_activations(recomputation)
-        load = Load(len(samples.x0), 10, 1.0, products=products, device="cpu")
+        load = DeviceLoad(len(samples.x0), 10, 1.0, products=products, device="cpu")
         load = replace(load, recomputation=recomputation)
-        predicted[recomputation] = device_memory(net, load).activations
+        predicted[recomputation] = estimate_device_memory(net, load).activations
         position_ids = make_position_ids(samples.lengths, device="cpu")
         kept = Kept(net)
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
         hooks = torch.autograd.graph.saved_tensors_hooks(kept.keep, lambda x: x)
         with autocast, nullcontext() if recomputation == "selective" else hooks:
-            states = net(samples.x_t, position_ids, samples.layout)
+            states = net(samples.x_t, position_ids, samples.segment_layout)
         measured[recomputation] = kept.bytes()
         assert states.requires_grad
     for recomputation in ("none", "selective"):  # both keep the inputs, and what is around blocks
@@ -139,8 +140,8 @@ def test_what_the_plan_keeps_is_what_a_forward_pass_keeps(dtype):
 
 def test_devices_that_share_hold_their_share():
     net = network()
-    one = device_memory(net, replace(LOAD, has_ema=True))
-    shared = device_memory(net, replace(LOAD, has_ema=True, devices=8, is_sharded=True))
+    one = estimate_device_memory(net, replace(LOAD, has_ema=True))
+    shared = estimate_device_memory(net, replace(LOAD, has_ema=True, devices=8, is_sharded=True))
     for name in ("weights", "gradients", "optimizer", "ema"):
         assert getattr(shared, name) == getattr(one, name) // 8
     assert shared.exchange > 0
@@ -157,7 +158,7 @@ def test_muon_keeps_one_number_for_a_matrix_and_adamw_two():
 
 
 def test_settings_follow_the_trainer_s():
-    plain = read_settings(TRAINER)
+    plain = read_trainer_settings(TRAINER)
     assert (plain.devices, plain.is_sharded, plain.has_ema) == (1, False, False)
     changed = {
         "precision": "bf16-mixed",
@@ -166,11 +167,11 @@ def test_settings_follow_the_trainer_s():
         "strategy": "fsdp",
         "callbacks": [{"class_path": "lightning_omni.callbacks.ema.EMA"}],
     }
-    found = read_settings({**TRAINER, **changed})
+    found = read_trainer_settings({**TRAINER, **changed})
     assert (found.devices, found.is_sharded, found.has_ema) == (8, True, True)
     assert (found.weights, found.products) == (torch.float32, torch.bfloat16)
     with pytest.raises(OmniError, match=r"trainer\.precision is '64-true'"):
-        read_settings({**TRAINER, "precision": "64-true"})
+        read_trainer_settings({**TRAINER, "precision": "64-true"})
 
 
 def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
@@ -186,10 +187,10 @@ def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
 
 def test_a_kind_of_gpu_stands_for_its_memory_and_its_peak():
     a100, h200 = PlanOptions(gpu="A100"), PlanOptions(gpu="H200", utilisation=0.5)
-    assert (a100.memory_gb, a100.rate) == (80, pytest.approx(312e12 * 0.35))
-    assert (h200.memory_gb, h200.rate) == (141, pytest.approx(989.4e12 * 0.5))
+    assert (a100.memory_gb, a100.flop_per_s) == (80, pytest.approx(312e12 * 0.35))
+    assert (h200.memory_gb, h200.flop_per_s) == (141, pytest.approx(989.4e12 * 0.5))
     own = PlanOptions(gpu="H200", gpu_memory_gb=40, gpu_tflops=100, utilisation=1)
-    assert (own.memory_gb, own.rate) == (40, 100e12)
+    assert (own.memory_gb, own.flop_per_s) == (40, 100e12)
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "speech_tokenizer"])
@@ -210,7 +211,7 @@ def image_plan_inputs(batch):
         recipe = str(RECIPES / "image_tokenizer.yaml")
         cli = build_cli(["--config", recipe], run=False, with_trainer=False)
     cli.datamodule.batch_size = batch
-    return cli.model, cli.datamodule, read_settings(TRAINER), PlanOptions()
+    return cli.model, cli.datamodule, read_trainer_settings(TRAINER), PlanOptions()
 
 
 def test_products_and_what_an_update_holds_are_linear_in_a_tokenizer_s_batch():
@@ -278,7 +279,7 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
     shape = replace(SIZES[name], recomputes=recomputes)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(0))
     tokens = sum(samples.lengths)
-    load = Load(
+    load = DeviceLoad(
         tokens,
         sum(n * n for n in samples.lengths) // tokens,
         len(samples.masked) / tokens,
@@ -288,6 +289,6 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
     )
     with torch.device("meta"):
         net = make_network(replace(shape, device="meta"), seed=0)
-    predicted = device_memory(net, load).peak / 2**20
-    own = peak_mb("ours", replace(TINY, recomputes=recomputes), dtype, 0)
-    assert predicted == pytest.approx(peak_mb("ours", shape, dtype, 0) - own, rel=0.15)
+    predicted = estimate_device_memory(net, load).peak / 2**20
+    own = measure_peak_mb("ours", replace(TINY, recomputes=recomputes), dtype, 0)
+    assert predicted == pytest.approx(measure_peak_mb("ours", shape, dtype, 0) - own, rel=0.15)

@@ -9,14 +9,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.devices import default_processes, device_of
+from lightning_omni.data.encoding.executors.processes import default_num_processes, process_device
 from lightning_omni.data.encoding.worker import Worker
 from lightning_omni.errors import OmniError
 
 log = logging.getLogger(__name__)
 
 
-def run(load: LoadSettings, device: str, processes: int | None) -> None:
+def encode_with_processes(load: LoadSettings, device: str, processes: int | None) -> None:
     """Encode a folder with so many processes; one that is killed leaves its shard to the others.
 
     Args:
@@ -28,9 +28,9 @@ def run(load: LoadSettings, device: str, processes: int | None) -> None:
         OmniError: If a medium, shard or tokenizer is missing or damaged, or all processes end
             before the folder is complete.
     """
-    count = processes or default_processes(device)
+    count = processes or default_num_processes(device)
     if count == 1:
-        _work(load, device, 0, 1)
+        _encode_part(load, device, 0, 1)
         return
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,19 +38,19 @@ def run(load: LoadSettings, device: str, processes: int | None) -> None:
     for part in range(count):
         receiver, sender = context.Pipe(duplex=False)
         given = (sender, load, device, part, count)
-        process: BaseProcess = context.Process(target=_run_process, args=given)
+        process: BaseProcess = context.Process(target=_encode_in_child_process, args=given)
         process.start()
         sender.close()
         started[receiver] = process
     try:
-        _supervise(dict(started))
+        _wait_for_processes(dict(started))
     finally:
         for process in started.values():
             process.terminate()
             process.join()
 
 
-def _supervise(running: dict[Connection, BaseProcess]) -> None:
+def _wait_for_processes(running: dict[Connection, BaseProcess]) -> None:
     """Wait for all processes; raise the error of the first that fails."""
     has_finished = False
     while running:
@@ -73,23 +73,25 @@ def _supervise(running: dict[Connection, BaseProcess]) -> None:
         )
 
 
-def _run_process(
+def _encode_in_child_process(
     sender: Connection, load: LoadSettings, device: str, part: int, parts: int
 ) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _work(load, device, part, parts)
+        _encode_part(load, device, part, parts)
     except OmniError as error:
         sender.send(str(error))
     else:
         sender.send("")
 
 
-def _work(load: LoadSettings, device: str, part: int, parts: int) -> None:
+def _encode_part(load: LoadSettings, device: str, part: int, parts: int) -> None:
     settings = load()
-    worker = Worker(settings, device_of(device, part), part=part, parts=parts, is_shown=part == 0)
+    worker = Worker(
+        settings, process_device(device, part), part=part, parts=parts, is_shown=part == 0
+    )
     try:
         if not worker.is_complete():
-            worker.work()
+            worker.encode_folder()
     finally:
         worker.close()

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.devices import device_of
+from lightning_omni.data.encoding.executors.processes import process_device
 from lightning_omni.data.encoding.plan import Plan, Step
 from lightning_omni.data.encoding.worker import Worker
 from lightning_omni.devices import resolve_device
@@ -25,7 +25,7 @@ _workers: dict[bytes, Worker] = {}
 """The worker of a process of Ray, which does many tasks, by what it was given."""
 
 
-def run(load: LoadSettings, device: str, processes: int | None) -> None:
+def encode_with_ray_tasks(load: LoadSettings, device: str, processes: int | None) -> None:
     """Encode a folder with Ray tasks, on the cluster of RAY_ADDRESS or on this machine.
 
     Args:
@@ -39,23 +39,25 @@ def run(load: LoadSettings, device: str, processes: int | None) -> None:
     import ray
 
     is_gpu = resolve_device(device).type == "cuda"
-    ray.init(include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _environment()})
+    ray.init(
+        include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": _task_environment()}
+    )
     try:
         resource = "GPU" if is_gpu else "CPU"
         most = processes or max(1, int(ray.cluster_resources().get(resource, 1)))
         options = {"num_cpus": 1, "num_gpus": int(is_gpu), "max_retries": 0}
-        _Driver(ray, load, device, options, most).encode()
+        _TaskDriver(ray, load, device, options, most).run_plan()
     finally:
         ray.shutdown()
 
 
-def _environment() -> dict[str, str]:
+def _task_environment() -> dict[str, str]:
     """Return what tasks need of this process's environment; Ray's `num_cpus` limits no threads."""
     paths = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
     return {"OMP_NUM_THREADS": "1", **paths}
 
 
-class _Driver:
+class _TaskDriver:
     """Starts tasks, at most so many at one time, and counts their attempts."""
 
     def __init__(
@@ -64,19 +66,19 @@ class _Driver:
         self.ray, self.most, self.given = ray, most, (load, device)
         self.task = ray.remote(**options)(_run_task)
 
-    def encode(self) -> None:
+    def run_plan(self) -> None:
         """Do all steps of the plan, phase by phase."""
-        (found,) = self._do([None])
+        (found,) = self._run_jobs([None])
         if not found:
             return
         plan = Plan(**found)
         for phase in plan.phases():
-            self._do(phase)
+            self._run_jobs(phase)
             if phase:
                 log.info("encoding: %d %s shards are finished", len(phase), phase[0].kind)
-        self._do(["finish"])
+        self._run_jobs(["finish"])
 
-    def _do(self, jobs: Sequence[Step | str | None]) -> list[Any]:
+    def _run_jobs(self, jobs: Sequence[Step | str | None]) -> list[Any]:
         """Do jobs in any order; return what they return."""
         waiting = deque(jobs)
         running: dict[Any, Step | str | None] = {}
@@ -96,13 +98,13 @@ class _Driver:
                 raise sentence_behind(cause) or error from None
             except self.ray.exceptions.RayError as error:
                 if attempts[job] == MAX_ATTEMPTS:
-                    raise _too_many_deaths(error, job) from error
+                    raise _attempts_exhausted_error(error, job) from error
                 log.warning("a task has died (%s); its shard is tried again", type(error).__name__)
                 waiting.append(job)
         return results
 
 
-def _too_many_deaths(error: Exception, job: Step | str | None) -> OmniError:
+def _attempts_exhausted_error(error: Exception, job: Step | str | None) -> OmniError:
     name = job.name if isinstance(job, Step) else "the plan"
     return OmniError(
         f"{MAX_ATTEMPTS} tasks for {name} have died, the last of {type(error).__name__}; give the "
@@ -117,14 +119,14 @@ def _run_task(load: LoadSettings, device: str, job: Step | str | None) -> Any:
         for worker in _workers.values():
             worker.close()
         _workers.clear()
-        _workers[given] = Worker(load(), device_of(device, 0), is_shown=False)
+        _workers[given] = Worker(load(), process_device(device, 0), is_shown=False)
     worker = _workers[given]
     if worker.is_complete():
         return {}
     if job is None:
-        worker.settle()
+        worker.agree_on_plan()
         return asdict(worker.plan)
     if isinstance(job, Step):
         return worker.run_step(job)
-    worker.finish()
+    worker.finish_folder()
     return {}

@@ -6,8 +6,8 @@ import logging
 import os
 
 from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.devices import device_of
-from lightning_omni.data.encoding.worker import Worker, check_parts
+from lightning_omni.data.encoding.executors.processes import process_device
+from lightning_omni.data.encoding.worker import Worker, check_part_number
 from lightning_omni.errors import OmniError
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 _ID, _FIRST, _COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"
 
 
-def run(load: LoadSettings, device: str, part: int | None, parts: int | None) -> bool:
+def encode_array_element(
+    load: LoadSettings, device: str, part: int | None, parts: int | None
+) -> bool:
     """Encode the media shards of one part; the last part to do so finishes the folder.
 
     Elements need not run at the same time: none waits for media shards of another.
@@ -32,11 +34,11 @@ def run(load: LoadSettings, device: str, part: int | None, parts: int | None) ->
     Raises:
         OmniError: If the part is none of the parts, or something is missing or damaged.
     """
-    part, parts = _given_parts(part, parts)
-    check_parts(part, parts)
-    worker = Worker(load(), device_of(device, 0), part=part, parts=parts)
+    part, parts = _resolve_part(part, parts)
+    check_part_number(part, parts)
+    worker = Worker(load(), process_device(device, 0), part=part, parts=parts)
     try:
-        if worker.is_complete() or worker.work(own_media_only=True):
+        if worker.is_complete() or worker.encode_folder(own_media_only=True):
             log.info("the codes in %s are complete", worker.folder)
             return True
     finally:
@@ -45,7 +47,7 @@ def run(load: LoadSettings, device: str, part: int | None, parts: int | None) ->
     return False
 
 
-def _given_parts(part: int | None, parts: int | None) -> tuple[int, int]:
+def _resolve_part(part: int | None, parts: int | None) -> tuple[int, int]:
     if part is None and _ID in os.environ:
         part = int(os.environ[_ID]) - int(os.environ.get(_FIRST, "0"))
     if parts is None and _COUNT in os.environ:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.devices import device_of
-from lightning_omni.data.encoding.worker import Worker, check_parts
+from lightning_omni.data.encoding.executors.processes import process_device
+from lightning_omni.data.encoding.worker import Worker, check_part_number
 from lightning_omni.errors import OmniError
 
 
-def run(load: LoadSettings, device: str) -> None:
+def encode_rank(load: LoadSettings, device: str) -> None:
     """Do this rank's part of an encoding; ranks meet in the folder and need no process group.
 
     Args:
@@ -28,11 +28,11 @@ def run(load: LoadSettings, device: str) -> None:
             "--standalone --nproc_per_node 8 -m lightning_omni encode ...`, or take "
             "--executor local"
         ) from error
-    check_parts(rank, world_size)
-    used = device_of(device, int(os.environ.get("LOCAL_RANK", rank)))
+    check_part_number(rank, world_size)
+    used = process_device(device, int(os.environ.get("LOCAL_RANK", rank)))
     worker = Worker(load(), used, part=rank, parts=world_size, is_shown=rank == 0)
     try:
         if not worker.is_complete():
-            worker.work()
+            worker.encode_folder()
     finally:
         worker.close()

@@ -1,0 +1,264 @@
+"""Converts the entries of a corpus to samples and media files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from data_prep.collection import Collection
+from data_prep.corpora.entries import (
+    CaptionedImage,
+    ContentPart,
+    Conversation,
+    Entry,
+    SpokenQuestion,
+    TranscribedSpeech,
+    UnusableEntry,
+    VisualQuestion,
+)
+from data_prep.media_file import MediaFile
+from data_prep.samples import image_part, make_sample, make_turn, speech_part, text_part
+from data_prep.speech.recordings import encode_flac
+from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.storage.locations import Location
+from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE, modality_named
+from lightning_omni.types import Part, Sample, Turn
+
+log = logging.getLogger(__name__)
+
+MAX_UNUSABLE_SHARE = 0.05
+EARLIEST_STOP = 1000
+MAX_LISTED = 1000
+_REPORT_EVERY_S = 30.0
+
+
+class SampleSink(Protocol):
+    """Takes samples and media; both kinds of collection do."""
+
+    def add_sample(self, split: str, sample: Sample, *media: MediaFile) -> None:
+        """Add a sample with its media."""
+
+
+@dataclass
+class CorpusBuilder:
+    """Converts entries to samples of a collection.
+
+    Attributes:
+        corpus: Name of the layout, recorded in every sample.
+        split: Split that the samples belong to.
+        collection: Samples and media so far.
+        tasks: Tasks to make samples of; none for all.
+        good: Number of entries added.
+        bad: Number of unusable entries.
+        left_out: Origin and error of the first `MAX_LISTED` unusable entries.
+    """
+
+    corpus: str
+    split: str
+    collection: SampleSink = field(default_factory=Collection)
+    tasks: tuple[str, ...] = ()
+    good: int = 0
+    bad: int = 0
+    left_out: list[str] = field(default_factory=list)
+    _bad_rows: int = 0
+
+    def add_entries(self, entries: Iterable[Entry]) -> None:
+        """Add entries; unusable ones are counted and logged.
+
+        The share of unusable rows is also checked on the way, from `EARLIEST_STOP` entries on, so
+        that a corpus that cannot pass stops soon. Damaged files count in the end only.
+
+        Raises:
+            OmniError: If there are no entries, or more than 5 % are unusable.
+        """
+        start = reported = time.monotonic()
+        for entry in entries:
+            try:
+                self._add_entry(entry)
+                self.good += 1
+            except OmniError as error:
+                self._leave_out_entry(entry, error)
+            if (now := time.monotonic()) > reported + _REPORT_EVERY_S:
+                reported = now
+                rate = (self.good + self.bad) / (now - start)
+                log.info("%d entries, %d left out, %.0f per second", self.good, self.bad, rate)
+        if self.good + self.bad == 0:
+            raise OmniError(f"found no entries of a {self.corpus} corpus; check --source")
+        self._check_unusable_share(self.bad)
+
+    def _leave_out_entry(self, entry: Entry, error: OmniError) -> None:
+        lost = entry.entries if isinstance(entry, UnusableEntry) else 1
+        self.bad += lost
+        if len(self.left_out) < MAX_LISTED:
+            line = f"{entry.origin}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
+            self.left_out.append(line)
+            log.warning("left out %s", line)
+        if lost == 1:
+            self._bad_rows += 1
+            if self.good + self._bad_rows >= EARLIEST_STOP:
+                self._check_unusable_share(self._bad_rows)
+
+    def _check_unusable_share(self, bad: int) -> None:
+        total = self.good + bad
+        if bad > MAX_UNUSABLE_SHARE * total:
+            raise OmniError(
+                f"{bad} of {total} entries are unusable, more than 5 %; "
+                f"the first is {self.left_out[0]}"
+            )
+
+    def _add_entry(self, entry: Entry) -> None:
+        if isinstance(entry, UnusableEntry):
+            raise OmniError(entry.reason)
+        if isinstance(entry, CaptionedImage):
+            self._add_captioned(entry)
+        elif isinstance(entry, TranscribedSpeech):
+            self._add_transcribed(entry)
+        elif isinstance(entry, VisualQuestion):
+            self._add_visual_question(entry)
+        elif isinstance(entry, SpokenQuestion):
+            self._add_spoken_question(entry)
+        else:
+            self._add_conversation(entry)
+
+    def _add_captioned(self, entry: CaptionedImage) -> None:
+        caption = text_part(_require_text(entry.caption, "caption"))
+        picture = self._make_image_file(entry.picture, entry.origin, entry.caption)
+        meta, shown = {"set": self.corpus, "caption": entry.caption}, image_part(picture)
+        self._add_sample(
+            "t2i", meta, (make_turn("user", caption), make_turn("assistant", shown)), picture
+        )
+        self._add_sample(
+            "caption", meta, (make_turn("user", shown), make_turn("assistant", caption)), picture
+        )
+
+    def _add_transcribed(self, entry: TranscribedSpeech) -> None:
+        words = text_part(_require_text(entry.words, "transcript"))
+        sound = self._make_recording_file(entry.sound, entry.origin, entry.words, entry.voice)
+        meta = {"set": self.corpus, "text": entry.words, "voice": entry.voice}
+        recording = speech_part(sound)
+        self._add_sample(
+            "asr", meta, (make_turn("user", recording), make_turn("assistant", words)), sound
+        )
+        self._add_sample(
+            "tts", meta, (make_turn("user", words), make_turn("assistant", recording)), sound
+        )
+
+    def _add_visual_question(self, entry: VisualQuestion) -> None:
+        asked = text_part(_require_text(entry.question, "question"))
+        answer = text_part(_require_text(entry.answer, "answer"))
+        picture = self._make_image_file(entry.picture, entry.origin, "")
+        meta = {"set": self.corpus, "question": entry.question, "answer": entry.answer}
+        turns = (make_turn("user", asked, image_part(picture)), make_turn("assistant", answer))
+        self._add_sample("vqa", meta, turns, picture)
+
+    def _add_spoken_question(self, entry: SpokenQuestion) -> None:
+        question = _require_text(entry.question, "question")
+        answer = _require_text(entry.answer, "answer")
+        asked = self._make_recording_file(entry.question_sound, entry.origin, question, entry.voice)
+        spoken = self._make_recording_file(
+            entry.answer_sound, entry.origin, answer, entry.answer_voice
+        )
+        meta = {
+            "set": self.corpus,
+            "question": question,
+            "answer": answer,
+            "text": question,
+            "voice": entry.voice,
+            "answer_text": answer,
+            "answer_voice": entry.answer_voice,
+        }
+        turns = (
+            make_turn("user", speech_part(asked)),
+            make_turn("assistant", text_part(answer), speech_part(spoken)),
+        )
+        self._add_sample("sqa", meta, turns, asked, spoken)
+
+    def _add_conversation(self, entry: Conversation) -> None:
+        media: list[MediaFile] = []
+        turns: list[Turn] = []
+        for role, lines in entry.turns:
+            parts = []
+            for line in lines:
+                if line.modality == "text":
+                    parts.append(text_part(str(line.content)))
+                elif line.modality == "image":
+                    media.append(self._make_image_file(_content_source(line), entry.origin, ""))
+                    parts.append(image_part(media[-1]))
+                elif line.modality == "speech":
+                    media.append(
+                        self._make_recording_file(_content_source(line), entry.origin, "", "")
+                    )
+                    parts.append(speech_part(media[-1]))
+                else:
+                    media.append(
+                        self._make_modality_file(line.modality, _content_source(line), entry.origin)
+                    )
+                    parts.append(Part(line.modality, key=media[-1].key))
+            if not parts:
+                raise OmniError(f"a turn of the {role} is empty")
+            turns.append(make_turn(role, *parts))  # type: ignore[arg-type]
+        self._add_sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
+
+    def _add_sample(
+        self, task: str, meta: dict[str, str], turns: tuple[Turn, ...], *media: MediaFile
+    ) -> None:
+        if not self.tasks or task in self.tasks:
+            self.collection.add_sample(
+                self.split, make_sample(task, *turns, meta=dict(meta)), *media
+            )
+
+    def _make_image_file(self, source: Location | bytes, origin: str, caption: str) -> MediaFile:
+        raw = _read_bytes(source, origin)
+        picture = read_image(raw, name=origin)
+        extension = "jpg" if raw[:3] == b"\xff\xd8\xff" else "png"
+        if extension == "png" and raw[:4] != b"\x89PNG":
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            raw = buffer.getvalue()
+        return self._make_media_file("image", extension, raw, {"caption": caption})
+
+    def _make_recording_file(
+        self, source: Location | bytes, origin: str, words: str, voice: str
+    ) -> MediaFile:
+        wave = read_audio(_read_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
+        facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
+        return self._make_media_file("speech", "flac", encode_flac(wave), facts)
+
+    def _make_modality_file(
+        self, modality: str, source: Location | bytes, origin: str
+    ) -> MediaFile:
+        suffix = modality_named(modality).suffix.removeprefix(".")
+        return self._make_media_file(modality, suffix, _read_bytes(source, origin), {})
+
+    def _make_media_file(
+        self, modality: str, extension: str, raw: bytes, facts: dict[str, str]
+    ) -> MediaFile:
+        key = hashlib.sha256(raw).hexdigest()[:24]
+        info = {**facts, "source": self.corpus, "licence": "see the corpus"}
+        return MediaFile(key, modality, extension, info, lambda: raw)
+
+
+def _require_text(words: str, name: str) -> str:
+    if not words.strip():
+        raise OmniError(f"the {name} is blank")
+    return words
+
+
+def _content_source(part: ContentPart) -> Location | bytes:
+    return Path(part.content) if isinstance(part.content, str) else part.content
+
+
+def _read_bytes(source: Location | bytes, origin: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except (OSError, ValueError) as error:  # a name may hold a zero byte
+        raise OmniError(f"no file '{source}', which {origin} refers to") from error

@@ -1,0 +1,102 @@
+"""The files and URLs that `--source` names, and the files below a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from lightning_omni.data.storage.locations import Location, parse_location
+from lightning_omni.data.storage.url_text import is_url, redact_url
+from lightning_omni.data.storage.urls import Url
+from lightning_omni.errors import OmniError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+_CHECKS_AT_ONCE = 8
+
+
+def expand_sources(sources: Sequence[str | Path]) -> list[Location]:
+    """Return the files, folders and URLs that sources name, after expanding braces.
+
+    Raises:
+        OmniError: If one does not exist, or a range in braces is malformed.
+    """
+    paths: list[Location] = []
+    for source in map(str, sources):
+        try:
+            is_path = not is_url(source) and Path(source).exists()
+            names = [source] if is_path else list(braceexpand(source))
+        except (OSError, ValueError) as error:
+            raise OmniError(
+                f"--source '{redact_url(source)}' cannot be expanded ({type(error).__name__}); "
+                "check its braces"
+            ) from None
+        found = map(parse_location, names)
+        paths += [path.expanduser() if isinstance(path, Path) else path for path in found]
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+        for path, exists in zip(paths, pool.map(_path_exists, paths), strict=True):
+            if not exists:
+                raise OmniError(f"no file or folder '{path}'; check --source")
+    return paths
+
+
+def _path_exists(path: Location) -> bool:
+    return path.exists()
+
+
+def find_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[Location]:
+    """Yield the files below a folder with one of the suffixes, in the order of their names.
+
+    Linked folders are followed; macOS metadata files are skipped. One folder's names
+    are in memory at a time.
+
+    Raises:
+        OmniError: If the folder does not exist.
+    """
+    if isinstance(folder, Url):
+        yield from _walk_url(folder, suffixes)
+        return
+    if not folder.is_dir():
+        raise OmniError(f"no folder '{folder}'; check --source")
+    yield from _walk_folder(folder, suffixes, (folder.resolve(),))
+
+
+def _walk_folder(
+    folder: Path, suffixes: tuple[str, ...], above: tuple[Path, ...]
+) -> Iterator[Path]:
+    for name in sorted(os.listdir(folder)):
+        if name.startswith("._") or name == "__MACOSX":
+            continue
+        path = folder / name
+        if path.is_dir():
+            real = path.resolve()
+            if real not in above:  # a link to a folder above would not end
+                yield from _walk_folder(path, suffixes, (*above, real))
+        elif name.lower().endswith(suffixes) and path.is_file():
+            yield path
+
+
+def _walk_url(folder: Url, suffixes: tuple[str, ...]) -> Iterator[Url]:
+    for url in folder.iterdir():
+        if url.address.endswith("/"):
+            yield from _walk_url(url, suffixes)
+        elif url.name.lower().endswith(suffixes) and not url.name.startswith("._"):
+            yield url
+
+
+def source_files(source: Location, suffixes: tuple[str, ...]) -> Iterator[Location]:
+    """Yield a file, or the files of a folder with one of the suffixes.
+
+    Raises:
+        OmniError: If there is none.
+    """
+    found = False
+    for path in [source] if source.is_file() else find_files(source, suffixes):
+        found = True
+        yield path
+    if not found:
+        raise OmniError(f"no {' or '.join(suffixes)} in '{source}'; check --source")

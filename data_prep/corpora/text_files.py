@@ -1,0 +1,99 @@
+"""Readers of the text files of corpora; their errors name file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from lightning_omni.data.storage.locations import Location
+from lightning_omni.errors import OmniError
+
+
+def read_sidecar(file: Location, suffix: str) -> str:
+    """Read the file of the same name with another suffix, stripped of white space.
+
+    Raises:
+        OmniError: If it is missing or empty.
+    """
+    path = file.with_suffix(suffix)
+    if not path.is_file():
+        raise OmniError(f"'{file}' has no '{path.name}' beside it; write its text there")
+    content = read_text(path).strip()
+    if not content:
+        raise OmniError(f"'{path}' is empty; write the text of '{file.name}' there")
+    return content
+
+
+def read_text(path: Location) -> str:
+    """Read a UTF-8 text file, with or without a byte-order mark.
+
+    Raises:
+        OmniError: If it is not UTF-8.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
+
+
+def read_json_lines(path: Location) -> Iterator[tuple[int, bytes]]:
+    """Yield `(line number, line)` of a JSON Lines file; see `parse_json_object`. Empty lines go.
+
+    Raises:
+        OmniError: If the file does not exist.
+    """
+    if not path.is_file():
+        raise OmniError(f"no file '{path}'; check --source")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
+
+
+def parse_json_object(line: bytes, *, name: str) -> dict[str, Any]:
+    """Parse a line of a JSON Lines file.
+
+    Raises:
+        OmniError: If it is not a JSON object.
+    """
+    try:
+        plain = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise OmniError(f"{name} is not JSON ({error})") from error
+    if not isinstance(plain, dict):
+        raise OmniError(f"{name} is not a JSON object")
+    return plain
+
+
+def read_tsv(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield `(line number, row)` of a tab-separated file; see `required_value`.
+
+    Raises:
+        OmniError: If the file or a column is missing.
+    """
+    if not path.is_file():
+        raise OmniError(f"no file '{path}'; check --source")
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as lines:
+            names = next(lines, "").rstrip("\r\n").split("\t")
+            missing = [c for c in columns if c not in names]
+            if missing:
+                raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {names}")
+            for number, line in enumerate(lines, 2):
+                values = line.rstrip("\r\n").split("\t")
+                yield number, dict(zip_longest(names, values[: len(names)], fillvalue=""))
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
+
+
+def required_value(row: dict[str, str], column: str, *, name: str) -> str:
+    """Return the value of a row in a column.
+
+    Raises:
+        OmniError: If it is empty.
+    """
+    if not row[column]:
+        raise OmniError(f"{name} has no value in column '{column}'")
+    return row[column]

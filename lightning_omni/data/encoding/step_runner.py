@@ -1,0 +1,148 @@
+"""Do one step of a plan: read its source, write its output, record that it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lightning_omni.data.encoding.code_index import CodeIndex, write_code_index
+from lightning_omni.data.encoding.code_store import Array, medium_digest, write_code_store
+from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
+from lightning_omni.data.encoding.media_codes import encode_media_shard
+from lightning_omni.data.encoding.plan import (
+    MEDIA,
+    MEDIA_INDEX,
+    REFERENCE_INDEX,
+    REFERENCES,
+    TASKS,
+    Plan,
+    Step,
+)
+from lightning_omni.data.encoding.references import (
+    ReferenceIndex,
+    write_reference_index,
+    write_references,
+)
+from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.encoding.step_records import StepRecord, StepRecords
+from lightning_omni.data.encoding.task_shards import write_task_shard
+from lightning_omni.data.encoding.work_folder import partial_path, sync_to_disk, write_when_complete
+from lightning_omni.data.shard_index import index_path, write_index
+from lightning_omni.errors import OmniError
+
+
+class StepRunner:
+    """Does the steps of a plan, one at a time.
+
+    Args:
+        settings: What encodes the folder.
+        tokenizers: The same, loaded.
+        plan: The plan.
+        report: Called with the number of media or samples done since it was last called.
+    """
+
+    def __init__(
+        self,
+        settings: EncodingSettings,
+        tokenizers: LoadedTokenizers,
+        plan: Plan,
+        report: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self.data, self.folder = settings.local_data, settings.local_codes_folder
+        self.tokenizers, self.plan, self.report = tokenizers, plan, report
+        self.records = StepRecords(self.folder)
+        self.runs_by_kind = {
+            REFERENCES: self._write_references,
+            REFERENCE_INDEX: self._write_reference_index,
+            MEDIA: self._encode_media_shard,
+            MEDIA_INDEX: self._write_code_index,
+            TASKS: self._write_task_shard,
+        }
+
+    def run(self, step: Step) -> StepRecord:
+        """Do a step and record it; its output appears under its name only when it is complete.
+
+        Raises:
+            OmniError: If the shard was changed since the plan was made, or is damaged.
+        """
+        source = self.data / step.source
+        if step.source:
+            self._check_source_size(source, step)
+        return self.records.write(step, self.runs_by_kind[step.kind](step, source))
+
+    def close(self) -> None:
+        """Close the tables that are open."""
+        for name in ("code_index", "reference_index"):
+            table = self.__dict__.pop(name, None)
+            if table is not None:
+                table.close()
+
+    @cached_property
+    def code_index(self) -> CodeIndex:
+        """The codes of all media."""
+        return CodeIndex(self._output_paths(MEDIA_INDEX)[0], self._output_paths(MEDIA))
+
+    @cached_property
+    def reference_index(self) -> ReferenceIndex | None:
+        """The roles of all media; None if none matters."""
+        if not self.plan.needs_references:
+            return None
+        return ReferenceIndex(self._output_paths(REFERENCE_INDEX)[0])
+
+    def _output_paths(self, kind: str) -> list[Path]:
+        return [self.folder / step.output for step in self.plan.steps_of_kind(kind)]
+
+    def _check_source_size(self, source: Path, step: Step) -> None:
+        size = source.stat().st_size if source.is_file() else None
+        if size != step.size:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise OmniError(
+                f"'{source}' {found} but had {step.size} when the encoding was planned: the data "
+                f"were changed; restore them, or prepare the data again and delete '{self.folder}'"
+            )
+
+    def _write_references(self, step: Step, source: Path) -> int:
+        with write_when_complete(self.folder / step.output, self.folder) as partial:
+            return write_references(partial, source)
+
+    def _write_reference_index(self, step: Step, source: Path) -> int:
+        with write_when_complete(self.folder / step.output, self.folder) as partial:
+            return write_reference_index(partial, self._output_paths(REFERENCES))
+
+    def _write_code_index(self, step: Step, source: Path) -> int:
+        with write_when_complete(self.folder / step.output, self.folder) as partial:
+            return write_code_index(partial, self._output_paths(MEDIA))
+
+    def _encode_media_shard(self, step: Step, source: Path) -> int:
+        def encode_rows() -> Generator[tuple[bytes, Array], None, None]:
+            encoded = encode_media_shard(source, step.stream, self.tokenizers, self.reference_index)
+            for key, array in encoded:
+                yield medium_digest(step.stream, key), array
+                self.report(1)
+
+        with (
+            write_when_complete(self.folder / step.output, self.folder) as partial,
+            partial.open("wb") as file,
+            torch.inference_mode(),
+            closing(encode_rows()) as media,
+        ):
+            return write_code_store(file, media)
+
+    def _write_task_shard(self, step: Step, source: Path) -> int:
+        """Write a shard, its index first, so that a shard with its name has one."""
+        target, partial = self.folder / step.output, partial_path(step.output, self.folder)
+        try:
+            count = write_task_shard(partial, source, self.plan, self.code_index)
+            sync_to_disk(partial)
+            write_index(partial)
+            index_path(partial).replace(index_path(target))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+            index_path(partial).unlink(missing_ok=True)
+        self.report(count)
+        return count

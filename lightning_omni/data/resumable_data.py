@@ -1,0 +1,129 @@
+"""A data module whose training batches come in lanes and are resumed at any of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+
+from lightning_omni.data.lanes import (
+    LaneBatch,
+    LaneLoader,
+    LaneStream,
+    OpenLane,
+    Position,
+    StreamPosition,
+    merge_positions,
+)
+from lightning_omni.data.storage.read_counts import ReadCounts, log_read_counts, sum_read_counts
+from lightning_omni.data.storage.url_reader import read_counts_so_far
+from lightning_omni.errors import OmniError, check_within
+
+log = logging.getLogger(__name__)
+
+LANES = 64
+
+
+class ResumableData(L.LightningDataModule):
+    """Keeps the position of the training stream in checkpoints.
+
+    Args:
+        lanes: Lanes of the training stream, a multiple of processes times workers.
+        num_workers: Worker processes that load the batches of each process; 0 for none.
+    """
+
+    def __init__(self, lanes: int = LANES, num_workers: int = 0) -> None:
+        super().__init__()
+        check_within("data.lanes", lanes, 1)
+        check_within("data.num_workers", num_workers, 0)
+        self.lanes, self.num_workers = lanes, num_workers
+        self.start = StreamPosition()
+        self.used = 0
+        self.positions: dict[int, Position] = {}
+        self.read_counts: dict[int, ReadCounts] = {}
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes of the run."""
+        return self.trainer.world_size if self.trainer else 1
+
+    def stream_identity(self) -> dict[str, Any]:
+        """Return what the positions of lanes depend on."""
+        return {"lanes": self.lanes}
+
+    def make_lane_loader(self, open_lane: OpenLane) -> LaneLoader:
+        """Return a loader of this process's batches; end training with max_steps or max_time."""
+        stream = LaneStream(
+            open_lane,
+            lanes=self.lanes,
+            rank=self.rank,
+            world_size=self.world_size,
+            start=self.start,
+        )
+        is_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return LaneLoader(stream, num_workers=self.num_workers, pin=is_gpu)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note the position behind a training batch; a loader may have fetched more."""
+        if not isinstance(batch, LaneBatch):
+            return batch
+        self.used += 1
+        self.read_counts[batch.process] = batch.counts
+        self.positions[batch.lane] = batch.position
+        return batch.batch
+
+    def teardown(self, stage: str) -> None:
+        """Log what this process and its workers fetched from URLs, and what they had to repeat."""
+        self.read_counts[os.getpid()] = read_counts_so_far()
+        log_read_counts(sum_read_counts(self.read_counts.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of the training stream, for checkpoints; all processes call it."""
+        parts = [self.start.lanes, *_gather_positions(self.positions)]
+        return {
+            "micro_batches": self.start.micro_batches + self.used * self.world_size,
+            "positions": {str(lane): at for lane, at in merge_positions(parts).items()},
+            "stream": self.stream_identity(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the position of the training stream, before the loaders are made.
+
+        Raises:
+            OmniError: If it is a position in another stream.
+        """
+        if "micro_batches" not in state_dict:
+            log.warning(
+                "the checkpoint is of an earlier version, whose position in the data has no "
+                "meaning for lanes; the training data start again at the first sample"
+            )
+            return
+        found, wanted = state_dict["stream"], self.stream_identity()
+        differing = [k for k in wanted if found.get(k) != wanted[k]]
+        if differing:
+            name = differing[0]
+            raise OmniError(
+                f"the checkpoint was trained with data.{name} {found.get(name)} and the recipe has "
+                f"{wanted[name]}, so the data cannot go on where they stopped; restore it, or "
+                "start a new run from the weights (model.init_from)"
+            )
+        lanes = {int(lane): at for lane, at in state_dict["positions"].items()}
+        self.start = StreamPosition(int(state_dict["micro_batches"]), lanes)
+        self.used, self.positions = 0, {}
+
+
+def _gather_positions(positions: dict[int, Position]) -> list[dict[int, Position]]:
+    """Return the positions of each process's lanes."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [positions]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, positions)
+    return parts
