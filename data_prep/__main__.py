@@ -21,6 +21,7 @@ from data_prep.speech.synthesizer_config import read_synthesizer_config
 from data_prep.speech.voices import BUILT_IN
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
+from lightning_omni.jobs.options import EXECUTORS, ExecutorOptions
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS
 
@@ -42,6 +43,9 @@ def _prepare_data(args: argparse.Namespace) -> None:
     if args.corpus is None and (args.source is not None or args.tasks):
         name = "--source" if args.source else "--tasks"
         raise OmniError(f"{name} is only used with --corpus LAYOUT; presets have their own sources")
+    executor = ExecutorOptions(args.executor, args.processes, args.part, args.parts)
+    if args.corpus is None and executor.executor != "local":
+        raise OmniError(f"--executor {args.executor} is only used with --corpus LAYOUT")
     if args.speak is not None:
         _prepare_spoken_data(args)
         return
@@ -57,21 +61,21 @@ def _prepare_data(args: argparse.Namespace) -> None:
             split=args.split,
             facts=package_versions(),
             tasks=args.tasks,
+            options=executor,
         )
 
 
 def _prepare_spoken_data(args: argparse.Namespace) -> None:
     if args.out is None:
         raise OmniError("--speak DATA needs --out DIR")
-    limits = (args.processes, args.max_answer_words, args.max_samples)
-    if any(limit is not None and limit < 1 for limit in limits):
-        raise OmniError("--processes, --max-answer-words and --max-samples are 1 or more")
+    if any(limit is not None and limit < 1 for limit in (args.max_answer_words, args.max_samples)):
+        raise OmniError("--max-answer-words and --max-samples are 1 or more")
     options = SpeakOptions(
         config=read_synthesizer_config(args.synthesizer),
         seed=args.seed,
         max_answer_words=args.max_answer_words,
         max_samples=args.max_samples,
-        processes=args.processes,
+        processes=args.processes or 1,
     )
     cache = make_folder(args.cache.expanduser().resolve())
     prepare_spoken(args.speak, args.out, options, cache=cache, facts=package_versions())
@@ -139,8 +143,19 @@ def _make_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="with --speak: seed of the voices of questions"
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="with --speak: number of processes that speak"
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="with --corpus: what starts the processes, as in `encode` (default: local)",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="with --corpus: processes of local, or tasks of ray at one time (default: one per "
+        "core, at most 8); with --speak: number of processes that speak (default: 1)",
+    )
+    parser.add_argument("--part", type=int, help="part of an array, from 0 (default: Slurm's)")
+    parser.add_argument("--parts", type=int, help="parts of the array (default: Slurm's)")
     return parser
 
 

@@ -1,30 +1,30 @@
-"""`prep-data --corpus`: convert a corpus of a published layout to shards of a data folder."""
+"""`prep-data --corpus`: convert a user's corpus with an executor."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import shutil
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from itertools import chain
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpora import load_corpus_reader
-from data_prep.corpora.corpus_builder import CorpusBuilder
-from data_prep.corpora.source_files import expand_sources
-from data_prep.data_folder import read_extendable_manifest, write_attribution, write_manifest
-from data_prep.shard_folders import lock_data_folder, move_shards, open_unfinished_folder
-from data_prep.shard_stream import ShardEntry
-from data_prep.streamed_collection import StreamedCollection
+from data_prep.conversion.corpus_job import PARTIAL, CorpusJob, CorpusRequest
+from data_prep.conversion.publication import holds_corpus
+from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
-from lightning_omni.data.storage.url_text import is_url, redact_url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
+from lightning_omni.jobs.claims import Claims
+from lightning_omni.jobs.executors.local import default_num_processes
+from lightning_omni.jobs.options import ExecutorOptions
+from lightning_omni.jobs.run_job import run_job
 
 log = logging.getLogger(__name__)
+
+_ONE_PROCESS = ExecutorOptions(processes=1)
 
 
 def prepare_corpus(
@@ -35,11 +35,13 @@ def prepare_corpus(
     split: str,
     facts: dict[str, Any],
     tasks: Sequence[str] = (),
+    options: ExecutorOptions = _ONE_PROCESS,
 ) -> dict[str, Any]:
     """Convert a corpus to shards of one split and return the manifest.
 
     Several calls, one per corpus and split, may fill the same folder, also at the same time. Memory
-    does not grow with the corpus. The folder changes when the corpus was read to its end.
+    does not grow with the corpus. The folder changes when the corpus was read to its end. The bytes
+    do not depend on executor and number of processes.
 
     Args:
         name: Name of the layout, one of `CORPORA`.
@@ -49,86 +51,55 @@ def prepare_corpus(
         split: Split that the samples belong to.
         facts: Further entries of the manifest.
         tasks: Tasks to make samples of; none for all that the entries give.
+        options: Executor and its processes.
+
+    Returns:
+        The manifest; {} if parts of an array are missing.
 
     Raises:
         OmniError: If a source cannot be read, or `out` holds other data or this corpus.
     """
-    paths = expand_sources(sources)
-    entry = {
-        "name": name,
-        "version": "as given",
-        "how": " ".join(redact_url(str(s)) if is_url(str(s)) else str(s) for s in sources),
-        "split": split,
-    }
-    make_folder(out)
-    _refuse_repeated_corpus(read_extendable_manifest(out), entry, out)
-    try:
-        with (
-            open_unfinished_folder(_unfinished_folder_path(out, entry)) as (folder, keys),
-            StreamedCollection(folder, keys) as collection,
-        ):
-            corpus = CorpusBuilder(name, split, collection, tuple(tasks))
-            corpus.add_entries(
-                chain.from_iterable(load_corpus_reader(name)(path, split=split) for path in paths)
-            )
-            if not collection.counts:
-                raise OmniError(
-                    f"the {name} corpus gives no samples of {', '.join(tasks)}; choose other "
-                    "--tasks"
-                )
-            shards = collection.finish_shards(split)
-            with lock_data_folder(out):
-                earlier = read_extendable_manifest(out)
-                _refuse_repeated_corpus(earlier, entry, out)
-                moved = move_shards(folder, shards, out, [s["path"] for s in earlier["shards"]])
-                made = _add_corpus_to_manifest(earlier, entry, moved, corpus, collection.counts)
-                write_attribution(out, made["sources"])
-                manifest = write_manifest(out, {**facts, **made})
-    finally:
-        with suppress(OSError):
-            out.rmdir()  # where nothing was written into it
-    log.info("%s: %d entries, %d left out, in %s", name, corpus.good, corpus.bad, out)
+    request = CorpusRequest(name, tuple(map(str, sources)), out, split, tuple(tasks), facts)
+    make_folder(out if out.exists() else out.resolve().parent)
+    has_others = options.executor in ("torchrun", "slurm-array")
+    if holds_corpus(out, request.entry) and not has_others:  # of these, one may come late
+        _remove_unused(request)
+        raise OmniError(
+            f"'{out}' already holds the split {split} of {name} '{request.entry['how']}'; choose "
+            "another --out, --source or --split"
+        )
+    job = CorpusJob(request)
+    _remove_unused(request, but=job.work)
+    most = min(default_num_processes(), max(1, len(job.pieces)))
+    is_here = has_others or (options.executor == "local" and (options.processes or most) == 1)
+    load = (lambda _: job) if is_here else partial(load_corpus, request)
+    run_job(load, options, processes=most)
+    if not (out / MANIFEST).is_file() or not holds_corpus(out, request.entry):
+        return {}
+    manifest = read_manifest(out)
+    made = next(s for s in reversed(manifest["sources"]) if request.entry.items() <= s.items())
+    log.info("%s: %d entries, %d left out, in %s", name, made["entries"], made["left_out"], out)
     log_read_counts(read_counts_so_far())
     return manifest
 
 
-def _unfinished_folder_path(out: Path, entry: dict[str, str]) -> Path:
-    """Return the folder of unfinished shards, another one for each corpus and split."""
-    digest = hashlib.sha256(entry["how"].encode()).hexdigest()[:8]
-    name = f"{out.resolve().name}.{entry['name']}-{entry['split']}-{digest}.partial"
-    return out.resolve().with_name(name)
+def load_corpus(request: CorpusRequest, index: int) -> CorpusJob:
+    """Return the job in a process of its own."""
+    return CorpusJob(request)
 
 
-def _refuse_repeated_corpus(earlier: dict[str, Any], entry: dict[str, str], out: Path) -> None:
-    """Refuse a corpus that the folder already holds."""
-    name, how, split = entry["name"], entry["how"], entry["split"]
-    splits = {shard["split"] for shard in earlier["shards"]}
-    for source in earlier.get("sources", []):
-        is_same = source["name"] == name and source["how"] == how
-        if is_same and split in splits and source.get("split", split) == split:
-            raise OmniError(
-                f"'{out}' already holds the split {split} of {name} '{how}'; choose another "
-                "--out, --source or --split"
-            )
+def _remove_unused(request: CorpusRequest, *, but: Path | None = None) -> None:
+    """Remove what was begun with another state of the corpus, and nobody goes on with.
 
-
-def _add_corpus_to_manifest(
-    earlier: dict[str, Any],
-    entry: dict[str, str],
-    shards: list[ShardEntry],
-    corpus: CorpusBuilder,
-    added: dict[str, int],
-) -> dict[str, Any]:
-    """Return the entries of the manifest with those of a further corpus."""
-    counts = {task: dict(by_split) for task, by_split in earlier.get("counts", {}).items()}
-    for task, number in added.items():
-        by_split = counts.setdefault(task, {})
-        by_split[entry["split"]] = by_split.get(entry["split"], 0) + number
-    found = {"licence": "see the corpus", "entries": corpus.good, "left_out": corpus.bad}
-    return {
-        "preset": None,
-        "sources": [*earlier.get("sources", []), {**entry, **found}],
-        "counts": counts,
-        "left_out": [*earlier.get("left_out", []), *corpus.left_out],
-        "shards": [*earlier["shards"], *map(asdict, shards)],
-    }
+    Args:
+        request: What is converted.
+        but: Folder to leave.
+    """
+    for folder in sorted(request.folder.iterdir()):
+        is_begun = folder.name.startswith(request.work_prefix) and folder.suffix == PARTIAL
+        if is_begun and folder != but:
+            with closing(Claims(folder / "claims")) as claims:
+                is_used = claims.has_other_workers()
+            if not is_used:
+                log.info("'%s' was begun with other options or another corpus; removed", folder)
+                shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import sqlite3
 from collections import Counter
@@ -15,7 +14,7 @@ from data_prep.key_set import KeySet
 from data_prep.shard_stream import ShardEntry
 from lightning_omni.data.shard_index import index_path
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_folder
+from lightning_omni.files import file_lock, make_folder
 
 _LOCK = ".lock"
 _KEYS = "keys.sqlite"
@@ -38,25 +37,29 @@ def open_unfinished_folder(folder: Path) -> Iterator[tuple[Path, KeySet]]:
         raise OmniError(
             f"'{folder}' contains '{foreign[0]}', which prep-data did not write; move it away"
         )
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OmniError(
-                f"another prep-data is writing the same corpus into '{folder}'; wait for it"
-            ) from error
-        _remove_shards(folder)
-        keys = KeySet(folder / _KEYS)
-        try:
-            yield folder, keys
-        except (OSError, sqlite3.Error) as error:
-            raise OmniError(
-                f"stopped while writing '{folder}' ({error}); is the disk full, or a source not "
-                "readable?"
-            ) from error
-        finally:
-            keys.close()
-            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with file_lock(folder / _LOCK, waits=False):
+            yield from _open_emptied_folder(folder)
+    except BlockingIOError as error:
+        raise OmniError(
+            f"another prep-data is writing the same data into '{folder}'; wait for it"
+        ) from error
+
+
+def _open_emptied_folder(folder: Path) -> Iterator[tuple[Path, KeySet]]:
+    """Give a locked folder, emptied, and a set of keys; both are removed in the end."""
+    _remove_shards(folder)
+    keys = KeySet(folder / _KEYS)
+    try:
+        yield folder, keys
+    except (OSError, sqlite3.Error) as error:
+        raise OmniError(
+            f"stopped while writing '{folder}' ({error}); is the disk full, or a source not "
+            "readable?"
+        ) from error
+    finally:
+        keys.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_shards(folder: Path) -> None:
@@ -68,8 +71,7 @@ def _remove_shards(folder: Path) -> None:
 @contextlib.contextmanager
 def lock_data_folder(out: Path) -> Iterator[None]:
     """Hold an exclusive lock on a data folder while a process adds shards to it."""
-    with (out / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(out / _LOCK):
         yield
 
 

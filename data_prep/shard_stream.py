@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from lightning_omni.data.shard_index import write_index
 from lightning_omni.files import file_sha256
+
+_BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,21 @@ class ShardEntry:
     sha256: str
 
 
+def tar_item(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return files `(name, content)` as they lie in a tar, each behind its header."""
+    parts = []
+    for name, content in files:
+        header = tarfile.TarInfo(name)
+        header.size = len(content)
+        parts += [header.tobuf(tarfile.USTAR_FORMAT), content, bytes(-len(content) % _BLOCK)]
+    return b"".join(parts)
+
+
+def tar_end(size: int) -> bytes:
+    """Return the end of a tar whose items take so many bytes."""
+    return bytes(2 * _BLOCK + -(size + 2 * _BLOCK) % tarfile.RECORDSIZE)
+
+
 class ShardStream:
     """Writes items to the shards `FOLDER/KIND-SPLIT-NNNNNN.tar`, each with its index.
 
@@ -48,7 +65,7 @@ class ShardStream:
         self.shards: list[ShardEntry] = []
         self._out, self._kind, self._split, self._limit = out, kind, split, limit
         self._stem = f"{folder}/{kind}-{split}"
-        self._tar: tarfile.TarFile | None = None
+        self._tar: IO[bytes] | None = None
         self._count = 0
 
     def add_item(self, files: Iterable[tuple[str, bytes]]) -> None:
@@ -56,12 +73,8 @@ class ShardStream:
         if self._tar is None:
             path = self._out / self._shard_name()
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        for name, content in files:
-            header = tarfile.TarInfo(name)
-            header.size = len(content)
-            self._tar.addfile(header, io.BytesIO(content))
-        self._tar.members.clear()  # type: ignore[attr-defined]  # headers that were written, which tarfile would keep
+            self._tar = path.open("wb")
+        self._tar.write(tar_item(files))
         self._count += 1
         if self._count == self._limit:
             self.close()
@@ -70,6 +83,7 @@ class ShardStream:
         """Finish the open shard, if there is one."""
         if self._tar is None:
             return
+        self._tar.write(tar_end(self._tar.tell()))
         self._tar.close()
         path = self._out / self._shard_name()
         write_index(path)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -112,6 +114,59 @@ def check_free(folder: Path) -> None:
     partial = _partial(folder)
     if partial.exists():
         raise OmniError(f"'{partial}' is left of a run that was stopped; delete it")
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, waits: bool = True, is_needed: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock on a file and yield the file's descriptor.
+
+    Args:
+        path: The file, which is made if it does not exist.
+        waits: Whether to wait for another process that holds the lock.
+        is_needed: Whether a file system without locks is an error.
+
+    Raises:
+        BlockingIOError: If another process holds the lock, and this one does not wait.
+        OSError: If the file cannot be made or locked.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if is_needed:
+                raise
+        yield file.fileno()
+
+
+class OpenFiles:
+    """Descriptors of the files that were read last.
+
+    Args:
+        limit: Number of files that are open at one time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._open: dict[Path, int] = {}
+
+    def descriptor(self, path: Path) -> int:
+        """Return the descriptor of a file, opened for reading."""
+        found = self._open.pop(path, None)
+        if found is None:
+            found = os.open(path, os.O_RDONLY)
+            if len(self._open) >= self.limit:
+                os.close(self._open.pop(next(iter(self._open))))
+        self._open[path] = found
+        return found
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def __del__(self) -> None:
+        """Close all files."""
+        self.close()
 
 
 def file_sha256(path: Path) -> str:

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from tar_files import write_tar
 
+from lightning_omni.data.encoding.encoding_job import EncodingJob
 from lightning_omni.data.encoding.settings import EncodingSettings
-from lightning_omni.data.encoding.worker import Worker
+from lightning_omni.jobs.worker import Worker
 from lightning_omni.pretrained import FOLDER
 
 CPU = torch.device("cpu")
@@ -69,4 +70,4 @@ def contents(codes):
 
 
 def worker_of(settings, **part):
-    return Worker(settings, CPU, is_shown=False, **part)
+    return Worker(EncodingJob(settings, CPU), is_shown=False, **part)

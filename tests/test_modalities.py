@@ -4,6 +4,7 @@ import pytest
 
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan
 from lightning_omni.modalities import MODALITIES_BY_NAME, Modality, modality_named
@@ -72,8 +73,10 @@ def test_a_missing_tokenizer_of_files_is_named(poses, tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(OmniError, match=r"data\.file_tokenizers\.pose"):
         ensure_codes(
-            tmp_path,
-            image_tokenizer=FOLDER / "image_tokenizer",
-            speech_tokenizer=FOLDER / "speech_tokenizer",
-            file_tokenizers={"pose": tmp_path / "none"},
+            EncodingSettings(
+                tmp_path,
+                FOLDER / "image_tokenizer",
+                FOLDER / "speech_tokenizer",
+                file_tokenizers={"pose": tmp_path / "none"},
+            )
         )

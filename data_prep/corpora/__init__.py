@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterator
 from importlib import import_module
-
-from data_prep.corpora.entries import Entry
+from types import ModuleType
 
 _HELPERS = (
     "corpus_builder",
@@ -22,7 +20,11 @@ CORPORA = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in 
 """Names of the layouts: modules of this folder with a function `read(source, *, split)`."""
 
 
-def load_corpus_reader(name: str) -> Callable[..., Iterator[Entry]]:
-    """Return the function that reads a layout."""
-    read: Callable[..., Iterator[Entry]] = import_module(f"{__name__}.{name}").read
-    return read
+def load_layout(name: str) -> ModuleType:
+    """Return the module that reads a layout.
+
+    `read(source, *, split)` yields the entries of a source. A source that is a file with one of the
+    suffixes `SUFFIXES`, or a folder of them, can be read file by file, by `read(file, split=...,
+    folder=...)`, where names in the file are relative to the folder.
+    """
+    return import_module(f"{__name__}.{name}")

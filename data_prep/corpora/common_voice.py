@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.corpora.entries import Entry, TranscribedSpeech, make_entry
+from data_prep.corpora.entries import DeferredEntry, Entry, TranscribedSpeech
 from data_prep.corpora.text_files import read_tsv, required_value
 from lightning_omni.data.storage.locations import Location
 
@@ -18,7 +18,7 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
     path = source / _TABLES.get(split, "test.tsv")
     for number, row in read_tsv(path, _COLUMNS):
         origin = f"{path}:{number}"
-        yield make_entry(origin, partial(_row_to_utterance, source, row, origin))
+        yield DeferredEntry(origin, partial(_row_to_utterance, source, row, origin))
 
 
 def _row_to_utterance(source: Location, row: dict[str, str], origin: str) -> TranscribedSpeech:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +14,7 @@ from data_prep.corpora.entries import (
     CaptionedImage,
     ContentPart,
     Conversation,
+    DeferredEntry,
     Entry,
     SpokenQuestion,
     TranscribedSpeech,
@@ -25,22 +24,16 @@ from data_prep.corpora.entries import (
 from data_prep.media_file import MediaFile
 from data_prep.samples import image_part, make_sample, make_turn, speech_part, text_part
 from data_prep.speech.recordings import encode_flac
+from data_prep.tally import Tally
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.types import Part, Sample, Turn
 
-log = logging.getLogger(__name__)
-
-MAX_UNUSABLE_SHARE = 0.05
-EARLIEST_STOP = 1000
-MAX_LISTED = 1000
-_REPORT_EVERY_S = 30.0
-
 
 class SampleSink(Protocol):
-    """Takes samples and media; both kinds of collection do."""
+    """Takes samples and media; collections and writers of pieces do."""
 
     def add_sample(self, split: str, sample: Sample, *media: MediaFile) -> None:
         """Add a sample with its media."""
@@ -55,65 +48,47 @@ class CorpusBuilder:
         split: Split that the samples belong to.
         collection: Samples and media so far.
         tasks: Tasks to make samples of; none for all.
-        good: Number of entries added.
-        bad: Number of unusable entries.
-        left_out: Origin and error of the first `MAX_LISTED` unusable entries.
+        tally: What became of the entries.
     """
 
     corpus: str
     split: str
     collection: SampleSink = field(default_factory=Collection)
     tasks: tuple[str, ...] = ()
-    good: int = 0
-    bad: int = 0
-    left_out: list[str] = field(default_factory=list)
-    _bad_rows: int = 0
+    tally: Tally = field(default_factory=Tally)
 
-    def add_entries(self, entries: Iterable[Entry]) -> None:
+    def add_entries(
+        self,
+        entries: Iterable[Entry],
+        *,
+        is_first: bool = True,
+        on_progress: Callable[[int], None] = lambda count: None,
+    ) -> None:
         """Add entries; unusable ones are counted and logged.
 
-        The share of unusable rows is also checked on the way, from `EARLIEST_STOP` entries on, so
-        that a corpus that cannot pass stops soon. Damaged files count in the end only.
+        Args:
+            entries: The entries.
+            is_first: Whether they begin the corpus, so that too many unusable ones are noticed.
+            on_progress: Called with 1 behind each entry.
 
         Raises:
-            OmniError: If there are no entries, or more than 5 % are unusable.
+            UnusableCorpusError: If more than 5 % of the rows are unusable, at 1,000 or later.
         """
-        start = reported = time.monotonic()
         for entry in entries:
             try:
                 self._add_entry(entry)
-                self.good += 1
+                self.tally.good += 1
             except OmniError as error:
-                self._leave_out_entry(entry, error)
-            if (now := time.monotonic()) > reported + _REPORT_EVERY_S:
-                reported = now
-                rate = (self.good + self.bad) / (now - start)
-                log.info("%d entries, %d left out, %.0f per second", self.good, self.bad, rate)
-        if self.good + self.bad == 0:
-            raise OmniError(f"found no entries of a {self.corpus} corpus; check --source")
-        self._check_unusable_share(self.bad)
-
-    def _leave_out_entry(self, entry: Entry, error: OmniError) -> None:
-        lost = entry.entries if isinstance(entry, UnusableEntry) else 1
-        self.bad += lost
-        if len(self.left_out) < MAX_LISTED:
-            line = f"{entry.origin}: {error}".encode("utf-8", "backslashreplace").decode("utf-8")
-            self.left_out.append(line)
-            log.warning("left out %s", line)
-        if lost == 1:
-            self._bad_rows += 1
-            if self.good + self._bad_rows >= EARLIEST_STOP:
-                self._check_unusable_share(self._bad_rows)
-
-    def _check_unusable_share(self, bad: int) -> None:
-        total = self.good + bad
-        if bad > MAX_UNUSABLE_SHARE * total:
-            raise OmniError(
-                f"{bad} of {total} entries are unusable, more than 5 %; "
-                f"the first is {self.left_out[0]}"
-            )
+                lost = entry.entries if isinstance(entry, UnusableEntry) else 1
+                checked = len(self.tally.good_before)
+                self.tally.leave_out(entry.origin, str(error), lost)
+                if is_first:
+                    self.tally.check_rows(checked)
+            on_progress(1)
 
     def _add_entry(self, entry: Entry) -> None:
+        if isinstance(entry, DeferredEntry):
+            entry = entry.make()
         if isinstance(entry, UnusableEntry):
             raise OmniError(entry.reason)
         if isinstance(entry, CaptionedImage):

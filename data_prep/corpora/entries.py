@@ -86,7 +86,22 @@ class UnusableEntry:
 
 
 UsableEntry = CaptionedImage | TranscribedSpeech | VisualQuestion | SpokenQuestion | Conversation
-Entry = UsableEntry | UnusableEntry
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredEntry:
+    """An entry that is made when it is needed, so that it costs little to pass it over.
+
+    Attributes:
+        origin: File and row.
+        make: Makes the entry; raises OmniError if it is unusable.
+    """
+
+    origin: str
+    make: Callable[[], UsableEntry]
+
+
+Entry = UsableEntry | UnusableEntry | DeferredEntry
 
 
 def make_entry(origin: str, make: Callable[[], UsableEntry]) -> Entry:

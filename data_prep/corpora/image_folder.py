@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.corpora.entries import CaptionedImage, Entry, make_entry
+from data_prep.corpora.entries import CaptionedImage, DeferredEntry, Entry
 from data_prep.corpora.source_files import IMAGE_SUFFIXES, find_files
 from data_prep.corpora.text_files import read_sidecar
 from lightning_omni.data.storage.locations import Location
@@ -14,7 +14,7 @@ from lightning_omni.data.storage.locations import Location
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every image below `source`."""
     for path in find_files(source, IMAGE_SUFFIXES):
-        yield make_entry(str(path), partial(_read_captioned_image, path))
+        yield DeferredEntry(str(path), partial(_read_captioned_image, path))
 
 
 def _read_captioned_image(path: Location) -> CaptionedImage:

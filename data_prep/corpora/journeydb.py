@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from data_prep.corpora.entries import CaptionedImage, Entry, make_entry
+from data_prep.corpora.entries import CaptionedImage, DeferredEntry, Entry
 from data_prep.corpora.text_files import parse_json_object, read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
@@ -18,7 +18,7 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
     path = source / ANNOTATIONS
     for number, line in read_json_lines(path):
         origin = f"{path}:{number}"
-        yield make_entry(origin, partial(_line_to_captioned_image, source, line, origin))
+        yield DeferredEntry(origin, partial(_line_to_captioned_image, source, line, origin))
 
 
 def _line_to_captioned_image(source: Location, line: bytes, origin: str) -> CaptionedImage:

@@ -8,20 +8,22 @@ from typing import Any
 
 from data_prep.corpora.entries import Entry, UnusableEntry, VisualQuestion
 from data_prep.corpora.json_list import read_json_items
-from data_prep.corpora.parquet import parquet_rows, required_column
+from data_prep.corpora.parquet import PARQUET_SUFFIXES, parquet_rows, required_column
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
+SUFFIXES = PARQUET_SUFFIXES
 _COLUMNS = ("image", "conversations")
 
 
-def read(source: Location, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
     """Yield each question-answer pair of each conversation about an image.
 
     Args:
         source: JSON file, whose image paths are relative to its folder; or a Parquet file or a
             folder of them, which contain the images.
         split: Not used; the release has one split.
+        folder: Not used; Parquet contains the images.
     """
     is_parquet = source.is_dir() or source.suffix == ".parquet"
     for record in (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from data_prep.corpora.entries import ContentPart, Conversation, Entry, make_entry
+from data_prep.corpora.entries import ContentPart, Conversation, DeferredEntry, Entry
 from data_prep.corpora.text_files import parse_json_object, read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
@@ -43,7 +43,7 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
     for number, line in read_json_lines(source):
         location = f"'{source}' line {number}"
         origin = f"{source}:{number}"
-        yield make_entry(
+        yield DeferredEntry(
             origin, partial(_line_to_conversation, source.parent, line, origin, location)
         )
 

@@ -20,7 +20,7 @@ from lightning_omni.errors import OmniError
 
 _ROWS = 32
 _READ_AT_ONCE = 1 << 20
-_SUFFIXES = (".parquet",)
+PARQUET_SUFFIXES = (".parquet",)
 
 Row = dict[str, Any]
 
@@ -60,7 +60,7 @@ def parquet_rows(
         raise OmniError(
             "Parquet needs the parquet extra; pip install 'lightning-omni[parquet]'"
         ) from error
-    for path in source_files(source, _SUFFIXES):
+    for path in source_files(source, PARQUET_SUFFIXES):
         number, total = 0, 0
         try:
             opened = path.open("rb") if isinstance(path, Url) else path

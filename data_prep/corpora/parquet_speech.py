@@ -14,6 +14,7 @@ from functools import partial
 
 from data_prep.corpora.entries import Entry, TranscribedSpeech
 from data_prep.corpora.parquet import (
+    PARQUET_SUFFIXES,
     Row,
     first_present_column,
     parquet_entries,
@@ -24,12 +25,13 @@ from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript,
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
+SUFFIXES = PARQUET_SUFFIXES
 _AUDIO = "audio"
 
 
-def read(source: Location, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
     """Yield every row of a Parquet file, or of the files below a folder."""
-    folder = source if source.is_dir() else source.parent
+    folder = folder or (source if source.is_dir() else source.parent)
     yield from parquet_entries(source, _choose_columns, partial(_row_to_utterance, folder))
 
 

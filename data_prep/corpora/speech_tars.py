@@ -13,16 +13,17 @@ from collections.abc import Iterator
 
 from data_prep.corpora.entries import Entry, TranscribedSpeech
 from data_prep.corpora.source_files import AUDIO_SUFFIXES
-from data_prep.corpora.tars import Files, decode_text, find_required_file, tar_entries
+from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_required_file, tar_entries
 from data_prep.corpora.text_files import parse_json_object
 from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
+SUFFIXES = TAR_SUFFIXES
 _SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)
 
 
-def read(source: Location, *, split: str) -> Iterator[Entry]:
+def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
     """Yield every recording of a tar, or of the tars below a folder, with its text."""
     yield from tar_entries(source, _files_to_utterance)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_omni.data.encoding.code_features import load_code_features
-from lightning_omni.data.encoding.ensure_codes import ensure_encoded
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.fixed_batches import make_fixed_loader
 from lightning_omni.data.lanes import LaneLoader
@@ -129,11 +129,11 @@ class OmniData(ResumableData):
 
     def prepare_data(self) -> None:
         """Encode the media once, on one process."""
-        self._ensure_encoded()
+        self._ensure_codes()
 
     def setup(self, stage: str) -> None:
         """Check that recipe, tokenizers and shards agree on the vocabulary."""
-        folder = self._ensure_encoded()
+        folder = self._ensure_codes()
         manifest = read_manifest(folder)
         spans = {k: v for k, v in self.vocab.items() if k != TEXT}
         if spans != manifest["spans"]:
@@ -251,6 +251,6 @@ class OmniData(ResumableData):
             self.request_image_size,
         )
 
-    def _ensure_encoded(self) -> Location:
+    def _ensure_codes(self) -> Location:
         device = None if self.trainer is None else self.trainer.strategy.root_device
-        return ensure_encoded(self.encoding_settings(), device)
+        return ensure_codes(self.encoding_settings(), device)

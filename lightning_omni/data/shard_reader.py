@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,6 +18,7 @@ from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.url_reader import url_reader
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
+from lightning_omni.files import OpenFiles
 
 _OPEN_FILES = 32
 _INDICES_KEPT = 1024
@@ -72,7 +72,7 @@ class ShardReader:
         self.order = EpochOrder([s.samples for s in shards], lanes=lanes, seed=seed)
         self.bytes_read = 0
         self._index = lru_cache(_INDICES_KEPT)(self._read_index)
-        self._file = _OpenFiles(_OPEN_FILES)
+        self._file = OpenFiles(_OPEN_FILES)
 
     def load_pool(self, number: int) -> SamplePool:
         """Return the byte ranges of a pool's samples, permuted."""
@@ -126,26 +126,3 @@ class ShardReader:
                 "data again"
             )
         return index
-
-
-class _OpenFiles:
-    """Descriptors of the files that were read last."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._open: dict[Path, int] = {}
-
-    def descriptor(self, path: Path) -> int:
-        """Return the descriptor of a file, opened for reading."""
-        found = self._open.pop(path, None)
-        if found is None:
-            found = os.open(path, os.O_RDONLY)
-            if len(self._open) >= self.limit:
-                os.close(self._open.pop(next(iter(self._open))))
-        self._open[path] = found
-        return found
-
-    def __del__(self) -> None:
-        """Close all files."""
-        for descriptor in self._open.values():
-            os.close(descriptor)

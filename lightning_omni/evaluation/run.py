@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError, check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
@@ -116,15 +117,15 @@ def prepare(
         device: Device of the model and of its tokenizers.
     """
     omni = Omni.from_pretrained(model, continuous_speech=continuous_speech, device=str(device))
-    codes = ensure_codes(
+    settings = EncodingSettings(
         data,
-        image_tokenizer=model / "image_tokenizer",
-        speech_tokenizer=model / "speech_tokenizer",
-        continuous_speech=continuous_speech,
-        file_tokenizers=file_tokenizers(model, omni.template.vocab),
-        device=device,
-        request_image_size=omni.request_image_size,
+        model / "image_tokenizer",
+        model / "speech_tokenizer",
+        continuous_speech,
+        file_tokenizers(model, omni.template.vocab),
+        omni.request_image_size,
     )
+    codes = ensure_codes(settings, device)
     suite = make_suite(
         data,
         codes,

@@ -12,6 +12,7 @@ from small_models import as_lists, rendered_with, sample_of
 
 from lightning_omni.cli import main
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.shards import read_manifest, read_samples
@@ -120,9 +121,10 @@ def test_a_size_of_no_pixels_is_refused(capsys):
 
 @pytest.mark.xdist_group("workplace")
 def test_data_is_encoded_at_the_size_of_each_role(workplace, beside):
-    data, folders = workplace / "data/smoke", tokenizers(workplace)
-    plain = ensure_codes(data, **folders, device=torch.device("cpu"))
-    two = ensure_codes(data, **folders, device=torch.device("cpu"), request_image_size=128)
+    data, device = workplace / "data/smoke", torch.device("cpu")
+    given = {"data": data, **tokenizers(workplace)}
+    plain = ensure_codes(EncodingSettings(**given), device)
+    two = ensure_codes(EncodingSettings(**given, request_image_size=128), device)
     assert two != plain
     manifest = read_manifest(two)
     assert (manifest["image_columns"], manifest["request_image_columns"]) == (8, 16)
@@ -132,7 +134,7 @@ def test_data_is_encoded_at_the_size_of_each_role(workplace, beside):
         (part,) = [p for p in found.turns[role].parts if p.modality == "image"]
         assert len(part.codes) == wanted
     with pytest.raises(OmniError, match=r"100 pixels has no whole number of codes.*multiple of 8"):
-        ensure_codes(data, **folders, device=torch.device("cpu"), request_image_size=100)
+        ensure_codes(EncodingSettings(**given, request_image_size=100), device)
     assert not list((data / "codes").glob("*.unfinished")), "refused after the work"
 
 

@@ -4,9 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 from functools import partial
 from pathlib import Path
@@ -30,6 +27,7 @@ from data_prep.prepare_corpus import prepare_corpus
 from data_prep.samples import image_part, make_sample, make_turn, text_part
 from data_prep.shard_folders import open_unfinished_folder
 from data_prep.streamed_collection import StreamedCollection
+from data_prep.tally import Tally, UnusableCorpusError
 from lightning_omni.data.shard_index import build_index, index_path, read_index
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
 from lightning_omni.errors import OmniError
@@ -50,8 +48,8 @@ def prepare(source, out, **options):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr("data_prep.streamed_collection.MEDIA_PER_SHARD", 4)
-    monkeypatch.setattr("data_prep.streamed_collection.SAMPLES_PER_SHARD", 3)
+    monkeypatch.setattr("data_prep.conversion.shard_table.MEDIA_PER_SHARD", 4)
+    monkeypatch.setattr("data_prep.conversion.shard_table.SAMPLES_PER_SHARD", 3)
 
 
 def test_shards_have_their_size_an_index_and_media_in_the_order_of_the_corpus(
@@ -133,38 +131,6 @@ def test_a_build_that_fails_leaves_the_folder_as_it_was(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "out", "two"]
 
 
-KILLED = """
-    import os, sys
-    from pathlib import Path
-    from data_prep.corpora import corpus_builder
-    from data_prep.prepare_corpus import prepare_corpus
-    add = corpus_builder.CorpusBuilder._add_entry
-    def stop(self, entry):
-        if self.good == 6:
-            print("here", flush=True)
-            sys.stdin.read()
-        add(self, entry)
-    corpus_builder.CorpusBuilder._add_entry = stop
-    prepare_corpus("image_folder", [sys.argv[1]], Path(sys.argv[2]), split="train", facts={})
-"""
-
-
-def test_a_killed_build_leaves_no_data_and_the_next_one_clears_what_it_left(tmp_path):
-    source, out = pictures(tmp_path / "in", range(10)), tmp_path / "out"
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(source), str(out)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, env={**os.environ}) as build:
-        assert build.stdout.readline() == b"here\n"
-        with pytest.raises(OmniError, match="another prep-data is writing the same corpus"):
-            prepare(source, out)
-        build.send_signal(signal.SIGKILL)
-    assert not list(out.rglob("*.tar"))
-    assert list(tmp_path.glob("out.*.partial"))
-    killed = prepare(source, out)
-    assert not list(tmp_path.glob("out.*.partial"))
-    assert killed["shards"] == prepare(source, tmp_path / "whole")["shards"]
-
-
 def killed_at_rename(number, build):
     """Run `build` in a process that is killed at its rename `number`; return whether it was."""
     pid = os.fork()
@@ -244,6 +210,12 @@ class Nothing(CorpusBuilder):
         pass
 
 
+def tally_of(entries, **options):
+    corpus = Nothing("x", "train")
+    corpus.add_entries(entries, **options)
+    return corpus.tally
+
+
 def test_a_corpus_that_cannot_pass_stops_at_a_thousand_entries():
     seen = []
 
@@ -256,37 +228,51 @@ def test_a_corpus_that_cannot_pass_stops_at_a_thousand_entries():
     with pytest.raises(OmniError, match="1000 of 1000 entries are unusable, more than 5 %"):
         corpus.add_entries(counted())
     assert len(seen) == 1000
+    assert tally_of(talk(2000, 2000), is_first=False).bad == 2000
 
 
 def test_bad_rows_at_the_start_of_a_long_corpus_are_no_reason_to_stop():
-    corpus = Nothing("x", "train")
-    corpus.add_entries(talk(10_000, 400))
-    assert (corpus.good, corpus.bad, len(corpus.left_out)) == (9600, 400, 400)
+    tally = tally_of(talk(10_000, 400))
+    tally.check_all("x")
+    assert (tally.good, tally.bad, len(tally.left_out)) == (9600, 400, 400)
 
 
 def test_the_list_of_what_was_left_out_is_bounded_and_the_count_is_not():
-    corpus = Nothing("x", "train")
-    good = list(talk(40_000, 0))
-    corpus.add_entries([*good, *talk(2000, 2000)])
-    assert (corpus.bad, len(corpus.left_out)) == (2000, 1000)
+    tally = tally_of([*talk(40_000, 0), *talk(2000, 2000)])
+    assert (tally.bad, len(tally.left_out)) == (2000, 1000)
+    tally.add(tally_of(talk(10, 10)))
+    assert (tally.bad, len(tally.left_out)) == (2010, 1000)
 
 
 def test_a_damaged_file_counts_as_its_entries_in_the_end_and_does_not_stop_the_build():
-    corpus = Nothing("x", "train")
-    corpus.add_entries([UnusableEntry("a.tar", "damaged", 1500), *talk(40_000, 0)])
-    assert (corpus.good, corpus.bad) == (40_000, 1500)
+    tally = tally_of([UnusableEntry("a.tar", "damaged", 1500), *talk(40_000, 0)])
+    tally.check_all("x")
+    assert (tally.good, tally.bad) == (40_000, 1500)
+    tally = tally_of([UnusableEntry("a.tar", "damaged", 1500), *talk(20_000, 0)])
     with pytest.raises(OmniError, match="1500 of 21500 entries"):
-        Nothing("x", "train").add_entries(
-            [UnusableEntry("a.tar", "damaged", 1500), *talk(20_000, 0)]
-        )
+        tally.check_all("x")
+
+
+@pytest.mark.parametrize("at", [0, 700, 2500])
+def test_parts_of_a_corpus_stop_where_the_whole_one_does(at):
+    rows = [*talk(3000, 0), *talk(1000, 150), *talk(800, 700)]
+    parts = [tally_of(rows[:at]), tally_of(rows[at:], is_first=False)]
+    total = Tally()
+    total.add(parts[0])
+    with pytest.raises(UnusableCorpusError) as one:
+        tally_of(rows)
+    with pytest.raises(UnusableCorpusError) as several:
+        total.add(parts[1])
+    assert str(one.value) == str(several.value)
 
 
 def test_blank_words_are_unusable():
     corpus = CorpusBuilder("x", "train")
     blank = [VisualQuestion("q", b"", "what", " "), TranscribedSpeech("t", b"", "\n", "v")]
+    corpus.add_entries(blank)
     with pytest.raises(OmniError, match="2 of 2 entries are unusable"):
-        corpus.add_entries(blank)
-    assert corpus.left_out == ["q: the answer is blank", "t: the transcript is blank"]
+        corpus.tally.check_all("x")
+    assert corpus.tally.left_out == ["q: the answer is blank", "t: the transcript is blank"]
 
 
 def test_media_that_were_written_are_not_kept_in_memory(tmp_path):
@@ -325,25 +311,16 @@ def test_text_that_cannot_be_stored_is_left_out_and_told_of(words, tmp_path):
 
 
 def test_names_that_are_no_text_are_told_of_all_the_same(tmp_path):
-    corpus = Nothing("x", "train")
-    corpus.add_entries([UnusableEntry("a\udcff.jpg", "broken"), *talk(40, 0)])
-    assert corpus.left_out == ["a\\udcff.jpg: broken"]
+    tally = tally_of([UnusableEntry("a\udcff.jpg", "broken"), *talk(40, 0)])
+    assert tally.left_out == ["a\\udcff.jpg: broken"]
 
 
 def test_an_empty_turn_and_a_name_with_a_zero_byte_are_unusable():
     corpus = CorpusBuilder("x", "train")
     empty = Conversation("a", "chat", (("user", (ContentPart("text", "hi"),)), ("assistant", ())))
-    with pytest.raises(OmniError, match="2 of 2"):
-        corpus.add_entries([empty, CaptionedImage("b", Path("\0.png"), "a cat")])
-    assert corpus.left_out[0] == "a: a turn of the assistant is empty"
-    assert "no file" in corpus.left_out[1]
-
-
-def test_a_long_build_reports_its_rate(monkeypatch, caplog):
-    monkeypatch.setattr("data_prep.corpora.corpus_builder._REPORT_EVERY_S", 0.0)
-    caplog.set_level("INFO")
-    Nothing("x", "train").add_entries(talk(2, 0))
-    assert "1 entries, 0 left out" in caplog.text
+    corpus.add_entries([empty, CaptionedImage("b", Path("\0.png"), "a cat")])
+    assert corpus.tally.left_out[0] == "a: a turn of the assistant is empty"
+    assert "no file" in corpus.tally.left_out[1]
 
 
 def test_a_set_of_keys_keeps_kinds_apart(tmp_path):

@@ -8,16 +8,17 @@ from pathlib import Path
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from lightning_omni.data.encoding.work_folder import write_when_complete
+from lightning_omni.data.encoding.work_folder import WORK
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
+from lightning_omni.jobs.work_folder import write_when_complete
 
 FEATURES_FILE = "features.safetensors"
 
 
 def save_code_features(folder: Path, features: Mapping[str, Tensor]) -> None:
     """Write the code features of each modality, Float[num_codes, F], into a folder of codes."""
-    with write_when_complete(folder / FEATURES_FILE, folder) as partial:
+    with write_when_complete(folder / FEATURES_FILE, folder / WORK) as partial:
         save_file({k: v.detach().float().cpu().contiguous() for k, v in features.items()}, partial)
 
 

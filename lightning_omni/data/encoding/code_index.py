@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lightning_omni.data.encoding.code_store import Array, read_entries, read_footer
-from lightning_omni.data.encoding.sqlite_tables import create_table, open_table
+from lightning_omni.jobs.sqlite_tables import create_table, open_table
 
 _OPEN_STORES = 32
 _TABLE = "CREATE TABLE media (digest BLOB PRIMARY KEY, store INT, start INT, size INT)"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
-from lightning_omni.data.encoding.executors import LoadSettings, local, slurm_array, torchrun
+from lightning_omni.data.encoding.encoding_job import EncodingJob
 from lightning_omni.data.encoding.options import EncodeOptions
-from lightning_omni.errors import OmniError
+from lightning_omni.data.encoding.process_devices import default_num_processes, process_device
+from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.devices import resolve_device
+from lightning_omni.jobs.options import ExecutorOptions
+from lightning_omni.jobs.run_job import run_job
 
 log = logging.getLogger(__name__)
+
+LoadSettings = Callable[[], EncodingSettings]
+"""Builds the settings in the process that calls it; can be pickled."""
 
 
 def encode(load: LoadSettings, options: EncodeOptions) -> None:
@@ -21,31 +30,17 @@ def encode(load: LoadSettings, options: EncodeOptions) -> None:
     Raises:
         OmniError: If an option does not fit the executor, or something is missing or damaged.
     """
-    _check_options(options)
+    executor = ExecutorOptions(options.executor, options.processes, options.part, options.parts)
     settings = load()
     log.info("encoding the media of %s into %s", settings.data, settings.local_codes_folder)
-    if options.executor == "slurm-array":
-        slurm_array.encode_array_element(load, options.device, options.part, options.parts)
-        return
-    if options.executor == "torchrun":
-        torchrun.encode_rank(load, options.device)
-    elif options.executor == "ray":
-        from lightning_omni.data.encoding.executors import ray_tasks
-
-        ray_tasks.encode_with_ray_tasks(load, options.device, options.processes)
-    else:
-        local.encode_with_processes(load, options.device, options.processes)
+    run_job(
+        partial(load_encoding_job, load, options.device),
+        executor,
+        processes=default_num_processes(options.device),
+        has_gpu=resolve_device(options.device).type == "cuda",
+    )
 
 
-def _check_options(options: EncodeOptions) -> None:
-    has_parts = options.part is not None or options.parts is not None
-    if has_parts and options.executor != "slurm-array":
-        raise OmniError(
-            f"--part and --parts belong to --executor slurm-array, not to {options.executor}; "
-            "leave them out"
-        )
-    if options.processes is not None and options.executor in ("torchrun", "slurm-array"):
-        raise OmniError(
-            f"--processes does not belong to --executor {options.executor}, which has one process "
-            "for each rank or element; leave it out"
-        )
+def load_encoding_job(load: LoadSettings, device: str, index: int) -> EncodingJob:
+    """Return the encoding of a folder on the device of a machine's process."""
+    return EncodingJob(load(), process_device(device, index))

@@ -10,11 +10,12 @@ from lightning_omni.data.encoding.code_features import save_code_features
 from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.plan import TASKS, Plan
 from lightning_omni.data.encoding.settings import EncodingSettings
-from lightning_omni.data.encoding.step_records import StepRecord, StepRecords
-from lightning_omni.data.encoding.work_folder import remove_work_folder, write_when_complete
+from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
 from lightning_omni.data.shards import MANIFEST
 from lightning_omni.errors import OmniError
 from lightning_omni.files import file_sha256
+from lightning_omni.jobs.step_records import StepRecord, StepRecords
+from lightning_omni.jobs.work_folder import write_when_complete
 from lightning_omni.tasks import TASK_NAMES
 
 
@@ -30,7 +31,7 @@ def write_manifest(
     shards = _verify_task_shards(folder, plan, records)
     features = {name: one.code_features for name, one in tokenizers.by_modality.items()}
     save_code_features(folder, features)
-    with write_when_complete(folder / MANIFEST, folder) as partial:
+    with write_when_complete(folder / MANIFEST, folder / WORK) as partial:
         text = json.dumps(_make_manifest(tokenizers, plan, shards), indent=2)
         partial.write_text(text + "\n")
     remove_work_folder(folder)

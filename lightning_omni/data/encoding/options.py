@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lightning_omni.errors import check_within
-
-ExecutorName = Literal["local", "torchrun", "ray", "slurm-array"]
+from lightning_omni.jobs.options import ExecutorName
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from typing import Any
 from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.media_codes import media_streams
 from lightning_omni.data.encoding.settings import EncodingSettings
-from lightning_omni.data.encoding.work_folder import WORK, write_when_complete
+from lightning_omni.data.encoding.work_folder import WORK
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.steps import PlanMismatchError, Step
+from lightning_omni.jobs.work_folder import write_when_complete
 
 REFERENCES, REFERENCE_INDEX, MEDIA, MEDIA_INDEX, TASKS = (
     "references",
@@ -26,27 +28,6 @@ REFERENCES, REFERENCE_INDEX, MEDIA, MEDIA_INDEX, TASKS = (
     "tasks",
 )
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A piece of work: one shard, or a table over all shards.
-
-    Attributes:
-        kind: What is done.
-        name: Name of the claim and the record, unique in the plan.
-        output: File that it writes, relative to the folder of codes.
-        source: Shard that it reads, relative to the data folder; empty for a table.
-        stream: For media, what is encoded: a modality, `request_image` or `speech_features`.
-        size: Bytes of the source.
-    """
-
-    kind: str
-    name: str
-    output: str
-    source: str = ""
-    stream: str = ""
-    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,10 +119,6 @@ def input_shard_sizes(data: Path) -> dict[str, int]:
     return found
 
 
-class PlanMismatchError(OmniError):
-    """A folder was begun by another plan."""
-
-
 def write_or_check_plan(plan: Plan, folder: Path) -> None:
     """Write a plan into a folder that has none; the caller is alone there.
 
@@ -153,7 +130,7 @@ def write_or_check_plan(plan: Plan, folder: Path) -> None:
     if others:
         raise PlanMismatchError(_describe_mismatch(plan, others[0], folder))
     if not path.exists():
-        with write_when_complete(path, folder) as partial:
+        with write_when_complete(path, folder / WORK) as partial:
             partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
 
 

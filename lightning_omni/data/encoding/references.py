@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_omni.data.encoding.code_store import medium_digest
-from lightning_omni.data.encoding.sqlite_tables import create_table, open_table
 from lightning_omni.data.shards import parse_sample, read_shard
+from lightning_omni.jobs.sqlite_tables import create_table, open_table
 from lightning_omni.modalities import IMAGE, SPEECH
 from lightning_omni.types import Sample
 

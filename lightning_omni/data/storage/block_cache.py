@@ -8,16 +8,16 @@ file under a lock; a block that does not fit first evicts those that were not us
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import file_lock
 
 log = logging.getLogger(__name__)
 
@@ -172,14 +172,13 @@ class BlockCache:
     @contextmanager
     def _hold_lock_file(self, name: str) -> Iterator[None]:
         path = self.folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-        except OSError as error:
-            raise self._unwritable_error(error) from error
-        with file:
-            with suppress(OSError):  # a file system without locks: blocks may be fetched twice
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # on a file system without locks blocks may be fetched twice
+                stack.enter_context(file_lock(path, is_needed=False))
+            except OSError as error:
+                raise self._unwritable_error(error) from error
             yield
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.files import read_json_object
+from lightning_omni.files import file_lock, read_json_object
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.studies.experiments.recipe import (
     Recipe,
@@ -111,7 +108,7 @@ def run_training(training: Training, *, variant: str, seed: int, device: torch.d
         OmniError: If the training fails.
     """
     training.folder.mkdir(parents=True, exist_ok=True)
-    with _lock_folder(training.folder) as lock:
+    with file_lock(training.folder / "lock") as lock:
         if training.is_done:
             return
         write_recipe(training.recipe, training.folder / RECIPE)
@@ -145,14 +142,6 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint named `last` below a folder, None if there is none."""
     found = sorted(folder.rglob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
-
-
-@contextmanager
-def _lock_folder(folder: Path) -> Iterator[int]:
-    """Wait until no other process trains in a folder; yield the lock's file descriptor."""
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def _run_fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device) -> int:

@@ -143,13 +143,7 @@ def check_same_data(stages: Mapping[str, Sequence[StageRecipe]]) -> None:
 
 def _inputs_digest(module: MaskedDiffusionModule, data: OmniData, *, is_first: bool) -> str:
     """Return a digest of the data, the tokenizers and, in a first stage, the initial weights."""
-    codes = ensure_codes(
-        data.data,
-        image_tokenizer=data.image_tokenizer,
-        speech_tokenizer=data.speech_tokenizer,
-        continuous_speech=data.continuous_speech,
-        request_image_size=data.request_image_size,
-    )
+    codes = ensure_codes(data.encoding_settings())
     start = None
     if is_first and module.init_from is not None:
         folder = resolve_pretrained(module.init_from)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_omni.data.encoding import worker
+from lightning_omni.jobs import worker
 
 
 @pytest.fixture(autouse=True)

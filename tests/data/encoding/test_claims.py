@@ -9,11 +9,11 @@ import pytest
 from encoding_data import CPU, contents, make_data, settings_of, worker_of
 from several_processes import run_processes
 
-from lightning_omni.data.encoding import claims as claims_module
 from lightning_omni.data.encoding import ensure_codes as ensure_codes_module
-from lightning_omni.data.encoding.claims import Claims
-from lightning_omni.data.encoding.ensure_codes import ensure_encoded
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs import claims as claims_module
+from lightning_omni.jobs.claims import Claims
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ def test_a_claim_that_was_taken_over_in_between_is_put_back(claims, tmp_path, mo
 
 
 def test_processes_that_start_together_write_what_one_writes(tmp_path):
-    wanted = contents(ensure_encoded(settings_of(make_data(tmp_path / "other"))))
+    wanted = contents(ensure_codes(settings_of(make_data(tmp_path / "other"))))
     for turn in range(3):
         data = make_data(tmp_path / f"data{turn}")
         (tmp_path / f"{turn}").mkdir()
         found = run_processes(
-            lambda rank, data=data: str(ensure_encoded(settings_of(data), CPU)),
+            lambda rank, data=data: str(ensure_codes(settings_of(data), CPU)),
             2,
             tmp_path / f"{turn}",
         )
@@ -118,7 +118,7 @@ def encode_until(data, seconds):
     """Let a process encode for so long, then kill it; whether it had to be killed."""
     child = os.fork()
     if child == 0:
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
         os._exit(0)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
@@ -129,18 +129,18 @@ def test_a_folder_whose_process_was_killed_is_finished_with_the_same_bytes(tmp_p
     rng = Random(956)
     other, data = (make_data(tmp_path / name, shards=4) for name in ("other", "data"))
     started = time.monotonic()
-    wanted = contents(ensure_encoded(settings_of(other)))
+    wanted = contents(ensure_codes(settings_of(other)))
     seconds = time.monotonic() - started
     killed = [encode_until(data, rng.uniform(0.3, 0.8) * seconds) for _ in range(4)]
     assert any(killed)
-    assert contents(ensure_encoded(settings_of(data), CPU)) == wanted
+    assert contents(ensure_codes(settings_of(data), CPU)) == wanted
 
 
 def test_a_killed_process_costs_the_shard_it_was_at(tmp_path, monkeypatch):
     data = make_data(tmp_path / "data")
     worker = worker_of(settings_of(data))
-    steps = [step for phase in worker.plan.phases() for step in phase]
-    run, done = worker.runner.run, []
+    steps = [step for phase in worker.job.plan.phases() for step in phase]
+    run, done = worker.job.run_step, []
 
     def stopped(step):
         if len(done) == 5:
@@ -148,14 +148,14 @@ def test_a_killed_process_costs_the_shard_it_was_at(tmp_path, monkeypatch):
         done.append(step.name)
         return run(step)
 
-    monkeypatch.setattr(worker.runner, "run", stopped)
+    monkeypatch.setattr(worker.job, "run_step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        worker.encode_folder()
+        worker.run_job()
     worker.close()
     second = worker_of(settings_of(data))
-    run = second.runner.run
-    monkeypatch.setattr(second.runner, "run", lambda step: (done.append(step.name), run(step))[1])
-    assert second.encode_folder()
+    run = second.job.run_step
+    monkeypatch.setattr(second.job, "run_step", lambda step: (done.append(step.name), run(step))[1])
+    assert second.run_job()
     second.close()
     assert done == [step.name for step in steps]
 
@@ -172,10 +172,10 @@ def test_a_process_on_another_kind_of_device_waits_for_the_codes(tmp_path, monke
 
     def finish_meanwhile(seconds):
         polled.append(seconds)
-        assert begun.encode_folder()
+        assert begun.run_job()
 
     monkeypatch.setattr(ensure_codes_module.time, "sleep", finish_meanwhile)
-    assert ensure_encoded(settings_of(data), CPU) == settings_of(data).local_codes_folder
+    assert ensure_codes(settings_of(data), CPU) == settings_of(data).local_codes_folder
     assert polled
     begun.close()
 
@@ -193,7 +193,7 @@ def test_processes_that_wait_for_another_plan_do_not_wait_for_each_other(tmp_pat
     assert waiting.claims.has_other_workers() is False
     waiting.claims.deregister_worker()
     with pytest.raises(OmniError, match="a folder never mixes two"):
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
     waiting.close()
 
 
@@ -208,8 +208,8 @@ def test_the_claim_of_a_process_is_told_where_starts_are_unknown(claims, tmp_pat
 
 
 def test_what_is_left_behind_the_manifest_is_removed(tmp_path):
-    folder = ensure_encoded(settings_of(make_data(tmp_path / "data")), CPU)
+    folder = ensure_codes(settings_of(make_data(tmp_path / "data")), CPU)
     before = contents(folder)
     (folder / "encoding/claims").mkdir(parents=True)
     (folder / "encoding/claims/manifest.claim").write_text("host 1 1 word")
-    assert contents(ensure_encoded(settings_of(tmp_path / "data"), CPU)) == before
+    assert contents(ensure_codes(settings_of(tmp_path / "data"), CPU)) == before

@@ -6,7 +6,7 @@ import pytest
 from encoding_data import contents, make_data, settings_of
 
 from lightning_omni.cli import main
-from lightning_omni.data.encoding.ensure_codes import ensure_encoded
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -24,8 +24,8 @@ def encode(recipe, *options):
 
 def test_the_codes_are_those_that_training_finds(data, tmp_path):
     assert encode("stage2.yaml", "--processes", "1") == 0
-    codes = ensure_encoded(settings_of(data))
-    assert contents(codes) == contents(ensure_encoded(settings_of(make_data(tmp_path / "other"))))
+    codes = ensure_codes(settings_of(data))
+    assert contents(codes) == contents(ensure_codes(settings_of(make_data(tmp_path / "other"))))
     assert encode("stage2.yaml", "--executor", "torchrun") == 2  # not started by torchrun
 
 

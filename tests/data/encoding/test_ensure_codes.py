@@ -8,13 +8,13 @@ import torch
 from encoding_data import CPU, dialogue, make_data, settings_of, worker_of
 from tar_files import write_tar
 
-from lightning_omni.data.encoding.ensure_codes import ensure_codes, ensure_encoded
-from lightning_omni.data.encoding.progress import Progress
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import WORK
 from lightning_omni.data.shard_index import read_index
 from lightning_omni.data.shards import read_manifest, read_samples
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.progress import Progress
 from lightning_omni.modalities import MODALITIES_BY_NAME, Modality
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.tokenizers.base import FileTokenizer
@@ -37,7 +37,7 @@ def codes_of(folder, task, turn, modality):
 
 
 def test_a_medium_has_the_same_codes_in_every_shard_that_refers_to_it(data):
-    codes = ensure_encoded(settings_of(data), CPU)
+    codes = ensure_codes(settings_of(data), CPU)
     asked, drawn = codes_of(codes, "caption", 0, "image"), codes_of(codes, "t2i", 1, "image")
     assert drawn == [asked[0], asked[3]]
     assert len(set(asked)) == 6
@@ -54,7 +54,7 @@ def test_pictures_are_encoded_at_the_sizes_in_use(data, monkeypatch):
         return encode(self, images)
 
     monkeypatch.setattr(ImageTokenizer, "encode", counted)
-    codes = ensure_encoded(settings_of(data, request_image_size=128), CPU)
+    codes = ensure_codes(settings_of(data, request_image_size=128), CPU)
     assert {len(c) for c in codes_of(codes, "caption", 0, "image")} == {256}
     assert {len(c) for c in codes_of(codes, "t2i", 1, "image")} == {64}
     assert sorted(encoded) == [(1, 3, 64, 64)] * 2 + [(3, 3, 128, 128)] * 2
@@ -63,7 +63,7 @@ def test_pictures_are_encoded_at_the_sizes_in_use(data, monkeypatch):
 
 def test_the_users_speech_has_its_features_beside_the_sample(data):
     encoder = SpeechFeatureEncoder(torch.nn.Identity())
-    codes = ensure_encoded(settings_of(data, continuous_speech=encoder), CPU)
+    codes = ensure_codes(settings_of(data, continuous_speech=encoder), CPU)
     for sample in read_samples(codes, "asr", "train"):
         (part,) = [p for p in sample.turns[0].parts if p.modality == "speech"]
         assert part.features.shape[1] == 560
@@ -75,8 +75,8 @@ def test_speech_that_is_codes_already_has_no_features(data):
     write_tar(data / "tasks" / "asr-train-000007.tar", samples)
     encoder = SpeechFeatureEncoder(torch.nn.Identity())
     with pytest.raises(OmniError, match="sample 'a' holds speech as codes, but features need"):
-        ensure_encoded(settings_of(data, continuous_speech=encoder), CPU)
-    assert (1, 2) in codes_of(ensure_encoded(settings_of(data), CPU), "asr", 0, "speech")
+        ensure_codes(settings_of(data, continuous_speech=encoder), CPU)
+    assert (1, 2) in codes_of(ensure_codes(settings_of(data), CPU), "asr", 0, "speech")
 
 
 class LengthTokenizer(FileTokenizer):
@@ -107,14 +107,14 @@ def poses(data, monkeypatch, tmp_path):
 
 
 def test_files_of_a_further_modality_are_encoded(data, poses):
-    codes = ensure_encoded(settings_of(data, file_tokenizers={"pose": poses}), CPU)
+    codes = ensure_codes(settings_of(data, file_tokenizers={"pose": poses}), CPU)
     assert codes_of(codes, "svqa", 0, "pose") == [(3, 1), (4, 1)]
     assert read_manifest(codes)["spans"]["pose"] == 99
 
 
 def test_a_modality_without_a_tokenizer_is_named(data, poses):
     with pytest.raises(OmniError, match="sample '0' holds pose, which has no tokenizer"):
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
 
 
 def test_a_missing_medium_is_named_each_time_and_mended_data_are_finished(data, tmp_path):
@@ -123,20 +123,19 @@ def test_a_missing_medium_is_named_each_time_and_mended_data_are_finished(data, 
     write_tar(shard, [("a.json", dialogue("t2i", [{"text": "x"}], [{"image": "none"}]))])
     for _ in range(2):
         with pytest.raises(OmniError, match="sample 'a' refers to image 'none', not in the media"):
-            ensure_encoded(settings_of(data), CPU)
+            ensure_codes(settings_of(data), CPU)
     shard.write_bytes(before)
-    ensure_encoded(settings_of(data), CPU)
+    ensure_codes(settings_of(data), CPU)
 
 
 def test_a_folder_without_tokenizers_or_data_is_refused(data, tmp_path):
-    given = {"image_tokenizer": tmp_path, "speech_tokenizer": tmp_path}
     with pytest.raises(OmniError, match=r"no image tokenizer in '.*'; train it first"):
-        ensure_codes(data, **given)
+        ensure_codes(EncodingSettings(data, tmp_path, tmp_path))
     with pytest.raises(OmniError, match=r"no manifest.json in"):
-        ensure_codes(tmp_path / "none", **given)
+        ensure_codes(EncodingSettings(tmp_path / "none", tmp_path, tmp_path))
     image = FOLDER / "image_tokenizer"
     with pytest.raises(OmniError, match="no speech tokenizer"):
-        ensure_encoded(EncodingSettings(data, image, tmp_path))
+        ensure_codes(EncodingSettings(data, image, tmp_path))
 
 
 @pytest.mark.parametrize("when", ["before a worker", "after it"])
@@ -148,7 +147,7 @@ def test_changed_shards_are_refused(data, when):
         begun.close()
     changed.write_bytes(changed.read_bytes() + b"\0" * 512)
     with pytest.raises(OmniError, match=r"speech-train-000001.tar'.*the data were changed"):
-        begun.encode_folder() if when == "after it" else ensure_encoded(settings_of(data), CPU)
+        begun.run_job() if when == "after it" else ensure_codes(settings_of(data), CPU)
     begun.close()
 
 
@@ -163,52 +162,52 @@ def test_devices_and_number_formats_are_not_mixed(data, changed, sentence, monke
     begun = worker_of(settings_of(data))
     begun.agree_on_plan()
     begun.close()
-    facts = begun.tokenizers.describe_computation() | changed
+    facts = begun.job.tokenizers.describe_computation() | changed
     home = "lightning_omni.data.encoding.loaded_tokenizers.LoadedTokenizers.describe_computation"
     monkeypatch.setattr(home, lambda self: facts)
     with pytest.raises(OmniError, match=sentence):
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
 
 
 def test_a_plan_of_another_version_is_refused(data):
     begun = worker_of(settings_of(data))
     begun.agree_on_plan()
     begun.close()
-    (plan,) = (begun.folder / WORK).glob("plan-*.json")
+    (plan,) = begun.job.work.glob("plan-*.json")
     plan.rename(plan.with_name("plan-other.json"))
     with pytest.raises(OmniError, match="begun by another version; delete it"):
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
 
 
 def test_a_shard_that_changed_after_it_was_written_is_written_again(data):
     worker = worker_of(settings_of(data))
-    finish = worker.finish_folder
+    finish = worker.job.finish
 
     def damage():
-        path = worker.folder / "asr-train-000000.tar"
+        path = worker.job.folder / "asr-train-000000.tar"
         path.write_bytes(path.read_bytes().replace(b"it is 0-0", b"it is 0-9"))
         finish()
 
-    worker.finish_folder = damage
+    worker.job.finish = damage
     with pytest.raises(OmniError, match=r"asr-train-000000.tar' has other contents than when"):
-        worker.encode_folder()
+        worker.run_job()
     worker.close()
-    codes = ensure_encoded(settings_of(data), CPU)
+    codes = ensure_codes(settings_of(data), CPU)
     assert read_samples(codes, "asr", "train")[0].turns[1].parts[0].text == "it is 0-0"
 
 
 def test_a_record_counts_only_with_its_output(data):
     worker = worker_of(settings_of(data))
     worker.agree_on_plan()
-    step = worker.plan.phases()[0][0]
+    step = worker.job.plan.phases()[0][0]
     worker.run_step(step)
-    record = worker.folder / WORK / "finished" / f"{step.name}.json"
+    record = worker.job.folder / WORK / "finished" / f"{step.name}.json"
     assert json.loads(record.read_text())["count"] == 3
     worker.close()
-    for spoil in (lambda: record.write_text("{"), (worker.folder / step.output).unlink):
+    for spoil in (lambda: record.write_text("{"), (worker.job.folder / step.output).unlink):
         spoil()
         again = worker_of(settings_of(data))
-        assert again.runner.records.find(step) is None
+        assert again.records.find(step) is None
         assert again.run_step(step)
         again.close()
 
@@ -217,11 +216,11 @@ def test_progress_is_a_line_with_rate_and_time_left(data, caplog):
     caplog.set_level("INFO")
     worker = worker_of(settings_of(data))
     worker.agree_on_plan()
-    steps = worker.plan.phases()[0][:2]
-    progress = Progress(worker.runner.records)
+    steps = worker.job.plan.phases()[0][:2]
+    progress = Progress(worker.records, worker.job.names)
     progress.is_terminal, progress.every_s = False, 0.0
     progress.begin_phase(steps)
-    worker.runner.report = progress.add_count
+    worker.job.on_progress = progress.add_count
     worker.run_step(steps[0])
     progress.show_if_due()
     progress.end_phase()
@@ -243,11 +242,11 @@ def test_shards_that_the_manifest_does_not_list_are_refused(data, change):
         shards[-1].write_bytes(b"") if change == "cut" else shards[-1].unlink()
     (data / "manifest.json").write_text(json.dumps({"preset": "none", "shards": listed}))
     with pytest.raises(OmniError, match=rf"{name}' has \S+ bytes, but the manifest lists"):
-        ensure_encoded(settings_of(data), CPU)
+        ensure_codes(settings_of(data), CPU)
     assert not list(data.glob("codes/*/manifest.json"))
 
 
 def test_a_folder_may_have_any_name(tmp_path):
     data = make_data(tmp_path / "run#1?%20x", shards=1)
-    assert read_manifest(ensure_encoded(settings_of(data), CPU))["samples"]
+    assert read_manifest(ensure_codes(settings_of(data), CPU))["samples"]
     assert [path.name for path in tmp_path.iterdir()] == ["run#1?%20x"]

@@ -8,12 +8,12 @@ import pytest
 from encoding_data import contents, make_data, settings_of
 from several_processes import run_processes
 
-from lightning_omni.data.encoding.command import encode
-from lightning_omni.data.encoding.ensure_codes import ensure_encoded
-from lightning_omni.data.encoding.executors import local, slurm_array, torchrun
+from lightning_omni.data.encoding.command import encode, load_encoding_job
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.options import EncodeOptions
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.executors import local, slurm_array, torchrun
 
 
 @pytest.fixture
@@ -21,42 +21,43 @@ def data(tmp_path):
     return make_data(tmp_path / "data")
 
 
+def loads(data):
+    return partial(load_encoding_job, partial(settings_of, data), "cpu")
+
+
 @pytest.fixture
 def wanted(tmp_path, data):
     """What one process writes, which does nothing else."""
-    made = ensure_encoded(settings_of(make_data(tmp_path / "other")))
+    made = ensure_codes(settings_of(make_data(tmp_path / "other")))
     assert made.name == settings_of(data).local_codes_folder.name
     return contents(made)
 
 
 def test_one_and_two_processes_write_the_same(data, wanted, tmp_path):
     assert "encoding" not in {name.partition("/")[0] for name in wanted}
-    local.encode_with_processes(partial(settings_of, data), "cpu", 1)
+    local.run_with_processes(loads(data), 1)
     assert contents(settings_of(data).local_codes_folder) == wanted
     again = make_data(tmp_path / "again")
-    local.encode_with_processes(partial(settings_of, again), "cpu", 2)
+    local.run_with_processes(loads(again), 2)
     assert contents(settings_of(again).local_codes_folder) == wanted
 
 
 def test_ranks_of_torchrun_meet_in_the_folder(data, wanted, tmp_path):
-    run_processes(lambda rank: torchrun.encode_rank(lambda: settings_of(data), "cpu"), 2, tmp_path)
+    run_processes(lambda rank: torchrun.run_rank(loads(data)), 2, tmp_path)
     assert contents(settings_of(data).local_codes_folder) == wanted
 
 
 def test_elements_of_an_array_finish_the_folder_in_any_order(data, wanted):
-    parts = [
-        slurm_array.encode_array_element(lambda: settings_of(data), "cpu", part, 3)
-        for part in (2, 0, 1)
-    ]
+    parts = [slurm_array.run_array_element(loads(data), part, 3) for part in (2, 0, 1)]
     assert parts == [False, False, True]
     assert contents(settings_of(data).local_codes_folder) == wanted
-    assert slurm_array.encode_array_element(lambda: settings_of(data), "cpu", 0, 3)
+    assert slurm_array.run_array_element(loads(data), 0, 3)
 
 
 def test_an_element_takes_its_part_from_slurm(data, monkeypatch):
     for name, value in (("ID", 6), ("MIN", 5), ("COUNT", 2)):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
-    assert not slurm_array.encode_array_element(lambda: settings_of(data), "cpu", None, None)
+    assert not slurm_array.run_array_element(loads(data), None, None)
     done = {path.stem for path in settings_of(data).local_codes_folder.glob("encoding/finished/*")}
     assert done == {"media.image.image-train-000001", "media.speech.speech-train-000001"}
 
@@ -97,11 +98,11 @@ def test_less_than_one_process_is_refused():
 def test_a_process_that_fails_says_why(data):
     (data / "media" / "image-train-000001.tar").unlink()
     with pytest.raises(OmniError, match="refers to image 'image-1-0', not in the media shards"):
-        local.encode_with_processes(partial(settings_of, data), "cpu", 2)
+        local.run_with_processes(loads(data), 2)
 
 
 def test_the_manifest_says_what_computed(data):
-    manifest = read_manifest(ensure_encoded(settings_of(data)))
+    manifest = read_manifest(ensure_codes(settings_of(data)))
     assert manifest["device"]
     assert manifest["computation"]["image"]["precision"] == "float32"
     assert manifest["samples"]["asr-train-000000.tar"] == 3

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 from encoding_data import CPU, contents, make_data, settings_of
 
-from lightning_omni.data.encoding.ensure_codes import ensure_encoded
-from lightning_omni.data.encoding.executors import ray_tasks
-from lightning_omni.data.encoding.plan import Step
+from lightning_omni.data.encoding.command import load_encoding_job
+from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.executors import ray_tasks
+from lightning_omni.jobs.steps import Step
 
 
 class RayError(Exception):
@@ -60,17 +61,18 @@ def data(tmp_path):
 
 def encode_with(ray, data, most=2):
     options = {"num_cpus": 1, "num_gpus": 0, "max_retries": 0}
-    ray_tasks._TaskDriver(ray, partial(settings_of, data), "cpu", options, most).run_plan()
+    load = partial(load_encoding_job, partial(settings_of, data), "cpu")
+    ray_tasks._TaskDriver(ray, load, options, most).run_job()
 
 
 def test_tasks_that_die_are_tried_again_and_write_the_same(data, tmp_path):
-    wanted = contents(ensure_encoded(settings_of(make_data(tmp_path / "other")), CPU))
+    wanted = contents(ensure_codes(settings_of(make_data(tmp_path / "other")), CPU))
     ray = InlineRay(dies=lambda job, number: number % 3 == 0)
     encode_with(ray, data)
     assert contents(settings_of(data).local_codes_folder) == wanted
     assert ray.most_at_once == 2
     encode_with(again := InlineRay(), data)
-    assert again.started == [None]
+    assert again.started == [0, "finish"]
 
 
 def test_a_shard_whose_tasks_always_die_is_given_up(data):

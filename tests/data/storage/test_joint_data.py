@@ -9,6 +9,7 @@ from test_commands import picture, write_corpus
 
 from data_prep.prepare_corpus import prepare_corpus
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
@@ -27,7 +28,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def codes(data):
     tokenizers = {n: resolve_pretrained("bundled", n) for n in NAMES}
-    return ensure_codes(data, device=torch.device("cpu"), **tokenizers)
+    return ensure_codes(EncodingSettings(data, **tokenizers), torch.device("cpu"))
 
 
 NAMES = ("image_tokenizer", "speech_tokenizer")

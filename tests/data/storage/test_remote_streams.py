@@ -8,6 +8,7 @@ from folders import batches, numbers, write_folder
 from servers import DROP, SHORT, UNAVAILABLE, WRONG_BYTES, serving
 
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.shard_index import read_index
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.data.storage.read_counts import sum_read_counts
@@ -96,7 +97,9 @@ def test_data_at_a_url_that_are_not_encoded_say_what_to_do(folder):
         pytest.raises(OmniError, match=r"are not encoded by these tokenizers.*encode"),
     ):
         ensure_codes(
-            parse_location(server.url),
-            image_tokenizer=resolve_pretrained("bundled", "image_tokenizer"),
-            speech_tokenizer=resolve_pretrained("bundled", "speech_tokenizer"),
+            EncodingSettings(
+                parse_location(server.url),
+                resolve_pretrained("bundled", "image_tokenizer"),
+                resolve_pretrained("bundled", "speech_tokenizer"),
+            )
         )

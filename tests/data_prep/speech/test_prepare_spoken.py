@@ -257,7 +257,7 @@ def test_it_trains_one_step(workplace, tmp_path):
         (["--synthesizer", "{folder}/other.yaml"], "cannot be built"),
         (["--synthesizer", "{folder}/silent.yaml"], "is no synthesizer"),
         (["--synthesizer", "{folder}/deaf.yaml"], "no sample of"),
-        (["--processes", "0"], "are 1 or more"),
+        (["--processes", "0"], "processes is 0"),
         (["--max-samples", "0"], "are 1 or more"),
         (["--out", "{folder}/full"], "is not empty and no data folder"),
     ],

@@ -1,4 +1,4 @@
-"""Do one step of a plan: read its source, write its output, record that it is finished."""
+"""Encoding as a job: its steps, each of which writes one file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from lightning_omni.data.encoding.code_index import CodeIndex, write_code_index
 from lightning_omni.data.encoding.code_store import Array, medium_digest, write_code_store
 from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
+from lightning_omni.data.encoding.manifest import write_manifest
 from lightning_omni.data.encoding.media_codes import encode_media_shard
 from lightning_omni.data.encoding.plan import (
     MEDIA,
@@ -19,8 +20,8 @@ from lightning_omni.data.encoding.plan import (
     REFERENCE_INDEX,
     REFERENCES,
     TASKS,
-    Plan,
-    Step,
+    make_plan,
+    write_or_check_plan,
 )
 from lightning_omni.data.encoding.references import (
     ReferenceIndex,
@@ -28,33 +29,44 @@ from lightning_omni.data.encoding.references import (
     write_references,
 )
 from lightning_omni.data.encoding.settings import EncodingSettings
-from lightning_omni.data.encoding.step_records import StepRecord, StepRecords
 from lightning_omni.data.encoding.task_shards import write_task_shard
-from lightning_omni.data.encoding.work_folder import partial_path, sync_to_disk, write_when_complete
+from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
 from lightning_omni.data.shard_index import index_path, write_index
+from lightning_omni.data.shards import MANIFEST
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.job import JobNames
+from lightning_omni.jobs.step_records import StepRecords
+from lightning_omni.jobs.steps import Step
+from lightning_omni.jobs.work_folder import partial_path, sync_to_disk, write_when_complete
+
+_NAMES = JobNames(
+    "encoding",
+    steps={MEDIA: "media shards", TASKS: "task shards"},
+    items={MEDIA: "media", TASKS: "samples"},
+)
 
 
-class StepRunner:
-    """Does the steps of a plan, one at a time.
+class EncodingJob:
+    """Turns the media of a data folder into codes.
 
     Args:
         settings: What encodes the folder.
-        tokenizers: The same, loaded.
-        plan: The plan.
-        report: Called with the number of media or samples done since it was last called.
+        device: Device of the tokenizers.
+
+    Raises:
+        OmniError: If something is missing.
     """
 
-    def __init__(
-        self,
-        settings: EncodingSettings,
-        tokenizers: LoadedTokenizers,
-        plan: Plan,
-        report: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        self.data, self.folder = settings.local_data, settings.local_codes_folder
-        self.tokenizers, self.plan, self.report = tokenizers, plan, report
-        self.records = StepRecords(self.folder)
+    def __init__(self, settings: EncodingSettings, device: torch.device) -> None:
+        self.settings, self.data = settings, settings.local_data
+        self.folder = settings.local_codes_folder
+        self.tokenizers = LoadedTokenizers(settings, device)
+        self.plan = make_plan(settings, self.tokenizers)
+        self.work = self.folder / WORK
+        self.records = StepRecords(self.folder, self.work)
+        self.names, self.array_kind = _NAMES, MEDIA
+        self.on_progress: Callable[[int], None] = lambda count: None
+        self._phases = self.plan.phases()
         self.runs_by_kind = {
             REFERENCES: self._write_references,
             REFERENCE_INDEX: self._write_reference_index,
@@ -63,8 +75,20 @@ class StepRunner:
             TASKS: self._write_task_shard,
         }
 
-    def run(self, step: Step) -> StepRecord:
-        """Do a step and record it; its output appears under its name only when it is complete.
+    def agree_on_plan(self) -> None:
+        """Write the plan into a folder that has none.
+
+        Raises:
+            PlanMismatchError: If the folder was begun by another plan.
+        """
+        write_or_check_plan(self.plan, self.folder)
+
+    def phase_steps(self, number: int) -> list[Step] | None:
+        """Return the steps of a phase; None behind the last."""
+        return self._phases[number] if number < len(self._phases) else None
+
+    def run_step(self, step: Step) -> int:
+        """Do a step and return the number of media or samples in its output.
 
         Raises:
             OmniError: If the shard was changed since the plan was made, or is damaged.
@@ -72,7 +96,23 @@ class StepRunner:
         source = self.data / step.source
         if step.source:
             self._check_source_size(source, step)
-        return self.records.write(step, self.runs_by_kind[step.kind](step, source))
+        return self.runs_by_kind[step.kind](step, source)
+
+    def finish(self) -> None:
+        """Write the manifest, after the shards are checked."""
+        write_manifest(self.settings, self.tokenizers, self.plan, self.records)
+
+    def is_complete(self) -> bool:
+        """Whether the folder has its manifest, which is written last."""
+        return (self.folder / MANIFEST).is_file()
+
+    def remove_work_folder(self) -> None:
+        """Remove what led to the codes."""
+        remove_work_folder(self.folder)
+
+    def explain(self, error: Exception) -> OmniError | None:
+        """Leave errors of the disk as they are."""
+        return None
 
     def close(self) -> None:
         """Close the tables that are open."""
@@ -106,15 +146,15 @@ class StepRunner:
             )
 
     def _write_references(self, step: Step, source: Path) -> int:
-        with write_when_complete(self.folder / step.output, self.folder) as partial:
+        with write_when_complete(self.folder / step.output, self.work) as partial:
             return write_references(partial, source)
 
     def _write_reference_index(self, step: Step, source: Path) -> int:
-        with write_when_complete(self.folder / step.output, self.folder) as partial:
+        with write_when_complete(self.folder / step.output, self.work) as partial:
             return write_reference_index(partial, self._output_paths(REFERENCES))
 
     def _write_code_index(self, step: Step, source: Path) -> int:
-        with write_when_complete(self.folder / step.output, self.folder) as partial:
+        with write_when_complete(self.folder / step.output, self.work) as partial:
             return write_code_index(partial, self._output_paths(MEDIA))
 
     def _encode_media_shard(self, step: Step, source: Path) -> int:
@@ -122,10 +162,10 @@ class StepRunner:
             encoded = encode_media_shard(source, step.stream, self.tokenizers, self.reference_index)
             for key, array in encoded:
                 yield medium_digest(step.stream, key), array
-                self.report(1)
+                self.on_progress(1)
 
         with (
-            write_when_complete(self.folder / step.output, self.folder) as partial,
+            write_when_complete(self.folder / step.output, self.work) as partial,
             partial.open("wb") as file,
             torch.inference_mode(),
             closing(encode_rows()) as media,
@@ -134,7 +174,7 @@ class StepRunner:
 
     def _write_task_shard(self, step: Step, source: Path) -> int:
         """Write a shard, its index first, so that a shard with its name has one."""
-        target, partial = self.folder / step.output, partial_path(step.output, self.folder)
+        target, partial = self.folder / step.output, partial_path(step.output, self.work)
         try:
             count = write_task_shard(partial, source, self.plan, self.code_index)
             sync_to_disk(partial)
@@ -144,5 +184,5 @@ class StepRunner:
         finally:
             partial.unlink(missing_ok=True)
             index_path(partial).unlink(missing_ok=True)
-        self.report(count)
+        self.on_progress(count)
         return count

@@ -1,49 +1,45 @@
-"""Encode one part of a folder, as an element of a Slurm array does."""
+"""Do one part of a job, as an element of a Slurm array does."""
 
 from __future__ import annotations
 
 import logging
 import os
 
-from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.processes import process_device
-from lightning_omni.data.encoding.worker import Worker, check_part_number
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.job import LoadJob
+from lightning_omni.jobs.worker import Worker, check_part_number
 
 log = logging.getLogger(__name__)
 
 _ID, _FIRST, _COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"
 
 
-def encode_array_element(
-    load: LoadSettings, device: str, part: int | None, parts: int | None
-) -> bool:
-    """Encode the media shards of one part; the last part to do so finishes the folder.
+def run_array_element(load: LoadJob, part: int | None, parts: int | None) -> bool:
+    """Do the steps of one part; the last part to do so completes the job.
 
-    Elements need not run at the same time: none waits for media shards of another.
+    Elements need not run at the same time: none waits for steps of another's own.
 
     Args:
-        load: Builds the settings.
-        device: auto, cpu, cuda or cuda:N.
+        load: Builds the job.
         part: Part, counted from 0; None for Slurm's.
         parts: Number of parts; None for Slurm's.
 
     Returns:
-        Whether the folder is complete.
+        Whether the job is complete.
 
     Raises:
         OmniError: If the part is none of the parts, or something is missing or damaged.
     """
     part, parts = _resolve_part(part, parts)
     check_part_number(part, parts)
-    worker = Worker(load(), process_device(device, 0), part=part, parts=parts)
+    worker = Worker(load(0), part=part, parts=parts)
     try:
-        if worker.is_complete() or worker.encode_folder(own_media_only=True):
-            log.info("the codes in %s are complete", worker.folder)
+        if worker.is_complete() or worker.run_job(is_array_element=True):
+            log.info("%s is complete", worker.job.names.title)
             return True
     finally:
         worker.close()
-    log.info("part %d of %d is done; the last part to finish completes the folder", part, parts)
+    log.info("part %d of %d is done; the last part to finish completes the work", part, parts)
     return False
 
 

@@ -1,8 +1,8 @@
-"""Claims: which process works on which shard, so that several divide a folder's work.
+"""Claims: which process works on which step, so that several divide a folder's work.
 
 A claim is a file with its owner's host, process and a random word, whose time the owner renews. It
 only saves work: outputs take their names in one step and are the same whoever writes them, so two
-processes on one shard do no harm. A claim is stale once its owner's process is gone, or, seen from
+processes on one step do no harm. A claim is stale once its owner's process is gone, or, seen from
 another host, once its time has not changed for a while by the watcher's own clock.
 """
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from lightning_omni.devices import AUTO, resolve_device
-
-_MOST_CORES = 8
+from lightning_omni.jobs.executors import local
 
 
 def process_device(name: str, index: int) -> torch.device:
@@ -33,8 +30,4 @@ def default_num_processes(name: str) -> int:
     device = resolve_device(name)
     if device.type == "cuda":
         return torch.cuda.device_count() if name in (AUTO, "cuda") else 1
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        cores = os.cpu_count() or 1
-    return min(cores, _MOST_CORES)
+    return local.default_num_processes()

@@ -1,4 +1,4 @@
-"""One line about an encoding's progress: shards, rate and time left."""
+"""One line about a job's progress: steps, rate and time left."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from lightning_omni.data.encoding.plan import MEDIA, TASKS, Step
-from lightning_omni.data.encoding.step_records import StepRecords
+from lightning_omni.jobs.job import JobNames
+from lightning_omni.jobs.step_records import StepRecords
+from lightning_omni.jobs.steps import Step
 
 log = logging.getLogger(__name__)
 
 EVERY_S = 20.0
 _ON_TERMINAL_S = 1.0
-_UNITS = {MEDIA: "media", TASKS: "samples"}
 
 
 class Progress:
@@ -24,30 +24,31 @@ class Progress:
 
     Args:
         records: What is finished.
+        names: Names of the job and its steps.
         is_shown: Whether this process shows anything.
     """
 
-    def __init__(self, records: StepRecords, *, is_shown: bool = True) -> None:
-        self.records, self.is_shown = records, is_shown
+    def __init__(self, records: StepRecords, names: JobNames, *, is_shown: bool = True) -> None:
+        self.records, self.names, self.is_shown = records, names, is_shown
         self.is_terminal = sys.stderr.isatty()
         self.every_s = _ON_TERMINAL_S if self.is_terminal else EVERY_S
         self.begin_phase([])
 
     def begin_phase(self, steps: Sequence[Step]) -> None:
         """Start with the steps of another phase."""
-        self.steps_of_kind, self.count, self.was_shown = steps, 0, False
+        self.steps, self.count, self.was_shown = steps, 0, False
         self.started = self.last = time.monotonic()
-        self.done_before = self._finished_bytes() if steps else 0
+        self.done_before = self._finished_size() if steps else 0
 
     def add_count(self, count: int) -> None:
-        """Count media or samples that this process has done."""
+        """Count items that this process has done."""
         self.count += count
         self.show_if_due()
 
     def show_if_due(self) -> None:
         """Show the line if it is time to."""
         now = time.monotonic()
-        if not self.is_shown or not self.steps_of_kind or now - self.last < self.every_s:
+        if not self.is_shown or not self.steps or now - self.last < self.every_s:
             return
         self.last, self.was_shown = now, True
         if self.is_terminal:
@@ -64,19 +65,20 @@ class Progress:
     def status_line(self, now: float) -> str:
         """Return what is finished, the rate of this process and the time left for all."""
         seconds = max(now - self.started, 1e-9)
-        done, total = self._finished_bytes(), sum(step.size for step in self.steps_of_kind)
-        finished = sum(self.records.find(step) is not None for step in self.steps_of_kind)
+        done, total = self._finished_size(), sum(step.size for step in self.steps)
+        finished = sum(self.records.find(step) is not None for step in self.steps)
         gained = done - self.done_before
-        kind = self.steps_of_kind[0].kind
-        words = [f"encoding: {finished} of {len(self.steps_of_kind)} {kind} shards"]
+        kind = self.steps[0].kind
+        steps = self.names.steps.get(kind, kind)
+        words = [f"{self.names.title}: {finished} of {len(self.steps)} {steps}"]
         if self.count:
-            words.append(f"{self.count / seconds:.1f} {_UNITS.get(kind, 'shards')}/s here")
+            words.append(f"{self.count / seconds:.1f} {self.names.items.get(kind, 'items')}/s here")
         if gained:
             words.append(f"{_format_duration((total - done) / gained * seconds)} left")
         return ", ".join(words)
 
-    def _finished_bytes(self) -> int:
-        return sum(step.size for step in self.steps_of_kind if self.records.find(step) is not None)
+    def _finished_size(self) -> int:
+        return sum(step.size for step in self.steps if self.records.find(step) is not None)
 
 
 def _format_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Which steps of an encoding are finished: a record for each, written behind its output."""
+"""Which steps of a job are finished: a record for each, written behind its output."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_omni.data.encoding.plan import Step
-from lightning_omni.data.encoding.work_folder import WORK, partial_path
 from lightning_omni.files import file_sha256
+from lightning_omni.jobs.steps import Step
+from lightning_omni.jobs.work_folder import partial_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class StepRecord:
     Attributes:
         size: Bytes of its output.
         sha256: Digest of its output.
-        count: Number of samples or media in it.
+        count: Number of items in it.
     """
 
     size: int
@@ -28,14 +28,15 @@ class StepRecord:
 
 
 class StepRecords:
-    """The records of a folder of codes.
+    """The records of a job.
 
     Args:
-        folder: Folder of codes.
+        folder: Folder of the outputs.
+        work: Work folder of the job.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder, self.work = folder, work
         self.known: dict[str, StepRecord] = {}
 
     def find(self, step: Step) -> StepRecord | None:
@@ -56,8 +57,8 @@ class StepRecords:
         output = self.folder / step.output
         record = StepRecord(output.stat().st_size, file_sha256(output), count)
         path = self._record_path(step)
-        path.parent.mkdir(exist_ok=True)
-        partial = partial_path(path.name, self.folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_path(path.name, self.work)
         content = {"size": record.size, "sha256": record.sha256, "count": record.count}
         partial.write_text(json.dumps(content))
         os.replace(partial, path)
@@ -70,4 +71,4 @@ class StepRecords:
         self.known.pop(step.name, None)
 
     def _record_path(self, step: Step) -> Path:
-        return self.folder / WORK / "finished" / f"{step.name}.json"
+        return self.work / "finished" / f"{step.name}.json"

@@ -1,4 +1,4 @@
-"""Encode with processes of this machine."""
+"""Do a job with processes of this machine."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ import os
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from lightning_omni.data.encoding.executors import LoadSettings
-from lightning_omni.data.encoding.executors.processes import default_num_processes, process_device
-from lightning_omni.data.encoding.worker import Worker
 from lightning_omni.errors import OmniError
+from lightning_omni.jobs.job import LoadJob
+from lightning_omni.jobs.worker import Worker
 
 log = logging.getLogger(__name__)
 
+_MOST_PROCESSES = 8
 
-def encode_with_processes(load: LoadSettings, device: str, processes: int | None) -> None:
-    """Encode a folder with so many processes; one that is killed leaves its shard to the others.
+
+def run_with_processes(load: LoadJob, processes: int) -> None:
+    """Do a job with so many processes; one that is killed leaves its step to the others.
 
     Args:
-        load: Builds the settings.
-        device: auto, cpu, cuda or cuda:N.
-        processes: Number of processes; None for one per GPU or core.
+        load: Builds the job.
+        processes: Number of processes.
 
     Raises:
-        OmniError: If a medium, shard or tokenizer is missing or damaged, or all processes end
-            before the folder is complete.
+        OmniError: If something is missing or damaged, or all processes end before the job is
+            complete.
     """
-    count = processes or default_num_processes(device)
-    if count == 1:
-        _encode_part(load, device, 0, 1)
+    if processes == 1:
+        _run_part(load, 0, 1)
         return
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     started: dict[Connection, BaseProcess] = {}
-    for part in range(count):
+    for part in range(processes):
         receiver, sender = context.Pipe(duplex=False)
-        given = (sender, load, device, part, count)
-        process: BaseProcess = context.Process(target=_encode_in_child_process, args=given)
+        given = (sender, load, part, processes)
+        process: BaseProcess = context.Process(target=_run_part_in_child_process, args=given)
         process.start()
         sender.close()
         started[receiver] = process
@@ -48,6 +47,15 @@ def encode_with_processes(load: LoadSettings, device: str, processes: int | None
         for process in started.values():
             process.terminate()
             process.join()
+
+
+def default_num_processes() -> int:
+    """Return one process per CPU core that this process may use, up to 8."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    return min(cores, _MOST_PROCESSES)
 
 
 def _wait_for_processes(running: dict[Connection, BaseProcess]) -> None:
@@ -68,30 +76,25 @@ def _wait_for_processes(running: dict[Connection, BaseProcess]) -> None:
             has_finished = True
     if not has_finished:
         raise OmniError(
-            "all processes have ended before the codes were complete; look above for the reason "
+            "all processes have ended before the work was complete; look above for the reason "
             "(code -9: out of memory), and start the command again, which goes on"
         )
 
 
-def _encode_in_child_process(
-    sender: Connection, load: LoadSettings, device: str, part: int, parts: int
-) -> None:
+def _run_part_in_child_process(sender: Connection, load: LoadJob, part: int, parts: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _encode_part(load, device, part, parts)
+        _run_part(load, part, parts)
     except OmniError as error:
         sender.send(str(error))
     else:
         sender.send("")
 
 
-def _encode_part(load: LoadSettings, device: str, part: int, parts: int) -> None:
-    settings = load()
-    worker = Worker(
-        settings, process_device(device, part), part=part, parts=parts, is_shown=part == 0
-    )
+def _run_part(load: LoadJob, part: int, parts: int) -> None:
+    worker = Worker(load(part), part=part, parts=parts, is_shown=part == 0)
     try:
         if not worker.is_complete():
-            worker.encode_folder()
+            worker.run_job()
     finally:
         worker.close()

@@ -1,0 +1,1 @@
+"""Convert a user's corpus to shards, piece by piece, on any number of processes."""

@@ -1,0 +1,40 @@
+"""The folder of a job's unfinished files, and how a file leaves it complete."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def write_when_complete(path: Path, work: Path) -> Iterator[Path]:
+    """Give a path to write that takes its name, on the disk, when it is complete.
+
+    Args:
+        path: File to be written.
+        work: Work folder of the job.
+    """
+    partial = partial_path(path.name, work)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        sync_to_disk(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(name: str, work: Path) -> Path:
+    """Return a path for an unfinished file that no other process has."""
+    home = work / "partial"
+    home.mkdir(parents=True, exist_ok=True)
+    return home / f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
