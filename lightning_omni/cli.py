@@ -183,7 +183,8 @@ def _verify_topology(args: list[str], steps: str) -> int:
     if not steps.isdigit():
         raise OmniError(f"--{TOPOLOGY} is '{steps}', wanted a number of steps such as 3")
     cli = build_cli(args[1:], run=False, with_trainer=False)
-    return 0 if verify_topology(args, cli.config.trainer.as_dict(), int(steps)) else 1
+    trainer = cli.config.trainer.as_dict()
+    return 0 if verify_topology(args, trainer, type(cli.model), int(steps)) else 1
 
 
 def _export(options: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 _CPU_FACTS = Path("/proc/cpuinfo")
+_DRIVER_FACTS = Path("/proc/driver/nvidia/version")
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -63,7 +65,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     """Return what a record says of a device: its name and, of a GPU, driver and peak memory.
 
     `device` is `cpu` or the GPU's name, `processor` the CPU's model, `threads` those of torch,
-    `cuda` the version of CUDA and `peak_memory_gb` the most that torch has allocated so far.
+    `driver` and `cuda` versions and `peak_memory_gb` the most that torch has allocated so far.
     """
     facts: dict[str, Any] = {
         "device": "cpu",
@@ -74,10 +76,19 @@ def device_facts(device: torch.device) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(device)
         facts |= {
             "device": properties.name,
+            "driver": driver_version(),
             "cuda": torch.version.cuda,
             "peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9,
         }
     return facts
+
+
+def driver_version() -> str | None:
+    """Return the version of NVIDIA's driver; None where the system does not tell it."""
+    if not _DRIVER_FACTS.is_file():
+        return None
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _DRIVER_FACTS.read_text().partition("\n")[0])
+    return None if found is None else found.group()
 
 
 def processor_name() -> str:

@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_omni import devices
 from lightning_omni.cli import build_cli, main
-from lightning_omni.devices import device_facts, resolve_device, training_accelerator
+from lightning_omni.devices import (
+    device_facts,
+    driver_version,
+    resolve_device,
+    training_accelerator,
+)
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.generation.omni import Omni
@@ -48,11 +54,17 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(Omni, "from_pretrained", told)
     monkeypatch.setattr(ImageTokenizer, "to", lambda _, device: told(device=device))
     monkeypatch.setattr(workload.Transformer, "to", lambda _, device: told(device=device))
-    described = "lightning_omni.studies.bench.command"
-    monkeypatch.setattr(f"{described}.describe", lambda **given: told(device=given["device"]))
+    bench = "lightning_omni.studies.bench.command.describe_machine"
+    monkeypatch.setattr(bench, lambda **given: told(device=given["device"]))
+    experiment = "lightning_omni.studies.experiments.command"
+    for name in ("check_variants", "plan_stages", "check_same_data", "variant_recipes"):
+        monkeypatch.setattr(f"{experiment}.{name}", lambda *_: [])
+    monkeypatch.setattr(f"{experiment}.provenance", lambda device: {})
+    monkeypatch.setattr(f"{experiment}.plan_trainings", lambda *_: ["a training"])
+    monkeypatch.setattr(f"{experiment}.run_training", told)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "experiment"])
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize(("named", "used"), [("cuda:1", "cuda:1"), ("auto", "cuda:0")])
 def test_the_device_reaches_what_computes(verb, named, used, two_gpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -101,6 +113,26 @@ def test_the_record_of_a_gpu_names_it(monkeypatch):
     facts = device_facts(torch.device("cuda", 0))
     assert facts["device"] == "A Card"
     assert facts["peak_memory_gb"] == 3.0
+    assert "driver" in facts
+
+
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19", "535.129.03"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95  Release\nGCC 13.3.0",
+            "580.95",
+        ),
+        ("nothing", None),
+    ],
+)
+def test_the_driver_is_read_from_the_system(monkeypatch, tmp_path, told, version):
+    (tmp_path / "version").write_text(told)
+    monkeypatch.setattr(devices, "_DRIVER_FACTS", tmp_path / "version")
+    assert driver_version() == version
+    monkeypatch.setattr(devices, "_DRIVER_FACTS", tmp_path / "none")
+    assert driver_version() is None
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import read_json_object
-from lightning_omni.nn.computation import computation_facts
+from lightning_omni.nn.computation import AttentionWatch, computation_facts
 
 RECORD = "provenance.json"
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -22,8 +23,9 @@ _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 class RunRecord(L.Callback):
     """Writes `<default_root_dir>/provenance.json`: an entry for each start of the run.
 
-    An entry holds what `provenance` returns, the steps, the layout of devices, and `precision` and
-    `attention` of the first matrix product after the start; the recipe's setting may differ.
+    An entry holds what `provenance` returns, the steps, the layout of devices, `precision` of the
+    first matrix product after the start, and all kernels of `attention`, at the end those of all
+    processes; the recipe's setting may differ.
 
     Attributes:
         entry: entry of this start; empty before its first step, and on all processes but the first.
@@ -33,11 +35,14 @@ class RunRecord(L.Callback):
         self.entry: dict[str, Any] = {}
         self._dtype: torch.dtype | None = None
         self._handles: list[RemovableHandle] = []
+        self._watch: AttentionWatch | None = None
+        self._kernels: set[str] = set()
         self._first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait for the first matrix product."""
         self.entry, self._first_step = {}, trainer.global_step
+        self._watch, self._kernels = AttentionWatch(pl_module), set()
         if trainer.is_global_zero:
             self._handles = [
                 module.register_forward_hook(self._observe)
@@ -60,12 +65,25 @@ class RunRecord(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write the entry after the first step, for runs that are interrupted."""
-        if trainer.is_global_zero and not self.entry:
+        """Write the entry when there is news, for runs that are interrupted."""
+        assert self._watch is not None  # noqa: S101
+        has_news = not self.entry or self._watch.kernels != self._kernels
+        if trainer.is_global_zero and has_news:
+            self._kernels = set(self._watch.kernels)
+            self._write(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the entry with the step of the checkpoint, at which another start may go on."""
+        if trainer.is_global_zero and self.entry:
             self._write(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the entry with the last step."""
+        assert self._watch is not None  # noqa: S101
+        self._watch.close()
+        self._kernels = _of_all_processes(self._watch.kernels, trainer.world_size)
         if trainer.is_global_zero and self.entry:
             self._write(trainer, pl_module)
 
@@ -78,12 +96,23 @@ class RunRecord(L.Callback):
             "nodes": trainer.num_nodes,
             "strategy": type(trainer.strategy).__name__,
             **provenance(trainer.strategy.root_device),
-            **computation_facts(module, dtypes),
+            **computation_facts(module, dtypes, self._kernels),
+            # the source tree may change meanwhile
+            **({"commit": self.entry["commit"]} if self.entry else {}),
         }
         path = Path(trainer.default_root_dir) / RECORD
         earlier = [entry for entry in read_record(path) if entry["first_step"] < self._first_step]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
+        partial = path.with_name(f".{path.name}.partial")  # a kill leaves the old record or the new
+        partial.write_text(json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
+        partial.replace(path)
+
+
+def _of_all_processes(kernels: set[str], count: int) -> set[str]:
+    parts: list[Any] = [kernels] * count
+    if count > 1:
+        dist.all_gather_object(parts, kernels)
+    return set().union(*parts)
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

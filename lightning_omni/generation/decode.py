@@ -41,6 +41,7 @@ class GeneratedPart:
         candidates: blank lengths that were tried, with the log-probability of the text.
         history: tokens of every step; None if not recorded.
         dtype: format of matrix products; None if no pass was needed.
+        kernels: kernels of attention, where they depend on the length of segments.
     """
 
     part: Part
@@ -53,6 +54,7 @@ class GeneratedPart:
     candidates: tuple[dict[str, Any], ...] = ()
     history: list[Change] | None = None
     dtype: torch.dtype | None = None
+    kernels: frozenset[str] = frozenset()
 
     def record(self) -> dict[str, Any]:
         """Return the JSON form."""

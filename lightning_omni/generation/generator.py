@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -38,6 +39,7 @@ from lightning_omni.generation.lengths import (
     rule_name,
     source_length,
 )
+from lightning_omni.nn.computation import AttentionWatch
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers import loop
 from lightning_omni.samplers.canvas import Canvas, Denoiser, in_blocks
@@ -61,6 +63,7 @@ class PartGenerator:
 
     Attributes:
         dtypes: formats of the matrix products of all passes so far.
+        kernels: kernels of attention of all passes so far, where they depend on lengths.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class PartGenerator:
         self.vocab, self.device = template.vocab, device
         self.ends = end_ids(self.vocab)
         self.dtypes: set[torch.dtype] = set()
+        self.kernels: set[str] = set()
         self.allowed = AllowedTokens(self.vocab, template.text, template.codebooks, device=device)
 
     @torch.inference_mode()
@@ -102,6 +106,20 @@ class PartGenerator:
         Raises:
             OmniError: If a length is not known, or a text with blanks is malformed.
         """
+        with closing(AttentionWatch(self.backbone)) as watch:
+            done = self._attempts(samples, part, config, seeds, on_step)
+        self.kernels |= watch.kernels
+        return [replace(one, kernels=frozenset(watch.kernels if one.dtype else ())) for one in done]
+
+    def _attempts(
+        self,
+        samples: list[Sample],
+        part: int,
+        config: GenerationConfig,
+        seeds: list[int],
+        on_step: StepHook | None,
+    ) -> list[GeneratedPart]:
+        """Generate every response until its answer ends or there have been enough attempts."""
         done: dict[int, GeneratedPart] = {}
         todo = list(range(len(samples)))
         for attempt in range(ATTEMPTS):

@@ -109,7 +109,7 @@ class Omni:
 
     def computation(self) -> dict[str, str]:
         """Return number formats and attention kernels of all answers so far, for records."""
-        return computation_facts(self.backbone, self.generator.dtypes)
+        return computation_facts(self.backbone, self.generator.dtypes, self.generator.kernels)
 
     @property
     def request_image_size(self) -> int | None:
@@ -301,7 +301,11 @@ class Omni:
             "seconds": seconds,
             "forwards": sum(one.forwards for one in generated.values()),
             "device": device_facts(self.device)["device"],
-            **computation_facts(self.backbone, filter(None, (p.dtype for p in generated.values()))),
+            **computation_facts(
+                self.backbone,
+                [p.dtype for p in generated.values() if p.dtype is not None],
+                {kernel for p in generated.values() for kernel in p.kernels},
+            ),
             "parts": {name: one.record() for name, one in generated.items()},
         }
         rate = self.speech_tokenizer.sample_rate

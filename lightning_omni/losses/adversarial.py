@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_omni.nn.codec.ranks import mean_over_ranks
+
 
 def hinge_discriminator(
     real: Float[Tensor, "*shape"], fake: Float[Tensor, "*shape"]
@@ -25,9 +27,13 @@ def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Floa
 
     Source: EnCodec, arXiv:2210.13438, equation 4.
     """
-    distances = [
-        F.l1_loss(b, a.detach()) / a.detach().abs().mean().clamp_min(1e-6)
+    pairs = [
+        (a.detach(), b)
         for scale_real, scale_fake in zip(real, fake, strict=True)
         for a, b in zip(scale_real, scale_fake, strict=True)
+    ]
+    sizes = mean_over_ranks(torch.stack([a.abs().mean() for a, _ in pairs]))
+    distances = [
+        F.l1_loss(b, a) / size.clamp_min(1e-6) for (a, b), size in zip(pairs, sizes, strict=True)
     ]
     return torch.stack(distances).mean()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_omni.nn.codec.mel_codec import FLOOR, MagnitudeSpectrum, mel_filters
+from lightning_omni.nn.codec.ranks import mean_over_ranks
 from lightning_omni.nn.cpu import without_autocast
 
 RESOLUTIONS = ((256, 40), (512, 64), (1024, 80), (2048, 100))
@@ -48,7 +49,7 @@ class MultiResolutionSpectralLoss(nn.Module):
             log_a, log_b = a.clamp_min(1e-3).log(), b.clamp_min(1e-3).log()
             terms.append(
                 F.l1_loss(*mel)
-                + 0.25 * F.l1_loss(a, b) / b.mean().clamp_min(1e-5)
+                + 0.25 * F.l1_loss(a, b) / mean_over_ranks(b.mean()).clamp_min(1e-5)
                 + 0.25 * F.l1_loss(log_a, log_b)
             )
         return torch.stack(terms).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -14,13 +15,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import SUMS_FILE
+from lightning_omni.modules.checksummed_writer import ChecksummedWriter, damaged_files
+
+log = logging.getLogger(__name__)
 
 PLAIN_FILE = "meta.pt"
 """What is no tensor, with a placeholder for each tensor."""
@@ -83,7 +88,8 @@ def shared_out(checkpoint: dict[str, Any], counterpart: Counterpart) -> dict[str
 class FolderWriter:
     """Writes checkpoints as folders that take their name when they are complete.
 
-    A folder is never written into twice: one of the same name is replaced.
+    A folder is never written into twice: one of the same name is replaced. `SHA256SUMS` in it
+    lists the checksums of its files.
 
     Args:
         is_asynchronous: Train on while the folder is written from copies. The one before is
@@ -111,7 +117,7 @@ class FolderWriter:
         plain = map_tensors(checkpoint, lambda path, value: _set_aside(tensors, path, value))
         if is_first:
             torch.save(plain, partial / PLAIN_FILE)
-        writer = FileSystemWriter(partial)
+        writer = ChecksummedWriter(partial)
         if not self.is_asynchronous:
             save(tensors, storage_writer=writer)
             if is_first:
@@ -169,10 +175,11 @@ def read_folder(
         has_processes: Whether the process group reads together; else this process alone.
 
     Raises:
-        OmniError: If the folder is incomplete.
+        OmniError: If the folder is incomplete, or a file differs from its checksum.
     """
     if not is_checkpoint_folder(folder):
         raise OmniError(f"'{folder}' is not a complete checkpoint; give another one")
+    _refuse_damaged(folder, has_processes=has_processes)
     # our own folder: the storage's index is a pickle, too
     plain = torch.load(folder / PLAIN_FILE, weights_only=False)
     reader = FileSystemReader(folder)
@@ -198,6 +205,29 @@ def read_folder(
         raise OmniError(f"'{folder}' is damaged ({error}); give another checkpoint") from error
     found: dict[str, Any] = _with_tensors(plain, targets)
     return found
+
+
+def _refuse_damaged(folder: Path, *, has_processes: bool) -> None:
+    """Compare a folder's files with their checksums before any is read.
+
+    Raises:
+        OmniError: On all processes, if a file that any of them looked at is damaged.
+    """
+    if not (folder / SUMS_FILE).is_file():
+        log.warning("'%s' has no %s, so damage in it is not noticed", folder, SUMS_FILE)
+        return
+    if has_processes:
+        parts: list[Any] = [None] * dist.get_world_size()
+        own = damaged_files(folder, share=(dist.get_rank(), len(parts)))
+        dist.all_gather_object(parts, own)
+    else:
+        parts = [damaged_files(folder)]
+    damaged = sorted({one for part in parts for one in part})
+    if damaged:
+        raise OmniError(
+            f"'{folder}' is damaged ({', '.join(damaged)}); give another checkpoint, or copy this "
+            "one again"
+        )
 
 
 def _set_aside(tensors: dict[str, Any], path: Keys, value: Tensor) -> dict[str, str]:

@@ -155,21 +155,31 @@ def attention_backend(device_type: str) -> str:
     return backend
 
 
-def attention_kernel(device_type: str, dtype: torch.dtype) -> str:
+def attention_kernel(device_type: str, dtype: torch.dtype, longest: int = 0) -> str:
     """Return the kernel that attends in a number format on a device.
 
     In half precision it is `attention_backend`'s; `bf16_attention` in bfloat16 on CPUs, where
-    segments longer than `MAX_BF16_LENGTH` are widened for `sdpa`; `sdpa` in other formats.
+    calls with segments of more than `MAX_BF16_LENGTH` keys are widened for `sdpa`; `sdpa` in
+    other formats.
 
     Args:
         device_type: `cpu`, `cuda` or another torch device type.
         dtype: Format of queries, keys and values.
+        longest: Keys of the longest segment of the call.
     """
     backend = attention_backend(device_type)
     if backend != "sdpa" and dtype in (torch.float16, torch.bfloat16):
         return backend
-    is_cpus = device_type == "cpu" and dtype is torch.bfloat16
+    is_cpus = device_type == "cpu" and dtype is torch.bfloat16 and longest <= MAX_BF16_LENGTH
     return bf16_attention.__name__ if is_cpus else "sdpa"
+
+
+def longest_segments(layout: SegmentLayout, key_layout: SegmentLayout) -> list[int]:
+    """Return the keys of the longest segment in each call that `segment_attention` makes."""
+    called = [key_layout]
+    if layout.isolation is not None and len(layout.isolation.fixed):
+        called.append(layout.isolation.fixed_layout)
+    return [max(each.lengths, default=0) for each in called]
 
 
 def segment_attention(
@@ -214,16 +224,25 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend with the kernel of the device."""
-    kernel = attention_kernel(query.device.type, query.dtype)
+    is_cpus = query.device.type == "cpu" and query.dtype is torch.bfloat16
+    longest = max(key_layout.lengths, default=0) if is_cpus else 0
+    kernel = attention_kernel(query.device.type, query.dtype, longest)
     return _KERNELS[kernel](query, key, value, layout, key_layout)
 
 
 def _in_bf16(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
-    """Attend on a CPU in bfloat16; long segments in float32, 4 times as fast."""
-    if max((*layout.lengths, *key_layout.lengths), default=0) <= MAX_BF16_LENGTH:
-        return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
+    """Attend on a CPU in bfloat16."""
+    return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
+) -> Tensor:
+    """Attend segment by segment; in bfloat16 on a CPU in float32, which is 4 times as fast."""
+    if query.device.type != "cpu" or query.dtype is not torch.bfloat16:
+        return _per_segment(query, key, value, layout, key_layout)
     with torch.autocast("cpu", enabled=False):
         query, key, value = (x.float() for x in (query, key, value))
         return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
@@ -301,6 +320,6 @@ _KERNELS = {
     "flash_attn": _flash,
     "varlen": _varlen,
     bf16_attention.__name__: _in_bf16,
-    "sdpa": _per_segment,
+    "sdpa": _sdpa,
 }
 """What `attention_kernel` names."""

@@ -14,6 +14,7 @@ import torch
 
 from lightning_omni.callbacks.batch_records import read_records
 from lightning_omni.errors import OmniError, check_within
+from lightning_omni.modules.tokenizer_training import TokenizerTraining
 
 FIRST_STEP, LATER_STEPS = 1e-5, 1e-3
 """Largest relative differences of losses in float32."""
@@ -21,19 +22,22 @@ _ONE_DEVICE = ("--trainer.strategy=auto", "--trainer.devices=1")
 Records = Mapping[int, Mapping[str, Any]]
 
 
-def verify_topology(args: Sequence[str], trainer: Mapping[str, Any], steps: int) -> bool:
+def verify_topology(
+    args: Sequence[str], trainer: Mapping[str, Any], model: type, steps: int
+) -> bool:
     """Train steps on one device and as the recipe says, and print both.
 
-    Both see the same packed batches: what n devices see at once, one sees one after the other and
-    accumulates. Nothing is kept of either.
+    Both see the same batches: what n devices see at once, one sees one after the other and
+    accumulates, or, if a tokenizer is trained, as one batch. Nothing is kept of either.
 
     Args:
         args: Arguments of `fit`.
         trainer: Trainer's section of the recipe.
+        model: Class of the recipe's module.
         steps: Number of steps.
 
     Returns:
-        Whether tokens and masks are equal and losses agree.
+        Whether batches and masks are equal and losses agree.
 
     Raises:
         OmniError: If the recipe has one device, or a run fails.
@@ -44,13 +48,17 @@ def verify_topology(args: Sequence[str], trainer: Mapping[str, Any], steps: int)
         raise OmniError("a run on one device has no other layout; give --trainer.devices 2 or more")
     accumulate = int(trainer.get("accumulate_grad_batches") or 1)
     found = []
+    joins, lasts = issubclass(model, TokenizerTraining), {"max_steps": steps}
+    if joins:  # steps count the updates of a critic, too
+        lasts = {"max_steps": 2 * steps, "max_epochs": 1, "limit_train_batches": steps}
     with tempfile.TemporaryDirectory() as folder:
+        accumulates = f"--trainer.accumulate_grad_batches={accumulate * devices}"
         layouts = {
-            "one": (*_ONE_DEVICE, f"--trainer.accumulate_grad_batches={accumulate * devices}"),
-            "several": (f"--trainer.devices={devices}",),
+            "one": ([*_ONE_DEVICE, *([] if joins else [accumulates])], devices if joins else 1),
+            "several": ([f"--trainer.devices={devices}"], 1),
         }
-        for name, layout in layouts.items():
-            _train_in_process(Path(folder) / name, [*args, *layout], steps)
+        for name, (layout, joined) in layouts.items():
+            _train_in_process(Path(folder) / name, [*args, *layout], lasts, joined=joined)
             found.append(read_records(Path(folder) / name))
     table, agrees = compare_runs(*found, batches_per_step=accumulate * devices)
     sys.stdout.write(f"1 device against {devices}, float32\n{table}\n")
@@ -77,30 +85,31 @@ def compare_runs(one: Records, several: Records, *, batches_per_step: int) -> tu
         batches_per_step: Batches that one update sees.
     """
     agrees = bool(one) and one.keys() == several.keys()
-    lines = ["step  loss (one)  loss (several)  difference  tokens  masks"]
     numbers = sorted(one.keys() & several.keys())
+    parts = [key for key in (one[numbers[0]] if numbers else ()) if key != "loss"]
+    lines = ["  ".join(["step  loss (one)  loss (several)  difference", *parts])]
     for start in range(0, len(numbers), batches_per_step):
         step = start // batches_per_step + 1
         group = numbers[start : start + batches_per_step]
         losses = [sum(run[n]["loss"] for n in group) / len(group) for run in (one, several)]
         difference = abs(losses[1] - losses[0]) / max(abs(losses[0]), 1e-12)
-        same = [all(one[n][k] == several[n][k] for n in group) for k in ("tokens", "masks")]
+        same = [all(one[n][key] == several[n][key] for n in group) for key in parts]
         is_near = difference <= (FIRST_STEP if step == 1 else LATER_STEPS)
         agrees = agrees and is_near and all(same)
-        words = ["equal" if is_same else "DIFFER" for is_same in same]
+        words = "".join(f"  {'equal' if is_same else 'DIFFER':<6}" for is_same in same)
         mark = "" if is_near else "  TOO LARGE"
-        lines.append(
-            f"{step:>4}  {losses[0]:>10.6f}  {losses[1]:>14.6f}  {difference:>10.1e}  "
-            f"{words[0]:<6}  {words[1]:<6}{mark}"
-        )
+        numerals = f"{losses[0]:>10.6f}  {losses[1]:>14.6f}  {difference:>10.1e}"
+        lines.append(f"{step:>4}  {numerals}{words}{mark}")
     lines.append("the layouts agree" if agrees else "the layouts DIFFER")
     return "\n".join(lines), agrees
 
 
-def _train_in_process(folder: Path, args: Sequence[str], steps: int) -> None:
+def _train_in_process(
+    folder: Path, args: Sequence[str], lasts: Mapping[str, int], *, joined: int
+) -> None:
     """Train in a process of its own, which starts those of further devices."""
     path = "lightning_omni.callbacks.batch_records.BatchRecords"
-    records = [{"class_path": path, "init_args": {"folder": str(folder)}}]
+    records = [{"class_path": path, "init_args": {"folder": str(folder), "joined": joined}}]
     settings = {
         "callbacks": json.dumps(records),
         "logger": "false",
@@ -108,7 +117,7 @@ def _train_in_process(folder: Path, args: Sequence[str], steps: int) -> None:
         "enable_progress_bar": "false",
         "enable_model_summary": "false",
         "limit_val_batches": 0,
-        "max_steps": steps,
+        **lasts,
         "num_nodes": 1,
         "precision": "32-true",
         "default_root_dir": folder,

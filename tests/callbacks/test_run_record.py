@@ -18,6 +18,7 @@ from lightning_omni.nn import segments
 from lightning_omni.nn.attention import GroupedQueryAttention
 from lightning_omni.nn.codec.conv import SpatialAttention
 from lightning_omni.nn.computation import computation_facts
+from lightning_omni.nn.cpu import MAX_BF16_LENGTH
 from lightning_omni.nn.segments import SegmentLayout
 
 
@@ -32,18 +33,20 @@ class Attending(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         x = batch[0].to(self.attention.q_proj.weight.dtype)
-        layout = SegmentLayout.from_lengths((3, 2), device=x.device)
-        return self.attention(x, torch.ones(5, 8), torch.zeros(5, 8), layout).float().sum()
+        tokens = len(x)
+        layout = SegmentLayout.from_lengths((tokens - 2, 2), device=x.device)
+        angles = torch.ones(tokens, 8), torch.zeros(tokens, 8)
+        return self.attention(x, *angles, layout).float().sum()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def run(folder, max_steps=2, ckpt_path=None, **options):
+def run(folder, max_steps=2, ckpt_path=None, lengths=(5, 5), own=(), **options):
     callback = RunRecord()
     trainer = L.Trainer(
         default_root_dir=folder,
-        callbacks=[callback],
+        callbacks=[callback, *own],
         max_steps=max_steps,
         accelerator="cpu",
         logger=False,
@@ -52,7 +55,8 @@ def run(folder, max_steps=2, ckpt_path=None, **options):
         **options,
     )
     module = Attending()
-    trainer.fit(module, DataLoader(torch.randn(2, 5, 16), num_workers=0), ckpt_path=ckpt_path)
+    batches = [torch.randn(length, 16) for length in lengths]
+    trainer.fit(module, DataLoader(batches, num_workers=0), ckpt_path=ckpt_path)
     return trainer, module
 
 
@@ -107,6 +111,41 @@ def test_training_is_recorded_with_the_format_and_the_kernel_that_ran(
     assert line == f"steps 0 to 2 on 1 x cpu, {precision}, attention by {entry['attention']}"
 
 
+LONG = MAX_BF16_LENGTH + 3
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize(
+    ("lengths", "kernels"),
+    [
+        ((5, 5), "bf16_attention"),
+        ((LONG, LONG), "sdpa"),
+        ((5, LONG), "bf16_attention, sdpa"),
+        ((LONG, 5), "bf16_attention, sdpa"),
+    ],
+)
+def test_long_segments_are_recorded_with_the_kernel_that_they_get(tmp_path, ran, lengths, kernels):
+    if segments.attention_backend("cpu") != "sdpa":
+        pytest.skip("flash-attn takes all lengths")
+    _, module = run(tmp_path, lengths=lengths, precision="bf16-true")
+    (entry,) = read_record(tmp_path / "provenance.json")
+    assert entry["attention"] == kernels == ", ".join(sorted(name for _, name in ran))
+    assert not module.attention._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_run_that_is_interrupted_has_recorded_all_kernels_so_far(tmp_path):
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 1:
+                raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        run(tmp_path, lengths=(5, LONG, 5), precision="bf16-true", own=[Stop()], max_steps=3)
+    (entry,) = read_record(tmp_path / "provenance.json")
+    assert entry["attention"] == "bf16_attention, sdpa"
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_a_resumed_run_has_an_entry_for_each_start_and_a_new_run_one(tmp_path):
     trainer, _ = run(tmp_path, precision="32-true")
@@ -137,6 +176,18 @@ def test_an_answer_is_recorded_with_the_format_and_the_kernel_that_ran(ran, prec
     assert {(record["precision"], record["attention"])} == ran
     assert record["precision"] == {"auto": "float32"}.get(precision, precision)
     assert omni.computation() == {k: record[k] for k in ("precision", "attention")}
+
+
+def test_an_answer_to_a_long_request_is_recorded_with_the_kernel_of_long_segments(ran):
+    if segments.attention_backend("cpu") != "sdpa":
+        pytest.skip("flash-attn takes all lengths")
+    omni = Omni.bundled()
+    for text, kernels in (("what is it?", "bf16_attention"), ("what is it? " * 300, "sdpa")):
+        ran.clear()
+        answer = omni.generate("tqa", text=text, num_steps=1, precision="bfloat16")
+        assert answer.record["attention"] == kernels
+        assert {name for _, name in ran} == {kernels}
+    assert omni.computation()["attention"] == "bf16_attention, sdpa"
 
 
 def test_what_has_no_attention_has_no_kernel():

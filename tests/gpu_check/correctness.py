@@ -117,12 +117,24 @@ def check_devices(o: Options) -> dict[str, Any]:
                 "ratio_range": (0.3, 1.0),
             },
         },
+        "selective recomputation": {"recompute": "selective"},
+        "complements of masks, weights by modality": {
+            "prepare": lambda batch, rng: PROJECT.complementary(batch),
+            "weights": {name: 0.5 + n for n, name in enumerate(PROJECT.sizes)},
+        },
+        "features for tokens": {
+            "shape": {**SMALL, "continuous_dim": 8},
+            "prepare": lambda batch, rng: PROJECT.with_features(batch, 8, rng),
+        },
     }
+    for name in PROJECT.schedules():
+        cases[f"schedule {name}"] = {"schedules": [name] * len(PROJECT.sizes)}
     for name, case in cases.items():
         rng = torch.Generator().manual_seed(1)
         batch = PROJECT.batch(
             PROJECT.sizes, [packed_lengths(150, 20, 40, rng) for _ in range(2)], 160, rng
         )
+        batch = case.pop("prepare", lambda batch, rng: batch)(batch, rng)
         for bf16 in (False, True):
             torch.manual_seed(0)
             given = {"shape": SMALL, **case}

@@ -285,7 +285,11 @@ def pretend() -> SimpleNamespace:
         given = {f.name: getattr(b, f.name) for f in dataclasses.fields(b)}
         return type(b)(
             **{
-                n: Pretended(x) if isinstance(x, torch.Tensor) and n not in host else x
+                n: Pretended(x)
+                if isinstance(x, torch.Tensor) and n not in host
+                else batch(x)
+                if dataclasses.is_dataclass(x)
+                else x
                 for n, x in given.items()
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 import tempfile
@@ -67,14 +68,18 @@ class Project:
         sizes: dict[str, int],
         shape: dict[str, Any],
         *,
-        recompute: bool = False,
+        recompute: bool | str = False,
         masking: str = "counted",
+        schedules: tuple[str, ...] = (),
+        weights: dict[str, float] | None = None,
         features: dict[str, int] | None = None,
         process_options: dict[str, Any] | None = None,
     ) -> Any:
         """The LightningModule of the joint stages, outside of a trainer."""
         process = need("lightning_omni.diffusion.forward_process:ForwardProcess")
         linear = need("lightning_omni.diffusion.schedule:Linear")
+        given = {name: linear() for name in sizes}
+        given |= dict(zip(sizes, map(self.schedule, schedules), strict=False))
         build = need("lightning_omni.modules.masked_diffusion:MaskedDiffusionModule")
         import torch
 
@@ -90,12 +95,12 @@ class Project:
             lambda size, spans: self.backbone(size, spans, shape),
             features or {},
             process(
-                {name: linear() for name in sizes},
+                given,
                 masking={"counted": "fixed_count"}.get(masking, masking),
                 tail_pad_ratio=0.6,
                 **(process_options or {}),
             ),
-            dict.fromkeys(sizes, 1.0),
+            weights or dict.fromkeys(sizes, 1.0),
             torch.optim.AdamW,
             0.01,
             2,
@@ -104,6 +109,36 @@ class Project:
             956,
             recompute_activations=recompute,
         )
+
+    def schedule(self, name: str) -> Any:
+        """A noise schedule by the name of its class."""
+        cls = need(f"lightning_omni.diffusion.schedule:{name}")
+        linear = need("lightning_omni.diffusion.schedule:Linear")
+        given = {"Polynomial": (0.5,), "Shifted": (linear(), 2.0)}
+        return cls(*given.get(name, ()))
+
+    def schedules(self) -> list[str]:
+        """The names of all noise schedules."""
+        schedule = need("lightning_omni.diffusion.schedule:NoiseSchedule")
+        return [cls.__name__ for cls in schedule.__subclasses__()]
+
+    def complementary(self, batch: Any) -> Any:
+        """The same batch, with the complement of every other sample's mask."""
+        import torch
+
+        index = batch.sample_index
+        return dataclasses.replace(
+            batch, sample_index=torch.where(index % 2 == 0, index, -1 - index)
+        )
+
+    def with_features(self, batch: Any, width: int, rng: Any) -> Any:
+        """The same batch, with features in the place of its first two tokens of each prompt."""
+        import torch
+
+        features = need("lightning_omni.types:ContinuousFeatures")
+        at = (~batch.maskable & (batch.positions < 2)).nonzero().squeeze(1)
+        given = features(at, torch.randn(len(at), width, generator=rng))
+        return dataclasses.replace(batch, continuous=given)
 
     def batch(
         self, sizes: dict[str, int], lengths: list[list[int]], row_length: int, rng: Any

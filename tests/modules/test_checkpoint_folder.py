@@ -1,6 +1,8 @@
 """A checkpoint as a folder: whole or refused, replaced at once, awaited when written meanwhile."""
 
+import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from several_processes import run_processes
 from lightning_omni.callbacks.export_checkpoint import is_checkpoint, read_weights, write_recipe
 from lightning_omni.cli_trainer import check_checkpoint
 from lightning_omni.errors import OmniError
+from lightning_omni.files import SUMS_FILE
 from lightning_omni.modules.checkpoint_folder import (
     PLAIN_FILE,
     FolderWriter,
@@ -63,6 +66,54 @@ def test_what_is_not_whole_is_refused(folder):
     assert not is_checkpoint_folder(folder)
     with pytest.raises(OmniError, match="not a complete checkpoint"):
         read_folder(folder, has_processes=False)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", PLAIN_FILE, SUMS_FILE])
+def test_a_damaged_file_is_refused_by_name_before_anything_is_read(folder, name, damage):
+    if damage is Path.unlink and name in (".metadata", PLAIN_FILE, SUMS_FILE):
+        pytest.skip("no checkpoint at all, or one of an earlier version")
+    damage(folder / name)
+    with pytest.raises(OmniError, match="is damaged") as caught:
+        read_folder(folder, has_processes=False)
+    assert name in str(caught.value)
+
+
+def test_the_list_of_checksums_is_that_of_sha256sum(folder):
+    assert {line.split("  ")[1] for line in (folder / SUMS_FILE).read_text().splitlines()} == {
+        path.name for path in folder.iterdir() if path.name != SUMS_FILE
+    }
+    subprocess.run(["sha256sum", "--check", "--quiet", SUMS_FILE], cwd=folder, check=True)
+
+
+def test_a_folder_of_an_earlier_version_has_no_list_and_is_read_with_a_warning(folder, caplog):
+    (folder / SUMS_FILE).unlink()
+    assert read_folder(folder, has_processes=False)["global_step"] == 7
+    assert f"has no {SUMS_FILE}" in caplog.text
+
+
+def refused(rank, folder):
+    """What a process is told; each looks at some files only."""
+    with pytest.raises(OmniError) as caught:
+        read_folder(folder)
+    return str(caught.value)
+
+
+def test_all_processes_refuse_what_one_of_them_finds(folder, tmp_path):
+    flip(folder / "__0_0.distcp")
+    told = run_processes(partial(refused, folder=folder), 2, tmp_path, joins=True)
+    assert told[0] == told[1]
+    assert "__0_0.distcp differs from its checksum in" in told[0]
 
 
 def test_a_checkpoint_without_its_run_or_of_noise_is_refused(tmp_path):

@@ -265,4 +265,6 @@ def test_the_kernel_follows_from_the_device_and_what_is_installed(
 )
 def test_the_format_decides_beside_the_device(monkeypatch, backend, device, dtype, kernel):
     monkeypatch.setattr(segments, "attention_backend", lambda kind: backend)
-    assert attention_kernel(device, dtype) == kernel
+    assert attention_kernel(device, dtype) == attention_kernel(device, dtype, 1024) == kernel
+    is_widened = kernel == "bf16_attention"
+    assert attention_kernel(device, dtype, 1025) == ("sdpa" if is_widened else kernel)

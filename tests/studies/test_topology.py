@@ -7,6 +7,7 @@ import pytest
 
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
+from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.studies.topology import compare_runs, count_devices, verify_topology
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -36,7 +37,7 @@ def test_devices_are_counted(given, count):
 
 def test_one_device_and_nonsense_are_refused(monkeypatch, capsys):
     with pytest.raises(OmniError, match=r"give --trainer\.devices 2"):
-        verify_topology([], {"devices": 1}, 2)
+        verify_topology([], {"devices": 1}, MaskedDiffusionModule, 2)
     assert main(["fit", "--verify_topology", "many"]) == 2
     assert "wanted a number of steps" in capsys.readouterr().err
     assert main(["fit", "--verify_topology"]) == 2
@@ -45,10 +46,22 @@ def test_one_device_and_nonsense_are_refused(monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("workplace")
-def test_a_recipe_on_two_devices_agrees_with_one(beside, capsys, monkeypatch):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    ("name", "compared"),
+    [
+        ("stage3", 2),
+        ("image_tokenizer", 1),
+        ("speech_tokenizer", 1),
+        ("speech_tokenizer_seanet", 1),
+    ],
+)
+def test_a_recipe_on_two_devices_agrees_with_one(
+    beside, capsys, monkeypatch, name, compared, strategy
+):
     beside("image_tokenizer", "speech_tokenizer")
     monkeypatch.setenv("PYTHONPATH", str(RECIPES.parent))
-    recipe = ["--config", str(RECIPES / "debug/stage3.yaml")]
-    strategy = ["--config", str(RECIPES / "strategy/fsdp2.yaml"), "--trainer.devices", "2"]
-    assert main(["fit", *recipe, *strategy, "--verify_topology", "2"]) == 0
-    assert capsys.readouterr().out.count("equal") == 4
+    recipe = ["--config", str(RECIPES / f"debug/{name}.yaml"), "--trainer.accelerator", "cpu"]
+    layout = ["--config", str(RECIPES / f"strategy/{strategy}.yaml"), "--trainer.devices", "2"]
+    assert main(["fit", *recipe, *layout, "--verify_topology", "5"]) == 0, capsys.readouterr()
+    assert capsys.readouterr().out.count("equal") == 5 * compared

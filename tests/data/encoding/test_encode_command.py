@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from encoding_data import contents, make_data, settings_of
 
 from lightning_omni.cli import main
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
+from lightning_omni.tokenizers.image import ImageTokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -29,6 +31,21 @@ def test_the_codes_are_those_that_training_finds(data, tmp_path):
     assert encode("stage2.yaml", "--executor", "torchrun") == 2  # not started by torchrun
 
 
+@pytest.mark.parametrize(("named", "used"), [("cuda:1", "cuda:1"), ("cuda", "cuda:0")])
+def test_the_device_reaches_the_tokenizers(data, named, used, monkeypatch):
+    class ReachedError(Exception):
+        """A tokenizer was told a device."""
+
+    def told(tokenizer, device):
+        raise ReachedError(str(device))
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ImageTokenizer, "to", told)
+    with pytest.raises(ReachedError, match=used):
+        encode("stage2.yaml", "--processes", "1", "--device", named)
+
+
 def test_an_array_is_run_part_by_part(data):
     for part in ("1", "0"):
         array = ("--executor", "slurm-array", "--part", part, "--parts", "2")
@@ -43,6 +60,8 @@ def test_an_array_is_run_part_by_part(data):
         ("stage2.yaml", ("--executor", "slurm"), "slurm"),
         ("stage2.yaml", ("--process", "2"), "did you mean 'processes'"),
         ("stage2.yaml", ("--processes", "0"), "processes is 0, wanted at least 1"),
+        ("stage2.yaml", ("--device", "gpu1"), "device is 'gpu1', wanted auto, cpu, cuda or cuda:N"),
+        ("stage2.yaml", ("--device", "cuda:9"), "device is 'cuda:9' but torch sees"),
         ("debug/stage3.yaml", (), "no image tokenizer in"),
     ],
 )

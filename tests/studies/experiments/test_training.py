@@ -87,6 +87,25 @@ def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, mo
     assert not planned.is_done
 
 
+@pytest.mark.parametrize(
+    ("device", "wanted"),
+    [
+        ("cpu", ["--trainer.accelerator", "cpu"]),
+        ("cuda:1", ["--trainer.accelerator", "gpu", "--trainer.devices", "[1]"]),
+    ],
+)
+def test_a_training_runs_on_the_device_that_was_asked_for(tmp_path, monkeypatch, device, wanted):
+    class Done:
+        returncode = 0
+
+    ran = []
+    monkeypatch.setattr(
+        training.subprocess, "run", lambda command, **_: ran.append(command) or Done
+    )
+    assert training._run_fit(tmp_path, None, 0, torch.device(device)) == 0
+    assert ran[0][-len(wanted) :] == wanted
+
+
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     runs = []
 
