@@ -17,12 +17,12 @@ class KeySet:
     def __init__(self, path: Path) -> None:
         self._table = create_private_table(path, "keys (kind, key, PRIMARY KEY (kind, key))")
 
-    def add(self, kind: str, key: str) -> bool:
+    def add_key(self, kind: str, key: str) -> bool:
         """Add a key and return whether it is new."""
         done = self._table.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (kind, key))
         return done.rowcount == 1
 
-    def has(self, kind: str, key: str) -> bool:
+    def has_key(self, kind: str, key: str) -> bool:
         """Return whether a key was added."""
         found = self._table.execute("SELECT 1 FROM keys WHERE kind = ? AND key = ?", (kind, key))
         return found.fetchone() is not None

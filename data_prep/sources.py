@@ -76,7 +76,7 @@ class Provenance:
     used: dict[str, dict[str, str]] = field(default_factory=dict)
     fallbacks: list[str] = field(default_factory=list)
 
-    def record(self, source: PackageSource, version: str) -> None:
+    def record_source(self, source: PackageSource, version: str) -> None:
         """Record a package that was used."""
         self.used[source.name] = {**asdict(source), "version": version}
 
@@ -115,7 +115,7 @@ class Sources:
         if not (folder / "package.json").is_file():
             self._check_can_download("npm", source)
             _unpack_npm(source, folder)
-        self.provenance.record(source, source.version)
+        self.provenance.record_source(source, source.version)
         return folder
 
     def deb_folder(self, name: str) -> Path:
@@ -129,7 +129,7 @@ class Sources:
         if not (folder / "VERSION").is_file():
             self._check_can_download("apt-get", source)
             _unpack_deb(source, folder)
-        self.provenance.record(source, (folder / "VERSION").read_text("utf-8").strip())
+        self.provenance.record_source(source, (folder / "VERSION").read_text("utf-8").strip())
         return folder
 
     def pip_folder(self, name: str) -> Path:
@@ -145,7 +145,7 @@ class Sources:
                 f"Python package '{source.name}' is not installed; run pip install "
                 f"'lightning-omni[prep]'"
             )
-        self.provenance.record(source, metadata.version(source.name))
+        self.provenance.record_source(source, metadata.version(source.name))
         return Path(spec.submodule_search_locations[0])
 
     def _check_can_download(self, tool: str, source: PackageSource) -> None:

@@ -62,12 +62,12 @@ class StreamedCollection:
             sample,
             lambda part: (
                 (part.modality, part.key) in given
-                or self._keys.has(f"media {part.modality}", str(part.key))
+                or self._keys.has_key(f"media {part.modality}", str(part.key))
             ),
         )
         for medium in media:
             self._add_medium(split, medium)
-        if not self._keys.add(f"tasks {sample.task}", sample.key):
+        if not self._keys.add_key(f"tasks {sample.task}", sample.key):
             return
         self.counts[sample.task] += 1
         waiting = self._waiting.setdefault(sample.task, {})
@@ -86,7 +86,7 @@ class StreamedCollection:
 
     def _add_medium(self, split: str, medium: MediaFile) -> None:
         check_key(medium.key)
-        if not self._keys.add(f"media {medium.modality}", medium.key):
+        if not self._keys.add_key(f"media {medium.modality}", medium.key):
             return
         if medium.modality not in self._media:
             self._media[medium.modality] = ShardStream(

@@ -60,7 +60,7 @@ def build_world(preset: Preset, sources: Sources) -> BuiltWorld:
     )
     preset = _keep_loaded_styles(preset, sprites)
     world = preset.world
-    hold_out = HoldOut.choose(
+    hold_out = HoldOut.choose_combinations(
         objects=world.objects,
         inks=world.inks if "ink" in world.families else (),
         backgrounds=world.backgrounds,

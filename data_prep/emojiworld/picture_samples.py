@@ -28,7 +28,7 @@ _TASKS_OF_SPLIT = {
 
 def scene_media_file(scene: Scene, sprites: SpriteSheet, image_size: int) -> MediaFile:
     """Return the image of a scene, rendered when it is written."""
-    source, licence = sprites.licence(scene.placed[0].look)
+    source, licence = sprites.source_and_licence(scene.placed[0].look)
     return MediaFile(
         key=f"scene-{sha1_hex(scene.pixel_key())[:20]}",
         modality="image",

@@ -30,7 +30,7 @@ class HoldOut:
     keys: frozenset[Key]
 
     @classmethod
-    def choose(
+    def choose_combinations(
         cls,
         *,
         objects: Sequence[str],

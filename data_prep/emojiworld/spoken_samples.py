@@ -277,7 +277,7 @@ def clip_media_file(clip: Clip) -> MediaFile:
     source, licence = voice_source_and_licence(clip.voice)
     info = {"text": clip.text, "voice": clip.voice, "source": source, "licence": licence}
     return MediaFile(
-        clip.key, "speech", "flac", {**info, "duration_s": clip.duration_s()}, clip.read
+        clip.key, "speech", "flac", {**info, "duration_s": clip.duration_s()}, clip.read_flac
     )
 
 

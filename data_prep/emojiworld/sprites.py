@@ -87,7 +87,7 @@ class SpriteSheet:
             self._resized[look, word, size] = resized
         return self._resized[look, word, size]
 
-    def licence(self, look: str) -> tuple[str, str]:
+    def source_and_licence(self, look: str) -> tuple[str, str]:
         """Return source and licence of a look."""
         style = self.styles.get(look) or self._glyphs or next(iter(self.styles.values()))
         return style.source, style.licence

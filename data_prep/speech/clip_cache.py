@@ -54,13 +54,13 @@ class Clip:
         key = sha1_hex("clip", _VERSION, text, voice)[:24]
         return cls(key, text, voice, folder / voice / key[:2] / f"{key}.flac")
 
-    def read(self) -> bytes:
+    def read_flac(self) -> bytes:
         """Return the bytes of the FLAC file."""
         return self.path.read_bytes()
 
     def duration_s(self) -> float:
         """Return the length in seconds."""
-        info = soundfile.info(io.BytesIO(self.read()))
+        info = soundfile.info(io.BytesIO(self.read_flac()))
         return float(info.frames / SAMPLE_RATE)
 
 

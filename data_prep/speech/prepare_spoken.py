@@ -128,7 +128,7 @@ def _write_split_shards(
         if has_pictures:
             for path in shard_paths(speaker.data / "media", "image", split):
                 for key in read_shard_keys(path):
-                    keys.add("media image", key)
+                    keys.add_key("media image", key)
             speaker.add_split(split, collection, None)
         else:
             with closing(PictureTable(speaker.data, split, tables[1])) as pictures:

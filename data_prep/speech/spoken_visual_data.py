@@ -75,7 +75,7 @@ class _PlannedSample:
     answer_line: SpokenLine | None
 
     @property
-    def lines(self) -> list[SpokenLine]:
+    def spoken_lines(self) -> list[SpokenLine]:
         """Lines of the sample, in the order in which they are said."""
         return [line for line in (self.request_line, self.answer_line) if line is not None]
 
@@ -149,11 +149,11 @@ class SpokenVisualBuilder:
                 if isinstance(planned, LeftOut):
                     counts[planned.rule] += 1
                     continue
-                seconds = list(islice(remaining, len(planned.lines)))
+                seconds = list(islice(remaining, len(planned.spoken_lines)))
                 if rule := _synthesis_failure_rule(seconds):
                     counts[rule] += 1
                     continue
-                lengths = zip(planned.lines, seconds, strict=True)
+                lengths = zip(planned.spoken_lines, seconds, strict=True)
                 media = [self._clip_media_file(line, float(length)) for line, length in lengths]
                 sample = _make_spoken_sample(planned, media)
                 shown = [] if pictures is None else [_find_picture(pictures, planned, path)]
@@ -193,7 +193,9 @@ class SpokenVisualBuilder:
             self.options.config, self.synthesizer, line.voice
         )
         info = {"text": line.text, "voice": line.voice, "source": source, "licence": licence}
-        return MediaFile(clip.key, "speech", "flac", {**info, "duration_s": seconds}, clip.read)
+        return MediaFile(
+            clip.key, "speech", "flac", {**info, "duration_s": seconds}, clip.read_flac
+        )
 
 
 def _texts_to_speak(sample: Sample) -> tuple[str, ...] | LeftOut:
@@ -216,7 +218,7 @@ def _split_into_batches(
 
 
 def _batch_lines(batch: list[_PlannedSample | LeftOut]) -> list[SpokenLine]:
-    return [line for one in batch if isinstance(one, _PlannedSample) for line in one.lines]
+    return [line for one in batch if isinstance(one, _PlannedSample) for line in one.spoken_lines]
 
 
 def _synthesis_failure_rule(seconds: list[float | str]) -> str | None:

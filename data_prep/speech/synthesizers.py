@@ -108,7 +108,7 @@ def find_flite(sources: Sources) -> Flite:
     """
     if shutil.which("flite"):
         flite = Flite("flite", None)
-        sources.provenance.record(DEB_SOURCES["flite"], "from PATH")
+        sources.provenance.record_source(DEB_SOURCES["flite"], "from PATH")
     else:
         program = sources.deb_folder("flite") / "usr" / "bin" / "flite"
         libraries = sorted((sources.deb_folder("libflite") / "usr" / "lib").glob("*/libflite.so.1"))

@@ -31,7 +31,7 @@ class LaneReader:
         """Where the next sample is."""
         return self.turn, self.offset
 
-    def advance(self) -> None:
+    def skip_sample(self) -> None:
         """Pass over the next sample without reading it."""
         self.offset += 1
         if self.offset == self.reader.order.pool_size(self._pool_number(self.turn)):
@@ -40,7 +40,7 @@ class LaneReader:
     def __next__(self) -> tuple[str, dict[str, bytes], Location]:
         """Return key, files and shard of the next sample."""
         sample = self.read_at(self.cursor)
-        self.advance()
+        self.skip_sample()
         return sample
 
     def read_at(self, cursor: Cursor) -> tuple[str, dict[str, bytes], Location]:

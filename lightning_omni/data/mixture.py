@@ -111,7 +111,7 @@ class MixtureLane:
         task = choose_next_task(self.mixture.tasks, self.served)
         drawn = DrawnSample(self.draws, task, *self.lanes[task].cursor)
         self.draws += 1
-        self.lanes[task].advance()
+        self.lanes[task].skip_sample()
         return drawn
 
     def render(self, drawn: DrawnSample) -> list[Indexed]:
@@ -167,7 +167,7 @@ class PackedLanes:
                 yield batch, {**source.position(), "waiting": left}
             drawn = source.draw_sample()
             for copy, item in enumerate(source.render(drawn)):
-                packer.add(item, (drawn, copy))
+                packer.add_sequence(item, (drawn, copy))
 
 
 def choose_next_task(weights: dict[str, float], served: dict[str, int]) -> str:

@@ -62,7 +62,7 @@ class Packer(Generic[Tag]):
         """Whether no sequence is left."""
         return not any(self._rows)
 
-    def add(self, item: Indexed, tag: Tag) -> None:
+    def add_sequence(self, item: Indexed, tag: Tag) -> None:
         """Put a sequence into the fullest row that has room for it, or let it wait.
 
         Raises:
@@ -88,7 +88,7 @@ class Packer(Generic[Tag]):
         self.pending = [tag for _, tag in late]
         self._open_rows()
         for item, tag in late:
-            self.add(item, tag)
+            self.add_sequence(item, tag)
 
     def emit(self) -> Batch:
         """Return the batch, and begin the next one with the sequences that wait."""
@@ -137,7 +137,7 @@ def pack_stream(
         lookahead=lookahead,
     )
     for item in stream:
-        packer.add(item, None)
+        packer.add_sequence(item, None)
         if packer.is_full:
             yield packer.emit()
     while not packer.is_empty:
@@ -174,7 +174,7 @@ def collate_rows(
         modality=concatenate_column("modality"),
         tasks=torch.tensor([s.task for s in sequences]),
         sample_index=torch.tensor([index for index, _ in flat]),
-        cu_seqlens=torch.from_numpy(_padded(offsets)),
+        cu_seqlens=torch.from_numpy(_pad_offsets(offsets)),
         lengths=tuple(lengths),
         host_tasks=tuple(s.task for s in sequences),
         num_maskable=int(maskable.sum()),
@@ -184,7 +184,7 @@ def collate_rows(
     )
 
 
-def _padded(offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+def _pad_offsets(offsets: NDArray[np.int64]) -> NDArray[np.int32]:
     """Repeat the last of N + 1 offsets until there are a multiple of `SEGMENTS` of segments."""
     surplus = -(len(offsets) - 1) % SEGMENTS
     return np.pad(offsets, (0, surplus), mode="edge").astype(np.int32)

@@ -325,9 +325,9 @@ def test_an_empty_turn_and_a_name_with_a_zero_byte_are_unusable():
 
 def test_a_set_of_keys_keeps_kinds_apart(tmp_path):
     keys = KeySet(tmp_path / "keys")
-    assert keys.add("a", "1")
-    assert not keys.add("a", "1")
-    assert keys.add("b", "1")
-    assert keys.has("b", "1")
-    assert not keys.has("b", "2")
+    assert keys.add_key("a", "1")
+    assert not keys.add_key("a", "1")
+    assert keys.add_key("b", "1")
+    assert keys.has_key("b", "1")
+    assert not keys.has_key("b", "2")
     keys.close()

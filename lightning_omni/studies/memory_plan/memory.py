@@ -14,6 +14,7 @@ from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.optim.muon import AT_ONCE
 from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.studies.memory_plan.parameters import count_parameters
 
 OptimizerKind = Literal["adamw", "fused_adamw", "muon"]
 _FLOAT32 = 4  # bytes
@@ -118,7 +119,7 @@ def estimate_device_memory(network: Transformer, load: DeviceLoad) -> DeviceMemo
     weights = count_parameters(network) * load.weights.itemsize // load.num_shards
     optimizer = optimizer_bytes(network, load) // load.num_shards
     ema = weights if load.has_ema else 0
-    block = sum(p.numel() for p in network.blocks[0].parameters())
+    block = count_parameters(network.blocks[0])
     root = count_parameters(network) - block * len(network.blocks)
     if load.is_sharded:
         gathered = (root + 2 * block) * load.products.itemsize
@@ -216,11 +217,6 @@ def loss_bytes(network: Transformer, load: DeviceLoad) -> int:
     has_features = len(network.embedding.spans) > 0  # codebook embeddings are added to a copy
     temporary = max(is_cast * head * product + logits, head * stream)
     return states + head * exact + has_features * head * stream + temporary
-
-
-def count_parameters(network: torch.nn.Module | None) -> int:
-    """Return the number of parameters of a network, shared ones counted once; 0 for None."""
-    return 0 if network is None else sum(p.numel() for p in network.parameters())
 
 
 def _muon_matrices(network: Transformer) -> list[torch.Tensor]:

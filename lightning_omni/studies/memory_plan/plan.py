@@ -18,6 +18,7 @@ from lightning_omni.studies.memory_plan.memory import (
     estimate_device_memory,
     optimizer_bytes,
 )
+from lightning_omni.studies.memory_plan.parameters import count_parameters_by_part
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
@@ -74,21 +75,6 @@ def plan_joint_model(
         "advice": "" if fits else _smallest_fitting_change(network, load, usable_gb),
         **_plan_time(module, load, trainer, options),
     }
-
-
-def count_parameters_by_part(network: Transformer) -> dict[str, int]:
-    """Return the number of parameters by part; a tied head counts 0."""
-    embedding = network.embedding
-    is_tied = embedding.head.weight is embedding.tokens.weight
-    parts = {
-        "embedding": embedding.tokens.weight.numel(),
-        "head": 0 if is_tied else embedding.head.weight.numel(),
-        "blocks": sum(p.numel() for p in network.blocks.parameters()),
-    }
-    if network.feature_projector is not None:
-        parts["projector"] = sum(p.numel() for p in network.feature_projector.parameters())
-    total = sum(p.numel() for p in network.parameters())
-    return {**parts, "other": total - sum(parts.values()), "total": total}
 
 
 def find_optimizer_kind(module: MaskedDiffusionModule) -> OptimizerKind:

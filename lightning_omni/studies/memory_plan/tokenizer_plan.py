@@ -14,7 +14,7 @@ from lightning_omni.losses.adversarial import feature_matching, hinge_generator
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.studies.memory_plan.live_memory import LiveMemory
-from lightning_omni.studies.memory_plan.memory import count_parameters
+from lightning_omni.studies.memory_plan.parameters import count_parameters
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 
 TokenizerModule = ImageTokenizerModule | SpeechTokenizerModule

@@ -12,7 +12,7 @@ INKS = [f"ink{i}" for i in range(8)]
 
 
 def hold_out(objects, inks, share, *, has_pairs=True):
-    return HoldOut.choose(
+    return HoldOut.choose_combinations(
         objects=objects,
         inks=inks,
         backgrounds=["white", "pink", "gray"],

@@ -25,7 +25,7 @@ from lightning_omni.studies.memory_plan.memory import (
     optimizer_bytes,
     update_bytes,
 )
-from lightning_omni.studies.memory_plan.plan import count_parameters_by_part
+from lightning_omni.studies.memory_plan.parameters import count_parameters_by_part
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_trainer_settings
 from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
