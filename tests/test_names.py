@@ -73,9 +73,9 @@ ALLOWED = {
     "upper_bound": "the best value of a metric, no likelihood",
     "upper_bound_rule": "the rule of an upper bound",
     "SHIPPED": "the alias of `bundled`",
-    "_place_one": "puts sprites on a canvas",
-    "_place_many": "puts sprites on a canvas",
-    "_place_pair": "puts sprites on a canvas",
+    "_place_sprite": "puts sprites on a canvas",
+    "_place_sprite_copies": "puts sprites on a canvas",
+    "_place_sprite_pair": "puts sprites on a canvas",
 }
 """Names with a private word in another sense, and the reason."""
 OLD_CHOICES = {"bound", "counted", "own"}

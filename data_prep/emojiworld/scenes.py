@@ -173,20 +173,20 @@ def _draw_scene(
         other = rng.choice([w for w in world.objects if w != word and sprites.has_sprite(style, w)])
         relation = rng.choice(RELATIONS)
         content = SceneContent("pair", (word, other), background, relation=relation)
-        return Scene(content, style, _place_pair(world, rng, style, content))
+        return Scene(content, style, _place_sprite_pair(world, rng, style, content))
     if family == "count":
         content = SceneContent("count", (word,), background, count=rng.randint(1, _MAX_COUNT))
-        return Scene(content, style, _place_many(world, rng, style, content))
+        return Scene(content, style, _place_sprite_copies(world, rng, style, content))
     if family == "ink":
         ink = rng.choice([ink for ink in world.inks if ink != background])
         content = SceneContent("ink", (word,), background, ink=ink)
-        return Scene(content, "silhouette", _place_one(world, rng, ink, word))
+        return Scene(content, "silhouette", _place_sprite(world, rng, ink, word))
     return Scene(
-        SceneContent("one", (word,), background), style, _place_one(world, rng, style, word)
+        SceneContent("one", (word,), background), style, _place_sprite(world, rng, style, word)
     )
 
 
-def _place_one(
+def _place_sprite(
     world: SceneParameters, rng: random.Random, look: str, word: str
 ) -> tuple[PlacedSprite, ...]:
     size = rng.randint(*world.sprite_size)
@@ -196,7 +196,7 @@ def _place_one(
     return (PlacedSprite(look, word, x, y, size),)
 
 
-def _place_many(
+def _place_sprite_copies(
     world: SceneParameters, rng: random.Random, look: str, content: SceneContent
 ) -> tuple[PlacedSprite, ...]:
     """Place the copies in different quarters of the canvas."""
@@ -212,7 +212,7 @@ def _place_many(
     )
 
 
-def _place_pair(
+def _place_sprite_pair(
     world: SceneParameters, rng: random.Random, look: str, content: SceneContent
 ) -> tuple[PlacedSprite, ...]:
     half = world.image_size // 2

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_omni.studies.bench.machine import synchronize
 from lightning_omni.studies.bench.peak_memory import measure_peak_mb
 from lightning_omni.studies.bench.sampling import RequestShape, sample_with_this_package
-from lightning_omni.studies.bench.timing import time_alternating
+from lightning_omni.studies.bench.timing import synchronize, time_alternating
 from lightning_omni.studies.bench.training_steps import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lightning_omni.devices import device_facts
-from lightning_omni.studies.bench.timing import time_alternating
+from lightning_omni.studies.bench.timing import synchronize, time_alternating
 
 _COPIED_BYTES = 256 * 2**20
 
@@ -57,9 +57,3 @@ def describe_machine(*, dim: int, device: str, repeats: int) -> dict[str, Any]:
         "gemm_gflops_per_s": rates,
         "copy_gb_per_s": measure_copy_rate(device=device, repeats=repeats),
     }
-
-
-def synchronize(device: str) -> None:
-    """Wait for what a GPU still computes, so that wall times are those of the work."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

@@ -19,8 +19,7 @@ from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.loop import sample
 from lightning_omni.studies.bench import transformers_peer as peers
-from lightning_omni.studies.bench.machine import synchronize
-from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
+from lightning_omni.studies.bench.timing import paired_ratio, synchronize, time_alternating
 from lightning_omni.studies.bench.workload import Shape, make_network, make_position_ids
 
 IMAGE_IDS = 8192

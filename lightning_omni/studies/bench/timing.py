@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -54,3 +56,9 @@ def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float]:
         return ratios[0], 0.0
     low, _, high = statistics.quantiles(ratios, n=4)
     return statistics.median(ratios), (high - low) / 2
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a GPU still computes, so that wall times are those of the work."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

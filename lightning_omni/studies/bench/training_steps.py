@@ -14,8 +14,8 @@ from lightning_omni.diffusion.objective import weighted_nll
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.bench import transformers_peer as peers
-from lightning_omni.studies.bench.machine import measure_gemm_rate, synchronize
-from lightning_omni.studies.bench.timing import paired_ratio, time_alternating
+from lightning_omni.studies.bench.machine import measure_gemm_rate
+from lightning_omni.studies.bench.timing import paired_ratio, synchronize, time_alternating
 from lightning_omni.studies.bench.workload import (
     Samples,
     Shape,
