@@ -65,7 +65,7 @@ def write_shard_table(
         for number, piece in enumerate(pieces):
             tally.add(read_tally(piece))
             for row in read_rows(piece):
-                if keys.add(row.kind, row.key):
+                if keys.add_key(row.kind, row.key):
                     division.add(row.kind, row.key, (number, row.start, row.size))
         division.finish()
         table.execute("CREATE TABLE facts (counts TEXT, tally TEXT)")
