@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lightning_omni.moved import install
+from lightning_omni.old_names import install_finder
 
 if TYPE_CHECKING:
     from lightning_omni.generation.config import GenerationConfig
     from lightning_omni.generation.omni import Omni
     from lightning_omni.generation.request import Infill
 
-install()
+install_finder()
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "Infill", "Omni", "__version__"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lightning_omni import __version__
+from lightning_omni.cli_completion import completion_script
 from lightning_omni.cli_help import (
     ENCODE,
     EXPORT,
@@ -23,23 +24,21 @@ from lightning_omni.cli_help import (
     TOPOLOGY,
     TRAINER_VERBS,
     VERBS,
-    completion,
-    options_of,
     usage,
     verb_help,
+    verb_options,
 )
+from lightning_omni.cli_messages import add_suggestion, fold_message
 from lightning_omni.cli_options import (
-    arguments_in,
+    argument_names_in,
     inline_options,
     inline_recipes,
-    one_line,
     rename_options,
     rename_verb,
     take_option,
-    with_suggestion,
 )
-from lightning_omni.errors import OmniError, did_you_mean, sentence_behind
-from lightning_omni.files import check_free
+from lightning_omni.errors import OmniError, did_you_mean, find_user_error
+from lightning_omni.files import check_folder_is_free
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -68,27 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = rename_verb(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        shown = _help(args)
+        shown = _help_without_running(args)
         if shown is None:
-            return _run(args[0], args)
+            return _run_verb(args[0], args)
         sys.stdout.write(shown)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except Exception as error:
-        message = explain(error)
+        message = explain_error(error)
         if message is None:
             if os.environ.get(TRACEBACK):
                 raise
-            message = (
-                f"{type(error).__name__}: {one_line(str(error))} (set {TRACEBACK}=1 to see where)"
-            )
+            line = fold_message(str(error))
+            message = f"{type(error).__name__}: {line} (set {TRACEBACK}=1 to see where)"
         sys.stderr.write(f"error: {message}\n")
         return 2
     return 0
 
 
-def _help(args: list[str]) -> str | None:
+def _help_without_running(args: list[str]) -> str | None:
     """Return what is printed without running a verb; None if a verb is to be run.
 
     Raises:
@@ -99,7 +97,7 @@ def _help(args: list[str]) -> str | None:
     if args[0] == "--version":
         return f"lightning_omni {__version__}\n"
     if args[0] == "--print_completion":
-        return completion(args[1] if len(args) > 1 else "")
+        return completion_script(args[1] if len(args) > 1 else "")
     if args[0] not in VERBS:
         raise OmniError(
             f"unknown verb '{args[0]}'{did_you_mean(args[0], VERBS)}; choose one of "
@@ -108,50 +106,50 @@ def _help(args: list[str]) -> str | None:
     return verb_help(args[0]) if any(arg in _HELP for arg in args[1:]) else None
 
 
-def explain(error: Exception) -> str | None:
+def explain_error(error: Exception) -> str | None:
     """Return one line about a mistake of the user or a fault of the machine; else None.
 
     A parser wraps the errors of constructors in its own, so causes are inspected too.
     """
-    if (sentence := sentence_behind(error)) is not None:
-        return one_line(str(sentence), _MAX_SENTENCE)
+    if (sentence := find_user_error(error)) is not None:
+        return fold_message(str(sentence), _MAX_SENTENCE)
     if isinstance(error, ModuleNotFoundError):
-        return _missing_package(error)
+        return _explain_missing_package(error)
     if isinstance(error, UnicodeDecodeError):
         return f"a file that should be text is not UTF-8 ({error})"
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        return one_line(f"the checkpoint is of another model than the recipe's: {error}")
+        return fold_message(f"the checkpoint is of another model than the recipe's: {error}")
     if isinstance(error, OSError):
         about = f"'{error.filename}'" if error.filename else type(error).__name__
-        return f"cannot use {about} ({error.strerror or one_line(str(error))})"
+        return f"cannot use {about} ({error.strerror or fold_message(str(error))})"
     if type(error).__name__ == "MisconfigurationException":
-        return one_line(str(error))
+        return fold_message(str(error))
     return None
 
 
-def _missing_package(error: ModuleNotFoundError) -> str:
+def _explain_missing_package(error: ModuleNotFoundError) -> str:
     package = str(error.name).partition(".")[0]
     extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
     what = f"lightning_omni[{extra}]" if extra else package
     return f"the package '{package}' is not installed; run pip install '{what}'"
 
 
-def _run(verb: str, args: list[str]) -> int:
+def _run_verb(verb: str, args: list[str]) -> int:
     from lightning_omni.nn.cpu import keep_freed_memory
 
     keep_freed_memory()
     if verb == FIT and (steps := take_option(args, TOPOLOGY)) is not None:
-        return _verify_topology(args, steps)
+        return _run_verify_topology(args, steps)
     if verb in TRAINER_VERBS:
         build_cli(args)
     elif verb == PLAN:
-        _plan(args[1:])
+        _run_plan(args[1:])
     elif verb == ENCODE:
         from lightning_omni.cli_encode import encode_recipe
 
         encode_recipe(args[1:])
     elif verb == EXPORT:
-        _export(parse_options(verb, args[1:]))
+        _run_export(parse_options(verb, args[1:]))
     elif verb == INSPECT and len(args) > 1 and not args[1].startswith("-"):
         _import_function(verb)(**parse_options(verb, ["--data", *args[1:]]))
     elif verb in FUNCTION_VERBS:
@@ -163,7 +161,7 @@ def _run(verb: str, args: list[str]) -> int:
     return 0
 
 
-def _plan(args: list[str]) -> None:
+def _run_plan(args: list[str]) -> None:
     """Build a recipe on the meta device and print its costs."""
     import torch
 
@@ -176,7 +174,7 @@ def _plan(args: list[str]) -> None:
     plan(cli.model, cli.datamodule, cli.config.trainer.as_dict(), options)
 
 
-def _verify_topology(args: list[str], steps: str) -> int:
+def _run_verify_topology(args: list[str], steps: str) -> int:
     """Return 0 if a recipe's layout trains as one device does, else 1."""
     from lightning_omni.studies.topology import verify_topology
 
@@ -187,22 +185,22 @@ def _verify_topology(args: list[str], steps: str) -> int:
     return 0 if verify_topology(args, trainer, type(cli.model), int(steps)) else 1
 
 
-def _export(options: dict[str, Any]) -> None:
+def _run_export(options: dict[str, Any]) -> None:
     """Export a model's folder, or a checkpoint with the recipe that its run wrote down."""
     from lightning_omni.callbacks.export_checkpoint import (
         export_checkpoint,
         is_checkpoint,
-        write_recipe,
+        write_recipe_of_checkpoint,
     )
 
     model, export = Path(options["model"]), _import_function(EXPORT)
     if not is_checkpoint(model):
         export(**options)
         return
-    check_free(options["output"])
+    check_folder_is_free(options["output"])
     with tempfile.TemporaryDirectory() as folder:
         recipe, exported = Path(folder) / "recipe.yaml", Path(folder) / "export"
-        write_recipe(model, recipe)
+        write_recipe_of_checkpoint(model, recipe)
         cli = build_cli(["--config", str(recipe)], run=False, with_trainer=False)
         export_checkpoint(model, cli.model, cli.datamodule, exported)
         export(**{**options, "model": exported})
@@ -214,14 +212,14 @@ def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
     Raises:
         OmniError: If an option is unknown, wrong or missing.
     """
-    parser, known = parser_of(verb)
+    parser, known = build_parser(verb)
     options = parser.parse_args(inline_options(verb, rename_options(args, known), known))
     options.pop("config", None)
     arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
     return arguments
 
 
-def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
+def build_parser(verb: str) -> tuple[ArgumentParser, list[str]]:
     """Return the parser of a function's options, and their names."""
     from jsonargparse import ArgumentParser
 
@@ -230,7 +228,7 @@ def parser_of(verb: str) -> tuple[ArgumentParser, list[str]]:
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             """Turn a parser's message into one line."""
-            raise OmniError(with_suggestion(one_line(message), known))
+            raise OmniError(add_suggestion(fold_message(message), known))
 
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
@@ -266,5 +264,5 @@ def build_cli(
 
     verb = args[0] if run else PLAN
     inlined = inline_recipes(verb, args)
-    known = [*(option.name for option in options_of(verb)), *arguments_in(inlined)]
+    known = [*(option.name for option in verb_options(verb)), *argument_names_in(inlined)]
     return OmniCLI(inlined, known, run=run, with_trainer=with_trainer, options=options)

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentParser
 
-from lightning_omni.cli_help import ENCODE, options_of
-from lightning_omni.cli_options import arguments_in, inline_recipes
+from lightning_omni.cli_help import ENCODE, verb_options
+from lightning_omni.cli_options import argument_names_in, inline_recipes
 from lightning_omni.cli_trainer import OmniCLI
 from lightning_omni.data.encoding.command import encode
 from lightning_omni.data.encoding.options import EncodeOptions
@@ -42,18 +42,18 @@ def encode_recipe(args: Sequence[str]) -> None:
     Raises:
         OmniError: If the recipe or an option is wrong, or something is missing or damaged.
     """
-    config = _parse(tuple(args)).config
+    config = _parse_recipe(tuple(args)).config
     options = EncodeOptions(**{f.name: config[f.name] for f in fields(EncodeOptions)})
-    encode(partial(recipe_settings, tuple(args)), options)
+    encode(partial(encoding_settings_of_recipe, tuple(args)), options)
 
 
-def recipe_settings(args: tuple[str, ...]) -> EncodingSettings:
+def encoding_settings_of_recipe(args: tuple[str, ...]) -> EncodingSettings:
     """Return the data folder and tokenizers of a recipe.
 
     Raises:
         OmniError: If the recipe is none of the joint model.
     """
-    data = _parse(args).datamodule
+    data = _parse_recipe(args).datamodule
     if not isinstance(data, OmniData):
         raise OmniError(
             f"the recipe's data are {type(data).__name__}; give a recipe of the joint model, such "
@@ -63,7 +63,7 @@ def recipe_settings(args: tuple[str, ...]) -> EncodingSettings:
 
 
 @lru_cache(maxsize=1)
-def _parse(args: tuple[str, ...]) -> Any:
+def _parse_recipe(args: tuple[str, ...]) -> Any:
     inlined = inline_recipes(ENCODE, args)
-    known = [*(option.name for option in options_of(ENCODE)), *arguments_in(inlined)]
+    known = [*(option.name for option in verb_options(ENCODE)), *argument_names_in(inlined)]
     return _RecipeData(inlined, known, run=False, with_trainer=False, options=EncodeOptions)

@@ -9,8 +9,7 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_omni.errors import OmniError
-from lightning_omni.signatures import Option, module_named, signature_of
+from lightning_omni.signatures import Option, find_source_module, read_signature
 
 TRAINER, PLAN, PREP_DATA, EXPORT, FIT = "trainer", "plan", "prep-data", "export", "fit"
 INSPECT, ENCODE = "inspect", "encode"
@@ -48,7 +47,7 @@ VERBS = {
     "evaluate": Verb(
         "measure",
         "Score an exported model on the nine tasks.",
-        f"{_OURS}evaluation.run",
+        f"{_OURS}evaluation.command",
         "evaluate",
     ),
     "evaluate-infilling": Verb(
@@ -157,7 +156,6 @@ _VERIFY = Option(
     "Train so many steps on one device and on the recipe's, compare tokens, masks and losses, "
     "and exit with 1 if they differ; nothing else is done.",
 )
-_SHELLS = ("bash", "zsh")
 _NAME_WIDTH = 24
 
 
@@ -177,16 +175,18 @@ def usage() -> str:
 
 
 @functools.cache
-def options_of(verb: str) -> tuple[Option, ...]:
+def verb_options(verb: str) -> tuple[Option, ...]:
     """Return the options of a verb."""
     if verb == PREP_DATA:
         return _argparse_options(VERBS[verb].module)
     own = (
-        signature_of(VERBS[verb].module, VERBS[verb].function).options if VERBS[verb].module else ()
+        read_signature(VERBS[verb].module, VERBS[verb].function).options
+        if VERBS[verb].module
+        else ()
     )
     if verb in FUNCTION_VERBS:
         return (*own, _CONFIG, _PRINT)
-    trainer = signature_of("lightning.pytorch.trainer.trainer", "Trainer").options
+    trainer = read_signature("lightning.pytorch.trainer.trainer", "Trainer").options
     settings = [
         Option(f"trainer.{o.name}", o.kind, "", o.note.partition(". ")[0].rstrip(".") + ".")
         for o in trainer
@@ -197,7 +197,7 @@ def options_of(verb: str) -> tuple[Option, ...]:
 
 def verb_help(verb: str) -> str:
     """Return the help of a verb."""
-    options = options_of(verb)
+    options = verb_options(verb)
     required = [option for option in options if option.default is None]
     rest = [option for option in options if option.default is not None]
     words = " ".join(f"--{option.name} {option.kind}" for option in required)
@@ -205,9 +205,15 @@ def verb_help(verb: str) -> str:
     lines = [f"usage: lightning_omni {verb} {start} [options]", "", VERBS[verb].summary]
     for title, shown in (("required", required), ("options", rest)):
         if shown:
-            lines += ["", f"{title}:", *(line for option in shown for line in _lines(option))]
+            lines += [
+                "",
+                f"{title}:",
+                *(line for option in shown for line in _option_lines(option)),
+            ]
     if verb == PREP_DATA:
-        shown_layouts = (_lines(Option(name, "", "", note)) for name, note in layouts().items())
+        shown_layouts = (
+            _option_lines(Option(name, "", "", note)) for name, note in corpus_layouts().items()
+        )
         lines += ["", "layouts of --corpus:"]
         lines += [line.replace("--", "", 1) for layout in shown_layouts for line in layout]
     if any("CLASS" in option.kind for option in options):
@@ -219,7 +225,7 @@ def verb_help(verb: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layouts() -> dict[str, str]:
+def corpus_layouts() -> dict[str, str]:
     """Return the first sentence of each layout of a corpus by its name, without importing it."""
     import ast
     import importlib.util
@@ -234,7 +240,7 @@ def layouts() -> dict[str, str]:
     return found
 
 
-def _lines(option: Option) -> list[str]:
+def _option_lines(option: Option) -> list[str]:
     head = f"  --{option.name} {option.kind}".rstrip()
     not_shown = (None, "", "None")
     shown = f" (default: {option.default})" if option.default not in not_shown else ""
@@ -245,52 +251,21 @@ def _lines(option: Option) -> list[str]:
     return [head, *(" " * _NAME_WIDTH + line for line in note)]
 
 
-def completion(shell: str) -> str:
-    """Return a script that completes verbs and options; values are completed as file names.
-
-    Raises:
-        OmniError: If the shell is not one of bash and zsh.
-    """
-    if shell not in _SHELLS:
-        raise OmniError(f"--print_completion is '{shell}', wanted one of {', '.join(_SHELLS)}")
-    branches = "\n".join(
-        f'    {verb}) words="{" ".join(f"--{o.name}" for o in options_of(verb))} --help" ;;'
-        for verb in VERBS
-    )
-    start = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
-    return f"""{start}_lightning_omni() {{
-  local current="${{COMP_WORDS[COMP_CWORD]}}" words
-  case "${{COMP_WORDS[1]}}" in
-{branches}
-    *) words="" ;;
-  esac
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "{" ".join(VERBS)}" -- "$current"))
-  elif [[ "$current" == -* ]]; then
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
-  else
-    COMPREPLY=($(compgen -f -- "$current"))
-  fi
-}}
-complete -o filenames -F _lightning_omni lightning_omni
-"""
-
-
 def _argparse_options(module: str) -> tuple[Option, ...]:
     """Return the options that a module gives to argparse."""
-    home, found = module_named(module), []
+    home, found = find_source_module(module), []
     for node in ast.walk(home.tree) if home else ():
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
             given = {k.arg: k.value for k in node.keywords}
             name = ast.literal_eval(node.args[0]).lstrip("-")
-            kind = "" if "action" in given else _kind(given.get("type"))
+            kind = "" if "action" in given else _value_word(given.get("type"))
             kind += " ..." if "nargs" in given else ""
             note = str(ast.literal_eval(given["help"])) if "help" in given else ""
             found.append(Option(name, kind, "", note))
     return tuple(found)
 
 
-def _kind(converter: ast.expr | None) -> str:
+def _value_word(converter: ast.expr | None) -> str:
     """Return the word for the value of an option, given the function that converts it."""
     if converter is None:
         return "NAME"

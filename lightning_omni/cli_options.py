@@ -1,26 +1,26 @@
-"""Options of the command line: old names, files of options, and mistakes in one line."""
+"""Options of the command line: old names, and files of options."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
-from lightning_omni.moved import (
+from lightning_omni.old_names import (
     REMOVED_OPTIONS,
     SETTINGS,
     is_ignored_setting,
     log_once,
-    refuse_removed,
+    refuse_removed_option,
     rename_arguments,
     rename_class,
     rename_class_paths,
     rename_option,
-    without_modality_key,
+    unwrap_modality_key,
 )
 from lightning_omni.recipe import BASE, read_recipe, read_yaml
 
@@ -53,26 +53,6 @@ _CONFIG = ("--config", "-c")
 _SECTIONS = {"trainer", "model", "data"}
 _BESIDE = {"seed_everything", "ckpt_path", "weights_only", "verbose", "run_defaults"}
 
-_JARGON = (
-    (
-        r"(\S+): Expected an instantiatable class, but \S+ is abstract Given value: "
-        r"NestedArg\(key='([^']*)', val=.*\)",
-        r"\1.\2 is given without \1, of which it is an option; put --\1 CLASS before it",
-    ),
-    (r"(Option '[^']*' is not accepted) Given value: NestedArg\(key='[^']*', val=.*\)", r"\1"),
-    (r"Does not validate against any of the Union subtypes Errors: ", ""),
-    (r"Problem with given class_path '[^']*': ", ""),
-    (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
-    (r"<class '([\w.]+)'>", r"\1"),
-    (r"Expected a typing\.Literal\[(.*?)\]\.", r"wanted one of \1."),
-    (r"Expected a dot import path string: \S+", "wanted a class by its name or dotted path."),
-    (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
-    (r" +", " "),
-)
-MAX_MESSAGE = 700
-_MAX_ECHO = 100
-_UNKNOWN = re.compile(r"[Uu]nrecognized arguments: --?([\w.]+)|Option '([\w.]+)' is not accepted")
-
 
 def rename_verb(args: Sequence[str]) -> list[str]:
     """Return arguments with an old verb replaced by what does its work now."""
@@ -80,7 +60,7 @@ def rename_verb(args: Sequence[str]) -> list[str]:
         return list(args)
     instead, options = OLD_VERBS[args[0]]
     log.warning("the verb '%s' is now '%s'", args[0], " ".join(instead))
-    renamed = [_rename(arg, lambda name: options.get(name, name)) for arg in args[1:]]
+    renamed = [_rename_argument(arg, lambda name: options.get(name, name)) for arg in args[1:]]
     return [*instead, *renamed]
 
 
@@ -91,10 +71,13 @@ def rename_options(args: Sequence[str], known: Collection[str]) -> list[str]:
         args: arguments behind the verb.
         known: options of the verb.
     """
-    return [rename_option(_rename(arg, lambda name: new_name(name, known))) for arg in args]
+    return [
+        rename_option(_rename_argument(arg, lambda name: new_option_name(name, known)))
+        for arg in args
+    ]
 
 
-def new_name(name: str, known: Collection[str]) -> str:
+def new_option_name(name: str, known: Collection[str]) -> str:
     """Return the new name of an option; an option without one keeps its own.
 
     Args:
@@ -110,7 +93,7 @@ def new_name(name: str, known: Collection[str]) -> str:
     if name in known:
         return name
     if last in REMOVED_OPTIONS and (is_setting or "guidance_scale" in known):
-        refuse_removed(last)
+        refuse_removed_option(last)
     if not (is_setting or new in known):
         return name
     if name != new and name not in _SILENT:
@@ -142,13 +125,13 @@ def _rename_fields(plain: Any, path: str) -> Any:
     known = [_SETTINGS, *ALIASES.values()]
     kept = {str(n): value for n, value in plain.items() if not is_ignored_setting(n, value)}
     try:
-        renamed = {new_name(name, known): value for name, value in kept.items()}
-        return {name: without_modality_key(name, value) for name, value in renamed.items()}
+        renamed = {new_option_name(name, known): value for name, value in kept.items()}
+        return {name: unwrap_modality_key(name, value) for name, value in renamed.items()}
     except OmniError as error:
         raise OmniError(f"{path}: {error}") from error
 
 
-def _rename(arg: str, rename: Callable[[str], str]) -> str:
+def _rename_argument(arg: str, rename: Callable[[str], str]) -> str:
     """Return `--name`, `--name=value` or a value, names of options and classes replaced."""
     if not arg.startswith("--"):
         return _rename_value(arg)
@@ -174,17 +157,17 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         OmniError: If a file cannot be read or holds options that the verb does not take.
     """
 
-    def read(path: Path) -> dict[str, Any]:
+    def read_options(path: Path) -> dict[str, Any]:
         plain = read_yaml(path)
         if not isinstance(plain, dict):
             raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
         renamed: dict[str, Any] = _rename_settings(
-            {new_name(str(name), known): value for name, value in plain.items()}
+            {new_option_name(str(name), known): value for name, value in plain.items()}
         )
         _check_options(verb, path, renamed, known)
         return renamed
 
-    return _inline_configs(args, read)
+    return _inline_configs(args, read_options)
 
 
 def take_option(args: list[str], name: str) -> str | None:
@@ -211,7 +194,7 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         OmniError: If a file cannot be read, or is neither a recipe nor a part of one.
     """
 
-    def read(path: Path) -> dict[str, Any]:
+    def read_checked_recipe(path: Path) -> dict[str, Any]:
         recipe = read_recipe(path)
         has_section = any(isinstance(recipe.get(name), dict) for name in _SECTIONS)
         unknown = sorted(set(map(str, recipe)) - _SECTIONS - _BESIDE)
@@ -222,8 +205,8 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
             )
         return recipe
 
-    renamed = [rename_option(_rename(arg, lambda name: name)) for arg in args]
-    return _inline_values(_inline_configs(renamed, read))
+    renamed = [rename_option(_rename_argument(arg, lambda name: name)) for arg in args]
+    return _inline_values(_inline_configs(renamed, read_checked_recipe))
 
 
 def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:
@@ -261,7 +244,7 @@ def _inline_configs(args: Sequence[str], read: Callable[[Path], dict[str, Any]])
 def _inline_values(args: Sequence[str]) -> list[str]:
     """Replace YAML files behind other options, as `--model.backbone X`, by their content."""
 
-    def content(value: str) -> str:
+    def inline_value(value: str) -> str:
         is_file = value.endswith((".yaml", ".yml")) and Path(value).is_file()
         return json.dumps(read_recipe(Path(value)), default=str) if is_file else value
 
@@ -269,37 +252,11 @@ def _inline_values(args: Sequence[str]) -> list[str]:
     for arg in args:
         name, equals, value = arg.partition("=")
         has_value = equals and name.startswith("--")
-        inlined.append(f"{name}={content(value)}" if has_value else content(arg))
+        inlined.append(f"{name}={inline_value(value)}" if has_value else inline_value(arg))
     return inlined
 
 
-def arguments_in(args: Sequence[str]) -> list[str]:
+def argument_names_in(args: Sequence[str]) -> list[str]:
     """Return the names of arguments in inlined recipes, to suggest them for misspelt ones."""
     texts = [arg.removeprefix("--config=") for arg in args if arg.startswith("--config={")]
     return [name for text in texts for name in re.findall(r'"(\w+)": ', text)]
-
-
-def with_suggestion(message: str, known: Collection[str]) -> str:
-    """Return a parser's message, with the option nearest to one that it calls unknown."""
-    found = _UNKNOWN.search(message)
-    if found is None:
-        return message
-    return message.rstrip(" .") + did_you_mean(found[1] or found[2], known)
-
-
-def one_line(message: str, most: int = MAX_MESSAGE) -> str:
-    """Fold a parser's report into one line, without the echo of the whole value."""
-    return _shorten(" ".join(_message_lines(message.splitlines())), most)
-
-
-def _message_lines(lines: Sequence[str]) -> Iterator[str]:
-    for line in (line.strip() for line in lines):
-        is_echo = line.startswith("Given value") and len(line) > _MAX_ECHO
-        if line and not is_echo and not line.startswith(("Subtypes:", "Given value type:")):
-            yield line
-
-
-def _shorten(text: str, most: int) -> str:
-    for pattern, plain in _JARGON:
-        text = re.sub(pattern, plain, text)
-    return text if len(text) <= most else text[: most - 3] + "..."

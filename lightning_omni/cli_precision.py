@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_omni.callbacks.precision_plugin import AUTO, PRECISION_RULE, take_from_recipe
+from lightning_omni.callbacks.precision_plugin import AUTO, PRECISION_RULE, take_rule_from_recipe
 
 _CONFIG, _OPTION = "--config=", "--trainer.precision"
 _PLUGINS = "--trainer.plugins"
@@ -27,7 +27,7 @@ def take_precision_rule(args: Sequence[str]) -> tuple[list[str], bool]:
         name, equals, value = arg.partition("=")
         if arg.startswith(_CONFIG + "{"):
             recipe = json.loads(arg.removeprefix(_CONFIG))
-            asked = take_from_recipe(recipe.get("trainer"))
+            asked = take_rule_from_recipe(recipe.get("trainer"))
             is_auto = is_auto if asked is None else asked
             kept.append(_CONFIG + json.dumps(recipe))
         elif name in (_OPTION, _PLUGINS):
@@ -39,7 +39,7 @@ def take_precision_rule(args: Sequence[str]) -> tuple[list[str], bool]:
     return kept, is_auto
 
 
-def plugin_of(trainer: Any, *, has_rule: bool) -> dict[str, Any] | None:
+def precision_plugin_of_run(trainer: Any, *, has_rule: bool) -> dict[str, Any] | None:
     """Return the precision plugin of a run as in a recipe; None leaves it to Lightning.
 
     `bf16-mixed` is the plugin's, too, unless a sharded strategy casts by itself.

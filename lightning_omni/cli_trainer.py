@@ -12,17 +12,18 @@ from typing import Any, NoReturn
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.callbacks.defaults import (
     RUN_DEFAULTS,
     TRAINER_DEFAULTS,
     RunDefault,
     run_defaults,
 )
-from lightning_omni.cli_options import one_line, with_suggestion
-from lightning_omni.cli_precision import plugin_of, take_precision_rule
+from lightning_omni.cli_messages import add_suggestion, fold_message
+from lightning_omni.cli_precision import precision_plugin_of_run, take_precision_rule
 from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.devices import training_accelerator
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -36,7 +37,7 @@ class RecipeParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Turn a parser's message into one line."""
-        raise OmniError(with_suggestion(one_line(message), self.known))
+        raise OmniError(add_suggestion(fold_message(message), self.known))
 
 
 class OmniCLI(LightningCLI):
@@ -104,7 +105,7 @@ class OmniCLI(LightningCLI):
         verb = self.config.get("subcommand", "fit")
         given: Any = self.config.get(verb, self.config)
         check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
-        check_reads_folders(given.get("ckpt_path"), given.trainer.strategy)
+        check_strategy_reads_folders(given.get("ckpt_path"), given.trainer.strategy)
         check_seed(given.get("seed_everything"))
 
     def before_instantiate_classes(self) -> None:
@@ -113,7 +114,7 @@ class OmniCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         if isinstance(given.trainer.accelerator, str):
             given.trainer.accelerator = training_accelerator(given.trainer.accelerator)
-        plugin = plugin_of(given.trainer, has_rule=self.has_auto_precision)
+        plugin = precision_plugin_of_run(given.trainer, has_rule=self.has_auto_precision)
         if plugin is not None:
             rule = {"precision": None, "plugins": [plugin]}
             given.trainer.update(parser.parse_object({"trainer": rule}, given).trainer)
@@ -158,7 +159,7 @@ def is_sharded_strategy(strategy: Any) -> bool:
     return "ShardedStrategy" in str(strategy)
 
 
-def check_reads_folders(path: str | None, strategy: Any) -> None:
+def check_strategy_reads_folders(path: str | None, strategy: Any) -> None:
     """Refuse a checkpoint that is a folder where the strategy reads files only.
 
     Raises:

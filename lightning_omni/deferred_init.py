@@ -58,7 +58,7 @@ class Scratch:
     def __init__(self, device: str = "cpu") -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8, device=device)
 
-    def like(self, weight: Tensor) -> Tensor:
+    def tensor_like(self, weight: Tensor) -> Tensor:
         """Return a tensor of a weight's shape and format; it takes the place of the one before."""
         size = weight.numel() * weight.itemsize
         if len(self._bytes) < size:
@@ -86,7 +86,7 @@ def deferred_weights() -> Generator[None, None, None]:
 
 
 @contextmanager
-def constructing() -> Generator[None, None, None]:
+def deferring_constructor() -> Generator[None, None, None]:
     """Run a constructor, with weights on the meta device inside `deferred_weights`."""
     scratch = _scratch.get()
     if scratch is None:
@@ -132,46 +132,46 @@ class _Deferring(TorchFunctionMode):
         given = dict(kwargs or {})
         if func is torch.empty:
             return func(*args, **{**given, "device": "meta"})
-        name = _name(func)
+        name = _function_name(func)
         if name in _INSPECTS:
             return func(*args, **given)
         if name in _OVERWRITES | _CHANGES:
             weight = args[0] if args else given.pop("tensor")
             if isinstance(weight, nn.Parameter) and weight.is_meta:
                 operation = _Operation(func, args[1:], given, torch.get_rng_state())
-                _note(weight, name, operation)
+                _record_operation(weight, name, operation)
                 with torch.no_grad():
-                    func(self._scratch.like(weight), *args[1:], **given)
+                    func(self._scratch.tensor_like(weight), *args[1:], **given)
                 return weight
             args = (weight, *args[1:])
-        for tensor in _tensors((*args, *given.values())):
+        for tensor in _iterate_tensors((*args, *given.values())):
             if tensor.is_meta:
-                _make_real(tensor)
+                _materialize(tensor)
         return func(*args, **given)
 
 
-def _name(func: Callable[..., Any]) -> str:
+def _function_name(func: Callable[..., Any]) -> str:
     """Return the name of a function, or of the attribute that it reads or writes."""
     owner = getattr(func, "__self__", None)
     return str(getattr(owner if func.__name__ in ("__get__", "__set__") else func, "__name__", ""))
 
 
-def _note(weight: nn.Parameter, name: str, operation: _Operation) -> None:
+def _record_operation(weight: nn.Parameter, name: str, operation: _Operation) -> None:
     """Add an operation to the initial value of a weight."""
     draws = getattr(weight, _ATTRIBUTE, _Draws())
     before = () if name in _OVERWRITES else draws.operations
     setattr(weight, _ATTRIBUTE, _Draws((*before, operation)))
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+def _iterate_tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+            yield from _iterate_tensors(value)
 
 
-def _make_real(tensor: Tensor) -> None:
+def _materialize(tensor: Tensor) -> None:
     """Give a tensor memory and its initial value, in place."""
     value = torch.empty_like(tensor, device="cpu", requires_grad=False)
     getattr(tensor, _ATTRIBUTE, _Draws())(value)

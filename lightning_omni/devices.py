@@ -1,16 +1,20 @@
-"""The device that a verb computes on: `auto`, `cpu`, `cuda` or `cuda:N`."""
+"""The device that a verb computes on, `auto`, `cpu`, `cuda` or `cuda:N`, and its memory."""
 
 from __future__ import annotations
 
 import logging
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lightning_omni.errors import OmniError
+
+if sys.platform != "win32":
+    import resource
 
 log = logging.getLogger(__name__)
 
@@ -98,3 +102,17 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_memory_gb(device: torch.device) -> float | None:
+    """Return the most memory used so far, in 10^9 bytes.
+
+    On a GPU that of its tensors, otherwise the resident memory of this process; None on
+    Windows, which does not keep it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,4 +1,4 @@
-"""Read JSON that somebody may have damaged; make room for output before the work begins."""
+"""Read JSON that somebody may have damaged; make folders for output before the work begins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def make_room_for(file: Path) -> Path:
+def make_parent_folder(file: Path) -> Path:
     """Make the folder of a file to be written.
 
     Raises:
@@ -74,7 +74,7 @@ def make_room_for(file: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def write_folder_atomically(folder: Path) -> Iterator[Path]:
     """Give a folder to fill that takes its name when it is complete.
 
     An error leaves nothing; a process that is killed leaves the unfinished folder, whose name ends
@@ -83,8 +83,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OmniError: If the folder holds something, or cannot be written.
     """
-    check_free(folder)
-    partial = _partial(folder)
+    check_folder_is_free(folder)
+    partial = _partial_path(folder)
     make_folder(partial.parent)
     try:
         partial.mkdir()
@@ -101,7 +101,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(folder: Path) -> None:
+def check_folder_is_free(folder: Path) -> None:
     """Refuse a place that a whole result cannot take, before any work is done.
 
     Raises:
@@ -110,8 +110,8 @@ def check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OmniError(f"cannot write into '{folder}' (it is a file); choose another place")
     if folder.is_dir():
-        _refuse_full(folder)
-    partial = _partial(folder)
+        _check_empty(folder)
+    partial = _partial_path(folder)
     if partial.exists():
         raise OmniError(f"'{partial}' is left of a run that was stopped; delete it")
 
@@ -190,38 +190,16 @@ def write_checksums(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(lines))
 
 
-def _refuse_full(folder: Path) -> None:
+def _check_empty(folder: Path) -> None:
     if any(folder.iterdir()):
         raise OmniError(f"'{folder}' is not empty; choose another place")
 
 
-def _partial(folder: Path) -> Path:
+def _partial_path(folder: Path) -> Path:
     target = folder.resolve()
     return target.with_name(target.name + ".partial")
 
 
-BLUE, ORANGE, GREY = "#2563b0", "#d97706", "#b8bec8"
-
-
-def pyplot() -> Any:
-    """Matplotlib without a screen, imported when something is drawn."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def save_figure(figure: Any, axes: Iterable[Any], path: Path) -> None:
-    """Write a figure without the frame around its axes, and forget it."""
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot().close(figure)
-
-
-def is_integer(value: Any) -> bool:
+def is_json_integer(value: Any) -> bool:
     """Tell whether a value read from JSON is an integer."""
     return isinstance(value, int) and not isinstance(value, bool)

@@ -84,11 +84,11 @@ class Modality:
         width = self.columns(sizes)
         if width is None:
             return None
-        return _grid(width, num_tokens.bit_length())[:num_tokens]
+        return _grid_cells(width, num_tokens.bit_length())[:num_tokens]
 
 
 @lru_cache(maxsize=64)
-def _grid(width: int, bits: int) -> NDArray[np.int64]:
+def _grid_cells(width: int, bits: int) -> NDArray[np.int64]:
     """Return the cells of the first 2^bits places of a grid, of which those of fewer are a part."""
     cells = np.stack(np.divmod(np.arange(1 << bits), width), axis=1) + 1
     cells.flags.writeable = False

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from lightning_omni.deferred_init import constructing
+from lightning_omni.deferred_init import deferring_constructor
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.moved import rename_arguments, resolve
+from lightning_omni.old_names import rename_arguments, resolve_class_path
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -39,10 +39,10 @@ class Pretrained(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = _record_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """Return the configuration from which `build` rebuilds this module, without its weights."""
+        """Return the configuration, without weights, from which `build_module` rebuilds it."""
         cls = next(c for c in type(self).__mro__ if not issubclass(c, FSDPModule))
         args = {
             name: value.config() if isinstance(value, Pretrained) else value
@@ -60,7 +60,8 @@ class Pretrained(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
-            _unshared(self.state_dict() if weights is None else weights), folder / WEIGHTS_FILE
+            _copy_shared_weights(self.state_dict() if weights is None else weights),
+            folder / WEIGHTS_FILE,
         )
         (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
         return folder
@@ -82,7 +83,7 @@ class Pretrained(nn.Module):
         path = folder / CONFIG_FILE
         config = read_json_object(path, remedy="export the model again")
         try:
-            module = build(config)
+            module = build_module(config)
         except (TypeError, ValueError) as error:
             raise OmniError(f"'{path}' describes no module of this version ({error})") from error
         if not isinstance(module, cls):
@@ -97,7 +98,7 @@ class Pretrained(nn.Module):
         return module.eval()
 
 
-def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _copy_shared_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous weights, copied only where two names share one, as the format requires."""
     seen: set[int] = set()
     unshared = {}
@@ -130,37 +131,37 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def build(config: Any) -> Any:
+def build_module(config: Any) -> Any:
     """Build a module from `class_path` and `init_args`; classes of other packages are refused."""
     if not (isinstance(config, dict) and "class_path" in config):
         return config
     path = str(config["class_path"])
     if not path.startswith(_TRUSTED):
         raise OmniError(f"refused to build '{path}': only lightning_omni's classes are trusted")
-    module_name, _, class_name = resolve(path).rpartition(".")
+    module_name, _, class_name = resolve_class_path(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise OmniError(f"no class '{path}' in this version of lightning_omni") from error
     args = rename_arguments(config.get("init_args", {}))
-    return cls(**{k: build(v) for k, v in args.items()})
+    return cls(**{k: build_module(v) for k, v in args.items()})
 
 
-def _recording(init: Any) -> Any:
+def _record_arguments(init: Any) -> Any:
     """Wrap an `__init__` so that the outermost call records its arguments."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def recorded(self: Pretrained, *args: Any, **kwargs: Any) -> None:
+    def init_and_record(self: Pretrained, *args: Any, **kwargs: Any) -> None:
         if "init_args" not in self.__dict__:
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             plain = {k: v for k, v in bound.arguments.items() if k != "self"}
             object.__setattr__(self, "init_args", plain)
-        with constructing():
+        with deferring_constructor():
             init(self, *args, **kwargs)
 
-    return recorded
+    return init_and_record
 
 
 log = logging.getLogger(__name__)

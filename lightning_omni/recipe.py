@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_omni.errors import OmniError
-from lightning_omni.moved import rename_arguments, rename_class_paths
+from lightning_omni.old_names import rename_arguments, rename_class_paths
 
 BASE = "base"
 """Key of a recipe that names the recipe it builds on."""
@@ -41,7 +41,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         OmniError: If a file is missing, is not YAML or holds no options, or a base is its own base.
     """
-    recipe = _inline(_read(path, ()))
+    recipe = _inline_files(_read_with_base(path, ()))
     if not isinstance(recipe, dict):
         raise OmniError(f"'{path}' holds no options; give a YAML file of `name: value` lines")
     return recipe
@@ -67,10 +67,10 @@ def read_yaml(path: Path) -> Any:
         raise OmniError(f"'{path}': {error}") from error
 
 
-def merge(base: Any, changes: Any) -> Any:
+def merge_recipes(base: Any, changes: Any) -> Any:
     """Return a base with changes merged in, as `read_recipe` describes."""
     if isinstance(base, Path) and isinstance(changes, dict):
-        base = _read(base, ())
+        base = _read_with_base(base, ())
     if not (isinstance(base, dict) and isinstance(changes, dict)):
         return changes
     if "class_path" in changes and changes["class_path"] != base.get("class_path"):
@@ -84,27 +84,27 @@ def merge(base: Any, changes: Any) -> Any:
 def _merge_value(key: str, base: Any, value: Any) -> Any:
     if key == CALLBACKS and isinstance(base, list) and isinstance(value, list):
         return _merge_callbacks(base, value)
-    return merge(base, value)
+    return merge_recipes(base, value)
 
 
 def _merge_callbacks(base: list[Any], changes: list[Any]) -> list[Any]:
     merged = list(base)
-    names = [_class_path(entry) for entry in base]
+    names = [_class_path_of_callback(entry) for entry in base]
     for entry in changes:
-        name = _class_path(entry)
+        name = _class_path_of_callback(entry)
         if name is not None and name in names:
             index = names.index(name)
-            merged[index] = merge(merged[index], entry)
+            merged[index] = merge_recipes(merged[index], entry)
         else:
             merged.append(entry)
     return merged
 
 
-def _class_path(entry: Any) -> Any:
+def _class_path_of_callback(entry: Any) -> Any:
     return entry.get("class_path") if isinstance(entry, dict) else None
 
 
-def _read(path: Path, builders: tuple[Path, ...]) -> Any:
+def _read_with_base(path: Path, builders: tuple[Path, ...]) -> Any:
     """Read a file with its base merged in; names of other files become absolute paths.
 
     Args:
@@ -120,7 +120,7 @@ def _read(path: Path, builders: tuple[Path, ...]) -> Any:
     base = content.pop(BASE)
     if not isinstance(base, Path):
         raise OmniError(f"'{path}' has the base '{base}', which is no YAML file beside it")
-    return merge(_read(base, (*builders, path)), content)
+    return merge_recipes(_read_with_base(base, (*builders, path)), content)
 
 
 def _locate_files(value: Any, folder: Path) -> Any:
@@ -134,10 +134,10 @@ def _locate_files(value: Any, folder: Path) -> Any:
     return value
 
 
-def _inline(value: Any) -> Any:
+def _inline_files(value: Any) -> Any:
     """Replace paths by the content of their files."""
     if isinstance(value, dict):
-        return {k: _inline(v) for k, v in value.items()}
+        return {k: _inline_files(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_inline(v) for v in value]
-    return _inline(_read(value, ())) if isinstance(value, Path) else value
+        return [_inline_files(v) for v in value]
+    return _inline_files(_read_with_base(value, ())) if isinstance(value, Path) else value

@@ -41,56 +41,56 @@ class Signature:
     options: tuple[Option, ...]
 
 
-class Module:
+class SourceModule:
     """The syntax tree of a module that is not imported."""
 
     def __init__(self, path: Path) -> None:
         self.tree = ast.parse(path.read_text("utf-8"))
 
-    def find(self, name: str) -> tuple[Module, ast.stmt] | None:
+    def find_definition(self, name: str) -> tuple[SourceModule, ast.stmt] | None:
         """Return the statement that defines a name, and its module; imports are followed."""
-        for statement in _flat(self.tree.body):
+        for statement in _flatten_statements(self.tree.body):
             if isinstance(statement, ast.ImportFrom) and statement.module:
                 for alias in statement.names:
                     if (alias.asname or alias.name) == name:
-                        other = module_named(statement.module)
-                        return other.find(alias.name) if other else None
+                        other = find_source_module(statement.module)
+                        return other.find_definition(alias.name) if other else None
             elif name in _defined_names(statement):
                 return self, statement
         return None
 
-    def kind(self, annotation: ast.expr | None) -> str:
+    def describe_values(self, annotation: ast.expr | None) -> str:
         """Return in words the values that an annotated parameter takes."""
         if annotation is None:
             return "VALUE"
         if isinstance(annotation, ast.BinOp):
             sides = (annotation.left, annotation.right)
-            kinds = [self.kind(side) for side in sides if not _is_none(side)]
+            kinds = [self.describe_values(side) for side in sides if not _is_none(side)]
             return "|".join(dict.fromkeys(kinds))
         if isinstance(annotation, ast.Subscript):
-            return self._generic_kind(annotation)
+            return self._describe_generic_values(annotation)
         if isinstance(annotation, ast.Name):
             if annotation.id in _PLAIN:
                 return _PLAIN[annotation.id]
-            found = self.find(annotation.id)
+            found = self.find_definition(annotation.id)
             if found and isinstance(found[1], ast.Assign):
-                return found[0].kind(found[1].value)
+                return found[0].describe_values(found[1].value)
         return "CLASS"
 
-    def _generic_kind(self, annotation: ast.Subscript) -> str:
+    def _describe_generic_values(self, annotation: ast.Subscript) -> str:
         name, inner = ast.unparse(annotation.value).rpartition(".")[2], annotation.slice
         items = list(inner.elts) if isinstance(inner, ast.Tuple) else [inner]
         if name == "Literal":
             return "|".join(str(ast.literal_eval(item)) for item in items)
         if name in ("Optional", "Union"):
-            return "|".join(self.kind(item) for item in items if not _is_none(item))
+            return "|".join(self.describe_values(item) for item in items if not _is_none(item))
         if name == "dict":
-            return f"{{name: {self.kind(items[-1])}, ...}}"
-        return f"[{self.kind(items[0])}, ...]"
+            return f"{{name: {self.describe_values(items[-1])}, ...}}"
+        return f"[{self.describe_values(items[0])}, ...]"
 
 
 @functools.cache
-def module_named(name: str) -> Module | None:
+def find_source_module(name: str) -> SourceModule | None:
     """Return a module of this repository or of a package whose folder is found without import."""
     package, _, inner = name.partition(".")
     spec = importlib.util.find_spec(package)
@@ -99,19 +99,19 @@ def module_named(name: str) -> Module | None:
     path = Path(spec.submodule_search_locations[0], *inner.split("."))
     for file in (path.with_suffix(".py"), path / "__init__.py"):
         if file.is_file():
-            return Module(file)
+            return SourceModule(file)
     return None
 
 
-def signature_of(module: str, name: str) -> Signature:
+def read_signature(module: str, name: str) -> Signature:
     """Return the options of a function, a class with `__init__` or a dataclass.
 
     Args:
         module: dotted path of the module.
         name: name in the module; options are empty where it is not found.
     """
-    home = module_named(module)
-    found = home.find(name) if home else None
+    home = find_source_module(module)
+    found = home.find_definition(name) if home else None
     if found is None:
         return Signature("", ())
     home, node = found
@@ -120,15 +120,22 @@ def signature_of(module: str, name: str) -> Signature:
         inner = (n for n in node.body if isinstance(n, ast.FunctionDef))
         init = next((n for n in inner if n.name == "__init__"), None)
         if init is None:
-            return Signature(_summary(text), tuple(_fields(home, node, _parameter_notes(text))))
-        notes = _parameter_notes(text) | _parameter_notes(ast.get_docstring(init) or "")
-        return Signature(_summary(text), tuple(_parameters(home, init, notes)))
+            return Signature(
+                _first_paragraph(text),
+                tuple(_read_dataclass_fields(home, node, _read_parameter_notes(text))),
+            )
+        notes = _read_parameter_notes(text) | _read_parameter_notes(ast.get_docstring(init) or "")
+        return Signature(_first_paragraph(text), tuple(_read_parameters(home, init, notes)))
     assert isinstance(node, ast.FunctionDef)  # noqa: S101
     text = ast.get_docstring(node) or ""
-    return Signature(_summary(text), tuple(_parameters(home, node, _parameter_notes(text))))
+    return Signature(
+        _first_paragraph(text), tuple(_read_parameters(home, node, _read_parameter_notes(text)))
+    )
 
 
-def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> Iterator[Option]:
+def _read_parameters(
+    home: SourceModule, node: ast.FunctionDef, notes: dict[str, str]
+) -> Iterator[Option]:
     args = [arg for arg in node.args.args if arg.arg != "self"]
     missing: list[ast.expr | None] = [None] * (len(args) - len(node.args.defaults))
     pairs = [
@@ -137,11 +144,11 @@ def _parameters(home: Module, node: ast.FunctionDef, notes: dict[str, str]) -> I
     ]
     for arg, default in pairs:
         shown = None if default is None else _default_as_text(default)
-        yield Option(arg.arg, home.kind(arg.annotation), shown, notes.get(arg.arg, ""))
-    yield from _passed_on(home, node)
+        yield Option(arg.arg, home.describe_values(arg.annotation), shown, notes.get(arg.arg, ""))
+    yield from _read_forwarded_options(home, node)
 
 
-def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
+def _read_forwarded_options(home: SourceModule, node: ast.FunctionDef) -> Iterator[Option]:
     """Yield the fields of a dataclass that a function builds of its `**options`."""
     if node.args.kwarg is None:
         return
@@ -149,18 +156,20 @@ def _passed_on(home: Module, node: ast.FunctionDef) -> Iterator[Option]:
         values = [k.value for k in call.keywords if k.arg is None]
         is_passed = any(isinstance(v, ast.Name) and v.id == node.args.kwarg.arg for v in values)
         if is_passed and isinstance(call.func, ast.Name):
-            found = home.find(call.func.id)
+            found = home.find_definition(call.func.id)
             if found and isinstance(found[1], ast.ClassDef):
                 text = ast.get_docstring(found[1]) or ""
-                yield from _fields(found[0], found[1], _parameter_notes(text))
+                yield from _read_dataclass_fields(found[0], found[1], _read_parameter_notes(text))
 
 
-def _fields(home: Module, node: ast.ClassDef, notes: dict[str, str]) -> Iterator[Option]:
+def _read_dataclass_fields(
+    home: SourceModule, node: ast.ClassDef, notes: dict[str, str]
+) -> Iterator[Option]:
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             name = field.target.id
             shown = None if field.value is None else _default_as_text(field.value)
-            yield Option(name, home.kind(field.annotation), shown, notes.get(name, ""))
+            yield Option(name, home.describe_values(field.annotation), shown, notes.get(name, ""))
 
 
 def _default_as_text(default: ast.expr) -> str:
@@ -172,12 +181,12 @@ def _default_as_text(default: ast.expr) -> str:
     return ast.unparse(default)
 
 
-def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def _flatten_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield statements, those inside `if TYPE_CHECKING` too."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.If):
-            yield from _flat(statement.body)
+            yield from _flatten_statements(statement.body)
 
 
 def _defined_names(statement: ast.stmt) -> list[str]:
@@ -192,11 +201,11 @@ def _is_none(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is None
 
 
-def _summary(text: str) -> str:
+def _first_paragraph(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def _parameter_notes(text: str) -> dict[str, str]:
+def _read_parameter_notes(text: str) -> dict[str, str]:
     """Return descriptions by parameter from a docstring in Google's style."""
     body = "".join(_ARGS_HEADING.findall(inspect.cleandoc(text) + "\n"))
     return {name: " ".join(note.split()) for name, note in _ARG.findall(body)}

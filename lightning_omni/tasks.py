@@ -73,7 +73,7 @@ class Task:
         return "{voice}" in self.instruction
 
 
-def _scoring_of_questions(scorer: str, metric: str, upper_bound: str = "the true text") -> Scoring:
+def _question_scoring(scorer: str, metric: str, upper_bound: str = "the true text") -> Scoring:
     source = "the most common answer of the split to the same kind of question"
     return Scoring(scorer, metric, "question", "most_common_answer", source, upper_bound)
 
@@ -86,8 +86,8 @@ _SCENES = Scoring(
     baseline_source="ground-truth images as the scene classifier sees them",
     upper_bound="the scene classifier on the ground-truth images of the same captions",
 )
-_TEXT_ANSWER = _scoring_of_questions("text_answer", "exact")
-_SPOKEN_ANSWER = _scoring_of_questions(
+_TEXT_ANSWER = _question_scoring("text_answer", "exact")
+_SPOKEN_ANSWER = _question_scoring(
     "spoken_answer", "spoken", "the true text; the recognizer on the true spoken answers"
 )
 
@@ -211,3 +211,15 @@ def task_named(name: str) -> Task:
         hint = did_you_mean(name, TASK_NAMES)
         raise OmniError(f"unknown task '{name}'{hint}; choose one of {', '.join(TASK_NAMES)}")
     return TASKS_BY_NAME[name]
+
+
+def scoring_of_task(task: str) -> Scoring:
+    """Return how the answers of a task are scored.
+
+    Raises:
+        OmniError: If the task is unknown or has no scorer.
+    """
+    scoring = task_named(task).scoring
+    if scoring is None:
+        raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
+    return scoring

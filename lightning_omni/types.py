@@ -155,7 +155,7 @@ class _PickledAsArrays:
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
-        return _from_arrays, (type(self), [_as_array(value) for value in values])
+        return _from_arrays, (type(self), [_tensor_to_array(value) for value in values])
 
 
 Tensors = TypeVar("Tensors", bound=_PickledAsArrays)
@@ -168,7 +168,7 @@ def _with_tensors(holder: Tensors, change: Callable[[Any], Any]) -> Tensors:
     return type(holder)(**(values | changed))
 
 
-def _as_array(value: Any) -> Any:
+def _tensor_to_array(value: Any) -> Any:
     return value.numpy() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
 
@@ -196,7 +196,7 @@ class ContinuousFeatures(_PickledAsArrays):
         """Return a copy on another device."""
         return _with_tensors(self, lambda value: value.to(device, non_blocking=non_blocking))
 
-    def among(self, positions: Tensor) -> ContinuousFeatures:
+    def at_positions(self, positions: Tensor) -> ContinuousFeatures:
         """Return the features of the tokens at `positions`, Int[R] ascending, indexed within it."""
         is_there = torch.isin(self.positions, positions)
         index = torch.searchsorted(positions, self.positions[is_there])

@@ -42,7 +42,7 @@ class SpecialTokens:
         return self.names.index(self.roles.get(token, token))
 
 
-def _read_sets() -> dict[SpecialTokensName, SpecialTokens]:
+def _read_special_token_sets() -> dict[SpecialTokensName, SpecialTokens]:
     path = Path(__file__).parent / "assets" / "special_tokens.json"
     sets = json.loads(path.read_text("utf-8"))
     for tokens in sets.values():
@@ -51,7 +51,7 @@ def _read_sets() -> dict[SpecialTokensName, SpecialTokens]:
     return {name: SpecialTokens(**tokens) for name, tokens in sets.items()}
 
 
-SETS = _read_sets()
+SETS = _read_special_token_sets()
 NATIVE, RELEASED = SETS["native"], SETS["released"]
 """`RELEASED`: special tokens of Qwen2.5, of Dream, then of the Omni-Diffusion release,
 arXiv:2603.06577. The first 24, up to the mask, are those of Qwen2.5 and Dream.
@@ -61,7 +61,7 @@ With Qwen2.5's 151,643 text ids, 16,384 speech and 8,192 image codes all ids equ
 PAD = "<|endoftext|>"
 
 
-def canonical_set(name: str) -> SpecialTokensName:
+def canonical_special_tokens(name: str) -> SpecialTokensName:
     """Return the current name of a set of special tokens.
 
     Raises:
@@ -113,7 +113,7 @@ class Vocab:
         spans: dict[str, int],
         special_tokens: SpecialTokensName = "native",
     ) -> None:
-        self.special_tokens = canonical_set(special_tokens)
+        self.special_tokens = canonical_special_tokens(special_tokens)
         self._tokens = SETS[self.special_tokens]
         sizes = {TEXT: text_size, "special": len(self._tokens.names)}
         for name, size in spans.items():
@@ -135,32 +135,36 @@ class Vocab:
         """Names of the modalities, text first."""
         return tuple(n for n in self.spans if n != "special")
 
-    def special(self, token: str) -> int:
+    def special_id(self, token: str) -> int:
         """Return the id of a special token such as `<|mask|>`."""
         if token not in self._special_ids:
             first = self.spans["special"].start
             self._special_ids[token] = first + self._tokens.index_of(token)
         return self._special_ids[token]
 
-    def special_name(self, token: int) -> str:
-        """Undo `special`."""
+    def special_token_name(self, token: int) -> str:
+        """Undo `special_id`."""
         return self._tokens.names[token - self.spans["special"].start]
 
-    def ends(self, modality: str) -> tuple[int, ...]:
+    def end_ids(self, modality: str) -> tuple[int, ...]:
         """Return the ids after which an answer of this modality is over."""
         terminator = modality_named(modality).terminator
         tokens = self._tokens.ends.get(modality) or ((PAD, terminator) if terminator else ())
-        return tuple(dict.fromkeys(self.special(token) for token in tokens))
+        return tuple(dict.fromkeys(self.special_id(token) for token in tokens))
+
+    def all_end_ids(self) -> tuple[int, ...]:
+        """Return the ids that end an answer of any modality."""
+        return tuple(dict.fromkeys(end for name in self.modalities for end in self.end_ids(name)))
 
     @property
     def mask_token_id(self) -> int:
         """Id of the mask."""
-        return self.special("<|mask|>")
+        return self.special_id("<|mask|>")
 
     @property
     def pad_token_id(self) -> int:
         """Id that ends a text and fills the rest of a response."""
-        return self.special(PAD)
+        return self.special_id(PAD)
 
     @property
     def num_inherited(self) -> int:
@@ -225,7 +229,9 @@ class Vocab:
         return plain
 
     @classmethod
-    def of_sizes(cls, sizes: dict[str, int], special_tokens: SpecialTokensName = "native") -> Vocab:
+    def from_sizes(
+        cls, sizes: dict[str, int], special_tokens: SpecialTokensName = "native"
+    ) -> Vocab:
         """Build a vocabulary from a recipe's `{text: ..., speech: ..., image: ...}`.
 
         Raises:

@@ -7,7 +7,7 @@ import pytest
 
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import GenerationConfig
-from lightning_omni.generation.history import replay
+from lightning_omni.generation.history import replay_history
 from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.samplers.remdm import ReMDM
@@ -111,7 +111,7 @@ def test_a_history_is_kept_and_leads_to_the_answer(omni):
     answer = omni.generate("t2i", text="a red car", history=True, num_steps=5, guidance_scale=2.0)
     part = answer.record["parts"]["0"]
     masks = [omni.template.vocab.mask_token_id] * part["positions"]
-    assert replay(part["history"], masks, mask_token_id=masks[0]) == part["ids"]
+    assert replay_history(part["history"], masks, mask_token_id=masks[0]) == part["ids"]
     assert {change["step"] for change in part["history"]} == set(range(1, 6))
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_omni.cli import VERBS, main, one_line
+from lightning_omni.cli import VERBS, fold_message, main
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 STAGE, CALIBRATE = str(RECIPES / "stage3.yaml"), str(RECIPES / "eval" / "calibrate.yaml")
@@ -56,11 +56,11 @@ def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys)
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning_omni.cli._run", stopped)
+    monkeypatch.setattr("lightning_omni.cli._run_verb", stopped)
     assert main(["generate"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_long_report_is_folded_and_cut():
-    assert one_line("a\n  b\nGiven value: " + "x" * 200) == "a b"
-    assert len(one_line("x" * 5000)) == 700
+    assert fold_message("a\n  b\nGiven value: " + "x" * 200) == "a b"
+    assert len(fold_message("x" * 5000)) == 700

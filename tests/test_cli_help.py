@@ -7,8 +7,9 @@ import time
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_omni.cli import _import_function, main, parser_of
-from lightning_omni.cli_help import FUNCTION_VERBS, VERBS, completion, options_of, verb_help
+from lightning_omni.cli import _import_function, build_parser, main
+from lightning_omni.cli_completion import completion_script
+from lightning_omni.cli_help import FUNCTION_VERBS, VERBS, verb_help, verb_options
 
 HEAVY = ("torch", "lightning", "jsonargparse", "numpy")
 
@@ -24,9 +25,9 @@ def test_help_lists_every_verb_once_with_a_sentence_in_its_group(capsys):
 
 @pytest.mark.parametrize("verb", FUNCTION_VERBS)
 def test_the_help_of_a_function_has_exactly_the_parser_s_options(verb):
-    _, known = parser_of(verb)
-    assert [o.name for o in options_of(verb)] == [*known, "config", "print_config"]
-    for option in options_of(verb):
+    _, known = build_parser(verb)
+    assert [o.name for o in verb_options(verb)] == [*known, "config", "print_config"]
+    for option in verb_options(verb):
         assert option.note, option.name
 
 
@@ -41,7 +42,7 @@ def test_the_trainer_s_options_are_those_of_lightning():
 
     parser = ArgumentParser(exit_on_error=False)
     known = parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False)
-    assert {o.name for o in options_of("fit") if "." in o.name} == set(known)
+    assert {o.name for o in verb_options("fit") if "." in o.name} == set(known)
 
 
 def test_the_options_of_preparing_data_are_those_of_its_parser():
@@ -51,7 +52,7 @@ def test_the_options_of_preparing_data_are_those_of_its_parser():
         "-h",
         "--help",
     }
-    assert {f"--{o.name}" for o in options_of("prep-data")} == options
+    assert {f"--{o.name}" for o in verb_options("prep-data")} == options
 
 
 @pytest.mark.parametrize("args", [["--help"], ["generate", "--help"], ["fit", "--help"]])
@@ -68,7 +69,7 @@ def test_help_is_quick_and_imports_nothing_heavy(args):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_completion_offers_verbs_and_options(shell, tmp_path):
-    script = completion(shell)
+    script = completion_script(shell)
     assert all(f"{verb})" in script for verb in VERBS)
     if shell == "zsh":
         return

@@ -5,16 +5,16 @@ import logging
 
 import pytest
 
+from lightning_omni.cli_messages import add_suggestion
 from lightning_omni.cli_options import (
     ALIASES,
     inline_options,
-    new_name,
+    new_option_name,
     rename_options,
     rename_verb,
-    with_suggestion,
 )
 from lightning_omni.errors import OmniError, did_you_mean
-from lightning_omni.moved import MODULES, log_once
+from lightning_omni.old_names import MODULES, log_once
 
 NEW = ["preset", "num_steps", "guidance_scale", "infill_text", "intervals", "history", "sampler"]
 
@@ -35,15 +35,15 @@ def test_an_old_option_is_renamed_and_the_new_name_logged_once(old, new, caplog)
 
 @pytest.mark.parametrize("old", ALIASES)
 def test_a_verb_that_has_the_old_name_keeps_it(old):
-    assert new_name(old, [old]) == old
-    assert new_name(old, [old, ALIASES[old]]) == old
-    assert new_name(old, ["other"]) == old
+    assert new_option_name(old, [old]) == old
+    assert new_option_name(old, [old, ALIASES[old]]) == old
+    assert new_option_name(old, ["other"]) == old
 
 
 def test_settings_of_generation_inside_an_option_are_renamed():
-    assert new_name("sampling.steps", ["sampling"]) == "sampling.num_steps"
-    assert new_name("other.steps", ["other"]) == "other.steps"
-    assert new_name("sampling.steps", ["num_steps"]) == "sampling.steps"
+    assert new_option_name("sampling.steps", ["sampling"]) == "sampling.num_steps"
+    assert new_option_name("other.steps", ["other"]) == "other.steps"
+    assert new_option_name("sampling.steps", ["num_steps"]) == "sampling.steps"
 
 
 def test_an_old_setting_in_a_file_that_changes_nothing_is_ignored(tmp_path, caplog):
@@ -122,7 +122,7 @@ def test_an_old_verb_becomes_options_of_another(caplog):
     ],
 )
 def test_the_nearest_option_is_named(message, hint):
-    assert with_suggestion(message, NEW) == message + hint
+    assert add_suggestion(message, NEW) == message + hint
 
 
 def test_the_nearest_name_of_several():

@@ -8,7 +8,7 @@ from small_models import import_small_dream
 from torch import nn
 
 from lightning_omni.cli import build_cli
-from lightning_omni.deferred_init import constructing, deferred_weights, initial_value
+from lightning_omni.deferred_init import deferred_weights, deferring_constructor, initial_value
 from lightning_omni.modules.initial_weights import load_initial
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.vocab import Vocab
@@ -78,7 +78,7 @@ def test_what_reads_a_weight_makes_it_real():
     torch.manual_seed(0)
     wanted = nn.Embedding(5, 3, padding_idx=2).weight
     torch.manual_seed(0)
-    with deferred_weights(), constructing():
+    with deferred_weights(), deferring_constructor():
         found = nn.Embedding(5, 3, padding_idx=2).weight
         truncated = nn.init.trunc_normal_(nn.Parameter(torch.empty(4, 4)), std=0.1)
         shifted = nn.init.ones_(nn.Parameter(torch.empty(3))).requires_grad_(False)
@@ -92,5 +92,5 @@ def test_what_reads_a_weight_makes_it_real():
 
 
 def test_outside_of_the_context_nothing_changes():
-    with constructing():
+    with deferring_constructor():
         assert not nn.Linear(2, 2).weight.is_meta

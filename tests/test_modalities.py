@@ -6,7 +6,8 @@ from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan
+from lightning_omni.generation.allowed_tokens import AllowedTokens
+from lightning_omni.generation.response_span import ResponseSpan
 from lightning_omni.modalities import MODALITIES_BY_NAME, Modality, modality_named
 from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -48,7 +49,7 @@ def test_a_further_modality_has_a_row_of_allowed_tokens_for_each_codebook(poses)
     text = TextTokenizer()
     vocab = Vocab(text.size, {"speech": 32, "image": 64, "pose": 12})
     allowed = AllowedTokens(vocab, text, 2, device="cpu")
-    rows = allowed.rows_of("pose", ResponseSpan(4, no_end=frozenset((3,))))
+    rows = allowed.set_indices("pose", ResponseSpan(4, no_end=frozenset((3,))))
     pose, pad = vocab.span("pose"), vocab.pad_token_id
     found = [allowed.allowed[row].tolist() for row in rows]
     ids = [list(range(pose.start + 4 * q, pose.start + 4 * q + 4)) for q in (0, 1, 2, 0)]

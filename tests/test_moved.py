@@ -1,7 +1,8 @@
-"""Old names of arguments are accepted for one release."""
+"""Old names of arguments and modules are accepted for one release."""
 
 import importlib
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import torch
 from small_models import QWEN_SHAPE
 
 from lightning_omni import cli
-from lightning_omni.moved import ARGUMENTS, PATHS, rename_arguments, rename_option
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.old_names import ARGUMENTS, PATHS, rename_arguments, rename_option
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
 
 
 def test_arguments_are_renamed_at_any_depth():
@@ -76,3 +78,24 @@ def test_an_old_module_of_data_prep_is_importable_and_says_where_it_is(old, capl
         assert getattr(importlib.import_module(old), name) is getattr(new, name)
         assert f"'{old}.{name}' is now '{new.__name__}.{name}'" in caplog.text
     assert names
+
+
+def file_of(module):
+    path = ROOT / module.replace(".", "/")
+    return str(
+        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(ROOT)
+    )
+
+
+def new_files():
+    """The new files of each old one, by the page."""
+    page = (ROOT / "docs/moved.md").read_text()
+    for line in re.findall(r"^\| `[\w/]+\.py`.*\|$", page, re.MULTILINE):
+        old, new = (re.findall(r"`(\S+\.py)`", cell) for cell in line.strip("| ").split(" | "))
+        yield from ((file, new) for file in old)
+
+
+@pytest.mark.parametrize("old", sorted(PATHS))
+def test_the_page_leads_to_the_file_that_the_table_of_old_modules_names(old):
+    path, rows = old.replace(".", "/"), dict(new_files())
+    assert file_of(PATHS[old]) in (rows.get(f"{path}.py") or rows[f"{path}/__init__.py"])

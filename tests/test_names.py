@@ -11,7 +11,7 @@ import pytest
 import yaml
 from identifiers import ROOT, components, files, names_in
 
-from lightning_omni.cli_help import VERBS, options_of
+from lightning_omni.cli_help import VERBS, verb_options
 from lightning_omni.cli_options import ALIASES, OLD_VERBS
 
 PRIVATE = {
@@ -117,7 +117,7 @@ def test_no_identifier_is_a_private_word(path):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_option_or_verb_is_a_private_word(verb):
-    names = [verb, *(option.name for option in options_of(verb))]
+    names = [verb, *(option.name for option in verb_options(verb))]
     words = [part for name in names for part in name.replace("-", "_").split(".")]
     assert [word for name in words if (word := private_word(name))] == []
 

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from lightning_omni import moved
+from lightning_omni import old_names
 from lightning_omni.errors import OmniError
-from lightning_omni.pretrained import build
-from lightning_omni.recipe import merge, read_recipe
+from lightning_omni.pretrained import build_module
+from lightning_omni.recipe import merge_recipes, read_recipe
 
 EMA = {"class_path": "EMA", "init_args": {"decay": 0.9, "buffers": False}}
 
@@ -20,7 +20,7 @@ def write(folder, **texts):
 
 def test_mappings_are_merged_and_other_values_replaced():
     base = {"a": {"b": 1, "c": [1, 2]}, "d": None}
-    assert merge(base, {"a": {"c": [3]}, "d": 4, "e": 5}) == {
+    assert merge_recipes(base, {"a": {"c": [3]}, "d": 4, "e": 5}) == {
         "a": {"b": 1, "c": [3]},
         "d": 4,
         "e": 5,
@@ -31,14 +31,22 @@ def test_mappings_are_merged_and_other_values_replaced():
 def test_another_class_takes_no_arguments_from_the_base():
     base = {"class_path": "A", "init_args": {"x": 1}}
     other = {"class_path": "B", "init_args": {"y": 1}}
-    assert merge(base, other) == other
-    assert merge(base, {"class_path": "A", "init_args": {"y": 2}})["init_args"] == {"x": 1, "y": 2}
-    assert merge(base, {"init_args": {"x": 3}}) == {"class_path": "A", "init_args": {"x": 3}}
+    assert merge_recipes(base, other) == other
+    assert merge_recipes(base, {"class_path": "A", "init_args": {"y": 2}})["init_args"] == {
+        "x": 1,
+        "y": 2,
+    }
+    assert merge_recipes(base, {"init_args": {"x": 3}}) == {
+        "class_path": "A",
+        "init_args": {"x": 3},
+    }
 
 
 def test_callbacks_of_the_same_class_are_merged_in_place_and_others_appended():
     changes = [{"class_path": "B"}, {"class_path": "EMA", "init_args": {"decay": 0.5}}]
-    merged = merge({"callbacks": [EMA, {"class_path": "C"}]}, {"callbacks": changes})["callbacks"]
+    merged = merge_recipes({"callbacks": [EMA, {"class_path": "C"}]}, {"callbacks": changes})[
+        "callbacks"
+    ]
     assert [c["class_path"] for c in merged] == ["EMA", "C", "B"]
     assert merged[0]["init_args"] == {"decay": 0.5, "buffers": False}
     assert EMA["init_args"]["decay"] == 0.9
@@ -78,9 +86,9 @@ def test_old_classes_and_arguments_are_renamed_and_removed_ones_left_out(
     tmp_path, monkeypatch, caplog
 ):
     caplog.set_level(logging.WARNING)
-    monkeypatch.setitem(moved.ARGUMENTS, "colour", "color")
-    monkeypatch.setitem(moved.REMOVED, "extra", "nothing used it")
-    monkeypatch.setitem(moved.REMOVED, "unused", "nothing used it")
+    monkeypatch.setitem(old_names.ARGUMENTS, "colour", "color")
+    monkeypatch.setitem(old_names.REMOVED, "extra", "nothing used it")
+    monkeypatch.setitem(old_names.REMOVED, "unused", "nothing used it")
     path = write(
         tmp_path,
         old="a: {class_path: lightning_omni.nn.conv.C, "
@@ -96,9 +104,9 @@ def test_old_classes_and_arguments_are_renamed_and_removed_ones_left_out(
 
 
 def test_exports_that_hold_old_arguments_are_built(monkeypatch):
-    monkeypatch.setitem(moved.ARGUMENTS, "old_latent_dim", "latent_dim")
+    monkeypatch.setitem(old_names.ARGUMENTS, "old_latent_dim", "latent_dim")
     config = {
         "class_path": "lightning_omni.nn.frames.MelFrameEncoder",
         "init_args": {"sample_rate": 16000, "width": 8, "blocks": [1, 1, 1], "old_latent_dim": 4},
     }
-    assert build(config).init_args["latent_dim"] == 4
+    assert build_module(config).init_args["latent_dim"] == 4

@@ -107,24 +107,24 @@ RELEASED_IDS = {
 
 
 def test_every_released_special_token_has_the_released_id():
-    vocab = Vocab.of_sizes(RELEASED_SIZES, "released")
-    assert {token: vocab.special(token) for token in RELEASED.names} == RELEASED_IDS
+    vocab = Vocab.from_sizes(RELEASED_SIZES, "released")
+    assert {token: vocab.special_id(token) for token in RELEASED.names} == RELEASED_IDS
     assert (vocab.pad_token_id, vocab.mask_token_id) == (151643, 151666)
-    assert vocab.special("<|begin_of_speech|>") == 151684
-    assert vocab.special("<|end_of_turn|>") == 151645
+    assert vocab.special_id("<|begin_of_speech|>") == 151684
+    assert vocab.special_id("<|end_of_turn|>") == 151645
 
 
 def test_released_codes_have_the_released_ids():
-    vocab = Vocab.of_sizes(RELEASED_SIZES, "released")
+    vocab = Vocab.from_sizes(RELEASED_SIZES, "released")
     assert vocab.to_ids("speech", list(range(16_384))) == list(range(151688, 168072))
     assert vocab.to_ids("image", list(range(8_192))) == list(range(168072, 176264))
     assert vocab.size == 176_264
 
 
 def test_special_tokens_are_part_of_the_fingerprint_and_of_the_round_trip():
-    own, released = (Vocab.of_sizes(RELEASED_SIZES, name) for name in ("native", "released"))
+    own, released = (Vocab.from_sizes(RELEASED_SIZES, name) for name in ("native", "released"))
     assert own.fingerprint() != released.fingerprint()
-    old = Vocab.of_sizes(RELEASED_SIZES, "own")  # its name of before
+    old = Vocab.from_sizes(RELEASED_SIZES, "own")  # its name of before
     assert (old.special_tokens, old.to_dict()) == (own.special_tokens, own.to_dict())
     again = Vocab.from_dict(released.to_dict())
     assert again.fingerprint() == released.fingerprint()

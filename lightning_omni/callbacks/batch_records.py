@@ -67,13 +67,13 @@ class BatchRecords(L.Callback):
             logged = trainer.callback_metrics.items()
             loss = float(sum(value for name, value in logged if name.startswith("train_loss/")))
             for i, media in enumerate(batch.chunk(self.joined)):
-                record = {"loss": loss, "media": _checksum(media)}
+                record = {"loss": loss, "media": _tensor_checksum(media)}
                 self.records[number * self.joined + i] = record
             return
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         noisy = pl_module.forward_process(batch, pl_module.vocab, seed=pl_module.noise_seed)
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-        tokens, masks = _checksum(batch.ids), _checksum(noisy.x_t, noisy.positions)
+        tokens, masks = _tensor_checksum(batch.ids), _tensor_checksum(noisy.x_t, noisy.positions)
         self.records[number] = {"loss": loss, "tokens": tokens, "masks": masks}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -103,7 +103,7 @@ def read_records(folder: Path) -> dict[int, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def _checksum(*values: Tensor) -> str:
+def _tensor_checksum(*values: Tensor) -> str:
     digest = hashlib.sha256()
     for value in values:
         digest.update(value.cpu().contiguous().numpy().tobytes())

@@ -64,11 +64,11 @@ def run_defaults(
     if logger is None and root is not None and "logger" in names:
         logger = _class_with_arguments(_LOGGER, save_dir=str(root), name="", version="")
     own = _as_list(trainer.get("callbacks"))
-    classes = [_class_of(callback) for callback in own]
+    classes = [_callback_class(callback) for callback in own]
     added = [
         default
         for default in _default_callbacks(trainer, module, names)
-        if not any(issubclass(cls, _class_of(default)) for cls in classes)
+        if not any(issubclass(cls, _callback_class(default)) for cls in classes)
     ]
     is_averaging = [issubclass(cls, EMA | WeightAveraging) for cls in classes]
     first = [c for c, is_first in zip(own, is_averaging, strict=True) if is_first]
@@ -79,10 +79,10 @@ def run_defaults(
 def _default_callbacks(
     trainer: Mapping[str, Any], module: str, names: Collection[str]
 ) -> list[Plain]:
-    root, kind = trainer.get("default_root_dir"), _import(module)
+    root, kind = trainer.get("default_root_dir"), _import_class(module)
     found = {
         "checkpoints": _class_with_arguments(
-            _CHECKPOINT, **_checkpoint_args(root, trainer.get("max_steps"))
+            _CHECKPOINT, **_checkpoint_arguments(root, trainer.get("max_steps"))
         ),
         "progress": _class_with_arguments(f"{_OURS}.progress.PlainProgress"),
         "throughput": _class_with_arguments(f"{_OURS}.throughput.Throughput"),
@@ -102,7 +102,7 @@ def _default_callbacks(
     return [default for name, default in found.items() if name in names]
 
 
-def _checkpoint_args(root: Any, max_steps: int | None) -> Plain:
+def _checkpoint_arguments(root: Any, max_steps: int | None) -> Plain:
     """Return arguments of the default checkpoints: the last, in the run's folder."""
     args: Plain = {"save_last": True}
     if root is not None:
@@ -122,17 +122,17 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _class_of(callback: Any) -> type:
+def _callback_class(callback: Any) -> type:
     """Return the class of a callback or of its description."""
     if isinstance(callback, str):
-        return _import(callback)
+        return _import_class(callback)
     try:
-        return _import(callback["class_path"])
+        return _import_class(callback["class_path"])
     except TypeError:
         return type(callback)
 
 
-def _import(path: str) -> type:
+def _import_class(path: str) -> type:
     module, _, name = path.rpartition(".")
     found = getattr(importlib.import_module(module or "lightning.pytorch.callbacks"), name)
     assert isinstance(found, type)  # noqa: S101

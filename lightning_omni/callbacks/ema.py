@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_omni.errors import check_within
+from lightning_omni.argument_checks import check_within
 from lightning_omni.modules.sharding import reshard
 
 _LIGHTNING = "EMAWeightAveraging"
@@ -43,7 +43,7 @@ class EMA(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin with the parameters, or with the average of a checkpoint."""
-        self._distribute(pl_module)
+        self._distribute_average(pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -51,13 +51,13 @@ class EMA(L.Callback):
         """Update the average after an optimizer step."""
         step = trainer.global_step
         if step > self.last_step and (step - 1) % self.every_n_steps == 0:
-            self.update(pl_module)
+            self.update_average(pl_module)
             self.last_step = step
 
     @torch.no_grad()
-    def update(self, module: L.LightningModule) -> None:
+    def update_average(self, module: L.LightningModule) -> None:
         """Move the average towards the parameters; the first update copies them."""
-        averaged, current = self._pairs(module)
+        averaged, current = self._local_averages_and_parameters(module)
         if self.updates == 0:
             torch._foreach_copy_(averaged, current)
         else:  # not lerp, which rounds in another way than Lightning's average
@@ -66,33 +66,33 @@ class EMA(L.Callback):
         self.updates += 1
 
     @torch.no_grad()
-    def swap(self, module: L.LightningModule) -> None:
+    def swap_weights(self, module: L.LightningModule) -> None:
         """Exchange the parameters and the average in place."""
-        for averaged, current in zip(*self._pairs(module), strict=True):
+        for averaged, current in zip(*self._local_averages_and_parameters(module), strict=True):
             kept = current.clone()
             current.copy_(averaged)
             averaged.copy_(kept)
 
     @torch.no_grad()
-    def copy_to(self, module: L.LightningModule) -> None:
+    def copy_to_parameters(self, module: L.LightningModule) -> None:
         """Set the parameters to the average."""
-        averaged, current = self._pairs(module)
+        averaged, current = self._local_averages_and_parameters(module)
         torch._foreach_copy_(current, averaged)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the parameters to the average for good: what is exported."""
-        self.copy_to(pl_module)
+        self.copy_to_parameters(pl_module)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Use the average, in training or of a checkpoint."""
         if self.averaged:
-            self._distribute(pl_module)
-            self.swap(pl_module)
+            self._distribute_average(pl_module)
+            self.swap_weights(pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go back to the weights in training."""
         if self.averaged:
-            self.swap(pl_module)
+            self.swap_weights(pl_module)
 
     on_test_epoch_start, on_test_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
@@ -118,19 +118,21 @@ class EMA(L.Callback):
         self.updates = int(checkpoint["averaging_state"]["n_averaged"])
         pl_module.load_state_dict(current)
 
-    def _distribute(self, module: L.LightningModule) -> None:
+    def _distribute_average(self, module: L.LightningModule) -> None:
         """Give the average the devices and shards of the parameters."""
         self.averaged = {
-            name: _distributed_like(self.averaged.get(name, p), p)
+            name: _distribute_like(self.averaged.get(name, p), p)
             for name, p in _detached_parameters(module)
         }
 
-    def _pairs(self, module: L.LightningModule) -> tuple[list[Tensor], list[Tensor]]:
+    def _local_averages_and_parameters(
+        self, module: L.LightningModule
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Return this process's parts of the average and of the parameters."""
         current = dict(_detached_parameters(module))
         return (
-            [_local(self.averaged[name]) for name in current],
-            [_local(p) for p in current.values()],
+            [_local_shard(self.averaged[name]) for name in current],
+            [_local_shard(p) for p in current.values()],
         )
 
 
@@ -140,11 +142,11 @@ def _detached_parameters(module: L.LightningModule) -> list[tuple[str, Tensor]]:
     return [(name, p.detach()) for name, p in module.named_parameters()]
 
 
-def _local(tensor: Tensor) -> Tensor:
+def _local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _distributed_like(value: Tensor, like: Tensor) -> Tensor:
+def _distribute_like(value: Tensor, like: Tensor) -> Tensor:
     """Return a copy of a value with the device and the shards of another tensor."""
     if isinstance(like, DTensor):
         if isinstance(value, DTensor):

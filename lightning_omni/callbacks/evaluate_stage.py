@@ -11,7 +11,7 @@ import lightning as L
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.run import evaluate, load_recognizer
+from lightning_omni.evaluation.command import evaluate, load_recognizer_if_needed
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.tasks import task_named
 
@@ -54,7 +54,7 @@ class EvaluateStage(L.Callback):
                     f"EvaluateStage needs a local data folder, and data.data is '{data.data}'; "
                     "remove it from trainer.callbacks and evaluate the export on a local copy"
                 )
-            load_recognizer(self._tasks_to_evaluate(data))
+            load_recognizer_if_needed(self._tasks_to_evaluate(data))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate on the first process."""
@@ -83,7 +83,7 @@ class EvaluateStage(L.Callback):
             continuous_speech=data.continuous_speech,
             device=str(used) if used.type == "cuda" else "cpu",
         )
-        values = primary_values(results["rows"])
+        values = primary_metric_values(results["rows"])
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
 
@@ -91,7 +91,7 @@ class EvaluateStage(L.Callback):
         return self.tasks or [task for task in data.tasks if task_named(task).scoring is not None]
 
 
-def primary_values(rows: list[dict[str, Any]]) -> dict[str, float]:
+def primary_metric_values(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the primary metric of each task and split as `eval/<task>_<split>/<metric>`."""
     return {
         f"eval/{r['task']}_{r['split']}/{r['metric']}": r["value"]

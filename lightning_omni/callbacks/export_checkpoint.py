@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from lightning_omni.callbacks.export_omni import write_export
-from lightning_omni.callbacks.run_record import RECORD, read_record
+from lightning_omni.callbacks.run_record import RECORD, read_run_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import Keys, is_checkpoint_folder, read_folder
@@ -29,7 +29,7 @@ def is_checkpoint(path: Path) -> bool:
     return is_checkpoint_folder(path) or (path.is_file() and path.suffix == ".ckpt")
 
 
-def write_recipe(checkpoint: Path, recipe: Path) -> None:
+def write_recipe_of_checkpoint(checkpoint: Path, recipe: Path) -> None:
     """Write the recipe of a checkpoint's run, which it wrote into its folder as `config.yaml`.
 
     Args:
@@ -51,7 +51,7 @@ def write_recipe(checkpoint: Path, recipe: Path) -> None:
     )
 
 
-def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
+def read_checkpoint_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
     """Return the weights of a checkpoint by name, averaged ones if it has any, and its step.
 
     The optimizer's states are not read from a folder.
@@ -85,11 +85,11 @@ def export_checkpoint(checkpoint: Path, module: L.LightningModule, data: Any, ou
     Raises:
         OmniError: If it is damaged, or of another model than the recipe's.
     """
-    weights, steps = read_weights(checkpoint)
+    weights, steps = read_checkpoint_weights(checkpoint)
     module.load_state_dict(weights)
     if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
         data.setup("fit")
-        starts = [entry for entry in _starts_of(checkpoint) if entry["first_step"] < steps]
+        starts = [entry for entry in _read_run_record(checkpoint) if entry["first_step"] < steps]
         write_export(output, module, data, weights, steps=steps, starts=starts)
         return
     tokenizer = getattr(module, "tokenizer", None)
@@ -98,10 +98,10 @@ def export_checkpoint(checkpoint: Path, module: L.LightningModule, data: Any, ou
     tokenizer.save_pretrained(output)
 
 
-def _starts_of(checkpoint: Path) -> list[dict[str, Any]]:
+def _read_run_record(checkpoint: Path) -> list[dict[str, Any]]:
     """Return the entries of the record of a checkpoint's run, none if it has none."""
     folders = list(checkpoint.absolute().parents)[:3]
-    return next((read_record(f / RECORD) for f in folders if (f / RECORD).is_file()), [])
+    return next((read_run_record(f / RECORD) for f in folders if (f / RECORD).is_file()), [])
 
 
 def _is_weight(keys: Keys) -> bool:

@@ -10,7 +10,7 @@ import lightning as L
 from torch import Tensor
 
 from lightning_omni.callbacks.export import AveragesWhenSkipped
-from lightning_omni.callbacks.run_record import RECORD, describe_computation, read_record
+from lightning_omni.callbacks.run_record import RECORD, describe_computation, read_run_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.provenance import git_commit, manifest_hash
@@ -46,7 +46,7 @@ class ExportOmni(AveragesWhenSkipped):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "export"
-        starts = read_record(folder.parent / RECORD)
+        starts = read_run_record(folder.parent / RECORD)
         write_export(folder, pl_module, data, whole, steps=trainer.global_step, starts=starts)
 
 
@@ -92,11 +92,11 @@ def write_export(
         speech_tokenizer=data.speech_tokenizer,
         encoder_fingerprint=None if encoder is None else encoder.fingerprint(),
         file_tokenizers=data.file_tokenizers,
-        card=_card(data, module, backbone, weights, steps, starts),
+        card=_model_card(data, module, backbone, weights, steps, starts),
     )
 
 
-def _origin(init_from: str | list[str] | None) -> str:
+def _weights_origin(init_from: str | list[str] | None) -> str:
     """Return where the initial weights are from; the bundled model is named by its checksum."""
     if not init_from:
         return "random weights"
@@ -106,7 +106,7 @@ def _origin(init_from: str | list[str] | None) -> str:
     return str(folder)
 
 
-def _card(
+def _model_card(
     data: OmniData,
     module: MaskedDiffusionModule,
     backbone: Transformer,
@@ -130,7 +130,7 @@ def _card(
         "",
         f"- Tasks of the last stage: {', '.join(data.tasks)}",
         f"- Steps of the last stage: {steps}, batches of {data.rows} x {data.row_length} tokens",
-        f"- Started from: {_origin(module.init_from)}",
+        f"- Started from: {_weights_origin(module.init_from)}",
         f"- Data: `{data.data}`, preset {made_from.get('preset', 'own')}, manifest sha256 "
         f"{manifest_hash(data.data)[:16]}",
         *(f"- Trained: {line}" for line in describe_computation(starts)),

@@ -22,7 +22,7 @@ class FirstProcess:
     def __init__(self) -> None:
         self._group: Any = None
 
-    def join(self) -> None:
+    def make_process_group(self) -> None:
         """Make the group; every process has to call it, once, before there is work."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=PATIENCE)

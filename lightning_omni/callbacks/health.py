@@ -23,7 +23,7 @@ _SIGNIFICANT = 4.0  # standard errors of the fast mean that a rise must exceed
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningMeans:
     """Long-run and recent mean of a metric, and its variance."""
 
     slow: float
@@ -72,7 +72,7 @@ class HealthMonitor(L.Callback):
         self.min_usage, self.rise, self.quiet_steps = min_usage, rise, quiet_steps
         self.alerts: list[tuple[int, str]] = []
         self._gradients: deque[float] = deque(maxlen=100)
-        self._means: dict[str, _Running] = {}
+        self._means: dict[str, _RunningMeans] = {}
         self._last_alert: dict[str, int] = defaultdict(lambda: -(10**9))
 
     def on_train_batch_end(
@@ -89,34 +89,34 @@ class HealthMonitor(L.Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Throughput):
                     values |= callback.latest
-            self._alert(trainer, dict(self.check(values)))
+            self._log_alerts(trainer, dict(self.find_problems(values)))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check codebook usage."""
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        self._alert(trainer, dict(self.check_codebook_usage(values)))
+        self._log_alerts(trainer, dict(self.find_low_codebook_usage(values)))
 
-    def check(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+    def find_problems(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         """Yield `(rule, message)` for each problem in a step's metrics."""
         for name, value in values.items():
             if "loss" in name and not math.isfinite(value):
                 yield f"finite {name}", f"{name} is {value}; lower the learning rate"
         norm = values.get("optim/grad_norm")
         if norm is not None:
-            yield from self._check_gradient(norm)
+            yield from self._find_large_gradient(norm)
         wait, compute = values.get("perf/data_wait_s"), values.get("perf/compute_s")
         if wait and compute and wait / (wait + compute) > self.max_wait_share:
             share = wait / (wait + compute)
             yield "wait", f"{share:.0%} of the time is spent waiting for data; add workers"
-        yield from self._check_bins(values)
+        yield from self._find_rising_losses(values)
 
-    def check_codebook_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+    def find_low_codebook_usage(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         """Yield `(rule, message)` for every codebook of low usage."""
         for name, value in values.items():
             if name.startswith("tokenizer/") and "/usage" in name and value < self.min_usage:
                 yield name, f"{name} is {value:.0%}; the codebook may be collapsing"
 
-    def _check_gradient(self, norm: float) -> Iterator[tuple[str, str]]:
+    def _find_large_gradient(self, norm: float) -> Iterator[tuple[str, str]]:
         if len(self._gradients) >= _ENOUGH:
             usual = median(self._gradients)
             if not norm <= self.max_gradient_ratio * usual:
@@ -124,10 +124,10 @@ class HealthMonitor(L.Callback):
         if math.isfinite(norm):
             self._gradients.append(norm)
 
-    def _check_bins(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
+    def _find_rising_losses(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         for name, value in values.items():
             if name.startswith("train_loss_t_") or name == "train/loss":
-                self._means.setdefault(name, _Running(value, value)).add(value)
+                self._means.setdefault(name, _RunningMeans(value, value)).add(value)
         total = self._means.get("train/loss")
         if total is None or total.fast > total.slow:
             return
@@ -138,7 +138,7 @@ class HealthMonitor(L.Callback):
                     f"{name} rises ({mean.slow:.3g} to {mean.fast:.3g}) while the total falls",
                 )
 
-    def _alert(self, trainer: L.Trainer, found: dict[str, str]) -> None:
+    def _log_alerts(self, trainer: L.Trainer, found: dict[str, str]) -> None:
         step = trainer.global_step
         due = {k: v for k, v in found.items() if step - self._last_alert[k] >= self.quiet_steps}
         if not due or not trainer.is_global_zero:
@@ -149,6 +149,6 @@ class HealthMonitor(L.Callback):
             self.alerts.append((step, message))
             log.warning("health, step %d: %s", step, message)
         rows = [[str(at), message] for at, message in self.alerts]
-        media.table("health/alerts", ["step", "what"], rows)
+        media.write_table("health/alerts", ["step", "what"], rows)
         for logger in trainer.loggers:
             logger.log_metrics({"monitor/alerts": float(len(self.alerts))}, step=step)

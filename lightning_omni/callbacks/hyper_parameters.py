@@ -10,7 +10,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from lightning_omni.callbacks.run_record import record_of
+from lightning_omni.callbacks.run_record import record_of_trainer
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
 
@@ -63,19 +63,19 @@ def settings_of_run(trainer: L.Trainer) -> dict[str, Value]:
     """Return the settings of the recipe as `model.optimizer.lr`; empty without a recipe."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, SaveConfigCallback):
-            found = _flat(callback.config.as_dict(), "")
+            found = _flatten_settings(callback.config.as_dict(), "")
             return {name: value for name, value in found if name.startswith(_KEPT)}
     return {}
 
 
 def computation_of_run(trainer: L.Trainer) -> dict[str, Value]:
     """Return what the run computed with as `used.device`, `used.precision`, `used.attention`."""
-    found = record_of(trainer)
+    found = record_of_trainer(trainer)
     names = ("device", "precision", "attention")
     return {f"used.{name}": str(found[name]) for name in names if name in found}
 
 
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Value]]:
+def _flatten_settings(value: Any, name: str) -> Iterator[tuple[str, Value]]:
     """Yield the settings within a value by their dotted names, without `init_args`; None is none.
 
     The name of a class is a setting, and so is a list.
@@ -86,7 +86,9 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Value]]:
                 yield name, str(inner).rpartition(".")[2]
             else:
                 of_class = key == "init_args"
-                yield from _flat(inner, name if of_class else f"{name}.{key}".removeprefix("."))
+                yield from _flatten_settings(
+                    inner, name if of_class else f"{name}.{key}".removeprefix(".")
+                )
     elif isinstance(value, bool | int | float | str):
         yield name, value
     elif isinstance(value, list | tuple) and value:

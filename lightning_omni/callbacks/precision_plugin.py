@@ -58,13 +58,13 @@ class BFloat16WhereFaster(Precision):
         return "cpu" if parameter is None else parameter.device.type
 
 
-def take_from_recipe(trainer: Any) -> bool | None:
+def take_rule_from_recipe(trainer: Any) -> bool | None:
     """Take the rule out of a recipe's section; return None if it says nothing on precision."""
     if not isinstance(trainer, dict):
         return None
     precision, plugins = trainer.get("precision"), trainer.get("plugins")
     listed = plugins if isinstance(plugins, list) else [plugins]
-    others = [plugin for plugin in listed if not _is_rule(plugin)]
+    others = [plugin for plugin in listed if not _is_precision_rule(plugin)]
     has_rule = len(others) < len(listed)
     if has_rule:
         trainer["plugins"] = others or None
@@ -75,6 +75,6 @@ def take_from_recipe(trainer: Any) -> bool | None:
     return None if precision is None else False
 
 
-def _is_rule(plugin: Any) -> bool:
+def _is_precision_rule(plugin: Any) -> bool:
     path = plugin.get("class_path") if isinstance(plugin, dict) else plugin
     return isinstance(path, str) and path.endswith(PRECISION_RULE.rpartition(".")[2])

@@ -36,26 +36,32 @@ class Reconstructions(L.Callback):
         pl_module.eval()
         with torch.no_grad():
             if isinstance(pl_module, ImageTokenizerModule):
-                _log_pictures(media, pl_module, batch)
+                _log_picture_reconstructions(media, pl_module, batch)
             elif isinstance(pl_module, SpeechTokenizerModule):
-                _log_sounds(media, pl_module, batch)
+                _log_sound_reconstructions(media, pl_module, batch)
         pl_module.train(was_training)
 
 
-def _log_pictures(media: MediaLog, module: ImageTokenizerModule, pixels: Tensor) -> None:
+def _log_picture_reconstructions(
+    media: MediaLog, module: ImageTokenizerModule, pixels: Tensor
+) -> None:
     tokenizer = module.tokenizer
     rows = pixels.shape[-2] // tokenizer.downsample_factor
     decoded = tokenizer.decode(tokenizer.encode(pixels), rows=rows)
     pairs = [image for pair in zip(pixels, decoded, strict=True) for image in pair]
-    media.images("reconstructions/real_then_decoded", [tensor_to_image(image) for image in pairs])
+    media.write_images(
+        "reconstructions/real_then_decoded", [tensor_to_image(image) for image in pairs]
+    )
 
 
-def _log_sounds(media: MediaLog, module: SpeechTokenizerModule, wave: Tensor) -> None:
+def _log_sound_reconstructions(
+    media: MediaLog, module: SpeechTokenizerModule, wave: Tensor
+) -> None:
     tokenizer = module.tokenizer
     rate = tokenizer.sample_rate
     decoded = tokenizer.decode(tokenizer.encode(wave, sample_rate=rate))
     for i, (real, ours) in enumerate(zip(wave, decoded, strict=True)):
         pair = [real.cpu(), ours.float().cpu()]
-        media.audio(f"reconstructions/{i}_real", pair[0], rate)
-        media.audio(f"reconstructions/{i}_decoded", pair[1], rate)
-        media.spectrograms(f"reconstructions/{i}_spectrograms", pair, rate)
+        media.write_audio(f"reconstructions/{i}_real", pair[0], rate)
+        media.write_audio(f"reconstructions/{i}_decoded", pair[1], rate)
+        media.write_spectrograms(f"reconstructions/{i}_spectrograms", pair, rate)

@@ -45,12 +45,12 @@ class RunRecord(L.Callback):
         self._watch, self._kernels = AttentionWatch(pl_module), set()
         if trainer.is_global_zero:
             self._handles = [
-                module.register_forward_hook(self._observe)
+                module.register_forward_hook(self._note_product_format)
                 for module in pl_module.modules()
                 if isinstance(module, _PRODUCTS)
             ]
 
-    def _observe(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def _note_product_format(self, module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         """Note the format of a product, once."""
         self._dtype = output.dtype
         for handle in self._handles:
@@ -70,14 +70,14 @@ class RunRecord(L.Callback):
         has_news = not self.entry or self._watch.kernels != self._kernels
         if trainer.is_global_zero and has_news:
             self._kernels = set(self._watch.kernels)
-            self._write(trainer, pl_module)
+            self._write_entry(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Write the entry with the step of the checkpoint, at which another start may go on."""
         if trainer.is_global_zero and self.entry:
-            self._write(trainer, pl_module)
+            self._write_entry(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the entry with the last step."""
@@ -85,9 +85,9 @@ class RunRecord(L.Callback):
         self._watch.close()
         self._kernels = _of_all_processes(self._watch.kernels, trainer.world_size)
         if trainer.is_global_zero and self.entry:
-            self._write(trainer, pl_module)
+            self._write_entry(trainer, pl_module)
 
-    def _write(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _write_entry(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         dtypes = [] if self._dtype is None else [self._dtype]
         self.entry = {
             "first_step": self._first_step,
@@ -101,7 +101,9 @@ class RunRecord(L.Callback):
             **({"commit": self.entry["commit"]} if self.entry else {}),
         }
         path = Path(trainer.default_root_dir) / RECORD
-        earlier = [entry for entry in read_record(path) if entry["first_step"] < self._first_step]
+        earlier = [
+            entry for entry in read_run_record(path) if entry["first_step"] < self._first_step
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")  # a kill leaves the old record or the new
         partial.write_text(json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
@@ -115,7 +117,7 @@ def _of_all_processes(kernels: set[str], count: int) -> set[str]:
     return set().union(*parts)
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
+def read_run_record(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a run's record, none if there is no file.
 
     Raises:
@@ -127,7 +129,7 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     return list(found.get("starts", []))
 
 
-def record_of(trainer: L.Trainer) -> dict[str, Any]:
+def record_of_trainer(trainer: L.Trainer) -> dict[str, Any]:
     """Return the entry of a trainer's start; empty if the run keeps no record."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RunRecord):

@@ -57,7 +57,7 @@ class Samples(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prepare for others to wait while the first process draws samples."""
-        self._first_process.join()
+        self._first_process.make_process_group()
 
     def on_train_batch_end(
         self,
@@ -83,9 +83,11 @@ class Samples(L.Callback):
         if isinstance(data, OmniData):
             with self._first_process.others_wait():
                 if takes_part:
-                    self._draw(trainer, pl_module, data)
+                    self._generate_samples(trainer, pl_module, data)
 
-    def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, data: OmniData) -> None:
+    def _generate_samples(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, data: OmniData
+    ) -> None:
         assert isinstance(pl_module, MaskedDiffusionModule)  # noqa: S101
         start, media = time.perf_counter(), MediaLog(trainer)
         is_first = not self._parts
@@ -96,10 +98,10 @@ class Samples(L.Callback):
             _log_answers(media, omni, prompts, answers)
             _log_speech(media, omni, prompts, answers, with_given=is_first)
         if "t2i" in data.tasks:
-            _log_strip(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
+            _log_denoising_pictures(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
         texts = [t for t in ("caption", "asr", "tqa") if t in data.tasks]
         if texts:
-            _log_text(media, omni, self._parts["prompts"][texts[0]][0], self.seed)
+            _log_denoising_text(media, omni, self._parts["prompts"][texts[0]][0], self.seed)
         pl_module.backbone.train()
         seconds = time.perf_counter() - start
         for logger in trainer.loggers:
@@ -125,7 +127,7 @@ class Samples(L.Callback):
         return Omni(folder, device=str(module.device))
 
 
-def _given_parts(prompt: Sample) -> dict[str, list[Part]]:
+def _request_and_answer_parts(prompt: Sample) -> dict[str, list[Part]]:
     """Return the parts of the request and of the true answer, without transcript."""
     *before, last = prompt.turns
     return {
@@ -138,20 +140,20 @@ def _log_answers(media: MediaLog, omni: Omni, prompts: list[Sample], answers: li
     """Log a table of texts, and a row of pictures."""
     rows, pictures = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
-        given, spoken = _given_parts(prompt), str(prompt.meta.get("text", ""))
+        given, spoken = _request_and_answer_parts(prompt), str(prompt.meta.get("text", ""))
         own = [part for part in answer.sample.turns[-1].parts if not part.is_transcript]
-        reference = _in_words(given["reference"])
-        rows.append([_in_words(given["request"], spoken), reference, _in_words(own)])
+        reference = _describe_parts(given["reference"])
+        rows.append([_describe_parts(given["request"], spoken), reference, _describe_parts(own)])
         codes = [p for parts in given.values() for p in parts if p.modality == "image" and p.codes]
-        pictures += [_picture(omni, part.codes or ()) for part in codes]
+        pictures += [_decode_picture(omni, part.codes or ()) for part in codes]
         if answer.image is not None:
             pictures.append(answer.image)
     task = prompts[0].task if prompts else ""
-    media.table(f"samples/{task}/text", ["request", "reference", "answer"], rows)
-    media.images(f"samples/{task}/real_then_generated", pictures)
+    media.write_table(f"samples/{task}/text", ["request", "reference", "answer"], rows)
+    media.write_images(f"samples/{task}/real_then_generated", pictures)
 
 
-def _in_words(parts: Iterable[Part], spoken: str = "") -> str:
+def _describe_parts(parts: Iterable[Part], spoken: str = "") -> str:
     """Return the texts of parts, media as `[image]` and speech as `[speech: what is said]`."""
     words = []
     for part in parts:
@@ -171,21 +173,21 @@ def _log_speech(
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         tag = f"samples/{prompt.task}/{i}"
         waves: list[Wave] = []
-        for name, parts in _given_parts(prompt).items():
+        for name, parts in _request_and_answer_parts(prompt).items():
             for part in parts:
                 if part.modality == "speech" and part.codes:
                     wave = omni.decoder.decode(part)
                     assert isinstance(wave, np.ndarray)  # noqa: S101
                     waves.append(wave)
                     if with_given:
-                        media.audio(f"{tag}_{name}", wave, rate)
+                        media.write_audio(f"{tag}_{name}", wave, rate)
         if answer.speech is not None:
             waves.append(answer.speech)
-            media.audio(f"{tag}_answer", answer.speech, rate)
-        media.spectrograms(f"{tag}_spectrograms", waves, rate)
+            media.write_audio(f"{tag}_answer", answer.speech, rate)
+        media.write_spectrograms(f"{tag}_spectrograms", waves, rate)
 
 
-def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
+def _log_denoising_pictures(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """Log a picture after each of `STRIP` denoising steps; masked positions are grey."""
     span = omni.template.vocab.span("image")
     frames: list[Image.Image] = []
@@ -198,19 +200,21 @@ def _log_strip(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
         held = ids[is_open | is_code]
         masked = held == omni.template.vocab.mask_token_id
         codes = (held - span.start).masked_fill(masked, 0)
-        picture = _picture(omni, tuple(codes.tolist()))
-        frames.append(_grey_out(picture, masked, omni.template.image_columns))
+        picture = _decode_picture(omni, tuple(codes.tolist()))
+        frames.append(_grey_out_masked(picture, masked, omni.template.image_columns))
         masks.append(masked)
 
     text = next((p.text for p in prompt.turns[0].parts if p.modality == "text"), None)
     omni.generate("t2i", text=text, seed=seed, num_steps=STRIP, on_step=record_frame)
-    media.images("denoise/image_strip", frames)
+    media.write_images("denoise/image_strip", frames)
     if masks:
         order = torch.stack(masks).sum(0)
-        media.images("denoise/commit_order", [_order_map(order, omni.template.image_columns)])
+        media.write_images(
+            "denoise/commit_order", [_draw_commit_order(order, omni.template.image_columns)]
+        )
 
 
-def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
+def _log_denoising_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     """Log a text after each denoising step; masks are blocks, special tokens dots."""
     frames: list[list[int]] = []
     (answer,) = omni.answer(
@@ -222,19 +226,19 @@ def _log_text(media: MediaLog, omni: Omni, prompt: Sample, seed: int) -> None:
     start = next(i for i in starts if kept[-1][i : i + len(response)] == response)
     rows = []
     for number, ids in enumerate(kept, start=1):
-        tokens = [_glyph(omni, i) for i in ids[start : start + len(response)]]
+        tokens = [_token_glyph(omni, i) for i in ids[start : start + len(response)]]
         rows.append([str(number), "".join(tokens)])
-    media.table("denoise/text", ["step", "answer"], rows)
+    media.write_table("denoise/text", ["step", "answer"], rows)
 
 
-def _glyph(omni: Omni, token_id: int) -> str:
+def _token_glyph(omni: Omni, token_id: int) -> str:
     if token_id == omni.template.vocab.mask_token_id:
         return "\N{FULL BLOCK}"
     is_text = omni.template.vocab.modality_of(token_id) == "text"
     return omni.template.text.decode([token_id]) if is_text else "\N{MIDDLE DOT}"
 
 
-def _order_map(order: Tensor, columns: int) -> Image.Image:
+def _draw_commit_order(order: Tensor, columns: int) -> Image.Image:
     """Return the step at which each token was committed as enlarged grey levels."""
     shade = (order.float() / order.max().clamp_min(1) * 255).to(torch.uint8)
     grid = Image.fromarray(shade.view(-1, columns).cpu().numpy(), "L")
@@ -242,14 +246,14 @@ def _order_map(order: Tensor, columns: int) -> Image.Image:
     return grid.resize((side, side), Image.Resampling.NEAREST).convert("RGB")
 
 
-def _picture(omni: Omni, codes: tuple[int, ...]) -> Image.Image:
+def _decode_picture(omni: Omni, codes: tuple[int, ...]) -> Image.Image:
     with torch.inference_mode():
         grid = torch.tensor([codes], device=omni.device)
         pixels = omni.image_tokenizer.decode(grid, rows=omni.template.image_columns)
     return tensor_to_image(pixels[0])
 
 
-def _grey_out(picture: Image.Image, masked: Tensor, columns: int) -> Image.Image:
+def _grey_out_masked(picture: Image.Image, masked: Tensor, columns: int) -> Image.Image:
     side = picture.width // columns
     for i in masked.nonzero().flatten().tolist():
         row, column = divmod(i, columns)

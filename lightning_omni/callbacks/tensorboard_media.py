@@ -36,7 +36,7 @@ class MediaLog:
         self.step = trainer.global_step
         self.failures = 0
 
-    def images(self, tag: str, pictures: list[Image.Image], *, stacked: bool = False) -> None:
+    def write_images(self, tag: str, pictures: list[Image.Image], *, stacked: bool = False) -> None:
         """Write pictures in one, left to right, or if `stacked` top to bottom."""
         if self.writer is None or not pictures:
             return
@@ -54,22 +54,22 @@ class MediaLog:
             lambda: self.writer.add_image(tag, pixels, self.step, dataformats="HWC")
         )
 
-    def audio(self, tag: str, wave: Wave, sample_rate: int) -> None:
+    def write_audio(self, tag: str, wave: Wave, sample_rate: int) -> None:
         """Write mono audio, made finite, clamped and cut to `MAX_SECONDS`; skip empty audio."""
-        sound = _playable(wave, sample_rate)
+        sound = _make_playable(wave, sample_rate)
         if self.writer is None or len(sound) == 0:
             return
         self._write_or_warn(lambda: self.writer.add_audio(tag, sound[None], self.step, sample_rate))
 
-    def spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
-        """Write spectrograms of what `audio` would write, top to bottom; skip empty audio."""
+    def write_spectrograms(self, tag: str, waves: Sequence[Wave], sample_rate: int) -> None:
+        """Write spectrograms of what `write_audio` would write, top to bottom; skip empty audio."""
         if self.writer is None:
             return
-        sounds = [_playable(wave, sample_rate) for wave in waves]
+        sounds = [_make_playable(wave, sample_rate) for wave in waves]
         pictures = [spectrogram(sound, sample_rate) for sound in sounds if len(sound)]
-        self.images(tag, pictures, stacked=True)
+        self.write_images(tag, pictures, stacked=True)
 
-    def table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
+    def write_table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:
         """Write a Markdown table; cells are escaped."""
         if self.writer is None or not rows:
             return
@@ -86,6 +86,6 @@ class MediaLog:
             log.warning("could not write to TensorBoard: %s", error)
 
 
-def _playable(wave: Wave, sample_rate: int) -> Tensor:
+def _make_playable(wave: Wave, sample_rate: int) -> Tensor:
     sound = torch.nan_to_num(torch.as_tensor(wave, dtype=torch.float32).flatten())
     return sound[: MAX_SECONDS * sample_rate].clamp(-1, 1)

@@ -12,18 +12,19 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from lightning_omni.callbacks.hyper_parameters import write_hyper_parameters
-from lightning_omni.callbacks.step_times import StepTimes
+from lightning_omni.callbacks.step_times import StepTimer
 from lightning_omni.callbacks.tensorboard_layout import write_layout
+from lightning_omni.devices import peak_memory_gb
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.flops import peak_flops, training_flops
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import Batch
 
 if sys.platform != "win32":
-    import resource
+    pass
 
 
-class _LastOfAll(L.Callback):
+class _WaitingTimeStart(L.Callback):
     """Starts the waiting time when every other callback is done."""
 
     def __init__(self, throughput: Throughput) -> None:
@@ -57,7 +58,7 @@ class Throughput(L.Callback):
     `perf/data_wait_s` is the time until the next batch is available, without validation, samples
     and checkpoints. `perf/compute_s` is the time of the step itself: `perf/forward_s`,
     `perf/backward_s` and `perf/update_s` (clipping and optimizer). Means are over
-    `log_every_n_steps`. The parts of a step are measured by `StepTimes`.
+    `log_every_n_steps`. The parts of a step are measured by `StepTimer`.
 
     `perf/mfu` is the share of the GPU's datasheet peak that `training_flops` amount to in the time
     of steps and waiting (MFU, PaLM, arXiv:2204.02311, appendix B); on GPUs of unknown peak, on CPUs
@@ -70,11 +71,11 @@ class Throughput(L.Callback):
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
         self.started = self.ended = time.perf_counter()
-        self.times = StepTimes(torch.device("cpu"))
+        self.times = StepTimer(torch.device("cpu"))
         self.peak_flops: float | None = None
-        self._restart()
+        self._reset_counts()
 
-    def _restart(self) -> None:
+    def _reset_counts(self) -> None:
         self.wait_s = self.compute_s = 0.0
         self.tokens = self.useful = self.answer = self.samples = self.steps = self.flops = 0
         self.tasks: Counter[int] = Counter()
@@ -83,14 +84,14 @@ class Throughput(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Append the callback that starts the waiting time."""
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, _LastOfAll) for callback in callbacks):
-            callbacks.append(_LastOfAll(self))
+        if not any(isinstance(callback, _WaitingTimeStart) for callback in callbacks):
+            callbacks.append(_WaitingTimeStart(self))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Arrange the charts of the run, and look at the device."""
         write_layout(trainer, pl_module)
         device = trainer.strategy.root_device
-        self.times = StepTimes(device)
+        self.times = StepTimer(device)
         if isinstance(pl_module, MaskedDiffusionModule) and device.type == "cuda":
             weights = pl_module.backbone.blocks.parameters()
             is_whole = all(weight.requires_grad for weight in weights)
@@ -108,17 +109,17 @@ class Throughput(L.Callback):
         """Stop the waiting time."""
         self.started = time.perf_counter()
         self.wait_s += self.started - self.ended
-        self.times.start(self.started)
+        self.times.start_step(self.started)
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
     ) -> None:
         """Note the end of the forward pass."""
-        self.times.mark(time.perf_counter())
+        self.times.mark_end_of_part(time.perf_counter())
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the end of the backward pass."""
-        self.times.mark(time.perf_counter())
+        self.times.mark_end_of_part(time.perf_counter())
 
     def on_train_batch_end(
         self,
@@ -131,14 +132,14 @@ class Throughput(L.Callback):
         """Count the step, and log every `log_every_n_steps`."""
         self.ended = time.perf_counter()
         self.compute_s += self.ended - self.started
-        self.times.end(self.ended)
+        self.times.end_step(self.ended)
         if isinstance(batch, Batch):
             self._count_tokens(batch, pl_module)
         else:
             self.samples += len(batch)
         self.steps += 1
         if self.steps >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._log(trainer)
+            self._log_throughput(trainer)
 
     def _count_tokens(self, batch: Batch, module: L.LightningModule) -> None:
         """Count what a batch holds, without waiting for the device."""
@@ -155,7 +156,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Log the gradient norm before clipping, and the learning rate, of each optimizer."""
-        if (_batches_that_stepped(trainer) + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if (_count_stepped_batches(trainer) + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         suffix = "_critic" if optimizer in trainer.optimizers[1:] else ""
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -167,28 +168,28 @@ class Throughput(L.Callback):
             name = f"optim/lr{suffix}_group{k}" if k else f"optim/lr{suffix}"
             pl_module.log(name, group["lr"], batch_size=1)
 
-    def _log(self, trainer: L.Trainer) -> None:
+    def _log_throughput(self, trainer: L.Trainer) -> None:
         total_s = self.wait_s + self.compute_s
         memory_gb = peak_memory_gb(trainer.strategy.root_device)
         values = {
             "perf/data_wait_s": self.wait_s / self.steps,
             "perf/compute_s": self.compute_s / self.steps,
             **({} if memory_gb is None else {"perf/peak_gb": memory_gb}),
-            **(self._token_values(total_s) if self.tokens else self._sample_values(total_s)),
+            **(self._token_metrics(total_s) if self.tokens else self._sample_metrics(total_s)),
         }
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         self.latest = values
-        self._restart()
+        self._reset_counts()
 
-    def _sample_values(self, total_s: float) -> dict[str, float]:
+    def _sample_metrics(self, total_s: float) -> dict[str, float]:
         return {"perf/samples_per_s": self.samples / total_s}
 
-    def _token_values(self, total_s: float) -> dict[str, float]:
+    def _token_metrics(self, total_s: float) -> dict[str, float]:
         values = {
             "perf/tokens_per_s": self.tokens / total_s,
             "perf/useful_tokens_per_s": self.useful / total_s,
-            **self.times.means(),
+            **self.times.mean_times(),
             "data/packing_efficiency": self.useful / self.tokens,
             "data/answer_share": self.answer / self.tokens,
         }
@@ -198,20 +199,6 @@ class Throughput(L.Callback):
         return values | {f"data_task/{name}": share for name, share in shares.items()}
 
 
-def _batches_that_stepped(trainer: L.Trainer) -> int:
+def _count_stepped_batches(trainer: L.Trainer) -> int:
     """Return the number by which Lightning decides whether what is logged now is written."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-
-def peak_memory_gb(device: torch.device) -> float | None:
-    """Return the most memory used so far, in 10^9 bytes.
-
-    On a GPU that of its tensors, otherwise the resident memory of this process; None on
-    Windows, which does not keep it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    if sys.platform == "win32":
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

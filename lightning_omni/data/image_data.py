@@ -11,13 +11,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import center_crop_and_resize, read_image, scale_pixels
 from lightning_omni.data.media_reader import DecodedMediaCache, MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
 from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest, read_shard
 from lightning_omni.data.storage.locations import parse_recorded_location
-from lightning_omni.errors import check_within
 
 
 class ImageBatches:

@@ -7,7 +7,7 @@ from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import TextTokenizer
-from lightning_omni.vocab import SETS, SpecialTokensName, Vocab, canonical_set
+from lightning_omni.vocab import SETS, SpecialTokensName, Vocab, canonical_special_tokens
 
 TEMPLATES: dict[SpecialTokensName, type[Template]] = {
     "native": Template,
@@ -43,7 +43,7 @@ def check_continuous_speech(
     Raises:
         OmniError: If so.
     """
-    name = canonical_set(special_tokens)
+    name = canonical_special_tokens(special_tokens)
     if continuous_speech is not None and CONTEXT not in SETS[name].names:
         raise OmniError(
             f"continuous_speech needs the token {CONTEXT}, which the special tokens "

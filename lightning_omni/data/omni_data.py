@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.encoding.code_features import load_code_features
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
@@ -23,7 +24,7 @@ from lightning_omni.data.resumable_data import LANES, ResumableData
 from lightning_omni.data.shards import manifest_digest, read_manifest, read_samples
 from lightning_omni.data.storage.locations import Location, parse_recorded_location
 from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SPEECH, TEXT
 from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.tasks import task_named
@@ -31,7 +32,7 @@ from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
-from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_set
+from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_special_tokens
 
 
 class OmniData(ResumableData):
@@ -99,7 +100,7 @@ class OmniData(ResumableData):
             check_within(f"data.tasks.{task}", share, 0)
         if not any(tasks.values()):
             raise OmniError("data.tasks gives no task a share; name at least one, such as t2i: 1")
-        Vocab.of_sizes(vocab, special_tokens)
+        Vocab.from_sizes(vocab, special_tokens)
         check_continuous_speech(special_tokens, continuous_speech)
         check_within("data.rows", rows, 1)
         check_within("data.row_length", row_length, 1)
@@ -119,7 +120,7 @@ class OmniData(ResumableData):
         self.speech_tokenizer = resolve_pretrained(speech_tokenizer, "speech_tokenizer")
         self.file_tokenizers = {name: Path(f) for name, f in (file_tokenizers or {}).items()}
         self.request_image_size = request_image_size
-        self.special_tokens = canonical_set(special_tokens)
+        self.special_tokens = canonical_special_tokens(special_tokens)
         self.continuous_speech = continuous_speech
         self.vocab, self.tasks = vocab, {k: w for k, w in tasks.items() if w > 0}
         self.rows, self.row_length = rows, row_length
@@ -142,7 +143,7 @@ class OmniData(ResumableData):
                 "set data.vocab to the tokenizers' sizes"
             )
         text = TextTokenizer(self.text_ranks or DEFAULT_RANKS)
-        vocab = Vocab.of_sizes(self.vocab, self.special_tokens)
+        vocab = Vocab.from_sizes(self.vocab, self.special_tokens)
         self.template = make_template(
             vocab,
             text,

@@ -41,11 +41,11 @@ class ReleasedTemplate(Template):
         if modality.terminator is None:
             return "", []
         if not modality.is_text:
-            return "", [self.vocab.special(modality.terminator), *self._end_of_turn_ids()]
+            return "", [self.vocab.special_id(modality.terminator), *self._end_of_turn_ids()]
         if not rest:
             return "", self._end_of_turn_ids()
         begins = rest[0].modality == SPEECH
-        end = self.vocab.special("<|begin_of_speech|>") if begins else self.vocab.pad_token_id
+        end = self.vocab.special_id("<|begin_of_speech|>") if begins else self.vocab.pad_token_id
         return "\n", [end]
 
     def decode_answer_text(self, ids: list[int]) -> str:
@@ -106,7 +106,7 @@ class ReleasedTemplate(Template):
                     out.append_ids(ids, grid=self._grid_positions(part.modality, len(ids)))
             else:
                 out.features.append((out.length, part.features))
-                out.append_ids([self.vocab.special(CONTEXT)] * len(part.features))
+                out.append_ids([self.vocab.special_id(CONTEXT)] * len(part.features))
             self._write_bracket(out, "end", part.modality)
         self._write_text(out, text + after, is_fixed=is_fixed)
 
@@ -115,7 +115,7 @@ class ReleasedTemplate(Template):
         out.append_ids(encode_fixed_text(self.text, text) if is_fixed else self.text.encode(text))
 
     def _open_turn(self, out: SequenceBuilder, role: str) -> None:
-        begin = self.vocab.special("<|im_start|>")
+        begin = self.vocab.special_id("<|im_start|>")
         out.append_ids(
             [begin, *encode_fixed_text(self.text, role), *encode_fixed_text(self.text, "\n")]
         )
@@ -124,7 +124,7 @@ class ReleasedTemplate(Template):
         out.append_ids(self._end_of_turn_ids())
 
     def _end_of_turn_ids(self) -> list[int]:
-        return [self.vocab.special("<|im_end|>"), *encode_fixed_text(self.text, "\n")]
+        return [self.vocab.special_id("<|im_end|>"), *encode_fixed_text(self.text, "\n")]
 
     def _close_response(self, out: SequenceBuilder, modality: str) -> None:
         """Close the turn of an image; other responses hold the end of their turn."""

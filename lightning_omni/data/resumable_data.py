@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.lanes import (
     LaneBatch,
     LaneLoader,
@@ -20,7 +21,7 @@ from lightning_omni.data.lanes import (
 )
 from lightning_omni.data.storage.read_counts import ReadCounts, log_read_counts, sum_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 
 log = logging.getLogger(__name__)
 

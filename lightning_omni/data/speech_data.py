@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.lane_reader import Cursor
 from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
@@ -19,7 +20,7 @@ from lightning_omni.data.media_reader import MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
 from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest
 from lightning_omni.data.storage.locations import parse_recorded_location
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 
 
 class SpeechCrops:

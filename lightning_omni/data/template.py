@@ -138,7 +138,7 @@ class Template:
     def answer_ending(self, parts: tuple[Part, ...], part: int) -> tuple[str, list[int]]:
         """Return how an answer part ends: text appended to its own, then ids."""
         terminator = modality_named(parts[part].modality).terminator
-        return "", [] if terminator is None else [self.vocab.special(terminator)]
+        return "", [] if terminator is None else [self.vocab.special_id(terminator)]
 
     def decode_answer_text(self, ids: list[int]) -> str:
         """Return the text of an answer's ids, without its ending."""
@@ -212,10 +212,10 @@ class Template:
         self._close_turn(out)
 
     def _open_turn(self, out: SequenceBuilder, role: str) -> None:
-        out.append_ids([self.vocab.special(f"<|{role}|>")])
+        out.append_ids([self.vocab.special_id(f"<|{role}|>")])
 
     def _close_turn(self, out: SequenceBuilder) -> None:
-        out.append_ids([self.vocab.special("<|end_of_turn|>")])
+        out.append_ids([self.vocab.special_id("<|end_of_turn|>")])
 
     def _write_user_turn(
         self,
@@ -258,7 +258,7 @@ class Template:
         row = modality_named(modality)
         token = row.begin if side == "begin" else row.end
         if token is not None:
-            out.append_ids([self.vocab.special(token)])
+            out.append_ids([self.vocab.special_id(token)])
 
     def _write_request_codes(
         self, out: SequenceBuilder, part: Part, ids: NDArray[np.int64], sample: Sample

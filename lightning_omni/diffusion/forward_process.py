@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.diffusion.noise import sample_t, split_complementary, uniform
 from lightning_omni.diffusion.schedule import T_MIN, NoiseSchedule
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.modalities import modality_named
 from lightning_omni.types import Batch, NoisyBatch
 from lightning_omni.vocab import Vocab

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_omni.errors import check_within
+from lightning_omni.argument_checks import check_within
 
 T_MIN = 1e-3
 """Times are clamped to [T_MIN, 1]: below it a sample has no masks and its weight is unbounded."""

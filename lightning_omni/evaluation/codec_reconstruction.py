@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_omni.evaluation.examples import Response, part_of
+from lightning_omni.evaluation.examples import Response, first_part
 from lightning_omni.generation.decode import MediaDecoder
 from lightning_omni.types import Role, Sample
 
@@ -21,10 +21,10 @@ class CodecReconstructor:
 
     def decode(self, sample: Sample, role: Role) -> Response:
         """Decode image and speech of the turns of a role; text is returned as it is."""
-        text = part_of(sample, role, "text")
+        text = first_part(sample, role, "text")
         media: dict[str, Any] = {"sample_rate": self.decoder.speech.sample_rate}
         for modality in ("image", "speech"):
-            part = part_of(sample, role, modality)
+            part = first_part(sample, role, modality)
             if part is not None and part.codes:
                 media[modality] = self.decoder.decode(part)
         return Response(text.text if text else None, **media)

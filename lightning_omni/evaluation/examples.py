@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -13,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.shards import read_samples, read_shard
+from lightning_omni.data.shards import read_samples
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.emojiworld.metadata import is_scene, question_kind
+from lightning_omni.evaluation.original_media import Recording, read_images, read_speech
 from lightning_omni.modalities import SAMPLE_RATE
-from lightning_omni.tasks import Scoring, task_named
+from lightning_omni.tasks import scoring_of_task
 from lightning_omni.types import Part, Role, Sample, Turn
 
 _GIVEN_FACTS = ("voice", "answer_voice")
@@ -72,27 +71,7 @@ class Example:
         return self.sample.meta
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Speech at `SAMPLE_RATE`, and its transcript if known."""
-
-    wave: NDArray[np.float32]
-    text: str | None
-
-
-def scoring_of(task: str) -> Scoring:
-    """Return how the answers of a task are scored.
-
-    Raises:
-        OmniError: If the task is unknown or has no scorer.
-    """
-    scoring = task_named(task).scoring
-    if scoring is None:
-        raise OmniError(f"task '{task}' has no test; choose tasks with a fixed answer")
-    return scoring
-
-
-def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
+def first_part(sample: Sample, role: Role, modality: str) -> Part | None:
     """Return the first part of a modality in the turns of a role."""
     parts = (p for t in sample.turns if t.role == role for p in t.parts)
     return next((p for p in parts if p.modality == modality), None)
@@ -100,7 +79,7 @@ def part_of(sample: Sample, role: Role, modality: str) -> Part | None:
 
 def is_scorable(task: str, sample: Sample) -> bool:
     """Tell whether a metric applies to a sample: drawings need the facts of the scene."""
-    return scoring_of(task).scorer != "scene" or is_scene(sample)
+    return scoring_of_task(task).scorer != "scene" or is_scene(sample)
 
 
 def scene_samples(data: Path, split: str) -> list[Sample]:
@@ -145,15 +124,15 @@ def load_examples(
         )
     images = read_images(data, _media_keys(chosen, "image"))
     speech = read_speech(data, _media_keys(chosen, "speech"))
-    scorer = scoring_of(task).scorer
-    choices = _choices(plain) if scorer == "spoken_answer" else {}
-    sentences = _sentences(plain) if scorer in ("transcript", "speech") else ()
+    scorer = scoring_of_task(task).scorer
+    choices = _answer_choices(plain) if scorer == "spoken_answer" else {}
+    sentences = _distinct_texts(plain) if scorer in ("transcript", "speech") else ()
     examples = [
         Example(
             encoded[s.key],
             _original_media(s, "user", images, speech),
             _original_media(s, "assistant", images, speech),
-            _transcript(s, speech),
+            _reference_transcript(s, speech),
             choices.get(question_kind(s), sentences),
         )
         for s in chosen
@@ -171,38 +150,6 @@ def as_model_input(sample: Sample) -> Sample:
     return replace(sample, turns=turns, meta=meta)
 
 
-def read_images(data: Path, keys: set[str]) -> dict[str, Image.Image]:
-    """Read pictures of a prepared data folder by key."""
-    return {key: read_image(raw, name=key) for key, raw, _ in _read_media(data, "image", keys)}
-
-
-def read_speech(data: Path, keys: set[str]) -> dict[str, Recording]:
-    """Read recordings of a prepared data folder by key, at `SAMPLE_RATE`."""
-    return {
-        key: Recording(read_audio(raw, sample_rate=SAMPLE_RATE, name=key), facts.get("text"))
-        for key, raw, facts in _read_media(data, "speech", keys)
-    }
-
-
-def _read_media(
-    data: Path, kind: str, keys: set[str]
-) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    missing = set(keys)
-    for path in sorted((data / "media").glob(f"{kind}-*.tar")):
-        if not missing:
-            return
-        for key, files in read_shard(path):
-            if key in missing:
-                missing.discard(key)
-                content = next(raw for name, raw in files.items() if name != "json")
-                yield key, content, json.loads(files.get("json", b"{}"))
-    if missing:
-        raise OmniError(
-            f"no {kind} for key '{min(missing)}' in '{data / 'media'}' ({len(missing)} keys are "
-            "missing); prepare the data again"
-        )
-
-
 def _media_keys(samples: Sequence[Sample], modality: str) -> set[str]:
     parts = (p for s in samples for t in s.turns for p in t.parts if p.modality == modality)
     return {p.key for p in parts if p.key is not None}
@@ -214,8 +161,8 @@ def _original_media(
     images: dict[str, Image.Image],
     speech: dict[str, Recording],
 ) -> Response:
-    text = part_of(sample, role, "text")
-    image, sound = part_of(sample, role, "image"), part_of(sample, role, "speech")
+    text = first_part(sample, role, "text")
+    image, sound = first_part(sample, role, "image"), first_part(sample, role, "speech")
     return Response(
         text.text if text else None,
         images[image.key] if image and image.key else None,
@@ -223,22 +170,22 @@ def _original_media(
     )
 
 
-def _sentences(samples: Sequence[Sample]) -> tuple[str, ...]:
+def _distinct_texts(samples: Sequence[Sample]) -> tuple[str, ...]:
     """Return the distinct texts of a split."""
     texts = (p.text for s in samples for t in s.turns for p in t.parts if p.modality == "text")
     return tuple(dict.fromkeys(text for text in texts if text))
 
 
-def _choices(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
+def _answer_choices(samples: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
     """Return the distinct texts of the answers by kind of question."""
     found: dict[str, set[str]] = {}
     for sample in samples:
-        part = part_of(sample, "assistant", "text")
+        part = first_part(sample, "assistant", "text")
         if part is not None and part.text:
             found.setdefault(question_kind(sample), set()).add(part.text)
     return {kind: tuple(sorted(texts)) for kind, texts in found.items()}
 
 
-def _transcript(sample: Sample, speech: dict[str, Recording]) -> str | None:
-    sound = part_of(sample, "assistant", "speech")
+def _reference_transcript(sample: Sample, speech: dict[str, Recording]) -> str | None:
+    sound = first_part(sample, "assistant", "speech")
     return speech[sound.key].text if sound and sound.key else None

@@ -51,7 +51,7 @@ def save_gallery(out: Path, task: str, items: Sequence[GalleryItem]) -> list[dic
     ]
 
 
-def write_index(out: Path, entries: Sequence[dict[str, Any]]) -> None:
+def write_gallery_index(out: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Write `gallery.json`."""
     (out / INDEX).write_text(json.dumps(list(entries), indent=1, ensure_ascii=False) + "\n")
 

@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 
+from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import check_within
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
-from lightning_omni.evaluation.examples import Example, Response, as_model_input, part_of
+from lightning_omni.evaluation.command import check_tasks, load_model_and_suite
+from lightning_omni.evaluation.examples import Example, Response, as_model_input, first_part
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.evaluation.responses import to_response
-from lightning_omni.evaluation.run import check_tasks, prepare
-from lightning_omni.evaluation.statistics import summarize
+from lightning_omni.evaluation.statistics import summarize_metric
 from lightning_omni.evaluation.suite import Plan
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
-from lightning_omni.generation.decode import Content, blend_speech
+from lightning_omni.generation.blending import blend_speech
+from lightning_omni.generation.config import GenerationConfig, config_to_dict
+from lightning_omni.generation.decode import Content
 from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.types import Part, Sample, Turn
@@ -77,20 +78,22 @@ def evaluate_infilling(
     sampling = sampling or GenerationConfig()
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = prepare(model, data, list(METRICS), device=used)
+    omni, suite = load_model_and_suite(model, data, list(METRICS), device=used)
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
-    assert suite.reconstructor is not None  # noqa: S101 - `prepare` makes one
+    assert suite.reconstructor is not None  # noqa: S101 - `load_model_and_suite` makes one
     infiller = Infiller(omni, suite.reconstructor, sampling, seed, batch_size)
     variants_of = {
-        "caption": infiller.caption_words,
-        "t2i": infiller.picture_halves,
-        "tts": infiller.speech_intervals,
+        "caption": infiller.infill_caption_words,
+        "t2i": infiller.infill_picture_halves,
+        "tts": infiller.infill_speech_intervals,
     }
     rows: list[dict[str, Any]] = []
     for task, metric in METRICS.items():
-        examples = suite.task_examples(task, plan)
+        examples = suite.draw_task_examples(task, plan)
         for variant, responses in variants_of[task](examples).items():
-            estimate = summarize(suite.score(task, examples, responses), metric, seed=seed)
+            estimate = summarize_metric(
+                suite.score_responses(task, examples, responses), metric, seed=seed
+            )
             assert estimate is not None  # noqa: S101 - there are examples
             rows.append({"task": task, "variant": variant, "metric": metric, **asdict(estimate)})
             log.info(
@@ -102,10 +105,10 @@ def evaluate_infilling(
         "fingerprint": fingerprint(model),
         "split": split,
         "seed": seed,
-        "sampling": to_plain(sampling),
+        "sampling": config_to_dict(sampling),
         "scene_classifier": suite.classifier.accuracy_report() if suite.classifier else None,
         **provenance(used),
-        **omni.computation(),
+        **omni.describe_computation(),
         "rows": rows,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
@@ -130,22 +133,22 @@ class Infiller:
     seed: int
     batch_size: int
 
-    def caption_words(self, examples: Sequence[Example]) -> Variants:
+    def infill_caption_words(self, examples: Sequence[Example]) -> Variants:
         """Infill one word of each caption, with the picture and with its codes masked."""
         infills: list[Part] = []
         for example in examples:
             words = (example.reference.text or "").split()
-            words[self._rng(example).randrange(len(words))] = "___"
+            words[self._make_rng(example).randrange(len(words))] = "___"
             infills.append(Part("text", text=" ".join(words)))
         inputs = [as_model_input(example.sample) for example in examples]
         return {
-            "word": self._infill(inputs, infills),
-            "word_without_picture": self._infill(
-                [_change_prompt(s, _mask_codes) for s in inputs], infills
+            "word": self._generate_infills(inputs, infills),
+            "word_without_picture": self._generate_infills(
+                [_change_prompt_parts(s, _mask_all_codes) for s in inputs], infills
             ),
         }
 
-    def picture_halves(self, examples: Sequence[Example]) -> Variants:
+    def infill_picture_halves(self, examples: Sequence[Example]) -> Variants:
         """Infill the left half of each picture, with the caption and with an empty one."""
         columns = self.omni.template.image_columns
         left = frozenset(i for i in range(columns**2) if i % columns < columns // 2)
@@ -157,14 +160,14 @@ class Infiller:
         inputs = [as_model_input(example.sample) for example in examples]
         return {
             "ground_truth": [example.reference for example in examples],
-            "codec_reconstruction": self._reconstruct(examples),
-            "half": self._infill(inputs, infills, own),
-            "half_without_caption": self._infill(
-                [_change_prompt(s, _remove_text) for s in inputs], infills, own
+            "codec_reconstruction": self._reconstruct_references(examples),
+            "half": self._generate_infills(inputs, infills, own),
+            "half_without_caption": self._generate_infills(
+                [_change_prompt_parts(s, _remove_text) for s in inputs], infills, own
             ),
         }
 
-    def speech_intervals(self, examples: Sequence[Example]) -> Variants:
+    def infill_speech_intervals(self, examples: Sequence[Example]) -> Variants:
         """Infill `INTERVAL_S` of each recording; silence instead shows what is lost without it."""
         tokenizer = self.omni.speech_tokenizer
         length, codebooks = round(INTERVAL_S * tokenizer.frame_rate), tokenizer.num_codebooks
@@ -175,7 +178,7 @@ class Infiller:
             codes, wave = _reference_codes(example, "speech"), example.reference.speech
             assert wave is not None  # noqa: S101 - the task speaks
             num_frames = len(codes) // codebooks
-            start = self._rng(example).randrange(max(1, num_frames - length))
+            start = self._make_rng(example).randrange(max(1, num_frames - length))
             frames = range(start, min(start + length, num_frames))
             masked = range(frames.start * codebooks, frames.stop * codebooks)
             infills.append(Part("speech", codes=codes, masked=frozenset(masked)))
@@ -183,9 +186,9 @@ class Infiller:
             silenced.append(replace(example.reference, speech=quiet))
         return {
             "ground_truth": [example.reference for example in examples],
-            "codec_reconstruction": self._reconstruct(examples),
+            "codec_reconstruction": self._reconstruct_references(examples),
             "interval_silenced": silenced,
-            "interval": self._infill(
+            "interval": self._generate_infills(
                 [as_model_input(e.sample) for e in examples],
                 infills,
                 [example.reference.speech for example in examples],
@@ -193,7 +196,7 @@ class Infiller:
         }
 
     @torch.inference_mode()
-    def _infill(
+    def _generate_infills(
         self,
         inputs: Sequence[Sample],
         infills: Sequence[Part],
@@ -206,7 +209,7 @@ class Infiller:
             infills: First part of each answer, with blanks or masked codes.
             own: Picture or sound of each infill, kept where nothing is masked.
         """
-        samples = [_with_answer(*pair) for pair in zip(inputs, infills, strict=True)]
+        samples = [_set_first_answer_part(*pair) for pair in zip(inputs, infills, strict=True)]
         responses: list[Response] = []
         for start in range(0, len(samples), self.batch_size):
             answers = self.omni.answer(
@@ -217,32 +220,36 @@ class Infiller:
             responses += map(to_response, answers)
         if own is None:
             return responses
-        return [self._blend(*each) for each in zip(responses, infills, own, strict=True)]
+        return [
+            self._blend_with_original(*each) for each in zip(responses, infills, own, strict=True)
+        ]
 
-    def _blend(self, response: Response, infill: Part, own: Content | None) -> Response:
+    def _blend_with_original(
+        self, response: Response, infill: Part, own: Content | None
+    ) -> Response:
         generated = getattr(response, infill.modality)
-        blended: Any = self.omni.decoder.blend(generated, own, infill.masked)
+        blended: Any = self.omni.decoder.blend_with_original(generated, own, infill.masked)
         return replace(response, **{infill.modality: blended})
 
-    def _reconstruct(self, examples: Sequence[Example]) -> list[Response]:
+    def _reconstruct_references(self, examples: Sequence[Example]) -> list[Response]:
         return [self.reconstructor.decode(example.sample, "assistant") for example in examples]
 
-    def _rng(self, example: Example) -> Random:
+    def _make_rng(self, example: Example) -> Random:
         return Random(f"{self.seed}/{example.sample.key}")
 
 
 def _reference_codes(example: Example, modality: str) -> tuple[int, ...]:
-    part = part_of(example.sample, "assistant", modality)
+    part = first_part(example.sample, "assistant", modality)
     return part.codes or () if part else ()
 
 
-def _with_answer(sample: Sample, first: Part) -> Sample:
+def _set_first_answer_part(sample: Sample, first: Part) -> Sample:
     """Return the sample with the first part of its answer given."""
     *before, last = sample.turns
     return replace(sample, turns=(*before, Turn(last.role, (first, *last.parts[1:]))))
 
 
-def _change_prompt(sample: Sample, change: Callable[[Part], Part]) -> Sample:
+def _change_prompt_parts(sample: Sample, change: Callable[[Part], Part]) -> Sample:
     """Return the sample with every part of the user's turns changed."""
     turns = tuple(
         Turn(t.role, tuple(map(change, t.parts))) if t.role == "user" else t for t in sample.turns
@@ -250,7 +257,7 @@ def _change_prompt(sample: Sample, change: Callable[[Part], Part]) -> Sample:
     return replace(sample, turns=turns)
 
 
-def _mask_codes(part: Part) -> Part:
+def _mask_all_codes(part: Part) -> Part:
     return replace(part, masked=frozenset(range(len(part.codes or ()))))
 
 

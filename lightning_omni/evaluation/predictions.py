@@ -103,7 +103,7 @@ class ResponseParser:
             predictions.append(
                 Prediction(
                     (response.text or "").strip() or None if "text" in answers else None,
-                    self._transcript(response) if "speech" in answers else None,
+                    self._transcribe_response(response) if "speech" in answers else None,
                     next(scenes) if has_scene else None,
                     missing_modality(answers, response),
                     response.is_finished,
@@ -111,7 +111,7 @@ class ResponseParser:
             )
         return predictions
 
-    def _transcript(self, response: Response) -> str | None:
+    def _transcribe_response(self, response: Response) -> str | None:
         if missing_modality(("speech",), response) or response.speech is None:
             return None
         return self.transcribe(response.speech, response.sample_rate)

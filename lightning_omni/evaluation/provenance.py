@@ -34,7 +34,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **device_facts(used),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _package_version(name) for name in _PACKAGES},
     }
 
 
@@ -48,13 +48,13 @@ def git_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = _run_git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return commit + ("+changes" if _git(root, "status", "--porcelain", "-uno") else "")
+    return commit + ("+changes" if _run_git(root, "status", "--porcelain", "-uno") else "")
 
 
-def _git(root: Path, *args: str) -> str | None:
+def _run_git(root: Path, *args: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *args], capture_output=True, text=True, check=True, timeout=20
@@ -64,7 +64,7 @@ def _git(root: Path, *args: str) -> str | None:
     return done.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

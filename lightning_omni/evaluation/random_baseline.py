@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from lightning_omni.evaluation.emojiworld.captions import normalize_answer
 from lightning_omni.evaluation.emojiworld.metadata import question_kind
-from lightning_omni.evaluation.examples import Example, part_of, scoring_of
+from lightning_omni.evaluation.examples import Example, first_part
 from lightning_omni.evaluation.predictions import Prediction
+from lightning_omni.evaluation.text_normalization import normalize_answer
+from lightning_omni.tasks import scoring_of_task
 from lightning_omni.types import Sample
 
 _DRAWS = 10
@@ -17,7 +18,7 @@ _DRAWS = 10
 
 def baseline_rule(task: str) -> str:
     """Return in words how a task's random baseline is made."""
-    scoring = scoring_of(task)
+    scoring = scoring_of_task(task)
     if scoring.baseline == "most_common_answer":
         return scoring.baseline_source
     return (
@@ -30,7 +31,7 @@ def majority_answers(pool: Sequence[Sample]) -> dict[str, str]:
     """Return the most common answer per kind of question; ties go to the first in the alphabet."""
     counts: dict[str, Counter[str]] = {}
     for sample in pool:
-        part = part_of(sample, "assistant", "text")
+        part = first_part(sample, "assistant", "text")
         answer = str(sample.meta.get("answer") or (part.text if part else None) or "")
         counts.setdefault(question_kind(sample), Counter())[normalize_answer(answer)] += 1
     return {k: min(c, key=lambda a: (-c[a], a)) for k, c in counts.items()}
@@ -56,7 +57,7 @@ def random_baseline_predictions(
     Returns:
         One list of predictions per draw; empty where there are too few examples to shuffle.
     """
-    baseline = scoring_of(task).baseline
+    baseline = scoring_of_task(task).baseline
     if baseline == "most_common_answer":
         answers = majority_answers(pool)
         texts = [answers[question_kind(example.sample)] for example in examples]

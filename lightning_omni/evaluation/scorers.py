@@ -6,28 +6,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
-from lightning_omni.evaluation.emojiworld.captions import (
-    Scene,
-    caption_matches,
+from lightning_omni.evaluation.emojiworld.captions import Scene, caption_matches, parse_caption
+from lightning_omni.evaluation.emojiworld.metadata import is_scene, scene_from_meta
+from lightning_omni.evaluation.emojiworld.scene_classifier import scene_matches
+from lightning_omni.evaluation.examples import Example
+from lightning_omni.evaluation.predictions import Prediction
+from lightning_omni.evaluation.statistics import Score, metrics_of_verdicts
+from lightning_omni.evaluation.text_normalization import (
     contains_answer,
     normalize_answer,
     normalize_text,
-    parse_caption,
     split_words,
 )
-from lightning_omni.evaluation.emojiworld.metadata import is_scene, scene_from_meta
-from lightning_omni.evaluation.emojiworld.scene_classifier import scene_matches
-from lightning_omni.evaluation.examples import Example, scoring_of
-from lightning_omni.evaluation.predictions import Prediction
-from lightning_omni.evaluation.statistics import Score, proportions
 from lightning_omni.metrics.wer import character_errors, word_errors
+from lightning_omni.tasks import scoring_of_task
 
 Metrics = dict[str, tuple[float, float]]
 """(numerator, denominator) by metric, as in `Score`."""
 _CARRIER_WORDS = 8  # a spoken answer may be a sentence, but not a list of everything
 
 
-def score(task: str, example: Example, prediction: Prediction, *, inks: Iterable[str]) -> Score:
+def score_prediction(
+    task: str, example: Example, prediction: Prediction, *, inks: Iterable[str]
+) -> Score:
     """Score one prediction.
 
     Args:
@@ -36,7 +37,7 @@ def score(task: str, example: Example, prediction: Prediction, *, inks: Iterable
         prediction: Parsed response.
         inks: Names of the colours that silhouettes have in the data.
     """
-    metrics = SCORERS[scoring_of(task).scorer](example, prediction, frozenset(inks))
+    metrics = SCORERS[scoring_of_task(task).scorer](example, prediction, frozenset(inks))
     output: dict[str, Any] = {"text": prediction.text, "transcript": prediction.transcript}
     if not prediction.is_finished:
         output["unfinished"] = True
@@ -55,12 +56,12 @@ def error_rates(hypothesis: str | None, reference: str) -> Metrics:
     }
 
 
-def is_exact(text: str | None, reference: str) -> bool:
+def is_exact_match(text: str | None, reference: str) -> bool:
     """Tell whether two answers are equal after normalization."""
     return text is not None and normalize_answer(text) == normalize_answer(reference)
 
 
-def is_spoken(transcript: str | None, answer: str) -> bool:
+def is_answer_spoken(transcript: str | None, answer: str) -> bool:
     """Tell whether speech contains the answer, alone or inside a sentence of moderate length."""
     if transcript is None:
         return False
@@ -68,7 +69,7 @@ def is_spoken(transcript: str | None, answer: str) -> bool:
     return len(split_words(transcript)) <= longest and contains_answer(transcript, answer)
 
 
-def is_closest(transcript: str | None, reference: str, choices: Iterable[str]) -> bool:
+def is_closest_choice(transcript: str | None, reference: str, choices: Iterable[str]) -> bool:
     """Tell whether the reference is the one of all possible answers closest to a transcript.
 
     Recognizers confuse short words ("it is gray" and "it is great"); choosing among the answers
@@ -89,21 +90,21 @@ def reference_answer(example: Example) -> str:
 
 
 def _score_transcript(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
-    return _score_words(prediction.text, example.reference.text or "", example)
+    return _score_word_errors(prediction.text, example.reference.text or "", example)
 
 
 def _score_speech(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
-    return _score_words(prediction.transcript, example.prompt.text or "", example)
+    return _score_word_errors(prediction.transcript, example.prompt.text or "", example)
 
 
-def _score_words(transcript: str | None, reference: str, example: Example) -> Metrics:
-    closest = is_closest(transcript, reference, example.choices)
-    return {**error_rates(transcript, reference), **proportions({"closest": closest})}
+def _score_word_errors(transcript: str | None, reference: str, example: Example) -> Metrics:
+    closest = is_closest_choice(transcript, reference, example.choices)
+    return {**error_rates(transcript, reference), **metrics_of_verdicts({"closest": closest})}
 
 
 def _score_scene(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
-    matches = scene_matches(prediction.scene, _captioned_scene(example.meta))
-    return proportions(_without_trivial_count(example, matches))
+    matches = scene_matches(prediction.scene, _scene_to_draw(example.meta))
+    return metrics_of_verdicts(_drop_trivial_count(example, matches))
 
 
 def _score_caption(example: Example, prediction: Prediction, inks: frozenset[str]) -> Metrics:
@@ -113,32 +114,33 @@ def _score_caption(example: Example, prediction: Prediction, inks: frozenset[str
     has_scene = is_scene(example.sample)
     scene = parse_caption(reference, inks=inks) if has_scene else None
     matches = caption_matches(stated, scene) if scene is not None else {}
-    return proportions({**_without_trivial_count(example, matches), "exact": exact})
+    return metrics_of_verdicts({**_drop_trivial_count(example, matches), "exact": exact})
 
 
 def _score_text_answer(example: Example, prediction: Prediction, _: frozenset[str]) -> Metrics:
     references = (example.reference.text or "", reference_answer(example))
-    return proportions({"exact": any(is_exact(prediction.text, r) for r in references)})
+    exact = any(is_exact_match(prediction.text, r) for r in references)
+    return metrics_of_verdicts({"exact": exact})
 
 
 def _score_spoken_answer(example: Example, prediction: Prediction, inks: frozenset[str]) -> Metrics:
     transcript, text = prediction.transcript, example.reference.text or ""
-    spoken = is_spoken(transcript, reference_answer(example))
-    closest = is_closest(transcript, text, example.choices)
+    spoken = is_answer_spoken(transcript, reference_answer(example))
+    closest = is_closest_choice(transcript, text, example.choices)
     return {
         **_score_text_answer(example, prediction, inks),
-        **proportions({"spoken": spoken, "spoken_closest": closest}),
+        **metrics_of_verdicts({"spoken": spoken, "spoken_closest": closest}),
         "wer": error_rates(transcript, example.transcript or text)["wer"],
     }
 
 
-def _without_trivial_count(example: Example, matches: dict[str, bool]) -> dict[str, bool]:
+def _drop_trivial_count(example: Example, matches: dict[str, bool]) -> dict[str, bool]:
     """Drop the count where the example does not test counting: one object is easy to get right."""
     is_counting = example.meta.get("family") == "count"
     return {k: v for k, v in matches.items() if k != "count" or is_counting}
 
 
-def _captioned_scene(meta: dict[str, Any]) -> Scene:
+def _scene_to_draw(meta: dict[str, Any]) -> Scene:
     """Return what a drawing must show: the background only if the caption names it."""
     scene = scene_from_meta(meta)
     is_named = "caption" not in meta or "background" in str(meta["caption"])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.examples import Recording
+from lightning_omni.evaluation.original_media import Recording
 from lightning_omni.evaluation.predictions import Recognizer
 from lightning_omni.evaluation.scorers import error_rates
 from lightning_omni.evaluation.statistics import (
@@ -97,7 +97,7 @@ def score_speech_codec(
     """
     if not recordings:
         raise OmniError("no recordings to reconstruct; name a split that has some")
-    sentences = [_transcript_of(r) for r in recordings]
+    sentences = [_require_transcript(r) for r in recordings]
     scorer = _SpeechScorer(recognizer, opinion, sentences, tokenizer.sample_rate, seed)
     lengths = [error_rates("", s)["wer"][1] for s in sentences]
     original_errors, ground_truth = scorer.score([r.wave for r in recordings])
@@ -156,16 +156,18 @@ class _SpeechScorer:
         opinions = [self.opinion.overall(w, self.sample_rate) for w in waves]
         words, characters = [r["wer"] for r in rates], [r["cer"] for r in rates]
         scores = SpeechScores(
-            self._rate(words), self._rate(characters), mean_of_values(opinions, seed=self.seed)
+            self._error_rate(words),
+            self._error_rate(characters),
+            mean_of_values(opinions, seed=self.seed),
         )
         return [edits for edits, _ in words], scores
 
-    def _rate(self, counts: Sequence[tuple[float, float]]) -> Estimate:
+    def _error_rate(self, counts: Sequence[tuple[float, float]]) -> Estimate:
         edits, lengths = [c[0] for c in counts], [c[1] for c in counts]
         return ratio_of_sums(edits, lengths, seed=self.seed)
 
 
-def _transcript_of(recording: Recording) -> str:
+def _require_transcript(recording: Recording) -> str:
     if not recording.text:
         raise OmniError(
             "a recording has no transcript, so its words cannot be counted; prepare the data again"

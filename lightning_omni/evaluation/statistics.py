@@ -62,18 +62,18 @@ def metric_names(scores: Sequence[Score]) -> list[str]:
     return list(dict.fromkeys(name for score in scores for name in score.metrics))
 
 
-def proportions(verdicts: dict[str, bool]) -> dict[str, tuple[float, float]]:
+def metrics_of_verdicts(verdicts: dict[str, bool]) -> dict[str, tuple[float, float]]:
     """Return metrics of one example from its verdicts."""
     return {name: (float(is_right), 1.0) for name, is_right in verdicts.items()}
 
 
 def metric_value(scores: Sequence[Score], metric: str) -> float | None:
     """Return sum of numerators over sum of denominators; None if the metric applies nowhere."""
-    tops, bottoms = _columns(scores, metric)
+    tops, bottoms = _numerators_and_denominators(scores, metric)
     return sum(tops) / sum(bottoms) if sum(bottoms) else None
 
 
-def summarize(scores: Sequence[Score], metric: str, *, seed: int) -> Estimate | None:
+def summarize_metric(scores: Sequence[Score], metric: str, *, seed: int) -> Estimate | None:
     """Return the value of a metric with its 95 % interval.
 
     Args:
@@ -84,7 +84,7 @@ def summarize(scores: Sequence[Score], metric: str, *, seed: int) -> Estimate | 
     Returns:
         The estimate; None if the metric applies to no example.
     """
-    tops, bottoms = _columns(scores, metric)
+    tops, bottoms = _numerators_and_denominators(scores, metric)
     if not sum(bottoms):
         return None
     if is_error_rate(metric):
@@ -195,7 +195,9 @@ def mean_difference(differences: Sequence[float]) -> Difference:
     return Difference(mean, statistics.stdev(differences) / len(differences) ** 0.5)
 
 
-def _columns(scores: Sequence[Score], metric: str) -> tuple[list[float], list[float]]:
+def _numerators_and_denominators(
+    scores: Sequence[Score], metric: str
+) -> tuple[list[float], list[float]]:
     pairs = [s.metrics[metric] for s in scores if metric in s.metrics]
     return [top for top, _ in pairs], [bottom for _, bottom in pairs]
 
@@ -219,15 +221,15 @@ def paired_difference_over_seeds(
         OmniError: If no example of a seed has the metric on both sides.
     """
     by_seed = [example_differences(a, b, metric) for a, b in zip(ones, others, strict=True)]
-    of_seeds = [_without_none(row) for row in by_seed]
+    of_seeds = [_drop_none(row) for row in by_seed]
     if not all(of_seeds):
         raise OmniError(f"no example has '{metric}' on both sides; use more examples")
-    of_examples = [_without_none(column) for column in zip(*by_seed, strict=True)]
+    of_examples = [_drop_none(column) for column in zip(*by_seed, strict=True)]
     return (
         mean_difference([statistics.fmean(row) for row in of_seeds]),
         mean_difference([statistics.fmean(column) for column in of_examples if column]),
     )
 
 
-def _without_none(values: Sequence[float | None]) -> list[float]:
+def _drop_none(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]

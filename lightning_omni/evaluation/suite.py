@@ -24,7 +24,7 @@ from lightning_omni.evaluation.gallery import (
     GalleryItem,
     interleave_splits,
     save_gallery,
-    write_index,
+    write_gallery_index,
 )
 from lightning_omni.evaluation.predictions import (
     Prediction,
@@ -36,9 +36,9 @@ from lightning_omni.evaluation.predictions import (
 )
 from lightning_omni.evaluation.random_baseline import random_baseline_predictions
 from lightning_omni.evaluation.responses import ModelAdapter, OmniAdapter, generate_responses
-from lightning_omni.evaluation.scorers import score
+from lightning_omni.evaluation.scorers import score_prediction
 from lightning_omni.evaluation.statistics import Score
-from lightning_omni.evaluation.table import Row, TaskScores, build_rows, results_table
+from lightning_omni.evaluation.table import ResultRow, TaskScores, build_rows, results_table
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Omni
 from lightning_omni.tasks import task_named
@@ -71,7 +71,7 @@ class Plan:
     batch_size: int = 16
     gallery: int = 8
 
-    def limit_of(self, task: str) -> int:
+    def limit_of_task(self, task: str) -> int:
         """Return the number of examples of a task in each split."""
         return self.speech_limit if needs_recognizer(task) else self.limit
 
@@ -111,7 +111,7 @@ class Suite:
     inks: frozenset[str]
     classifier: TrainedClassifier | None = None
 
-    def run(self, model: ModelAdapter, plan: Plan, out: Path) -> dict[str, Any]:
+    def evaluate_model(self, model: ModelAdapter, plan: Plan, out: Path) -> dict[str, Any]:
         """Evaluate a model and write `results.md` after every task, and the gallery.
 
         Returns:
@@ -120,14 +120,14 @@ class Suite:
         Raises:
             OmniError: If the data have no such tasks and splits, or all responses to a task fail.
         """
-        rows: list[Row] = []
+        rows: list[ResultRow] = []
         samples: list[dict[str, Any]] = []
         missing: list[dict[str, str]] = []
         entries: list[dict[str, Any]] = []
         for task in plan.tasks:
             items: list[GalleryItem] = []
             for split in plan.splits:
-                examples, pool = self.examples(task, split, plan)
+                examples, pool = self.draw_examples(task, split, plan)
                 if not examples:
                     missing.append({"task": task, "split": split})
                     continue
@@ -154,7 +154,7 @@ class Suite:
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "
                 f"'{self.codes}'; name tasks and splits that the data has"
             )
-        write_index(out, entries)
+        write_gallery_index(out, entries)
         return {
             "rows": [row.to_json() for row in rows],
             "missing": missing,
@@ -162,30 +162,32 @@ class Suite:
             "scene_classifier": self.classifier.accuracy_report() if self.classifier else None,
         }
 
-    def examples(self, task: str, split: str, plan: Plan) -> tuple[list[Example], list[Sample]]:
+    def draw_examples(
+        self, task: str, split: str, plan: Plan
+    ) -> tuple[list[Example], list[Sample]]:
         """Return examples of a task and split, and all samples that they were drawn from."""
-        limit = plan.limit_of(task)
+        limit = plan.limit_of_task(task)
         return load_examples(self.data, self.codes, task, split, limit=limit, seed=plan.seed)
 
-    def task_examples(self, task: str, plan: Plan) -> list[Example]:
+    def draw_task_examples(self, task: str, plan: Plan) -> list[Example]:
         """Return examples of a task in the one split of a plan.
 
         Raises:
             OmniError: If there are none.
         """
         (split,) = plan.splits
-        examples, _ = self.examples(task, split, plan)
+        examples, _ = self.draw_examples(task, split, plan)
         if not examples:
             raise OmniError(
                 f"task '{task}' has no samples in '{split}'; leave it out or choose another split"
             )
         return examples
 
-    def score(
+    def score_responses(
         self, task: str, examples: Sequence[Example], responses: Sequence[Response]
     ) -> list[Score]:
         """Score the responses to examples."""
-        return self._score_all(task, examples, self.parser.parse(task, responses))
+        return self._score_predictions(task, examples, self.parser.parse(task, responses))
 
     def score_with_baselines(
         self,
@@ -206,21 +208,21 @@ class Suite:
             task,
             split,
             examples,
-            self.score(task, examples, responses),
-            self._score_all(task, examples, references),
-            self._score_all(task, examples, self._reconstructed(task, examples)),
-            [self._score_all(task, examples, draw) for draw in baseline],
+            self.score_responses(task, examples, responses),
+            self._score_predictions(task, examples, references),
+            self._score_predictions(task, examples, self._codec_predictions(task, examples)),
+            [self._score_predictions(task, examples, draw) for draw in baseline],
         )
 
-    def _score_all(
+    def _score_predictions(
         self, task: str, examples: Sequence[Example], predictions: Sequence[Prediction]
     ) -> list[Score]:
         if not predictions:
             return []
         pairs = zip(examples, predictions, strict=True)
-        return [score(task, example, found, inks=self.inks) for example, found in pairs]
+        return [score_prediction(task, example, found, inks=self.inks) for example, found in pairs]
 
-    def _reconstructed(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
+    def _codec_predictions(self, task: str, examples: Sequence[Example]) -> list[Prediction]:
         """Parse the decoded codes of references; of prompts for speech recognition."""
         is_transcription = task_named(task).is_transcription
         has_media = {"image", "speech"} & set(task_named(task).outputs)
@@ -250,10 +252,10 @@ class Suite:
         ]
 
     def _classifier_notes(self) -> list[str]:
-        return [self.classifier.note()] if self.classifier else []
+        return [self.classifier.accuracy_note()] if self.classifier else []
 
 
-def make_suite(
+def load_suite(
     data: Path,
     codes: Location,
     *,
@@ -305,7 +307,7 @@ def evaluate_task(
         name=f"{task} on {', '.join(plan.splits)}",
     )
     return TaskResult(
-        suite.score(task, examples, responses),
+        suite.score_responses(task, examples, responses),
         statistics.fmean(r["forwards"] for r in model.records),
         statistics.fmean(r["seconds"] for r in model.records),
     )

@@ -8,7 +8,7 @@ from itertools import compress
 from typing import Any
 
 from lightning_omni.evaluation.emojiworld.metadata import question_kind
-from lightning_omni.evaluation.examples import Example, scoring_of
+from lightning_omni.evaluation.examples import Example
 from lightning_omni.evaluation.random_baseline import baseline_rule
 from lightning_omni.evaluation.statistics import (
     Estimate,
@@ -16,8 +16,9 @@ from lightning_omni.evaluation.statistics import (
     is_error_rate,
     metric_names,
     metric_value,
-    summarize,
+    summarize_metric,
 )
+from lightning_omni.tasks import scoring_of_task
 
 _FILE_KEYS = {
     "group": "slice",
@@ -27,11 +28,11 @@ _FILE_KEYS = {
     "baseline_rule": "chance_rule",
     "upper_bound_rule": "ceiling_rule",
 }
-"""Attribute of `Row`: its key in `results.json`, where results of earlier versions stay valid."""
+"""Attribute of `ResultRow`: its key in `results.json`, so that earlier results stay valid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """One number and its comparisons on the same examples.
 
     Attributes:
@@ -105,7 +106,7 @@ class TaskScores:
     random_baseline: Sequence[Sequence[Score]] = ()
 
 
-def build_rows(scores: TaskScores, *, seed: int) -> list[Row]:
+def build_rows(scores: TaskScores, *, seed: int) -> list[ResultRow]:
     """Return a row per metric, then the primary metric by group of examples.
 
     Args:
@@ -114,12 +115,13 @@ def build_rows(scores: TaskScores, *, seed: int) -> list[Row]:
     """
     primary = primary_metric(scores.task, scores.model)
     rows = [
-        _row(scores, name, None, name == primary, seed=seed) for name in metric_names(scores.model)
+        _build_row(scores, name, None, name == primary, seed=seed)
+        for name in metric_names(scores.model)
     ]
-    groups = [group_of(scores.task, example) for example in scores.examples]
+    groups = [breakdown_group(scores.task, example) for example in scores.examples]
     if len(set(groups)) > 1:
         rows += [
-            _row(_select(scores, groups, group), primary, group, False, seed=seed)
+            _build_row(_select_group(scores, groups, group), primary, group, False, seed=seed)
             for group in sorted(set(groups))
         ]
     return [row for row in rows if row is not None]
@@ -127,13 +129,13 @@ def build_rows(scores: TaskScores, *, seed: int) -> list[Row]:
 
 def primary_metric(task: str, scores: Sequence[Score]) -> str:
     """Return the task's primary metric, or exact match where it applies to no example."""
-    primary = scoring_of(task).metric
+    primary = scoring_of_task(task).metric
     return primary if primary in metric_names(scores) else "exact"
 
 
-def group_of(task: str, example: Example) -> str:
+def breakdown_group(task: str, example: Example) -> str:
     """Return the group of an example in the metric breakdown: question, scene or voice."""
-    meta, breakdown = example.meta, scoring_of(task).breakdown
+    meta, breakdown = example.meta, scoring_of_task(task).breakdown
     if breakdown == "voice":
         return f"voice {meta.get('voice', 'unknown')}"
     if breakdown == "scene":
@@ -141,7 +143,7 @@ def group_of(task: str, example: Example) -> str:
     return question_kind(example.sample)
 
 
-def verdict(
+def describe_verdict(
     estimate: Estimate, *, random_baseline: float | None, ground_truth: float | None, metric: str
 ) -> str:
     """Describe where an interval lies relative to the random baseline and the ground truth."""
@@ -156,7 +158,7 @@ def verdict(
     return "better than chance" if random_baseline is not None else "measured"
 
 
-def results_table(rows: Sequence[Row], *, notes: Sequence[str] = ()) -> str:
+def results_table(rows: Sequence[ResultRow], *, notes: Sequence[str] = ()) -> str:
     """Return rows as a Markdown table.
 
     Args:
@@ -174,18 +176,19 @@ def results_table(rows: Sequence[Row], *, notes: Sequence[str] = ()) -> str:
         metric += " ↓" if r.is_lower_better else ""
         lines.append(
             f"| {r.task} | {r.split} | {metric} | {r.value:.3f} | {r.low:.3f} – {r.high:.3f} | "
-            f"{r.n} | {r.failures} | {_number(r.random_baseline)} | "
-            f"{_number(r.codec_reconstruction)} | {_number(r.ground_truth)} | {r.verdict} |"
+            f"{r.n} | {r.failures} | {_format_number(r.random_baseline)} | "
+            f"{_format_number(r.codec_reconstruction)} | {_format_number(r.ground_truth)} | "
+            f"{r.verdict} |"
         )
     for note in notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def _row(
+def _build_row(
     scores: TaskScores, metric: str, group: str | None, is_primary: bool, *, seed: int
-) -> Row | None:
-    estimate = summarize(scores.model, metric, seed=seed)
+) -> ResultRow | None:
+    estimate = summarize_metric(scores.model, metric, seed=seed)
     if estimate is None:
         return None
     draws = [metric_value(draw, metric) for draw in scores.random_baseline]
@@ -193,7 +196,7 @@ def _row(
     random_baseline = sum(guessed) / len(guessed) if guessed else None
     ground_truth = metric_value(scores.ground_truth, metric)
     is_rate = is_error_rate(metric)
-    return Row(
+    return ResultRow(
         task=scores.task,
         split=scores.split,
         metric=metric,
@@ -209,16 +212,16 @@ def _row(
         codec_reconstruction=metric_value(scores.codec_reconstruction, metric),
         failures=sum(s.failure is not None for s in scores.model if metric in s.metrics),
         unfinished=sum("unfinished" in s.output for s in scores.model if metric in s.metrics),
-        verdict=verdict(
+        verdict=describe_verdict(
             estimate, random_baseline=random_baseline, ground_truth=ground_truth, metric=metric
         ),
         interval="bootstrap over utterances" if is_rate else "Wilson",
         baseline_rule=baseline_rule(scores.task),
-        upper_bound_rule=scoring_of(scores.task).upper_bound,
+        upper_bound_rule=scoring_of_task(scores.task).upper_bound,
     )
 
 
-def _select(scores: TaskScores, groups: Sequence[str], group: str) -> TaskScores:
+def _select_group(scores: TaskScores, groups: Sequence[str], group: str) -> TaskScores:
     """Return the scores of the examples of one group."""
     is_kept = [other == group for other in groups]
     return replace(
@@ -231,5 +234,5 @@ def _select(scores: TaskScores, groups: Sequence[str], group: str) -> TaskScores
     )
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

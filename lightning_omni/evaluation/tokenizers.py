@@ -8,19 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.shards import read_samples
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import OmniError, check_within
-from lightning_omni.evaluation.examples import (
-    draw_samples,
-    part_of,
-    read_images,
-    read_speech,
-    scene_samples,
-)
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.command import check_splits
+from lightning_omni.evaluation.examples import draw_samples, first_part, scene_samples
 from lightning_omni.evaluation.image_codec import ImageCodecScores, score_image_codec
+from lightning_omni.evaluation.original_media import read_images, read_speech
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
-from lightning_omni.evaluation.run import check_splits
 from lightning_omni.evaluation.speech_codec import SpeechCodecScores, score_speech_codec
 from lightning_omni.evaluation.statistics import Estimate
 from lightning_omni.files import make_folder
@@ -63,7 +59,7 @@ def evaluate_tokenizers(
         OmniError: If a folder, a split or the device does not exist, or nothing is to be evaluated.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
-    _check(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
+    _check_arguments(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
     check_within("seed", seed, 0)
     used = resolve_device(device)
     make_folder(out)
@@ -78,11 +74,11 @@ def evaluate_tokenizers(
     if "image" in folders:
         image_codec = ImageTokenizer.from_pretrained(folders["image"]).to(used)
         computation["image"] = computation_facts(image_codec)
-        images = _score_images(image_codec, data, splits, limit, seed)
+        images = _score_image_tokenizer(image_codec, data, splits, limit, seed)
     if "speech" in folders:
         speech_codec = SpeechTokenizer.from_pretrained(folders["speech"]).to(used)
         computation["speech"] = computation_facts(speech_codec)
-        speech = _score_speech(speech_codec, data, splits, speech_limit, seed)
+        speech = _score_speech_tokenizer(speech_codec, data, splits, speech_limit, seed)
     if not (images or speech):
         raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
     results = {
@@ -100,7 +96,7 @@ def evaluate_tokenizers(
     return results
 
 
-def _check(
+def _check_arguments(
     image_tokenizer: Path | None, speech_tokenizer: Path | None, splits: list[str], *, limit: int
 ) -> None:
     if image_tokenizer is None and speech_tokenizer is None:
@@ -110,25 +106,25 @@ def _check(
         raise OmniError(f"limit is {limit}, wanted at least 1 per split")
 
 
-def _score_images(
+def _score_image_tokenizer(
     codec: ImageTokenizer, data: Path, splits: list[str], limit: int, seed: int
 ) -> dict[str, ImageCodecScores]:
     scores: dict[str, ImageCodecScores] = {}
     for split in splits:
-        if keys := scene_keys(data, split, limit=limit, seed=seed):
+        if keys := draw_scene_keys(data, split, limit=limit, seed=seed):
             pictures = read_images(data, set(keys))
             scores[split] = score_image_codec(codec, [pictures[k] for k in keys], seed=seed)
             log.info("image tokenizer on %s: done", split)
     return scores
 
 
-def _score_speech(
+def _score_speech_tokenizer(
     codec: SpeechTokenizer, data: Path, splits: list[str], limit: int, seed: int
 ) -> dict[str, SpeechCodecScores]:
     recognizer, opinion = Recognizer(), DNSMOS()
     scores: dict[str, SpeechCodecScores] = {}
     for split in splits:
-        if keys := recording_keys(data, split, limit=limit, seed=seed):
+        if keys := draw_recording_keys(data, split, limit=limit, seed=seed):
             found = read_speech(data, set(keys))
             scores[split] = score_speech_codec(
                 codec,
@@ -141,24 +137,24 @@ def _score_speech(
     return scores
 
 
-def scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+def draw_scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
     """Draw keys of pictures of scenes from a split."""
     by_image = {
         part.key: s
         for s in scene_samples(data, split)
         for role in ("user", "assistant")
-        if (part := part_of(s, role, "image")) is not None
+        if (part := first_part(s, role, "image")) is not None
     }
     key_of = {s.key: key for key, s in by_image.items()}
     chosen = draw_samples(list(by_image.values()), limit, seed=seed, salt=f"image/{split}")
     return [str(key_of[s.key]) for s in chosen]
 
 
-def recording_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+def draw_recording_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
     """Draw keys of the recordings of a split's asr samples."""
     samples = read_samples(data / "tasks", "asr", split)
     chosen = draw_samples(samples, limit, seed=seed, salt=f"speech/{split}")
-    parts = [part_of(s, "user", "speech") for s in chosen]
+    parts = [first_part(s, "user", "speech") for s in chosen]
     return [p.key for p in parts if p is not None and p.key is not None]
 
 
@@ -175,8 +171,8 @@ def tokenizer_tables(
     for split, s in images.items():
         flat = "–" if s.flat_entropy_bits is None else f"{s.flat_entropy_bits:.2f}"
         lines.append(
-            f"| {split} | {s.n} | {_cell(s.psnr_db, 2)} | {_cell(s.ssim, 3)} | {s.usage:.1%} | "
-            f"{s.perplexity:.0f} | {flat} |"
+            f"| {split} | {s.n} | {_estimate_text(s.psnr_db, 2)} | {_estimate_text(s.ssim, 3)} | "
+            f"{s.usage:.1%} | {s.perplexity:.0f} | {flat} |"
         )
     if speech:
         lines += [
@@ -188,19 +184,20 @@ def tokenizer_tables(
     for split, v in speech.items():
         original = v.ground_truth
         lines.append(
-            f"| {split} | {v.n} | ground truth | {_cell(original.wer, 3)} | – | "
-            f"{_cell(original.cer, 3)} | {_cell(original.dnsmos, 2)} | – | – |"
+            f"| {split} | {v.n} | ground truth | {_estimate_text(original.wer, 3)} | – | "
+            f"{_estimate_text(original.cer, 3)} | {_estimate_text(original.dnsmos, 2)} | – | – |"
         )
         for level, used in zip(v.by_level, v.usage, strict=True):
             decoded = level.reconstruction
             lines.append(
-                f"| {split} | {v.n} | {level.tokens_per_second:.0f} | {_cell(decoded.wer, 3)} | "
-                f"{_cell(level.wer_increase, 3)} | {_cell(decoded.cer, 3)} | "
-                f"{_cell(decoded.dnsmos, 2)} | {level.mel_l1:.3f} | {used:.1%} |"
+                f"| {split} | {v.n} | {level.tokens_per_second:.0f} | "
+                f"{_estimate_text(decoded.wer, 3)} | "
+                f"{_estimate_text(level.wer_increase, 3)} | {_estimate_text(decoded.cer, 3)} | "
+                f"{_estimate_text(decoded.dnsmos, 2)} | {level.mel_l1:.3f} | {used:.1%} |"
             )
     return "\n".join(lines).strip() + "\n"
 
 
-def _cell(estimate: Estimate, digits: int) -> str:
+def _estimate_text(estimate: Estimate, digits: int) -> str:
     value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"

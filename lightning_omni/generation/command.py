@@ -14,14 +14,15 @@ from PIL import Image
 from rich.progress import Progress
 
 from lightning_omni import __version__
+from lightning_omni.argument_checks import check_seed
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_room_for
-from lightning_omni.generation.canvas_builder import BLANK
-from lightning_omni.generation.config import GenerationConfig, check_seed
+from lightning_omni.files import make_parent_folder
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Answer, Omni
-from lightning_omni.generation.request import Infill, check_answerable, check_has_medium
+from lightning_omni.generation.request import Infill, check_answerable, check_mask_has_medium
+from lightning_omni.generation.text_blanks import BLANK
 from lightning_omni.modalities import MODALITIES, modality_named
 from lightning_omni.pretrained import BUNDLED, CONFIG_FILE, resolve_pretrained
 from lightning_omni.tasks import Task, task_named
@@ -97,10 +98,10 @@ def generate(
         infill_image=infill_image,
         infill_audio=infill_audio,
         media=media,
-    ).assigned(task_named(task))
-    stem = _stem(Path(task if out is None else out), task)
+    ).assign_to_infill(task_named(task))
+    stem = _output_stem(Path(task if out is None else out), task)
     omni = Omni.from_pretrained(
-        _model_folder(model), continuous_speech=continuous_speech, device=str(used)
+        _find_model_folder(model), continuous_speech=continuous_speech, device=str(used)
     )
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"{task}: denoising", total=None)
@@ -110,7 +111,7 @@ def generate(
             seed=seed,
             on_step=lambda event: progress.update(bar, completed=event.number),
             config=config,
-            **files.read(sample_rate=omni.speech_tokenizer.sample_rate),
+            **files.read_inputs(sample_rate=omni.speech_tokenizer.sample_rate),
         )
     for path in write_answer(answer, stem, request={"voice": voice, **asdict(files)}):
         log.info("wrote %s", path)
@@ -139,7 +140,7 @@ class InputFiles:
     infill_audio: str | None = None
     media: dict[str, str] | None = None
 
-    def assigned(self, task: Task) -> InputFiles:
+    def assign_to_infill(self, task: Task) -> InputFiles:
         """Move inputs that the task does not take to the infill: text with blanks, masked media.
 
         Raises:
@@ -154,31 +155,31 @@ class InputFiles:
             out = replace(out, image=None, infill_image=self.image)
         if "speech" not in task.inputs and self.intervals is not None and self.infill_audio is None:
             out = replace(out, audio=None, infill_audio=self.audio)
-        check_has_medium("--mask", out.mask, "image", out.image or out.infill_image)
-        check_has_medium("--intervals", out.intervals, "audio", out.audio or out.infill_audio)
+        check_mask_has_medium("--mask", out.mask, "image", out.image or out.infill_image)
+        check_mask_has_medium("--intervals", out.intervals, "audio", out.audio or out.infill_audio)
         if out.intervals is not None:
             parse_intervals(out.intervals)
         return out
 
-    def read(self, *, sample_rate: int) -> dict[str, Any]:
+    def read_inputs(self, *, sample_rate: int) -> dict[str, Any]:
         """Read the files into arguments of `Omni.generate`.
 
         Raises:
             OmniError: If a file cannot be read.
         """
 
-        def picture(name: str | None, ground: str = "white") -> Image.Image | None:
+        def read_picture(name: str | None, ground: str = "white") -> Image.Image | None:
             return None if name is None else read_image(Path(name), ground=ground)
 
-        def sound(name: str | None) -> Any:
+        def read_sound(name: str | None) -> Any:
             return None if name is None else read_audio(Path(name), sample_rate=sample_rate)
 
-        mask = picture(self.mask, "black")
+        mask = read_picture(self.mask, "black")
         intervals = None if self.intervals is None else parse_intervals(self.intervals)
         answer = {
             "text": self.infill_text,
-            "image": picture(self.infill_image),
-            "speech": sound(self.infill_audio),
+            "image": read_picture(self.infill_image),
+            "speech": read_sound(self.infill_audio),
         }
         masks_answer = answer["image"] is not None
         cuts_answer = answer["speech"] is not None
@@ -191,12 +192,14 @@ class InputFiles:
             )
         return {
             "text": self.text,
-            "image": picture(self.image),
-            "speech": sound(self.audio),
+            "image": read_picture(self.image),
+            "speech": read_sound(self.audio),
             "mask": None if masks_answer else mask,
             "intervals": None if cuts_answer else intervals,
             "infill": infill,
-            "media": {name: _content(Path(file)) for name, file in (self.media or {}).items()},
+            "media": {
+                name: _read_media_file(Path(file)) for name, file in (self.media or {}).items()
+            },
         }
 
 
@@ -236,7 +239,7 @@ def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list
     return written
 
 
-def _content(path: Path) -> bytes:
+def _read_media_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -247,7 +250,7 @@ def _answer_path(stem: Path, modality: str) -> Path:
     return stem.with_name(stem.name + modality_named(modality).suffix)
 
 
-def _stem(out: Path, task: str) -> Path:
+def _output_stem(out: Path, task: str) -> Path:
     """Cut a known suffix off `out` and check that the files of the task can be written."""
     if out.suffix.lower() in _FOREIGN:
         raise OmniError(f"--out names a {out.suffix} file; pictures are .png, sound is .wav")
@@ -256,12 +259,12 @@ def _stem(out: Path, task: str) -> Path:
     suffixes = [modality.suffix for modality in MODALITIES]
     stem = out.with_suffix("") if out.suffix in (*suffixes, ".json") else out
     for modality in task_named(task).outputs:
-        make_room_for(_answer_path(stem, modality))
-    make_room_for(stem.with_name(stem.name + ".json"))
+        make_parent_folder(_answer_path(stem, modality))
+    make_parent_folder(stem.with_name(stem.name + ".json"))
     return stem
 
 
-def _model_folder(model: str | None) -> Path:
+def _find_model_folder(model: str | None) -> Path:
     folder = resolve_pretrained(DEFAULT_MODELS if model is None else model)
     if not (folder / CONFIG_FILE).is_file():
         raise OmniError(

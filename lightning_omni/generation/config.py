@@ -1,36 +1,30 @@
-"""The settings of generation, their presets, and their form in files."""
+"""The settings of generation, and their form in files."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
 
-from lightning_omni.errors import OmniError, check_within
-from lightning_omni.files import read_json_object
-from lightning_omni.moved import (
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
+from lightning_omni.generation.modality_defaults import ModalityDefaults, Preset
+from lightning_omni.old_names import (
     REMOVED_SETTINGS,
     SETTINGS,
     is_ignored_setting,
-    refuse_removed,
-    without_modality_key,
+    refuse_removed_option,
+    unwrap_modality_key,
 )
-from lightning_omni.moved import resolve as resolve_path
+from lightning_omni.old_names import resolve_class_path as resolve_path
 from lightning_omni.samplers.base import Sampler
-from lightning_omni.samplers.entropy_bounded import EntropyBounded
-from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 
-Preset = Literal["fast", "balanced", "best"]
 Precision = Literal["auto", "float32", "bfloat16"]
-PRESETS_FILE, _OLD_PRESETS_FILE = "presets.json", "qualities.json"
-MAX_SEED = 2**63 - 1
 MAX_STEPS, MAX_GUIDANCE, MAX_TEMPERATURE = 4096, 100.0, 100.0
 _SAMPLERS = "lightning_omni.samplers."
 
@@ -100,7 +94,7 @@ class GenerationConfig:
             if (value := getattr(self, name)) is not None:
                 check_within(name, value, least, most)
 
-    def changed(self) -> dict[str, Any]:
+    def changed_fields(self) -> dict[str, Any]:
         """Return the fields that differ from the defaults."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         default = GenerationConfig()
@@ -116,7 +110,7 @@ class GenerationConfig:
         return max(1, min(wanted, positions))
 
 
-def products_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the format of matrix products on a device."""
     if precision == "auto":
         precision = "bfloat16" if device.type == "cuda" else "float32"
@@ -138,149 +132,37 @@ Configs = GenerationConfig | Mapping[str, GenerationConfig]
 """One config for all answer parts, or one by modality; a modality not named takes the defaults."""
 
 
-def config_of(configs: Configs, modality: str) -> GenerationConfig:
+def config_of_modality(configs: Configs, modality: str) -> GenerationConfig:
     """Return the config of answer parts of one modality."""
     if isinstance(configs, GenerationConfig):
         return configs
     return configs.get(modality, GenerationConfig())
 
 
-@dataclass(frozen=True, slots=True)
-class ModalityDefaults:
-    """Settings of a preset for one modality.
-
-    Attributes:
-        steps_per_token: denoising steps as a share of the positions; at least one step.
-        max_steps: upper bound of the steps.
-        guidance_scale: scale of classifier-free guidance; 0 is off.
-        cache_interval: steps between two passes over all tokens; in between only the response is
-            computed, on the cached states of the prompt. 1 is exact.
-        entropy_bound: nats that one step may commit, so that steps end early; None commits by the
-            schedule, in the order of the paper's sampler.
-    """
-
-    steps_per_token: float
-    max_steps: int
-    guidance_scale: float = 0.0
-    cache_interval: int = 1
-    entropy_bound: float | None = None
-
-    def steps_for(self, positions: int) -> int:
-        """Return the steps for this many positions."""
-        return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
-
-    def sampler(self, temperature: float) -> Sampler:
-        """Return the entropy-bounded sampler, or the paper's order without its penalties."""
-        if self.entropy_bound is not None:
-            return EntropyBounded(self.entropy_bound, temperature)
-        return EntropyPenalty(temperature=temperature)
-
-
-_TEXT = ModalityDefaults(steps_per_token=1.0, max_steps=64, entropy_bound=0.1)
-_SPEECH = ModalityDefaults(steps_per_token=0.5, max_steps=64)
-_IMAGE = ModalityDefaults(steps_per_token=0.25, max_steps=64, guidance_scale=1.0)
-
-PRESETS: dict[Preset, dict[str, ModalityDefaults]] = {
-    "fast": {
-        "text": _TEXT,
-        "speech": replace(_SPEECH, cache_interval=4),
-        "image": replace(_IMAGE, max_steps=8),
-    },
-    "balanced": {"text": _TEXT, "speech": _SPEECH, "image": _IMAGE},
-    "best": {
-        "text": replace(_TEXT, entropy_bound=None),
-        "speech": replace(_SPEECH, steps_per_token=1.0, max_steps=256),
-        "image": replace(_IMAGE, steps_per_token=1.0, max_steps=256),
-    },
-}
-"""Measured in docs/results/samplers.md and sampling.md."""
-
-
-def modality_defaults(preset: Preset, modality: str) -> ModalityDefaults:
-    """Return a preset's settings for a modality; a further one takes one step per token."""
-    return PRESETS[preset].get(modality, ModalityDefaults(steps_per_token=1.0, max_steps=256))
-
-
-Presets = dict[Preset, dict[str, GenerationConfig]]
-"""Calibrated configs by preset and task; tasks not named follow `PRESETS`."""
-_EXCLUSIVE = {
-    "temperature": "sampler",
-    "sampler": "temperature",
-    "steps_per_token": "num_steps",
-    "num_steps": "steps_per_token",
-}
-
-
-def resolve(config: GenerationConfig, task: str, presets: Presets) -> GenerationConfig:
-    """Return the calibrated config of the preset, with the options that the user gave on top."""
-    calibrated = presets.get(config.preset, {}).get(task)
-    if calibrated is None:
-        return config
-    own = {name: value for name, value in config.changed().items() if name != "preset"}
-    dropped: dict[str, Any] = {other: None for name, other in _EXCLUSIVE.items() if name in own}
-    return replace(calibrated, **{**dropped, **own})
-
-
-def save_presets(presets: Presets, folder: Path) -> None:
-    """Write `presets.json` into a model's folder; presets of other tasks there are kept."""
-    known = load_presets(folder)
-    merged = {preset: {**known.get(preset, {}), **new} for preset, new in presets.items()}
-    plain = {
-        preset: {task: _only_changed(config) for task, config in by_task.items()}
-        for preset, by_task in merged.items()
-    }
-    (folder / PRESETS_FILE).write_text(json.dumps(plain, indent=1) + "\n")
-
-
-def load_presets(folder: Path) -> Presets:
-    """Read `presets.json`, or `qualities.json` of older exports; empty if neither is there.
-
-    Raises:
-        OmniError: If the file is damaged.
-    """
-    paths = [folder / PRESETS_FILE, folder / _OLD_PRESETS_FILE]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return {}
-    plain = read_json_object(path, remedy="delete it or calibrate the model again")
-    known: tuple[Preset, ...] = get_args(Preset)
-    damage = f"'{path}' is damaged: %s; delete it or calibrate the model again"
-    if unknown := sorted(set(plain) - set(known)):
-        raise OmniError(damage % f"it names {', '.join(unknown)}, wanted {', '.join(known)}")
-    try:
-        return {
-            preset: {task: from_plain(config) for task, config in plain[preset].items()}
-            for preset in known
-            if preset in plain
-        }
-    except (OmniError, AttributeError) as error:
-        raise OmniError(damage % error) from error
-
-
-def to_plain(config: GenerationConfig) -> dict[str, Any]:
+def config_to_dict(config: GenerationConfig) -> dict[str, Any]:
     """Return every field as JSON; a sampler as `class_path` and `init_args`, as in recipes."""
     plain = {f.name: getattr(config, f.name) for f in fields(config)}
     if config.sampler is not None:
-        plain["sampler"] = _plain_sampler(config.sampler)
+        plain["sampler"] = _sampler_to_dict(config.sampler)
     return plain
 
 
-def from_plain(plain: Mapping[str, Any]) -> GenerationConfig:
-    """Undo `to_plain`, under the names of today or of the release before.
+def config_from_dict(plain: Mapping[str, Any]) -> GenerationConfig:
+    """Undo `config_to_dict`, under the names of today or of the release before.
 
     Raises:
         OmniError: If a field, a sampler or an argument is unknown.
     """
-    values = current_options(plain)
+    values = rename_old_settings(plain)
     try:
         if values.get("sampler") is not None:
-            values["sampler"] = _build_sampler(values["sampler"])
+            values["sampler"] = _sampler_from_dict(values["sampler"])
         return GenerationConfig(**values)
     except (TypeError, KeyError, AttributeError, ImportError) as error:
         raise OmniError(f"{dict(plain)} is no generation config ({error})") from error
 
 
-def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
+def rename_old_settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return fields under today's names.
 
     Raises:
@@ -294,22 +176,17 @@ def current_options(plain: Mapping[str, Any]) -> dict[str, Any]:
         values[new] = values.pop(old)
     values = {n: value for n, value in values.items() if not is_ignored_setting(n, value)}
     if removed := REMOVED_SETTINGS.keys() & values.keys():
-        refuse_removed(min(removed))
-    return {name: without_modality_key(name, value) for name, value in values.items()}
+        refuse_removed_option(min(removed))
+    return {name: unwrap_modality_key(name, value) for name, value in values.items()}
 
 
-def _only_changed(config: GenerationConfig) -> dict[str, Any]:
-    changed = config.changed()
-    return {name: value for name, value in to_plain(config).items() if name in changed}
-
-
-def _plain_sampler(sampler: Sampler) -> dict[str, Any]:
+def _sampler_to_dict(sampler: Sampler) -> dict[str, Any]:
     kind = type(sampler)
     arguments = {name: getattr(sampler, name) for name in inspect.signature(kind).parameters}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
-def _build_sampler(plain: Mapping[str, Any]) -> Sampler:
+def _sampler_from_dict(plain: Mapping[str, Any]) -> Sampler:
     """Build a sampler; only classes of this package are accepted."""
     path = resolve_path(str(plain["class_path"]))
     module, _, name = path.rpartition(".")
@@ -319,16 +196,3 @@ def _build_sampler(plain: Mapping[str, Any]) -> Sampler:
     if not isinstance(sampler, Sampler):
         raise OmniError(f"'{path}' is no sampler")
     return sampler
-
-
-def check_seed(seed: int, *, runs: int = 1) -> None:
-    """Check that a seed, and the seeds that follow it, fit into 63 bits.
-
-    Args:
-        seed: seed of the first run.
-        runs: number of runs; each takes the seed of the one before plus 1.
-
-    Raises:
-        OmniError: If one does not.
-    """
-    check_within("seed", seed, 0, MAX_SEED - runs + 1)

@@ -1,8 +1,7 @@
-"""Decode generated ids into answer parts and media, blended with what the user gave."""
+"""Decode generated ids into answer parts and media."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +12,13 @@ from PIL import Image
 
 from lightning_omni.data.media import center_crop_and_resize, flatten_transparency, tensor_to_image
 from lightning_omni.data.template import Template
-from lightning_omni.generation.canvas_builder import ResponseSpan, TextWithBlanks, end_ids
-from lightning_omni.generation.history import Change
+from lightning_omni.generation.blending import blend_image, blend_speech
+from lightning_omni.generation.history import TokenChange
 from lightning_omni.generation.model_folder import ModelFolder
+from lightning_omni.generation.response_span import ResponseSpan
+from lightning_omni.generation.text_blanks import TextWithBlanks
 from lightning_omni.modalities import modality_named
 from lightning_omni.types import Part
-
-FADE_S = 0.01
-"""Length of a cross-fade in seconds; it lies within what was generated."""
 
 Content = str | Image.Image | NDArray[np.float32] | bytes
 """Text, picture, mono samples, or a file of a further modality."""
@@ -52,11 +50,11 @@ class GeneratedPart:
     forwards: int = 0
     attempts: int = 1
     candidates: tuple[dict[str, Any], ...] = ()
-    history: list[Change] | None = None
+    history: list[TokenChange] | None = None
     dtype: torch.dtype | None = None
     kernels: frozenset[str] = frozenset()
 
-    def record(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         optional = {
             "blanks": list(self.span.blank_lengths),
@@ -76,7 +74,7 @@ class GeneratedPart:
         }
 
 
-def read_part(
+def decode_response(
     template: Template, own: Part, span: ResponseSpan, ids: tuple[int, ...]
 ) -> GeneratedPart:
     """Return an answer part with the content of its response.
@@ -87,25 +85,27 @@ def read_part(
         span: the response before sampling.
         ids: the response after sampling.
     """
-    content, ended = content_of(ids, own.modality, template)
+    content, ended = cut_at_terminator(ids, own.modality, template)
     if own.modality != "text":
         codes = tuple(template.vocab.to_codes(own.modality, content))
         return GeneratedPart(Part(own.modality, codes=codes), span, ids, ended)
     text = own.text or ""
     if span.blanks:
         fillings = [template.decode_answer_text(content[start:stop]) for start, stop in span.blanks]
-        text = TextWithBlanks.parse(text).filled(fillings)
+        text = TextWithBlanks.parse(text).replace_blanks(fillings)
     elif span.num_masked:
         text = template.decode_answer_text(content)
     return GeneratedPart(replace(own, text=text), span, ids, ended)
 
 
-def content_of(ids: tuple[int, ...], modality: str, template: Template) -> tuple[list[int], bool]:
+def cut_at_terminator(
+    ids: tuple[int, ...], modality: str, template: Template
+) -> tuple[list[int], bool]:
     """Cut a response at its terminator, and tell whether there is one."""
     declared = modality_named(modality)
     if declared.has_fixed_length:
         return list(ids), True
-    ends = end_ids(template.vocab)
+    ends = template.vocab.all_end_ids()
     stop = next((i for i, token in enumerate(ids) if token in ends), None)
     content = list(ids if stop is None else ids[:stop])
     frame = declared.frame_size(template.sizes)
@@ -140,7 +140,9 @@ class MediaDecoder:
         wave: NDArray[np.float32] = self.speech.decode(codes)[0].float().cpu().numpy()
         return wave
 
-    def blend(self, content: Content, own: Content | None, masked: frozenset[int]) -> Content:
+    def blend_with_original(
+        self, content: Content, own: Content | None, masked: frozenset[int]
+    ) -> Content:
         """Return generated media in which only masked codes differ from the user's own.
 
         Args:
@@ -162,67 +164,3 @@ class MediaDecoder:
                 rate=self.speech.sample_rate,
             )
         return content
-
-
-def blend_image(
-    generated: Image.Image, own: Image.Image, masked: Collection[int], columns: int
-) -> Image.Image:
-    """Return the user's picture with the cells of the masked codes replaced.
-
-    Args:
-        generated: picture that all codes decode to.
-        own: the user's picture, of the same size.
-        masked: positions of masked codes, in raster order.
-        columns: codes of a row.
-    """
-    out = own.copy()
-    side = generated.width // columns
-    for position in masked:
-        row, column = divmod(position, columns)
-        box = (column * side, row * side, (column + 1) * side, (row + 1) * side)
-        out.paste(generated.crop(box), box)
-    return out
-
-
-def blend_speech(
-    generated: NDArray[np.float32],
-    own: NDArray[np.float32],
-    masked_frames: Collection[int],
-    *,
-    hop_length: int,
-    rate: int,
-) -> NDArray[np.float32]:
-    """Return the user's samples with the masked frames replaced, cross-faded at their edges.
-
-    Args:
-        generated: samples that all codes decode to.
-        own: the user's samples.
-        masked_frames: indices of masked frames.
-        hop_length: samples of a frame.
-        rate: samples per second.
-    """
-    num_frames = -(-len(own) // hop_length)
-    is_masked = np.zeros(num_frames + 2, dtype=bool)
-    is_masked[[1 + frame for frame in masked_frames]] = True
-    weight = np.zeros(num_frames * hop_length, dtype=np.float32)
-    edges = np.flatnonzero(is_masked[1:] != is_masked[:-1])
-    for first, last in zip(edges[::2], edges[1::2], strict=True):
-        weight[first * hop_length : last * hop_length] = _window(
-            (last - first) * hop_length,
-            round(FADE_S * rate),
-            fades_in=first > 0,
-            fades_out=last < num_frames,
-        )
-    weight = weight[: len(own)]
-    return np.asarray(own + weight * (generated[: len(own)] - own), dtype=np.float32)
-
-
-def _window(length: int, fade: int, *, fades_in: bool, fades_out: bool) -> NDArray[np.float32]:
-    """Return ones, with a ramp at each side that borders on the user's own sound."""
-    window = np.ones(length, dtype=np.float32)
-    ramp = (np.arange(min(fade, length // 2), dtype=np.float32) + 1) / (fade + 1)
-    if fades_in:
-        window[: len(ramp)] = ramp
-    if fades_out:
-        window[length - len(ramp) :] = ramp[::-1]
-    return window

@@ -10,7 +10,7 @@ from typing import Required, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from lightning_omni.generation.canvas_builder import PackedPrompts
+from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
@@ -45,7 +45,7 @@ class CachedBackbone:
     ) -> None:
         self.backbone, self.dtype, self.mask_token_id = backbone, dtype, mask_token_id
         self.position_ids = torch.cat([p.position_ids for p in prompts])
-        self.continuous = _joined(prompts)
+        self.continuous = _concatenate_prompt_features(prompts)
         lengths = tuple(length for p in prompts for length in p.layout.lengths)
         starts = accumulate((len(p.ids) for p in prompts), initial=0)
         recomputed = torch.cat(
@@ -66,7 +66,7 @@ class CachedBackbone:
         self.cache: KVCache | None = None
         self.passes = 0
 
-    def run(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def final_states(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Compute final states at `positions`.
 
         Args:
@@ -93,7 +93,7 @@ class CachedBackbone:
             hidden = self.backbone(
                 *(ids[tokens], self.position_ids[tokens], layout, self.cache),
                 positions=torch.searchsorted(tokens, positions),
-                continuous=self.continuous and self.continuous.among(tokens),
+                continuous=self.continuous and self.continuous.at_positions(tokens),
             )
         row = torch.full_like(self.segment, len(positions))
         row[positions] = torch.arange(len(positions), device=row.device)
@@ -148,7 +148,7 @@ def conditional_denoiser(
     cached = CachedBackbone(backbone, prompts, **options)
 
     def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
-        hidden, row = cached.run(ids, positions)
+        hidden, row = cached.final_states(ids, positions)
         return lambda at, allowed: cached.logits(hidden[row[at]], allowed)
 
     return denoise
@@ -186,7 +186,7 @@ def guided_denoiser(
         bare = unconditional.ids.clone()
         bare[unconditional.response_positions] = ids[prompts.response_positions]
         positions_of_both = torch.cat([positions, elsewhere[index[positions]]])
-        hidden, row = cached.run(torch.cat([ids, bare]), positions_of_both)
+        hidden, row = cached.final_states(torch.cat([ids, bare]), positions_of_both)
 
         def logits_at(at: Tensor, allowed: Tensor) -> Tensor:
             with_condition = cached.logits(hidden[row[at]], allowed)
@@ -198,7 +198,7 @@ def guided_denoiser(
     return denoise
 
 
-def _joined(prompts: Sequence[PackedPrompts]) -> ContinuousFeatures | None:
+def _concatenate_prompt_features(prompts: Sequence[PackedPrompts]) -> ContinuousFeatures | None:
     """Return the features of prompts that lie one after another."""
     starts = accumulate((len(p.ids) for p in prompts), initial=0)
     found = [
@@ -212,3 +212,21 @@ def _joined(prompts: Sequence[PackedPrompts]) -> ContinuousFeatures | None:
     return ContinuousFeatures(
         positions, torch.cat([continuous.features for _, continuous in found])
     )
+
+
+def cache_first_pass(denoise: Denoiser) -> Denoiser:
+    """Return a denoiser whose second pass is the first one's if the ids are still the same."""
+    first: list[tuple[Tensor, LogitsAt]] = []
+    passes = 0
+
+    def denoise_or_recall(ids: Tensor, positions: Tensor) -> LogitsAt:
+        nonlocal passes
+        passes += 1
+        if passes == 2 and torch.equal(first[0][0], ids):
+            return first.pop()[1]
+        logits_at = denoise(ids, positions)
+        if passes == 1:
+            first.append((ids, logits_at))
+        return logits_at
+
+    return denoise_or_recall

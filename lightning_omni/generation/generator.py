@@ -9,40 +9,37 @@ from dataclasses import replace
 import torch
 
 from lightning_omni.data.template import Template
-from lightning_omni.generation.canvas_builder import (
-    AllowedTokens,
-    PackedPrompts,
-    ResponseSpan,
-    TextWithBlanks,
-    build_canvas,
-    end_ids,
-    media_span,
-    pack_prompts,
-    text_spans,
+from lightning_omni.generation.allowed_tokens import AllowedTokens
+from lightning_omni.generation.canvas_builder import build_canvas
+from lightning_omni.generation.config import GenerationConfig, Precision, autocast_dtype
+from lightning_omni.generation.decode import GeneratedPart, cut_at_terminator, decode_response
+from lightning_omni.generation.denoiser import (
+    CacheOptions,
+    cache_first_pass,
+    conditional_denoiser,
+    guided_denoiser,
 )
-from lightning_omni.generation.config import (
-    GenerationConfig,
-    ModalityDefaults,
-    Precision,
-    modality_defaults,
-    products_dtype,
-)
-from lightning_omni.generation.decode import GeneratedPart, content_of, read_part
-from lightning_omni.generation.denoiser import CacheOptions, conditional_denoiser, guided_denoiser
 from lightning_omni.generation.history import History
 from lightning_omni.generation.lengths import (
     LENGTHENING,
     LengthRule,
-    lengthen,
-    remember_first,
+    length_rule_name,
+    lengthen_responses,
     response_length,
-    rule_name,
     source_length,
 )
+from lightning_omni.generation.modality_defaults import ModalityDefaults, modality_defaults
+from lightning_omni.generation.prompts import PackedPrompts, pack_prompts
+from lightning_omni.generation.response_span import (
+    ResponseSpan,
+    response_span_of_media,
+    response_spans_of_text,
+)
+from lightning_omni.generation.text_blanks import TextWithBlanks
 from lightning_omni.nn.computation import AttentionWatch
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers import loop
-from lightning_omni.samplers.canvas import Canvas, Denoiser, in_blocks
+from lightning_omni.samplers.canvas import Canvas, Denoiser, split_into_blocks
 from lightning_omni.samplers.loop import StepEvent, StepHook
 from lightning_omni.types import Sample
 
@@ -76,7 +73,7 @@ class PartGenerator:
     ) -> None:
         self.backbone, self.template, self.lengths = backbone, template, lengths
         self.vocab, self.device = template.vocab, device
-        self.ends = end_ids(self.vocab)
+        self.ends = self.vocab.all_end_ids()
         self.dtypes: set[torch.dtype] = set()
         self.kernels: set[str] = set()
         self.allowed = AllowedTokens(self.vocab, template.text, template.codebooks, device=device)
@@ -107,11 +104,11 @@ class PartGenerator:
             OmniError: If a length is not known, or a text with blanks is malformed.
         """
         with closing(AttentionWatch(self.backbone)) as watch:
-            done = self._attempts(samples, part, config, seeds, on_step)
+            done = self._generate_with_retries(samples, part, config, seeds, on_step)
         self.kernels |= watch.kernels
         return [replace(one, kernels=frozenset(watch.kernels if one.dtype else ())) for one in done]
 
-    def _attempts(
+    def _generate_with_retries(
         self,
         samples: list[Sample],
         part: int,
@@ -126,25 +123,29 @@ class PartGenerator:
             spans = [
                 (i, span)
                 for i in todo
-                for span in self._spans(samples[i], part, config, LENGTHENING**attempt)
+                for span in self._response_spans(samples[i], part, config, LENGTHENING**attempt)
             ]
-            tried = self._try(spans, samples, part, config, seeds, on_step)
+            tried = self._generate_candidates(spans, samples, part, config, seeds, on_step)
             for i, candidates in tried.items():
-                best = self._likeliest(samples[i], part, candidates, config.precision)
+                best = self._likeliest_candidate(samples[i], part, candidates, config.precision)
                 earlier = done[i].forwards if i in done else 0
                 done[i] = replace(best, forwards=best.forwards + earlier, attempts=attempt + 1)
-            todo = [i for i in todo if not (done[i].ended or _length_of(samples[i], part, config))]
+            todo = [
+                i
+                for i in todo
+                if not (done[i].ended or _configured_length(samples[i], part, config))
+            ]
             if not todo:
                 break
         return [done[i] for i in range(len(samples))]
 
-    def _spans(
+    def _response_spans(
         self, sample: Sample, part: int, config: GenerationConfig, factor: float
     ) -> list[ResponseSpan]:
         """Return the response of a part; several where blanks may have several lengths."""
         own = sample.turns[-1].parts[part]
         if own.is_empty:
-            stated = _length_of(sample, part, config)
+            stated = _configured_length(sample, part, config)
             length = response_length(
                 self.lengths, self.template, sample, part, factor=factor, positions=stated
             )
@@ -152,17 +153,17 @@ class PartGenerator:
         ending = self.template.answer_ending(sample.turns[-1].parts, part)
         if own.modality != "text":
             ids = self.vocab.to_ids(own.modality, list(own.codes or ()))
-            return [media_span([*ids, *ending[1]], own.masked)]
-        rule = self.lengths.get(rule_name(sample, part))
-        return text_spans(
+            return [response_span_of_media([*ids, *ending[1]], own.masked)]
+        rule = self.lengths.get(length_rule_name(sample, part))
+        return response_spans_of_text(
             TextWithBlanks.parse(own.text or ""),
             self.template.text,
             ending=ending,
-            usual_length=rule.positions(source_length(sample, part)) if rule else 0,
+            usual_length=rule.num_positions(source_length(sample, part)) if rule else 0,
             factor=factor,
         )
 
-    def _try(
+    def _generate_candidates(
         self,
         spans: list[tuple[int, ResponseSpan]],
         samples: list[Sample],
@@ -176,11 +177,13 @@ class PartGenerator:
         for i, span in spans:
             if not span.num_masked:
                 ids = tuple(span.fixed[position] for position in range(span.length))
-                found[i] = [read_part(self.template, samples[i].turns[-1].parts[part], span, ids)]
+                found[i] = [
+                    decode_response(self.template, samples[i].turns[-1].parts[part], span, ids)
+                ]
         masked = [(i, span) for i, span in spans if span.num_masked]
         for start in range(0, len(masked), BATCH):
             chosen = masked[start : start + BATCH]
-            generated = self._sample(
+            generated = self._run_reverse_process(
                 [samples[i] for i, _ in chosen],
                 part,
                 [span for _, span in chosen],
@@ -192,7 +195,7 @@ class PartGenerator:
                 found.setdefault(i, []).append(one)
         return found
 
-    def _sample(
+    def _run_reverse_process(
         self,
         samples: list[Sample],
         part: int,
@@ -203,17 +206,17 @@ class PartGenerator:
         on_step: StepHook | None,
     ) -> list[GeneratedPart]:
         """Run the reverse process on one response of each sample."""
-        looks, spans, denoise, canvas = self._prepare(samples, part, spans, config)
-        defaults = _defaults(samples, part, config)
+        looks, spans, denoise, canvas = self._prepare_canvas(samples, part, spans, config)
+        defaults = _preset_defaults(samples, part, config)
         sampler = config.sampler or defaults.sampler(config.temperature or 0.0)
-        dtype = products_dtype(config.precision, self.device)
+        dtype = autocast_dtype(config.precision, self.device)
         self.dtypes.add(dtype)
         history = History(canvas) if config.history else None
         forwards = torch.tensor(looks, device=self.device)
 
-        def observe(event: StepEvent) -> None:
+        def record_step(event: StepEvent) -> None:
             forwards.add_(event.is_active)
-            for hook in (None if history is None else history.add, on_step):
+            for hook in (None if history is None else history.add_step, on_step):
                 if hook is not None:
                     hook(event)
 
@@ -222,22 +225,22 @@ class PartGenerator:
             canvas,
             sampler,
             seeds=torch.tensor(seeds, device=self.device),
-            on_step=observe,
+            on_step=record_step,
         ).tolist()
         return [
             replace(
-                read_part(
+                decode_response(
                     self.template, samples[n].turns[-1].parts[part], spans[n], tuple(ids[own])
                 ),
                 steps=config.steps_for(spans[n].num_masked, defaults),
                 forwards=int(forwards[n]),
-                history=None if history is None else history.within(own),
+                history=None if history is None else history.changes_within(own),
                 dtype=dtype,
             )
-            for n, own in enumerate(_slices(canvas, spans))
+            for n, own in enumerate(_response_slices(canvas, spans))
         ]
 
-    def _prepare(
+    def _prepare_canvas(
         self,
         samples: list[Sample],
         part: int,
@@ -250,14 +253,16 @@ class PartGenerator:
             Forward passes spent on each sample, responses, denoiser and canvas.
         """
         modality = samples[0].turns[-1].parts[part].modality
-        defaults = _defaults(samples, part, config)
+        defaults = _preset_defaults(samples, part, config)
         looks = [0] * len(spans)
         while True:
-            packed = self._pack(samples, part, spans)
-            denoise = self._denoiser(packed, samples, part, spans, config)
+            packed = self._pack_prompts(samples, part, spans)
+            denoise = self._build_denoiser(packed, samples, part, spans, config)
             if config.adjust_length and modality == "text":
-                denoise = remember_first(denoise)
-                longer = lengthen(spans, denoise, packed, self.allowed.allowed[0], self.ends)
+                denoise = cache_first_pass(denoise)
+                longer = lengthen_responses(
+                    spans, denoise, packed, self.allowed.allowed[0], self.ends
+                )
                 if longer != spans:
                     pairs = zip(looks, spans, longer, strict=True)
                     looks = [n + (old != new) for n, old, new in pairs]
@@ -274,10 +279,10 @@ class PartGenerator:
                 vocab=self.vocab,
             )
             if config.block_size is not None:
-                canvas = in_blocks(canvas, config.block_size)
+                canvas = split_into_blocks(canvas, config.block_size)
             return looks, spans, denoise, canvas
 
-    def _likeliest(
+    def _likeliest_candidate(
         self, sample: Sample, part: int, candidates: list[GeneratedPart], precision: Precision
     ) -> GeneratedPart:
         """Return the likeliest text of several, with the passes of the one that took most.
@@ -288,12 +293,14 @@ class PartGenerator:
         if len(candidates) == 1:
             return candidates[0]
         end = self.template.answer_ending(sample.turns[-1].parts, part)[1]
-        texts = [[*content_of(one.ids, "text", self.template)[0], *end] for one in candidates]
+        texts = [
+            [*cut_at_terminator(one.ids, "text", self.template)[0], *end] for one in candidates
+        ]
         first = candidates[0].span.blanks[0][0]
         log_probs: list[float] = []
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
-            log_probs += self._log_probs(sample, part, batch, start=first, precision=precision)
+            log_probs += self._text_log_probs(sample, part, batch, start=first, precision=precision)
         best = max(range(len(candidates)), key=lambda n: log_probs[n])
         tried = tuple(
             {"blanks": list(one.span.blank_lengths), "log_prob": round(log_prob, 3)}
@@ -302,7 +309,7 @@ class PartGenerator:
         forwards = max(one.forwards for one in candidates) + 1
         return replace(candidates[best], forwards=forwards, candidates=tried)
 
-    def _log_probs(
+    def _text_log_probs(
         self, sample: Sample, part: int, texts: list[list[int]], *, start: int, precision: Precision
     ) -> list[float]:
         """Return each text's log-probability in nats, summed over the tokens from `start` on.
@@ -311,12 +318,12 @@ class PartGenerator:
         `start`.
         """
         spans = [ResponseSpan(len(text), dict(enumerate(text[:start]))) for text in texts]
-        packed = self._pack([sample] * len(texts), part, spans)
+        packed = self._pack_prompts([sample] * len(texts), part, spans)
         denoise = conditional_denoiser(
             self.backbone,
             packed,
             mask_token_id=self.vocab.mask_token_id,
-            dtype=products_dtype(precision, self.device),
+            dtype=autocast_dtype(precision, self.device),
         )
         allowed, positions = self.allowed.allowed[0], packed.response_positions
         log_p = denoise(packed.ids, positions)(positions, allowed).log_softmax(-1)
@@ -324,7 +331,7 @@ class PartGenerator:
         of_token = log_p.gather(1, torch.searchsorted(allowed, ids)[:, None]).squeeze(1)
         return [own[start:].sum().item() for own in torch.split(of_token, list(map(len, texts)))]
 
-    def _denoiser(
+    def _build_denoiser(
         self,
         packed: PackedPrompts,
         samples: list[Sample],
@@ -333,37 +340,39 @@ class PartGenerator:
         config: GenerationConfig,
     ) -> Denoiser:
         """Return the backbone over the prompts, guided if the scale says so."""
-        defaults = _defaults(samples, part, config)
+        defaults = _preset_defaults(samples, part, config)
         scale = defaults.guidance_scale if config.guidance_scale is None else config.guidance_scale
         options: CacheOptions = {
             "mask_token_id": self.vocab.mask_token_id,
             "cache_interval": config.cache_interval or defaults.cache_interval,
-            "dtype": products_dtype(config.precision, self.device),
+            "dtype": autocast_dtype(config.precision, self.device),
         }
         if not scale:
             return conditional_denoiser(self.backbone, packed, **options)
-        unconditional = self._pack(samples, part, spans, drop=self.vocab.modalities)
+        unconditional = self._pack_prompts(samples, part, spans, drop=self.vocab.modalities)
         return guided_denoiser(self.backbone, packed, unconditional, scale, **options)
 
-    def _pack(
+    def _pack_prompts(
         self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()
     ) -> PackedPrompts:
         device = self.device
         return pack_prompts(self.template, samples, spans, part=part, device=device, drop=drop)
 
 
-def _length_of(sample: Sample, part: int, config: GenerationConfig) -> int | None:
+def _configured_length(sample: Sample, part: int, config: GenerationConfig) -> int | None:
     """Return the length that the config states for a part that is generated whole."""
     own = sample.turns[-1].parts[part]
     return config.response_length if own.is_empty and not own.is_transcript else None
 
 
-def _defaults(samples: list[Sample], part: int, config: GenerationConfig) -> ModalityDefaults:
+def _preset_defaults(
+    samples: list[Sample], part: int, config: GenerationConfig
+) -> ModalityDefaults:
     """Return the preset's settings for the modality of a part."""
     return modality_defaults(config.preset, samples[0].turns[-1].parts[part].modality)
 
 
-def _slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:
+def _response_slices(canvas: Canvas, spans: list[ResponseSpan]) -> list[slice]:
     """Return the slice of the canvas that holds each sample's response."""
     positions = (canvas.block >= 0).nonzero().squeeze(1)
     starts = [int(own[0]) for own in torch.split(positions, [span.length for span in spans])]

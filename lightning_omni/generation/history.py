@@ -9,7 +9,7 @@ from lightning_omni.samplers.canvas import Canvas
 from lightning_omni.samplers.loop import StepEvent
 
 
-class Change(TypedDict):
+class TokenChange(TypedDict):
     """One token of one step.
 
     Attributes:
@@ -36,17 +36,17 @@ class History:
         self.mask_token_id, self.sample = canvas.mask_token_id, canvas.sample
         self.changes: list[tuple[int, int, int, float]] = []
 
-    def add(self, event: StepEvent) -> None:
+    def add_step(self, event: StepEvent) -> None:
         """Record a step."""
         steps = event.steps[self.sample[event.positions]]
         tokens = event.ids[event.positions]
         columns = (steps, event.positions, tokens, event.confidence)
         self.changes += zip(*(values.tolist() for values in columns), strict=True)
 
-    def within(self, span: slice) -> list[Change]:
+    def changes_within(self, span: slice) -> list[TokenChange]:
         """Return the changes within a span of the canvas, in the order of the steps."""
         return [
-            Change(
+            TokenChange(
                 step=step,
                 position=position - span.start,
                 token=None if token == self.mask_token_id else token,
@@ -57,8 +57,8 @@ class History:
         ]
 
 
-def replay(
-    history: list[Change], ids: list[int], *, mask_token_id: int, num_steps: int | None = None
+def replay_history(
+    history: list[TokenChange], ids: list[int], *, mask_token_id: int, num_steps: int | None = None
 ) -> list[int]:
     """Return the ids of a response after its first `num_steps` steps, or after all.
 

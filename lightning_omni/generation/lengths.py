@@ -16,9 +16,10 @@ from torch import Tensor
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.generation.canvas_builder import PackedPrompts, ResponseSpan
+from lightning_omni.generation.prompts import PackedPrompts
+from lightning_omni.generation.response_span import ResponseSpan
 from lightning_omni.modalities import modality_named
-from lightning_omni.samplers.canvas import Denoiser, LogitsAt
+from lightning_omni.samplers.canvas import Denoiser
 from lightning_omni.types import Sample
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ FAR = 1.1
 LENGTHENING = 1.5
 """Factor by which a response that is too short is lengthened."""
 TAIL, END_PROBABILITY, LONGEST = 6, 0.5, 256
-"""`lengthen`: last positions of a response, their least mean probability of lying behind the
-answer's end, and the longest response that is lengthened."""
+"""`lengthen_responses`: last positions of a response, their least mean probability of lying behind
+the answer's end, and the longest response that is lengthened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class LengthRule:
     base: float
     largest: int = 0
 
-    def positions(self, source: int) -> int:
+    def num_positions(self, source: int) -> int:
         """Return the positions for a source of this size; see `source_length`."""
         return max(1, math.ceil(self.ratio * source + self.base))
 
@@ -80,13 +81,13 @@ def response_length(
     if modality.has_fixed_length:
         return modality.fixed_length(template.sizes)
     if positions is None:
-        positions = int(_by_rule(rules, sample, part) * factor)
+        positions = int(_length_by_rule(rules, sample, part) * factor)
     frame = modality.frame_size(template.sizes)
     return max(-(-positions // frame) * frame, frame)
 
 
-def _by_rule(rules: Mapping[str, LengthRule], sample: Sample, part: int) -> int:
-    rule = rules.get(rule_name(sample, part))
+def _length_by_rule(rules: Mapping[str, LengthRule], sample: Sample, part: int) -> int:
+    rule = rules.get(length_rule_name(sample, part))
     if rule is None:
         known = ", ".join(sorted({name.split("/")[0] for name in rules}))
         raise OmniError(
@@ -100,10 +101,10 @@ def _by_rule(rules: Mapping[str, LengthRule], sample: Sample, part: int) -> int:
             "%s: the input is %.1f times as long as any in training; expect a poor answer",
             *(sample.task, source / rule.largest),
         )
-    return rule.positions(source)
+    return rule.num_positions(source)
 
 
-def lengthen(
+def lengthen_responses(
     spans: list[ResponseSpan],
     denoise: Denoiser,
     packed: PackedPrompts,
@@ -135,24 +136,6 @@ def lengthen(
     return out
 
 
-def remember_first(denoise: Denoiser) -> Denoiser:
-    """Return a denoiser whose second pass is the first one's if the ids are still the same."""
-    first: list[tuple[Tensor, LogitsAt]] = []
-    passes = 0
-
-    def remembered(ids: Tensor, positions: Tensor) -> LogitsAt:
-        nonlocal passes
-        passes += 1
-        if passes == 2 and torch.equal(first[0][0], ids):
-            return first.pop()[1]
-        logits_at = denoise(ids, positions)
-        if passes == 1:
-            first.append((ids, logits_at))
-        return logits_at
-
-    return remembered
-
-
 def source_length(sample: Sample, part: int) -> int:
     """Return the size of the source that determines an answer part's length.
 
@@ -170,12 +153,12 @@ def source_length(sample: Sample, part: int) -> int:
     return 0
 
 
-def rule_name(sample: Sample, part: int) -> str:
+def length_rule_name(sample: Sample, part: int) -> str:
     """Return the name of an answer part's rule: `sqa/transcript`, or `sqa/0` for its first part."""
-    return f"{sample.task}/{part_name(sample, part)}"
+    return f"{sample.task}/{answer_part_name(sample, part)}"
 
 
-def part_name(sample: Sample, part: int) -> str:
+def answer_part_name(sample: Sample, part: int) -> str:
     """Return `transcript`, or the index of an answer part without counting transcripts."""
     parts = sample.turns[-1].parts
     if parts[part].is_transcript:
@@ -184,7 +167,7 @@ def part_name(sample: Sample, part: int) -> str:
 
 
 def fit_lengths(samples: Iterable[Sample], template: Template) -> dict[str, LengthRule]:
-    """Fit one rule per answer part, named by `rule_name`, by least squares.
+    """Fit one rule per answer part, named by `length_rule_name`, by least squares.
 
     A length is that of the part with its terminator in this template. Where the length follows a
     source, the line is raised until it covers `COVERED` of the answers; else the response has room
@@ -195,11 +178,11 @@ def fit_lengths(samples: Iterable[Sample], template: Template) -> dict[str, Leng
         parts = sample.turns[-1].parts
         for i in range(len(parts)):
             pair = source_length(sample, i), len(template.answer_ids(parts, i))
-            pairs.setdefault(rule_name(sample, i), []).append(pair)
-    return {name: _fit(seen) for name, seen in pairs.items()}
+            pairs.setdefault(length_rule_name(sample, i), []).append(pair)
+    return {name: _fit_rule(seen) for name, seen in pairs.items()}
 
 
-def _fit(seen: list[tuple[int, int]]) -> LengthRule:
+def _fit_rule(seen: list[tuple[int, int]]) -> LengthRule:
     source, length = np.array(seen, dtype=np.float64).T
     spread = source - source.mean()
     largest = int(source.max())

@@ -17,8 +17,8 @@ from lightning_omni.data.make_template import make_template
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
-from lightning_omni.generation.config import Presets, load_presets
 from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.generation.presets import Presets, load_presets
 from lightning_omni.modalities import modality_named
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
@@ -57,13 +57,13 @@ class ModelFolder:
     """Tokenizers of further modalities."""
 
 
-def file_tokenizers(folder: Path, vocab: Vocab) -> dict[str, Path]:
+def file_tokenizer_folders(folder: Path, vocab: Vocab) -> dict[str, Path]:
     """Return the folder of each further modality's tokenizer in a model's folder."""
     further = [name for name in vocab.modalities if modality_named(name).is_file]
     return {name: folder / f"{name}_tokenizer" for name in further}
 
 
-def _ranks(folder: Path) -> str | Path:
+def _find_text_ranks(folder: Path) -> str | Path:
     """The file of text ranks, or the word for those of another package."""
     named = read_json_object(folder / VOCAB_FILE, remedy="export the model again").get(RANKS)
     return str(named) if named is not None else folder / RANKS_FILE
@@ -158,7 +158,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
     speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
-    files = load_file_tokenizers(file_tokenizers(folder, vocab))
+    files = load_file_tokenizers(file_tokenizer_folders(folder, vocab))
     for tokenizer in (image, speech, *files.values()):
         size = vocab.span(tokenizer.name).size
         if tokenizer.num_codes != size:
@@ -168,7 +168,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
             )
     template = make_template(
         vocab,
-        TextTokenizer(_ranks(folder)),
+        TextTokenizer(_find_text_ranks(folder)),
         image_columns=image.columns,
         codebooks=speech.num_codebooks,
         max_tail_pads={},

@@ -12,27 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_omni.argument_checks import check_seed
 from lightning_omni.data.make_template import check_continuous_speech
 from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.devices import device_facts, resolve_device
 from lightning_omni.generation.config import (
     Configs,
     GenerationConfig,
-    check_seed,
-    config_of,
-    current_options,
-    resolve,
+    config_of_modality,
+    rename_old_settings,
 )
 from lightning_omni.generation.decode import Content, GeneratedPart, MediaDecoder
 from lightning_omni.generation.generator import PartGenerator
-from lightning_omni.generation.lengths import part_name
+from lightning_omni.generation.lengths import answer_part_name
 from lightning_omni.generation.model_folder import ModelFolder, read_model_folder
+from lightning_omni.generation.presets import resolve_preset
 from lightning_omni.generation.request import (
     Infill,
     Inputs,
     Intervals,
     RequestEncoder,
-    check_unfinished,
+    check_has_answer_to_generate,
 )
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.nn.computation import computation_facts
@@ -107,7 +107,7 @@ class Omni:
         )
         self.decoder = MediaDecoder(model, device=self.device)
 
-    def computation(self) -> dict[str, str]:
+    def describe_computation(self) -> dict[str, str]:
         """Return number formats and attention kernels of all answers so far, for records."""
         return computation_facts(self.backbone, self.generator.dtypes, self.generator.kernels)
 
@@ -190,9 +190,9 @@ class Omni:
             media=media,
         )
         (answer,) = self.answer(
-            [sample], seed=seed, config=_with_options(config, options), on_step=on_step
+            [sample], seed=seed, config=_override_config(config, options), on_step=on_step
         )
-        return answer if infill is None else self._blended(answer, sample, infill)
+        return answer if infill is None else self._blend_with_original(answer, sample, infill)
 
     def encode_request(self, task: str, **inputs: Unpack[Inputs]) -> Sample:
         """Encode inputs into a sample whose answer is to be generated; see `generate`."""
@@ -222,9 +222,9 @@ class Omni:
         """
         check_seed(seed, runs=max(1, len(samples)))
         for sample in samples:
-            check_unfinished(sample)
-            self.encoder.check(sample)
-        samples = [self._with_transcript(sample) for sample in samples]
+            check_has_answer_to_generate(sample)
+            self.encoder.check_speech_form(sample)
+        samples = [self._add_empty_transcript(sample) for sample in samples]
         config = GenerationConfig() if config is None else config
         answers: list[Answer] = []
         for start in range(0, len(samples), BATCH):
@@ -245,7 +245,7 @@ class Omni:
         samples = list(samples)
         generated: list[dict[str, GeneratedPart]] = [{} for _ in samples]
         for part in range(max(len(sample.turns[-1].parts) for sample in samples)):
-            for config, group in self._groups(samples, part, configs):
+            for config, group in self._group_samples(samples, part, configs):
                 parts = self.generator.generate(
                     [samples[i] for i in group],
                     part,
@@ -254,23 +254,23 @@ class Omni:
                     on_step=on_step,
                 )
                 for i, one in zip(group, parts, strict=True):
-                    generated[i][part_name(samples[i], part)] = one
-                    samples[i] = _with_part(samples[i], part, one)
+                    generated[i][answer_part_name(samples[i], part)] = one
+                    samples[i] = _set_answer_part(samples[i], part, one)
         seconds = round((time.perf_counter() - start) / len(samples), 4)
         return [
-            self._decode(sample, seed, seconds, parts)
+            self._decode_answer(sample, seed, seconds, parts)
             for sample, seed, parts in zip(samples, seeds, generated, strict=True)
         ]
 
-    def _groups(
+    def _group_samples(
         self, samples: list[Sample], part: int, configs: Configs
     ) -> list[tuple[GenerationConfig, list[int]]]:
         """Group the samples that have this part by its modality and config."""
         groups: list[tuple[tuple[str, GenerationConfig], list[int]]] = []
         for i, sample in enumerate(samples):
             for own in sample.turns[-1].parts[part : part + 1]:
-                config = config_of(configs, own.modality)
-                key = own.modality, resolve(config, sample.task, self.presets)
+                config = config_of_modality(configs, own.modality)
+                key = own.modality, resolve_preset(config, sample.task, self.presets)
                 members = next((found for other, found in groups if other == key), None)
                 if members is None:
                     groups.append((key, [i]))
@@ -278,7 +278,7 @@ class Omni:
                     members.append(i)
         return [(config, members) for (_, config), members in groups]
 
-    def _decode(
+    def _decode_answer(
         self, sample: Sample, seed: int, seconds: float, generated: dict[str, GeneratedPart]
     ) -> Answer:
         """Decode the answer's parts and write their record."""
@@ -287,7 +287,7 @@ class Omni:
         contents: list[Content] = []
         for i, part in enumerate(sample.turns[-1].parts):
             content = self.decoder.decode(part)
-            if isinstance(content, str) and generated[part_name(sample, i)].span.is_whole:
+            if isinstance(content, str) and generated[answer_part_name(sample, i)].span.is_whole:
                 content = content.strip()
             if part.is_transcript:
                 transcript = str(content)
@@ -306,7 +306,7 @@ class Omni:
                 [p.dtype for p in generated.values() if p.dtype is not None],
                 {kernel for p in generated.values() for kernel in p.kernels},
             ),
-            "parts": {name: one.record() for name, one in generated.items()},
+            "parts": {name: one.to_json() for name, one in generated.items()},
         }
         rate = self.speech_tokenizer.sample_rate
         text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
@@ -314,11 +314,11 @@ class Omni:
         parts = tuple(contents)
         return Answer(text, image, speech, rate, transcript, record, parts, sample, media)
 
-    def _blended(self, answer: Answer, sample: Sample, infill: Infill) -> Answer:
+    def _blend_with_original(self, answer: Answer, sample: Sample, infill: Infill) -> Answer:
         """Return an answer whose media are the user's own except where they were masked."""
         masked = {part.modality: part.masked for part in sample.turns[-1].parts}
         blended: dict[str, Any] = {
-            name: self.decoder.blend(getattr(answer, name), own, masked[name])
+            name: self.decoder.blend_with_original(getattr(answer, name), own, masked[name])
             for name, own in {"image": infill.image, "speech": infill.speech}.items()
             if own is not None
         }
@@ -328,27 +328,27 @@ class Omni:
         )
         return replace(answer, parts=parts, **blended)
 
-    def _with_transcript(self, sample: Sample) -> Sample:
+    def _add_empty_transcript(self, sample: Sample) -> Sample:
         """Begin the answer with an empty transcript if the model was trained to write one."""
         is_transcribed = f"{sample.task}/transcript" in self.lengths
         has_transcript = any(part.is_transcript for part in sample.turns[-1].parts)
         return insert_transcript(sample) if is_transcribed and not has_transcript else sample
 
 
-def _with_options(config: Configs | None, options: dict[str, Any]) -> Configs:
+def _override_config(config: Configs | None, options: dict[str, Any]) -> Configs:
     """Return a config, or one by modality, with these fields on top."""
-    options = current_options(options)
+    options = rename_old_settings(options)
     if config is None:
         return GenerationConfig(**options)
     if isinstance(config, GenerationConfig):
         return replace(config, **options)
     return {
-        modality.name: replace(config_of(config, modality.name), **options)
+        modality.name: replace(config_of_modality(config, modality.name), **options)
         for modality in MODALITIES
     }
 
 
-def _with_part(sample: Sample, part: int, generated: GeneratedPart) -> Sample:
+def _set_answer_part(sample: Sample, part: int, generated: GeneratedPart) -> Sample:
     """Return the sample with a generated answer part."""
     parts = list(sample.turns[-1].parts)
     parts[part] = generated.part

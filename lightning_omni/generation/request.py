@@ -21,11 +21,14 @@ from lightning_omni.data.media import (
 )
 from lightning_omni.data.speech_feature_files import user_speech_parts
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.canvas_builder import TextWithBlanks
 from lightning_omni.generation.model_folder import ModelFolder
+from lightning_omni.generation.text_blanks import TextWithBlanks
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.tasks import TASKS, Task
-from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder, check_encoder
+from lightning_omni.tokenizers.speech_features import (
+    SpeechFeatureEncoder,
+    check_encoder_fingerprint,
+)
 from lightning_omni.types import Part, Sample, Turn
 
 Intervals = Sequence[tuple[float, float]]
@@ -62,8 +65,8 @@ class Infill:
     def __post_init__(self) -> None:
         if all(getattr(self, f.name) is None for f in fields(self)):
             raise OmniError("the infill is empty; give a text, an image or speech")
-        check_has_medium("mask", self.mask, "image", self.image)
-        check_has_medium("intervals", self.intervals, "speech", self.speech)
+        check_mask_has_medium("mask", self.mask, "image", self.image)
+        check_mask_has_medium("intervals", self.intervals, "speech", self.speech)
 
     def modalities(self) -> list[str]:
         """Return the modalities that are given."""
@@ -103,7 +106,9 @@ class RequestEncoder:
         device: torch.device,
     ) -> None:
         self.needs_features = model.backbone.feature_projector is not None
-        check_encoder(continuous_speech, model.encoder_fingerprint, is_needed=self.needs_features)
+        check_encoder_fingerprint(
+            continuous_speech, model.encoder_fingerprint, is_needed=self.needs_features
+        )
         self.text, self.image, self.speech = model.template.text, model.image, model.speech
         self.files, self.voices, self.device = model.files, model.voices, device
         self.image_columns = model.template.image_columns
@@ -120,8 +125,8 @@ class RequestEncoder:
         text, image, speech = inputs.get("text"), inputs.get("image"), inputs.get("speech")
         media = inputs.get("media") or {}
         check_inputs(task, {"text": text, "image": image, "speech": speech, **media})
-        check_has_medium("mask", inputs.get("mask"), "image", image)
-        check_has_medium("intervals", inputs.get("intervals"), "speech", speech)
+        check_mask_has_medium("mask", inputs.get("mask"), "image", image)
+        check_mask_has_medium("intervals", inputs.get("intervals"), "speech", speech)
         meta = choose_voice(task, inputs.get("voice"), self.voices)
         request = []
         for modality in task.inputs:
@@ -129,18 +134,20 @@ class RequestEncoder:
                 self.text.encode(text or "")
                 request.append(Part("text", text=text))
             elif modality == "image" and image is not None:
-                request.append(self._image(image, inputs.get("mask"), is_request=True))
+                request.append(self._encode_image(image, inputs.get("mask"), is_request=True))
             elif modality in media:
-                request.append(self._file(modality, media[modality]))
+                request.append(self._encode_file(modality, media[modality]))
             elif speech is not None:
-                request.append(self._speech(speech, inputs.get("intervals"), is_request=True))
+                request.append(
+                    self._encode_speech(speech, inputs.get("intervals"), is_request=True)
+                )
         infill = inputs.get("infill")
-        known = {} if infill is None else self._infilled(task, infill)
+        known = {} if infill is None else self._encode_infill(task, infill)
         answer = tuple(known.get(modality, Part(modality)) for modality in task.outputs)
         turns = (Turn("user", tuple(request)), Turn("assistant", answer))
         return Sample("request", task.name, turns, meta)
 
-    def check(self, sample: Sample) -> None:
+    def check_speech_form(self, sample: Sample) -> None:
         """Check that a sample's speech is there in the form that the model reads.
 
         Raises:
@@ -149,7 +156,7 @@ class RequestEncoder:
         if self.needs_features and any(part.features is None for part in user_speech_parts(sample)):
             raise OmniError(f"sample '{sample.key}' holds speech as codes, but {_NEEDS_ENCODER}")
 
-    def _infilled(self, task: Task, infill: Infill) -> dict[str, Part]:
+    def _encode_infill(self, task: Task, infill: Infill) -> dict[str, Part]:
         """Return the parts of the answer that are given, by modality."""
         check_infill(task, infill)
         parts: dict[str, Part] = {}
@@ -158,17 +165,19 @@ class RequestEncoder:
             TextWithBlanks.parse(infill.text)
             parts["text"] = Part("text", text=infill.text)
         if infill.image is not None:
-            parts["image"] = self._image(infill.image, infill.mask, is_request=False)
+            parts["image"] = self._encode_image(infill.image, infill.mask, is_request=False)
         if infill.speech is not None:
-            parts["speech"] = self._speech(infill.speech, infill.intervals, is_request=False)
+            parts["speech"] = self._encode_speech(infill.speech, infill.intervals, is_request=False)
         return parts
 
-    def _file(self, modality: str, content: bytes) -> Part:
+    def _encode_file(self, modality: str, content: bytes) -> Part:
         if modality not in self.files:
             raise OmniError(f"the model was trained without {modality}; give another --model")
         return Part(modality, codes=tuple(self.files[modality].encode(content)))
 
-    def _image(self, image: Image.Image, mask: Image.Image | None, *, is_request: bool) -> Part:
+    def _encode_image(
+        self, image: Image.Image, mask: Image.Image | None, *, is_request: bool
+    ) -> Part:
         columns = self.request_image_columns if is_request else self.image_columns
         pixels = center_crop_and_resize(
             flatten_transparency(image, "white"), columns * self.image.downsample_factor
@@ -177,7 +186,7 @@ class RequestEncoder:
         masked = frozenset() if mask is None else masked_codes(image, mask, columns)
         return Part("image", codes=tuple(codes[0].tolist()), masked=masked)
 
-    def _speech(
+    def _encode_speech(
         self, speech: NDArray[np.float32], intervals: Intervals | None, *, is_request: bool
     ) -> Part:
         own = np.ascontiguousarray(speech, dtype=np.float32)
@@ -189,10 +198,10 @@ class RequestEncoder:
             hop = self.speech.hop_length
             frames = masked_frames(len(own), intervals, rate=rate, hop_length=hop)
         masked = frozenset(frame * codebooks + q for frame in frames for q in range(codebooks))
-        features = self._features(own, rate, intervals) if is_request else None
+        features = self._encode_speech_features(own, rate, intervals) if is_request else None
         return Part("speech", codes=tuple(codes[0].tolist()), masked=masked, features=features)
 
-    def _features(
+    def _encode_speech_features(
         self, speech: NDArray[np.float32], rate: int, intervals: Intervals | None
     ) -> NDArray[np.float16] | None:
         """Return features of a request, Float16[K F]; None for a model that reads codes."""
@@ -258,7 +267,7 @@ def check_infill(task: Task, infill: Infill) -> None:
             )
 
 
-def check_has_medium(name: str, masked: object, modality: str, medium: object) -> None:
+def check_mask_has_medium(name: str, masked: object, modality: str, medium: object) -> None:
     """Check that a mask comes with an image, and intervals with speech.
 
     Raises:
@@ -268,7 +277,7 @@ def check_has_medium(name: str, masked: object, modality: str, medium: object) -
         raise OmniError(f"{name} is given without the {modality} it is for; give both")
 
 
-def check_unfinished(sample: Sample) -> None:
+def check_has_answer_to_generate(sample: Sample) -> None:
     """Check that the last turn of a sample is an answer with something to generate.
 
     Raises:
@@ -283,11 +292,11 @@ def check_unfinished(sample: Sample) -> None:
     for number, part in enumerate(parts):
         if part.modality == "text" and part.codes is not None:
             raise OmniError(f"part {number} of the answer is text but holds codes; give text")
-        _check_masked(part, f"part {number} of the answer")
+        _check_masked_positions(part, f"part {number} of the answer")
     for earlier in sample.turns[:-1]:
         for number, part in enumerate(earlier.parts):
-            _check_masked(part, f"part {number} of a turn of the {earlier.role}")
-    if all(_is_complete(part) for part in parts):
+            _check_masked_positions(part, f"part {number} of a turn of the {earlier.role}")
+    if all(_has_nothing_to_generate(part) for part in parts):
         raise OmniError(
             f"nothing of the answer of sample '{sample.key}' is left to be generated; write ___ "
             "into its text, give a mask with its image or intervals with its speech, or empty it "
@@ -295,7 +304,7 @@ def check_unfinished(sample: Sample) -> None:
         )
 
 
-def _check_masked(part: Part, name: str) -> None:
+def _check_masked_positions(part: Part, name: str) -> None:
     num_codes = len(part.codes or ())
     for position in sorted(part.masked):
         if not 0 <= position < num_codes:
@@ -304,7 +313,7 @@ def _check_masked(part: Part, name: str) -> None:
             )
 
 
-def _is_complete(part: Part) -> bool:
+def _has_nothing_to_generate(part: Part) -> bool:
     if part.modality == "text":
         return bool(part.text) and not TextWithBlanks.parse(part.text or "").lengths
     return part.codes is not None and not part.masked
@@ -348,8 +357,8 @@ def masked_codes(image: Image.Image, mask: Image.Image, columns: int) -> frozens
     """
     is_light = np.asarray(flatten_transparency(mask, "black").convert("L")) >= _LIGHT
     side = min(image.size)
-    across = _pixels(mask.width, image.width, side, columns)
-    down = _pixels(mask.height, image.height, side, columns)
+    across = _mask_pixels_of_cells(mask.width, image.width, side, columns)
+    down = _mask_pixels_of_cells(mask.height, image.height, side, columns)
     touched = [
         row * columns + column
         for row, (top, bottom) in enumerate(down)
@@ -363,7 +372,9 @@ def masked_codes(image: Image.Image, mask: Image.Image, columns: int) -> frozens
     return frozenset(touched)
 
 
-def _pixels(mask_size: int, image_size: int, side: int, cells: int) -> list[tuple[int, int]]:
+def _mask_pixels_of_cells(
+    mask_size: int, image_size: int, side: int, cells: int
+) -> list[tuple[int, int]]:
     """Return the pixels of a mask that each cell of the central square's side touches."""
     whole = 2 * cells * image_size
     edges = [mask_size * ((image_size - side) * cells + 2 * i * side) for i in range(cells + 1)]

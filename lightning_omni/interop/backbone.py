@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.checkpoint import load_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
-from lightning_omni.interop.native import read_meta_module
+from lightning_omni.interop.native import build_meta_module_from_folder
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
@@ -57,7 +57,7 @@ class Backbone(Pretrained):
             OmniError: If ids are unknown or not in rows, positions have another shape, or features
                 have no projector of their width.
         """
-        _require_ids(input_ids, self.transformer.embedding.tokens.num_embeddings)
+        _check_token_ids(input_ids, self.transformer.embedding.tokens.num_embeddings)
         rows, length = input_ids.shape
         if position_ids is None:
             position_ids = torch.arange(length, device=input_ids.device)
@@ -78,7 +78,7 @@ class Backbone(Pretrained):
         return self.transformer.logits(hidden).view(rows, length, -1)
 
 
-def _require_ids(input_ids: Tensor, vocab_size: int) -> None:
+def _check_token_ids(input_ids: Tensor, vocab_size: int) -> None:
     if input_ids.ndim != 2 or not input_ids.numel():
         raise OmniError(f"input_ids have the shape {tuple(input_ids.shape)}, wanted rows, (B, L)")
     least, most = (int(extreme) for extreme in torch.aminmax(input_ids))
@@ -100,11 +100,11 @@ def load_backbone(path: str | Path) -> Backbone:
     folder = Path(path)
     config = read_config(folder)
     if "class_path" in config:
-        return _load_native(folder)
-    return Backbone(load_dream(folder), right_shift_logits=shifts_logits(config, folder)).eval()
+        return _load_native_backbone(folder)
+    return Backbone(load_dream(folder), right_shift_logits=is_right_shifted(config, folder)).eval()
 
 
-def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
+def is_right_shifted(config: dict[str, Any], folder: Path) -> bool:
     """Tell whether a published network's output at position i - 1 scores token i.
 
     Raises:
@@ -123,8 +123,8 @@ def shifts_logits(config: dict[str, Any], folder: Path) -> bool:
     )
 
 
-def _load_native(folder: Path) -> Backbone:
-    module = read_meta_module(folder)
+def _load_native_backbone(folder: Path) -> Backbone:
+    module = build_meta_module_from_folder(folder)
     load_module(module, weight_files(folder), str, str, about=f"'{folder}'")
     if isinstance(module, Transformer):
         return Backbone(module, right_shift_logits=module.right_shift_logits).eval()

@@ -51,7 +51,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise OmniError(f"no folder '{folder}'; give the folder of a checkpoint")
     if (folder / INDEX).is_file():
-        return _indexed(folder)
+        return _indexed_files(folder)
     found = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     files = [path for path in found if path.name.startswith("model")] or found
     if not files:
@@ -65,7 +65,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _indexed(folder: Path) -> list[Path]:
+def _indexed_files(folder: Path) -> list[Path]:
     """Return the files that an index names, checked weight by weight."""
     path = folder / INDEX
     weight_map = read_json_object(path, remedy="copy the checkpoint again").get("weight_map")
@@ -97,8 +97,8 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
     """
     stored: dict[str, StoredTensor] = {}
     for file in files:
-        with _opened(file) as weights:
-            _refuse_repeated(file)
+        with _open_safetensors(file) as weights:
+            _refuse_repeated_names(file)
             for name in weights.keys():  # noqa: SIM118 - not a dict
                 if name in stored:
                     raise OmniError(
@@ -115,7 +115,7 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         OmniError: If the file is damaged.
     """
-    with _opened(file) as weights:
+    with _open_safetensors(file) as weights:
         return dict(weights.metadata() or {})
 
 
@@ -126,7 +126,7 @@ def read_weights(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
         OmniError: If a weight is infinite or no number.
     """
     for file in files:
-        with _opened(file) as weights:
+        with _open_safetensors(file) as weights:
             for name in weights.keys():  # noqa: SIM118 - not a dict
                 tensor = weights.get_tensor(name)
                 if tensor.is_floating_point() and tensor.numel() and not _is_finite(tensor):
@@ -143,9 +143,9 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
 
 
-def tables_equal(one: StoredTensor, name: str, two: StoredTensor, other: str) -> bool:
+def are_tables_equal(one: StoredTensor, name: str, two: StoredTensor, other: str) -> bool:
     """Tell whether two stored tables of one shape are equal, some rows at a time."""
-    with _opened(one.file) as first, _opened(two.file) as second:
+    with _open_safetensors(one.file) as first, _open_safetensors(two.file) as second:
         tables = first.get_slice(name), second.get_slice(other)
         return all(
             torch.equal(*(table[row : row + _ROWS] for table in tables))
@@ -153,7 +153,7 @@ def tables_equal(one: StoredTensor, name: str, two: StoredTensor, other: str) ->
         )
 
 
-def _opened(file: Path) -> Any:
+def _open_safetensors(file: Path) -> Any:
     """Open a safetensors file."""
     try:
         return safe_open(file, framework="pt")
@@ -176,10 +176,10 @@ def _is_pickle(file: Path) -> bool:
     )
 
 
-def _refuse_repeated(file: Path) -> None:
+def _refuse_repeated_names(file: Path) -> None:
     """Refuse a header that describes a name twice, as readers would silently take one."""
 
-    def refuse(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def build_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         plain = dict(pairs)
         if len(plain) < len(pairs):
             names = [name for name, _ in pairs]
@@ -189,7 +189,7 @@ def _refuse_repeated(file: Path) -> None:
 
     with file.open("rb") as raw:
         size = int.from_bytes(raw.read(8), "little")
-        json.loads(raw.read(size), object_pairs_hook=refuse)
+        json.loads(raw.read(size), object_pairs_hook=build_without_repeats)
 
 
 def match_weights(
@@ -214,7 +214,7 @@ def match_weights(
             of a format that no network computes in.
     """
     own = dict(module.state_dict(keep_vars=True))
-    tied = _tied(own)
+    tied = _names_by_tensor(own)
     ours = {theirs: rename(theirs) for theirs in stored}
     given = Counter(ours.values())
     names: dict[str, list[str]] = {}
@@ -225,7 +225,7 @@ def match_weights(
             names[theirs] = []
             continue
         names[theirs] = [n for n in tied.get(name, ()) if n == name or n not in given]
-        fault, text = _fault(theirs, own.get(name), entry)
+        fault, text = _describe_mismatch(theirs, own.get(name), entry)
         if fault is None and given[name] > 1:
             fault = "given twice"
         if fault is not None:
@@ -240,7 +240,7 @@ def match_weights(
     return names
 
 
-def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
+def _names_by_tensor(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Return, by name, all names of the same tensor."""
     by_tensor: dict[int, list[str]] = {}
     for name, value in own.items():
@@ -248,7 +248,9 @@ def _tied(own: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return {name: by_tensor[id(value)] for name, value in own.items()}
 
 
-def _fault(name: str, own: Tensor | None, entry: StoredTensor) -> tuple[str | None, str]:
+def _describe_mismatch(
+    name: str, own: Tensor | None, entry: StoredTensor
+) -> tuple[str | None, str]:
     """Return the kind of mismatch of a weight, if any, and its description."""
     if own is None:
         return "unexpected", name
@@ -287,22 +289,22 @@ def load_module(
     """
     names = match_weights(module, read_headers(files), rename, published, about=about)
     own = dict(module.state_dict(keep_vars=True))
-    tied = _tied(own)
+    tied = _names_by_tensor(own)
     for theirs, tensor in read_weights(files):
         if names[theirs]:
             first = names[theirs][0]
-            value = _like(own[first], tensor)
+            value = _wrap_like(own[first], tensor)
             for name in tied[first]:
-                _assign(module, name, value)
+                _assign_weight(module, name, value)
 
 
-def _like(old: Tensor, tensor: Tensor) -> Tensor:
+def _wrap_like(old: Tensor, tensor: Tensor) -> Tensor:
     """Return a parameter if the old weight was one, so that tied names keep sharing it."""
     if isinstance(old, nn.Parameter):
         return nn.Parameter(tensor, requires_grad=old.requires_grad)
     return tensor
 
 
-def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+def _assign_weight(module: nn.Module, name: str, value: Tensor) -> None:
     path, _, last = name.rpartition(".")
     setattr(module.get_submodule(path), last, value)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import check_free, is_integer, whole_folder
+from lightning_omni.files import check_folder_is_free, is_json_integer, write_folder_atomically
 from lightning_omni.interop import encodec, magvitv2
-from lightning_omni.interop.backbone import Backbone, shifts_logits
+from lightning_omni.interop.backbone import Backbone, is_right_shifted
 from lightning_omni.interop.card import CARD_FILE, read_card
 from lightning_omni.interop.checkpoint import (
     Rename,
@@ -23,16 +23,16 @@ from lightning_omni.interop.checkpoint import (
     weight_files,
 )
 from lightning_omni.interop.dream import (
-    check_weights,
-    dream_on_meta,
+    build_dream_on_meta,
+    check_dream_weights,
     log_skipped_encoder,
+    make_renaming,
     published_name,
     read_config,
-    renaming,
 )
 from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
 from lightning_omni.interop.meta_init import MetaInit
-from lightning_omni.interop.native import copy_parts, read_meta_module
+from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
 from lightning_omni.interop.shards_writer import copy_weights
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
@@ -81,67 +81,74 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     """
     if kbps != FULL_RATE and kind != "encodec":
         raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
-    check_free(output)
+    check_folder_is_free(output)
     if str(input).startswith(_HUB):
         repo = str(input).removeprefix(_HUB)
         check_repo(repo, f"--input {_HUB}")
         input = fetch_folder(repo, open_hub(f"--input {_HUB}"))
     files = weight_files(input)
     stored = read_headers(files)
-    network = _network(kind, input, stored, kbps)
+    network = _describe_network(kind, input, stored, kbps)
     names = match_weights(
         network.module, stored, network.rename, network.published, about=f"'{input}'"
     )
     if isinstance(network.module, Backbone) and kind != "lightning_omni":
-        check_weights(network.module.transformer, stored, about=f"'{input}'")
-    with whole_folder(output) as partial:
+        check_dream_weights(network.module.transformer, stored, about=f"'{input}'")
+    with write_folder_atomically(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config)
         copy_weights(files, names, partial, metadata=network.metadata)
         if kind == "lightning_omni":
-            copy_parts(input, partial)
+            copy_model_files(input, partial)
             (partial / CARD_FILE).write_text(read_card(input))
     log_skipped_encoder(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
 
 
-def _network(kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps: float) -> _Network:
+def _describe_network(
+    kind: Kind, folder: Path, stored: Mapping[str, StoredTensor], kbps: float
+) -> _Network:
     if kind == "encodec":
-        return _new(encodec.encodec_on_meta(kbps), encodec.native_name, encodec.published_name)
+        return _describe_new_network(
+            encodec.build_encodec_on_meta(kbps), encodec.native_name, encodec.published_name
+        )
     if kind == "magvitv2":
         with MetaInit():
-            tokenizer = magvitv2.magvitv2_network()
-        return _new(tokenizer, magvitv2.native_name, magvitv2.published_name)
+            tokenizer = magvitv2.build_magvitv2()
+        return _describe_new_network(tokenizer, magvitv2.native_name, magvitv2.published_name)
     config = read_config(folder)
     if kind == "lightning_omni":
         text = (folder / CONFIG_FILE).read_text("utf-8")
         metadata = read_metadata(weight_files(folder)[0])
-        return _Network(read_meta_module(folder), str, str, text, metadata)
+        return _Network(build_meta_module_from_folder(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
-    shifts = shifts_logits(config, folder)
+    shifts = is_right_shifted(config, folder)
     if shifts == (kind == "qwen2"):
         found = config.get("model_type")
         raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
-    transformer = dream_on_meta(folder, stored)
-    inner = renaming(transformer)
+    transformer = build_dream_on_meta(folder, stored)
+    inner = make_renaming(transformer)
 
-    def rename(name: str) -> str | None:
+    def rename_with_prefix(name: str) -> str | None:
         ours = inner(name)
         return None if ours is None else f"transformer.{ours}"
 
-    def published(ours: str) -> str:
+    def published_without_prefix(ours: str) -> str:
         return published_name(ours.removeprefix("transformer."))
 
     module = Backbone(transformer, right_shift_logits=shifts)
-    return replace(_new(module, rename, published), metadata=_token_ids(config, folder))
+    return replace(
+        _describe_new_network(module, rename_with_prefix, published_without_prefix),
+        metadata=_token_ids_as_text(config, folder),
+    )
 
 
-def _token_ids(config: dict[str, Any], folder: Path) -> dict[str, str]:
+def _token_ids_as_text(config: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return token ids that a published `config.json` names, as text for a weights header."""
     ids = {key: config[key] for key in KNOWN_IDS if config.get(key) is not None}
     for key, value in ids.items():
-        if not is_integer(value) or not 0 <= value < config["vocab_size"]:
+        if not is_json_integer(value) or not 0 <= value < config["vocab_size"]:
             raise OmniError(
                 f"'{folder / CONFIG_FILE}' has {key} {value!r}, wanted an integer below its "
                 f"vocab_size {config['vocab_size']}"
@@ -149,5 +156,7 @@ def _token_ids(config: dict[str, Any], folder: Path) -> dict[str, str]:
     return {key: str(value) for key, value in ids.items()}
 
 
-def _new(module: Pretrained, rename: Rename, published: Callable[[str], str]) -> _Network:
+def _describe_new_network(
+    module: Pretrained, rename: Rename, published: Callable[[str], str]
+) -> _Network:
     return _Network(module, rename, published, json.dumps(module.config(), indent=2) + "\n")

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import is_integer, read_json_object
+from lightning_omni.files import is_json_integer, read_json_object
 from lightning_omni.interop.checkpoint import (
     FLOATS,
     Rename,
     StoredTensor,
+    are_tables_equal,
     join_names,
     load_module,
     read_headers,
-    tables_equal,
     weight_files,
 )
 from lightning_omni.interop.meta_init import MetaInit
@@ -78,14 +78,14 @@ def load_dream(folder: str | Path) -> Transformer:
     folder = Path(folder)
     files = weight_files(folder)
     stored = read_headers(files)
-    model = dream_on_meta(folder, stored)
-    load_module(model, files, renaming(model), published_name, about=f"'{folder}'")
-    check_weights(model, stored, about=f"'{folder}'")
+    model = build_dream_on_meta(folder, stored)
+    load_module(model, files, make_renaming(model), published_name, about=f"'{folder}'")
+    check_dream_weights(model, stored, about=f"'{folder}'")
     log_skipped_encoder(stored, about=f"'{folder}'")
     return model.eval()
 
 
-def dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Transformer:
+def build_dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Transformer:
     """Build the network that a folder's `config.json` describes on the meta device.
 
     It has a projector of continuous features if the weights hold one, as the file does not say.
@@ -96,19 +96,23 @@ def dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Transform
     config = read_config(folder)
     args = transformer_args(config, about=str(folder / "config.json"))
     with MetaInit():
-        return Transformer(config["vocab_size"], [], **args, continuous_dim=_feature_dim(stored))
+        return Transformer(
+            config["vocab_size"], [], **args, continuous_dim=_read_feature_dim(stored)
+        )
 
 
-def _feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
+def _read_feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
     """Return the width of features that a stored projector takes."""
-    shapes = {_full_name(name): entry.shape for name, entry in stored.items()}
+    shapes = {_add_prefix(name): entry.shape for name, entry in stored.items()}
     for name in ("pre_proj_layernorm.weight", "mlp.0.weight"):
         if shape := shapes.get(_PROJECTOR + name):
             return shape[-1]
     return None
 
 
-def check_weights(model: Transformer, stored: Mapping[str, StoredTensor], *, about: str) -> None:
+def check_dream_weights(
+    model: Transformer, stored: Mapping[str, StoredTensor], *, about: str
+) -> None:
     """Refuse weights that fit a network by name and shape but cannot be its own.
 
     Raises:
@@ -116,7 +120,7 @@ def check_weights(model: Transformer, stored: Mapping[str, StoredTensor], *, abo
     """
     _require_one_format(stored, about=about)
     if model.init_args["tie_embeddings"]:
-        _require_same_head(stored, about=about)
+        _require_tied_head(stored, about=about)
 
 
 def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> None:
@@ -124,7 +128,7 @@ def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> No
     kept = {
         name: entry.format
         for name, entry in stored.items()
-        if entry.format in FLOATS and not _is_of_encoder(name)
+        if entry.format in FLOATS and not _is_encoder_weight(name)
     }
     usual = Counter(kept.values()).most_common(1)
     if odd := [f"{name} is {f}" for name, f in kept.items() if usual and f != usual[0][0]]:
@@ -134,12 +138,12 @@ def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> No
         )
 
 
-def _require_same_head(stored: Mapping[str, StoredTensor], *, about: str) -> None:
+def _require_tied_head(stored: Mapping[str, StoredTensor], *, about: str) -> None:
     """Refuse a stored head that differs from the embedding it is tied to."""
     head, table = stored.get("lm_head.weight"), stored.get("model.embed_tokens.weight")
     if head is None or table is None:
         return
-    if head.shape != table.shape or not tables_equal(
+    if head.shape != table.shape or not are_tables_equal(
         table, "model.embed_tokens.weight", head, "lm_head.weight"
     ):
         raise OmniError(
@@ -151,7 +155,7 @@ def _require_same_head(stored: Mapping[str, StoredTensor], *, about: str) -> Non
 
 def log_skipped_encoder(stored: Mapping[str, StoredTensor], *, about: str) -> None:
     """Log the skipped weights of a speech encoder, which no network of this package has."""
-    names = [name for name in stored if _is_of_encoder(name)]
+    names = [name for name in stored if _is_encoder_weight(name)]
     if names:
         count = sum(math.prod(stored[name].shape) for name in names)
         log.warning(
@@ -164,7 +168,7 @@ def log_skipped_encoder(stored: Mapping[str, StoredTensor], *, about: str) -> No
         )
 
 
-def renaming(model: Transformer) -> Rename:
+def make_renaming(model: Transformer) -> Rename:
     """Return the map from published names to those of a network; a tied head is left out.
 
     Unknown names are marked by a question mark, which no weight has.
@@ -172,7 +176,7 @@ def renaming(model: Transformer) -> Rename:
     is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
-        name = _full_name(name)
+        name = _add_prefix(name)
         if name.startswith(_ENCODER) or (is_tied and name.startswith("lm_head.")):
             return None
         own = name
@@ -183,11 +187,11 @@ def renaming(model: Transformer) -> Rename:
     return rename
 
 
-def _is_of_encoder(name: str) -> bool:
-    return _full_name(name).startswith(_ENCODER)
+def _is_encoder_weight(name: str) -> bool:
+    return _add_prefix(name).startswith(_ENCODER)
 
 
-def _full_name(name: str) -> str:
+def _add_prefix(name: str) -> str:
     """Return a name with the prefix that some files leave out before the parts for speech."""
     return f"model.{name}" if name.startswith("audio_") else name
 
@@ -210,7 +214,7 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     """
     for name, most in _SIZES.items():
         _check_size(config, name, most, about)
-    _check_switches(config, about)
+    _check_booleans(config, about)
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads")
     kv_heads = heads if kv_heads is None else kv_heads
@@ -219,7 +223,7 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
             f"'{about}' has hidden_size {config['hidden_size']}, wanted an even multiple of its "
             f"num_attention_heads {heads}"
         )
-    if not is_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
+    if not is_json_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
         raise OmniError(
             f"'{about}' has num_key_value_heads {kv_heads!r}, wanted a divisor of its "
             f"num_attention_heads {heads}"
@@ -230,8 +234,8 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     unsupported = {
         "rope scaling": kind if kind != "default" else None,
-        "hidden_act": config.get("hidden_act", "silu") if _is_other_act(config) else None,
-        "head_dim": config.get("head_dim") if _is_other_head(config) else None,
+        "hidden_act": config.get("hidden_act", "silu") if _has_other_activation(config) else None,
+        "head_dim": config.get("head_dim") if _has_other_head_dim(config) else None,
         "use_sliding_window": config.get("use_sliding_window") or None,
     }
     for name, value in unsupported.items():
@@ -245,16 +249,16 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": kv_heads,
         "ffn_dim": config["intermediate_size"],
-        "rope_theta": _positive("rope_theta", theta, about),
+        "rope_theta": _read_positive("rope_theta", theta, about),
         "rope_sections": None,
         "qkv_bias": config.get("attention_bias", True),
         "qk_norm": False,
         "tie_embeddings": config.get("tie_word_embeddings", False),
-        "norm_eps": _positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6), about),
+        "norm_eps": _read_positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6), about),
     }
 
 
-def _check_switches(config: dict[str, Any], about: str) -> None:
+def _check_booleans(config: dict[str, Any], about: str) -> None:
     for name in ("tie_word_embeddings", "attention_bias", "use_sliding_window"):
         if not isinstance(config.get(name, False), bool):
             raise OmniError(f"'{about}' has {name} {config[name]!r}, wanted true or false")
@@ -264,21 +268,24 @@ def _check_size(config: dict[str, Any], name: str, most: int, about: str) -> Non
     if name not in config:
         raise OmniError(f"'{about}' has no {name}; copy the checkpoint again")
     size = config[name]
-    if not is_integer(size) or not 1 <= size <= most:
+    if not is_json_integer(size) or not 1 <= size <= most:
         raise OmniError(f"'{about}' has {name} {size!r}, wanted an integer from 1 to {most}")
 
 
-def _positive(name: str, value: Any, about: str) -> float:
-    if not (is_integer(value) or isinstance(value, float)) or not 0 < value < sys.float_info.max:
+def _read_positive(name: str, value: Any, about: str) -> float:
+    if (
+        not (is_json_integer(value) or isinstance(value, float))
+        or not 0 < value < sys.float_info.max
+    ):
         raise OmniError(f"'{about}' has {name} {value!r}, wanted a number above 0")
     return float(value)
 
 
-def _is_other_act(config: dict[str, Any]) -> bool:
+def _has_other_activation(config: dict[str, Any]) -> bool:
     return config.get("hidden_act", "silu") not in ("silu", "swish")
 
 
-def _is_other_head(config: dict[str, Any]) -> bool:
+def _has_other_head_dim(config: dict[str, Any]) -> bool:
     size = config.get("head_dim")
     own = config["hidden_size"] // config["num_attention_heads"]
-    return size is not None and not (is_integer(size) and size == own)
+    return size is not None and not (is_json_integer(size) and size == own)

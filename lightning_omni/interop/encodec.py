@@ -18,7 +18,7 @@ _RENAMED = (
 )
 
 
-def encodec_on_meta(kbps: float) -> SpeechTokenizer:
+def build_encodec_on_meta(kbps: float) -> SpeechTokenizer:
     """Build the published network on the meta device, all codebooks included at every rate.
 
     Args:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lightning_omni.errors import OmniError, check_within
-from lightning_omni.files import check_free, whole_folder
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
+from lightning_omni.files import check_folder_is_free, write_folder_atomically
 from lightning_omni.generation.model_folder import read_model_folder
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import write_card
@@ -22,8 +23,8 @@ from lightning_omni.interop.checkpoint import (
 )
 from lightning_omni.interop.dream import published_name
 from lightning_omni.interop.hub import check_repo, open_hub, push_folder
-from lightning_omni.interop.native import copy_parts, read_meta_module
-from lightning_omni.interop.qwen2 import qwen2_config, require_qwen2
+from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
+from lightning_omni.interop.qwen2 import check_qwen2_shape, qwen2_config
 from lightning_omni.interop.shards_writer import copy_weights, written_format
 from lightning_omni.modules.initial_weights import KNOWN_IDS
 from lightning_omni.nn.transformer import Transformer
@@ -86,9 +87,9 @@ def export_model(
     if push is not None:
         check_repo(push, "--push")
     hub = open_hub("--push") if push is not None else None
-    check_free(output)
+    check_folder_is_free(output)
     folder = resolve_pretrained(str(model))
-    module = read_meta_module(folder)
+    module = build_meta_module_from_folder(folder)
     files = weight_files(folder)
     stored = read_headers(files)
     match_weights(module, stored, str, str, about=f"'{folder}'")
@@ -101,7 +102,7 @@ def export_model(
     else:
         layout = _qwen2_layout(module, formats, folder, _token_ids(metadata, folder))
     names = {own: [new] if (new := layout.rename(own)) else [] for own in stored}
-    with whole_folder(output) as partial:
+    with write_folder_atomically(output) as partial:
         (partial / CONFIG_FILE).write_text(layout.config)
         copy_weights(
             files,
@@ -112,7 +113,7 @@ def export_model(
             dtype=dtype,
         )
         if format == "safetensors":
-            copy_parts(folder, partial, dtype=dtype)
+            copy_model_files(folder, partial, dtype=dtype)
         write_card(folder, partial, layout=[*layout.notes, *_conversion_notes(dtype)])
     log.info("wrote %s", output)
     if push is not None and hub is not None:
@@ -129,7 +130,7 @@ def _token_ids(metadata: dict[str, str], folder: Path) -> dict[str, int]:
     """Return ids that Dream's `config.json` names, from the vocabulary or the imported weights."""
     if (folder / VOCAB_FILE).is_file():
         vocab = read_vocab(folder / VOCAB_FILE)
-        return {key: vocab.special(token) for key, token in KNOWN_IDS.items()}
+        return {key: vocab.special_id(token) for key, token in KNOWN_IDS.items()}
     return {key: int(metadata[key]) for key in KNOWN_IDS if key in metadata}
 
 
@@ -150,7 +151,7 @@ def _qwen2_layout(
             f"'{folder}' holds a {type(module).__name__}, which cannot be written as hf, wanted a "
             "backbone; give --format safetensors"
         )
-    require_qwen2(transformer, about=str(folder))
+    check_qwen2_shape(transformer, about=str(folder))
     is_right_shifted = transformer.right_shift_logits
     is_tied = bool(transformer.init_args["tie_embeddings"])
 

@@ -36,12 +36,12 @@ def load_magvitv2(files: list[Path], *, about: str) -> ImageTokenizer:
     Source: showlab/magvitv2, the tokenizer of Show-o, arXiv:2408.12528.
     """
     with MetaInit():
-        tokenizer = magvitv2_network()
+        tokenizer = build_magvitv2()
     load_module(tokenizer, files, native_name, published_name, about=about)
     return tokenizer.eval()
 
 
-def magvitv2_network() -> ImageTokenizer:
+def build_magvitv2() -> ImageTokenizer:
     """Build the published tokenizer's network, newly initialised."""
     return ImageTokenizer(
         256,
@@ -56,7 +56,7 @@ def magvitv2_network() -> ImageTokenizer:
 
 def native_name(name: str) -> str:
     """Translate a published weight's name; unknown names are marked by a question mark."""
-    return _names().get(name, f"?{name}")
+    return _native_names_by_published().get(name, f"?{name}")
 
 
 def published_name(ours: str) -> str:
@@ -65,21 +65,25 @@ def published_name(ours: str) -> str:
         ours = re.sub(pattern, theirs, ours)
     if found := re.search(r"^encoder\.levels\.(\d)\.(\d)\.", ours):
         level, index = int(found[1]), int(found[2])
-        return ours.replace(found[0], f"encoder.{_part('down', level, index, ENCODER_BLOCKS)}.")
+        return ours.replace(
+            found[0], f"encoder.{_published_layer_name('down', level, index, ENCODER_BLOCKS)}."
+        )
     if found := re.search(r"^decoder\.levels\.(\d)\.(\d)\.", ours):
         level, index = len(DECODER_BLOCKS) - 1 - int(found[1]), int(found[2])
-        return ours.replace(found[0], f"decoder.{_part('up', level, index, DECODER_BLOCKS)}.")
+        return ours.replace(
+            found[0], f"decoder.{_published_layer_name('up', level, index, DECODER_BLOCKS)}."
+        )
     return ours
 
 
-def _part(side: str, level: int, index: int, blocks: list[int]) -> str:
+def _published_layer_name(side: str, level: int, index: int, blocks: list[int]) -> str:
     """Return the published name of a level's block or of its resampling layer."""
     last = f"{side}sample"
     return f"{side}.{level}.{last if index == blocks[level] else f'block.{index}'}"
 
 
 @functools.cache
-def _names() -> dict[str, str]:
+def _native_names_by_published() -> dict[str, str]:
     """Return our names by published ones."""
     with MetaInit():
-        return {published_name(name): name for name in magvitv2_network().state_dict()}
+        return {published_name(name): name for name in build_magvitv2().state_dict()}

@@ -10,12 +10,12 @@ from lightning_omni.files import read_json_object
 from lightning_omni.interop.checkpoint import INDEX, read_headers, read_metadata
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.shards_writer import copy_weights
-from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, Pretrained, build
+from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, Pretrained, build_module
 
 _KINDS = (".json", ".tiktoken", ".safetensors")
 
 
-def read_module(folder: Path) -> Pretrained:
+def build_module_from_folder(folder: Path) -> Pretrained:
     """Build the module that a folder's `config.json` describes, newly initialised.
 
     Raises:
@@ -28,7 +28,7 @@ def read_module(folder: Path) -> Pretrained:
     if "class_path" not in config:
         raise OmniError(f"'{path}' describes no model of this package; import the checkpoint first")
     try:
-        module = build(config)
+        module = build_module(config)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError) as error:
         raise OmniError(f"'{path}' describes no module of this version ({error})") from error
     if not isinstance(module, Pretrained):
@@ -36,13 +36,13 @@ def read_module(folder: Path) -> Pretrained:
     return module
 
 
-def read_meta_module(folder: Path) -> Pretrained:
+def build_meta_module_from_folder(folder: Path) -> Pretrained:
     """Build the module that a folder's `config.json` describes on the meta device."""
     with MetaInit():
-        return read_module(folder)
+        return build_module_from_folder(folder)
 
 
-def copy_parts(source: Path, target: Path, *, dtype: str | None = None) -> None:
+def copy_model_files(source: Path, target: Path, *, dtype: str | None = None) -> None:
     """Copy the files of a model beside its weights: vocabulary, lengths and tokenizers.
 
     Those are JSON, text ranks and safetensors in the folder and one level below; hidden files and

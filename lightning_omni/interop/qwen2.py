@@ -10,7 +10,7 @@ from lightning_omni.nn.transformer import Transformer
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
-def require_qwen2(transformer: Transformer, *, about: str) -> None:
+def check_qwen2_shape(transformer: Transformer, *, about: str) -> None:
     """Refuse a backbone that Qwen2's layout cannot hold; Dream's may have a projector.
 
     Args:

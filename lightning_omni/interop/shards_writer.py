@@ -74,18 +74,18 @@ def copy_weights(
                 f"{old} in '{entry.file}' is {entry.format}, wanted {', '.join(_BYTES)}"
             )
         entries.update(dict.fromkeys(news, (written_format(entry.format, dtype), entry.shape)))
-    shards = _shards(entries, shard_bytes)
+    shards = _divide_into_shards(entries, shard_bytes)
     slots: dict[str, _Slot] = {}
     for file, shard in shards.items():
         slots |= _write_header(folder / file, shard, metadata or {})
     for old, tensor in read_weights(files):
         if names[old]:
-            tensor = _convert(tensor, dtype, about=f"{old} in '{stored[old].file}'")
+            tensor = _convert_format(tensor, dtype, about=f"{old} in '{stored[old].file}'")
         for new in names[old]:
-            _write(tensor, slots[new])
+            _write_tensor(tensor, slots[new])
         del tensor  # it keeps its file in memory
     if len(shards) > 1:
-        total = sum(_size(*entry) for entry in entries.values())
+        total = sum(_size_in_bytes(*entry) for entry in entries.values())
         weight_map = {name: slots[name].file.name for name in sorted(entries)}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -96,7 +96,7 @@ def written_format(stored: str, dtype: str | None) -> str:
     return _DTYPES[dtype][0] if dtype is not None and stored in FLOATS else stored
 
 
-def _convert(tensor: Tensor, dtype: str | None, *, about: str) -> Tensor:
+def _convert_format(tensor: Tensor, dtype: str | None, *, about: str) -> Tensor:
     """Return a floating-point tensor in another format.
 
     Raises:
@@ -113,12 +113,12 @@ def _convert(tensor: Tensor, dtype: str | None, *, about: str) -> Tensor:
 _Entries = dict[str, tuple[str, tuple[int, ...]]]
 
 
-def _shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
+def _divide_into_shards(entries: _Entries, limit: int | None) -> dict[str, _Entries]:
     """Return file names with their weights, in order; a larger weight has a file of its own."""
     filled: list[_Entries] = [{}]
     used = 0
     for name, entry in entries.items():
-        size = _size(*entry)
+        size = _size_in_bytes(*entry)
         if limit is not None and filled[-1] and used + size > limit:
             filled.append({})
             used = 0
@@ -138,7 +138,7 @@ def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) ->
     for name in sorted(entries, key=lambda name: (order.index(entries[name][0]), name)):
         kind, shape = entries[name]
         starts[name], start = end, end
-        end += _size(kind, shape)
+        end += _size_in_bytes(kind, shape)
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
@@ -148,12 +148,12 @@ def _write_header(file: Path, entries: _Entries, metadata: Mapping[str, str]) ->
     return {name: _Slot(file, 8 + len(raw) + start) for name, start in starts.items()}
 
 
-def _write(tensor: Tensor, slot: _Slot) -> None:
+def _write_tensor(tensor: Tensor, slot: _Slot) -> None:
     raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
     with slot.file.open("r+b") as out:
         out.seek(slot.offset)
         out.write(raw.data)
 
 
-def _size(kind: str, shape: tuple[int, ...]) -> int:
+def _size_in_bytes(kind: str, shape: tuple[int, ...]) -> int:
     return _BYTES[kind] * math.prod(shape)

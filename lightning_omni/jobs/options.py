@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from lightning_omni.errors import OmniError, check_within, did_you_mean
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError, did_you_mean
 
 ExecutorName = Literal["local", "torchrun", "ray", "slurm-array"]
 EXECUTORS: tuple[str, ...] = get_args(ExecutorName)

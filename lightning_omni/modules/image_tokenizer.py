@@ -15,7 +15,7 @@ from lightning_omni.metrics.codebook import CodebookUse
 from lightning_omni.modules.replicas import own_gradient_sync
 from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import PatchDiscriminator
-from lightning_omni.optim.schedule import OptimizerFactory
+from lightning_omni.optim.optimizer import OptimizerFactory
 from lightning_omni.tokenizers.image import ImageTokenizer
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from lightning_omni.deferred_init import set_initial_value
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
-from lightning_omni.moved import rename_arguments
 from lightning_omni.nn.adapters import base_name
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.old_names import rename_arguments
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.vocab import Vocab
 
@@ -167,7 +167,7 @@ def _without_projector(values: dict[str, _T]) -> dict[str, _T]:
 def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> None:
     """Refuse a checkpoint with other ids for the same tokens."""
     for key, token in KNOWN_IDS.items():
-        theirs, own = header.get(key), str(vocab.special(token))
+        theirs, own = header.get(key), str(vocab.special_id(token))
         if theirs not in (None, own):
             raise OmniError(
                 f"'{folder}' has {key} {theirs} but the vocab has {own}; for the ids of Dream and "

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_levels
 from lightning_omni.diffusion.objective import MaskedDiffusionObjective, rows_at_once
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.modules.epoch_means import EpochMeans
 from lightning_omni.modules.initial_weights import drop_length_head, load_initial
@@ -29,12 +30,12 @@ from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.optim.schedule import (
+from lightning_omni.optim.optimizer import (
     OptimizerFactory,
     build_optimizer_and_schedule,
-    check_schedule,
     decay_groups,
 )
+from lightning_omni.optim.schedule import check_schedule
 from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.types import Batch, NoisyBatch
 from lightning_omni.vocab import SpecialTokensName, Vocab
@@ -99,7 +100,7 @@ class MaskedDiffusionModule(L.LightningModule):
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
-        self.vocab = Vocab.of_sizes(vocab, special_tokens)
+        self.vocab = Vocab.from_sizes(vocab, special_tokens)
         _require_all(
             self.vocab, schedules=forward_process.schedules, modality_weight=modality_weight
         )

@@ -234,9 +234,9 @@ def _materialise(
     def materialise(weight: Tensor) -> Tensor:
         if not weight.is_meta:
             return weight
-        whole = sent.like(weight)
+        whole = sent.tensor_like(weight)
         if rank == 0:
-            target = whole if whole.device.type == "cpu" else computed.like(weight)
+            target = whole if whole.device.type == "cpu" else computed.tensor_like(weight)
             values[id(weight)](target)
             whole.copy_(target)
         if mesh.size() > 1:

@@ -10,11 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_omni.modules.replicas import average_gradients
 from lightning_omni.modules.sharding import is_sharded, shard_parts
-from lightning_omni.optim.schedule import (
-    OptimizerFactory,
-    build_optimizer_and_schedule,
-    check_schedule,
-)
+from lightning_omni.optim.optimizer import OptimizerFactory, build_optimizer_and_schedule
+from lightning_omni.optim.schedule import check_schedule
 
 
 class TokenizerTraining(L.LightningModule):

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.transformer import Transformer
 

@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.nn.cpu import matmul_dtype
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -78,31 +79,33 @@ class MuonAdamW(Optimizer):
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             if group["kind"] in ("matrices", "filters"):
-                self._muon(group, with_grad)
+                self._update_by_muon(group, with_grad)
             elif with_grad:
-                self._adamw(group, with_grad)
+                self._update_by_adamw(group, with_grad)
         return loss
 
-    def _muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update_by_muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for p in parameters:
             by_shape[p.shape].append(p)
         for same in by_shape.values():
             for start in range(0, len(same), AT_ONCE):
-                self._muon_of_one_shape(group, same[start : start + AT_ONCE])
+                self._update_equal_shapes_by_muon(group, same[start : start + AT_ONCE])
 
-    def _muon_of_one_shape(self, group: dict[str, Any], same: list[Tensor]) -> None:
+    def _update_equal_shapes_by_muon(self, group: dict[str, Any], same: list[Tensor]) -> None:
         shape = same[0].shape
-        whole = [_gathered(self._momentum(p, group["momentum"])).flatten(1) for p in same]
+        whole = [
+            _gather_tensor(self._update_momentum(p, group["momentum"])).flatten(1) for p in same
+        ]
         updates = torch.stack(whole)
         updates = updates.to(matmul_dtype(updates.device.type))
         updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
         scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
         for p, update in zip(same, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(_shared_out(update.view(shape), p), alpha=-group["lr"] * scale)
+            p.add_(_distribute_like(update.view(shape), p), alpha=-group["lr"] * scale)
 
-    def _momentum(self, p: Tensor, beta: float) -> Tensor:
+    def _update_momentum(self, p: Tensor, beta: float) -> Tensor:
         assert p.grad is not None  # noqa: S101
         state = self.state[p]
         if not state:
@@ -110,7 +113,7 @@ class MuonAdamW(Optimizer):
         state["momentum"].lerp_(p.grad, 1 - beta)
         return p.grad.lerp(state["momentum"], beta)
 
-    def _adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update_by_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for p in parameters:
             if not self.state[p]:
                 self.state[p].update(
@@ -135,12 +138,12 @@ class MuonAdamW(Optimizer):
         )
 
 
-def _gathered(update: Tensor) -> Tensor:
+def _gather_tensor(update: Tensor) -> Tensor:
     """Return the whole of a tensor that may be sharded; a share cannot be orthogonalised alone."""
     return update.full_tensor() if isinstance(update, DTensor) else update
 
 
-def _shared_out(update: Tensor, like: Tensor) -> Tensor:
+def _distribute_like(update: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor, equal on all processes, sharded as another is."""
     if not isinstance(like, DTensor):
         return update

@@ -5,9 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.samplers.base import Sampler, check_choice, choose
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
-from lightning_omni.samplers.noise import Noise, Use
+from lightning_omni.samplers.noise import Noise, NoisePurpose
+from lightning_omni.samplers.token_choice import check_choice_options, choose_token
 
 
 class Ancestral(Sampler):
@@ -17,7 +18,7 @@ class Ancestral(Sampler):
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
-        check_choice(temperature)
+        check_choice_options(temperature)
         self.temperature = temperature
 
     def propose(
@@ -25,7 +26,7 @@ class Ancestral(Sampler):
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Draw tokens, and an order independent of them."""
         positions = scores.positions
-        column = choose(
+        column = choose_token(
             scores.logits, temperature=self.temperature, noise=noise, positions=positions
         )
-        return scores.allowed[column], noise.uniform(positions, Use.ORDER)
+        return scores.allowed[column], noise.uniform(positions, NoisePurpose.ORDER)

@@ -1,4 +1,4 @@
-"""The inputs of samplers: the canvas, the scores of its masked positions, the times of a step."""
+"""The canvas that samplers unmask, its blocks, and what a step hands them: scores and times."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
+
+from lightning_omni.samplers.ranking import rank_within_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class Canvas:
         sample: sample of each token, ascending, Int[T].
         block: block of each token within its sample, -1 outside the response, Int[T]. Blocks are
             unmasked in order; tokens of a block that are not masked stay as they are.
-        row: row of `allowed` that constrains each token, -1 outside the response, Int[T].
-        allowed: ids that each row permits, one sorted Int[G] per row.
+        allowed_set: index into `allowed` of the set that constrains each token, -1 outside the
+            response, Int[T].
+        allowed: sets of permitted ids, each a sorted Int[G].
         num_steps: denoising steps of each block, Int[S, blocks].
         mask_token_id: id of the mask.
         timestep_shift: shift of the times of each block, Float[S, blocks]; above 1 commits late,
@@ -32,7 +34,7 @@ class Canvas:
     ids: Tensor
     sample: Tensor
     block: Tensor
-    row: Tensor
+    allowed_set: Tensor
     allowed: tuple[Tensor, ...]
     num_steps: Tensor
     mask_token_id: int
@@ -43,7 +45,7 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Logits of masked positions that share one row of allowed ids.
+    """Logits of masked positions that share one set of allowed ids.
 
     Attributes:
         positions: their positions on the canvas, ascending, Int[M].
@@ -52,7 +54,7 @@ class Scores:
         rank: index of each among its sample's masked positions, Int[M].
         num_masked: number of masked positions of each one's sample, Int[M].
         progress: share of the block's steps already taken, Float[M], in [0, 1).
-        row: row of `Canvas.allowed`.
+        allowed_set: index of the set in `Canvas.allowed`.
     """
 
     positions: Tensor
@@ -61,7 +63,7 @@ class Scores:
     rank: Tensor
     num_masked: Tensor
     progress: Tensor
-    row: int = 0
+    allowed_set: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ One forward pass over the ids.
 """
 
 
-def in_blocks(canvas: Canvas, block_size: int) -> Canvas:
+def split_into_blocks(canvas: Canvas, block_size: int) -> Canvas:
     """Split every block into blocks of `block_size` positions, unmasked from left to right.
 
     Steps are shared out by length, at least one for each block: with fewer steps than blocks there
@@ -107,7 +109,7 @@ def in_blocks(canvas: Canvas, block_size: int) -> Canvas:
     group = canvas.sample[positions] * coarse + canvas.block[positions]
     order = group.argsort(stable=True)
     rank, length = torch.empty_like(positions), torch.empty_like(positions)
-    rank[order], length[order] = rank_within(group[order], samples * coarse)
+    rank[order], length[order] = rank_within_sample(group[order], samples * coarse)
     longest = int(length.max().item()) if len(positions) else 1
     fine = max(1, -(-longest // block_size))
     index = rank // block_size
@@ -120,40 +122,3 @@ def in_blocks(canvas: Canvas, block_size: int) -> Canvas:
     shift = canvas.timestep_shift
     shift = None if shift is None else shift.repeat_interleave(fine, dim=1)
     return replace(canvas, block=block, num_steps=num_steps, timestep_shift=shift)
-
-
-def rank_within(
-    sample: Int[Tensor, " M"], num_samples: int
-) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Return each entry's index within its sample, and the sample's size; `sample` is sorted."""
-    count = torch.bincount(sample, minlength=num_samples)
-    first = count.cumsum(0) - count
-    return torch.arange(len(sample), device=sample.device) - first[sample], count[sample]
-
-
-def most_confident_first(
-    confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], num_samples: int
-) -> tuple[Int[Tensor, " M"], Int[Tensor, " M"]]:
-    """Return the order by sample and descending confidence, and each entry's rank in its sample."""
-    order = confidence.argsort(descending=True, stable=True)
-    order = order[sample[order].argsort(stable=True)]
-    return order, rank_within(sample[order], num_samples)[0]
-
-
-def most_confident(
-    confidence: Float[Tensor, " M"], sample: Int[Tensor, " M"], count: Int[Tensor, " S"]
-) -> Int[Tensor, " K"]:
-    """Return the index of each sample's `count` most confident entries; `sample` is sorted.
-
-    Ties break as `torch.topk` breaks them within a sample's own entries, so the result does not
-    depend on the rest of the batch.
-    """
-    sizes = torch.bincount(sample, minlength=len(count))
-    starts = (sizes.cumsum(0) - sizes).tolist()
-    parts = torch.split(confidence, sizes.tolist())
-    return torch.cat(
-        [
-            start + part.topk(min(k, len(part))).indices
-            for start, part, k in zip(starts, parts, count.tolist(), strict=True)
-        ]
-    )

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import check_within
-from lightning_omni.samplers.base import negative_entropy
-from lightning_omni.samplers.canvas import most_confident_first
-from lightning_omni.samplers.confidence import Confidence
+from lightning_omni.argument_checks import check_within
+from lightning_omni.samplers.confidence import Confidence, negative_entropy
+from lightning_omni.samplers.ranking import most_confident_first
 
 
 class EntropyBounded(Confidence):

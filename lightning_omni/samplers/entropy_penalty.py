@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import check_within
-from lightning_omni.samplers.base import Sampler, check_choice, choose, negative_entropy, truncate
+from lightning_omni.argument_checks import check_within
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
+from lightning_omni.samplers.confidence import negative_entropy
 from lightning_omni.samplers.noise import Noise
+from lightning_omni.samplers.token_choice import check_choice_options, choose_token, truncate_logits
 
 
 class EntropyPenalty(Sampler):
@@ -37,7 +39,7 @@ class EntropyPenalty(Sampler):
         position_penalty: float = 1.0,
         free_positions: int = 100,
     ) -> None:
-        check_choice(temperature, top_p=top_p, top_k=top_k)
+        check_choice_options(temperature, top_p=top_p, top_k=top_k)
         check_within("repetition_penalty", repetition_penalty, 0.01)
         check_within("position_penalty", position_penalty, 0.01)
         check_within("free_positions", free_positions, 0)
@@ -49,14 +51,14 @@ class EntropyPenalty(Sampler):
         self, canvas: Canvas, scores: Scores, *, noise: Noise
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Penalise, then take the token and rank by negative entropy."""
-        logits = truncate(scores.logits, top_p=self.top_p, top_k=self.top_k)
+        logits = truncate_logits(scores.logits, top_p=self.top_p, top_k=self.top_k)
         if self.repetition_penalty != 1:
-            seen = _seen(canvas, scores)
-            logits = torch.where(seen, _damp(logits, self.repetition_penalty), logits)
+            seen = _is_repeated(canvas, scores)
+            logits = torch.where(seen, _penalize_logits(logits, self.repetition_penalty), logits)
         if self.position_penalty != 1:
-            logits = _damp(logits, self._position_factor(scores)[:, None])
+            logits = _penalize_logits(logits, self._position_factor(scores)[:, None])
         log_p = logits.log_softmax(-1)
-        column = choose(
+        column = choose_token(
             logits, temperature=self.temperature, noise=noise, positions=scores.positions
         )
         return scores.allowed[column], negative_entropy(log_p)
@@ -68,12 +70,12 @@ class EntropyPenalty(Sampler):
         return 1 + beyond / span * (self.position_penalty - 1)
 
 
-def _damp(logits: Tensor, factor: Tensor | float) -> Tensor:
+def _penalize_logits(logits: Tensor, factor: Tensor | float) -> Tensor:
     """Divide positive logits by the factor and multiply negative ones, so that all fall."""
     return torch.where(logits >= 0, logits / factor, logits * factor)
 
 
-def _seen(canvas: Canvas, scores: Scores) -> Tensor:
+def _is_repeated(canvas: Canvas, scores: Scores) -> Tensor:
     """Return whether each column's id is already committed in the sample, Bool[M, G]."""
     committed = (canvas.block >= 0) & (canvas.ids != canvas.mask_token_id)
     num_samples = canvas.num_steps.shape[0]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import check_within
+from lightning_omni.argument_checks import check_within
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
 from lightning_omni.samplers.confidence import Confidence
@@ -31,7 +31,7 @@ class KLASS(Confidence):
     """
 
     before: dict[int, tuple[Tensor, Tensor]]
-    """Positions and log-probabilities of the step before, by row of allowed ids."""
+    """Positions and log-probabilities of the step before, by set of allowed ids."""
     stable_for: Tensor
     """Number of steps for which each position has been stable, Int[T]."""
 
@@ -48,7 +48,7 @@ class KLASS(Confidence):
         super().__init__(temperature)
         self.threshold, self.divergence, self.history = threshold, divergence, history
 
-    def begin(self, canvas: Canvas) -> Sampler:
+    def with_fresh_state(self, canvas: Canvas) -> Sampler:
         """Return a copy that has seen no step."""
         run = copy(self)
         run.before = {}
@@ -60,7 +60,7 @@ class KLASS(Confidence):
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Take the likeliest token; confident and stable positions rank above 1."""
         token, confidence = super().propose(canvas, scores, noise=noise)
-        stable = self._stable(scores) >= self.history
+        stable = self._count_stable_steps(scores) >= self.history
         return token, confidence + (stable & (confidence >= self.threshold)).float()
 
     def num_confident(
@@ -69,16 +69,16 @@ class KLASS(Confidence):
         """Count the positions that are confident and stable."""
         return sample[confidence > 1].bincount(minlength=num_samples)
 
-    def _stable(self, scores: Scores) -> Tensor:
+    def _count_stable_steps(self, scores: Scores) -> Tensor:
         """Return for how many steps in a row each position has been stable, Int[M]."""
         log_p = scores.logits.log_softmax(-1)
         stable = torch.zeros_like(scores.positions)
-        if scores.row in self.before:
-            positions, earlier = self.before[scores.row]
+        if scores.allowed_set in self.before:
+            positions, earlier = self.before[scores.allowed_set]
             index = torch.searchsorted(positions, scores.positions).clamp(max=len(positions) - 1)
             moved = (log_p.exp() * (log_p - earlier[index])).sum(-1)
             is_still = (positions[index] == scores.positions) & (moved < self.divergence)
             stable = torch.where(is_still, self.stable_for[scores.positions] + 1, 0)
-        self.before[scores.row] = scores.positions, log_p
+        self.before[scores.allowed_set] = scores.positions, log_p
         self.stable_for[scores.positions] = stable
         return stable

@@ -1,8 +1,8 @@
 """The reverse process: unmask a canvas in a bounded number of denoising steps.
 
 A canvas holds several samples, each with blocks that are unmasked in order; within a block the
-sampler decides which masked positions are committed. `Loop` takes one step at a time; `sample` is
-its plain driver.
+sampler decides which masked positions are committed. `ReverseLoop` takes one step at a time;
+`sample` is its plain driver.
 """
 
 from __future__ import annotations
@@ -16,16 +16,9 @@ from torch import Tensor
 
 from lightning_omni.diffusion.schedule import T_MIN, shifted
 from lightning_omni.samplers.base import Sampler
-from lightning_omni.samplers.canvas import (
-    Canvas,
-    Denoiser,
-    LogitsAt,
-    Scores,
-    StepTimes,
-    most_confident,
-    rank_within,
-)
+from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Scores, StepTimes
 from lightning_omni.samplers.noise import Noise
+from lightning_omni.samplers.ranking import most_confident, rank_within_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +65,20 @@ def sample(
         seeds: one seed per sample.
         on_step: called after every step.
     """
-    loop = Loop(denoise, canvas, sampler, seeds=seeds)
+    loop = ReverseLoop(denoise, canvas, sampler, seeds=seeds)
     while (event := loop.step()) is not None:
         if on_step is not None:
             on_step(event)
     return loop.ids
 
 
-class Loop:
+class ReverseLoop:
     """A canvas on its way from masks to tokens; arguments are those of `sample`."""
 
     def __init__(
         self, denoise: Denoiser, canvas: Canvas, sampler: Sampler, *, seeds: Int[Tensor, " S"]
     ) -> None:
-        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler.begin(canvas)
+        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler.with_fresh_state(canvas)
         self.noise = Noise.for_samples(seeds, canvas.sample)
         self.ids = canvas.ids.clone()
         self.was_masked = canvas.ids == canvas.mask_token_id
@@ -93,7 +86,7 @@ class Loop:
 
     def step(self) -> StepEvent | None:
         """Take one step of every sample that has not finished the block; None when all is done."""
-        while not self._has_work():
+        while not self._block_may_change():
             if self.block + 1 >= self.canvas.num_steps.shape[1]:
                 return None
             self.block, self.step_in_block = self.block + 1, 0
@@ -111,7 +104,7 @@ class Loop:
             self.ids[positions[is_again]] = now.mask_token_id
         self._pad_behind_ends()
         self.number += 1
-        self.noise = self.noise.at(self.noise.step + self._takes_part(num_masked))
+        self.noise = self.noise.at_steps(self.noise.step + self._samples_taking_step(num_masked))
         self.step_in_block += 1
         positions = (self.ids != now.ids).nonzero().squeeze(1)
         return StepEvent(
@@ -123,7 +116,7 @@ class Loop:
             confidence[positions],
         )
 
-    def _has_work(self) -> bool:
+    def _block_may_change(self) -> bool:
         """Tell whether anything in the block may still change."""
         if self.step_in_block >= int(self.canvas.num_steps[:, self.block].max().item()):
             return False
@@ -134,9 +127,9 @@ class Loop:
         logits_at = self.denoise(now.ids, positions)
         token = torch.empty_like(positions)
         confidence = torch.empty(len(positions), device=positions.device)
-        for index, scores in _scores(logits_at, now, positions, self.step_in_block):
-            proposed, of_row = self.sampler.propose(now, scores, noise=self.noise)
-            token[index], confidence[index] = proposed, of_row.float()
+        for index, scores in _group_scores(logits_at, now, positions, self.step_in_block):
+            proposed, of_set = self.sampler.propose(now, scores, noise=self.noise)
+            token[index], confidence[index] = proposed, of_set.float()
         owner = now.sample[positions]
         count = self.sampler.num_transfer_tokens(times, confidence, owner)
         chosen = most_confident(confidence, owner, count)
@@ -155,7 +148,7 @@ class Loop:
         is_behind = (self.ids == self.canvas.mask_token_id) & (index > first[owner])
         self.ids[is_behind & (self.canvas.block >= 0)] = self.canvas.pad_token_id
 
-    def _takes_part(self, num_masked: Tensor) -> Tensor:
+    def _samples_taking_step(self, num_masked: Tensor) -> Tensor:
         """Return which samples would take this step if they were alone, Bool[S]."""
         if not self.sampler.remasks:
             return num_masked > 0
@@ -178,19 +171,19 @@ def _step_times(step: int, steps: Tensor, shift: Tensor | float, num_masked: Ten
     return StepTimes(t, torch.where(step + 1 >= steps, 0.0, s), num_masked)
 
 
-def _scores(
+def _group_scores(
     logits_at: LogitsAt, now: Canvas, positions: Tensor, step: int
 ) -> list[tuple[Tensor, Scores]]:
-    """Return scores by row of allowed ids, each with its indices into `positions`."""
+    """Return scores by set of allowed ids, each with its indices into `positions`."""
     owner, steps = now.sample[positions], now.num_steps
-    rank, count = rank_within(owner, len(steps))
+    rank, count = rank_within_sample(owner, len(steps))
     progress = (step / steps[owner]).clamp(max=1.0)
-    rows = now.row[positions]
+    allowed_set = now.allowed_set[positions]
     found = []
-    for row in sorted(set(rows.tolist())):
-        index = (rows == row).nonzero().squeeze(1)
-        allowed = now.allowed[row]
+    for number in sorted(set(allowed_set.tolist())):
+        index = (allowed_set == number).nonzero().squeeze(1)
+        allowed = now.allowed[number]
         logits = logits_at(positions[index], allowed).float()
-        of_row = (rank[index], count[index], progress[index], row)
-        found.append((index, Scores(positions[index], allowed, logits, *of_row)))
+        facts = (rank[index], count[index], progress[index], number)
+        found.append((index, Scores(positions[index], allowed, logits, *facts)))
     return found

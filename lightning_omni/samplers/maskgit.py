@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import check_within
-from lightning_omni.samplers.base import Sampler, check_choice, choose, gumbel
+from lightning_omni.argument_checks import check_within
+from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores
-from lightning_omni.samplers.noise import Noise, Use
+from lightning_omni.samplers.noise import Noise, NoisePurpose
+from lightning_omni.samplers.token_choice import check_choice_options, choose_token, gumbel_noise
 
 
 class MaskGIT(Sampler):
@@ -25,7 +26,7 @@ class MaskGIT(Sampler):
     """
 
     def __init__(self, temperature: float = 1.0, noise: float = 4.5) -> None:
-        check_choice(temperature)
+        check_choice_options(temperature)
         check_within("noise", noise, 0)
         self.temperature, self.noise = temperature, noise
 
@@ -34,12 +35,14 @@ class MaskGIT(Sampler):
     ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"]]:
         """Draw tokens; rank by their log-probability plus annealed noise."""
         positions = scores.positions
-        column = choose(
+        column = choose_token(
             scores.logits, temperature=self.temperature, noise=noise, positions=positions
         )
         log_p = scores.logits.log_softmax(-1).gather(-1, column[:, None]).squeeze(-1).double()
         scale = self.noise * (1 - scores.progress)
-        return scores.allowed[column], log_p + scale * gumbel(noise.uniform(positions, Use.ORDER))
+        return scores.allowed[column], log_p + scale * gumbel_noise(
+            noise.uniform(positions, NoisePurpose.ORDER)
+        )
 
     def mask_ratio(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """cos(pi (1 - t) / 2): few commits early, when least is known."""

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.diffusion.noise import uniform
-from lightning_omni.samplers.canvas import rank_within
+from lightning_omni.samplers.ranking import rank_within_sample
 
 _COLUMN_BITS, _INDEX_BITS = 18, 17
 
 
-class Use(IntEnum):
+class NoisePurpose(IntEnum):
     """Purpose of a random number; the streams of different purposes are independent."""
 
     TOKEN, ORDER, REMASK = range(3)
@@ -42,23 +42,27 @@ class Noise:
     @classmethod
     def for_samples(cls, seeds: Int[Tensor, " S"], sample: Int[Tensor, " T"]) -> Noise:
         """Make the noise of a canvas before its first step; `sample` is sorted."""
-        return cls(seeds, sample, rank_within(sample, len(seeds))[0], torch.zeros_like(seeds))
+        return cls(
+            seeds, sample, rank_within_sample(sample, len(seeds))[0], torch.zeros_like(seeds)
+        )
 
-    def at(self, step: Int[Tensor, " S"]) -> Noise:
+    def at_steps(self, step: Int[Tensor, " S"]) -> Noise:
         """Return the same streams at other steps."""
         return replace(self, step=step)
 
-    def uniform(self, positions: Int[Tensor, " M"], use: Use) -> Float[Tensor, " M"]:
+    def uniform(self, positions: Int[Tensor, " M"], use: NoisePurpose) -> Float[Tensor, " M"]:
         """Draw one float64 in [0, 1) for each position."""
-        return uniform(int(use), self.seeds[self.sample[positions]], self._key(positions))
+        return uniform(int(use), self.seeds[self.sample[positions]], self._hash_key(positions))
 
-    def table(self, positions: Int[Tensor, " M"], columns: int, use: Use) -> Float[Tensor, "M G"]:
+    def uniform_table(
+        self, positions: Int[Tensor, " M"], columns: int, use: NoisePurpose
+    ) -> Float[Tensor, "M G"]:
         """Draw one float64 in [0, 1) for each position and column."""
         seeds = self.seeds[self.sample[positions]]
         column = torch.arange(columns, device=positions.device)
-        key = self._key(positions)[:, None] + column
+        key = self._hash_key(positions)[:, None] + column
         return uniform(int(use), seeds[:, None].expand_as(key), key)
 
-    def _key(self, positions: Tensor) -> Tensor:
+    def _hash_key(self, positions: Tensor) -> Tensor:
         step = self.step[self.sample[positions]] << (_INDEX_BITS + _COLUMN_BITS)
         return step + (self.index[positions] << _COLUMN_BITS)

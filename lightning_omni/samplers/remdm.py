@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.samplers.ancestral import Ancestral
 from lightning_omni.samplers.base import Sampler
 from lightning_omni.samplers.canvas import Canvas, Scores, StepTimes
-from lightning_omni.samplers.noise import Noise, Use
+from lightning_omni.samplers.noise import Noise, NoisePurpose
 
 
 class ReMDM(Ancestral):
@@ -58,7 +59,7 @@ class ReMDM(Ancestral):
         super().__init__(temperature)
         self.eta, self.strategy, self.start, self.stop = eta, strategy, start, stop
 
-    def begin(self, canvas: Canvas) -> Sampler:
+    def with_fresh_state(self, canvas: Canvas) -> Sampler:
         """Return a copy that stores the probability of each committed token."""
         run = copy(self)
         run.probability = torch.full(canvas.ids.shape, torch.nan, device=canvas.ids.device)
@@ -85,10 +86,10 @@ class ReMDM(Ancestral):
     ) -> Int[Tensor, " S"]:
         """Draw each position independently (a binomial number); at the last step take all."""
         kept_t, kept_s = 1 - times.t, 1 - times.s
-        sigma = 0.0 if self.strategy == "confidence" else self._sigma(times)
+        sigma = 0.0 if self.strategy == "confidence" else self._remask_probability(times)
         share = (kept_s - (1 - sigma) * kept_t) / times.t
         if self.strategy == "confidence":
-            share += self._exchanged(times) * self.has_committed / times.num_masked.clamp_min(1)
+            share += self._num_remasked(times) * self.has_committed / times.num_masked.clamp_min(1)
         is_taken = confidence >= 1 - share[sample]
         return sample[is_taken | (times.s == 0)[sample]].bincount(minlength=len(times.t))
 
@@ -97,19 +98,19 @@ class ReMDM(Ancestral):
     ) -> Bool[Tensor, " K"]:
         """Draw each committed position independently."""
         sample = canvas.sample[positions]
-        share = self._sigma(times)[sample]
+        share = self._remask_probability(times)[sample]
         if self.strategy == "confidence":
-            share = self._exchanged(times)[sample]
+            share = self._num_remasked(times)[sample]
             weight = (-self.probability[positions]).exp()
             total = torch.zeros_like(times.t).index_add_(0, sample, weight)
             share = share * weight / total[sample]
-        return noise.uniform(positions, Use.REMASK) < share
+        return noise.uniform(positions, NoisePurpose.REMASK) < share
 
-    def _exchanged(self, times: StepTimes) -> Tensor:
+    def _num_remasked(self, times: StepTimes) -> Tensor:
         """Return the mean number of remasked positions, bounded by what new commits make up."""
-        return torch.minimum(self._sigma(times), times.num_masked * times.s / times.t)
+        return torch.minimum(self._remask_probability(times), times.num_masked * times.s / times.t)
 
-    def _sigma(self, times: StepTimes) -> Tensor:
+    def _remask_probability(self, times: StepTimes) -> Tensor:
         """Return the probability that a committed position is masked again, Float[S]."""
         most = (times.s / (1 - times.t).clamp_min(1e-9)).clamp(max=1)
         sigma = most.clamp(max=self.eta) if self.strategy == "cap" else self.eta * most

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import check_within
+from lightning_omni.argument_checks import check_within
 from lightning_omni.samplers.confidence import Confidence
 
 

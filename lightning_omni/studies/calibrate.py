@@ -14,27 +14,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.command import check_tasks, load_model_and_suite
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_tasks, prepare
 from lightning_omni.evaluation.statistics import (
     Score,
     is_error_rate,
     paired_difference,
-    summarize,
+    summarize_metric,
 )
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.evaluation.table import primary_metric
-from lightning_omni.files import BLUE, GREY, ORANGE, make_folder, pyplot, save_figure
-from lightning_omni.generation.config import (
-    GenerationConfig,
-    Preset,
-    check_seed,
-    save_presets,
-    to_plain,
-)
+from lightning_omni.figures import BLUE, GREY, ORANGE, import_pyplot, save_figure
+from lightning_omni.files import make_folder
+from lightning_omni.generation.config import GenerationConfig, config_to_dict
+from lightning_omni.generation.modality_defaults import Preset
 from lightning_omni.generation.omni import Omni
+from lightning_omni.generation.presets import save_presets
 from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
@@ -156,7 +154,7 @@ def calibrate(
             "into_model would change the bundled model; copy its folder and calibrate the copy"
         )
     make_folder(out)
-    omni, suite = prepare(model, data, tasks, continuous_speech, device=used)
+    omni, suite = load_model_and_suite(model, data, tasks, continuous_speech, device=used)
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     omni.presets = {}  # configs are measured against the package's defaults
     rows: list[CalibrationRow] = []
@@ -167,10 +165,10 @@ def calibrate(
         results = {
             "model": str(model),
             "fingerprint": fingerprint(model),
-            "configs": {name: to_plain(config) for name, config in configs.items()},
+            "configs": {name: config_to_dict(config) for name, config in configs.items()},
             "seed": seed,
             **provenance(used),
-            **omni.computation(),
+            **omni.describe_computation(),
             "choice": group_choices_by_preset(choices),
             "rows": [asdict(row) for row in rows],
         }
@@ -244,7 +242,7 @@ def draw_pareto(rows: Sequence[CalibrationRow], folder: Path) -> None:
 
     Among more than `MAX_LABELS` configs only the front and the first one are labelled.
     """
-    plt = pyplot()
+    plt = import_pyplot()
     for task, task_rows in _group_by_task(rows).items():
         first = task_rows[0]
         figure, axes = plt.subplots(figsize=(6, 4))
@@ -292,7 +290,7 @@ def _compare_configs(
     omni: Omni, suite: Suite, plan: Plan, task: str, configs: Mapping[str, GenerationConfig]
 ) -> tuple[list[CalibrationRow], dict[Preset, str]]:
     """Measure all configs on one task; return their rows and the config of each preset."""
-    examples = suite.task_examples(task, plan)
+    examples = suite.draw_task_examples(task, plan)
     rows: list[CalibrationRow] = []
     first: list[Score] = []
     scores: dict[str, list[Score]] = {}
@@ -301,7 +299,7 @@ def _compare_configs(
         scores[name] = result.scores
         first = first or result.scores
         metric = primary_metric(task, result.scores)
-        estimate = summarize(result.scores, metric, seed=plan.seed)
+        estimate = summarize_metric(result.scores, metric, seed=plan.seed)
         assert estimate is not None  # noqa: S101 - there are examples
         difference = paired_difference(result.scores, first, metric)
         rows.append(

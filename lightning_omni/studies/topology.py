@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.callbacks.batch_records import read_records
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.modules.tokenizer_training import TokenizerTraining
 
 FIRST_STEP, LATER_STEPS = 1e-5, 1e-3

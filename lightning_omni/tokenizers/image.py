@@ -72,7 +72,7 @@ class ImageTokenizer(Tokenizer):
         """Codes per image row."""
         return int(self.image_size // self.downsample_factor)
 
-    def columns_of(self, size: int) -> int:
+    def columns_for_size(self, size: int) -> int:
         """Return the codes per row of square pictures with sides of `size` pixels.
 
         Raises:

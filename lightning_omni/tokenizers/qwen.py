@@ -16,7 +16,7 @@ PATTERN = (
 """Qwen2's pre-tokenization pattern. Source: arXiv:2309.16609, section 2.2."""
 
 
-def qwen_ranks() -> Path:
+def find_qwen_ranks() -> Path:
     """Return the path of the 151,643 ranks; the package is located, not imported.
 
     Raises:

@@ -188,7 +188,7 @@ def _read_cmvn(file: str) -> tuple[Tensor, Tensor]:
     return found["AddShift"], found["Rescale"]
 
 
-def check_encoder(
+def check_encoder_fingerprint(
     continuous_speech: SpeechFeatureEncoder | None, trained_with: str | None, *, is_needed: bool
 ) -> None:
     """Check that a model gets the encoder that it was trained with, and none if it needs none.

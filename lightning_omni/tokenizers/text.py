@@ -42,7 +42,7 @@ class TextTokenizer:
     def __init__(self, ranks: str | Path = DEFAULT_RANKS) -> None:
         self.ranks = ranks
         is_qwen = ranks == qwen.QWEN
-        path = qwen.qwen_ranks() if is_qwen else Path(ranks)
+        path = qwen.find_qwen_ranks() if is_qwen else Path(ranks)
         if not path.is_file():
             raise OmniError(f"no text ranks at '{path}'; give a .tiktoken file")
         pairs = (line.split() for line in path.read_bytes().splitlines() if line)
@@ -84,7 +84,7 @@ class TextTokenizer:
             raise OmniError("text holds a NUL character; remove it")
         return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
-    def visible(self, *, after_space: bool = False) -> list[int]:
+    def visible_ids(self, *, after_space: bool = False) -> list[int]:
         """Return the ids of tokens that are not white space alone.
 
         Args:

@@ -109,9 +109,9 @@ def test_averaged_weights_are_put_in_for_a_while():
     kept = module.layer.weight.detach().clone()
     with torch.no_grad():
         module.layer.weight.add_(1)
-    average.swap(module)
+    average.swap_weights(module)
     assert torch.equal(module.layer.weight, kept)
-    average.swap(module)
+    average.swap_weights(module)
     assert torch.equal(module.layer.weight, kept + 1)
 
 

@@ -20,7 +20,7 @@ def train_after(waits):
     def work(rank):
         group = dist.new_group(timeout=timedelta(seconds=LIMIT_S))
         first = FirstProcess()
-        first.join()
+        first.make_process_group()
         if waits:
             with first.others_wait():
                 time.sleep(LATE_S * (rank == 0))
@@ -44,7 +44,7 @@ def test_without_waiting_the_process_group_gives_up(tmp_path):
 
 def test_one_process_waits_for_nobody():
     first = FirstProcess()
-    first.join()
+    first.make_process_group()
     with first.others_wait():
         done = True
     assert done

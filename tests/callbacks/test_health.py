@@ -8,7 +8,7 @@ from lightning_omni.callbacks.health import HealthMonitor
 
 
 def alerts(monitor, values):
-    return dict(monitor.check(values))
+    return dict(monitor.find_problems(values))
 
 
 def test_a_healthy_run_is_silent():
@@ -54,7 +54,7 @@ def test_a_bin_that_rises_while_the_total_falls_is_named():
 
 def test_a_codebook_hardly_used_is_named():
     used = {"tokenizer/image/usage": 0.05, "tokenizer/speech/usage_q0": 0.9}
-    assert list(dict(HealthMonitor().check_codebook_usage(used))) == ["tokenizer/image/usage"]
+    assert list(dict(HealthMonitor().find_low_codebook_usage(used))) == ["tokenizer/image/usage"]
 
 
 def test_a_bin_with_few_masks_may_be_noisy():

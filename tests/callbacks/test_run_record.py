@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_omni.callbacks.hyper_parameters import computation_of_run
 from lightning_omni.callbacks.precision_plugin import BFloat16WhereFaster
-from lightning_omni.callbacks.run_record import RunRecord, describe_computation, read_record
+from lightning_omni.callbacks.run_record import RunRecord, describe_computation, read_run_record
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.generation.omni import Omni
@@ -92,7 +92,7 @@ def test_training_is_recorded_with_the_format_and_the_kernel_that_ran(
     tmp_path, ran, options, precision
 ):
     trainer, module = run(tmp_path, **options)
-    (entry,) = read_record(tmp_path / "provenance.json")
+    (entry,) = read_run_record(tmp_path / "provenance.json")
     assert {(entry["precision"], entry["attention"])} == ran
     assert entry["precision"] == precision
     assert (entry["device"], entry["processes"], entry["strategy"]) == (
@@ -128,7 +128,7 @@ def test_long_segments_are_recorded_with_the_kernel_that_they_get(tmp_path, ran,
     if segments.attention_backend("cpu") != "sdpa":
         pytest.skip("flash-attn takes all lengths")
     _, module = run(tmp_path, lengths=lengths, precision="bf16-true")
-    (entry,) = read_record(tmp_path / "provenance.json")
+    (entry,) = read_run_record(tmp_path / "provenance.json")
     assert entry["attention"] == kernels == ", ".join(sorted(name for _, name in ran))
     assert not module.attention._forward_hooks
 
@@ -142,7 +142,7 @@ def test_a_run_that_is_interrupted_has_recorded_all_kernels_so_far(tmp_path):
 
     with pytest.raises(RuntimeError, match="cut"):
         run(tmp_path, lengths=(5, LONG, 5), precision="bf16-true", own=[Stop()], max_steps=3)
-    (entry,) = read_record(tmp_path / "provenance.json")
+    (entry,) = read_run_record(tmp_path / "provenance.json")
     assert entry["attention"] == "bf16_attention, sdpa"
 
 
@@ -152,30 +152,30 @@ def test_a_resumed_run_has_an_entry_for_each_start_and_a_new_run_one(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     resumed = {"max_steps": 4, "ckpt_path": tmp_path / "a.ckpt"}
     run(tmp_path, plugins=[BFloat16WhereFaster(always=True)], **resumed)
-    starts = read_record(tmp_path / "provenance.json")
+    starts = read_run_record(tmp_path / "provenance.json")
     assert [(s["first_step"], s["last_step"], s["precision"]) for s in starts] == [
         (0, 2, "float32"),
         (2, 4, "bfloat16"),
     ]
     run(tmp_path)
-    assert len(read_record(tmp_path / "provenance.json")) == 1
+    assert len(read_run_record(tmp_path / "provenance.json")) == 1
 
 
 def test_a_damaged_record_is_named(tmp_path):
     (tmp_path / "provenance.json").write_text("[")
     with pytest.raises(OmniError, match="delete it"):
-        read_record(tmp_path / "provenance.json")
+        read_run_record(tmp_path / "provenance.json")
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_an_answer_is_recorded_with_the_format_and_the_kernel_that_ran(ran, precision):
     omni = Omni.bundled()
-    assert omni.computation() == {}
+    assert omni.describe_computation() == {}
     answer = omni.generate("tqa", text="what is it?", num_steps=1, precision=precision)
     record = answer.record
     assert {(record["precision"], record["attention"])} == ran
     assert record["precision"] == {"auto": "float32"}.get(precision, precision)
-    assert omni.computation() == {k: record[k] for k in ("precision", "attention")}
+    assert omni.describe_computation() == {k: record[k] for k in ("precision", "attention")}
 
 
 def test_an_answer_to_a_long_request_is_recorded_with_the_kernel_of_long_segments(ran):
@@ -187,7 +187,7 @@ def test_an_answer_to_a_long_request_is_recorded_with_the_kernel_of_long_segment
         answer = omni.generate("tqa", text=text, num_steps=1, precision="bfloat16")
         assert answer.record["attention"] == kernels
         assert {name for _, name in ran} == {kernels}
-    assert omni.computation()["attention"] == "bf16_attention, sdpa"
+    assert omni.describe_computation()["attention"] == "bf16_attention, sdpa"
 
 
 def test_what_has_no_attention_has_no_kernel():

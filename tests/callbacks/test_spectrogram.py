@@ -37,12 +37,12 @@ def test_spectrograms_stand_above_each_other_and_empty_audio_is_left_out(monkeyp
     )
     trainer = SimpleNamespace(loggers=[], is_global_zero=True, global_step=3)
     media = tensorboard_media.MediaLog(trainer)
-    media.spectrograms("nowhere", [_tone(500, 1.0)], RATE)
+    media.write_spectrograms("nowhere", [_tone(500, 1.0)], RATE)
     media.writer = writer
-    media.spectrograms("s", [_tone(500, 1.0), torch.zeros(0), np.full(160, np.nan)], RATE)
+    media.write_spectrograms("s", [_tone(500, 1.0), torch.zeros(0), np.full(160, np.nan)], RATE)
     (pixels,) = written
     assert pixels.shape == (2 * NUM_MELS * SCALE + 2, 100 * SCALE, 3)
     assert media.failures == 0
-    media.images("i", [Image.new("RGB", size, "red") for size in ((3, 5), (4, 2))])
+    media.write_images("i", [Image.new("RGB", size, "red") for size in ((3, 5), (4, 2))])
     assert written[-1].shape == (5, 3 + 2 + 4, 3)
     assert written[-1][4].tolist() == [[255, 0, 0]] * 3 + [[255, 255, 255]] * 6

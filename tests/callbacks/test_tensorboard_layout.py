@@ -10,7 +10,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_omni.callbacks.hyper_parameters import METRICS, write_hyper_parameters
-from lightning_omni.callbacks.run_record import describe_computation, read_record
+from lightning_omni.callbacks.run_record import describe_computation, read_run_record
 from lightning_omni.callbacks.tensorboard_layout import LAYOUT, TOKENIZER_LAYOUT
 
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -88,7 +88,7 @@ def test_a_run_without_a_recipe_writes_no_settings():
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_and_its_export_state_what_computed(trained, run):
     root = trained / "runs/debug" / run
-    (start,) = read_record(root / "provenance.json")
+    (start,) = read_run_record(root / "provenance.json")
     events = _events(trained, run)
     metadata = events.summary_metadata["_hparams_/session_start_info"]
     given = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
@@ -96,7 +96,7 @@ def test_a_run_and_its_export_state_what_computed(trained, run):
         assert given[f"used.{name}"].string_value == start[name]
     assert ("attention" in start) == (run != "speech_tokenizer")
     if run != "stage3":
-        assert read_record(root / "export/provenance.json") == [start]
+        assert read_run_record(root / "export/provenance.json") == [start]
         return
     (line,) = describe_computation([start])
     assert f"- Trained: {line}" in (root / "export/README.md").read_text()

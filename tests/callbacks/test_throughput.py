@@ -12,9 +12,9 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_omni.callbacks import throughput
+from lightning_omni import devices
 from lightning_omni.callbacks.health import HealthMonitor
-from lightning_omni.callbacks.step_times import StepTimes
+from lightning_omni.callbacks.step_times import StepTimer
 from lightning_omni.callbacks.throughput import Throughput
 from lightning_omni.data.packing import collate_rows
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -79,11 +79,11 @@ def test_tokens_tasks_and_operations_are_counted_without_the_device():
     assert callback.tasks == {0: 1, 2: 2}
     assert callback.flops == training_flops(network, [20, 10, 32], 9)
     callback.steps, callback.peak_flops = 1, 1e9
-    values = callback._token_values(2.0)
+    values = callback._token_metrics(2.0)
     assert values["perf/mfu"] == pytest.approx(callback.flops / 2e9)
     assert values[f"data_task/{TASK_NAMES[2]}"] == pytest.approx(2 / 3)
     callback.peak_flops = None
-    assert "perf/mfu" not in callback._token_values(2.0)
+    assert "perf/mfu" not in callback._token_metrics(2.0)
 
 
 @pytest.mark.parametrize(
@@ -107,45 +107,45 @@ def test_mfu_needs_a_known_gpu_and_gradients_of_all_weights(monkeypatch, name, f
 
 def test_times_of_a_gpu_are_read_when_it_has_passed_their_events(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", _Event)
-    times = StepTimes(torch.device("cuda", 0))
+    times = StepTimer(torch.device("cuda", 0))
 
     def step(reached):
-        times.start(0.0)
-        times.mark(0.0)
-        times.mark(0.0)
+        times.start_step(0.0)
+        times.mark_end_of_part(0.0)
+        times.mark_end_of_part(0.0)
         _Event.reached = reached
-        times.end(0.0)
+        times.end_step(0.0)
 
     step(reached=0)
-    assert times.means() == {}
+    assert times.mean_times() == {}
     step(reached=5)
     assert times.steps == 1
-    assert times.means() == {"perf/forward_s": 1, "perf/backward_s": 1, "perf/update_s": 1}
+    assert times.mean_times() == {"perf/forward_s": 1, "perf/backward_s": 1, "perf/update_s": 1}
     times.restart()
     step(reached=12)
     assert times.steps == 2
 
 
 def test_times_of_a_cpu_are_those_of_the_host():
-    times = StepTimes(torch.device("cpu"))
-    times.start(1.0)
-    times.mark(3.0)
-    times.mark(6.0)
-    times.end(7.0)
-    assert times.means() == {"perf/forward_s": 2, "perf/backward_s": 3, "perf/update_s": 1}
+    times = StepTimer(torch.device("cpu"))
+    times.start_step(1.0)
+    times.mark_end_of_part(3.0)
+    times.mark_end_of_part(6.0)
+    times.end_step(7.0)
+    assert times.mean_times() == {"perf/forward_s": 2, "perf/backward_s": 3, "perf/update_s": 1}
 
 
 def test_windows_has_no_peak_of_memory(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setitem(sys.modules, "resource", None)
-    again = importlib.util.module_from_spec(throughput.__spec__)
-    throughput.__spec__.loader.exec_module(again)
+    again = importlib.util.module_from_spec(devices.__spec__)
+    devices.__spec__.loader.exec_module(again)
     assert again.peak_memory_gb(torch.device("cpu")) is None
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     trainer = SimpleNamespace(strategy=strategy, loggers=[], global_step=1)
-    callback = again.Throughput()
+    callback = Throughput()
     callback.steps = callback.samples = callback.compute_s = 1
-    callback._log(trainer)
+    callback._log_throughput(trainer)
 
     assert callback.latest["perf/samples_per_s"] == 1
     assert "perf/peak_gb" not in callback.latest

@@ -30,7 +30,7 @@ PARTS = {"text": Part("text", text="a cat"), "speech": Part("speech", codes=(1, 
 
 
 def template(tokens="native", request=8):
-    vocab = Vocab.of_sizes(SIZES, tokens)
+    vocab = Vocab.from_sizes(SIZES, tokens)
     return make_template(
         vocab,
         TEXT,

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def template():
     text = TextTokenizer()
-    vocab = Vocab.of_sizes({"text": text.size, "speech": 32, "image": 64}, "native")
+    vocab = Vocab.from_sizes({"text": text.size, "speech": 32, "image": 64}, "native")
     pads = {"text": 4}
     return Template(vocab, text, image_columns=4, codebooks=1, max_tail_pads=pads)
 

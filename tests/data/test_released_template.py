@@ -10,7 +10,8 @@ from small_models import as_lists, rendered_with, sample_of
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.released_template import ReleasedTemplate
-from lightning_omni.generation.canvas_builder import AllowedTokens, ResponseSpan, end_ids
+from lightning_omni.generation.allowed_tokens import AllowedTokens
+from lightning_omni.generation.response_span import ResponseSpan
 from lightning_omni.tasks import TASKS_BY_NAME, task_named
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
@@ -54,7 +55,7 @@ def ids_of(pieces):
             ids += VOCAB.to_ids(piece[0], [piece[1]])
         else:
             is_special = piece.startswith("<|")
-            ids += [VOCAB.special(piece)] if is_special else TEXT.encode(piece)
+            ids += [VOCAB.special_id(piece)] if is_special else TEXT.encode(piece)
     return ids
 
 
@@ -137,9 +138,9 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
     allowed = AllowedTokens(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
-        (row,) = allowed.rows_of(modality, ResponseSpan(1))
+        (row,) = allowed.set_indices(modality, ResponseSpan(1))
         hole = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
-        ends = [n for n, i in enumerate(hole) if i in end_ids(VOCAB)]
+        ends = [n for n, i in enumerate(hole) if i in VOCAB.all_end_ids()]
         assert bool(ends) == (modality != "image")
         upto = hole[: ends[0] + 1] if ends else hole
         assert set(upto) <= set(allowed.allowed[row].tolist())

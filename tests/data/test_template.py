@@ -39,14 +39,14 @@ PARTS_OF_NINE = [(task, i) for task in NINE for i in range(len(task_named(task).
 @pytest.mark.parametrize(("task", "part"), PARTS_OF_NINE)
 def test_one_answer_part_can_be_masked_and_all_of_it_can(task, part):
     rendered = render(task, part)
-    start = len(rendered.ids) - 1 - rendered.ids[::-1].index(VOCAB.special("<|assistant|>"))
+    start = len(rendered.ids) - 1 - rendered.ids[::-1].index(VOCAB.special_id("<|assistant|>"))
     assert not any(rendered.maskable[:start])
     predicted = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
     pads = sum(rendered.is_tail_pad)
     modality = task_named(task).outputs[part]
     answer = PARTS[modality]
     want = TEXT.encode(answer.text) if answer.text else VOCAB.to_ids(modality, list(answer.codes))
-    ends = {"text": [VOCAB.pad_token_id], "speech": [VOCAB.special("<|end_of_speech|>")]}
+    ends = {"text": [VOCAB.pad_token_id], "speech": [VOCAB.special_id("<|end_of_speech|>")]}
     assert predicted == want + ends.get(modality, []) + [VOCAB.pad_token_id] * pads
 
 
@@ -80,8 +80,8 @@ def test_a_spoken_answer_follows_the_text_already_given():
 def test_a_text_answer_does_not_see_the_speech_that_will_follow():
     asked, _ = template().render_prompt(sample("svqa"), part=0, length=4)
     ids = asked.ids.tolist()
-    answer = ids[ids.index(VOCAB.special("<|assistant|>")) :]
-    assert VOCAB.special("<|begin_of_speech|>") not in answer
+    answer = ids[ids.index(VOCAB.special_id("<|assistant|>")) :]
+    assert VOCAB.special_id("<|begin_of_speech|>") not in answer
 
 
 def test_each_turn_of_a_conversation_is_trained_with_what_came_before():

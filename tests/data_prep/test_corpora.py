@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.__main__ import main
 from data_prep.corpora import CORPORA
-from lightning_omni.cli_help import layouts
+from lightning_omni.cli_help import corpus_layouts
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
 
 WAVE = np.sin(np.arange(24000) * 0.1) * 0.3
@@ -266,7 +266,9 @@ def test_speech_is_stored_at_sixteen_kilohertz_and_keeps_its_length(tmp_path):
 
 
 def test_every_layout_has_a_corpus_here():
-    assert sorted(layout.__name__ for layout in LAYOUTS) == sorted(CORPORA) == sorted(layouts())
+    assert (
+        sorted(layout.__name__ for layout in LAYOUTS) == sorted(CORPORA) == sorted(corpus_layouts())
+    )
 
 
 def test_two_splits_share_a_folder_and_the_same_split_twice_is_refused(tmp_path, capsys):

@@ -149,7 +149,7 @@ def tiny_training(folder: Path) -> tuple[LaneStream, MaskedDiffusionModule]:
     vocab = {"text": text.size, "speech": 32, "image": 64}
     pads = {"text": 4, "speech": 4}
     template = Template(
-        Vocab.of_sizes(vocab, "native"), text, image_columns=4, codebooks=2, max_tail_pads=pads
+        Vocab.from_sizes(vocab, "native"), text, image_columns=4, codebooks=2, max_tail_pads=pads
     )
     mixture = Mixture(folder, {"sqa": 1.0}, 0, 1, frozenset({"sqa"}))
     stream = LaneStream(PackedLanes(mixture, template, rows=2, row_length=160), lanes=1)

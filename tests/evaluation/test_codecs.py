@@ -10,12 +10,12 @@ from PIL import Image
 
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
-from lightning_omni.evaluation.examples import Recording
 from lightning_omni.evaluation.image_codec import (
     conditional_entropy_bits,
     flat_patches,
     score_image_codec,
 )
+from lightning_omni.evaluation.original_media import Recording
 from lightning_omni.evaluation.speech_codec import score_speech_codec
 from lightning_omni.evaluation.statistics import bootstrap_difference, mean_of_values
 from lightning_omni.metrics.dnsmos import DNSMOS

@@ -10,7 +10,7 @@ from lightning_omni.evaluation.statistics import (
     example_differences,
     mean_difference,
     paired_difference,
-    summarize,
+    summarize_metric,
     wilson_interval,
 )
 
@@ -54,7 +54,9 @@ def test_a_paired_difference_is_that_of_the_two_numbers(metric):
     lengths = [rng.randint(3, 9) if metric == "wer" else 1 for _ in range(50)]
     one, two = (scores([(rng.randint(0, n), n) for n in lengths], metric) for _ in range(2))
     found = paired_difference(one, two, metric)
-    wanted = summarize(one, metric, seed=0).value - summarize(two, metric, seed=0).value
+    wanted = (
+        summarize_metric(one, metric, seed=0).value - summarize_metric(two, metric, seed=0).value
+    )
     assert found.mean == pytest.approx(wanted)
     assert 0 < found.error < 0.2
 
@@ -75,7 +77,9 @@ def test_answers_of_other_lengths_differ_by_their_rates():
     short = scores([(1, 2), (1, 4)], "wer")
     long = scores([(1, 4), (1, 8)], "wer")
     found = paired_difference(short, long, "wer")
-    wanted = summarize(short, "wer", seed=0).value - summarize(long, "wer", seed=0).value
+    wanted = (
+        summarize_metric(short, "wer", seed=0).value - summarize_metric(long, "wer", seed=0).value
+    )
     assert found.mean == pytest.approx(wanted)
 
 

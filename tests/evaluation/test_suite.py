@@ -9,10 +9,10 @@ from toy_world import NINE, SpellingRecognizer, TableModel
 
 from lightning_omni.evaluation.examples import Example, Response, draw_samples, load_examples
 from lightning_omni.evaluation.random_baseline import derangement
-from lightning_omni.evaluation.scorers import is_closest
+from lightning_omni.evaluation.scorers import is_closest_choice
 from lightning_omni.evaluation.statistics import Estimate
-from lightning_omni.evaluation.suite import Plan, make_suite
-from lightning_omni.evaluation.table import verdict
+from lightning_omni.evaluation.suite import Plan, load_suite
+from lightning_omni.evaluation.table import describe_verdict
 from lightning_omni.pretrained import fingerprint
 from lightning_omni.types import Sample
 
@@ -23,7 +23,7 @@ PLAN = Plan(NINE, ("test_iid",), limit=40, speech_limit=40, seed=3, batch_size=7
 @pytest.fixture(scope="module")
 def suite(toy):
     scorers = {"recognizer": SpellingRecognizer(), "reconstructor": None}
-    return make_suite(toy.folder, toy.codes, tasks=NINE, classifier_steps=STEPS, **scorers)
+    return load_suite(toy.folder, toy.codes, tasks=NINE, classifier_steps=STEPS, **scorers)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def truths(toy):
 
 
 def rows_of(suite, responses, out):
-    results = suite.run(TableModel(responses), PLAN, out)
+    results = suite.evaluate_model(TableModel(responses), PLAN, out)
     return results, [r for r in results["rows"] if r["slice"] is None]
 
 
@@ -89,7 +89,7 @@ class Breaking:
 
 def test_a_raising_sample_costs_one_wrong_answer_not_its_batch(suite, truths, tmp_path):
     plan = Plan(("tqa",), ("test_iid",), 40, 40, 3, 8, 0)
-    results = suite.run(Breaking(truths), plan, tmp_path)
+    results = suite.evaluate_model(Breaking(truths), plan, tmp_path)
     broken = [s for s in results["samples"] if int(s["key"][-1]) % 2]
     (row,) = [r for r in results["rows"] if r["slice"] is None]
     assert row["failures"] == len(broken) > 0
@@ -101,7 +101,7 @@ def test_speech_that_is_not_finite_is_a_failure(suite, toy, tmp_path):
     nan = Response(speech=np.full(16000, np.nan, np.float32))
     keys = [f"tts-test_iid-{i:04d}" for i in range(60)]
     plan = Plan(("tts",), ("test_iid",), 5, 5, 3, 8, 1)
-    results = suite.run(TableModel(dict.fromkeys(keys, nan)), plan, tmp_path)
+    results = suite.evaluate_model(TableModel(dict.fromkeys(keys, nan)), plan, tmp_path)
     assert {s["failure"] for s in results["samples"]} == {"speech is not finite"}
 
 
@@ -133,7 +133,7 @@ def test_results_table_and_gallery_are_written(suite, truths, tmp_path):
 
 def test_a_split_that_a_task_lacks_is_reported_as_missing(suite, truths, tmp_path):
     plan = Plan(("tqa",), ("test_iid", "test_voice"), 4, 4, 3)
-    results = suite.run(TableModel(truths), plan, tmp_path)
+    results = suite.evaluate_model(TableModel(truths), plan, tmp_path)
     assert results["missing"] == [{"task": "tqa", "split": "test_voice"}]
 
 
@@ -141,7 +141,7 @@ def test_the_scene_classifier_is_trained_once_per_data_folder(suite, toy):
     (kept,) = (toy.folder / "scene_classifier").iterdir()
     before = fingerprint(kept)
     scorers = {"recognizer": None, "reconstructor": None}
-    make_suite(toy.folder, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
+    load_suite(toy.folder, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
     assert [fingerprint(f) for f in (toy.folder / "scene_classifier").iterdir()] == [before]
 
 
@@ -154,7 +154,7 @@ def test_a_classifier_cached_by_an_earlier_version_stays_in_use(suite, toy, tmp_
     new, old = "emojiworld.scene_classifier.SceneClassifier", "scene_oracle.SceneOracle"
     config.write_text(config.read_text().replace(path.format(new), path.format(old)))
     scorers = {"recognizer": None, "reconstructor": None}
-    again = make_suite(tmp_path, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
+    again = load_suite(tmp_path, toy.codes, tasks=["t2i"], classifier_steps=STEPS, **scorers)
     assert again.classifier.accuracy == suite.classifier.accuracy
     assert not (tmp_path / "scene_classifier").exists()
 
@@ -167,10 +167,10 @@ def test_a_misrecognized_answer_is_closest_only_if_no_other_is_nearer():
         Response("it is gray"),
         choices=choices,
     )
-    assert is_closest("It is great.", example.reference.text, example.choices)
-    assert not is_closest("It is pin", example.reference.text, example.choices)
-    assert not is_closest(None, example.reference.text, example.choices)
-    assert not is_closest("", example.reference.text, example.choices)
+    assert is_closest_choice("It is great.", example.reference.text, example.choices)
+    assert not is_closest_choice("It is pin", example.reference.text, example.choices)
+    assert not is_closest_choice(None, example.reference.text, example.choices)
+    assert not is_closest_choice("", example.reference.text, example.choices)
 
 
 @pytest.mark.parametrize(
@@ -188,5 +188,5 @@ def test_a_verdict_describes_where_the_interval_lies(interval, metric, said):
     value, low, high = interval
     baseline, truth = (0.2, 1.0) if metric == "exact" else (0.7, 0.1)
     estimate = Estimate(value, low, high, 50)
-    got = verdict(estimate, random_baseline=baseline, ground_truth=truth, metric=metric)
+    got = describe_verdict(estimate, random_baseline=baseline, ground_truth=truth, metric=metric)
     assert got == said

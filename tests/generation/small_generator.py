@@ -59,4 +59,4 @@ def generate(samples, config, *, part=0, seeds=None, generator=None):
     """Return the records of one answer part of every sample."""
     seeds = list(range(len(samples))) if seeds is None else seeds
     generator = generator or make_generator()
-    return [one.record() for one in generator.generate(samples, part, config, seeds=seeds)]
+    return [one.to_json() for one in generator.generate(samples, part, config, seeds=seeds)]

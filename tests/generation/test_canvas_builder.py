@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.canvas_builder import (
+from lightning_omni.generation.allowed_tokens import AllowedTokens
+from lightning_omni.generation.response_span import response_span_of_media, response_spans_of_text
+from lightning_omni.generation.text_blanks import (
     LONGEST_TRIED,
     MAX_CANDIDATES,
-    AllowedTokens,
     TextWithBlanks,
-    candidate_lengths,
-    media_span,
-    text_spans,
+    candidate_blank_lengths,
 )
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
@@ -19,11 +18,11 @@ from lightning_omni.vocab import Vocab
 TEXT = TextTokenizer()
 VOCAB = Vocab(TEXT.size, {"speech": 32, "image": 64})
 ALLOWED = AllowedTokens(VOCAB, TEXT, 2, device="cpu")
-PAD, END = VOCAB.pad_token_id, VOCAB.special("<|end_of_speech|>")
+PAD, END = VOCAB.pad_token_id, VOCAB.special_id("<|end_of_speech|>")
 
 
 def spans_of(text, *, usual_length=0, factor=1.0):
-    return text_spans(
+    return response_spans_of_text(
         TextWithBlanks.parse(text),
         TEXT,
         ending=("", [PAD]),
@@ -33,7 +32,7 @@ def spans_of(text, *, usual_length=0, factor=1.0):
 
 
 def allowed(modality, span):
-    return [set(ALLOWED.allowed[row].tolist()) for row in ALLOWED.rows_of(modality, span)]
+    return [set(ALLOWED.allowed[row].tolist()) for row in ALLOWED.set_indices(modality, span)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def allowed(modality, span):
     ],
 )
 def test_text_outside_blanks_is_kept_verbatim(text, fillings, expected):
-    assert TextWithBlanks.parse(text).filled(fillings) == expected
+    assert TextWithBlanks.parse(text).replace_blanks(fillings) == expected
 
 
 def test_two_underscores_are_no_blank_and_a_length_can_be_stated():
@@ -85,15 +84,15 @@ def test_the_right_filling_makes_the_ids_of_the_whole_text():
 
 @pytest.mark.parametrize("blanks", range(1, 12))
 def test_the_number_of_combinations_is_bounded(blanks):
-    found = candidate_lengths([None] * blanks)
+    found = candidate_blank_lengths([None] * blanks)
     assert len(set(found)) == len(found) <= MAX_CANDIDATES + LONGEST_TRIED
     assert all((n,) * blanks in found for n in range(1, LONGEST_TRIED + 1))
     assert len(found) >= min(LONGEST_TRIED**blanks, LONGEST_TRIED)
 
 
 def test_stated_lengths_are_not_searched():
-    assert candidate_lengths([3, None, 2]) == [(3, n, 2) for n in range(1, LONGEST_TRIED + 1)]
-    assert candidate_lengths([7]) == [(7,)]
+    assert candidate_blank_lengths([3, None, 2]) == [(3, n, 2) for n in range(1, LONGEST_TRIED + 1)]
+    assert candidate_blank_lengths([7]) == [(7,)]
 
 
 def test_a_blank_at_the_end_runs_until_the_model_ends_it():
@@ -123,13 +122,13 @@ def test_a_blank_within_a_text_holds_words_and_begins_as_the_text_spaces_it():
 
 def test_infilled_media_end_where_the_users_own_end():
     codes = VOCAB.to_ids("speech", [0, 16, 1, 17])
-    speech = media_span([*codes, END], frozenset({2, 3}))
+    speech = response_span_of_media([*codes, END], frozenset({2, 3}))
     assert speech.fixed == {0: codes[0], 1: codes[1], 4: END}
     level = VOCAB.span("speech").start
     rows = allowed("speech", speech)
     assert rows[2] == set(range(level, level + 16))
     assert rows[3] == set(range(level + 16, level + 32))
-    image = media_span(VOCAB.to_ids("image", [5] * 16), frozenset(range(15)))
+    image = response_span_of_media(VOCAB.to_ids("image", [5] * 16), frozenset(range(15)))
     assert (image.length, image.fixed) == (16, {15: VOCAB.span("image").start + 5})
 
 

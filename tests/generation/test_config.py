@@ -6,22 +6,19 @@ from dataclasses import fields
 import pytest
 import torch
 
+from lightning_omni.argument_checks import MAX_SEED, check_seed
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import (
-    MAX_SEED,
-    PRESETS,
     GenerationConfig,
-    check_seed,
-    config_of,
-    current_options,
-    from_plain,
-    load_presets,
-    products_dtype,
-    resolve,
-    save_presets,
-    to_plain,
+    autocast_dtype,
+    config_from_dict,
+    config_of_modality,
+    config_to_dict,
+    rename_old_settings,
 )
-from lightning_omni.moved import log_once
+from lightning_omni.generation.modality_defaults import PRESETS
+from lightning_omni.generation.presets import load_presets, resolve_preset, save_presets
+from lightning_omni.old_names import log_once
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.remdm import ReMDM
 from lightning_omni.samplers.threshold import Threshold
@@ -39,8 +36,8 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_config_survives_being_written_down(config):
-    again = from_plain(json.loads(json.dumps(to_plain(config))))
-    assert to_plain(again) == to_plain(config)
+    again = config_from_dict(json.loads(json.dumps(config_to_dict(config))))
+    assert config_to_dict(again) == config_to_dict(config)
     for name in (f.name for f in fields(config) if f.name != "sampler"):
         assert getattr(again, name) == getattr(config, name)
     if config.sampler is not None:
@@ -50,30 +47,33 @@ def test_a_config_survives_being_written_down(config):
 def test_presets_are_kept_and_what_the_user_gives_goes_first(tmp_path):
     save_presets({"fast": {"t2i": CONFIGS[1], "tts": CONFIGS[2]}}, tmp_path)
     kept = load_presets(tmp_path)
-    assert to_plain(kept["fast"]["tts"]) == to_plain(CONFIGS[2])
-    assert resolve(GenerationConfig(preset="fast"), "t2i", kept).num_steps == 8
-    assert resolve(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).num_steps == 3
-    assert resolve(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).response_length == 7
+    assert config_to_dict(kept["fast"]["tts"]) == config_to_dict(CONFIGS[2])
+    assert resolve_preset(GenerationConfig(preset="fast"), "t2i", kept).num_steps == 8
+    assert resolve_preset(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).num_steps == 3
+    assert (
+        resolve_preset(GenerationConfig(preset="fast", num_steps=3), "t2i", kept).response_length
+        == 7
+    )
     for config, task in ((GenerationConfig(), "t2i"), (GenerationConfig(preset="fast"), "vqa")):
-        assert resolve(config, task, kept) is config
+        assert resolve_preset(config, task, kept) is config
 
 
 def test_a_calibrated_preset_may_be_what_another_one_is_by_default():
     kept = {"best": {"t2i": GenerationConfig(), "tqa": GenerationConfig(preset="fast")}}
-    assert resolve(GenerationConfig(preset="best"), "t2i", kept) == GenerationConfig()
-    found = resolve(GenerationConfig(preset="best", num_steps=3), "tqa", kept)
+    assert resolve_preset(GenerationConfig(preset="best"), "t2i", kept) == GenerationConfig()
+    found = resolve_preset(GenerationConfig(preset="best", num_steps=3), "tqa", kept)
     assert found == GenerationConfig(preset="fast", num_steps=3)
 
 
 def test_what_the_user_gives_is_not_overridden_by_what_was_calibrated():
     kept = {"fast": {"t2i": GenerationConfig(sampler=Threshold(0.7), num_steps=8)}}
     own = GenerationConfig(preset="fast", temperature=0.5, steps_per_token=0.5)
-    warm = resolve(own, "t2i", kept)
+    warm = resolve_preset(own, "t2i", kept)
     assert (warm.temperature, warm.sampler) == (0.5, None)
     assert warm.steps_for(100, PRESETS["fast"]["image"]) == 50
     kept = {"fast": {"t2i": GenerationConfig(temperature=0.5)}}
     sampler = Threshold(0.7)
-    found = resolve(GenerationConfig(preset="fast", sampler=sampler), "t2i", kept)
+    found = resolve_preset(GenerationConfig(preset="fast", sampler=sampler), "t2i", kept)
     assert found.sampler is sampler
 
 
@@ -109,10 +109,10 @@ def test_a_number_out_of_its_range_is_named(options, expected):
 
 def test_a_config_may_be_given_by_modality():
     configs = {"text": GenerationConfig(timestep_shift=0.33)}
-    assert config_of(configs, "text").timestep_shift == 0.33
-    assert config_of(configs, "image") == GenerationConfig()
+    assert config_of_modality(configs, "text").timestep_shift == 0.33
+    assert config_of_modality(configs, "image") == GenerationConfig()
     one = GenerationConfig(timestep_shift=3.0)
-    assert config_of(one, "text") is config_of(one, "speech") is one
+    assert config_of_modality(one, "text") is config_of_modality(one, "speech") is one
 
 
 @pytest.mark.parametrize(("preset", "modality"), [(p, m) for p in PRESETS for m in PRESETS[p]])
@@ -187,7 +187,7 @@ def test_qualities_of_the_release_before_are_read_and_then_replaced(tmp_path):
     save_presets({"fast": {"t2i": GenerationConfig(num_steps=2)}}, tmp_path)
     again = load_presets(tmp_path)
     assert again["fast"]["t2i"] == GenerationConfig(num_steps=2)
-    assert to_plain(again["fast"]["tqa"]) == to_plain(found)
+    assert config_to_dict(again["fast"]["tqa"]) == config_to_dict(found)
     assert json.loads((tmp_path / "presets.json").read_text())["fast"].keys() == {"t2i", "tqa"}
 
 
@@ -204,31 +204,31 @@ def test_qualities_of_the_release_before_are_read_and_then_replaced(tmp_path):
 )
 def test_a_removed_option_that_had_an_effect_is_refused_by_its_name(name, value):
     with pytest.raises(OmniError, match=f"the option '{name}' no longer exists: "):
-        from_plain({name: value})
+        config_from_dict({name: value})
     with pytest.raises(OmniError, match=f"the option '{name}' no longer exists: "):
-        current_options({name: value})
+        rename_old_settings({name: value})
 
 
 @pytest.mark.parametrize("scale", [{"image": 1.0}, {"text": 1.0, "image": 3.0}, {}])
 def test_scales_by_modality_are_refused_as_an_error_of_the_user(scale):
     with pytest.raises(OmniError, match="guidance_scale"):
-        from_plain({"guidance_scale": scale})
+        config_from_dict({"guidance_scale": scale})
 
 
 @pytest.mark.parametrize("shift", [{"text": 0.33}, {}])
 def test_shifts_by_modality_are_refused_as_an_error_of_the_user(shift):
     with pytest.raises(OmniError, match="shift"):
-        from_plain({"shift": shift})
+        config_from_dict({"shift": shift})
 
 
 def test_an_option_is_not_given_under_both_its_names():
     with pytest.raises(OmniError, match="refresh_every"):
-        current_options({"refresh_every": 4, "cache_interval": 2})
+        rename_old_settings({"refresh_every": 4, "cache_interval": 2})
 
 
 def test_an_unknown_field_is_named():
     with pytest.raises(OmniError, match="speed"):
-        from_plain({"speed": 3})
+        config_from_dict({"speed": 3})
 
 
 @pytest.mark.parametrize(("name", "known"), [("preset", "fast"), ("precision", "auto")])
@@ -248,15 +248,15 @@ def test_every_seed_of_a_batch_fits_into_63_bits():
 
 def test_a_removed_setting_that_changes_nothing_is_ignored_with_a_log_line(caplog):
     log_once.cache_clear()
-    assert current_options({"length": "fitted", "num_steps": 3}) == {"num_steps": 3}
+    assert rename_old_settings({"length": "fitted", "num_steps": 3}) == {"num_steps": 3}
     assert "the setting 'length: fitted' is ignored" in caplog.text
     with pytest.raises(OmniError, match="'length' no longer exists: response_length"):
-        current_options({"length": "predicted"})
+        rename_old_settings({"length": "predicted"})
 
 
 def test_products_are_in_bfloat16_on_gpus_and_in_float32_on_cpus_unless_told():
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
-    assert products_dtype(GenerationConfig().precision, cpu) is torch.float32
-    assert products_dtype(GenerationConfig().precision, gpu) is torch.bfloat16
-    assert products_dtype("float32", gpu) is torch.float32
-    assert products_dtype("bfloat16", cpu) is torch.bfloat16
+    assert autocast_dtype(GenerationConfig().precision, cpu) is torch.float32
+    assert autocast_dtype(GenerationConfig().precision, gpu) is torch.bfloat16
+    assert autocast_dtype("float32", gpu) is torch.float32
+    assert autocast_dtype("bfloat16", cpu) is torch.bfloat16

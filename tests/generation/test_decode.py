@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from lightning_omni.generation.decode import blend_image, blend_speech
+from lightning_omni.generation.blending import blend_image, blend_speech
 
 RATE, HOP = 1000, 100
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_models import SMALL
 
-from lightning_omni.generation.canvas_builder import PackedPrompts
 from lightning_omni.generation.denoiser import conditional_denoiser, guided_denoiser
+from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.types import ContinuousFeatures

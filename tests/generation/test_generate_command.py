@@ -8,7 +8,7 @@ from lightning_omni.tasks import task_named
 
 
 def assigned(task, **given):
-    return InputFiles(**given).assigned(task_named(task))
+    return InputFiles(**given).assign_to_infill(task_named(task))
 
 
 def test_inputs_that_a_task_does_not_take_are_the_infill():

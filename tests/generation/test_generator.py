@@ -7,7 +7,7 @@ import torch
 from small_generator import RULES, TEXT, VOCAB, generate, make_generator, request, text
 
 from lightning_omni.generation.config import GenerationConfig
-from lightning_omni.generation.decode import read_part
+from lightning_omni.generation.decode import decode_response
 from lightning_omni.generation.generator import ATTEMPTS, PartGenerator
 from lightning_omni.generation.lengths import LengthRule
 from lightning_omni.types import Part
@@ -21,19 +21,19 @@ class Toy(PartGenerator):
 
     favourite = 0
 
-    def _sample(self, samples, part, spans, config, *, seeds, on_step):
+    def _run_reverse_process(self, samples, part, spans, config, *, seeds, on_step):
         parts = [sample.turns[-1].parts[part] for sample in samples]
         ids = [tuple(span.fixed.get(i, WORD) for i in range(span.length)) for span in spans]
         return [
             replace(
-                read_part(self.template, own, span, filled),
+                decode_response(self.template, own, span, filled),
                 steps=span.num_masked,
                 forwards=span.num_masked,
             )
             for own, span, filled in zip(parts, spans, ids, strict=True)
         ]
 
-    def _log_probs(self, sample, part, texts, *, start, precision):
+    def _text_log_probs(self, sample, part, texts, *, start, precision):
         assert all(own[:start] == texts[0][:start] for own in texts)
         return [-abs(len(own) - self.favourite) for own in texts]
 
@@ -43,7 +43,7 @@ def filled(content, *, favourite):
     generator.favourite = favourite
     sample = request("caption", text=text(content))
     (found,) = generator.generate([sample], 0, GenerationConfig(), seeds=[0])
-    return found.part.text, found.record()
+    return found.part.text, found.to_json()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
@@ -102,7 +102,7 @@ def test_unmasked_codes_stay_and_masked_ones_are_generated(part, options):
     assert len(found.part.codes) == len(part.codes)
     for i, (old, new) in enumerate(zip(part.codes, found.part.codes, strict=True)):
         assert i in part.masked or old == new
-    record = found.record()
+    record = found.to_json()
     assert (record["masked"], record["attempts"], record["ended"]) == (len(part.masked), 1, True)
     assert found.part.codes != part.codes
 

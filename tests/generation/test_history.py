@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_world import LENGTH, MASK, empty_canvas, make_joint, posterior_denoiser
 
-from lightning_omni.generation.history import History, replay
+from lightning_omni.generation.history import History, replay_history
 from lightning_omni.samplers import loop
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.remdm import ReMDM
@@ -16,7 +16,7 @@ def test_a_history_leads_from_the_masks_to_every_step(sampler):
     history = History(canvas)
 
     def observe(event):
-        history.add(event)
+        history.add_step(event)
         states.append(event.ids)
 
     ids = loop.sample(
@@ -24,8 +24,8 @@ def test_a_history_leads_from_the_masks_to_every_step(sampler):
     )
     for n in range(3):
         span = slice(n * LENGTH, (n + 1) * LENGTH)
-        changes, masks = history.within(span), [MASK] * LENGTH
-        assert replay(changes, masks, mask_token_id=MASK) == ids[span].tolist()
+        changes, masks = history.changes_within(span), [MASK] * LENGTH
+        assert replay_history(changes, masks, mask_token_id=MASK) == ids[span].tolist()
         for step, state in enumerate(states, start=1):
-            found = replay(changes, masks, mask_token_id=MASK, num_steps=step)
+            found = replay_history(changes, masks, mask_token_id=MASK, num_steps=step)
             assert found == state[span].tolist()

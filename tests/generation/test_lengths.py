@@ -7,18 +7,19 @@ import torch
 
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.canvas_builder import PackedPrompts, ResponseSpan
+from lightning_omni.generation.denoiser import cache_first_pass
 from lightning_omni.generation.lengths import (
     LONGEST,
     TAIL,
     LengthRule,
     fit_lengths,
-    lengthen,
+    lengthen_responses,
     load_lengths,
-    remember_first,
     response_length,
     save_lengths,
 )
+from lightning_omni.generation.prompts import PackedPrompts
+from lightning_omni.generation.response_span import ResponseSpan
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
@@ -42,14 +43,14 @@ def answer(words):
 def test_speech_follows_the_characters_of_its_text_and_a_constant():
     rule = fit_lengths([reading(n, 9 + 2 * n) for n in range(5, 40)], TEMPLATE)["tts/0"]
     assert rule.ratio == pytest.approx(2)
-    assert rule.positions(10) == 9 + 20 + 1  # the terminator
+    assert rule.num_positions(10) == 9 + 20 + 1  # the terminator
 
 
 def test_a_response_has_room_for_99_of_100_answers_and_little_more():
     lengths = [(n, 9 + 2 * n + (n * 7) % 5) for n in range(5, 105)]
     rule = fit_lengths([reading(*pair) for pair in lengths], TEMPLATE)["tts/0"]
-    fits = [rule.positions(n) >= codes + 1 for n, codes in lengths]
-    slack = [rule.positions(n) - codes - 1 for n, codes in lengths]
+    fits = [rule.num_positions(n) >= codes + 1 for n, codes in lengths]
+    slack = [rule.num_positions(n) - codes - 1 for n, codes in lengths]
     assert sum(fits) >= 99
     assert max(slack) <= 6
 
@@ -57,7 +58,7 @@ def test_a_response_has_room_for_99_of_100_answers_and_little_more():
 def test_an_answer_that_follows_nothing_has_room_for_the_longest():
     rules = fit_lengths([answer("no"), answer("blue"), answer("the united states")], TEMPLATE)
     longest = len(TEXT.encode("the united states")) + 1
-    assert rules["tqa/0"].positions(0) == longest
+    assert rules["tqa/0"].num_positions(0) == longest
 
 
 def test_rules_are_kept_with_the_model(tmp_path):
@@ -134,7 +135,7 @@ def lengthened(spans, contents):
         return torch.where(is_pad == is_behind[:, None], 30.0, 0.0)
 
     allowed = torch.tensor([5, 7, VOCAB.pad_token_id]).sort().values
-    return lengthen(spans, lambda *_: logits_at, packed, allowed, (VOCAB.pad_token_id,))
+    return lengthen_responses(spans, lambda *_: logits_at, packed, allowed, (VOCAB.pad_token_id,))
 
 
 def settled(lengths, contents):
@@ -195,7 +196,7 @@ def test_the_first_pass_is_not_repeated_while_the_ids_are_the_same():
         table = torch.arange(4.0)[:, None] + ids.sum()
         return lambda at, allowed: table[at].expand(-1, len(allowed))
 
-    remembered, ids = remember_first(denoise), torch.tensor([1, 9, 9, 2])
+    remembered, ids = cache_first_pass(denoise), torch.tensor([1, 9, 9, 2])
     every, some, allowed = torch.tensor([1, 2]), torch.tensor([2]), torch.arange(3)
     first = remembered(ids, every)(every, allowed)
     assert torch.equal(remembered(ids.clone(), every)(every, allowed), first)
@@ -215,7 +216,7 @@ def test_a_first_pass_over_other_ids_is_not_reused():
         calls.append(ids.clone())
         return lambda at, allowed: ids[at][:, None].expand(-1, len(allowed)).float()
 
-    remembered, at, allowed = remember_first(denoise), torch.tensor([1]), torch.arange(2)
+    remembered, at, allowed = cache_first_pass(denoise), torch.tensor([1]), torch.arange(2)
     for n, ids in enumerate((torch.tensor([1, 9]), torch.tensor([1, 3]), torch.tensor([1, 9])), 1):
         assert remembered(ids, at)(at, allowed).tolist() == [[float(ids[1])] * 2]
         assert len(calls) == n

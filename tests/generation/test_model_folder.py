@@ -9,8 +9,9 @@ import torch
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.released_template import ReleasedTemplate
-from lightning_omni.generation.config import GenerationConfig, save_presets
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
+from lightning_omni.generation.presets import save_presets
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lightning_omni import GenerationConfig, Infill, Omni
+from lightning_omni.argument_checks import MAX_SEED
 from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import MAX_SEED
 from lightning_omni.generation.lengths import LengthRule
 from lightning_omni.generation.model_folder import read_model_folder
-from lightning_omni.generation.request import check_unfinished
+from lightning_omni.generation.request import check_has_answer_to_generate
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.types import Part, Turn
 
@@ -98,7 +98,7 @@ def test_a_part_of_an_answer_is_generated_again_beside_the_others(omni, samples)
     sample = replace(
         first.sample, turns=(first.sample.turns[0], Turn("assistant", (*others, masked)))
     )
-    check_unfinished(sample)
+    check_has_answer_to_generate(sample)
     (again,) = omni.answer([sample], seed=1, config=GenerationConfig(temperature=1.0))
     assert again.sample.turns[-1].parts[:-1] == tuple(others)
     assert (again.text, again.transcript) == (first.text, first.transcript)

@@ -7,7 +7,6 @@ import torch
 from small_models import QWEN_SHAPE, rendered_with, sample_of
 
 from lightning_omni.data.make_template import make_template
-from lightning_omni.generation.canvas_builder import end_ids
 from lightning_omni.generation.denoiser import CachedBackbone
 from lightning_omni.generation.lengths import fit_lengths
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
@@ -29,7 +28,7 @@ PARTS = {
     "image": Part("image", codes=tuple(range(64))),
 }
 SAMPLES = {task: sample_of(task, PARTS) for task in ("tqa", "asr", "svqa", "tts", "caption")}
-LINE, FEED = VOCAB.special("<|im_end|>"), TEXT.encode("\n")
+LINE, FEED = VOCAB.special_id("<|im_end|>"), TEXT.encode("\n")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_a_length_is_that_of_the_response_in_training(name):
 def test_the_terminator_of_a_part_depends_on_what_follows_it():
     parts = SAMPLES["svqa"].turns[-1].parts
     words, codes = "a green whale.", VOCAB.to_ids("speech", [5, 17, 2])
-    begin, end = (VOCAB.special(f"<|{side}_of_audio|>") for side in ("begin", "end"))
+    begin, end = (VOCAB.special_id(f"<|{side}_of_audio|>") for side in ("begin", "end"))
     assert TEMPLATE.answer_ids(parts, 0) == [*TEXT.encode(words + "\n"), begin]
     assert TEMPLATE.answer_ids(parts, 1) == [*codes, end, LINE, *FEED]
     assert TEMPLATE.answer_ids(parts[:1], 0) == [*TEXT.encode(words), LINE, *FEED]
@@ -84,7 +83,7 @@ def test_a_text_answer_stops_where_its_turn_ends(omni, options, seed):
     options = {"temperature": 1.0, "seed": seed, **options}
     answer = omni.generate("tqa", text="what is it?", history=True, **options)
     ids, again = response_ids(answer), omni.generate("tqa", text="what is it?", **options)
-    ends = [i for i, token in enumerate(ids) if token in end_ids(VOCAB)]
+    ends = [i for i, token in enumerate(ids) if token in VOCAB.all_end_ids()]
     assert VOCAB.mask_token_id not in ids
     assert answer.record["parts"]["0"]["ended"] == bool(ends)
     content = ids[: ends[0]] if ends else ids
@@ -104,7 +103,7 @@ def answered_with(sample, part, given):
     ("task", "part", "end"),
     [
         ("tqa", 0, [LINE, *FEED]),
-        ("svqa", 0, [VOCAB.special("<|begin_of_audio|>")]),
+        ("svqa", 0, [VOCAB.special_id("<|begin_of_audio|>")]),
     ],
 )
 def test_an_infilled_text_ends_as_an_answer_of_training(omni, task, part, end):
@@ -142,19 +141,19 @@ def test_infilled_speech_ends_its_turn(omni):
     )
     (own,) = request.turns[-1].parts
     (answer,) = omni.answer([answered_with(SAMPLES["tts"], 0, own)], seed=0)
-    assert response_ids(answer)[-3:] == [VOCAB.special("<|end_of_audio|>"), LINE, *FEED]
+    assert response_ids(answer)[-3:] == [VOCAB.special_id("<|end_of_audio|>"), LINE, *FEED]
 
 
 @torch.no_grad()
 def test_sampling_uses_the_logits_of_load_backbone(folder, omni, monkeypatch):
-    seen, run = [], CachedBackbone.run
+    seen, run = [], CachedBackbone.final_states
 
     def watched(self, ids, positions):
         hidden, row = run(self, ids, positions)
         seen.append((ids.clone(), positions, omni.backbone.logits(hidden)))
         return hidden, row
 
-    monkeypatch.setattr(CachedBackbone, "run", watched)
+    monkeypatch.setattr(CachedBackbone, "final_states", watched)
     omni.generate("tqa", text="what is it?", cache_interval=1)
     loaded = load_backbone(folder)
     assert loaded.right_shift_logits

@@ -7,8 +7,8 @@ from lightning_omni.errors import OmniError
 from lightning_omni.generation.command import InputFiles
 from lightning_omni.generation.request import (
     Infill,
+    check_has_answer_to_generate,
     check_infill,
-    check_unfinished,
     masked_codes,
     masked_frames,
 )
@@ -49,7 +49,7 @@ def test_nothing_is_masked_where_a_mask_is_transparent(colour, tmp_path):
     files = InputFiles(
         text="a", infill_image=str(tmp_path / "own.png"), mask=str(tmp_path / "mask.png")
     )
-    infill = files.read(sample_rate=RATE)["infill"]
+    infill = files.read_inputs(sample_rate=RATE)["infill"]
     for shown in (mask, infill.mask):
         assert masked_codes(picture(64, 64), shown, 2) == {0, 2}
 
@@ -119,7 +119,7 @@ def unfinished(*parts, role="assistant"):
     ],
 )
 def test_an_answer_with_something_to_generate_passes(parts):
-    check_unfinished(unfinished(*parts))
+    check_has_answer_to_generate(unfinished(*parts))
 
 
 @pytest.mark.parametrize(
@@ -134,33 +134,33 @@ def test_an_answer_with_something_to_generate_passes(parts):
 def test_an_answer_with_nothing_left_to_generate_is_refused(parts):
     expected = r"of sample 'key' is left to be generated; write ___ .* sample\.unanswered\(\)"
     with pytest.raises(OmniError, match=expected):
-        check_unfinished(unfinished(*parts))
-    check_unfinished(unfinished(*parts).unanswered())
+        check_has_answer_to_generate(unfinished(*parts))
+    check_has_answer_to_generate(unfinished(*parts).unanswered())
 
 
 @pytest.mark.parametrize("masked", [{2}, {0, 7}, {-1}, {-3, 1}])
 def test_a_masked_position_that_has_no_code_is_refused(masked):
     for codes in ((1, 2), ()):
         with pytest.raises(OmniError, match="part 1 of the answer masks code"):
-            check_unfinished(
+            check_has_answer_to_generate(
                 unfinished(TEXT, Part("speech", codes=codes, masked=frozenset(masked)))
             )
     with pytest.raises(OmniError, match="part 0 of the answer masks code"):
-        check_unfinished(unfinished(Part("image", masked=frozenset(masked))))
+        check_has_answer_to_generate(unfinished(Part("image", masked=frozenset(masked))))
 
 
 def test_an_answer_of_no_parts_or_no_answer_is_refused():
     with pytest.raises(OmniError, match="'key' has no parts"):
-        check_unfinished(unfinished())
+        check_has_answer_to_generate(unfinished())
     with pytest.raises(OmniError, match="'key' has no parts"):
-        check_unfinished(unfinished(Part("text", is_transcript=True)))
+        check_has_answer_to_generate(unfinished(Part("text", is_transcript=True)))
     with pytest.raises(OmniError, match="'key' does not end with an assistant turn"):
-        check_unfinished(unfinished(Part("text"), role="user"))
+        check_has_answer_to_generate(unfinished(Part("text"), role="user"))
 
 
 def test_a_text_part_that_holds_codes_is_refused():
     with pytest.raises(OmniError, match="part 0 of the answer is text but holds codes; give text"):
-        check_unfinished(unfinished(Part("text", codes=(1, 2))))
+        check_has_answer_to_generate(unfinished(Part("text", codes=(1, 2))))
 
 
 def test_an_answer_is_emptied_without_its_transcript():

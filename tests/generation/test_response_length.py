@@ -11,7 +11,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.generation import lengths
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.generator import ATTEMPTS
-from lightning_omni.generation.history import replay
+from lightning_omni.generation.history import replay_history
 from lightning_omni.generation.lengths import LENGTHENING
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.remdm import ReMDM
@@ -149,7 +149,9 @@ def test_a_lengthened_answer_is_the_same_in_a_batch(short, guidance, cache):
             assert {**ours, "confidence": None} == {**theirs, "confidence": None}
     for one in together:
         masks = [VOCAB.mask_token_id] * one["positions"]
-        assert replay(one["history"], masks, mask_token_id=VOCAB.mask_token_id) == one["ids"]
+        assert (
+            replay_history(one["history"], masks, mask_token_id=VOCAB.mask_token_id) == one["ids"]
+        )
 
 
 def test_a_sampler_that_remasks_runs_on_a_lengthened_response(short):

@@ -43,7 +43,7 @@ from PIL import Image
 
 import lightning_omni
 from lightning_omni.cli import build_cli, main
-from lightning_omni.generation.config import Configs, from_plain
+from lightning_omni.generation.config import Configs, config_from_dict
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.generation.request import Infill
 from lightning_omni.tasks import task_named
@@ -167,8 +167,8 @@ def picture(value: Any) -> Any:
 def make_config(plain: dict[str, Any]) -> Configs:
     """Return the settings of a case."""
     if "by_modality" in plain:
-        return {name: from_plain(config) for name, config in plain["by_modality"].items()}
-    return from_plain(plain)
+        return {name: config_from_dict(config) for name, config in plain["by_modality"].items()}
+    return config_from_dict(plain)
 
 
 def plain_answer(task: str, seed: int, given: Answer) -> dict[str, Any]:

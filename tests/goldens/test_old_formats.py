@@ -15,12 +15,13 @@ from record import continuous_export
 
 from lightning_omni import GenerationConfig, Omni
 from lightning_omni.cli import build_cli, main, parse_options
-from lightning_omni.cli_help import VERBS, options_of
-from lightning_omni.cli_options import OLD_VERBS, new_name
+from lightning_omni.cli_help import VERBS, verb_options
+from lightning_omni.cli_options import OLD_VERBS, new_option_name
 from lightning_omni.cli_trainer import OmniCLI
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.config import from_plain, load_presets, to_plain
-from lightning_omni.moved import MODULES, REMOVED_MODULES, REMOVED_OPTIONS, resolve
+from lightning_omni.generation.config import config_from_dict, config_to_dict
+from lightning_omni.generation.presets import load_presets
+from lightning_omni.old_names import MODULES, REMOVED_MODULES, REMOVED_OPTIONS, resolve_class_path
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.recipe import read_recipe
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -124,16 +125,16 @@ def test_a_checkpoint_with_a_length_head_resumes_with_its_recipe(tmp_path, monke
 # ------------------------------------------------------------------------------------ presets
 def test_presets_under_their_old_name_are_those_of_today():
     old, new = load_presets(FIXTURES / "qualities" / "shipped"), load_presets(FOLDER)
-    assert {p: {t: to_plain(c) for t, c in own.items()} for p, own in old.items()} == {
-        p: {t: to_plain(c) for t, c in own.items()} for p, own in new.items()
+    assert {p: {t: config_to_dict(c) for t, c in own.items()} for p, own in old.items()} == {
+        p: {t: config_to_dict(c) for t, c in own.items()} for p, own in new.items()
     }
 
 
 def test_old_settings_are_read_or_named():
     plain = json.loads((FIXTURES / "qualities" / "handmade" / "qualities.json").read_text())
-    assert from_plain(plain["balanced"]["tqa"]).history
-    assert from_plain(plain["balanced"]["tqa"]).preset == "best"
-    assert from_plain(plain["fast"]["asr"]).cache_interval == 2
+    assert config_from_dict(plain["balanced"]["tqa"]).history
+    assert config_from_dict(plain["balanced"]["tqa"]).preset == "best"
+    assert config_from_dict(plain["fast"]["asr"]).cache_interval == 2
     for preset, task, words in (
         ("fast", "tts", "timestep_shift is .*, wanted one number"),
         ("fast", "t2i", "'final_guidance_scale' no longer exists: .* guidance_scale"),
@@ -143,11 +144,11 @@ def test_old_settings_are_read_or_named():
         ("best", "s2i", "guidance_scale is .*, wanted one number"),
     ):
         with pytest.raises(OmniError, match=words):
-            from_plain(plain[preset][task])
+            config_from_dict(plain[preset][task])
     sampler = plain["fast"]["vqa"]["sampler"]
     with pytest.raises(OmniError, match=r"token_editing\.TokenEditing' no longer exists"):
-        from_plain({"sampler": sampler})
-    nested = from_plain({"sampler": sampler["init_args"]["sampler"]}).sampler
+        config_from_dict({"sampler": sampler})
+    nested = config_from_dict({"sampler": sampler["init_args"]["sampler"]}).sampler
     assert (type(nested).__name__, nested.threshold) == ("KLASS", 0.8)
 
 
@@ -162,7 +163,7 @@ def test_an_old_recipe_builds(path, tmp_path, monkeypatch):
 
 
 def test_removed_arguments_of_old_recipes_are_named_once(caplog):
-    from lightning_omni.moved import log_once
+    from lightning_omni.old_names import log_once
 
     log_once.cache_clear()
     read_recipe(RECIPES / "debug/stage3.yaml")
@@ -199,7 +200,7 @@ def test_every_old_class_is_found_or_was_removed():
     missing = set()
     for path in NAMES["classes"]:
         try:
-            find(resolve(path))
+            find(resolve_class_path(path))
         except (OmniError, ImportError, AttributeError):
             missing.add(own_name(path))
     assert missing == removed
@@ -224,8 +225,8 @@ def test_a_moved_module_is_where_the_table_says(target):
 
 
 def test_no_class_of_today_has_an_old_name():
-    for path in (resolve(path) for path in NAMES["classes"] if is_kept(path)):
-        assert resolve(path) == path
+    for path in (resolve_class_path(path) for path in NAMES["classes"] if is_kept(path)):
+        assert resolve_class_path(path) == path
 
 
 def is_kept(path):
@@ -234,7 +235,7 @@ def is_kept(path):
 
 
 def is_in_place(path):
-    return own_name(path).rpartition(".")[0] not in MODULES and resolve(path) != path
+    return own_name(path).rpartition(".")[0] not in MODULES and resolve_class_path(path) != path
 
 
 RENAMED_IN_PLACE = sorted(path for path in NAMES["classes"] if is_kept(path) and is_in_place(path))
@@ -249,8 +250,8 @@ def test_a_class_renamed_in_place_is_importable_under_its_old_name(path, caplog)
     module = importlib.import_module(path.rpartition(".")[0])
     name = path.rpartition(".")[2]
     vars(module).pop(name, None)  # kept since its first use
-    assert getattr(module, name) is find(resolve(path))
-    assert f"'{path}' is now '{resolve(path)}'" in caplog.text
+    assert getattr(module, name) is find(resolve_class_path(path))
+    assert f"'{path}' is now '{resolve_class_path(path)}'" in caplog.text
 
 
 def test_a_name_that_never_was_is_no_attribute():
@@ -259,7 +260,7 @@ def test_a_name_that_never_was_is_no_attribute():
 
 
 def options_in(verb):
-    return [option.name for option in options_of(verb)]
+    return [option.name for option in verb_options(verb)]
 
 
 @pytest.mark.parametrize("verb", sorted(set(NAMES["options"]) - set(OLD_VERBS)))
@@ -271,9 +272,9 @@ def test_every_old_option_has_a_new_name_or_an_error_that_says_what_is_there_ins
             with pytest.raises(
                 OmniError, match=f"'{old}' no longer exists: {REMOVED_OPTIONS[old]}"
             ):
-                new_name(old, known)
+                new_option_name(old, known)
         else:
-            assert new_name(old, known) in {*known, *sections}
+            assert new_option_name(old, known) in {*known, *sections}
 
 
 @pytest.mark.parametrize("verb", OLD_VERBS)

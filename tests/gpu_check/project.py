@@ -148,7 +148,7 @@ class Project:
 
         sequence = need("lightning_omni.types:TokenSequence")
         collate = need("lightning_omni.data.packing:collate")
-        vocab = need("lightning_omni.vocab:Vocab").of_sizes(sizes, "native")
+        vocab = need("lightning_omni.vocab:Vocab").from_sizes(sizes, "native")
         rows, visit = [], 0
         for row in lengths:
             packed = []
@@ -283,7 +283,7 @@ class Project:
 
         layouts, packs = (
             need("lightning_omni.nn.segments:SegmentLayout"),
-            need("lightning_omni.generation.canvas_builder:PackedPrompts"),
+            need("lightning_omni.generation.prompts:PackedPrompts"),
         )
         canvases, run = (
             need("lightning_omni.samplers.canvas:Canvas"),
@@ -308,7 +308,7 @@ class Project:
             ids=ids,
             sample=torch.arange(batch, device=device).repeat_interleave(prompt + answer),
             block=where,
-            row=where,
+            allowed_set=where,
             allowed=(torch.arange(mask - span, mask, device=device),),
             num_steps=torch.full((batch, 1), steps, device=device),
             mask_token_id=mask,

@@ -5,7 +5,7 @@ from safetensors.torch import save_file
 from lightning_omni.cli import main
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_image_tokenizer
-from lightning_omni.interop.magvitv2 import magvitv2_network, native_name, published_name
+from lightning_omni.interop.magvitv2 import build_magvitv2, native_name, published_name
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.pretrained import FOLDER
 
@@ -66,7 +66,7 @@ PUBLISHED = "encoder.down.2.downsample.conv.bias"
 def weights():
     """Zeros of the published network's shapes, by the published names."""
     with MetaInit():
-        network = magvitv2_network()
+        network = build_magvitv2()
     return {published_name(n): torch.zeros(v.shape) for n, v in network.state_dict().items()}
 
 

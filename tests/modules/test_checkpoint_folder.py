@@ -8,7 +8,11 @@ import pytest
 import torch
 from several_processes import run_processes
 
-from lightning_omni.callbacks.export_checkpoint import is_checkpoint, read_weights, write_recipe
+from lightning_omni.callbacks.export_checkpoint import (
+    is_checkpoint,
+    read_checkpoint_weights,
+    write_recipe_of_checkpoint,
+)
 from lightning_omni.cli_trainer import check_checkpoint
 from lightning_omni.errors import OmniError
 from lightning_omni.files import SUMS_FILE
@@ -53,7 +57,7 @@ def test_a_folder_gives_back_what_was_written(folder):
     torch.testing.assert_close(read, CHECKPOINT, rtol=0, atol=0)
     assert is_checkpoint(folder)
     check_checkpoint(str(folder), is_needed=True)
-    weights, step = read_weights(folder)
+    weights, step = read_checkpoint_weights(folder)
     assert step == 7
     assert torch.equal(weights["a"], WEIGHT + 1)
 
@@ -118,7 +122,7 @@ def test_all_processes_refuse_what_one_of_them_finds(folder, tmp_path):
 
 def test_a_checkpoint_without_its_run_or_of_noise_is_refused(tmp_path):
     with pytest.raises(OmniError, match=r"no config\.yaml of the run"):
-        write_recipe(tmp_path / "a/b/x.ckpt", tmp_path / "recipe.yaml")
+        write_recipe_of_checkpoint(tmp_path / "a/b/x.ckpt", tmp_path / "recipe.yaml")
     (tmp_path / "x.ckpt").write_bytes(b"noise")
     with pytest.raises(OmniError, match="is damaged"):
-        read_weights(tmp_path / "x.ckpt")
+        read_checkpoint_weights(tmp_path / "x.ckpt")

@@ -37,8 +37,8 @@ def test_the_ids_that_dream_knows_end_with_the_mask():
     full = Vocab(151_643, {"speech": 16_384, "image": 8_192}, "released")
     assert full.num_inherited == 151_667
     known = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|beginoftext|>", "<|mask|>")
-    assert [full.special(t) for t in known] == [151_643, 151_644, 151_645, 151_665, 151_666]
-    assert full.special("<|begin_of_image|>") == full.num_inherited
+    assert [full.special_id(t) for t in known] == [151_643, 151_644, 151_645, 151_665, 151_666]
+    assert full.special_id("<|begin_of_image|>") == full.num_inherited
     assert Vocab(9, {"speech": 3}).num_inherited == 0
 
 

@@ -6,7 +6,7 @@ import torch
 from test_masked_diffusion import module
 
 from lightning_omni.modules.initial_weights import drop_length_head
-from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.optim.optimizer import decay_groups
 
 
 def checkpoint_of(model, head):

@@ -13,7 +13,7 @@ from test_training_on_features import batches, module
 
 from lightning_omni.callbacks.hyper_parameters import computation_of_run
 from lightning_omni.callbacks.precision_plugin import BFloat16WhereFaster
-from lightning_omni.callbacks.run_record import RunRecord, read_record
+from lightning_omni.callbacks.run_record import RunRecord, read_run_record
 from lightning_omni.modules.sharding import ShardedStrategy
 from lightning_omni.nn import segments
 
@@ -78,7 +78,7 @@ def test_what_both_processes_computed_with_is_recorded(tmp_path, strategy, preci
     work = partial(train, strategy=strategy, folder=tmp_path / "run", **precision)
     (first, entry, shown), (second, none, _) = run_processes(work, 2, tmp_path)
     assert not none
-    assert read_record(tmp_path / "run/provenance.json") == [entry]
+    assert read_run_record(tmp_path / "run/provenance.json") == [entry]
     ran = first | second
     assert {dtype for dtype, _ in ran} == {entry["precision"]}
     assert sorted({name for _, name in ran}) == entry["attention"].split(", ")

@@ -19,8 +19,8 @@ from lightning_omni.data.packing import pack_stream
 from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.canvas_builder import PackedPrompts
 from lightning_omni.generation.denoiser import conditional_denoiser
+from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.dream import read_config, transformer_args
@@ -213,7 +213,7 @@ def test_training_validation_and_the_bound_score_a_token_by_the_one_before():
         iter(stream), rows=1, row_length=400, pad_token_id=model.vocab.pad_token_id
     )
     last = torch.tensor(batch.lengths).cumsum(0)[: len(stream)] - 1
-    before = torch.where(batch.ids == model.vocab.special("<|im_end|>"), 1, 0)
+    before = torch.where(batch.ids == model.vocab.special_id("<|im_end|>"), 1, 0)
     assert before[last - 1].all()  # an answer ends with the turn's end and a line feed
     ids = batch.ids.clone()
     ids[last] = ids[last - 1]

@@ -57,7 +57,7 @@ def heard(kind, rng):
 
 
 def batches(count=60, rows=4, seed=0, *, has_speech=True):
-    vocab = Vocab.of_sizes(SIZES, "released")
+    vocab = Vocab.from_sizes(SIZES, "released")
     template = make_template(vocab, TEXT, image_columns=4, codebooks=1, max_tail_pads={"text": 2})
     rng = Random(seed)
 
@@ -90,7 +90,7 @@ def accuracy(model, batch):
 
 
 def test_features_lie_at_the_context_tokens_of_their_own_sample_wherever_it_was_packed():
-    context = Vocab.of_sizes(SIZES, "released").special("<|context_of_audio|>")
+    context = Vocab.from_sizes(SIZES, "released").special_id("<|context_of_audio|>")
     found = {}
     for rows in (1, 3):
         for batch in batches(20, rows=rows):

@@ -109,7 +109,7 @@ def test_features_among_some_positions_are_those_at_the_same_tokens(rng):
     everywhere = torch.randn(12, 3, generator=rng)
     given = ContinuousFeatures(torch.tensor([1, 2, 5, 9]), everywhere[[1, 2, 5, 9]])
     positions = torch.tensor([0, 2, 4, 5, 11])
-    found = given.among(positions)
+    found = given.at_positions(positions)
     assert positions[found.positions].tolist() == [2, 5]
     assert torch.equal(found.features, everywhere[positions[found.positions]])
-    assert len(given.among(torch.tensor([0, 3])).positions) == 0
+    assert len(given.at_positions(torch.tensor([0, 3])).positions) == 0

@@ -16,7 +16,7 @@ from lightning_omni.nn.adapters import (
 )
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.optim.optimizer import decay_groups
 
 ROWS, START = 20, 13
 

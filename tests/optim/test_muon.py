@@ -5,7 +5,7 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.optim.muon import MuonAdamW, orthogonalise
-from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.optim.optimizer import decay_groups
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (2, 16, 40), (2, 40, 16)])

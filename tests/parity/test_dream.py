@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lightning_omni.interop.dream import load_dream
 from lightning_omni.nn.segments import SegmentLayout
-from lightning_omni.samplers.canvas import Canvas, in_blocks
+from lightning_omni.samplers.canvas import Canvas, split_into_blocks
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.loop import sample
@@ -85,7 +85,7 @@ def test_sampled_tokens_are_the_reference_s(run):
         mask,
     )
     if "block_size" in settings:
-        canvas = in_blocks(canvas, settings["block_size"])
+        canvas = split_into_blocks(canvas, settings["block_size"])
     sampler, seeds, steps = sampler_of(settings), torch.zeros(1, dtype=torch.long), []
     ids = sample(
         denoise, canvas, sampler, seeds=seeds, on_step=lambda e: steps.append(e.ids[-size:])

@@ -18,7 +18,7 @@ from lightning_omni.data.mixture import MixtureLane
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.packing import LOOKAHEAD
 from lightning_omni.diffusion.noise import split_complementary
-from lightning_omni.evaluation.statistics import summarize
+from lightning_omni.evaluation.statistics import summarize_metric
 from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.measurements import measure_nelbo
 from lightning_omni.studies.experiments.recipe import (
@@ -182,7 +182,7 @@ def test_the_bound_of_an_export_is_that_of_the_verb_test(workplace):
     found = measure_nelbo(tested, Path("plain/export"), device=torch.device("cpu"))
     for name in ("text", "speech", "image"):
         metric = f"{name}/nelbo_per_token"
-        value = summarize(found.scores, metric, seed=0).value
+        value = summarize_metric(found.scores, metric, seed=0).value
         assert value == pytest.approx(float(logged[f"test/nelbo_per_token/{name}"]), rel=1e-6)
         error = float(logged[f"test/nelbo_per_token_error/{name}"])
         assert found.errors[metric] == pytest.approx(error, rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from lightning_omni.cli import build_cli, parse_options
-from lightning_omni.generation.config import from_plain, to_plain
+from lightning_omni.generation.config import config_from_dict, config_to_dict
 from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.variants import resolve_recipes
 
@@ -94,8 +94,8 @@ def test_an_experiment_opens_with_what_source_cost_and_run(path):
 @pytest.mark.parametrize("path", CALIBRATIONS, ids=lambda p: p.stem)
 def test_every_config_of_a_calibration_differs_from_the_others_and_can_be_kept(path):
     options = parse_options("calibrate", ["--config", str(path)])
-    plain = {name: to_plain(config) for name, config in options["configs"].items()}
-    assert all(to_plain(from_plain(config)) == config for config in plain.values())
+    plain = {name: config_to_dict(config) for name, config in options["configs"].items()}
+    assert all(config_to_dict(config_from_dict(config)) == config for config in plain.values())
     kinds = [json.dumps(config, sort_keys=True) for config in plain.values()]
     assert len(set(kinds)) == len(kinds) > 1
     head = path.read_text().split("model:")[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_omni import moved
+from lightning_omni import old_names
 from lightning_omni.cli import main
 from lightning_omni.recipe import read_recipe
 
@@ -20,7 +20,7 @@ EXPORT = Path("runs/debug/stage3/export/model.safetensors")
 def test_an_old_recipe_trains_what_the_new_one_does(workplace, beside, caplog):
     new = load_file(workplace / EXPORT)
     beside("image_tokenizer", "speech_tokenizer")
-    moved.log_once.cache_clear()  # another test may have read an old recipe
+    old_names.log_once.cache_clear()  # another test may have read an old recipe
     assert main(["fit", "--config", str(OLD)]) == 0
     assert "'lightning_omni.modules.precision.BFloat16WhereFaster' is now" in caplog.text
     old = load_file(EXPORT)

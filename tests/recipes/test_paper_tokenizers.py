@@ -43,7 +43,9 @@ def test_the_stages_take_the_tokenizers_numbers():
     }
     assert (speech.frame_rate, speech.num_codebooks, speech.hop_length) == (12.5, 1, 1280)
     assert data["init_args"]["image_size"] == image.image_size == 256
-    assert image.columns_of(joint()["request_image_size"]) == 32  # as the release reads pictures
+    assert (
+        image.columns_for_size(joint()["request_image_size"]) == 32
+    )  # as the release reads pictures
 
 
 def test_every_recipe_of_the_chain_makes_what_the_next_one_reads():

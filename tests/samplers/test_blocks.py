@@ -8,7 +8,7 @@ from every_sampler import SAMPLERS, name
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_omni.samplers.canvas import Canvas, in_blocks
+from lightning_omni.samplers.canvas import Canvas, split_into_blocks
 from lightning_omni.samplers.loop import sample
 
 MASK = 9
@@ -40,7 +40,7 @@ def random_denoiser(ids, _):
     st.sampled_from(SAMPLERS),
 )
 def test_no_mask_is_left_and_blocks_are_filled_in_order(blocks, steps, size, sampler):
-    canvas = in_blocks(canvas_of(blocks, steps), size)
+    canvas = split_into_blocks(canvas_of(blocks, steps), size)
     seen = []
     seeds = torch.zeros(len(blocks), dtype=torch.long)
     ids = sample(
@@ -66,7 +66,7 @@ def test_no_mask_is_left_and_blocks_are_filled_in_order(blocks, steps, size, sam
     ],
 )
 def test_steps_are_shared_by_length_and_every_block_has_one(length, steps, size, want):
-    canvas = in_blocks(canvas_of([[length]], steps), size)
+    canvas = split_into_blocks(canvas_of([[length]], steps), size)
     assert canvas.num_steps.tolist() == [want]
     assert torch.bincount(canvas.block[canvas.block >= 0]).tolist() == [
         min(size, length - start) for start in range(0, length, size)
@@ -98,7 +98,7 @@ def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(samp
         canvas = canvas_of([blocks[n] for n in chosen], 1)
         own_steps = torch.tensor([steps[n] for n in chosen])[:, None]
         canvas = replace(canvas, num_steps=own_steps.expand(canvas.num_steps.shape))
-        canvas = canvas if size is None else in_blocks(canvas, size)
+        canvas = canvas if size is None else split_into_blocks(canvas, size)
         seeds = torch.tensor(chosen) + 7
         calls, events = [], []
         denoise = own_tokens_denoiser(canvas)
@@ -121,6 +121,6 @@ def test_a_sample_of_several_holes_or_blocks_is_alone_what_it_is_in_a_batch(samp
 
 def test_one_block_is_the_canvas_itself():
     canvas = canvas_of([[5, 3], [4, 2]], 4)
-    same = in_blocks(canvas, 5)
+    same = split_into_blocks(canvas, 5)
     assert torch.equal(same.block, canvas.block)
     assert torch.equal(same.num_steps, canvas.num_steps)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_omni.samplers.base import choose, truncate
-from lightning_omni.samplers.canvas import most_confident_first
 from lightning_omni.samplers.entropy_bounded import EntropyBounded
 from lightning_omni.samplers.factor import Factor
 from lightning_omni.samplers.noise import Noise
+from lightning_omni.samplers.ranking import most_confident_first
+from lightning_omni.samplers.token_choice import choose_token, truncate_logits
 
 ROOT = Path(__file__).parents[2]
 ORDERING = {"topk", "sort", "argsort", "argmax", "argmin", "kthvalue", "msort"}
@@ -44,20 +44,20 @@ def test_the_page_lists_every_place_that_orders_scores():
     }
     page = (ROOT / "docs/equal_answers.md").read_text()
     listed = set(re.findall(r"^\| `(\S+): (\w+)` \|", page, re.MULTILINE))
-    assert found | {("generation/generator.py", "_likeliest")} == listed
+    assert found | {("generation/generator.py", "_likeliest_candidate")} == listed
 
 
 def test_the_lowest_id_of_equally_likely_tokens_is_taken():
     logits = torch.zeros(3, 5000)
     logits[1, 17:] = 1.0
     noise = Noise.for_samples(torch.tensor([0]), torch.zeros(3, dtype=torch.long))
-    chosen = choose(logits, temperature=0.0, noise=noise, positions=torch.arange(3))
+    chosen = choose_token(logits, temperature=0.0, noise=noise, positions=torch.arange(3))
     assert chosen.tolist() == [0, 17, 0]
 
 
 def test_top_k_keeps_all_tokens_as_likely_as_the_last():
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
-    kept = truncate(logits, top_p=1.0, top_k=2).isfinite()
+    kept = truncate_logits(logits, top_p=1.0, top_k=2).isfinite()
     assert kept.tolist() == [[True, True, True, True, False]]
 
 

@@ -15,7 +15,7 @@ from small_world import (
 )
 
 from lightning_omni.samplers.ancestral import Ancestral
-from lightning_omni.samplers.canvas import StepTimes, in_blocks
+from lightning_omni.samplers.canvas import StepTimes, split_into_blocks
 from lightning_omni.samplers.loop import sample
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.remdm import ReMDM
@@ -26,7 +26,7 @@ CHI_SQUARE = 124.8  # 99.9 % of draws with 80 degrees of freedom
 
 def draw(sampler, *, steps, count=DRAWS, block=None):
     canvas = empty_canvas(count, steps=steps)
-    canvas = canvas if block is None else in_blocks(canvas, block)
+    canvas = canvas if block is None else split_into_blocks(canvas, block)
     joint = make_joint()
     seeds = torch.arange(count) + 10_000_019
     return sample(posterior_denoiser(joint), canvas, sampler, seeds=seeds).view(-1, LENGTH), joint
@@ -112,7 +112,7 @@ def test_remasking_by_confidence_keeps_the_number_of_masks(eta):
 def test_remasking_by_confidence_is_shared_by_the_softmax_of_minus_the_probability():
     count = 40_000
     canvas = empty_canvas(count, steps=8)
-    run = ReMDM(1.0, "confidence").begin(canvas)
+    run = ReMDM(1.0, "confidence").with_fresh_state(canvas)
     p = torch.tensor([0.9, 0.5, 0.1, 0.02]).repeat(count, 1)[:, :LENGTH]
     run.probability = p.flatten()
     every = torch.full((count,), 0.5)

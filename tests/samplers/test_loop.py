@@ -6,7 +6,7 @@ import pytest
 import torch
 from every_sampler import GREEDY, SAMPLERS, name
 
-from lightning_omni.samplers.canvas import Canvas, Scores, in_blocks
+from lightning_omni.samplers.canvas import Canvas, Scores, split_into_blocks
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.entropy_penalty import EntropyPenalty
 from lightning_omni.samplers.klass import KLASS
@@ -65,7 +65,7 @@ def test_every_hole_is_filled_within_its_grammar_and_prompts_stay(sampler, steps
     assert (ids != MASK).all()
     assert torch.equal(ids[given], canvas.ids[given])
     for row, allowed in enumerate(canvas.allowed):
-        assert torch.isin(ids[canvas.row == row], allowed).all()
+        assert torch.isin(ids[canvas.allowed_set == row], allowed).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
@@ -88,7 +88,7 @@ def test_a_sample_alone_and_in_a_batch_gives_the_same_tokens_in_the_same_steps(s
         events = []
         ids = sample(
             denoise,
-            in_blocks(canvas, block_size),
+            split_into_blocks(canvas, block_size),
             sampler,
             seeds=SEEDS[chosen],
             on_step=events.append,
@@ -129,7 +129,7 @@ def test_one_hole_is_finished_before_the_next_is_begun():
         canvas.ids,
         canvas.sample,
         block,
-        canvas.row,
+        canvas.allowed_set,
         canvas.allowed,
         torch.tensor([[3, 3]]),
         MASK,

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 import lightning_omni.studies.calibrate as verb
-from lightning_omni.generation.config import PRESETS, GenerationConfig, load_presets
+from lightning_omni.generation.config import GenerationConfig
+from lightning_omni.generation.modality_defaults import PRESETS
+from lightning_omni.generation.presets import load_presets
 from lightning_omni.studies.calibrate import (
     CalibrationRow,
     Candidate,
@@ -55,7 +57,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
 
     used = {"precision": "float32", "attention": "sdpa"}
     omni = SimpleNamespace(computation=lambda: used)
-    monkeypatch.setattr(verb, "prepare", lambda *_, **__: (omni, None))
+    monkeypatch.setattr(verb, "load_model_and_suite", lambda *_, **__: (omni, None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
     monkeypatch.setattr(verb, "_compare_configs", compare)
     model, out = tmp_path / "model", tmp_path / "out"

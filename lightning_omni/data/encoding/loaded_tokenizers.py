@@ -33,7 +33,8 @@ class LoadedTokenizers:
         self.image = ImageTokenizer.from_pretrained(settings.image_tokenizer).to(device)
         self.request_size = settings.request_image_size or self.image.image_size
         if settings.request_image_size is not None:
-            self.image.columns_of(self.request_size)  # a size without whole codes is refused here
+            # a size without whole codes is refused here
+            self.image.columns_for_size(self.request_size)
         self.speech = SpeechTokenizer.from_pretrained(settings.speech_tokenizer).to(device)
         self.files = load_file_tokenizers(settings.file_tokenizers)
         self.continuous_speech = settings.continuous_speech

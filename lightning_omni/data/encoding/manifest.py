@@ -70,5 +70,5 @@ def _make_manifest(
         "sha256": {name: record.sha256 for name, record in shards.items()},
     }
     if tokenizers.has_two_image_sizes:
-        manifest["request_image_columns"] = image.columns_of(tokenizers.request_size)
+        manifest["request_image_columns"] = image.columns_for_size(tokenizers.request_size)
     return manifest

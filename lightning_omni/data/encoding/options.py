@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning_omni.errors import check_within
+from lightning_omni.argument_checks import check_within
 from lightning_omni.jobs.options import ExecutorName
 
 

@@ -1,4 +1,4 @@
-"""Text normalization, and the facts that a scene caption states by its grammar.
+"""The facts that a scene caption states by its grammar.
 
 Captions are "a green whale on a pink background", "three foxes on a blue background" or
 "a cat to the left of a dog". Generated and reference captions are parsed by the same grammar, so
@@ -11,17 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_UNITS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
-    *("eighteen", "nineteen"),
-)
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_NUMBERS = {word: value for value, word in enumerate(_UNITS)}
-_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
-_SPELLINGS = {"colour": "color", "colours": "colors", "grey": "gray", "aluminium": "aluminum"}
-_ARTICLES = frozenset(("a", "an", "the"))
-_WORD = re.compile(r"[\w']+")
+from lightning_omni.evaluation.text_normalization import normalize_text, stem_noun
+
 _PAIR = re.compile(r"^(.+?) (?:to the |is )*(left of|right of|above|below) (.+)$")
 _BACKGROUND = re.compile(r"^(.+?) on (?:a |an |the )?(\w+) background$")
 _NOUN = re.compile(r"^(?:(a|an|the|\d+) )?(.+)$")
@@ -50,28 +41,6 @@ class Scene:
 
 NO_SCENE = Scene((), count=0)
 """Stands for a missing prediction: wrong in every attribute that a reference states."""
-
-
-def split_words(text: str) -> list[str]:
-    """Split into lower-case words: split at hyphens, numbers as digits, American spelling."""
-    raw = [w.strip("'_") for w in _WORD.findall(text.lower().replace("-", " "))]
-    return _join_numbers([_SPELLINGS.get(w, w) for w in raw if w.strip("'_")])
-
-
-def normalize_text(text: str) -> str:
-    """Return the words of `split_words` joined by single spaces."""
-    return " ".join(split_words(text))
-
-
-def normalize_answer(text: str) -> str:
-    """Like `normalize_text`, without articles: "a whale" equals "whale"."""
-    return " ".join(w for w in split_words(text) if w not in _ARTICLES)
-
-
-def contains_answer(transcript: str, answer: str) -> bool:
-    """Tell whether a transcript contains the answer as whole words: "it is green", "green"."""
-    wanted = normalize_answer(answer)
-    return bool(wanted) and f" {wanted} " in f" {normalize_answer(transcript)} "
 
 
 def canonical_pair(first: str, relation: str, second: str) -> tuple[tuple[str, str], str]:
@@ -114,38 +83,10 @@ def caption_matches(stated: Scene | None, reference: Scene) -> dict[str, bool]:
     return matches
 
 
-def stem(noun: str) -> str:
-    """Return one stem for singular and plural: "fox" of "foxes", "cooky" of "cookies", "cookie".
-
-    Both sides of a comparison are stemmed, so that an odd stem does no harm.
-    """
-    if noun.endswith("s") and not noun.endswith(("ss", "us")):
-        noun = noun.removesuffix("s")
-    if noun.endswith("ie"):
-        return noun.removesuffix("ie") + "y"
-    return noun.removesuffix("e")
-
-
 def _parse_noun(text: str, inks: Iterable[str]) -> Scene:
     found = _NOUN.match(text)
     number, noun = (found[1], found[2]) if found else (None, text)
     head, _, rest = noun.partition(" ")
     ink = head if rest and head in set(inks) else None
     count = int(number) if number and number.isdigit() else 1
-    return Scene((stem(rest if ink else noun),), ink, None, count)
-
-
-def _join_numbers(words: list[str]) -> list[str]:
-    """Write number words up to ninety-nine as digits; "twenty one" is one number."""
-    joined: list[str] = []
-    is_after_tens = False
-    for word in words:
-        value = _NUMBERS.get(word)
-        if value is None:
-            joined.append(word)
-        elif is_after_tens and 0 < value < 10:
-            joined[-1] = str(int(joined[-1]) + value)
-        else:
-            joined.append(str(value))
-        is_after_tens = value is not None and value >= 20
-    return joined
+    return Scene((stem_noun(rest if ink else noun),), ink, None, count)

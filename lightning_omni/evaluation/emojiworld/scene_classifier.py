@@ -55,13 +55,16 @@ class SceneClassifier(Pretrained):
         super().__init__()
         self.objects, self.inks, self.backgrounds = objects, inks, backgrounds
         self.texture = nn.Sequential(
-            _conv(4, width // 4, stride=2),
-            _conv(width // 4, width // 2, stride=2),
-            _conv(width // 2, width, stride=2),
-            _conv(width, width, stride=1),
+            _conv_block(4, width // 4, stride=2),
+            _conv_block(width // 4, width // 2, stride=2),
+            _conv_block(width // 2, width, stride=2),
+            _conv_block(width, width, stride=1),
         )
         self.layout = nn.Sequential(
-            nn.AdaptiveAvgPool2d(32), _conv(1, 16, stride=2), _conv(16, 32, stride=2), nn.Flatten()
+            nn.AdaptiveAvgPool2d(32),
+            _conv_block(1, 16, stride=2),
+            _conv_block(16, 32, stride=2),
+            nn.Flatten(),
         )
         self.first = nn.Linear(5 * width, len(objects))
         self.second = nn.Linear(5 * width, len(objects))
@@ -90,8 +93,8 @@ class SceneClassifier(Pretrained):
         relations = logits.relation.argmax(-1).tolist()
         counts = (1 + logits.count.argmax(-1)).tolist()
         firsts, seconds = logits.first.argmax(-1).tolist(), logits.second.argmax(-1).tolist()
-        backgrounds = nearest(border_color(images), self.background_colors)
-        inks = nearest(ink_color(images), self.ink_colors)
+        backgrounds = nearest_prototype(border_color(images), self.background_colors)
+        inks = nearest_prototype(ink_color(images), self.ink_colors)
         scenes = []
         for i, relation in enumerate(relations):
             is_pair = RELATIONS[relation] is not None
@@ -157,7 +160,7 @@ def ink_color(images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B 3"]:
     return flat.gather(2, farthest[:, None].expand(-1, 3, -1)).median(dim=2).values
 
 
-def nearest(colors: Float[Tensor, "B 3"], prototypes: Float[Tensor, "N 3"]) -> list[int]:
+def nearest_prototype(colors: Float[Tensor, "B 3"], prototypes: Float[Tensor, "N 3"]) -> list[int]:
     """Return the index of the closest prototype per colour."""
     indices: Int[Tensor, " B"] = torch.cdist(colors, prototypes).argmin(dim=1)
     return [int(i) for i in indices]
@@ -176,7 +179,7 @@ def pool_halves(features: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C5"]:
     return torch.cat([F.adaptive_max_pool2d(v, 1).flatten(1) for v in views], dim=1)
 
 
-def _conv(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+def _conv_block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
     )

@@ -28,7 +28,7 @@ from lightning_omni.evaluation.emojiworld.scene_classifier import (
     ink_color,
     scene_matches,
 )
-from lightning_omni.evaluation.examples import read_images
+from lightning_omni.evaluation.original_media import read_images
 from lightning_omni.evaluation.provenance import manifest_hash
 from lightning_omni.types import Sample
 
@@ -74,7 +74,7 @@ class TrainedClassifier:
         shortfall = max(0.0, TARGET_ACCURACY - self.accuracy["attributes"])
         return {"accuracy": self.accuracy, "target": TARGET_ACCURACY, "shortfall": shortfall}
 
-    def note(self) -> str:
+    def accuracy_note(self) -> str:
         """Return accuracy and target as a sentence."""
         accuracy = self.accuracy["attributes"]
         missed = ", not reached" if accuracy < TARGET_ACCURACY else ""
@@ -124,8 +124,10 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # initial weights; torch layers take no generator
         classifier = SceneClassifier(objects, inks, backgrounds, _WIDTH)
-    _set_prototypes(classifier, labelled)
-    targets = {name: torch.tensor(column) for name, column in _targets(classifier, scenes).items()}
+    _set_color_prototypes(classifier, labelled)
+    targets = {
+        name: torch.tensor(column) for name, column in _class_indices(classifier, scenes).items()
+    }
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=_LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, num_steps)
     classifier.train().to(memory_format=torch.channels_last)
@@ -176,22 +178,22 @@ def augment(images: Float[Tensor, "B 3 Y X"], *, rng: Generator) -> Float[Tensor
     """Blur, recolour and add noise, as small tokenizers and small models do to a scene."""
     batch, _, rows, _ = images.shape
 
-    def with_probability(share: float) -> Tensor:
+    def draw_switches(share: float) -> Tensor:
         return (torch.rand(batch, 1, 1, 1, generator=rng) < share).float()
 
-    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+    def draw_uniform(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(batch, channels, 1, 1, generator=rng)
 
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    blur = with_probability(0.5) * uniform(0.3, 1.0)
+    blur = draw_switches(0.5) * draw_uniform(0.3, 1.0)
     images = images + blur * (blurred - images)
     coarse = F.interpolate(F.avg_pool2d(images, 2), size=rows, mode="bilinear")
-    images = torch.lerp(images, coarse, with_probability(0.3))
-    images = images * uniform(0.8, 1.1) + uniform(-0.1, 0.1, channels=3)
-    is_recoloured = with_probability(0.3).bool()
+    images = torch.lerp(images, coarse, draw_switches(0.3))
+    images = images * draw_uniform(0.8, 1.1) + draw_uniform(-0.1, 0.1, channels=3)
+    is_recoloured = draw_switches(0.3).bool()
     images = torch.where(is_recoloured, images[:, torch.randperm(3, generator=rng)], images)
-    noise = torch.randn(images.shape, generator=rng) * uniform(0.0, 0.08)
-    return (images + noise * with_probability(0.5)).clamp(-1, 1)
+    noise = torch.randn(images.shape, generator=rng) * draw_uniform(0.0, 0.08)
+    return (images + noise * draw_switches(0.5)).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -229,7 +231,7 @@ def load_or_train_classifier(
     return TrainedClassifier(SceneClassifier.from_pretrained(folder), accuracy)
 
 
-def _set_prototypes(classifier: SceneClassifier, labelled: LabelledScenes) -> None:
+def _set_color_prototypes(classifier: SceneClassifier, labelled: LabelledScenes) -> None:
     """Set the colour of each named background and ink to the median of the computed colours."""
     borders = border_color(labelled.images)
     salient = torch.cat([ink_color(chunk) for chunk in torch.split(labelled.images, 256)])
@@ -241,7 +243,7 @@ def _set_prototypes(classifier: SceneClassifier, labelled: LabelledScenes) -> No
         classifier.ink_colors[i] = salient[rows].median(dim=0).values
 
 
-def _targets(classifier: SceneClassifier, scenes: Sequence[Scene]) -> dict[str, list[int]]:
+def _class_indices(classifier: SceneClassifier, scenes: Sequence[Scene]) -> dict[str, list[int]]:
     index = {name: i for i, name in enumerate(classifier.objects)}
     return {
         "first": [index[s.objects[0]] for s in scenes],

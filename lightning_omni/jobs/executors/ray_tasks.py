@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lightning_omni.errors import OmniError, sentence_behind
+from lightning_omni.errors import OmniError, find_user_error
 from lightning_omni.jobs.job import LoadJob
 from lightning_omni.jobs.steps import Step
 from lightning_omni.jobs.worker import Worker
@@ -91,7 +91,7 @@ class _TaskDriver:
                 results.append(self.ray.get(done))
             except self.ray.exceptions.RayTaskError as error:  # the task's own, as again next time
                 cause = getattr(error, "cause", None) or error  # as text the error is a traceback
-                raise sentence_behind(cause) or error from None
+                raise find_user_error(cause) or error from None
             except self.ray.exceptions.RayError as error:
                 if attempts[work] == MAX_ATTEMPTS:
                     raise _attempts_exhausted_error(error, work) from error

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import check_within
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import make_folder
 from lightning_omni.nn.segments import attention_kernel

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
+from lightning_omni.figures import BLUE, ORANGE, import_pyplot, save_figure
 
 
 def draw_ratios(results: dict[str, Any], path: Path) -> None:
     """Draw speed-ups as bars with their spread, and a line at 1."""
-    plt = pyplot()
+    plt = import_pyplot()
     bars = [bar for row in results["rows"] for bar in _ratio_bars(row)]
     labels, ratios, spreads = zip(*bars, strict=True)
     figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(bars), 3.5))
@@ -27,7 +27,7 @@ def draw_ratios(results: dict[str, Any], path: Path) -> None:
 
 def draw_growth(results: dict[str, Any], path: Path) -> None:
     """Draw time, and peak memory if measured, against each size on logarithmic axes."""
-    plt = pyplot()
+    plt = import_pyplot()
     rows = results["rows"]
     figure, grid = plt.subplots(1, len(rows), figsize=(3 * len(rows), 3))
     for axes, row in zip(grid, rows, strict=True):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_omni.generation.canvas_builder import PackedPrompts
-from lightning_omni.generation.config import PRESETS
 from lightning_omni.generation.denoiser import conditional_denoiser
+from lightning_omni.generation.modality_defaults import PRESETS
+from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.canvas import Canvas
@@ -200,7 +200,7 @@ def sample_with_this_package(
         ids=packed.ids,
         sample=torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device),
         block=block,
-        row=block,
+        allowed_set=block,
         allowed=(torch.arange(*image_id_range(shape), device=device),),
         num_steps=torch.full((len(lengths), 1), steps, device=device),
         mask_token_id=shape.mask_token_id,

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.command import check_tasks
 from lightning_omni.evaluation.provenance import provenance
-from lightning_omni.evaluation.run import check_tasks
 from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
+from lightning_omni.generation.config import GenerationConfig, config_to_dict
 from lightning_omni.studies.experiments.comparison import (
     compare_variants,
     comparison_table,
@@ -99,7 +100,7 @@ def experiment(
             key: {
                 "recipes": [str(path) for path in variant_recipes(key, variant, shared)],
                 "set": variant.set,
-                "sampling": to_plain(sampling[key]),
+                "sampling": config_to_dict(sampling[key]),
                 "trainings": {},
             }
             for key, variant in variants.items()

@@ -16,10 +16,10 @@ from lightning_omni.evaluation.statistics import (
     mean_difference,
     metric_names,
     paired_difference_over_seeds,
-    summarize,
+    summarize_metric,
 )
 from lightning_omni.evaluation.table import primary_metric
-from lightning_omni.files import BLUE, ORANGE, pyplot, save_figure
+from lightning_omni.figures import BLUE, ORANGE, import_pyplot, save_figure
 from lightning_omni.studies.experiments.measurements import NELBO, Measurement
 
 Runs = Mapping[str, Mapping[int, Mapping[str, Measurement]]]
@@ -129,7 +129,7 @@ def draw_differences(rows: Sequence[ComparisonRow], path: Path) -> None:
         rows: Rows from `compare_variants`.
         path: Image file to write.
     """
-    plt = pyplot()
+    plt = import_pyplot()
     panels = dict.fromkeys((row.test, row.metric) for row in rows)
     variants = list(dict.fromkeys(row.variant for row in rows))
     columns = min(_COLUMNS, len(panels))
@@ -158,7 +158,7 @@ def _compare_variant(
     own = {s: tests[test] for s, tests in runs[variant].items()}
     others = [tests[test] for tests in runs[first].values()]
     _check_same_examples(variant, first, test, list(own.values()), others)
-    found = {s: summarize(m.scores, metric, seed=seed) for s, m in own.items()}
+    found = {s: summarize_metric(m.scores, metric, seed=seed) for s, m in own.items()}
     estimates = {s: e for s, e in found.items() if e is not None}
     if len(estimates) < len(own):
         raise OmniError(

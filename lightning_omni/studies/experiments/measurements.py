@@ -14,11 +14,10 @@ import torch
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
-from lightning_omni.evaluation.run import prepare
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
 from lightning_omni.files import read_json_object
-from lightning_omni.generation.config import GenerationConfig, to_plain
+from lightning_omni.generation.config import GenerationConfig, config_to_dict
 from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.nn.computation import computation_facts
@@ -94,16 +93,16 @@ def measure_model(
         encoder = None
         if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
             encoder = build_module_and_data(training.recipe)[1].continuous_speech
-        return prepare(export, data, plan.tasks, encoder, device=device)
+        return load_model_and_suite(export, data, plan.tasks, encoder, device=device)
 
     def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
         omni, suite = load_model_and_suite()
-        examples = suite.task_examples(task, plan)
+        examples = suite.draw_task_examples(task, plan)
         result = evaluate_task(omni, suite, plan, task, examples, sampling)
         keys = [example.sample.key for example in examples]
         return Measurement(
-            keys, result.scores, {}, result.forwards, result.seconds, omni.computation()
+            keys, result.scores, {}, result.forwards, result.seconds, omni.describe_computation()
         )
 
     def measure_likelihood() -> Measurement:
@@ -114,10 +113,10 @@ def measure_model(
         return measure_nelbo(recipe, export, device=device)
 
     folder = training.folder / "measured"
-    config = {"sampling": to_plain(sampling), "batch_size": plan.batch_size}
+    config = {"sampling": config_to_dict(sampling), "batch_size": plan.batch_size}
     found = {}
     for task in plan.tasks:
-        settings = {**inputs, **config, "task": task, "limit": plan.limit_of(task)}
+        settings = {**inputs, **config, "task": task, "limit": plan.limit_of_task(task)}
         found[task] = read_or_measure(
             folder, task, settings, functools.partial(measure_task, task), device=device
         )

@@ -17,11 +17,11 @@ from jsonargparse import ArgumentParser
 
 from lightning_omni.callbacks.defaults import RUN_DEFAULTS, RunDefault
 from lightning_omni.callbacks.export_omni import ExportOmni
-from lightning_omni.callbacks.precision_plugin import take_from_recipe
+from lightning_omni.callbacks.precision_plugin import take_rule_from_recipe
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.errors import OmniError, sentence_behind
+from lightning_omni.errors import OmniError, find_user_error
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.moved import rename_path
+from lightning_omni.old_names import rename_path
 from lightning_omni.recipe import read_recipe
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -199,11 +199,11 @@ def _make_parser(*, with_trainer: bool) -> ArgumentParser:
 
 def _instantiate(recipe: Recipe, parser: ArgumentParser) -> Any:
     plain = copy.deepcopy(recipe)
-    take_from_recipe(plain.get("trainer"))  # what builds a trainer from it is the verb `fit`
+    take_rule_from_recipe(plain.get("trainer"))  # what builds a trainer from it is the verb `fit`
     try:
         return parser.instantiate_classes(parser.parse_object(plain))
     except (argparse.ArgumentError, TypeError, ValueError, OmniError) as error:
-        raise OmniError(str(sentence_behind(error) or error)) from error
+        raise OmniError(str(find_user_error(error) or error)) from error
 
 
 def _require_joint_model(built: Any) -> ModuleAndData:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import manifest_hash
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule

@@ -8,13 +8,13 @@ from importlib import resources
 from pathlib import Path
 from string import Template as Page
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.data.shards import MANIFEST, holds_shards, read_manifest
 from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
 from lightning_omni.data.storage.urls import Url
-from lightning_omni.errors import check_within
-from lightning_omni.files import make_room_for
+from lightning_omni.files import make_parent_folder
 from lightning_omni.studies.inspect.contents import (
     Contents,
     read_media_contents,
@@ -165,5 +165,5 @@ def _log_table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> lis
 def _write_page(out: Path, title: str, sections: list[str]) -> None:
     page = resources.files("lightning_omni.studies.report").joinpath("page.html").read_text()
     made = Page(page).substitute(title=escape(title), body="\n".join(sections))
-    make_room_for(out).write_text(made, encoding="utf-8")
+    make_parent_folder(out).write_text(made, encoding="utf-8")
     log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)

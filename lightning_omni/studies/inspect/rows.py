@@ -47,5 +47,5 @@ def describe_token(token: int, template: Template) -> str:
     if name == TEXT:
         return template.text.decode([token])
     if name == SPECIAL:
-        return vocab.special_name(token)
+        return vocab.special_token_name(token)
     return f"{name[0]}{token - vocab.span(name).start}"

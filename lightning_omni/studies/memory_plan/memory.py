@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
+from lightning_omni.argument_checks import check_within
 from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
-from lightning_omni.errors import check_within
 from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Block, Transformer
 from lightning_omni.optim.muon import AT_ONCE
-from lightning_omni.optim.schedule import decay_groups
+from lightning_omni.optim.optimizer import decay_groups
 from lightning_omni.studies.memory_plan.parameters import count_parameters
 
 OptimizerKind = Literal["adamw", "fused_adamw", "muon"]

@@ -11,7 +11,7 @@ from lightning_omni.nn.flops import block_flops, training_flops
 from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
-from lightning_omni.optim.schedule import build_optimizer, decay_groups
+from lightning_omni.optim.optimizer import build_optimizer, decay_groups
 from lightning_omni.studies.memory_plan.memory import (
     DeviceLoad,
     OptimizerKind,

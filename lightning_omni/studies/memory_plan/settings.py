@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.argument_checks import check_within
+from lightning_omni.errors import OmniError
 
 USABLE = 0.9
 """Share of a GPU's memory that a plan fills; its context and fragmentation take the rest."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lightning_omni.files import make_room_for
+from lightning_omni.files import make_parent_folder
 from lightning_omni.studies.report.curves import (
     draw_curves,
     group_curves,
@@ -69,7 +69,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     page = template.substitute(
         title=escape(f"Lightning Omni · {name}"), body="\n".join(s for s in sections if s)
     )
-    out = make_room_for(out or run / "report.html")
+    out = make_parent_folder(out or run / "report.html")
     out.write_text(page, encoding="utf-8")
     log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)
     return out

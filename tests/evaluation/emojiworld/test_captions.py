@@ -1,13 +1,11 @@
 import pytest
 
-from lightning_omni.evaluation.emojiworld.captions import (
-    Scene,
-    caption_matches,
+from lightning_omni.evaluation.emojiworld.captions import Scene, caption_matches, parse_caption
+from lightning_omni.evaluation.text_normalization import (
     contains_answer,
     normalize_answer,
     normalize_text,
-    parse_caption,
-    stem,
+    stem_noun,
 )
 
 INKS = ("red", "green")
@@ -42,7 +40,7 @@ def test_a_caption_outside_the_grammar_is_not_parsed(text):
     ],
 )
 def test_singular_and_plural_have_one_stem(one, many):
-    assert stem(one) == stem(many)
+    assert stem_noun(one) == stem_noun(many)
 
 
 def test_only_what_the_caption_names_is_scored_and_a_wrong_attribute_spoils_the_whole():

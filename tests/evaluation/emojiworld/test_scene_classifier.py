@@ -66,8 +66,8 @@ def test_below_the_target_accuracy_training_is_repeated_for_longer_at_most_three
 def test_an_accuracy_below_the_target_stands_in_the_results():
     short = TrainedClassifier(None, {"attributes": 0.946})
     assert short.accuracy_report()["shortfall"] == pytest.approx(0.034)
-    assert "94.6% of held-out" in short.note()
-    assert "not reached" in short.note()
+    assert "94.6% of held-out" in short.accuracy_note()
+    assert "not reached" in short.accuracy_note()
     assert TrainedClassifier(None, {"attributes": 0.99}).accuracy_report()["shortfall"] == 0
 
 

@@ -130,7 +130,7 @@ def test_a_missing_medium_is_said_on_the_page(prepared, tmp_path):
 
 def test_tokens_are_named_by_what_they_are():
     text = TextTokenizer()
-    vocab = Vocab.of_sizes({"text": text.size, "speech": 32, "image": 64}, "native")
+    vocab = Vocab.from_sizes({"text": text.size, "speech": 32, "image": 64}, "native")
     template = Template(vocab, text, image_columns=4, codebooks=1, max_tail_pads={})
     labels = [describe_token(i, template) for i in (*text.encode("hi"), vocab.mask_token_id)]
     assert "".join(labels) == "hi<|mask|>"

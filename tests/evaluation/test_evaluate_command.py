@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.command import evaluate
 from lightning_omni.evaluation.infilling import evaluate_infilling
 from lightning_omni.evaluation.provenance import git_commit, provenance
-from lightning_omni.evaluation.run import evaluate
 from lightning_omni.evaluation.tokenizers import evaluate_tokenizers
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.studies.calibrate import calibrate

@@ -62,7 +62,7 @@ REMOVED: dict[str, str] = _TABLES["removed"]
 """Argument that no longer exists: why it is ignored, which is logged unless it was off."""
 
 
-def resolve(path: str) -> str:
+def resolve_class_path(path: str) -> str:
     """Return the dotted path of a class or function as it is now.
 
     Raises:
@@ -92,7 +92,7 @@ def rename_arguments(plain: Any, *, level: int = logging.DEBUG) -> Any:
     if not isinstance(plain, dict):
         return plain
     return {
-        _argument(name, level): rename_arguments(value, level=level)
+        _rename_argument(name, level): rename_arguments(value, level=level)
         for name, value in plain.items()
         if not _is_removed(name, value, level)
     }
@@ -122,7 +122,7 @@ def rename_class(path: Any) -> Any:
     """Return the dotted path of a class of this package as it is now; log a change once."""
     if not (isinstance(path, str) and (path.startswith(_PACKAGE) or path in CLASSES)):
         return path
-    new = CLASSES[path] if path in CLASSES else resolve(path)
+    new = CLASSES[path] if path in CLASSES else resolve_class_path(path)
     if new != path:
         log_once(logging.WARNING, "the class '%s' is now '%s'", path, new)
     return new
@@ -134,7 +134,7 @@ def rename_option(arg: str) -> str:
         return arg
     name, equals, value = arg.partition("=")
     path, dot, last = name.rpartition(".")
-    return f"{path}{dot}{_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
+    return f"{path}{dot}{_rename_argument(last, logging.WARNING)}{equals}{value}" if dot else arg
 
 
 def rename_path(path: str) -> str:
@@ -147,7 +147,7 @@ def rename_path(path: str) -> str:
     for name in names:
         if name in REMOVED:
             raise OmniError(f"'{path}' no longer exists: {REMOVED[name]}; leave it out")
-    return ".".join(_argument(name, logging.WARNING) for name in names)
+    return ".".join(_rename_argument(name, logging.WARNING) for name in names)
 
 
 def _is_removed(name: Any, value: Any, level: int) -> bool:
@@ -156,14 +156,14 @@ def _is_removed(name: Any, value: Any, level: int) -> bool:
     return name in REMOVED
 
 
-def _argument(name: Any, level: int) -> Any:
+def _rename_argument(name: Any, level: int) -> Any:
     new = ARGUMENTS.get(name, name)
     if new != name:
         log_once(level, "the argument '%s' is now '%s'", name, new)
     return new
 
 
-def refuse_removed(name: str) -> NoReturn:
+def refuse_removed_option(name: str) -> NoReturn:
     """Say what is there instead of an option or setting that no longer exists.
 
     Raises:
@@ -186,7 +186,7 @@ def is_ignored_setting(name: str, value: Any) -> bool:
     return True
 
 
-def without_modality_key(name: str, value: Any) -> Any:
+def unwrap_modality_key(name: str, value: Any) -> Any:
     """Return a number that was written by modality as one number.
 
     Raises:
@@ -203,10 +203,10 @@ class _Moved(ModuleType):
     """Stands in for a module that moved."""
 
     def __getattr__(self, name: str) -> Any:
-        return _named_anew(self, name, PATHS.get(self.__name__, self.__name__))
+        return _get_by_old_name(self, name, PATHS.get(self.__name__, self.__name__))
 
 
-def _named_anew(module: ModuleType, name: str, target: str) -> Any:
+def _get_by_old_name(module: ModuleType, name: str, target: str) -> Any:
     """Return what an old name of a module stands for, and log where it is now.
 
     Args:
@@ -231,7 +231,9 @@ class _SourceLoader(SourceFileLoader):
     """Loads a module in which old names of its classes are found too."""
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module)["__getattr__"] = functools.partial(_named_anew, module, target=module.__name__)
+        vars(module)["__getattr__"] = functools.partial(
+            _get_by_old_name, module, target=module.__name__
+        )
         super().exec_module(module)
 
 
@@ -264,7 +266,7 @@ class _Finder(MetaPathFinder):
         return ModuleSpec(fullname, _MovedLoader(), is_package=is_package)
 
 
-def install() -> None:
+def install_finder() -> None:
     """Make old paths and names importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -10,22 +10,23 @@ from typing import Any
 
 import torch
 
+from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.devices import AUTO, resolve_device
-from lightning_omni.errors import OmniError, check_within
+from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
-from lightning_omni.evaluation.examples import scoring_of
 from lightning_omni.evaluation.predictions import Recognizer, needs_recognizer
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.responses import OmniAdapter
-from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan, Suite, make_suite
+from lightning_omni.evaluation.suite import RESULTS, TABLE, Plan, Suite, load_suite
 from lightning_omni.files import make_folder
-from lightning_omni.generation.config import GenerationConfig, check_seed, to_plain
-from lightning_omni.generation.model_folder import file_tokenizers
+from lightning_omni.generation.config import GenerationConfig, config_to_dict
+from lightning_omni.generation.model_folder import file_tokenizer_folders
 from lightning_omni.generation.omni import Omni
 from lightning_omni.metrics.recognizer import Recognizer as WhisperRecognizer
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
+from lightning_omni.tasks import scoring_of_task
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import SPLITS
 
@@ -71,7 +72,7 @@ def evaluate(
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
     sampling = sampling or GenerationConfig()
-    arguments["sampling"] = to_plain(sampling)
+    arguments["sampling"] = config_to_dict(sampling)
     arguments["continuous_speech"] = continuous_speech and continuous_speech.fingerprint()
     check_tasks(tasks, splits, limit=min(limit, speech_limit))
     check_within("batch_size", batch_size, 1)
@@ -80,10 +81,10 @@ def evaluate(
     used = resolve_device(device)
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = prepare(model, data, tasks, continuous_speech, device=used)
+    omni, suite = load_model_and_suite(model, data, tasks, continuous_speech, device=used)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     with torch.inference_mode():
-        measured = suite.run(OmniAdapter(omni, sampling), plan, out)
+        measured = suite.evaluate_model(OmniAdapter(omni, sampling), plan, out)
     results = {
         "model": str(model),
         "fingerprint": fingerprint(model),
@@ -91,7 +92,7 @@ def evaluate(
         "codes": suite.codes.name,
         "arguments": arguments,
         **provenance(used),
-        **omni.computation(),
+        **omni.describe_computation(),
         **measured,
     }
     (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -99,7 +100,7 @@ def evaluate(
     return results
 
 
-def prepare(
+def load_model_and_suite(
     model: Path,
     data: Path,
     tasks: Sequence[str],
@@ -122,14 +123,14 @@ def prepare(
         model / "image_tokenizer",
         model / "speech_tokenizer",
         continuous_speech,
-        file_tokenizers(model, omni.template.vocab),
+        file_tokenizer_folders(model, omni.template.vocab),
         omni.request_image_size,
     )
     codes = ensure_codes(settings, device)
-    suite = make_suite(
+    suite = load_suite(
         data,
         codes,
-        recognizer=load_recognizer(tasks),
+        recognizer=load_recognizer_if_needed(tasks),
         reconstructor=CodecReconstructor(omni.decoder),
         tasks=tasks,
     )
@@ -145,7 +146,7 @@ def check_tasks(tasks: Sequence[str], splits: Sequence[str], *, limit: int) -> N
     if not (tasks and splits):
         raise OmniError("nothing to evaluate: name at least one task and one split")
     for task in tasks:
-        scoring_of(task)
+        scoring_of_task(task)
     check_splits(splits)
     repeated = {name for name in (*tasks, *splits) if [*tasks, *splits].count(name) > 1}
     if repeated:
@@ -165,7 +166,7 @@ def check_splits(splits: Sequence[str]) -> None:
             raise OmniError(f"unknown split '{split}'; choose from {', '.join(SPLITS)}")
 
 
-def load_recognizer(tasks: Sequence[str]) -> Recognizer | None:
+def load_recognizer_if_needed(tasks: Sequence[str]) -> Recognizer | None:
     """Load the recognizer if the scores of any task need one.
 
     Raises:

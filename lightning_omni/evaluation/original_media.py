@@ -1,0 +1,58 @@
+"""Read the original pictures and recordings of a prepared data folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.shards import read_shard
+from lightning_omni.errors import OmniError
+from lightning_omni.modalities import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Speech at `SAMPLE_RATE`, and its transcript if known."""
+
+    wave: NDArray[np.float32]
+    text: str | None
+
+
+def read_images(data: Path, keys: set[str]) -> dict[str, Image.Image]:
+    """Read pictures of a prepared data folder by key."""
+    return {key: read_image(raw, name=key) for key, raw, _ in _read_media(data, "image", keys)}
+
+
+def read_speech(data: Path, keys: set[str]) -> dict[str, Recording]:
+    """Read recordings of a prepared data folder by key, at `SAMPLE_RATE`."""
+    return {
+        key: Recording(read_audio(raw, sample_rate=SAMPLE_RATE, name=key), facts.get("text"))
+        for key, raw, facts in _read_media(data, "speech", keys)
+    }
+
+
+def _read_media(
+    data: Path, kind: str, keys: set[str]
+) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    missing = set(keys)
+    for path in sorted((data / "media").glob(f"{kind}-*.tar")):
+        if not missing:
+            return
+        for key, files in read_shard(path):
+            if key in missing:
+                missing.discard(key)
+                content = next(raw for name, raw in files.items() if name != "json")
+                yield key, content, json.loads(files.get("json", b"{}"))
+    if missing:
+        raise OmniError(
+            f"no {kind} for key '{min(missing)}' in '{data / 'media'}' ({len(missing)} keys are "
+            "missing); prepare the data again"
+        )
