@@ -62,40 +62,42 @@ def prepare_corpus(
     request = CorpusRequest(name, tuple(map(str, sources)), out, split, tuple(tasks), facts)
     make_folder(out if out.exists() else out.resolve().parent)
     has_others = options.executor in ("torchrun", "slurm-array")
-    if holds_corpus(out, request.entry) and not has_others:  # of these, one may come late
-        _remove_unused(request)
+    if holds_corpus(out, request.manifest_entry) and not has_others:  # of these, one may come late
+        _remove_unused_work(request)
         raise OmniError(
-            f"'{out}' already holds the split {split} of {name} '{request.entry['how']}'; choose "
-            "another --out, --source or --split"
+            f"'{out}' already holds the split {split} of {name} '{request.manifest_entry['how']}'; "
+            "choose another --out, --source or --split"
         )
     job = CorpusJob(request)
-    _remove_unused(request, but=job.work)
+    _remove_unused_work(request, but=job.work)
     most = min(default_num_processes(), max(1, len(job.pieces)))
     is_here = has_others or (options.executor == "local" and (options.processes or most) == 1)
-    load = (lambda _: job) if is_here else partial(load_corpus, request)
+    load = (lambda _: job) if is_here else partial(make_corpus_job, request)
     run_job(load, options, processes=most)
-    if not (out / MANIFEST).is_file() or not holds_corpus(out, request.entry):
+    if not (out / MANIFEST).is_file() or not holds_corpus(out, request.manifest_entry):
         return {}
     manifest = read_manifest(out)
-    made = next(s for s in reversed(manifest["sources"]) if request.entry.items() <= s.items())
+    made = next(
+        s for s in reversed(manifest["sources"]) if request.manifest_entry.items() <= s.items()
+    )
     log.info("%s: %d entries, %d left out, in %s", name, made["entries"], made["left_out"], out)
     log_read_counts(read_counts_so_far())
     return manifest
 
 
-def load_corpus(request: CorpusRequest, index: int) -> CorpusJob:
+def make_corpus_job(request: CorpusRequest, index: int) -> CorpusJob:
     """Return the job in a process of its own."""
     return CorpusJob(request)
 
 
-def _remove_unused(request: CorpusRequest, *, but: Path | None = None) -> None:
+def _remove_unused_work(request: CorpusRequest, *, but: Path | None = None) -> None:
     """Remove what was begun with another state of the corpus, and nobody goes on with.
 
     Args:
         request: What is converted.
         but: Folder to leave.
     """
-    for folder in sorted(request.folder.iterdir()):
+    for folder in sorted(request.parent_folder.iterdir()):
         is_begun = folder.name.startswith(request.work_prefix) and folder.suffix == PARTIAL
         if is_begun and folder != but:
             with closing(Claims(folder / "claims")) as claims:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.conversion.piece_file import PieceWriter, read_tally
-from data_prep.conversion.pieces import Piece, PieceReader, pieces_of
-from data_prep.conversion.publication import holds_corpus, publish
+from data_prep.conversion.pieces import Piece, PieceReader, divide_into_pieces
+from data_prep.conversion.publication import holds_corpus, publish_corpus
 from data_prep.conversion.shard_table import ShardTable, write_shard_table
 from data_prep.corpora import load_layout
 from data_prep.corpora.corpus_builder import CorpusBuilder
@@ -63,21 +63,21 @@ class CorpusRequest:
     facts: dict[str, Any]
 
     @property
-    def entry(self) -> dict[str, str]:
+    def manifest_entry(self) -> dict[str, str]:
         """Entry of the corpus in the manifest."""
         how = " ".join(redact_url(s) if is_url(s) else s for s in self.sources)
         return {"name": self.corpus, "version": "as given", "how": how, "split": self.split}
 
     @property
-    def folder(self) -> Path:
+    def parent_folder(self) -> Path:
         """Folder that holds the data folder, and what is unfinished beside it."""
         return self.out.resolve().parent
 
     @property
     def work_prefix(self) -> str:
         """Beginning of the names of unfinished folders, another for each corpus and split."""
-        entry = self.entry
-        digest = _digest(entry["how"])
+        entry = self.manifest_entry
+        digest = _short_hash(entry["how"])
         return f"{self.out.resolve().name}.{entry['name']}-{entry['split']}-{digest}-"
 
 
@@ -98,10 +98,12 @@ class CorpusJob:
         self.request = request
         self.layout = load_layout(request.corpus)
         sources = expand_sources(request.sources)
-        self.pieces = list(pieces_of(self.layout, sources, split=request.split))
+        self.pieces = list(divide_into_pieces(self.layout, sources, split=request.split))
         self.reader = PieceReader(self.layout, request.split)
-        self.plan = _plan(request, self.pieces)
-        self.work = request.folder / f"{request.work_prefix}{_digest(self.plan)}{PARTIAL}"
+        self.plan = _plan_as_json(request, self.pieces)
+        self.work = (
+            request.parent_folder / f"{request.work_prefix}{_short_hash(self.plan)}{PARTIAL}"
+        )
         self.records = StepRecords(self.work, self.work)
         self.names, self.array_kind = _NAMES, PIECE
         self.on_progress: Callable[[int], None] = lambda count: None
@@ -139,16 +141,18 @@ class CorpusJob:
 
     def finish(self) -> None:
         """Move the shards into the data folder and list them in its manifest."""
-        counts, tally = self._table.facts()
-        shards = [self._shard(step) for step in self._shard_steps]
+        counts, tally = self._shard_table.counts_and_tally()
+        shards = [self._shard_entry(step) for step in self._shard_steps]
         request = self.request
-        publish(self.work, shards, request.out, request.entry, counts, tally, request.facts)
+        publish_corpus(
+            self.work, shards, request.out, request.manifest_entry, counts, tally, request.facts
+        )
         (self.work / _PLAN).unlink()
 
     def is_complete(self) -> bool:
         """Whether the data folder lists the corpus."""
         return not (self.work / _PLAN).exists() and holds_corpus(
-            self.request.out, self.request.entry
+            self.request.out, self.request.manifest_entry
         )
 
     def remove_work_folder(self) -> None:
@@ -158,7 +162,7 @@ class CorpusJob:
     def close(self) -> None:
         """Close the files that are open, and remove what nobody can go on with."""
         self._files.close()
-        table = self.__dict__.pop("_table", None)
+        table = self.__dict__.pop("_shard_table", None)
         if table is not None:
             table.close()
         if self._is_useless:
@@ -188,19 +192,19 @@ class CorpusJob:
         return [self.work / step.output for step in self._piece_steps]
 
     @cached_property
-    def _table(self) -> ShardTable:
+    def _shard_table(self) -> ShardTable:
         return ShardTable(self.work / f"{TABLE}.sqlite")
 
     @cached_property
     def _shard_steps(self) -> list[Step]:
         return [
             Step(SHARD, shard.path.replace("/", "."), shard.path, shard.path, size=shard.size)
-            for shard in self._table.shards()
+            for shard in self._shard_table.planned_shards()
         ]
 
     def _convert_piece(self, step: Step) -> int:
         number = int(step.name.rpartition("-")[2])
-        self._check_earlier(number)
+        self._check_earlier_pieces(number)
         with (
             write_when_complete(self.work / step.output, self.work) as partial,
             partial.open("wb") as file,
@@ -208,12 +212,12 @@ class CorpusJob:
         ):
             writer, request = PieceWriter(file, rows), self.request
             builder = CorpusBuilder(request.corpus, request.split, writer, request.tasks)
-            entries = self.reader.read(self.pieces[number])
+            entries = self.reader.read_entries(self.pieces[number])
             builder.add_entries(entries, is_first=number == 0, on_progress=self.on_progress)
-            writer.finish(builder.tally)
+            writer.write_rows_and_tally(builder.tally)
         return builder.tally.good
 
-    def _check_earlier(self, number: int) -> None:
+    def _check_earlier_pieces(self, number: int) -> None:
         """Stop at a corpus that cannot pass, by the pieces in its beginning that are finished."""
         for step in self._piece_steps[self._num_checked : number]:
             if self.records.find(step) is None:
@@ -246,7 +250,7 @@ class CorpusJob:
         target = self.work / step.output
         partial = partial_path(target.name, self.work)
         target.parent.mkdir(exist_ok=True)
-        ranges = self._table.ranges(step.source)
+        ranges = self._shard_table.item_ranges(step.source)
         try:
             with partial.open("wb") as file:
                 for number, start, size in ranges.tolist():
@@ -263,7 +267,7 @@ class CorpusJob:
             index_path(partial).unlink(missing_ok=True)
         return len(ranges)
 
-    def _shard(self, step: Step) -> ShardEntry:
+    def _shard_entry(self, step: Step) -> ShardEntry:
         """Return the entry of a shard in the manifest, whose index is beside it."""
         record, path = self.records.find(step), self.work / step.output
         if record is None:
@@ -276,10 +280,10 @@ class CorpusJob:
         )
 
 
-def _plan(request: CorpusRequest, pieces: Sequence[Piece]) -> str:
+def _plan_as_json(request: CorpusRequest, pieces: Sequence[Piece]) -> str:
     """Return what determines the bytes, as JSON without credentials."""
     plan = {
-        "entry": request.entry,
+        "entry": request.manifest_entry,
         "tasks": request.tasks,
         "facts": request.facts,
         "pieces": [[piece.name, piece.size, piece.digest] for piece in pieces],
@@ -287,7 +291,7 @@ def _plan(request: CorpusRequest, pieces: Sequence[Piece]) -> str:
     return json.dumps(plan, sort_keys=True, indent=0)
 
 
-def _digest(text: str) -> str:
+def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 

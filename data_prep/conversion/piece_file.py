@@ -28,7 +28,7 @@ _MAGIC = b"piece\0\0\1"
 _RECENT = 1000
 
 
-class Row(NamedTuple):
+class PieceRow(NamedTuple):
     """An item of a piece.
 
     Attributes:
@@ -66,12 +66,12 @@ class PieceWriter:
         check_sample(split, sample, lambda part: (part.modality, part.key) in given)
         for medium in media:
             check_key(medium.key)
-            if not self._was_recent(medium):
+            if not self._was_just_written(medium):
                 files = tar_item(stored_media_files(medium))
-                self._write(f"media/{medium.modality}", medium.key, files)
-        self._write(f"tasks/{sample.task}", sample.key, tar_item(stored_sample_files(sample)))
+                self._write_item(f"media/{medium.modality}", medium.key, files)
+        self._write_item(f"tasks/{sample.task}", sample.key, tar_item(stored_sample_files(sample)))
 
-    def finish(self, tally: Tally) -> None:
+    def write_rows_and_tally(self, tally: Tally) -> None:
         """Write the rows and the tally behind the items."""
         start = self._file.tell()
         self._rows.seek(0)
@@ -80,7 +80,7 @@ class PieceWriter:
         self._file.write(json.dumps(asdict(tally)).encode())
         self._file.write(_END.pack(start, end, _MAGIC))
 
-    def _was_recent(self, medium: MediaFile) -> bool:
+    def _was_just_written(self, medium: MediaFile) -> bool:
         """Whether a medium was written shortly before, as with several questions about it."""
         name = medium.modality, medium.key
         if name in self._recent:
@@ -90,24 +90,24 @@ class PieceWriter:
             self._recent.popitem(last=False)
         return False
 
-    def _write(self, kind: str, key: str, item: bytes) -> None:
+    def _write_item(self, kind: str, key: str, item: bytes) -> None:
         self._file.write(item)
         self._rows.write(f"{kind} {key} {len(item)}\n".encode())
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[PieceRow]:
     """Yield the items of a piece in their order.
 
     Raises:
         OmniError: If the file is damaged.
     """
     with path.open("rb") as file:
-        start, end = _read_end(file, path)
+        start, end = _read_footer(file, path)
         file.seek(start)
         at = 0
         while file.tell() < end:
             kind, key, size = file.readline().decode().split()
-            yield Row(kind, key, at, int(size))
+            yield PieceRow(kind, key, at, int(size))
             at += int(size)
 
 
@@ -118,12 +118,12 @@ def read_tally(path: Path) -> Tally:
         OmniError: If the file is damaged.
     """
     with path.open("rb") as file:
-        _, start = _read_end(file, path)
+        _, start = _read_footer(file, path)
         file.seek(start)
         return Tally(**json.loads(file.read()[: -_END.size]))
 
 
-def _read_end(file: IO[bytes], path: Path) -> tuple[int, int]:
+def _read_footer(file: IO[bytes], path: Path) -> tuple[int, int]:
     file.seek(0, 2)
     if file.tell() >= _END.size:
         file.seek(-_END.size, 2)

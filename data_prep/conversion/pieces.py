@@ -44,7 +44,9 @@ class Piece:
         return str(self.file) if self.file else f"{self.source}[{self.start}:]"
 
 
-def pieces_of(layout: ModuleType, sources: Sequence[Location], *, split: str) -> Iterator[Piece]:
+def divide_into_pieces(
+    layout: ModuleType, sources: Sequence[Location], *, split: str
+) -> Iterator[Piece]:
     """Yield the pieces of a corpus in its order.
 
     Args:
@@ -60,7 +62,7 @@ def pieces_of(layout: ModuleType, sources: Sequence[Location], *, split: str) ->
             for file in source_files(source, layout.SUFFIXES):
                 yield Piece(source, file, 0, file.stat().st_size)
         else:
-            yield from _ranges(layout.read(source, split=split), source)
+            yield from _divide_into_ranges(layout.read(source, split=split), source)
 
 
 def _is_read_by_file(layout: ModuleType, source: Location) -> bool:
@@ -68,7 +70,7 @@ def _is_read_by_file(layout: ModuleType, source: Location) -> bool:
     return bool(suffixes) and (source.name.lower().endswith(suffixes) or source.is_dir())
 
 
-def _ranges(entries: Iterator[Entry], source: Location) -> Iterator[Piece]:
+def _divide_into_ranges(entries: Iterator[Entry], source: Location) -> Iterator[Piece]:
     start = 0
     while origins := [entry.origin for entry in islice(entries, ENTRIES_PER_PIECE)]:
         names = "\n".join(origins).encode("utf-8", "surrogateescape")
@@ -92,14 +94,14 @@ class PieceReader:
     _entries: Iterator[Entry] = field(default_factory=lambda: iter(()))
     _next: int = 0
 
-    def read(self, piece: Piece) -> Iterator[Entry]:
+    def read_entries(self, piece: Piece) -> Iterator[Entry]:
         """Yield the entries of a piece.
 
         Raises:
             OmniError: If its file or its number of entries changed, or cannot be read.
         """
         if piece.file is not None:
-            _check(piece, piece.file.stat().st_size)
+            _check_piece_size(piece, piece.file.stat().st_size)
             is_given = piece.file == piece.source
             folder = piece.file.parent if is_given else piece.source
             yield from self.layout.read(piece.file, split=self.split, folder=folder)
@@ -113,10 +115,10 @@ class PieceReader:
         for entry in islice(self._entries, passed, passed + piece.size):
             count += 1
             yield entry
-        _check(piece, count)
+        _check_piece_size(piece, count)
 
 
-def _check(piece: Piece, found: int) -> None:
+def _check_piece_size(piece: Piece, found: int) -> None:
     if found != piece.size:
         unit = "bytes" if piece.file else "entries"
         raise OmniError(

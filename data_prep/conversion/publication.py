@@ -13,7 +13,7 @@ from data_prep.tally import Tally
 from lightning_omni.files import make_folder
 
 
-def publish(
+def publish_corpus(
     work: Path,
     shards: list[ShardEntry],
     out: Path,
@@ -39,10 +39,10 @@ def publish(
     make_folder(out)
     with lock_data_folder(out):
         earlier = read_extendable_manifest(out)
-        if _lists(earlier, entry):
+        if _lists_corpus(earlier, entry):
             return
         moved = move_shards(work, shards, out, [shard["path"] for shard in earlier["shards"]])
-        made = _with_corpus(earlier, entry, moved, tally, counts)
+        made = _add_corpus_to_manifest(earlier, entry, moved, tally, counts)
         write_attribution(out, made["sources"])
         write_manifest(out, {**facts, **made})
 
@@ -53,10 +53,10 @@ def holds_corpus(out: Path, entry: dict[str, str]) -> bool:
     Raises:
         OmniError: If it holds other data.
     """
-    return _lists(read_extendable_manifest(out), entry)
+    return _lists_corpus(read_extendable_manifest(out), entry)
 
 
-def _lists(manifest: dict[str, Any], entry: dict[str, str]) -> bool:
+def _lists_corpus(manifest: dict[str, Any], entry: dict[str, str]) -> bool:
     name, how, split = entry["name"], entry["how"], entry["split"]
     splits = {shard["split"] for shard in manifest["shards"]}
     return split in splits and any(
@@ -65,7 +65,7 @@ def _lists(manifest: dict[str, Any], entry: dict[str, str]) -> bool:
     )
 
 
-def _with_corpus(
+def _add_corpus_to_manifest(
     earlier: dict[str, Any],
     entry: dict[str, str],
     shards: list[ShardEntry],

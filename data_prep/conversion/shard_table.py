@@ -61,13 +61,13 @@ def write_shard_table(
     tally = Tally()
     with create_table(path) as table:
         table.execute(_CREATE)
-        division = _Division(table, split)
+        division = _ShardDivision(table, split)
         for number, piece in enumerate(pieces):
             tally.add(read_tally(piece))
             for row in read_rows(piece):
                 if keys.add_key(row.kind, row.key):
-                    division.add(row.kind, row.key, (number, row.start, row.size))
-        division.finish()
+                    division.add_item(row.kind, row.key, (number, row.start, row.size))
+        division.note_unfilled_shards()
         table.execute("CREATE TABLE facts (counts TEXT, tally TEXT)")
         facts = json.dumps(division.counts), json.dumps({**asdict(tally), "good_before": []})
         table.execute("INSERT INTO facts VALUES (?, ?)", facts)
@@ -75,7 +75,7 @@ def write_shard_table(
     return division.counts, tally
 
 
-class _Division:
+class _ShardDivision:
     """Collects the items of a shard for each kind, and notes the shard when it is full."""
 
     def __init__(self, table: sqlite3.Connection, split: str) -> None:
@@ -85,22 +85,22 @@ class _Division:
         self._waiting: dict[str, list[tuple[str, tuple[int, int, int]]]] = {}
         self._shards: Counter[str] = Counter()
 
-    def add(self, kind: str, key: str, position: tuple[int, int, int]) -> None:
+    def add_item(self, kind: str, key: str, position: tuple[int, int, int]) -> None:
         is_medium = kind.startswith(_MEDIA)
         if not is_medium:
             self.counts[kind.rpartition("/")[2]] += 1
         waiting = self._waiting.setdefault(kind, [])
         waiting.append((key, position))
         if len(waiting) == (MEDIA_PER_SHARD if is_medium else SAMPLES_PER_SHARD):
-            self._note(kind)
+            self._note_shard(kind)
 
-    def finish(self) -> None:
+    def note_unfilled_shards(self) -> None:
         """Note the shards that are not full."""
         for kind, waiting in self._waiting.items():
             if waiting:
-                self._note(kind)
+                self._note_shard(kind)
 
-    def _note(self, kind: str) -> None:
+    def _note_shard(self, kind: str) -> None:
         waiting = self._waiting[kind]
         if not kind.startswith(_MEDIA):
             waiting.sort()
@@ -122,17 +122,17 @@ class ShardTable:
     def __init__(self, path: Path) -> None:
         self._table = open_table(path)
 
-    def shards(self) -> list[PlannedShard]:
+    def planned_shards(self) -> list[PlannedShard]:
         """Return all shards by path."""
         rows = self._table.execute("SELECT path, items, bytes FROM shards ORDER BY path")
         return [PlannedShard(*row) for row in rows]
 
-    def ranges(self, path: str) -> Int64[np.ndarray, "N 3"]:
+    def item_ranges(self, path: str) -> Int64[np.ndarray, "N 3"]:
         """Return number of the piece, first byte and bytes of each item of a shard."""
         row = self._table.execute("SELECT ranges FROM shards WHERE path = ?", (path,)).fetchone()
         return np.frombuffer(row[0], dtype=np.int64).reshape(-1, 3)
 
-    def facts(self) -> tuple[dict[str, int], Tally]:
+    def counts_and_tally(self) -> tuple[dict[str, int], Tally]:
         """Return the number of samples by task, and what became of the entries."""
         counts, tally = self._table.execute("SELECT counts, tally FROM facts").fetchone()
         return json.loads(counts), Tally(**json.loads(tally))

@@ -197,7 +197,7 @@ def test_a_file_that_changes_during_the_build_is_told_of(tars, tmp_path):
     job = CorpusJob(CorpusRequest("img2dataset", (str(tars),), tmp_path / "x", "train", (), {}))
     write_tar(tars / "00002.tar", {"a.png": b"", "a.txt": b""}.items())
     with pytest.raises(OmniError, match=r"00002.tar' has \d+ bytes but had \d+ when the build"):
-        list(job.reader.read(job.pieces[2]))
+        list(job.reader.read_entries(job.pieces[2]))
 
 
 def test_an_unusable_corpus_leaves_nothing_and_says_so_in_every_process(tars, tmp_path):
@@ -231,16 +231,16 @@ def test_a_list_of_files_is_cut_into_pieces_and_gives_the_same(tmp_path, monkeyp
 def test_pieces_of_a_list_are_read_in_any_order_and_passed_over_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(pieces, "ENTRIES_PER_PIECE", 3)
     source, layout = pictures(tmp_path / "in", 8), load_layout("image_folder")
-    found = list(pieces.pieces_of(layout, [source], split="train"))
+    found = list(pieces.divide_into_pieces(layout, [source], split="train"))
     assert [(p.start, p.size) for p in found] == [(0, 3), (3, 3), (6, 2)]
     reader = pieces.PieceReader(layout, "train")
     (source / "001.txt").unlink()  # an entry that is passed over is not made
     for number in (1, 2, 0, 2):
-        names = [entry.origin[-7:-4] for entry in reader.read(found[number])]
+        names = [entry.origin[-7:-4] for entry in reader.read_entries(found[number])]
         assert names == [f"{i:03d}" for i in range(8)][3 * number : 3 * number + 3]
     (source / "000.png").unlink()
     with pytest.raises(OmniError, match="has 1 entries but had 2 when the build began"):
-        list(pieces.PieceReader(layout, "train").read(found[2]))
+        list(pieces.PieceReader(layout, "train").read_entries(found[2]))
 
 
 def test_layouts_of_files_are_read_file_by_file_and_others_as_lists():
