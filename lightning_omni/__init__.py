@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from lightning_omni.old_names import install_finder
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from lightning_omni.generation.request import Infill
 
 install_finder()
+# threads that wait sleep: spinning, they starve as soon as another process needs a core
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "Infill", "Omni", "__version__"]

@@ -92,7 +92,7 @@ def bf16_attention(
     lengths: tuple[int, ...],
     key_lengths: tuple[int, ...],
 ) -> Float[Tensor, "R H K"]:
-    """Attend within segments on a CPU, with float32 softmax.
+    """Attend within segments on a CPU, with float32 products and softmax.
 
     Args:
         query: Queries in bfloat16.
@@ -106,7 +106,11 @@ def bf16_attention(
 
 
 class _BF16Attention(torch.autograd.Function):
-    """Attention with whole-segment matrix products in both passes."""
+    """Attention with whole-segment matrix products in both passes.
+
+    Inputs and what is kept for the backward pass are bfloat16, products float32: for bfloat16 the
+    kernel library would prepare one for each length of a segment, which takes longer than it saves.
+    """
 
     @staticmethod
     def forward(
@@ -122,14 +126,15 @@ class _BF16Attention(torch.autograd.Function):
         out = torch.empty_like(query)
         saved = []
         with torch.autocast(query.device.type, enabled=False):
-            parts = _segments(lengths, query, out), _segments(key_lengths, key, value)
-            for (q, o), (k, v) in zip(*parts, strict=True):
-                rows, k, v = _by_group(q, groups), k.transpose(0, 1), v.transpose(0, 1)
-                scores = (rows.float() * query.shape[2] ** -0.5) @ k.float().transpose(1, 2)
-                weights = scores.softmax(-1).to(query.dtype)
-                o.copy_(_by_token(weights @ v, q))
+            queries = _segments(lengths, _scaled(query), out)
+            for (q, o), (k, v) in zip(
+                queries, _segments(key_lengths, key.float(), value.float()), strict=True
+            ):
+                scores = _by_group(q, groups) @ k.permute(1, 2, 0)
+                weights = scores.softmax(-1)
+                o.copy_(_by_token(weights @ v.transpose(0, 1), q))
                 if needs_grad:
-                    saved.append(weights)
+                    saved.append(weights.to(query.dtype))
         ctx.save_for_backward(query, key, value, out, *saved)
         ctx.lengths = lengths, key_lengths
         return out
@@ -142,20 +147,24 @@ class _BF16Attention(torch.autograd.Function):
         groups, scale = key.shape[1], query.shape[2] ** -0.5
         grads = tuple(torch.empty_like(x) for x in (query, key, value))
         with torch.autocast(query.device.type, enabled=False):
-            query_parts = _segments(lengths, query, out, grad, grads[0])
-            key_parts = _segments(key_lengths, key, value, *grads[1:])
-            for (q, o, g, g_q), (k, v, g_k, g_v), weights in zip(
+            query_parts = _segments(lengths, _scaled(query), out.float(), grad.float(), grads[0])
+            key_parts = _segments(key_lengths, key.float(), value.float(), *grads[1:])
+            for (q, o, g, g_q), (k, v, g_k, g_v), rounded in zip(
                 query_parts, key_parts, saved, strict=True
             ):
-                delta = (_by_group(o, groups).float() * _by_group(g, groups)).sum(-1, keepdim=True)
+                weights = rounded.float()
                 rows, g = _by_group(q, groups), _by_group(g, groups)
-                k, v = k.transpose(0, 1), v.transpose(0, 1)
+                delta = (_by_group(o, groups) * g).sum(-1, keepdim=True)
                 g_v.transpose(0, 1).copy_(weights.transpose(1, 2) @ g)
-                g_scores = (g @ v.transpose(1, 2)).float().sub_(delta).mul_(weights)
-                g_scores = g_scores.mul_(scale).to(query.dtype)
-                g_q.copy_(_by_token(g_scores @ k, q))
+                g_scores = (g @ v.permute(1, 2, 0)).sub_(delta).mul_(weights)
+                g_q.copy_(_by_token((g_scores @ k.transpose(0, 1)).mul_(scale), q))
                 g_k.transpose(0, 1).copy_(g_scores.transpose(1, 2) @ rows)
         return (*grads, None, None)
+
+
+def _scaled(query: Tensor) -> Tensor:
+    """Return queries in float32, divided by the root of their size."""
+    return query.float().mul_(query.shape[2] ** -0.5)
 
 
 def _segments(lengths: tuple[int, ...], *tensors: Tensor) -> Any:

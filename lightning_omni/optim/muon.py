@@ -158,6 +158,7 @@ def orthogonalise(updates: Float[Tensor, "K N M"], *, steps: int) -> Float[Tenso
     x = x / x.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     result: Tensor = x.mT if is_tall else x
     return result
