@@ -31,7 +31,7 @@ class _RunningMeans:
     variance: float = 0.0
     count: int = 0
 
-    def add(self, value: float) -> None:
+    def update_means(self, value: float) -> None:
         """Update the means with a value."""
         self.variance += _SLOW * ((value - self.slow) ** 2 - self.variance)
         self.slow += _SLOW * (value - self.slow)
@@ -127,7 +127,7 @@ class HealthMonitor(L.Callback):
     def _find_rising_losses(self, values: dict[str, float]) -> Iterator[tuple[str, str]]:
         for name, value in values.items():
             if name.startswith("train_loss_t_") or name == "train/loss":
-                self._means.setdefault(name, _RunningMeans(value, value)).add(value)
+                self._means.setdefault(name, _RunningMeans(value, value)).update_means(value)
         total = self._means.get("train/loss")
         if total is None or total.fast > total.slow:
             return

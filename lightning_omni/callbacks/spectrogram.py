@@ -17,7 +17,7 @@ _RANGE = 2.6
 
 
 @torch.no_grad()
-def spectrogram(wave: Float[Tensor, " T"], sample_rate: int) -> Image.Image:
+def draw_spectrogram(wave: Float[Tensor, " T"], sample_rate: int) -> Image.Image:
     """Return a picture of `LogMel` with 100 frames per second, low frequencies at the bottom.
 
     Time runs from left to right, 200 pixels per second. Bands reach from 0 Hz to half the sample

@@ -24,9 +24,9 @@ class StepTimer:
         self.is_cuda = device.type == "cuda"
         self._marks: list[Any] = []
         self._unread: deque[list[Any]] = deque()
-        self.restart()
+        self.reset_sums()
 
-    def restart(self) -> None:
+    def reset_sums(self) -> None:
         """Forget the sums; steps that the GPU has not passed yet count towards the next ones."""
         self.seconds, self.steps = [0.0] * len(PARTS), 0
 

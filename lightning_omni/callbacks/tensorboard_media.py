@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lightning_omni.callbacks.spectrogram import spectrogram
+from lightning_omni.callbacks.spectrogram import draw_spectrogram
 
 Wave = NDArray[np.float32] | Tensor
 
@@ -66,7 +66,7 @@ class MediaLog:
         if self.writer is None:
             return
         sounds = [_make_playable(wave, sample_rate) for wave in waves]
-        pictures = [spectrogram(sound, sample_rate) for sound in sounds if len(sound)]
+        pictures = [draw_spectrogram(sound, sample_rate) for sound in sounds if len(sound)]
         self.write_images(tag, pictures, stacked=True)
 
     def write_table(self, tag: str, header: list[str], rows: list[list[str]]) -> None:

@@ -79,7 +79,7 @@ class Throughput(L.Callback):
         self.wait_s = self.compute_s = 0.0
         self.tokens = self.useful = self.answer = self.samples = self.steps = self.flops = 0
         self.tasks: Counter[int] = Counter()
-        self.times.restart()
+        self.times.reset_sums()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Append the callback that starts the waiting time."""

@@ -208,7 +208,7 @@ class PartGenerator:
         """Run the reverse process on one response of each sample."""
         looks, spans, denoise, canvas = self._prepare_canvas(samples, part, spans, config)
         defaults = _preset_defaults(samples, part, config)
-        sampler = config.sampler or defaults.sampler(config.temperature or 0.0)
+        sampler = config.sampler or defaults.make_sampler(config.temperature or 0.0)
         dtype = autocast_dtype(config.precision, self.device)
         self.dtypes.add(dtype)
         history = History(canvas) if config.history else None

@@ -34,7 +34,7 @@ class ModalityDefaults:
         """Return the steps for this many positions."""
         return max(1, min(self.max_steps, round(self.steps_per_token * positions)))
 
-    def sampler(self, temperature: float) -> Sampler:
+    def make_sampler(self, temperature: float) -> Sampler:
         """Return the entropy-bounded sampler, or the paper's order without its penalties."""
         if self.entropy_bound is not None:
             return EntropyBounded(self.entropy_bound, temperature)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lightning_omni.callbacks import tensorboard_media
-from lightning_omni.callbacks.spectrogram import NUM_MELS, SCALE, spectrogram
+from lightning_omni.callbacks.spectrogram import NUM_MELS, SCALE, draw_spectrogram
 
 RATE = 16_000
 
@@ -21,7 +21,7 @@ def _tone(hz, seconds):
 @pytest.mark.parametrize(("hz", "band"), [(200, 5), (1000, 26), (4000, 60)])
 def test_a_tone_after_silence_is_a_bright_line_at_its_height_and_time(hz, band):
     wave = torch.cat((torch.zeros(RATE // 2), _tone(hz, 0.5)))[:-1]
-    picture = spectrogram(wave, RATE)
+    picture = draw_spectrogram(wave, RATE)
     assert picture.size == (100 * SCALE, NUM_MELS * SCALE)
     grey = np.asarray(picture.convert("L")).astype(int)
     assert grey[:, : 45 * SCALE].max() == grey.min() < 5

@@ -121,7 +121,7 @@ def test_times_of_a_gpu_are_read_when_it_has_passed_their_events(monkeypatch):
     step(reached=5)
     assert times.steps == 1
     assert times.mean_times() == {"perf/forward_s": 1, "perf/backward_s": 1, "perf/update_s": 1}
-    times.restart()
+    times.reset_sums()
     step(reached=12)
     assert times.steps == 2
 

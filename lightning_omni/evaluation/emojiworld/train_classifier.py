@@ -133,7 +133,7 @@ def train_classifier(
     classifier.train().to(memory_format=torch.channels_last)
     for _ in range(num_steps):
         rows = torch.randint(len(scenes), (_BATCH,), generator=rng)
-        images = augment(labelled.images[rows], rng=rng)
+        images = augment_scenes(labelled.images[rows], rng=rng)
         logits = classifier(images.contiguous(memory_format=torch.channels_last))
         loss = torch.stack(
             [
@@ -174,7 +174,7 @@ def train_to_target(
     return classifier, accuracy
 
 
-def augment(images: Float[Tensor, "B 3 Y X"], *, rng: Generator) -> Float[Tensor, "B 3 Y X"]:
+def augment_scenes(images: Float[Tensor, "B 3 Y X"], *, rng: Generator) -> Float[Tensor, "B 3 Y X"]:
     """Blur, recolour and add noise, as small tokenizers and small models do to a scene."""
     batch, _, rows, _ = images.shape
 

@@ -16,7 +16,7 @@ from lightning_omni.evaluation.emojiworld.scene_classifier import (
 from lightning_omni.evaluation.emojiworld.train_classifier import (
     LabelledScenes,
     TrainedClassifier,
-    augment,
+    augment_scenes,
     measure_accuracy,
     train_classifier,
     train_to_target,
@@ -85,7 +85,7 @@ def test_the_background_is_the_colour_of_the_border():
 
 def test_augmentation_is_a_function_of_the_generator_and_stays_in_range():
     images = scenes("train", 8).images
-    one, two = (augment(images, rng=torch.Generator().manual_seed(3)) for _ in range(2))
+    one, two = (augment_scenes(images, rng=torch.Generator().manual_seed(3)) for _ in range(2))
     torch.testing.assert_close(one, two)
     assert one.abs().max() <= 1
 
