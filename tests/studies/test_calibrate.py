@@ -56,7 +56,7 @@ def test_of_a_stopped_calibration_the_tasks_that_are_done_are_kept(tmp_path, mon
         return [row("few", 0.9, 4)], dict.fromkeys(PRESETS, "few")
 
     used = {"precision": "float32", "attention": "sdpa"}
-    omni = SimpleNamespace(computation=lambda: used)
+    omni = SimpleNamespace(describe_computation=lambda: used)
     monkeypatch.setattr(verb, "load_model_and_suite", lambda *_, **__: (omni, None))
     monkeypatch.setattr(verb, "fingerprint", lambda _: "x")
     monkeypatch.setattr(verb, "_compare_configs", compare)
