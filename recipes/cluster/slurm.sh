@@ -24,7 +24,7 @@ if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-8} / gpus : 1))
 srun --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc_per_node "$gpus" \
-  --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:29500" \
+  --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:${MASTER_PORT:-29500}" \
   -m lightning_omni fit --config "$recipe" --config recipes/strategy/fsdp2.yaml \
   --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$gpus" \
   --trainer.default_root_dir "$root" "${resume[@]}"

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from safetensors.torch import load_file
 from several_processes import run_processes, run_until_one_is_killed
 
+from lightning_omni.callbacks.run_record import RECORD, read_run_record
 from lightning_omni.cli import build_cli, main
 from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -43,7 +44,7 @@ def recipe(beside, tmp_path):
             return ["--config", str(debug), "--trainer.callbacks", json.dumps(callbacks)]
         width = yaml.safe_load((RECIPES / "base/debug.yaml").read_text())
         model = width["model"]["init_args"]
-        del width["base"], model["optimizer"], model["init_from"], width["trainer"]["callbacks"]
+        del width["base"], model["optimizer"], width["trainer"]["callbacks"]
         model["backbone"] = str(RECIPES / "model/debug.yaml")
         if name != "full_stage1":
             model["init_from"] = "runs/debug/stage3/export"
@@ -68,7 +69,7 @@ def fit(rank, *, args, out, die_at=None):
             module.training_step = dying(module.training_step, die_at)
     place = ["--trainer.default_root_dir", out, "--trainer.logger", "false"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    defaults = ["--run_defaults", "[checkpoints,export]", "--trainer.accelerator", "cpu"]
+    defaults = ["--run_defaults", "[checkpoints,export,record]", "--trainer.accelerator", "cpu"]
     return main(["fit", *args, *defaults, *place, *quiet, "--trainer.devices", "2"])
 
 
@@ -105,6 +106,21 @@ def check_run(args, strategy, stop, end):
     assert same("killed/export", "whole/export")
     assert main(["export", "--model", LAST, "--format", "safetensors", "--output", "alone"]) == 0
     assert same("alone", "whole/export")
+    check_records(strategy, end)
+
+
+def check_records(strategy, end):
+    """Each start has an entry, of both processes; the second begins where the first one was."""
+    entries = read_run_record(Path("whole") / RECORD), read_run_record(Path("killed") / RECORD)
+    (whole,), (first, second) = entries
+    assert (whole["first_step"], whole["last_step"]) == (0, end)
+    assert 0 == first["first_step"] < first["last_step"] == second["first_step"]
+    assert second["last_step"] == end
+    names = {"ddp": "DDPStrategy", "fsdp2": "ShardedStrategy"}
+    for entry in (whole, first, second):
+        assert (entry["device"], entry["processes"]) == ("cpu", 2)
+        assert entry["strategy"] == names[strategy]
+        assert entry["precision"]
 
 
 @pytest.fixture

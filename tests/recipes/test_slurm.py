@@ -1,10 +1,22 @@
-"""The Slurm script reaches torchrun on every node with the right numbers."""
+"""The Slurm script reaches torchrun on every node; a job that was stopped goes on when requeued."""
 
 import os
+import signal
 import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "recipes/cluster/slurm.sh"
+import pytest
+import yaml
+from several_processes import free_port, run_processes
+from test_killed_runs import AVERAGE, LAST, fit, same
+
+from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SCRIPT = RECIPES / "cluster/slurm.sh"
 STUBS = {
     "scontrol": 'echo "$@" >> scontrol.log; printf "node07\\n"; sleep 0.1; printf "node08\\n"',
     "srun": 'shift; for n in $(seq "$SLURM_NNODES"); do "$@"; done',
@@ -12,12 +24,16 @@ STUBS = {
 }
 
 
-def submit(folder):
-    for name, script in STUBS.items():
+def write_stubs(folder, stubs):
+    for name, script in stubs.items():
         stub = folder / "bin" / name
         stub.parent.mkdir(exist_ok=True)
         stub.write_text(f"#!/bin/bash\n{script}\n")
         stub.chmod(0o755)
+
+
+def submit(folder):
+    write_stubs(folder, STUBS)
     job = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32"}
     job |= {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[07-08]"}
     environment = {**os.environ, **job, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
@@ -40,3 +56,53 @@ def test_each_node_starts_its_processes_and_a_requeued_job_is_resumed(tmp_path):
     assert "--ckpt_path" not in lines[0]
     (tmp_path / "runs/one/checkpoints/last.ckpt").mkdir(parents=True)
     assert submit(tmp_path)[0] == f"{lines[0]} --ckpt_path runs/one/checkpoints/last.ckpt"
+
+
+ONE_NODE = {  # of this machine, whose srun starts the real torchrun
+    "scontrol": "echo 127.0.0.1",
+    "srun": 'shift; exec "$@"',
+    "torchrun": f'exec "{sys.executable}" -m torch.distributed.run "$@"',
+}
+STEPS = 12
+
+
+def start(folder):
+    """Submit a job of one node with two processes."""
+    job = {"SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_PER_TASK": "2"}
+    job |= {"SLURM_JOB_ID": "18", "SLURM_JOB_NODELIST": "node07", "MASTER_PORT": str(free_port())}
+    path = f"{folder / 'bin'}:{os.environ['PATH']}"
+    paths = {"PATH": path, "PYTHONPATH": str(RECIPES.parent)}
+    command = ["bash", str(SCRIPT), "recipe.yaml", "killed"]
+    with (folder / "job.log").open("a") as log:
+        environment = {**os.environ, **job, **paths}
+        return subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("workplace")
+def test_a_job_that_gets_sigterm_ends_soon_and_goes_on_when_it_is_requeued(beside, tmp_path):
+    beside("image_tokenizer", "speech_tokenizer")
+    (tmp_path / "recipes").symlink_to(RECIPES)
+    write_stubs(tmp_path, ONE_NODE)
+    trainer = {"accelerator": "cpu", "max_steps": STEPS, "callbacks": [AVERAGE], "logger": False}
+    trainer |= {"enable_progress_bar": False}
+    recipe = {"base": "recipes/debug/stage3.yaml", "trainer": trainer}
+    recipe["run_defaults"] = ["checkpoints", "export"]
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    args = ["--config", "recipe.yaml", "--config", "recipes/strategy/fsdp2.yaml"]
+    run_processes(partial(fit, args=args, out="whole"), 2, tmp_path)
+    job, until = start(tmp_path), time.monotonic() + 240
+    while not is_checkpoint_folder(Path(LAST)):
+        assert job.poll() is None, Path("job.log").read_text()[-2000:]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    begun = time.monotonic()
+    (step,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    os.kill(int(step), signal.SIGTERM)  # Slurm signals the step, not the script
+    assert job.wait(60) != 0
+    assert time.monotonic() - begun < 45  # torchrun waits 30 s for its processes
+    assert not Path("killed/export").exists()
+    assert start(tmp_path).wait(240) == 0, Path("job.log").read_text()[-2000:]
+    assert same("killed/export", "whole/export")
