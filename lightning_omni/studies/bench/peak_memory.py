@@ -49,7 +49,12 @@ def start_peak_meter() -> Callable[[], float]:
     """Return a function that returns by how many MB this process's memory has peaked since."""
     before = _read_status_mb("VmRSS")
     _RESET_PEAK.write_text("5")
-    return lambda: _read_status_mb("VmHWM") - before
+    return lambda: read_peak_mb() - before
+
+
+def read_peak_mb() -> float:
+    """Return the most memory of this process so far in MB, or since `start_peak_meter`."""
+    return _read_status_mb("VmHWM")
 
 
 def print_peak_mb(

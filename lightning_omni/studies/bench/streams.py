@@ -25,7 +25,7 @@ from lightning_omni.data.lane_reader import LaneReader
 from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards, read_shard
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.bench.peak_memory import start_peak_meter
+from lightning_omni.studies.bench.peak_memory import read_peak_mb, start_peak_meter
 
 _SHUFFLE = 1000
 Stream = Callable[[Path, str, int], Iterator[bytes]]
@@ -87,7 +87,10 @@ STREAMS: dict[str, Stream] = {
 def measure_stream(
     name: str, folder: Path, task: str, *, start: int, samples: int
 ) -> dict[str, float]:
-    """Return seconds to the first sample, samples per second behind it, and memory in MB."""
+    """Return seconds to the first sample, samples per second behind it, and memory in MB.
+
+    Memory is the peak of this process, of which a part is measured since the package was imported.
+    """
     importlib.import_module("streaming" if name == "mosaicml" else "webdataset")
     memory_since = start_peak_meter()
     begin = time.perf_counter()
@@ -101,12 +104,13 @@ def measure_stream(
         "first_s": first - begin,
         "samples_per_s": samples / seconds,
         "memory_mb": memory_since(),
+        "peak_mb": read_peak_mb(),
     }
 
 
 def compare_streams(folder: Path, task: str, *, starts: list[int], samples: int) -> str:
     """Return a table of all streams at several numbers of samples to resume behind."""
-    lines = ["stream      resumed at  first sample (s)  samples/s  memory (MB)"]
+    lines = ["stream      resumed at  first sample (s)  samples/s  memory (MB)  process (MB)"]
     with tempfile.TemporaryDirectory() as copy:
         names = [name for name in STREAMS if name != "mosaicml"]
         if importlib.util.find_spec("streaming") is not None:
@@ -118,7 +122,7 @@ def compare_streams(folder: Path, task: str, *, starts: list[int], samples: int)
                 found = _measure_in_process(name, source, task, start, samples)
                 lines.append(
                     f"{name:<10}  {start:>10,}  {found['first_s']:>16.3f}  "
-                    f"{found['samples_per_s']:>9,.0f}  {found['memory_mb']:>11.1f}"
+                    f"{found['samples_per_s']:>9,.0f}  {found['memory_mb']:>11.1f}  {found['peak_mb']:>12.1f}"
                 )
     return "\n".join(lines)
 

@@ -43,14 +43,15 @@ def test_the_copy_holds_the_same_samples(folder, tmp_path):
 
 def test_the_table_has_a_line_for_each_stream_and_start(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    measured = {"first_s": 0.5, "samples_per_s": 1234.0, "memory_mb": 2.0}
+    measured = {"first_s": 0.5, "samples_per_s": 1234.0, "memory_mb": 2.0, "peak_mb": 9.0}
     monkeypatch.setattr(streams, "_measure_in_process", lambda *_: measured)
     table = compare_streams(folder, "tqa", starts=[0, 7], samples=5).splitlines()
     assert [line.split()[0] for line in table[1:]] == ["ours", "webdataset"] * 2
-    assert table[1].split()[1:] == ["0", "0.500", "1,234", "2.0"]
+    assert table[1].split()[1:] == ["0", "0.500", "1,234", "2.0", "9.0"]
 
 
 def test_a_stream_is_measured_in_a_process_of_its_own(folder):
     found = streams._measure_in_process("ours", folder, "tqa", 5, 30)
-    assert set(found) == {"first_s", "samples_per_s", "memory_mb"}
+    assert set(found) == {"first_s", "samples_per_s", "memory_mb", "peak_mb"}
+    assert 0 < found["memory_mb"] < found["peak_mb"]
     assert found["samples_per_s"] > 0
