@@ -6,15 +6,16 @@ import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Int64
 
-from lightning_omni.data.epoch_order import EpochOrder
+from lightning_omni.data.epoch_order import EpochOrder, SampleRange
 from lightning_omni.data.shard_index import StoredIndex, parse_members
 from lightning_omni.data.shards import Shard
-from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.locations import Location, read_range
+from lightning_omni.data.storage.read_ahead import read_ahead
 from lightning_omni.data.storage.url_reader import url_reader
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -78,7 +79,11 @@ class ShardReader:
         """Return the byte ranges of a pool's samples, permuted."""
         ranges: list[_ByteRange] = []
         columns = []
-        for part in self.order.sample_ranges(number):
+        parts = self.order.sample_ranges(number)
+        if isinstance(self.shards[0].path, Url) and url_reader().cache.limit:
+            for part in parts:
+                read_ahead().add(partial(self._fetch_ahead, part))
+        for part in parts:
             index = self._index(part.shard).read_part(part.start, part.stop)
             found = np.stack([index.offsets, index.sizes, index.checksums])
             columns.append(np.insert(found, 0, len(ranges), axis=0))
@@ -101,13 +106,20 @@ class ShardReader:
         self.bytes_read += size
         return *parse_members(block, part.path, checksum=checksum), part.path
 
+    def _fetch_ahead(self, part: SampleRange) -> None:
+        """Fetch the blocks of a shard at a URL that hold samples of a pool."""
+        index = self._index(part.shard).read_part(part.start, part.stop)
+        start, stop = int(index.offsets[0]), int(index.offsets[-1] + index.sizes[-1])
+        read_range(self.shards[part.shard].path, start, stop - start)
+        url_reader().count("ranges_ahead")
+
     def _read_bytes(self, path: Location, offset: int, size: int, checksum: int) -> bytes:
         """Return bytes of a shard; those of a URL are fetched again if the checksum differs."""
         if isinstance(path, Url):
             found = path.read_range(offset, size)
             if zlib.crc32(found) == checksum:
                 return found
-            url_reader().counts.damaged += 1
+            url_reader().count("damaged")
             return path.read_range(offset, size, anew=True)
         try:
             return os.pread(self._file.descriptor(path), size, offset)

@@ -20,6 +20,7 @@ class ReadCounts:
         short_reads: Answers that ended early.
         damaged: Cached blocks and samples with another checksum, fetched again.
         uncached: Blocks that the cache could not take.
+        ranges_ahead: Ranges of shards that threads fetched before they were read.
     """
 
     requests: int = 0
@@ -28,6 +29,7 @@ class ReadCounts:
     short_reads: int = 0
     damaged: int = 0
     uncached: int = 0
+    ranges_ahead: int = 0
 
     @property
     def num_faults(self) -> int:

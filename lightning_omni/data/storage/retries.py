@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,15 @@ class Retrier:
     def __init__(self, counts: ReadCounts, policy: RetryPolicy | None = None) -> None:
         self.counts, self.policy = counts, policy or POLICY
         self._rng = Random(os.getpid())
+        self._lock = threading.Lock()
         self._reached: set[str] = set()
+
+    def count(self, name: str, by: int = 1) -> int:
+        """Add to a counter, from any thread, and return it."""
+        with self._lock:
+            number: int = getattr(self.counts, name) + by
+            setattr(self.counts, name, number)
+        return number
 
     def call(self, url: str, request: Callable[[], T]) -> T:
         """Return what a request gives.
@@ -68,7 +77,7 @@ class Retrier:
         server = "/".join(redact_url(url).split("/")[:3])
         for attempt in range(1, self.policy.attempts + 1):
             try:
-                self.counts.requests += 1
+                self.count("requests")
                 found = request()
             except TransientError as error:
                 if not error.is_unreachable:
@@ -88,8 +97,7 @@ class Retrier:
         return policy.attempts if server in self._reached else policy.attempts_unreachable
 
     def _count_retry(self, url: str, reason: str) -> None:
-        self.counts.retries += 1
-        number = self.counts.retries
+        number = self.count("retries")
         if number == 10 ** (len(str(number)) - 1):  # 1, 10, 100, ...
             log.warning("'%s': %s; trying again (retry %d so far)", redact_url(url), reason, number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from lightning_omni.data.storage.web_client import WebClient
 from lightning_omni.errors import OmniError
 
 BLOCK = 4 << 20
-_RECENT, _INFOS_KEPT = 16, 4096
+_RECENT, _INFOS_KEPT, _LOCKS = 16, 4096, 64
 
 
 class UrlReader:
@@ -43,15 +44,20 @@ class UrlReader:
         self._retrier = Retrier(self._counts, policy)
         self._clients: dict[tuple[str, int], StorageClient] = {}
         self._file_infos: OrderedDict[str, FileInfo] = OrderedDict()
-        self._unversioned = time.time_ns()
+        self._info_locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._unversioned = itertools.count(time.time_ns())
         self._recent: OrderedDict[str, bytes] = OrderedDict()  # blocks without room on the disk
 
     @property
     def counts(self) -> ReadCounts:
         """What was fetched so far."""
-        self._counts.damaged += self.cache.damaged
-        self.cache.damaged = 0
+        damaged, self.cache.damaged = self.cache.damaged, 0
+        self.count("damaged", damaged)
         return self._counts
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to one of the counts, from any thread."""
+        self._retrier.count(name, by)
 
     def file_info(self, url: str, *, anew: bool = False) -> FileInfo:
         """Return the size and version of a file.
@@ -64,15 +70,20 @@ class UrlReader:
             MissingFileError: If there is no such file.
             OmniError: If the server cannot be reached or refuses.
         """
-        if anew or url not in self._file_infos:
+        known = self._file_infos.get(url)
+        if known is not None and not anew:
+            return known
+        with self._info_locks[hash(url) % _LOCKS]:  # several threads ask once
+            later = self._file_infos.get(url)
+            if later is not None and (later is not known or not anew):
+                return later
             found = self._retrier.call(url, partial(self._thread_client(url).file_info, url))
             if not found.version:  # a later file could have its blocks
-                self._unversioned += 1
-                found = replace(found, version=f"{os.getpid()}-{self._unversioned}")
+                found = replace(found, version=f"{os.getpid()}-{next(self._unversioned)}")
             self._file_infos[url] = found
             if len(self._file_infos) > _INFOS_KEPT:
                 self._file_infos.popitem(last=False)
-        return self._file_infos[url]
+        return found
 
     def read_range(self, url: str, start: int, stop: int, *, anew: bool = False) -> bytes:
         """Return bytes `[start, stop)` of a file, fewer at its end.
@@ -132,7 +143,7 @@ class UrlReader:
         if self.cache.write(name, content):
             self._recent.pop(name, None)
             return
-        self._counts.uncached += self.cache.limit > 0
+        self.count("uncached", self.cache.limit > 0)
         self._recent[name] = content
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
@@ -150,11 +161,11 @@ class UrlReader:
                 came = self._thread_client(url).read_range(url, start, first + size, info)
             except TransientError as error:
                 self._append_and_count(content, error.content[: size - len(content)])
-                self._counts.short_reads += bool(error.content)
+                self.count("short_reads", bool(error.content))
                 raise
             self._append_and_count(content, came)
             if len(content) < size:
-                self._counts.short_reads += 1
+                self.count("short_reads")
                 raise TransientError(f"{len(came)} of {first + size - start} bytes came")
 
         self._call_with_retries(url, fetch_rest)
@@ -162,7 +173,7 @@ class UrlReader:
         return bytes(content)
 
     def _append_and_count(self, content: bytearray, came: bytes) -> None:
-        self._counts.bytes_fetched += len(came)
+        self.count("bytes_fetched", len(came))
         content += came
 
     def _fetch_all_blocks(self, url: str, info: FileInfo, number: int) -> bytes:
@@ -182,7 +193,7 @@ class UrlReader:
                 if count == number + 1:
                     wanted[0] = block
             if count != -(-info.size // BLOCK):
-                self._counts.short_reads += 1
+                self.count("short_reads")
                 raise TransientError(f"{count} of {-(-info.size // BLOCK)} blocks came")
 
         self._call_with_retries(url, fetch_whole_file)
@@ -200,7 +211,7 @@ class UrlReader:
                     left -= len(block)
                     yield block
         except TransientError:
-            self._counts.short_reads += 1
+            self.count("short_reads")
             raise
 
     def _call_with_retries(self, url: str, request: Callable[[], None]) -> None:

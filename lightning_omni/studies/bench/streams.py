@@ -122,7 +122,8 @@ def compare_streams(folder: Path, task: str, *, starts: list[int], samples: int)
                 found = _measure_in_process(name, source, task, start, samples)
                 lines.append(
                     f"{name:<10}  {start:>10,}  {found['first_s']:>16.3f}  "
-                    f"{found['samples_per_s']:>9,.0f}  {found['memory_mb']:>11.1f}  {found['peak_mb']:>12.1f}"
+                    f"{found['samples_per_s']:>9,.0f}  {found['memory_mb']:>11.1f}  "
+                    f"{found['peak_mb']:>12.1f}"
                 )
     return "\n".join(lines)
 

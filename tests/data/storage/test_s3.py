@@ -1,10 +1,13 @@
 """An object store over S3's protocol: moto's server on loopback."""
 
+from dataclasses import replace
+
 import pytest
 from folders import batches, numbers, write_folder
 from s3_server import KEYS, s3_server, upload
 
 from lightning_omni.data.shards import list_shards, read_manifest
+from lightning_omni.data.storage import retries
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.data.storage.url_reader import url_reader
 from lightning_omni.errors import OmniError
@@ -31,6 +34,7 @@ def keys(endpoint, monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setattr(retries, "POLICY", replace(retries.POLICY, read_s=5.0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
