@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.command import evaluate, load_recognizer_if_needed
 from lightning_omni.pretrained import CONFIG_FILE
@@ -46,14 +45,9 @@ class EvaluateStage(L.Callback):
         self.gallery, self.seed, self.tasks = gallery, seed, tasks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fail now rather than after hours if the recognizer is missing or the data are afar."""
+        """Fail now rather than after hours if the recognizer is missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, OmniData) and trainer.is_global_zero:
-            if isinstance(data.data, Url):
-                raise OmniError(
-                    f"EvaluateStage needs a local data folder, and data.data is '{data.data}'; "
-                    "remove it from trainer.callbacks and evaluate the export on a local copy"
-                )
             load_recognizer_if_needed(self._tasks_to_evaluate(data))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -61,7 +55,7 @@ class EvaluateStage(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not (
             trainer.is_global_zero and isinstance(data, OmniData) and self._tasks_to_evaluate(data)
-        ) or isinstance(data.data, Url):
+        ):
             return
         root = Path(trainer.default_root_dir)
         if not (root / "export" / CONFIG_FILE).is_file():
@@ -72,7 +66,7 @@ class EvaluateStage(L.Callback):
         used = trainer.strategy.root_device
         results = evaluate(
             model=root / "export",
-            data=data.data,
+            data=str(data.data),
             out=root / "eval",
             tasks=self._tasks_to_evaluate(data),
             splits=self.splits,

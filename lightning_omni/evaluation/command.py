@@ -13,6 +13,7 @@ import torch
 from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 def evaluate(
     *,
     model: Path,
-    data: Path,
+    data: str,
     out: Path,
     tasks: list[str],
     splits: list[str],
@@ -53,7 +54,8 @@ def evaluate(
 
     Args:
         model: Folder of an exported model.
-        data: Folder written by prep-data; media without codes are encoded first.
+        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
+            a URL.
         out: Folder for the results.
         tasks: Tasks to evaluate.
         splits: Test splits; those that a task does not have are reported as missing.
@@ -71,6 +73,8 @@ def evaluate(
         OmniError: If a folder, a task, a split or the device does not exist.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    folder = parse_location(data)
+    arguments["data"] = str(folder)  # without credentials
     sampling = sampling or GenerationConfig()
     arguments["sampling"] = config_to_dict(sampling)
     arguments["continuous_speech"] = continuous_speech and continuous_speech.fingerprint()
@@ -81,14 +85,14 @@ def evaluate(
     used = resolve_device(device)
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = load_model_and_suite(model, data, tasks, continuous_speech, device=used)
+    omni, suite = load_model_and_suite(model, folder, tasks, continuous_speech, device=used)
     plan = Plan(tasks, splits, limit, speech_limit, seed, batch_size, gallery)
     with torch.inference_mode():
         measured = suite.evaluate_model(OmniAdapter(omni, sampling), plan, out)
     results = {
         "model": str(model),
         "fingerprint": fingerprint(model),
-        "manifest_sha256": manifest_hash(data),
+        "manifest_sha256": manifest_hash(folder),
         "codes": suite.codes.name,
         "arguments": arguments,
         **provenance(used),
@@ -102,7 +106,7 @@ def evaluate(
 
 def load_model_and_suite(
     model: Path,
-    data: Path,
+    data: Location,
     tasks: Sequence[str],
     continuous_speech: SpeechFeatureEncoder | None = None,
     *,
@@ -112,7 +116,8 @@ def load_model_and_suite(
 
     Args:
         model: Folder of an exported model.
-        data: Folder written by prep-data; media without codes are encoded first.
+        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
+            a URL.
         tasks: Names of the tasks.
         continuous_speech: Speech feature encoder of a model with continuous speech input.
         device: Device of the model and of its tokenizers.

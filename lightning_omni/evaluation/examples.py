@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -82,7 +81,7 @@ def is_scorable(task: str, sample: Sample) -> bool:
     return scoring_of_task(task).scorer != "scene" or is_scene(sample)
 
 
-def scene_samples(data: Path, split: str) -> list[Sample]:
+def scene_samples(data: Location, split: str) -> list[Sample]:
     """Return the samples of composed scenes in a split, with media keys."""
     tasks = ("t2i", "caption")
     return [s for task in tasks for s in read_samples(data / "tasks", task, split) if is_scene(s)]
@@ -103,7 +102,7 @@ def draw_samples(samples: Sequence[Sample], limit: int, *, seed: int, salt: str)
 
 
 def load_examples(
-    data: Path, codes: Location, task: str, split: str, *, limit: int, seed: int
+    data: Location, codes: Location, task: str, split: str, *, limit: int, seed: int
 ) -> tuple[list[Example], list[Sample]]:
     """Draw examples of a task and split and load their media.
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lightning_omni.argument_checks import check_seed, check_within
+from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.evaluation.codec_reconstruction import CodecReconstructor
 from lightning_omni.evaluation.command import check_tasks, load_model_and_suite
@@ -41,7 +42,7 @@ Variants = dict[str, list[Response]]
 def evaluate_infilling(
     *,
     model: Path,
-    data: Path,
+    data: str,
     out: Path,
     split: str,
     limit: int,
@@ -58,7 +59,8 @@ def evaluate_infilling(
 
     Args:
         model: Folder of an exported model.
-        data: Folder written by prep-data; media without codes are encoded first.
+        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
+            a URL.
         out: Folder for the results.
         split: Split whose reference answers are used.
         limit: Number of captions and of pictures, drawn by the seed.
@@ -78,7 +80,7 @@ def evaluate_infilling(
     sampling = sampling or GenerationConfig()
     make_folder(out)
     model = resolve_pretrained(str(model))
-    omni, suite = load_model_and_suite(model, data, list(METRICS), device=used)
+    omni, suite = load_model_and_suite(model, parse_location(data), list(METRICS), device=used)
     plan = Plan(list(METRICS), [split], limit, speech_limit, seed, batch_size)
     assert suite.reconstructor is not None  # noqa: S101 - `load_model_and_suite` makes one
     infiller = Infiller(omni, suite.reconstructor, sampling, seed, batch_size)

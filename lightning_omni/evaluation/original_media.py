@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.shards import read_shard
+from lightning_omni.data.shards import read_shard, shard_names
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
 
@@ -26,12 +26,12 @@ class Recording:
     text: str | None
 
 
-def read_images(data: Path, keys: set[str]) -> dict[str, Image.Image]:
+def read_images(data: Location, keys: set[str]) -> dict[str, Image.Image]:
     """Read pictures of a prepared data folder by key."""
     return {key: read_image(raw, name=key) for key, raw, _ in _read_media(data, "image", keys)}
 
 
-def read_speech(data: Path, keys: set[str]) -> dict[str, Recording]:
+def read_speech(data: Location, keys: set[str]) -> dict[str, Recording]:
     """Read recordings of a prepared data folder by key, at `SAMPLE_RATE`."""
     return {
         key: Recording(read_audio(raw, sample_rate=SAMPLE_RATE, name=key), facts.get("text"))
@@ -40,10 +40,11 @@ def read_speech(data: Path, keys: set[str]) -> dict[str, Recording]:
 
 
 def _read_media(
-    data: Path, kind: str, keys: set[str]
+    data: Location, kind: str, keys: set[str]
 ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     missing = set(keys)
-    for path in sorted((data / "media").glob(f"{kind}-*.tar")):
+    folder = data / "media"
+    for path in [folder / n for n in shard_names(folder) if n.startswith(f"{kind}-")]:
         if not missing:
             return
         for key, files in read_shard(path):

@@ -104,7 +104,7 @@ class Suite:
         classifier: Scene classifier of the parser with its accuracy; None if no task draws.
     """
 
-    data: Path
+    data: Location
     codes: Location
     parser: ResponseParser
     reconstructor: CodecReconstructor | None
@@ -256,7 +256,7 @@ class Suite:
 
 
 def load_suite(
-    data: Path,
+    data: Location,
     codes: Location,
     *,
     recognizer: Recognizer | None,

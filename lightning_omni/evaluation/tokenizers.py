@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.data.shards import read_samples
+from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.command import check_splits
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def evaluate_tokenizers(
     *,
-    data: Path,
+    data: str,
     out: Path,
     splits: list[str],
     limit: int,
@@ -45,7 +46,7 @@ def evaluate_tokenizers(
     """Evaluate tokenizers without a model and write `tokenizers.json` and `tokenizers.md`.
 
     Args:
-        data: Folder written by prep-data.
+        data: Folder or URL written by prep-data.
         out: Folder for the results.
         splits: Test splits.
         limit: Number of scenes per split, drawn by the seed.
@@ -59,6 +60,8 @@ def evaluate_tokenizers(
         OmniError: If a folder, a split or the device does not exist, or nothing is to be evaluated.
     """
     arguments = {k: str(v) if isinstance(v, Path) else v for k, v in locals().items()}
+    prepared = parse_location(data)
+    arguments["data"] = str(prepared)  # without credentials
     _check_arguments(image_tokenizer, speech_tokenizer, splits, limit=min(limit, speech_limit))
     check_within("seed", seed, 0)
     used = resolve_device(device)
@@ -74,18 +77,18 @@ def evaluate_tokenizers(
     if "image" in folders:
         image_codec = ImageTokenizer.from_pretrained(folders["image"]).to(used)
         computation["image"] = computation_facts(image_codec)
-        images = _score_image_tokenizer(image_codec, data, splits, limit, seed)
+        images = _score_image_tokenizer(image_codec, prepared, splits, limit, seed)
     if "speech" in folders:
         speech_codec = SpeechTokenizer.from_pretrained(folders["speech"]).to(used)
         computation["speech"] = computation_facts(speech_codec)
-        speech = _score_speech_tokenizer(speech_codec, data, splits, speech_limit, seed)
+        speech = _score_speech_tokenizer(speech_codec, prepared, splits, speech_limit, seed)
     if not (images or speech):
-        raise OmniError(f"'{data}' has no scenes and no recordings in {', '.join(splits)}")
+        raise OmniError(f"'{prepared}' has no scenes and no recordings in {', '.join(splits)}")
     results = {
         "image": {split: asdict(scores) for split, scores in images.items()},
         "speech": {split: asdict(scores) for split, scores in speech.items()},
         "fingerprints": {name: fingerprint(folder) for name, folder in folders.items()},
-        "manifest_sha256": manifest_hash(data),
+        "manifest_sha256": manifest_hash(prepared),
         "arguments": arguments,
         **provenance(used),
         "computation": computation,
@@ -107,7 +110,7 @@ def _check_arguments(
 
 
 def _score_image_tokenizer(
-    codec: ImageTokenizer, data: Path, splits: list[str], limit: int, seed: int
+    codec: ImageTokenizer, data: Location, splits: list[str], limit: int, seed: int
 ) -> dict[str, ImageCodecScores]:
     scores: dict[str, ImageCodecScores] = {}
     for split in splits:
@@ -119,7 +122,7 @@ def _score_image_tokenizer(
 
 
 def _score_speech_tokenizer(
-    codec: SpeechTokenizer, data: Path, splits: list[str], limit: int, seed: int
+    codec: SpeechTokenizer, data: Location, splits: list[str], limit: int, seed: int
 ) -> dict[str, SpeechCodecScores]:
     recognizer, opinion = Recognizer(), DNSMOS()
     scores: dict[str, SpeechCodecScores] = {}
@@ -137,7 +140,7 @@ def _score_speech_tokenizer(
     return scores
 
 
-def draw_scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+def draw_scene_keys(data: Location, split: str, *, limit: int, seed: int) -> list[str]:
     """Draw keys of pictures of scenes from a split."""
     by_image = {
         part.key: s
@@ -150,7 +153,7 @@ def draw_scene_keys(data: Path, split: str, *, limit: int, seed: int) -> list[st
     return [str(key_of[s.key]) for s in chosen]
 
 
-def draw_recording_keys(data: Path, split: str, *, limit: int, seed: int) -> list[str]:
+def draw_recording_keys(data: Location, split: str, *, limit: int, seed: int) -> list[str]:
     """Draw keys of the recordings of a split's asr samples."""
     samples = read_samples(data / "tasks", "asr", split)
     chosen = draw_samples(samples, limit, seed=seed, salt=f"speech/{split}")

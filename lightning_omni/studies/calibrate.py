@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.argument_checks import check_seed, check_within
+from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.command import check_tasks, load_model_and_suite
@@ -105,7 +106,7 @@ class Candidate:
 def calibrate(
     *,
     model: Path,
-    data: Path,
+    data: str,
     out: Path,
     tasks: list[str],
     configs: dict[str, GenerationConfig],
@@ -126,7 +127,8 @@ def calibrate(
 
     Args:
         model: Folder of an exported model, or `bundled`.
-        data: Folder written by prep-data.
+        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
+            a URL.
         out: Output folder.
         tasks: Tasks to answer.
         configs: Sampling configs by name; differences are against the first.
@@ -154,7 +156,9 @@ def calibrate(
             "into_model would change the bundled model; copy its folder and calibrate the copy"
         )
     make_folder(out)
-    omni, suite = load_model_and_suite(model, data, tasks, continuous_speech, device=used)
+    omni, suite = load_model_and_suite(
+        model, parse_location(data), tasks, continuous_speech, device=used
+    )
     plan = Plan(tasks, [split], limit, speech_limit, seed, batch_size)
     omni.presets = {}  # configs are measured against the package's defaults
     rows: list[CalibrationRow] = []

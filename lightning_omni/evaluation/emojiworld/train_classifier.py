@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from lightning_omni.data.storage.block_cache import cache_from_environment
+from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.emojiworld.captions import Scene
 from lightning_omni.evaluation.emojiworld.metadata import scene_from_meta
@@ -84,7 +86,7 @@ class TrainedClassifier:
         )
 
 
-def collect_scenes(data: Path, samples: Sequence[Sample], *, limit: int) -> LabelledScenes:
+def collect_scenes(data: Location, samples: Sequence[Sample], *, limit: int) -> LabelledScenes:
     """Read the images of scene samples.
 
     Args:
@@ -206,10 +208,18 @@ def measure_accuracy(classifier: SceneClassifier, labelled: LabelledScenes) -> d
     return {n: float(np.mean([m[n] for m in matches if n in m])) for n in names}
 
 
+def classifier_folder(data: Location, *, num_steps: int = NUM_STEPS) -> Path:
+    """Return the folder of a data folder's classifier, in it or, for a URL, in the local cache."""
+    key = hashlib.sha256(f"{manifest_hash(data)}/{_VERSION}/{num_steps}".encode()).hexdigest()[:12]
+    home = cache_from_environment().folder if isinstance(data, Url) else data
+    is_old = (home / _OLD_CACHE / key / _ACCURACY_FILE).is_file()
+    return home / (_OLD_CACHE if is_old else _CACHE) / key
+
+
 def load_or_train_classifier(
-    data: Path, train: Sequence[Sample], val: Sequence[Sample], *, num_steps: int = NUM_STEPS
+    data: Location, train: Sequence[Sample], val: Sequence[Sample], *, num_steps: int = NUM_STEPS
 ) -> TrainedClassifier:
-    """Load the classifier that is cached in this data folder, or train and cache one.
+    """Load the classifier that is cached for a data folder, or train and cache one.
 
     Args:
         data: Prepared data folder.
@@ -217,10 +227,7 @@ def load_or_train_classifier(
         val: Scenes of the validation split, on which accuracy is measured.
         num_steps: Steps of the first training.
     """
-    key = hashlib.sha256(f"{manifest_hash(data)}/{_VERSION}/{num_steps}".encode()).hexdigest()[:12]
-    folder = data / _CACHE / key
-    if (data / _OLD_CACHE / key / _ACCURACY_FILE).is_file():
-        folder = data / _OLD_CACHE / key
+    folder = classifier_folder(data, num_steps=num_steps)
     if not (folder / _ACCURACY_FILE).is_file():
         seen = collect_scenes(data, train, limit=_IMAGES)
         unseen = collect_scenes(data, val, limit=500)

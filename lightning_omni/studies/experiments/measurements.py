@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.statistics import Score
@@ -79,7 +80,8 @@ def measure_model(
     Raises:
         OmniError: If a task has no examples, or every answer fails.
     """
-    data, export = Path(training.recipe["data"]["init_args"]["data"]), training.export_folder
+    data = parse_location(training.recipe["data"]["init_args"]["data"])
+    export = training.export_folder
     (split,) = plan.splits
     inputs = {
         "model": fingerprint(export),

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_omni.argument_checks import check_within
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.provenance import manifest_hash
 from lightning_omni.generation.config import GenerationConfig
@@ -132,7 +133,9 @@ def check_same_data(stages: Mapping[str, Sequence[StageRecipe]]) -> None:
     Raises:
         OmniError: If two variants end on different data.
     """
-    folders = {n: Path(s[-1].recipe["data"]["init_args"]["data"]) for n, s in stages.items()}
+    folders = {
+        n: parse_location(s[-1].recipe["data"]["init_args"]["data"]) for n, s in stages.items()
+    }
     first = next(iter(folders))
     for name, folder in folders.items():
         if manifest_hash(folder) != manifest_hash(folders[first]):
