@@ -34,7 +34,7 @@ def keys(endpoint, monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setattr(retries, "POLICY", replace(retries.POLICY, read_s=5.0))
+    monkeypatch.setattr(retries, "POLICY", replace(retries.POLICY, connect_s=10.0, read_s=5.0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
