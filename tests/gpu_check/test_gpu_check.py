@@ -1,6 +1,8 @@
 """The GPU check runs small on a CPU, where it pretends a GPU; a mistake that it looks for is found."""
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +27,18 @@ def test_the_check_of_a_gpu_passes_on_a_pretended_one(tmp_path):
     assert done.returncode == 0, done.stdout
     assert not {n: s for n, s in status.items() if s != "pass"}, done.stdout
     assert set(status) == {*RIGHT, *FAST}
+
+
+def test_the_names_that_the_checks_need_exist():
+    needed = {
+        path
+        for file in RUN.parent.glob("*.py")
+        for path in re.findall(r"need\(\s*\"([\w.]+:\w+)\"", file.read_text())
+    }
+    assert len(needed) > 20
+    for path in sorted(needed):
+        module, _, name = path.partition(":")
+        assert hasattr(importlib.import_module(module), name), path
 
 
 @pytest.mark.slow
