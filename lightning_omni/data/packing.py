@@ -92,7 +92,7 @@ class Packer(Generic[Tag]):
 
     def emit(self) -> Batch:
         """Return the batch, and begin the next one with the sequences that wait."""
-        batch = collate_rows(
+        batch = collate(
             self._rows,
             row_length=self.row_length,
             pad_token_id=self.pad_token_id,
@@ -144,7 +144,7 @@ def pack_stream(
         yield packer.emit()
 
 
-def collate_rows(
+def collate(
     rows: list[list[Indexed]], *, row_length: int, pad_token_id: int, codebooks: int = 1
 ) -> Batch:
     """Concatenate the sequences of all rows; a row's unused end becomes a segment of its own."""

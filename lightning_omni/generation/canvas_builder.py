@@ -23,22 +23,32 @@ def build_canvas(
     vocab: Vocab,
 ) -> Canvas:
     """Build the canvas on which the responses of all samples, of one modality, are unmasked."""
-    device = packed.ids.device
     block = torch.full_like(packed.ids, -1)
     block[packed.response_positions] = 0
     allowed_set = torch.full_like(packed.ids, -1)
     indices = [index for span in spans for index in allowed.set_indices(modality, span)]
-    allowed_set[packed.response_positions] = torch.tensor(indices, device=device)
-    lengths = torch.tensor(packed.layout.lengths, device=device)
+    allowed_set[packed.response_positions] = torch.tensor(
+        indices,
+    )
+    lengths = torch.tensor(
+        packed.layout.lengths,
+    )
     return Canvas(
         ids=packed.ids,
-        sample=torch.arange(len(spans), device=device).repeat_interleave(lengths),
+        sample=torch.arange(
+            len(spans),
+        ).repeat_interleave(lengths),
         block=block,
         allowed_set=allowed_set,
         allowed=allowed.allowed,
-        num_steps=torch.tensor(num_steps, device=device)[:, None],
+        num_steps=torch.tensor(
+            num_steps,
+        )[:, None],
         mask_token_id=vocab.mask_token_id,
-        timestep_shift=torch.full((len(spans), 1), timestep_shift, device=device),
+        timestep_shift=torch.full(
+            (len(spans), 1),
+            timestep_shift,
+        ),
         ends=vocab.all_end_ids() if stop_at_end else (),
         pad_token_id=vocab.pad_token_id,
     )

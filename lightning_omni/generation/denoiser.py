@@ -14,13 +14,14 @@ from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.canvas import Denoiser, LogitsAt
+from lightning_omni.samplers.canvas import Denoiser, LogitsAt, send
 from lightning_omni.types import ContinuousFeatures
 
 
 class CachedBackbone:
     """Run the backbone over the same packed tokens again and again.
 
+    Which tokens run is decided on the host, which does not wait for the backbone's device.
     Segments without a masked position are left out: nothing in them can change any more.
 
     Args:
@@ -44,21 +45,22 @@ class CachedBackbone:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.backbone, self.dtype, self.mask_token_id = backbone, dtype, mask_token_id
-        self.position_ids = torch.cat([p.position_ids for p in prompts])
-        self.continuous = _concatenate_prompt_features(prompts)
+        self.device = next(backbone.parameters()).device
+        self.position_ids = send(torch.cat([p.position_ids for p in prompts]), self.device)
+        continuous = _concatenate_prompt_features(prompts)
+        self.continuous = continuous and continuous.to(self.device, non_blocking=True)
         lengths = tuple(length for p in prompts for length in p.layout.lengths)
         starts = accumulate((len(p.ids) for p in prompts), initial=0)
         recomputed = torch.cat(
-            [start + p.response_positions for start, p in zip(starts, prompts, strict=False)]
+            [start + p.response_positions.cpu() for start, p in zip(starts, prompts, strict=False)]
         )
         self.cache_interval = sys.maxsize if backbone.isolate_prompt else cache_interval
-        device = recomputed.device
-        self.lengths = torch.tensor(lengths, device=device)
-        self.segment = torch.arange(len(lengths), device=device).repeat_interleave(self.lengths)
+        self.lengths = torch.tensor(lengths)
+        self.segment = torch.arange(len(lengths)).repeat_interleave(self.lengths)
         self.is_recomputed = torch.zeros_like(self.segment, dtype=torch.bool)
         self.is_recomputed[recomputed] = True
         if backbone.right_shift_logits:
-            previous = SegmentLayout.from_lengths(lengths, device=device).previous_positions(
+            previous = SegmentLayout.from_lengths(lengths, device="cpu").previous_positions(
                 len(self.segment)
             )
             self.is_recomputed[previous[recomputed]] = True
@@ -70,12 +72,14 @@ class CachedBackbone:
         """Compute final states at `positions`.
 
         Args:
-            ids: all tokens, Int[T].
-            positions: recomputed positions, ascending, Int[R].
+            ids: all tokens, on the host, Int[T].
+            positions: recomputed positions, ascending, on the host, Int[R].
 
         Returns:
-            States, Float[R D], and for each token its row among them (R if it has none), Int[T].
+            States, Float[R D], on the device; and on the host for each token its row among them (R
+            if it has none), Int[T].
         """
+        ids, positions = ids.cpu(), positions.cpu()
         is_active = torch.zeros_like(self.lengths, dtype=torch.bool)
         is_active[self.segment[self.is_recomputed & (ids == self.mask_token_id)]] = True
         has_new = bool((is_active & ~self.is_active).any())
@@ -89,14 +93,15 @@ class CachedBackbone:
         tokens, layout = (
             (self.recomputed, self.recomputed_layout) if is_partial else (self.all, self.layout)
         )
+        there = send(tokens, self.device)
         with self._autocast():
             hidden = self.backbone(
-                *(ids[tokens], self.position_ids[tokens], layout, self.cache),
-                positions=torch.searchsorted(tokens, positions),
-                continuous=self.continuous and self.continuous.at_positions(tokens),
+                *(send(ids[tokens], self.device), self.position_ids[there], layout, self.cache),
+                positions=send(torch.searchsorted(tokens, positions), self.device),
+                continuous=self.continuous and self.continuous.at_positions(there),
             )
         row = torch.full_like(self.segment, len(positions))
-        row[positions] = torch.arange(len(positions), device=row.device)
+        row[positions] = torch.arange(len(positions))
         return hidden, row
 
     def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -111,10 +116,14 @@ class CachedBackbone:
         self.is_active = is_active
         self.all = is_active[self.segment].nonzero().squeeze(1)
         is_recomputed = self.is_recomputed[self.all]
-        self.layout = self.backbone.segment_layout(self.lengths[is_active].tolist(), is_recomputed)
+        self.layout = self.backbone.segment_layout(
+            self.lengths[is_active].tolist(), send(is_recomputed, self.device)
+        )
         if self.cache_interval > 1:
             recomputed = is_recomputed.nonzero().squeeze(1)
-            self.cache = KVCache(recomputed, self.layout, num_layers=len(self.backbone.blocks))
+            self.cache = KVCache(
+                send(recomputed, self.device), self.layout, num_layers=len(self.backbone.blocks)
+            )
             self.recomputed, self.recomputed_layout = (
                 self.all[recomputed],
                 self.cache.recomputed_layout,
@@ -125,11 +134,11 @@ class CachedBackbone:
         assert self.cache is not None  # noqa: S101 - else every pass is a full one
         self.is_active = is_active
         recomputed = (self.is_recomputed & is_active[self.segment])[self.all].nonzero().squeeze(1)
-        self.cache.set_recomputed(recomputed)
+        self.cache.set_recomputed(send(recomputed, self.device))
         self.recomputed, self.recomputed_layout = self.all[recomputed], self.cache.recomputed_layout
 
     def _autocast(self) -> torch.autocast:
-        kind = self.position_ids.device.type
+        kind = self.device.type
         return torch.autocast(kind, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
 
@@ -149,7 +158,7 @@ def conditional_denoiser(
 
     def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
         hidden, row = cached.final_states(ids, positions)
-        return lambda at, allowed: cached.logits(hidden[row[at]], allowed)
+        return lambda at, allowed: cached.logits(hidden[send(row[at], cached.device)], allowed)
 
     return denoise
 
@@ -177,20 +186,24 @@ def guided_denoiser(
 
     Source: arXiv:2207.12598, equation 6.
     """
-    elsewhere = len(prompts.ids) + unconditional.response_positions
+    own, bare_own = (p.response_positions.cpu() for p in (prompts, unconditional))
+    elsewhere = len(prompts.ids) + bare_own
     cached = CachedBackbone(backbone, prompts, unconditional, **options)
-    index = torch.full_like(prompts.ids, -1)
-    index[prompts.response_positions] = torch.arange(len(elsewhere), device=index.device)
+    index = torch.full((len(prompts.ids),), -1)
+    index[own] = torch.arange(len(elsewhere))
 
     def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
-        bare = unconditional.ids.clone()
-        bare[unconditional.response_positions] = ids[prompts.response_positions]
+        ids, positions = ids.cpu(), positions.cpu()
+        bare = unconditional.ids.cpu().clone()
+        bare[bare_own] = ids[own]
         positions_of_both = torch.cat([positions, elsewhere[index[positions]]])
         hidden, row = cached.final_states(torch.cat([ids, bare]), positions_of_both)
 
         def logits_at(at: Tensor, allowed: Tensor) -> Tensor:
-            with_condition = cached.logits(hidden[row[at]], allowed)
-            without = cached.logits(hidden[row[elsewhere[index[at]]]], allowed)
+            here, there = row[at], row[elsewhere[index[at]]]
+            with_condition, without = (
+                cached.logits(hidden[send(rows, cached.device)], allowed) for rows in (here, there)
+            )
             return with_condition + scale * (with_condition - without)
 
         return logits_at

@@ -212,7 +212,7 @@ class PartGenerator:
         dtype = autocast_dtype(config.precision, self.device)
         self.dtypes.add(dtype)
         history = History(canvas) if config.history else None
-        forwards = torch.tensor(looks, device=self.device)
+        forwards = torch.tensor(looks)
 
         def record_step(event: StepEvent) -> None:
             forwards.add_(event.is_active)
@@ -224,7 +224,7 @@ class PartGenerator:
             denoise,
             canvas,
             sampler,
-            seeds=torch.tensor(seeds, device=self.device),
+            seeds=torch.tensor(seeds),
             on_step=record_step,
         ).tolist()
         return [
@@ -355,8 +355,7 @@ class PartGenerator:
     def _pack_prompts(
         self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()
     ) -> PackedPrompts:
-        device = self.device
-        return pack_prompts(self.template, samples, spans, part=part, device=device, drop=drop)
+        return pack_prompts(self.template, samples, spans, part=part, drop=drop)
 
 
 def _configured_length(sample: Sample, part: int, config: GenerationConfig) -> int | None:

@@ -19,7 +19,7 @@ from lightning_omni.types import ContinuousFeatures, Sample
 
 @dataclass(frozen=True, slots=True)
 class PackedPrompts:
-    """Rendered prompts one after another, with the positions of their responses.
+    """Rendered prompts one after another, with the positions of their responses, on the host.
 
     Attributes:
         ids: token ids, Int[T].
@@ -42,7 +42,6 @@ def pack_prompts(
     spans: list[ResponseSpan],
     *,
     part: int,
-    device: torch.device,
     drop: Collection[str] = (),
 ) -> PackedPrompts:
     """Render every sample with its response as answer part `part`, one prompt after another.
@@ -52,7 +51,6 @@ def pack_prompts(
         samples: samples with their requests.
         spans: their responses.
         part: index of the part in the last turn; the parts before it are given.
-        device: device of the result.
         drop: modalities of the request to leave out, for guidance.
     """
     rendered = [
@@ -66,11 +64,10 @@ def pack_prompts(
         np.arange(start + response.start, start + response.stop)
         for start, (_, response) in zip(starts, rendered, strict=False)
     ]
-    continuous = concatenate_features(sequences)
     return PackedPrompts(
-        torch.from_numpy(np.concatenate([s.ids for s in sequences])).to(device),
-        torch.from_numpy(np.concatenate([s.position_ids for s in sequences])).to(device),
-        SegmentLayout.from_lengths(lengths, device=device),
-        torch.from_numpy(np.concatenate(positions)).to(device),
-        None if continuous is None else continuous.to(device),
+        torch.from_numpy(np.concatenate([s.ids for s in sequences])),
+        torch.from_numpy(np.concatenate([s.position_ids for s in sequences])),
+        SegmentLayout.from_lengths(lengths, device="cpu"),
+        torch.from_numpy(np.concatenate(positions)),
+        concatenate_features(sequences),
     )

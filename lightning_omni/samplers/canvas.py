@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from lightning_omni.samplers.ranking import rank_within_sample
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """A batch of samples with masked positions, flat over T tokens, sample after sample.
+
+    Samplers get it on the device of the network, where `allowed` is; otherwise it is on the host.
 
     Attributes:
         ids: token ids, the mask id where masked, Int[T].
@@ -41,6 +44,20 @@ class Canvas:
     timestep_shift: Tensor | None = None
     ends: tuple[int, ...] = ()
     pad_token_id: int = -1
+
+    def to(self, device: torch.device | str) -> Canvas:
+        """Return a copy on a device; `allowed` stays where it is."""
+        names = ("ids", "sample", "block", "allowed_set", "num_steps")
+        moved: dict[str, Any] = {name: send(getattr(self, name), device) for name in names}
+        shift = self.timestep_shift
+        return replace(
+            self, **moved, timestep_shift=shift if shift is None else send(shift, device)
+        )
+
+
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """Copy to a device; the host waits only for copies from a device."""
+    return values.to(device, non_blocking=torch.device(device).type != "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,7 @@ LogitsAt = Callable[[Tensor, Tensor], Tensor]
 Denoiser = Callable[[Tensor, Tensor], LogitsAt]
 """(ids Int[T], positions Int[R], ascending) -> the logits at any subset of these positions.
 
-One forward pass over the ids.
+One forward pass over the ids. Ids and positions are on the host, logits on the network's device.
 """
 
 

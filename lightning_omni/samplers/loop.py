@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_omni.diffusion.schedule import T_MIN, shifted
 from lightning_omni.samplers.base import Sampler
-from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Scores, StepTimes
+from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Scores, StepTimes, send
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.ranking import most_confident, rank_within_sample
 
@@ -69,19 +69,27 @@ def sample(
     while (event := loop.step()) is not None:
         if on_step is not None:
             on_step(event)
-    return loop.ids
+    return send(loop.ids, canvas.ids.device)
 
 
 class ReverseLoop:
-    """A canvas on its way from masks to tokens; arguments are those of `sample`."""
+    """A canvas on its way from masks to tokens; arguments are those of `sample`.
+
+    The canvas is on the host, which decides about positions; the network and the sampler's
+    proposals are on their device. So the host waits for a device once per step: for proposals.
+    """
 
     def __init__(
         self, denoise: Denoiser, canvas: Canvas, sampler: Sampler, *, seeds: Int[Tensor, " S"]
     ) -> None:
-        self.denoise, self.canvas, self.sampler = denoise, canvas, sampler.with_fresh_state(canvas)
-        self.noise = Noise.for_samples(seeds, canvas.sample)
-        self.ids = canvas.ids.clone()
-        self.was_masked = canvas.ids == canvas.mask_token_id
+        self.denoise, self.canvas = denoise, canvas.to("cpu")
+        self.device = canvas.allowed[0].device
+        self.canvas_on_device = canvas.to(self.device)
+        self.sampler = sampler.with_fresh_state(self.canvas_on_device)
+        self.noise = Noise.for_samples(seeds.cpu(), self.canvas.sample)
+        self.noise_on_device = self.noise.to(self.device)
+        self.ids = self.canvas.ids.clone()
+        self.was_masked = self.ids == canvas.mask_token_id
         self.block = self.step_in_block = self.number = 0
 
     def step(self) -> StepEvent | None:
@@ -124,17 +132,30 @@ class ReverseLoop:
 
     def _commit(self, now: Canvas, times: StepTimes, positions: Tensor, out: Tensor) -> None:
         """Write the most confident proposals into the ids, and their confidence into `out`."""
-        logits_at = self.denoise(now.ids, positions)
-        token = torch.empty_like(positions)
-        confidence = torch.empty(len(positions), device=positions.device)
-        for index, scores in _group_scores(logits_at, now, positions, self.step_in_block):
-            proposed, of_set = self.sampler.propose(now, scores, noise=self.noise)
-            token[index], confidence[index] = proposed, of_set.float()
+        token, confidence = self._propose(now, positions)
         owner = now.sample[positions]
         count = self.sampler.num_transfer_tokens(times, confidence, owner)
         chosen = most_confident(confidence, owner, count)
         self.ids[positions[chosen]] = token[chosen]
         out[positions[chosen]] = confidence[chosen]
+
+    def _propose(self, now: Canvas, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a token and a confidence for every masked position."""
+        logits_at = self.denoise(now.ids, positions)
+        there = replace(
+            self.canvas_on_device,
+            ids=send(now.ids, self.device),
+            num_steps=send(now.num_steps, self.device),
+        )
+        noise = self.noise_on_device.at_steps(send(self.noise.step, self.device))
+        order, proposed = [], []
+        for index, scores in _group_scores(logits_at, now, positions, self.step_in_block):
+            token, confidence = self.sampler.propose(there, scores, noise=noise)
+            order.append(index)
+            proposed.append(torch.stack((token.double(), confidence.float().double())))
+        found = torch.empty(2, len(positions), dtype=torch.float64)
+        found[:, torch.cat(order)] = torch.cat(proposed, dim=1).cpu()
+        return found[0].long(), found[1].float()
 
     def _pad_behind_ends(self) -> None:
         """Fill masks behind an answer's end with pads."""
@@ -184,6 +205,9 @@ def _group_scores(
         index = (allowed_set == number).nonzero().squeeze(1)
         allowed = now.allowed[number]
         logits = logits_at(positions[index], allowed).float()
-        facts = (rank[index], count[index], progress[index], number)
-        found.append((index, Scores(positions[index], allowed, logits, *facts)))
+        own, own_rank, own_count, own_progress = (
+            send(values[index], allowed.device) for values in (positions, rank, count, progress)
+        )
+        scores = Scores(own, allowed, logits, own_rank, own_count, own_progress, number)
+        found.append((index, scores))
     return found

@@ -46,6 +46,14 @@ class Noise:
             seeds, sample, rank_within_sample(sample, len(seeds))[0], torch.zeros_like(seeds)
         )
 
+    def to(self, device: torch.device | str) -> Noise:
+        """Return the same streams on a device."""
+        seeds, sample, index, step = (
+            x.to(device, non_blocking=True)
+            for x in (self.seeds, self.sample, self.index, self.step)
+        )
+        return Noise(seeds, sample, index, step)
+
     def at_steps(self, step: Int[Tensor, " S"]) -> Noise:
         """Return the same streams at other steps."""
         return replace(self, step=step)

@@ -71,11 +71,10 @@ class ReMDM(Ancestral):
         """Draw tokens, and an order independent of them."""
         token, order = super().propose(canvas, scores, noise=noise)
         column = torch.searchsorted(scores.allowed, token)
-        is_committed = (
-            canvas.block == canvas.block[scores.positions[0]]
-        ) & ~self.probability.isnan()
-        is_committed &= canvas.ids != canvas.mask_token_id
-        count = torch.bincount(canvas.sample[is_committed], minlength=len(canvas.num_steps))
+        is_committed = canvas.block == canvas.block[scores.positions[:1]]
+        is_committed &= ~self.probability.isnan() & (canvas.ids != canvas.mask_token_id)
+        count = torch.zeros_like(canvas.num_steps)
+        count.scatter_add_(0, canvas.sample, is_committed.to(count.dtype))
         self.has_committed = count > 0
         probability = scores.logits.softmax(-1).gather(-1, column[:, None]).squeeze(-1)
         self.probability[scores.positions] = probability
@@ -89,7 +88,8 @@ class ReMDM(Ancestral):
         sigma = 0.0 if self.strategy == "confidence" else self._remask_probability(times)
         share = (kept_s - (1 - sigma) * kept_t) / times.t
         if self.strategy == "confidence":
-            share += self._num_remasked(times) * self.has_committed / times.num_masked.clamp_min(1)
+            has_committed = self.has_committed.to(times.t.device)
+            share += self._num_remasked(times) * has_committed / times.num_masked.clamp_min(1)
         is_taken = confidence >= 1 - share[sample]
         return sample[is_taken | (times.s == 0)[sample]].bincount(minlength=len(times.t))
 
@@ -101,7 +101,7 @@ class ReMDM(Ancestral):
         share = self._remask_probability(times)[sample]
         if self.strategy == "confidence":
             share = self._num_remasked(times)[sample]
-            weight = (-self.probability[positions]).exp()
+            weight = (-self.probability.to(positions.device)[positions]).exp()
             total = torch.zeros_like(times.t).index_add_(0, sample, weight)
             share = share * weight / total[sample]
         return noise.uniform(positions, NoisePurpose.REMASK) < share

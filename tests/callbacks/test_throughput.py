@@ -16,7 +16,7 @@ from lightning_omni import devices
 from lightning_omni.callbacks.health import HealthMonitor
 from lightning_omni.callbacks.step_times import StepTimer
 from lightning_omni.callbacks.throughput import Throughput
-from lightning_omni.data.packing import collate_rows
+from lightning_omni.data.packing import collate
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.flops import training_flops
 from lightning_omni.nn.transformer import Transformer
@@ -55,7 +55,7 @@ def _sequence(length, answer, task):
 
 def _batch(num_losses=None):
     rows = [[(0, _sequence(20, 5, 0)), (1, _sequence(10, 4, 2))], [(2, _sequence(32, 7, 2))]]
-    batch = collate_rows(rows, row_length=32, pad_token_id=0)
+    batch = collate(rows, row_length=32, pad_token_id=0)
     if num_losses is None:
         return batch
     one = torch.zeros(num_losses)

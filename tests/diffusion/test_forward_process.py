@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_omni.data.packing import collate_rows
+from lightning_omni.data.packing import collate
 from lightning_omni.diffusion.forward_process import ForwardProcess
 from lightning_omni.diffusion.noise import complementary_index
 from lightning_omni.diffusion.schedule import Cosine, Linear, Polynomial, Shifted
@@ -38,7 +38,7 @@ def batch(indices, *, modality="speech", length=12, prompt=3, codebooks=1):
     )
     rows = [[(i, sequence)] for i in indices]
     pad = VOCAB.pad_token_id
-    return collate_rows(rows, row_length=size, pad_token_id=pad, codebooks=codebooks)
+    return collate(rows, row_length=size, pad_token_id=pad, codebooks=codebooks)
 
 
 def masks(noisy, rows, prompt=3):

@@ -189,6 +189,7 @@ def check_devices(o: Options) -> dict[str, Any]:
             answers[task] = {
                 "text": got.text,
                 "image": got.image,
+                "forwards": got.record["forwards"],
                 "blocking": sum(mode.syncs.values()),
                 "where": dict(mode.syncs.most_common(20)),
             }

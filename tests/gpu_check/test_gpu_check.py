@@ -16,7 +16,18 @@ FAST = ("environment", "syncs", "compile", "speed_100m", "speed_7b")
 
 
 def run(out, *args):
-    command = [sys.executable, str(RUN), "--out", str(out), "--device", "cpu", "--tiny", *args]
+    command = [
+        sys.executable,
+        str(RUN),
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        "--tiny",
+        "--budget",
+        "850",
+        *args,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     found = json.loads((out / "gpu_check.json").read_text())["checks"]
     return done, {name: check["status"] for name, check in found.items()}
@@ -27,6 +38,10 @@ def test_the_check_of_a_gpu_passes_on_a_pretended_one(tmp_path):
     assert done.returncode == 0, done.stdout
     assert not {n: s for n, s in status.items() if s != "pass"}, done.stdout
     assert set(status) == {*RIGHT, *FAST}
+    checks = json.loads((tmp_path / "gpu_check.json").read_text())["checks"]
+    answers = checks["devices"]["numbers"]["answers"]
+    for name, answer in answers.items():  # two in a step, and two for the codes and the picture
+        assert answer["blocking"] <= 2 * answer["forwards"] + 2, (name, answer["where"])
 
 
 def test_the_names_that_the_checks_need_exist():
