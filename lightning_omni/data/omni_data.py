@@ -213,8 +213,10 @@ class OmniData(ResumableData):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the position behind a training batch, and run the module's forward process."""
         batch = super().on_before_batch_transfer(batch, dataloader_idx)
-        with_noise = getattr(self.trainer and self.trainer.lightning_module, "with_noise", None)
-        return batch if with_noise is None else with_noise(batch)
+        apply_forward_process = getattr(
+            self.trainer and self.trainer.lightning_module, "apply_forward_process", None
+        )
+        return batch if apply_forward_process is None else apply_forward_process(batch)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the same packed batches of the validation split each time."""

@@ -167,16 +167,16 @@ class MaskedDiffusionModule(L.LightningModule):
             )
         shard_transformer(self.backbone, mesh, dtype=dtype)
 
-    def with_noise(self, batch: Batch) -> Batch:
+    def apply_forward_process(self, batch: Batch) -> Batch:
         """Return a batch of the host with its forward process, which the data calls.
 
         There the number of masks is known; on a GPU the host would wait for it in every step.
         """
-        noisy = self._noisy(batch)
+        noisy = self._noisy_batch(batch)
         is_gpus = self.device.type == "cuda"
         return replace(batch, noisy=noisy.pin_memory() if is_gpus else noisy)
 
-    def _noisy(self, batch: Batch) -> NoisyBatch:
+    def _noisy_batch(self, batch: Batch) -> NoisyBatch:
         """Return the batch after the forward process, with positions in few numbers."""
         if batch.noisy is not None:
             return batch.noisy
@@ -185,7 +185,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict the batch's masked tokens, and return the weighted loss."""
-        noisy = self._noisy(batch)
+        noisy = self._noisy_batch(batch)
         hidden = self._final_states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
@@ -281,7 +281,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return torch.bincount(batch.segment_ids[is_code], minlength=batch.num_segments)
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
-        noisy = self._noisy(batch)
+        noisy = self._noisy_batch(batch)
         hidden = self._final_states(batch, noisy)
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.epoch_means.add(f"{stage}/loss", loss, batch.num_rows if batch.num_maskable else 0)

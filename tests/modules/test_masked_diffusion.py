@@ -266,11 +266,11 @@ def test_padded_positions_change_neither_masks_nor_loss_nor_gradients(changes):
 
 def test_the_forward_process_runs_on_the_host_and_only_there():
     model, batch = module(), batches()[0]
-    moved = model.with_noise(batch)
+    moved = model.apply_forward_process(batch)
     assert moved.noisy is not None
     assert torch.equal(moved.noisy.x_t, corrupt(model, batch).x_t)
     model.forward_process = None  # it is not run again
-    assert model._noisy(moved) is moved.noisy
+    assert model._noisy_batch(moved) is moved.noisy
 
 
 def test_values_of_surplus_positions_are_counted_nowhere():
