@@ -68,6 +68,8 @@ class MaskedDiffusionModule(L.LightningModule):
             `none`, `selective` (all but matrix products and attention) or `full`; `true` is `full`.
         compile_pointwise: Compile the operations between matrix products; needs a C++ compiler on
             CPUs.
+        compile_blocks: Compile every block whole, which has an effect on GPUs only: on CPUs
+            attention loops over segments, whose lengths differ from batch to batch.
         nelbo_draws: Masks drawn of each test sample to estimate its NELBO.
         lora: Adapters that are trained in place of the backbone's own weights.
         special_tokens: Set of special tokens (linked from the data).
@@ -91,6 +93,7 @@ class MaskedDiffusionModule(L.LightningModule):
         init_from: str | list[str] | None = None,
         recompute_activations: Recomputation | bool = "none",
         compile_pointwise: bool = False,
+        compile_blocks: bool = False,
         nelbo_draws: int = 16,
         lora: Lora | None = None,
         special_tokens: SpecialTokensName = "native",
@@ -115,8 +118,14 @@ class MaskedDiffusionModule(L.LightningModule):
         if recompute_activations:
             chosen = "full" if recompute_activations is True else recompute_activations
             self.backbone.recompute_activations(chosen)
+        if compile_pointwise and compile_blocks:
+            raise OmniError(
+                "compile_pointwise and compile_blocks are both set; blocks hold the pointwise "
+                "operations, so set only one"
+            )
         if compile_pointwise:
             self.backbone.compile_pointwise()
+        self.compile_blocks = compile_blocks
         self.forward_process = forward_process
         self.objective = MaskedDiffusionObjective(self.vocab, modality_weight)
         self.optimizer_factory, self.weight_decay = optimizer, weight_decay
@@ -132,6 +141,8 @@ class MaskedDiffusionModule(L.LightningModule):
         """Load initial weights and code features; a resumed checkpoint overrides both."""
         if stage != "fit":
             return
+        if self.compile_blocks and self.trainer.strategy.root_device.type == "cuda":
+            self.backbone.compile_blocks()
         if self.init_from is not None:
             folder = resolve_pretrained(self.init_from)
             load_initial(self.backbone, folder, self.vocab, seed=self.noise_seed)

@@ -167,7 +167,7 @@ def attention_kernel(device_type: str, dtype: torch.dtype, longest: int = 0) -> 
         dtype: Format of queries, keys and values.
         longest: Keys of the longest segment of the call.
     """
-    backend = attention_backend(device_type)
+    backend = choose_backend(device_type)
     if backend != "sdpa" and dtype in (torch.float16, torch.bfloat16):
         return backend
     is_cpus = device_type == "cpu" and dtype is torch.bfloat16 and longest <= MAX_BF16_LENGTH
@@ -224,9 +224,10 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend with the kernel of the device."""
-    is_cpus = query.device.type == "cpu" and query.dtype is torch.bfloat16
-    longest = max(key_layout.lengths, default=0) if is_cpus else 0
-    kernel = attention_kernel(query.device.type, query.dtype, longest)
+    kind, dtype = query.device.type, query.dtype
+    kernel = attention_kernel(kind, dtype)
+    if kernel == bf16_attention.__name__:  # depends on lengths, which other kernels do not read
+        kernel = attention_kernel(kind, dtype, max(key_layout.lengths, default=0))
     return _KERNELS[kernel](query, key, value, layout, key_layout)
 
 
@@ -289,16 +290,18 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    options = _varlen_options(varlen_attn)
-    out = varlen_attn(query, key, value, *_varlen_arguments(layout, key_layout), **options)
+    arguments = _varlen_arguments(layout, key_layout)
+    if states_key_heads():
+        out = varlen_attn(query, key, value, *arguments, enable_gqa=True)
+    else:
+        out = varlen_attn(query, key, value, *arguments)
     return out if isinstance(out, Tensor) else out[0]
 
 
 @functools.cache
-def _varlen_options(kernel: Callable[..., Any]) -> dict[str, Any]:
-    """Return what lets a kernel take fewer key-value heads; torch 2.11's does so unasked."""
-    has_option = "enable_gqa" in inspect.signature(kernel).parameters
-    return {"enable_gqa": True} if has_option else {}
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of a function's parameters."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _varlen_arguments(
@@ -323,3 +326,19 @@ _KERNELS = {
     "sdpa": _sdpa,
 }
 """What `attention_kernel` names."""
+
+
+def choose_backend(device_type: str) -> str:
+    """Return `attention_backend`'s choice."""
+    return attention_backend(device_type)
+
+
+def states_key_heads() -> bool:
+    """Whether torch's kernel is told that there are fewer key-value heads; 2.11's needs not be."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in _parameters(varlen_attn)
+
+
+KERNEL_CHOICES = (choose_backend, states_key_heads)
+"""What a compiler takes for constant; it would follow functions with a cache, without the cache."""

@@ -18,7 +18,7 @@ from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.recomputation import Recomputation, checkpoint_arguments
 from lightning_omni.nn.rotary import RotaryEmbedding
-from lightning_omni.nn.segments import SegmentLayout
+from lightning_omni.nn.segments import KERNEL_CHOICES, SegmentLayout
 from lightning_omni.pretrained import Pretrained
 from lightning_omni.types import Batch, ContinuousFeatures
 
@@ -129,6 +129,7 @@ class Transformer(Pretrained):
             )
         self.isolate_prompt, self.right_shift_logits = isolate_prompt, right_shift_logits
         self.recomputation: Recomputation = "none"
+        self.compiles_blocks = False
         if dim % num_heads or num_heads % num_kv_heads:
             raise OmniError(
                 f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
@@ -183,6 +184,18 @@ class Transformer(Pretrained):
             assert isinstance(block, Block)  # noqa: S101
             for part in (block.attention_norm, block.ffn_norm, block.ffn):
                 part.compile()
+
+    def compile_blocks(self) -> None:
+        """Compile every block whole, for attention kernels of GPUs.
+
+        There are two graphs, one for the last block, whatever the batches hold. Hooks of modules,
+        such as those that gather sharded weights, stay outside of them.
+        """
+        for choice in KERNEL_CHOICES:
+            torch.compiler.assume_constant_result(choice)  # type: ignore[no-untyped-call]
+        for block in self.blocks:
+            block.forward = torch.compile(block.forward, fullgraph=True)
+        self.compiles_blocks = True
 
     def segment_layout(
         self, lengths: list[int] | tuple[int, ...], is_maskable: Bool[Tensor, " T"]
@@ -254,7 +267,7 @@ class Transformer(Pretrained):
     def _queries(self, positions: Tensor, layout: SegmentLayout) -> Queries:
         """Return the queries of the last block."""
         is_compiled = getattr(self.blocks[-1], "_compiled_call_impl", None) is not None
-        if is_compiled:  # one graph for all their numbers
+        if self.compiles_blocks or is_compiled:  # one graph for all their numbers
             torch._dynamo.maybe_mark_dynamic(positions, 0)
         return Queries(positions, layout.select(positions))
 
