@@ -94,7 +94,7 @@ def test_old_classes_and_arguments_are_renamed_and_removed_ones_left_out(
         old="a: {class_path: lightning_omni.nn.conv.C, "
         "init_args: {colour: 1, extra: {b: 2}, unused: 0}}",
     )
-    new = {"class_path": "lightning_omni.nn.codec.conv.C", "init_args": {"color": 1}}
+    new = {"class_path": "lightning_omni.nn.codec.magvit.C", "init_args": {"color": 1}}
     for _ in range(2):
         assert read_recipe(path) == {"a": new}
     assert [m for m in caplog.messages if "colour" in m] == ["the argument 'colour' is now 'color'"]

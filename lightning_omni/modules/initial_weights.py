@@ -81,7 +81,7 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     """
     start = _read(folder)
     _require_alike(backbone, start)
-    own = _pieces(backbone)
+    own = _tensors_by_piece(backbone)
     with _opened(folder) as weights:
         _require_known_ids(weights.metadata() or {}, vocab, folder)
         names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
@@ -176,7 +176,7 @@ def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> No
             )
 
 
-def _pieces(backbone: Transformer) -> dict[str, list[Tensor]]:
+def _tensors_by_piece(backbone: Transformer) -> dict[str, list[Tensor]]:
     """Return the tensors that make up each weight, row below row, by its name without adapters."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict(keep_vars=True).items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_omni.nn.attention import GroupedQueryAttention
-from lightning_omni.nn.codec.conv import SpatialAttention
+from lightning_omni.nn.codec.magvit import SpatialAttention
 from lightning_omni.nn.segments import attention_kernel, longest_segments
 
 

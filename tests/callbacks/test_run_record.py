@@ -16,7 +16,7 @@ from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.generation.omni import Omni
 from lightning_omni.nn import segments
 from lightning_omni.nn.attention import GroupedQueryAttention
-from lightning_omni.nn.codec.conv import SpatialAttention
+from lightning_omni.nn.codec.magvit import SpatialAttention
 from lightning_omni.nn.computation import computation_facts
 from lightning_omni.nn.cpu import MAX_BF16_LENGTH
 from lightning_omni.nn.segments import SegmentLayout
