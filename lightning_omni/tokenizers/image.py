@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.codec.magvit import ConvDecoder, ConvEncoder
 from lightning_omni.nn.codec.lookup_free import LookupFreeQuantizer, Quantized
+from lightning_omni.nn.codec.magvit import ConvDecoder, ConvEncoder
 from lightning_omni.tokenizers.base import Tokenizer
 
 
