@@ -19,6 +19,7 @@ from lightning_omni.callbacks.defaults import (
     RunDefault,
     run_defaults,
 )
+from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
 from lightning_omni.cli_precision import precision_plugin_of_run, take_precision_rule
 from lightning_omni.deferred_init import deferred_weights
@@ -66,7 +67,7 @@ class OmniCLI(LightningCLI):
         self.known, self.with_trainer, self.options = known, with_trainer, options
         args, self.has_auto_precision = take_precision_rule(args)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+            hide_inapplicable_messages()
             super().__init__(
                 L.LightningModule,
                 L.LightningDataModule,
