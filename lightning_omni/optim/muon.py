@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -15,6 +16,7 @@ from torch.optim.adamw import adamw
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.errors import OmniError
+from lightning_omni.nn.codec.ranks import gather_ranks, world_size
 from lightning_omni.nn.cpu import matmul_dtype
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -27,7 +29,8 @@ class MuonAdamW(Optimizer):
     """Orthogonalised momentum for the groups `matrices` and `filters`, AdamW for all others.
 
     Both use the group's learning rate, as Muon's updates are scaled to the size of AdamW's.
-    Matrices of one shape are orthogonalised together; a convolution counts as one matrix from its
+    Matrices of one shape are orthogonalised together, and shared out among the processes of a run,
+    whose gradients are equal by then; a convolution counts as one matrix from its
     inputs to its output channels.
 
     Args:
@@ -99,7 +102,7 @@ class MuonAdamW(Optimizer):
         ]
         updates = torch.stack(whole)
         updates = updates.to(matmul_dtype(updates.device.type))
-        updates = orthogonalise(updates, steps=group["ns_steps"]).to(same[0].dtype)
+        updates = _orthogonalise_by_shares(updates, steps=group["ns_steps"]).to(same[0].dtype)
         scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
         for p, update in zip(same, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -148,6 +151,19 @@ def _distribute_like(update: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return update
     return distribute_tensor(update, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _orthogonalise_by_shares(updates: Float[Tensor, "K N M"], *, steps: int) -> Tensor:
+    """Orthogonalise matrices that all processes hold; each computes every so many-th of them."""
+    ranks, count = world_size(), len(updates)
+    if ranks == 1 or count == 1:
+        return orthogonalise(updates, steps=steps)
+    own = orthogonalise(updates[dist.get_rank() :: ranks], steps=steps)
+    largest = -(-count // ranks)
+    padded = torch.zeros(largest, *updates.shape[1:], dtype=own.dtype, device=own.device)
+    padded[: len(own)] = own
+    by_rank = gather_ranks(padded).view(ranks, largest, *updates.shape[1:])
+    return by_rank.transpose(0, 1).flatten(0, 1)[:count]
 
 
 def orthogonalise(updates: Float[Tensor, "K N M"], *, steps: int) -> Float[Tensor, "K N M"]:

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from several_processes import run_processes
 
 from lightning_omni.errors import OmniError
+from lightning_omni.optim import muon
 from lightning_omni.optim.muon import MuonAdamW, orthogonalise
 from lightning_omni.optim.optimizer import decay_groups
 
@@ -73,3 +75,24 @@ def test_it_resumes_from_its_state(tmp_path):
 def test_groups_without_a_kind_are_refused():
     with pytest.raises(OmniError, match="decay_groups"):
         MuonAdamW([{"params": list(net().parameters())}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("count", "ranks"), [(1, 2), (3, 2), (2, 3)])
+def test_processes_share_the_matrices_and_all_get_all(tmp_path, rng, count, ranks, dtype):
+    updates = torch.randn(count, 6, 9, generator=rng).to(dtype)
+    computed = []
+
+    def work(rank):
+        whole = muon.orthogonalise
+        muon.orthogonalise = lambda x, *, steps: (computed.append(len(x)), whole(x, steps=steps))[1]
+        return muon._orthogonalise_by_shares(updates, steps=5), sum(computed)
+
+    found = run_processes(work, ranks, tmp_path, joins=True)
+    alone = orthogonalise(updates, steps=5)
+    for made, _ in found:
+        tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+        torch.testing.assert_close(made, alone, rtol=tolerance, atol=tolerance)
+        assert torch.equal(made, found[0][0])
+    shares = [1] * ranks if count == 1 else [len(range(r, count, ranks)) for r in range(ranks)]
+    assert [number for _, number in found] == shares
