@@ -147,7 +147,7 @@ class Project:
         import torch
 
         sequence = need("lightning_omni.types:TokenSequence")
-        collate = need("lightning_omni.data.packing:collate_rows")
+        collate = need("lightning_omni.data.packing:collate")
         vocab = need("lightning_omni.vocab:Vocab").from_sizes(sizes, "native")
         rows, visit = [], 0
         for row in lengths:

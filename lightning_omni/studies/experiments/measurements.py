@@ -14,6 +14,7 @@ import torch
 
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.errors import OmniError
+from lightning_omni.evaluation.command import load_model_and_suite
 from lightning_omni.evaluation.provenance import manifest_hash, provenance
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.suite import Plan, Suite, evaluate_task
@@ -91,7 +92,7 @@ def measure_model(
     }
 
     @functools.cache
-    def load_model_and_suite() -> tuple[Omni, Suite]:
+    def load_once() -> tuple[Omni, Suite]:
         encoder = None
         if training.recipe["data"]["init_args"].get("continuous_speech") is not None:
             encoder = build_module_and_data(training.recipe)[1].continuous_speech
@@ -99,7 +100,7 @@ def measure_model(
 
     def measure_task(task: str) -> Measurement:
         log.info("measuring %s of '%s'", task, export)
-        omni, suite = load_model_and_suite()
+        omni, suite = load_once()
         examples = suite.draw_task_examples(task, plan)
         result = evaluate_task(omni, suite, plan, task, examples, sampling)
         keys = [example.sample.key for example in examples]
