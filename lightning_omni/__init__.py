@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from lightning_omni.generation.request import Infill
 
 install_finder()
-# threads that wait sleep: spinning, they starve as soon as another process needs a core
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "OMP_WAIT_POLICY" not in os.environ:
+    # threads that wait soon sleep, as spinning on they starve beside other processes; 1,000 turns
+    # are what libgomp takes itself where there are more threads than cores
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"
 __all__ = ["GenerationConfig", "Infill", "Omni", "__version__"]
