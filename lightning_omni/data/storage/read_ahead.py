@@ -40,8 +40,10 @@ class ReadAhead:
             self._waiting.put_nowait(fetch)
 
     def close(self) -> None:
-        """Fetch nothing more."""
+        """Fetch nothing more, and let the threads end."""
         self._is_closed.set()
+        for _ in range(THREADS):
+            self.add(lambda: None)  # wakes one that waits
 
     def _fetch_until_closed(self) -> None:
         while not self._is_closed.is_set():

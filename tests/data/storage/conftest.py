@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lightning_omni.data.storage import retries, url_reader
+from lightning_omni.data.storage import read_ahead, retries, url_reader
 from lightning_omni.data.storage.retries import RetryPolicy
 
 FAST = RetryPolicy(first_wait_s=0.001, longest_wait_s=0.01, connect_s=2, read_s=0.5, body_s=5)
@@ -22,6 +22,9 @@ def cache(tmp_path_factory, monkeypatch):
     url_reader._readers.pop(os.getpid(), None)
     yield folder
     url_reader._readers.pop(os.getpid(), None)
+    threads = read_ahead._of_process.pop(os.getpid(), None)
+    if threads is not None:  # they would go on asking the server of this test
+        threads.close()
 
 
 @pytest.fixture
