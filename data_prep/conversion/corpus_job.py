@@ -24,6 +24,7 @@ from data_prep.corpora.source_files import expand_sources
 from data_prep.key_set import KeySet
 from data_prep.shard_stream import ShardEntry, tar_end
 from data_prep.tally import Tally, UnusableCorpusError
+from lightning_omni.data.indexed_shard import write_indexed_shard
 from lightning_omni.data.shard_index import index_path, write_index
 from lightning_omni.data.storage.url_text import is_url, redact_url
 from lightning_omni.errors import OmniError
@@ -31,7 +32,7 @@ from lightning_omni.files import OpenFiles
 from lightning_omni.jobs.job import JobNames
 from lightning_omni.jobs.step_records import StepRecords
 from lightning_omni.jobs.steps import Step
-from lightning_omni.jobs.work_folder import partial_path, sync_to_disk, write_when_complete
+from lightning_omni.jobs.work_folder import partial_path, write_when_complete
 
 PIECE, TABLE, SHARD = "pieces", "table", "shards"
 PARTIAL = ".partial"
@@ -248,23 +249,14 @@ class CorpusJob:
     def _write_shard(self, step: Step) -> int:
         """Write a shard, its index first, so that a shard with its name has one."""
         target = self.work / step.output
-        partial = partial_path(target.name, self.work)
         target.parent.mkdir(exist_ok=True)
         ranges = self._shard_table.item_ranges(step.source)
-        try:
-            with partial.open("wb") as file:
-                for number, start, size in ranges.tolist():
-                    descriptor = self._files.descriptor(self._piece_files[number])
-                    file.write(os.pread(descriptor, size, start))
-                    self.on_progress(1)
-                file.write(tar_end(file.tell()))
-            sync_to_disk(partial)
-            write_index(partial)
-            index_path(partial).replace(index_path(target))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-            index_path(partial).unlink(missing_ok=True)
+        with write_indexed_shard(target, self.work) as partial, partial.open("wb") as file:
+            for number, start, size in ranges.tolist():
+                descriptor = self._files.descriptor(self._piece_files[number])
+                file.write(os.pread(descriptor, size, start))
+                self.on_progress(1)
+            file.write(tar_end(file.tell()))
         return len(ranges)
 
     def _shard_entry(self, step: Step) -> ShardEntry:

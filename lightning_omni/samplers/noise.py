@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.diffusion.noise import uniform
+from lightning_omni.samplers.canvas import send
 from lightning_omni.samplers.ranking import rank_within_sample
 
 _COLUMN_BITS, _INDEX_BITS = 18, 17
@@ -48,11 +49,8 @@ class Noise:
 
     def to(self, device: torch.device | str) -> Noise:
         """Return the same streams on a device."""
-        seeds, sample, index, step = (
-            x.to(device, non_blocking=True)
-            for x in (self.seeds, self.sample, self.index, self.step)
-        )
-        return Noise(seeds, sample, index, step)
+        seeds, sample = send(self.seeds, device), send(self.sample, device)
+        return Noise(seeds, sample, send(self.index, device), send(self.step, device))
 
     def at_steps(self, step: Int[Tensor, " S"]) -> Noise:
         """Return the same streams at other steps."""

@@ -31,13 +31,13 @@ from lightning_omni.data.encoding.references import (
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.task_shards import write_task_shard
 from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
-from lightning_omni.data.shard_index import index_path, write_index
+from lightning_omni.data.indexed_shard import write_indexed_shard
 from lightning_omni.data.shards import MANIFEST
 from lightning_omni.errors import OmniError
 from lightning_omni.jobs.job import JobNames
 from lightning_omni.jobs.step_records import StepRecords
 from lightning_omni.jobs.steps import Step
-from lightning_omni.jobs.work_folder import partial_path, sync_to_disk, write_when_complete
+from lightning_omni.jobs.work_folder import write_when_complete
 
 _NAMES = JobNames(
     "encoding",
@@ -174,15 +174,7 @@ class EncodingJob:
 
     def _write_task_shard(self, step: Step, source: Path) -> int:
         """Write a shard, its index first, so that a shard with its name has one."""
-        target, partial = self.folder / step.output, partial_path(step.output, self.work)
-        try:
+        with write_indexed_shard(self.folder / step.output, self.work) as partial:
             count = write_task_shard(partial, source, self.plan, self.code_index)
-            sync_to_disk(partial)
-            write_index(partial)
-            index_path(partial).replace(index_path(target))
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-            index_path(partial).unlink(missing_ok=True)
         self.on_progress(count)
         return count
