@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from data_prep.media_file import MediaFile, check_key
+from data_prep.keys import check_key
+from data_prep.media_file import MediaFile
 from data_prep.samples import check_sample
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS, Sample

@@ -158,18 +158,18 @@ def write_attribution(out: Path, sources: Iterable[dict[str, str]]) -> None:
 def _write_media_shards(collection: Collection, out: Path) -> Iterator[ShardEntry]:
     for (modality, split), media in sorted(collection.media.items()):
         stream = ShardStream(out, "media", modality, split, limit=MEDIA_PER_SHARD)
-        yield from _write_items(stream, (stored_media_files(media[key]) for key in sorted(media)))
+        yield from _write_shards(stream, (stored_media_files(media[key]) for key in sorted(media)))
 
 
 def _write_task_shards(collection: Collection, out: Path) -> Iterator[ShardEntry]:
     for (task, split), samples in sorted(collection.samples.items()):
         stream = ShardStream(out, "tasks", task, split, limit=SAMPLES_PER_SHARD)
-        yield from _write_items(
+        yield from _write_shards(
             stream, (stored_sample_files(samples[key]) for key in sorted(samples))
         )
 
 
-def _write_items(
+def _write_shards(
     stream: ShardStream, items: Iterable[Iterable[tuple[str, bytes]]]
 ) -> Iterator[ShardEntry]:
     for files in items:

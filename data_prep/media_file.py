@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-from lightning_omni.errors import OmniError
-
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +24,3 @@ class MediaFile:
     extension: str
     info: dict[str, Any]
     load: Callable[[], bytes] = field(repr=False)
-
-
-def check_key(key: str) -> None:
-    """Reject a key that is no plain name.
-
-    Raises:
-        OmniError: If the key is malformed.
-    """
-    if KEY_PATTERN.fullmatch(key) is None:
-        raise OmniError(f"key '{key}' is malformed; wanted 1 to 128 of A-Z a-z 0-9 _ -")

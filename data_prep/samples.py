@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data_prep.hashing import sha1_hex
-from data_prep.media_file import MediaFile, check_key
+from data_prep.keys import check_key
+from data_prep.media_file import MediaFile
 from lightning_omni.errors import OmniError
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import SPLITS, Part, Role, Sample, Turn

@@ -104,7 +104,7 @@ class Sources:
         self.online = online
         self.provenance = Provenance()
 
-    def npm_folder(self, name: str) -> Path:
+    def fetch_npm_folder(self, name: str) -> Path:
         """Return the folder of an npm package.
 
         Raises:
@@ -118,7 +118,7 @@ class Sources:
         self.provenance.record_source(source, source.version)
         return folder
 
-    def deb_folder(self, name: str) -> Path:
+    def fetch_deb_folder(self, name: str) -> Path:
         """Return the folder with the unpacked files of a Debian package.
 
         Raises:
@@ -132,7 +132,7 @@ class Sources:
         self.provenance.record_source(source, (folder / "VERSION").read_text("utf-8").strip())
         return folder
 
-    def pip_folder(self, name: str) -> Path:
+    def find_pip_folder(self, name: str) -> Path:
         """Return the folder of an installed Python package.
 
         Raises:

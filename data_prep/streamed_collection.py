@@ -18,7 +18,8 @@ from data_prep.data_folder import (
     stored_sample_files,
 )
 from data_prep.key_set import KeySet
-from data_prep.media_file import MediaFile, check_key
+from data_prep.keys import check_key
+from data_prep.media_file import MediaFile
 from data_prep.samples import check_sample
 from data_prep.shard_stream import ShardEntry, ShardStream
 from lightning_omni.types import Sample

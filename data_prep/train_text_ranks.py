@@ -56,13 +56,13 @@ def training_sentences(sources: Sources) -> Iterator[str]:
     yield from chain.from_iterable(_scene_sentences(c) for c in _scene_contents())
     known = facts.everyday_facts() + facts.sums_from_zero(20)
     try:
-        known += facts.country_facts(sources.npm_folder("countries"))
+        known += facts.country_facts(sources.fetch_npm_folder("countries"))
     except SourceError as error:
         log.warning("training without countries: %s", error)
     for fact in known:
         yield from (fact.question, fact.answer, fact.sentence)
     try:
-        folder = sources.deb_folder("wordnet") / "usr" / "share" / "wordnet"
+        folder = sources.fetch_deb_folder("wordnet") / "usr" / "share" / "wordnet"
         yield from wordnet_sentences(folder, min_words=3, max_words=9)[:6000]
     except SourceError as error:
         log.warning("training without WordNet: %s", error)

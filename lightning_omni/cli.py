@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = rename_verb(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        shown = _help_without_running(args)
+        shown = _output_without_running_verb(args)
         if shown is None:
             return _run_verb(args[0], args)
         sys.stdout.write(shown)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _help_without_running(args: list[str]) -> str | None:
+def _output_without_running_verb(args: list[str]) -> str | None:
     """Return what is printed without running a verb; None if a verb is to be run.
 
     Raises:
@@ -151,9 +151,9 @@ def _run_verb(verb: str, args: list[str]) -> int:
     elif verb == EXPORT:
         _run_export(parse_options(verb, args[1:]))
     elif verb == INSPECT and len(args) > 1 and not args[1].startswith("-"):
-        _import_function(verb)(**parse_options(verb, ["--data", *args[1:]]))
+        _import_verb_function(verb)(**parse_options(verb, ["--data", *args[1:]]))
     elif verb in FUNCTION_VERBS:
-        _import_function(verb)(**parse_options(verb, args[1:]))
+        _import_verb_function(verb)(**parse_options(verb, args[1:]))
     else:
         from data_prep.__main__ import main as prep_data
 
@@ -193,7 +193,7 @@ def _run_export(options: dict[str, Any]) -> None:
         write_recipe_of_checkpoint,
     )
 
-    model, export = Path(options["model"]), _import_function(EXPORT)
+    model, export = Path(options["model"]), _import_verb_function(EXPORT)
     if not is_checkpoint(model):
         export(**options)
         return
@@ -232,11 +232,11 @@ def build_parser(verb: str) -> tuple[ArgumentParser, list[str]]:
 
     parser = Parser(prog=f"lightning_omni {verb}", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with the options")
-    known = list(parser.add_function_arguments(_import_function(verb), fail_untyped=True))
+    known = list(parser.add_function_arguments(_import_verb_function(verb), fail_untyped=True))
     return parser, known
 
 
-def _import_function(verb: str) -> Callable[..., Any]:
+def _import_verb_function(verb: str) -> Callable[..., Any]:
     module, name = VERBS[verb].module, VERBS[verb].function
     function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return function

@@ -258,14 +258,14 @@ def _argparse_options(module: str) -> tuple[Option, ...]:
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".add_argument"):
             given = {k.arg: k.value for k in node.keywords}
             name = ast.literal_eval(node.args[0]).lstrip("-")
-            kind = "" if "action" in given else _value_word(given.get("type"))
+            kind = "" if "action" in given else _metavar(given.get("type"))
             kind += " ..." if "nargs" in given else ""
             note = str(ast.literal_eval(given["help"])) if "help" in given else ""
             found.append(Option(name, kind, "", note))
     return tuple(found)
 
 
-def _value_word(converter: ast.expr | None) -> str:
+def _metavar(converter: ast.expr | None) -> str:
     """Return the word for the value of an option, given the function that converts it."""
     if converter is None:
         return "NAME"

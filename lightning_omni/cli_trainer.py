@@ -17,7 +17,7 @@ from lightning_omni.callbacks.defaults import (
     RUN_DEFAULTS,
     TRAINER_DEFAULTS,
     RunDefault,
-    run_defaults,
+    make_run_defaults,
 )
 from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
@@ -119,7 +119,7 @@ class OmniCLI(LightningCLI):
         if plugin is not None:
             rule = {"precision": None, "plugins": [plugin]}
             given.trainer.update(parser.parse_object({"trainer": rule}, given).trainer)
-        defaults = run_defaults(given.trainer, given.model.class_path, given.run_defaults)
+        defaults = make_run_defaults(given.trainer, given.model.class_path, given.run_defaults)
         parsed = parser.parse_object({"trainer": defaults}, given)
         given.trainer.update(parsed.trainer)
 

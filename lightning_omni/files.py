@@ -175,7 +175,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def file_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 by name of all files in a folder and below it."""
     sums = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -186,7 +186,7 @@ def checksums(folder: Path) -> dict[str, str]:
 def write_checksums(folder: Path) -> None:
     """List a folder's files with their checksums in `SHA256SUMS`, as `sha256sum -c` reads them."""
     (folder / SUMS_FILE).unlink(missing_ok=True)
-    lines = [f"{digest}  {name}\n" for name, digest in checksums(folder).items()]
+    lines = [f"{digest}  {name}\n" for name, digest in file_checksums(folder).items()]
     (folder / SUMS_FILE).write_text("".join(lines))
 
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from jsonargparse import ArgumentParser
 
-from lightning_omni.cli import _import_function, build_parser, main
+from lightning_omni.cli import _import_verb_function, build_parser, main
 from lightning_omni.cli_completion import completion_script
 from lightning_omni.cli_help import FUNCTION_VERBS, VERBS, verb_help, verb_options
 
@@ -94,4 +94,4 @@ def test_an_unknown_shell_is_refused(capsys):
 
 
 def test_every_function_is_found():
-    assert all(callable(_import_function(verb)) for verb in FUNCTION_VERBS)
+    assert all(callable(_import_verb_function(verb)) for verb in FUNCTION_VERBS)

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_omni.cli import build_cli
 from lightning_omni.deferred_init import deferred_weights, deferring_constructor, initial_value
-from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.vocab import Vocab
 
@@ -62,7 +62,7 @@ def test_a_folder_s_weights_are_read_when_they_are_asked_for(tmp_path, rows):
     with deferred_weights():
         deferred = small(vocab, **shape)
     for network in (whole, deferred):
-        load_initial(network, folder, vocab, seed=3)
+        load_initial_weights(network, folder, vocab, seed=3)
     wanted = dict(whole.named_parameters())
     for key, weight in deferred.named_parameters():
         assert torch.equal(whole_value(weight), wanted[key]), key

@@ -49,7 +49,7 @@ def test_a_further_modality_has_a_row_of_allowed_tokens_for_each_codebook(poses)
     text = TextTokenizer()
     vocab = Vocab(text.size, {"speech": 32, "image": 64, "pose": 12})
     allowed = AllowedTokens(vocab, text, 2, device="cpu")
-    rows = allowed.set_indices("pose", ResponseSpan(4, no_end=frozenset((3,))))
+    rows = allowed.allowed_set_indices("pose", ResponseSpan(4, no_end=frozenset((3,))))
     pose, pad = vocab.span("pose"), vocab.pad_token_id
     found = [allowed.allowed[row].tolist() for row in rows]
     ids = [list(range(pose.start + 4 * q, pose.start + 4 * q + 4)) for q in (0, 1, 2, 0)]

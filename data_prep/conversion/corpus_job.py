@@ -169,7 +169,7 @@ class CorpusJob:
         if self._is_useless:
             self.remove_work_folder()
 
-    def explain(self, error: Exception) -> OmniError | None:
+    def explain_error(self, error: Exception) -> OmniError | None:
         """Return a sentence about an error of the disk."""
         if not self.work.is_dir():
             return OmniError(

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from data_prep.data_folder import stored_media_files, stored_sample_files
-from data_prep.media_file import MediaFile, check_key
+from data_prep.keys import check_key
+from data_prep.media_file import MediaFile
 from data_prep.samples import check_sample
 from data_prep.shard_stream import tar_item
 from data_prep.tally import Tally

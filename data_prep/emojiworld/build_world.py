@@ -138,7 +138,7 @@ def _load_named_facts(name: str, sources: Sources) -> list[Fact]:
     if name == "capitals":
         return fact_sources.capital_facts()
     if name == "countries":
-        return fact_sources.country_facts(sources.npm_folder("countries"))
+        return fact_sources.country_facts(sources.fetch_npm_folder("countries"))
     words = [c.label for c in load_concepts(sources) if c.label.isalpha()]
     return fact_sources.definition_facts(words, _find_wordnet_folder(sources))
 
@@ -166,7 +166,7 @@ def _split_sentences(preset: Preset, sources: Sources) -> dict[str, list[str]]:
 
 
 def _find_wordnet_folder(sources: Sources) -> Path:
-    return sources.deb_folder("wordnet") / "usr" / "share" / "wordnet"
+    return sources.fetch_deb_folder("wordnet") / "usr" / "share" / "wordnet"
 
 
 def _draw_pictures(preset: Preset, sprites: SpriteSheet, rules: HeldOutContent) -> Pictures:
@@ -208,7 +208,7 @@ def _add_icons_and_easy_vqa(
     if preset.has_easy_vqa:
         try:
             add_easy_vqa_samples(
-                collection, sources.pip_folder("easy-vqa"), val_buckets=_EASY_VQA_VAL_BUCKETS
+                collection, sources.find_pip_folder("easy-vqa"), val_buckets=_EASY_VQA_VAL_BUCKETS
             )
         except SourceError as error:
             provenance.record_fallback(f"easy-VQA is left out: {error}")

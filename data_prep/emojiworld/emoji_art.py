@@ -52,7 +52,7 @@ def load_concepts(sources: Sources) -> list[EmojiConcept]:
     Raises:
         SourceError: If the labels are not available.
     """
-    table = _read_json(sources.npm_folder("labels") / "en" / "data.json")
+    table = _read_json(sources.fetch_npm_folder("labels") / "en" / "data.json")
     components, flags = 2, 9
     return [
         EmojiConcept(normalize_code_point(e["hexcode"]), str(e["label"]).lower())
@@ -72,13 +72,13 @@ def load_style(name: str, sources: Sources) -> ArtStyle:
             return _load_openmoji(sources)
         except SourceError as error:
             sources.provenance.record_fallback(f"{error}; OpenMoji comes from npm instead")
-    folder = sources.npm_folder(name)
+    folder = sources.fetch_npm_folder(name)
     source = NPM_SOURCES[name]
     return ArtStyle(name, source.licence, source.name, _load_iconify_svgs(folder, sources))
 
 
 def _load_openmoji(sources: Sources) -> ArtStyle:
-    folder = sources.pip_folder("openmoji-pip") / "openmoji" / "svg"
+    folder = sources.find_pip_folder("openmoji-pip") / "openmoji" / "svg"
     svgs = _LazyFileDict(
         {normalize_code_point(path.stem): path for path in sorted(folder.glob("*.svg"))}
     )

@@ -118,7 +118,7 @@ def draw_scenes(
         world: Parameters of the scenes.
         sprites: Sprites of the objects.
         hold_out: Held-out combinations.
-        wanted: Subset the scenes must belong to; see `HoldOut.assign_subset`.
+        wanted: Subset the scenes must belong to; see `HoldOut.subset_of_keys`.
         only_objects: Object names to draw from; empty for all.
         salt: Seed of the random numbers.
         count: Number of scenes.
@@ -133,7 +133,7 @@ def draw_scenes(
             return
         scene = _draw_scene(world, sprites, seeded_rng(salt, i), only_objects)
         if (
-            hold_out.assign_subset(scene.content.combination_keys()) == wanted
+            hold_out.subset_of_keys(scene.content.combination_keys()) == wanted
             and scene.pixel_key() not in taken
         ):
             taken.add(scene.pixel_key())

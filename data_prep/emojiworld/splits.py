@@ -48,9 +48,11 @@ class HoldOut:
             [("count", *pair) for pair in product(objects, counts)],
             [("pair", *pair) for pair in pairs],
         ]
-        return cls(frozenset(key for family in families for key in _choose_keys(family, share)))
+        return cls(
+            frozenset(key for family in families for key in _choose_held_out_keys(family, share))
+        )
 
-    def assign_subset(self, keys: Sequence[Key]) -> Subset:
+    def subset_of_keys(self, keys: Sequence[Key]) -> Subset:
         """Return the subset of a scene with these combinations: train, comp (held out) or drop.
 
         Captions of pairs do not name the background. A pair that is held out only because of its
@@ -65,7 +67,7 @@ class HoldOut:
         return "comp"
 
 
-def _choose_keys(family: list[Key], share: float) -> list[Key]:
+def _choose_held_out_keys(family: list[Key], share: float) -> list[Key]:
     """Choose keys in hash order, at most a third of the combinations of each member."""
     partners = Counter(member for key in family for member in key[1:])
     taken: Counter[str] = Counter()

@@ -36,9 +36,11 @@ def load_human_recordings(sources: Sources) -> list[MediaFile]:
 
 
 def _load_telephone_prompts(sources: Sources) -> Iterator[MediaFile]:
-    root = sources.deb_folder("prompts") / "usr/share/asterisk/sounds/en_US_f_Allison"
+    root = sources.fetch_deb_folder("prompts") / "usr/share/asterisk/sounds/en_US_f_Allison"
     name = DEB_SOURCES["prompts-text"].name
-    listing = sources.deb_folder("prompts-text") / f"usr/share/doc/{name}/core-sounds-en.txt.gz"
+    listing = (
+        sources.fetch_deb_folder("prompts-text") / f"usr/share/doc/{name}/core-sounds-en.txt.gz"
+    )
     with gzip.open(listing, "rt", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             name, _, words = line.strip().partition(":")
@@ -56,7 +58,7 @@ def _is_sentence(line: str, words: str) -> bool:
 
 
 def _load_book_passages(sources: Sources) -> Iterator[MediaFile]:
-    folder = sources.deb_folder("librivox") / "usr/share/pocketsphinx/test/data/librivox"
+    folder = sources.fetch_deb_folder("librivox") / "usr/share/pocketsphinx/test/data/librivox"
     for line in (folder / "transcription").read_text("utf-8").splitlines():
         matched = re.match(r"<s> (.*) </s> \((.*)\)", line)
         if matched is not None:

@@ -56,7 +56,7 @@ def prepare_spoken(
         OmniError: If the data hold neither task or are damaged, `out` holds other data or these
             already, or nothing can be spoken.
     """
-    written = [] if _is_same_folder(data, out) else _written_sources(read_manifest(data))
+    written = [] if _is_same_folder(data, out) else _mark_sources_as_spoken(read_manifest(data))
     splits = _splits_to_speak(data)
     make_folder(out)
     try:
@@ -129,10 +129,10 @@ def _write_split_shards(
             for path in shard_paths(speaker.data / "media", "image", split):
                 for key in read_shard_keys(path):
                     keys.add_key("media image", key)
-            speaker.add_split(split, collection, None)
+            speaker.speak_split(split, collection, None)
         else:
             with closing(PictureTable(speaker.data, split, tables[1])) as pictures:
-                speaker.add_split(split, collection, pictures)
+                speaker.speak_split(split, collection, pictures)
         shards = collection.finish_shards(split)
     for path in tables:
         path.unlink(missing_ok=True)
@@ -216,7 +216,7 @@ def _add_spoken_to_manifest(
     }
 
 
-def _written_sources(manifest: dict[str, Any]) -> list[dict[str, str]]:
+def _mark_sources_as_spoken(manifest: dict[str, Any]) -> list[dict[str, str]]:
     """Return the sources of the written data, marked so that they do not pass for these."""
     names = ("name", "version", "licence")
     return [

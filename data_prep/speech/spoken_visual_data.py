@@ -105,7 +105,7 @@ class SpokenVisualBuilder:
     clips: Path
     counts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
-    def add_split(
+    def speak_split(
         self, split: str, collection: StreamedCollection, pictures: PictureTable | None
     ) -> None:
         """Add the spoken samples of a split to a collection.
@@ -124,14 +124,14 @@ class SpokenVisualBuilder:
                 if self._has_enough_samples(counts):
                     break
                 self.counts[spoken, split] = counts
-                self._add_shard(path, split, collection, pictures, counts)
+                self._speak_shard(path, split, collection, pictures, counts)
                 log.info("%s: %d of %d spoken so far", path.name, counts[KEPT], counts.total())
                 _check_failed_share(counts)
 
     def _has_enough_samples(self, counts: Counter[str]) -> bool:
         return counts[KEPT] == self.options.max_samples
 
-    def _add_shard(
+    def _speak_shard(
         self,
         path: Path,
         split: str,

@@ -78,7 +78,7 @@ class Synthesizers:
                 sources.provenance.record_fallback(f"espeak-ng speaks for flite: {error}")
         chosen = {v: v if flite or v not in FALLBACK_VOICES else FALLBACK_VOICES[v] for v in wanted}
         if any(voice.startswith("espeak-") for voice in chosen.values()):
-            sources.pip_folder("espeak")
+            sources.find_pip_folder("espeak")
         return cls(flite), chosen
 
     def synthesize(self, text: str, voice: str) -> NDArray[np.float32]:
@@ -110,8 +110,10 @@ def find_flite(sources: Sources) -> Flite:
         flite = Flite("flite", None)
         sources.provenance.record_source(DEB_SOURCES["flite"], "from PATH")
     else:
-        program = sources.deb_folder("flite") / "usr" / "bin" / "flite"
-        libraries = sorted((sources.deb_folder("libflite") / "usr" / "lib").glob("*/libflite.so.1"))
+        program = sources.fetch_deb_folder("flite") / "usr" / "bin" / "flite"
+        libraries = sorted(
+            (sources.fetch_deb_folder("libflite") / "usr" / "lib").glob("*/libflite.so.1")
+        )
         if not libraries:
             raise SourceError(f"libflite1 holds no library for {platform.machine()}")
         flite = Flite(str(program), str(libraries[0].parent))

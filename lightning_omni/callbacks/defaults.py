@@ -42,7 +42,7 @@ Plain = dict[str, Any]
 """A class and its arguments, as in a recipe."""
 
 
-def run_defaults(
+def make_run_defaults(
     trainer: Mapping[str, Any], module: str, names: Collection[str] = RUN_DEFAULTS
 ) -> Plain:
     """Return the logger and callbacks of a run: a recipe's own and the defaults it does not name.

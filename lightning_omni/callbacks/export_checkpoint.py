@@ -14,7 +14,11 @@ from lightning_omni.callbacks.export_omni import write_export
 from lightning_omni.callbacks.run_record import RECORD, read_run_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.checkpoint_folder import Keys, is_checkpoint_folder, read_folder
+from lightning_omni.modules.checkpoint_folder import (
+    Keys,
+    is_checkpoint_folder,
+    read_checkpoint_folder,
+)
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.tokenizers.base import Tokenizer
 
@@ -60,7 +64,7 @@ def read_checkpoint_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
         OmniError: If it is damaged.
     """
     if is_checkpoint_folder(checkpoint):
-        read = read_folder(checkpoint, wanted=_is_weight, has_processes=False)
+        read = read_checkpoint_folder(checkpoint, wanted=_is_weight, has_processes=False)
     else:
         try:
             read = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)

@@ -14,7 +14,7 @@ from lightning_omni.callbacks.run_record import RECORD, describe_computation, re
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.provenance import git_commit, manifest_hash
-from lightning_omni.generation.lengths import fit_lengths
+from lightning_omni.generation.lengths import fit_length_rules
 from lightning_omni.generation.model_folder import write_model_folder
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.sharding import gather_weights, is_sharded
@@ -86,7 +86,7 @@ def write_export(
         backbone,
         weights,
         data.template,
-        fit_lengths(chain.from_iterable(seen.values()), data.template),
+        fit_length_rules(chain.from_iterable(seen.values()), data.template),
         voices=sorted(voices),
         image_tokenizer=data.image_tokenizer,
         speech_tokenizer=data.speech_tokenizer,

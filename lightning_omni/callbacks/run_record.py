@@ -83,7 +83,7 @@ class RunRecord(L.Callback):
         """Write the entry with the last step."""
         assert self._watch is not None  # noqa: S101
         self._watch.close()
-        self._kernels = _of_all_processes(self._watch.kernels, trainer.world_size)
+        self._kernels = _gather_kernels(self._watch.kernels, trainer.world_size)
         if trainer.is_global_zero and self.entry:
             self._write_entry(trainer, pl_module)
 
@@ -110,7 +110,7 @@ class RunRecord(L.Callback):
         partial.replace(path)
 
 
-def _of_all_processes(kernels: set[str], count: int) -> set[str]:
+def _gather_kernels(kernels: set[str], count: int) -> set[str]:
     parts: list[Any] = [kernels] * count
     if count > 1:
         dist.all_gather_object(parts, kernels)

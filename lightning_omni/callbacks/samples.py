@@ -17,7 +17,7 @@ from lightning_omni.callbacks.tensorboard_media import MediaLog, Wave
 from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
 from lightning_omni.data.media import tensor_to_image
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.generation.lengths import fit_lengths
+from lightning_omni.generation.lengths import fit_length_rules
 from lightning_omni.generation.model_folder import ModelFolder
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
@@ -116,7 +116,7 @@ class Samples(L.Callback):
                 "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
                 "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
                 "files": load_file_tokenizers(data.file_tokenizers),
-                "lengths": fit_lengths((s for task in seen for s in task), data.template),
+                "lengths": fit_length_rules((s for task in seen for s in task), data.template),
                 "template": data.template.without_tail_pads(),
                 "prompts": {
                     task: data.samples(task, "val", limit=self.num_per_task) for task in data.tasks

@@ -161,8 +161,8 @@ class PackedLanes:
         waiting = [(DrawnSample(*d), copy) for *d, copy in (position or {}).get("waiting", ())]
         packer.restore_waiting([(source.render(d)[copy], (d, copy)) for d, copy in waiting])
         while True:
-            while packer.is_full:
-                batch = packer.emit()
+            while packer.is_batch_ready:
+                batch = packer.emit_batch()
                 left = [[*d, copy] for d, copy in packer.pending]
                 yield batch, {**source.position(), "waiting": left}
             drawn = source.draw_sample()

@@ -53,7 +53,7 @@ class Packer(Generic[Tag]):
         self._open_rows()
 
     @property
-    def is_full(self) -> bool:
+    def is_batch_ready(self) -> bool:
         """Whether the batch should be emitted."""
         return len(self._waiting) > self.lookahead
 
@@ -90,7 +90,7 @@ class Packer(Generic[Tag]):
         for item, tag in late:
             self.add_sequence(item, tag)
 
-    def emit(self) -> Batch:
+    def emit_batch(self) -> Batch:
         """Return the batch, and begin the next one with the sequences that wait."""
         batch = collate(
             self._rows,
@@ -138,10 +138,10 @@ def pack_stream(
     )
     for item in stream:
         packer.add_sequence(item, None)
-        if packer.is_full:
-            yield packer.emit()
+        if packer.is_batch_ready:
+            yield packer.emit_batch()
     while not packer.is_empty:
-        yield packer.emit()
+        yield packer.emit_batch()
 
 
 def collate(

@@ -15,8 +15,8 @@ from lightning_omni.data.epoch_order import EpochOrder, SampleRange
 from lightning_omni.data.shard_index import StoredIndex, parse_members
 from lightning_omni.data.shards import Shard
 from lightning_omni.data.storage.locations import Location, read_range
-from lightning_omni.data.storage.read_ahead import read_ahead
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.read_ahead import shared_read_ahead
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import OpenFiles
@@ -80,9 +80,9 @@ class ShardReader:
         ranges: list[_ByteRange] = []
         columns = []
         parts = self.order.sample_ranges(number)
-        if isinstance(self.shards[0].path, Url) and url_reader().cache.limit:
+        if isinstance(self.shards[0].path, Url) and shared_url_reader().cache.limit:
             for part in parts:
-                read_ahead().add(partial(self._fetch_ahead, part))
+                shared_read_ahead().add(partial(self._fetch_ahead, part))
         for part in parts:
             index = self._index(part.shard).read_part(part.start, part.stop)
             found = np.stack([index.offsets, index.sizes, index.checksums])
@@ -111,7 +111,7 @@ class ShardReader:
         index = self._index(part.shard).read_part(part.start, part.stop)
         start, stop = int(index.offsets[0]), int(index.offsets[-1] + index.sizes[-1])
         read_range(self.shards[part.shard].path, start, stop - start)
-        url_reader().count("ranges_ahead")
+        shared_url_reader().count("ranges_ahead")
 
     def _read_bytes(self, path: Location, offset: int, size: int, checksum: int) -> bytes:
         """Return bytes of a shard; those of a URL are fetched again if the checksum differs."""
@@ -119,7 +119,7 @@ class ShardReader:
             found = path.read_range(offset, size)
             if zlib.crc32(found) == checksum:
                 return found
-            url_reader().count("damaged")
+            shared_url_reader().count("damaged")
             return path.read_range(offset, size, anew=True)
         try:
             return os.pread(self._file.descriptor(path), size, offset)

@@ -71,7 +71,7 @@ def fixed_count_mask(
     return is_masked, realised
 
 
-def replaced_ids(
+def draw_replacements(
     x0: Int[Tensor, " T"], u: Float[Tensor, " T"], vocab: Vocab, *, codebooks: int
 ) -> Int[Tensor, " T"]:
     """Draw a random id for every token from its modality, in a frame from its codebook.
@@ -102,7 +102,7 @@ _WITHIN = 1e-7  # difference of the noise of neighbours within a span
 _TOKEN_TIMES, _REPLACED, _REPLACEMENT = 1_000_003, 2_000_003, 3_000_017  # streams beside the masks'
 
 
-def with_masks(batch: Batch, is_masked: Bool[Tensor, " T"], *, mask_token_id: int) -> NoisyBatch:
+def mask_tokens(batch: Batch, is_masked: Bool[Tensor, " T"], *, mask_token_id: int) -> NoisyBatch:
     """Return a batch with these tokens masked, each with weight 1."""
     positions = is_masked.nonzero().squeeze(1)
     ones = torch.ones(len(positions), device=batch.ids.device)
@@ -224,7 +224,7 @@ class ForwardProcess:
         x_t, has_loss = batch.ids.masked_fill(is_masked, vocab.mask_token_id), is_masked
         if self.replace_ratio:
             visible = batch.is_answer & ~is_masked
-            x_t = self._replace(x_t, visible, index[segment], batch, vocab, seed)
+            x_t = self._replace_tokens(x_t, visible, index[segment], batch, vocab, seed)
             has_loss = is_masked | visible
         positions, is_real, num_losses = loss_positions(
             has_loss, multiple=multiple, at_most=batch.num_maskable
@@ -244,7 +244,7 @@ class ForwardProcess:
             num_losses,
         )
 
-    def _replace(
+    def _replace_tokens(
         self,
         x_t: Tensor,
         visible: Tensor,
@@ -257,7 +257,7 @@ class ForwardProcess:
         choice, replacement = (
             uniform(seed + stream, index, batch.positions) for stream in (_REPLACED, _REPLACEMENT)
         )
-        others = replaced_ids(batch.ids, replacement, vocab, codebooks=batch.codebooks)
+        others = draw_replacements(batch.ids, replacement, vocab, codebooks=batch.codebooks)
         return torch.where(visible & (choice < self.replace_ratio), others, x_t)
 
     def _noise(

@@ -14,10 +14,10 @@ from torch import Tensor
 from lightning_omni.diffusion.forward_process import fixed_count_mask
 from lightning_omni.diffusion.noise import uniform
 
-_LEVEL = -11  # a position that no token has
+_RATIO = -11  # a position that no token has
 
 
-def stratified_levels(
+def stratified_mask_ratios(
     seed: int, sample_index: Int[Tensor, " N"], *, draws: int
 ) -> Float[Tensor, "draws N"]:
     """Return mask ratios in (0, 1], one per stratum and segment, each segment shifted by noise.
@@ -29,14 +29,14 @@ def stratified_levels(
     """
     index = torch.arange(draws, device=sample_index.device)[:, None]
     expanded = sample_index[None].expand(draws, -1)
-    shift = uniform(seed, expanded, _LEVEL - index.expand(-1, len(sample_index)))
+    shift = uniform(seed, expanded, _RATIO - index.expand(-1, len(sample_index)))
     return 1 - (index + shift) / draws
 
 
 def nelbo_mask(
     seed: int,
     sample_index: Int[Tensor, " N"],
-    levels: Float[Tensor, " N"],
+    ratios: Float[Tensor, " N"],
     is_answer: Bool[Tensor, " T"],
     segment: Int[Tensor, " T"],
     positions: Int[Tensor, " T"],
@@ -48,8 +48,8 @@ def nelbo_mask(
     Args:
         seed: Seed of the noise.
         sample_index: Sample index of each segment.
-        levels: Mask ratios of this draw, from `stratified_levels`; of L tokens ceil(level * L) are
-            masked, so all counts are equally likely.
+        ratios: Mask ratios of this draw, from `stratified_mask_ratios`; of L tokens ceil(ratio * L)
+            are masked, so all counts are equally likely.
         is_answer: True for the tokens whose NELBO is wanted.
         segment: Segment of each token.
         positions: Index of each token within its segment.
@@ -58,7 +58,7 @@ def nelbo_mask(
     Source: LLaDA, arXiv:2502.09992, equation 6.
     """
     u = uniform(seed + draw + 1, sample_index[segment], positions)
-    is_masked, share = fixed_count_mask(u, is_answer, levels, segment)
+    is_masked, share = fixed_count_mask(u, is_answer, ratios, segment)
     return is_masked, 1 / share
 
 

@@ -26,7 +26,9 @@ def uniform(
 
     Source: the SplitMix64 finaliser, doi:10.1145/2714064.2660195; int64 arithmetic wraps as needed.
     """
-    mixed = _mix(_mix(sample_index + seed * _MIX_2 % (1 << 63)) + (position + 1) * _GOLDEN)
+    mixed = _mix_bits(
+        _mix_bits(sample_index + seed * _MIX_2 % (1 << 63)) + (position + 1) * _GOLDEN
+    )
     return ((mixed >> 11) & ((1 << 53) - 1)).double() / float(1 << 53)
 
 
@@ -71,12 +73,12 @@ def split_complementary(
     return torch.where(is_complementary, -1 - sample_index, sample_index), is_complementary
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+def _mix_bits(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
 
 
-def _shift(x: Tensor, bits: int) -> Tensor:
+def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch shifts int64 arithmetically."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

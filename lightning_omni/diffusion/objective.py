@@ -168,7 +168,7 @@ def _nats_and_gradient(scores: Tensor, true: Tensor, weight: Tensor, *, turns: b
     return nats
 
 
-def _put_product(out: Tensor, scores: Tensor, hidden: Tensor, *, adds: bool) -> None:
+def _write_product(out: Tensor, scores: Tensor, hidden: Tensor, *, adds: bool) -> None:
     """Write or add scores.T @ hidden, some ids at a time, as the whole may not fit twice."""
     for part, some in zip(torch.split(out, _IDS), torch.split(scores, _IDS, 1), strict=True):
         put = part.add_ if adds else part.copy_
@@ -211,7 +211,7 @@ class _WeightedNLL(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = scores @ w
             if grad_table is not None:
-                _put_product(grad_table, scores, h[rows], adds=start > 0)
+                _write_product(grad_table, scores, h[rows], adds=start > 0)
         if grad_table is not None:
             grad_table = grad_table[:num_ids]
         ctx.save_for_backward(grad_hidden, grad_table)

@@ -93,14 +93,14 @@ class Shifted(NoiseSchedule):
 
     def alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return alpha of the other schedule at s(t)."""
-        return self.schedule.alpha(shifted(t, self.shift))
+        return self.schedule.alpha(shift_timesteps(t, self.shift))
 
     def weight(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the weight of the other schedule at s(t), times s'(t)."""
         slope = self.shift / (1 + (self.shift - 1) * t) ** 2
-        return self.schedule.weight(shifted(t, self.shift)) * slope
+        return self.schedule.weight(shift_timesteps(t, self.shift)) * slope
 
 
-def shifted(t: Float[Tensor, "*shape"], shift: Tensor | float) -> Float[Tensor, "*shape"]:
+def shift_timesteps(t: Float[Tensor, "*shape"], shift: Tensor | float) -> Float[Tensor, "*shape"]:
     """Return s(t) = shift t / (1 + (shift - 1) t), which maps 0 to 0 and 1 to 1."""
     return shift * t / (1 + (shift - 1) * t)

@@ -44,7 +44,7 @@ class AllowedTokens:
             sets += [sorted_ids(start, size) for start in starts]
         self.allowed = tuple(sets)
 
-    def set_indices(self, modality: str, span: ResponseSpan) -> list[int]:
+    def allowed_set_indices(self, modality: str, span: ResponseSpan) -> list[int]:
         """Return the index of the set that each position of a response refers to."""
         if modality_named(modality).is_text:
             return [(i in span.no_end) + (i in span.after_space) for i in range(span.length)]

@@ -26,7 +26,7 @@ def build_canvas(
     block = torch.full_like(packed.ids, -1)
     block[packed.response_positions] = 0
     allowed_set = torch.full_like(packed.ids, -1)
-    indices = [index for span in spans for index in allowed.set_indices(modality, span)]
+    indices = [index for span in spans for index in allowed.allowed_set_indices(modality, span)]
     allowed_set[packed.response_positions] = torch.tensor(
         indices,
     )

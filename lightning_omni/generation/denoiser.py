@@ -14,7 +14,7 @@ from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.nn.kv_cache import KVCache
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
-from lightning_omni.samplers.canvas import Denoiser, LogitsAt, send
+from lightning_omni.samplers.canvas import Denoiser, LogitsAt, to_device
 from lightning_omni.types import ContinuousFeatures
 
 
@@ -46,7 +46,7 @@ class CachedBackbone:
     ) -> None:
         self.backbone, self.dtype, self.mask_token_id = backbone, dtype, mask_token_id
         self.device = next(backbone.parameters()).device
-        self.position_ids = send(torch.cat([p.position_ids for p in prompts]), self.device)
+        self.position_ids = to_device(torch.cat([p.position_ids for p in prompts]), self.device)
         continuous = _concatenate_prompt_features(prompts)
         self.continuous = continuous and continuous.to(self.device, non_blocking=True)
         lengths = tuple(length for p in prompts for length in p.layout.lengths)
@@ -93,11 +93,16 @@ class CachedBackbone:
         tokens, layout = (
             (self.recomputed, self.recomputed_layout) if is_partial else (self.all, self.layout)
         )
-        there = send(tokens, self.device)
+        there = to_device(tokens, self.device)
         with self._autocast():
             hidden = self.backbone(
-                *(send(ids[tokens], self.device), self.position_ids[there], layout, self.cache),
-                positions=send(torch.searchsorted(tokens, positions), self.device),
+                *(
+                    to_device(ids[tokens], self.device),
+                    self.position_ids[there],
+                    layout,
+                    self.cache,
+                ),
+                positions=to_device(torch.searchsorted(tokens, positions), self.device),
                 continuous=self.continuous and self.continuous.at_positions(there),
             )
         row = torch.full_like(self.segment, len(positions))
@@ -117,12 +122,14 @@ class CachedBackbone:
         self.all = is_active[self.segment].nonzero().squeeze(1)
         is_recomputed = self.is_recomputed[self.all]
         self.layout = self.backbone.segment_layout(
-            self.lengths[is_active].tolist(), send(is_recomputed, self.device)
+            self.lengths[is_active].tolist(), to_device(is_recomputed, self.device)
         )
         if self.cache_interval > 1:
             recomputed = is_recomputed.nonzero().squeeze(1)
             self.cache = KVCache(
-                send(recomputed, self.device), self.layout, num_layers=len(self.backbone.blocks)
+                to_device(recomputed, self.device),
+                self.layout,
+                num_layers=len(self.backbone.blocks),
             )
             self.recomputed, self.recomputed_layout = (
                 self.all[recomputed],
@@ -134,7 +141,7 @@ class CachedBackbone:
         assert self.cache is not None  # noqa: S101 - else every pass is a full one
         self.is_active = is_active
         recomputed = (self.is_recomputed & is_active[self.segment])[self.all].nonzero().squeeze(1)
-        self.cache.set_recomputed(send(recomputed, self.device))
+        self.cache.set_recomputed(to_device(recomputed, self.device))
         self.recomputed, self.recomputed_layout = self.all[recomputed], self.cache.recomputed_layout
 
     def _autocast(self) -> torch.autocast:
@@ -158,7 +165,7 @@ def conditional_denoiser(
 
     def denoise(ids: Tensor, positions: Tensor) -> LogitsAt:
         hidden, row = cached.final_states(ids, positions)
-        return lambda at, allowed: cached.logits(hidden[send(row[at], cached.device)], allowed)
+        return lambda at, allowed: cached.logits(hidden[to_device(row[at], cached.device)], allowed)
 
     return denoise
 
@@ -202,7 +209,8 @@ def guided_denoiser(
         def logits_at(at: Tensor, allowed: Tensor) -> Tensor:
             here, there = row[at], row[elsewhere[index[at]]]
             with_condition, without = (
-                cached.logits(hidden[send(rows, cached.device)], allowed) for rows in (here, there)
+                cached.logits(hidden[to_device(rows, cached.device)], allowed)
+                for rows in (here, there)
             )
             return with_condition + scale * (with_condition - without)
 

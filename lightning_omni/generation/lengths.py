@@ -166,7 +166,7 @@ def answer_part_name(sample: Sample, part: int) -> str:
     return str(sum(not p.is_transcript for p in parts[:part]))
 
 
-def fit_lengths(samples: Iterable[Sample], template: Template) -> dict[str, LengthRule]:
+def fit_length_rules(samples: Iterable[Sample], template: Template) -> dict[str, LengthRule]:
     """Fit one rule per answer part, named by `length_rule_name`, by least squares.
 
     A length is that of the part with its terminator in this template. Where the length follows a
@@ -193,13 +193,13 @@ def _fit_rule(seen: list[tuple[int, int]]) -> LengthRule:
     return LengthRule(ratio, round(base, 4), largest)
 
 
-def save_lengths(rules: Mapping[str, LengthRule], folder: Path) -> None:
+def save_length_rules(rules: Mapping[str, LengthRule], folder: Path) -> None:
     """Write `lengths.json`."""
     plain = {name: asdict(rule) for name, rule in sorted(rules.items())}
     (folder / LENGTHS_FILE).write_text(json.dumps(plain, indent=2) + "\n")
 
 
-def load_lengths(folder: Path) -> dict[str, LengthRule]:
+def load_length_rules(folder: Path) -> dict[str, LengthRule]:
     """Read `lengths.json`.
 
     Raises:

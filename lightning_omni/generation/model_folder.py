@@ -17,7 +17,7 @@ from lightning_omni.data.make_template import make_template
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder, read_json_object
-from lightning_omni.generation.lengths import LengthRule, load_lengths, save_lengths
+from lightning_omni.generation.lengths import LengthRule, load_length_rules, save_length_rules
 from lightning_omni.generation.presets import Presets, load_presets
 from lightning_omni.modalities import modality_named
 from lightning_omni.nn.transformer import Transformer
@@ -125,7 +125,7 @@ def write_model_folder(
     if template.request_image_columns != template.image_columns:
         plain[REQUEST_COLUMNS] = template.request_image_columns
     (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
-    save_lengths(lengths, folder)
+    save_length_rules(lengths, folder)
     (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
     for name in (ENCODER_FILE, _OLD_ENCODER_FILE):
         (folder / name).unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
         template,
         image,
         speech,
-        load_lengths(folder),
+        load_length_rules(folder),
         weights,
         _read_voices(folder),
         load_presets(folder),

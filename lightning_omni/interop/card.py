@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import SUMS_FILE, checksums, write_checksums
+from lightning_omni.files import SUMS_FILE, file_checksums, write_checksums
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, fingerprint
 
 CARD_FILE = "README.md"
@@ -39,7 +39,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
     if recipe.is_file():
         (folder / RECIPE_FILE).write_bytes(recipe.read_bytes())
     recipe_line = f"`{RECIPE_FILE}`" if recipe.is_file() else "not beside the exported folder"
-    files = [f"- `{name}`: {digest}" for name, digest in checksums(folder).items()]
+    files = [f"- `{name}`: {digest}" for name, digest in file_checksums(folder).items()]
     lines = [
         *layout,
         "",

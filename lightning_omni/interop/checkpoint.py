@@ -233,7 +233,9 @@ def match_weights(
     missing = set(own) - {n for found in names.values() for n in found}
     faults["missing"] = sorted(published(name) for name in missing)
     problems = [
-        f"{len(which)} {kind} ({join_names(which)})" for kind, which in faults.items() if which
+        f"{len(which)} {kind} ({abbreviate_names(which)})"
+        for kind, which in faults.items()
+        if which
     ]
     if problems:
         raise OmniError(f"the weights do not fit {about}: {'; '.join(problems)}")
@@ -261,7 +263,7 @@ def _describe_mismatch(
     return None, name
 
 
-def join_names(names: list[str]) -> str:
+def abbreviate_names(names: list[str]) -> str:
     """Return names joined by commas; of many, the first."""
     more = len(names) - _NAMED
     return f"{', '.join(names[:_NAMED])}{f' and {more} more' if more > 0 else ''}"

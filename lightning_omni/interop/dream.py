@@ -16,8 +16,8 @@ from lightning_omni.interop.checkpoint import (
     FLOATS,
     Rename,
     StoredTensor,
+    abbreviate_names,
     are_tables_equal,
-    join_names,
     load_module,
     read_headers,
     weight_files,
@@ -133,8 +133,8 @@ def _require_one_format(stored: Mapping[str, StoredTensor], *, about: str) -> No
     usual = Counter(kept.values()).most_common(1)
     if odd := [f"{name} is {f}" for name, f in kept.items() if usual and f != usual[0][0]]:
         raise OmniError(
-            f"the weights in {about} are {usual[0][0]}, but {join_names(odd)}; convert them to one "
-            "format"
+            f"the weights in {about} are {usual[0][0]}, but {abbreviate_names(odd)}; convert them "
+            "to one format"
         )
 
 

@@ -69,7 +69,7 @@ class Job(Protocol):
     def close(self) -> None:
         """Close what this process has open."""
 
-    def explain(self, error: Exception) -> OmniError | None:
+    def explain_error(self, error: Exception) -> OmniError | None:
         """Return a sentence about an error of the disk or a table; None to raise it as it is."""
 
 

@@ -99,7 +99,7 @@ class Worker:
                     return True
                 if waits:
                     time.sleep(1)
-            sentence = self.job.explain(error)
+            sentence = self.job.explain_error(error)
             if sentence is None:
                 raise
             raise sentence from error

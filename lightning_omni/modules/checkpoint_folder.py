@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import SUMS_FILE
-from lightning_omni.modules.checksummed_writer import ChecksummedWriter, damaged_files
+from lightning_omni.modules.checksummed_writer import ChecksummedWriter, describe_damaged_files
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def map_tensors(tree: Any, change: Callable[[Keys, Tensor], Any], path: Keys = (
     return tree
 
 
-def gathered(checkpoint: dict[str, Any], *, keeps: bool) -> dict[str, Any]:
+def gather_checkpoint(checkpoint: dict[str, Any], *, keeps: bool) -> dict[str, Any]:
     """Return a checkpoint with whole tensors on the CPU; every process has to call it.
 
     Args:
@@ -71,7 +71,7 @@ def gathered(checkpoint: dict[str, Any], *, keeps: bool) -> dict[str, Any]:
     return found
 
 
-def shared_out(checkpoint: dict[str, Any], counterpart: Counterpart) -> dict[str, Any]:
+def shard_checkpoint(checkpoint: dict[str, Any], counterpart: Counterpart) -> dict[str, Any]:
     """Return a checkpoint of whole tensors, equal on all processes, sharded as the run is."""
 
     def share(path: Keys, value: Tensor) -> Tensor:
@@ -114,21 +114,23 @@ class FolderWriter:
             partial.mkdir(parents=True)
         dist.barrier()
         tensors: dict[str, Any] = {}
-        plain = map_tensors(checkpoint, lambda path, value: _set_aside(tensors, path, value))
+        plain = map_tensors(
+            checkpoint, lambda path, value: _replace_by_placeholder(tensors, path, value)
+        )
         if is_first:
             torch.save(plain, partial / PLAIN_FILE)
         writer = ChecksummedWriter(partial)
         if not self.is_asynchronous:
             save(tensors, storage_writer=writer)
             if is_first:
-                _rename(partial, folder)
+                _publish_folder(partial, folder)
             dist.barrier()
             return
         if self._group is None:  # training uses the other one meanwhile
             self._group = dist.new_group(backend="gloo")
         saved: Any = async_save(tensors, storage_writer=writer, process_group=self._group)
         self._pending = Future()
-        saved.add_done_callback(_finisher(self._pending, partial, folder, renames=is_first))
+        saved.add_done_callback(_make_publisher(self._pending, partial, folder, renames=is_first))
 
     def wait(self) -> None:
         """Wait until the last folder is complete.
@@ -159,7 +161,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_folder(
+def read_checkpoint_folder(
     folder: Path,
     counterpart: Counterpart = lambda *_: None,
     *,
@@ -179,20 +181,22 @@ def read_folder(
     """
     if not is_checkpoint_folder(folder):
         raise OmniError(f"'{folder}' is not a complete checkpoint; give another one")
-    _refuse_damaged(folder, has_processes=has_processes)
+    _refuse_damaged_files(folder, has_processes=has_processes)
     # our own folder: the storage's index is a pickle, too
     plain = torch.load(folder / PLAIN_FILE, weights_only=False)
     reader = FileSystemReader(folder)
     stored = reader.read_metadata().state_dict_metadata
     targets: dict[str, Any] = {}
-    for path in _placeholders(plain):
-        entry = stored.get(_name(path))
+    for path in _find_placeholders(plain):
+        entry = stored.get(_tensor_name(path))
         if not isinstance(entry, TensorStorageMetadata):
-            raise OmniError(f"'{folder}' lacks the tensor {_name(path)}; give another checkpoint")
+            raise OmniError(
+                f"'{folder}' lacks the tensor {_tensor_name(path)}; give another checkpoint"
+            )
         if wanted(path):
             own = counterpart(path, entry.size)
             dtype = entry.properties.dtype
-            targets[_name(path)] = (
+            targets[_tensor_name(path)] = (
                 torch.empty_like(own, dtype=dtype, requires_grad=False)
                 if isinstance(own, DTensor)
                 else torch.empty(entry.size, dtype=dtype)
@@ -203,11 +207,11 @@ def read_folder(
             load(targets, storage_reader=reader, no_dist=not has_processes)
     except CheckpointException as error:
         raise OmniError(f"'{folder}' is damaged ({error}); give another checkpoint") from error
-    found: dict[str, Any] = _with_tensors(plain, targets)
+    found: dict[str, Any] = _insert_tensors(plain, targets)
     return found
 
 
-def _refuse_damaged(folder: Path, *, has_processes: bool) -> None:
+def _refuse_damaged_files(folder: Path, *, has_processes: bool) -> None:
     """Compare a folder's files with their checksums before any is read.
 
     Raises:
@@ -218,10 +222,10 @@ def _refuse_damaged(folder: Path, *, has_processes: bool) -> None:
         return
     if has_processes:
         parts: list[Any] = [None] * dist.get_world_size()
-        own = damaged_files(folder, share=(dist.get_rank(), len(parts)))
+        own = describe_damaged_files(folder, share=(dist.get_rank(), len(parts)))
         dist.all_gather_object(parts, own)
     else:
-        parts = [damaged_files(folder)]
+        parts = [describe_damaged_files(folder)]
     damaged = sorted({one for part in parts for one in part})
     if damaged:
         raise OmniError(
@@ -230,12 +234,12 @@ def _refuse_damaged(folder: Path, *, has_processes: bool) -> None:
         )
 
 
-def _set_aside(tensors: dict[str, Any], path: Keys, value: Tensor) -> dict[str, str]:
-    tensors[_name(path)] = value.detach()
-    return {_PLACEHOLDER: _name(path)}
+def _replace_by_placeholder(tensors: dict[str, Any], path: Keys, value: Tensor) -> dict[str, str]:
+    tensors[_tensor_name(path)] = value.detach()
+    return {_PLACEHOLDER: _tensor_name(path)}
 
 
-def _name(path: Keys) -> str:
+def _tensor_name(path: Keys) -> str:
     return "/".join(map(str, path))
 
 
@@ -243,28 +247,28 @@ def _is_placeholder(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {_PLACEHOLDER}
 
 
-def _placeholders(tree: Any, path: Keys = ()) -> Iterator[Keys]:
+def _find_placeholders(tree: Any, path: Keys = ()) -> Iterator[Keys]:
     if _is_placeholder(tree):
         yield path
     elif isinstance(tree, dict):
         for key, value in tree.items():
-            yield from _placeholders(value, (*path, key))
+            yield from _find_placeholders(value, (*path, key))
     elif isinstance(tree, list | tuple):
         for i, value in enumerate(tree):
-            yield from _placeholders(value, (*path, i))
+            yield from _find_placeholders(value, (*path, i))
 
 
-def _with_tensors(tree: Any, tensors: dict[str, Any]) -> Any:
+def _insert_tensors(tree: Any, tensors: dict[str, Any]) -> Any:
     if _is_placeholder(tree):
         return tensors.get(tree[_PLACEHOLDER])
     if isinstance(tree, dict):
-        return {key: _with_tensors(value, tensors) for key, value in tree.items()}
+        return {key: _insert_tensors(value, tensors) for key, value in tree.items()}
     if type(tree) in (list, tuple):
-        return type(tree)(_with_tensors(value, tensors) for value in tree)
+        return type(tree)(_insert_tensors(value, tensors) for value in tree)
     return tree
 
 
-def _rename(partial: Path, folder: Path) -> None:
+def _publish_folder(partial: Path, folder: Path) -> None:
     """Give a complete folder its name; what had it is deleted afterwards."""
     old = folder.with_name(f".{folder.name}.old")
     remove(old)
@@ -277,7 +281,7 @@ def _rename(partial: Path, folder: Path) -> None:
     remove(old)
 
 
-def _finisher(
+def _make_publisher(
     finished: Future[None], partial: Path, folder: Path, *, renames: bool
 ) -> Callable[[Any], None]:
     """Return what is done when the tensors are written: the first process renames the folder."""
@@ -286,7 +290,7 @@ def _finisher(
         try:
             saved.result()
             if renames:
-                _rename(partial, folder)
+                _publish_folder(partial, folder)
         except Exception as error:  # noqa: BLE001  shown by the next `wait`
             finished.set_exception(error)
         else:

@@ -61,7 +61,7 @@ class ChecksummedWriter(FileSystemWriter):
         (folder / SUMS_FILE).write_text("".join(lines))
 
 
-def damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> list[str]:
+def describe_damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> list[str]:
     """Return a phrase about each file of a folder that differs from its `SHA256SUMS`.
 
     Args:

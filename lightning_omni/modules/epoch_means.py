@@ -24,7 +24,7 @@ class EpochMeans:
             value = mean.detach() if isinstance(mean, Tensor) else mean
             self._values.setdefault(name, []).append((value, weight))
 
-    def take(self) -> dict[str, float]:
+    def take_means(self) -> dict[str, float]:
         """Return the mean of each name over all processes, and begin anew; all must call it."""
         own = {
             name: (sum(float(mean) * w for mean, w in values), sum(w for _, w in values))

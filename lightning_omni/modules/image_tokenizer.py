@@ -12,7 +12,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 from lightning_omni.losses.adversarial import hinge_discriminator, hinge_generator
 from lightning_omni.losses.perceptual import TimmPerceptual
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.replicas import own_gradient_sync
+from lightning_omni.modules.replicas import disable_gradient_sync
 from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import PatchDiscriminator
 from lightning_omni.optim.optimizer import OptimizerFactory
@@ -74,7 +74,7 @@ class ImageTokenizerModule(TokenizerTraining):
 
     def training_step(self, images: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator once the adversarial loss has begun."""
-        with own_gradient_sync(self):
+        with disable_gradient_sync(self):
             self._update(images)
 
     def _update(self, images: Tensor) -> None:

@@ -58,7 +58,7 @@ class _Start:
 
 
 @torch.no_grad()
-def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int) -> None:
+def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int) -> None:
     """Copy a folder's weights into a backbone, one at a time.
 
     Weights on the meta device will begin with them, and are read when they are shared out.
@@ -79,36 +79,36 @@ def load_initial(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int
     Raises:
         OmniError: If there are no weights, or they belong to another architecture or vocabulary.
     """
-    start = _read(folder)
-    _require_alike(backbone, start)
+    start = _read_start(folder)
+    _require_same_settings(backbone, start)
     own = _tensors_by_piece(backbone)
-    with _opened(folder) as weights:
+    with _open_weights(folder) as weights:
         _require_known_ids(weights.metadata() or {}, vocab, folder)
         names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
         shapes = {n: tuple(weights.get_slice(full).get_shape()) for n, full in names.items()}
     if not _has_projector(names):
-        own = _without_projector(own)
+        own = _drop_projector(own)
     elif start.is_imported and not _has_projector(own):
-        names, shapes = _without_projector(names), _without_projector(shapes)
+        names, shapes = _drop_projector(names), _drop_projector(shapes)
         log.info("'%s' has a projector, which the backbone lacks: dropped", folder)
     rows = shapes.get(_TABLES[0], (vocab.size,))[0]
     is_resized = start.is_imported and rows != vocab.size
     _require_same_weights(own, shapes, folder, resized=_TABLES if is_resized else ())
     if is_resized:
-        _require_inherited(rows, vocab, folder)
+        _require_rows_of_text_model(rows, vocab, folder)
     for name, full in names.items():
         read = partial(_read_weight, folder, full)
         write = partial(_write_weight, name, vocab=vocab, is_resized=is_resized, seed=seed)
         if own[name][0].is_meta:
-            set_initial_value(own[name][0], partial(_write_later, read, write))
+            set_initial_value(own[name][0], partial(_read_and_write, read, write))
         else:
             write(own[name], read())
     if is_resized:
-        _log_resized(rows, vocab, folder)
+        _log_resized_tables(rows, vocab, folder)
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[Any]:
+def _open_weights(folder: Path) -> Iterator[Any]:
     """Open the folder's file of weights."""
     path = folder / WEIGHTS_FILE
     try:
@@ -118,7 +118,7 @@ def _opened(folder: Path) -> Iterator[Any]:
         raise OmniError(f"'{path}' is damaged ({error}); copy or export the model again") from error
 
 
-def _read(folder: Path) -> _Start:
+def _read_start(folder: Path) -> _Start:
     if not (folder / WEIGHTS_FILE).is_file():
         raise OmniError(
             f"no weights of the stage before in '{folder}'; run that stage first, import a "
@@ -141,7 +141,7 @@ def _read(folder: Path) -> _Start:
     return _Start(folder, args, is_imported)
 
 
-def _require_alike(backbone: Transformer, start: _Start) -> None:
+def _require_same_settings(backbone: Transformer, start: _Start) -> None:
     """Refuse other settings that no shape reveals; of our own stages only the logits' shift."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
     compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
@@ -160,7 +160,7 @@ def _has_projector(names: Iterable[str]) -> bool:
     return any(name.startswith(_PROJECTOR) for name in names)
 
 
-def _without_projector(values: dict[str, _T]) -> dict[str, _T]:
+def _drop_projector(values: dict[str, _T]) -> dict[str, _T]:
     return {name: value for name, value in values.items() if not name.startswith(_PROJECTOR)}
 
 
@@ -206,7 +206,7 @@ def _require_same_weights(
         )
 
 
-def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
+def _require_rows_of_text_model(rows: int, vocab: Vocab, folder: Path) -> None:
     known = vocab.num_inherited
     if not known:
         raise OmniError(
@@ -222,12 +222,12 @@ def _require_inherited(rows: int, vocab: Vocab, folder: Path) -> None:
 
 
 def _read_weight(folder: Path, name: str) -> Tensor:
-    with _opened(folder) as weights:  # an open file keeps what was read in memory
+    with _open_weights(folder) as weights:  # an open file keeps what was read in memory
         value: Tensor = weights.get_tensor(name)
         return value
 
 
-def _write_later(
+def _read_and_write(
     read: Callable[[], Tensor], write: Callable[[list[Tensor], Tensor], None], target: Tensor
 ) -> None:
     write([target], read())
@@ -241,7 +241,7 @@ def _write_weight(
     if is_resized and name in _TABLES:
         known = value[: vocab.num_inherited]
         rng = torch.Generator().manual_seed(seed + _TABLES.index(name))
-        blocks = [known, _draw_rows(known, vocab.size - len(known), rng)]
+        blocks = [known, _draw_new_rows(known, vocab.size - len(known), rng)]
     start = 0
     for piece in pieces:
         first = 0
@@ -254,7 +254,7 @@ def _write_weight(
         start += len(piece)
 
 
-def _draw_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
+def _draw_new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Return rows with the mean and deviation of each column of the known ones, Float[count D]."""
     total = torch.zeros(known.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -268,7 +268,7 @@ def _draw_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     return noise.mul_(spread.float()).add_(mean.float())
 
 
-def _log_resized(rows: int, vocab: Vocab, folder: Path) -> None:
+def _log_resized_tables(rows: int, vocab: Vocab, folder: Path) -> None:
     known = vocab.num_inherited
     log.info(
         "'%s' has rows for %s ids: %s are kept, %s have no counterpart and are dropped, and %s new "

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_omni.argument_checks import check_within
-from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
-from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_levels
+from lightning_omni.diffusion.forward_process import ForwardProcess, mask_tokens
+from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_mask_ratios
 from lightning_omni.diffusion.objective import MaskedDiffusionObjective, rows_at_once
 from lightning_omni.errors import OmniError
 from lightning_omni.metrics.nelbo import NelboPerToken
 from lightning_omni.modules.epoch_means import EpochMeans
-from lightning_omni.modules.initial_weights import drop_length_head, load_initial
+from lightning_omni.modules.initial_weights import drop_length_head, load_initial_weights
 from lightning_omni.modules.metric_breakdown import metric_breakdown
 from lightning_omni.modules.sharding import (
     is_sharded,
@@ -63,7 +63,7 @@ class MaskedDiffusionModule(L.LightningModule):
         noise_seed: Seed of times and masks.
         init_from: Exported folder of the stage before or an imported checkpoint, or several in
             order of preference (`bundled` is the package's own model); None starts from random
-            weights. See `load_initial`.
+            weights. See `load_initial_weights`.
         recompute_activations: What of each block the backward pass computes again to save memory:
             `none`, `selective` (all but matrix products and attention) or `full`; `true` is `full`.
         compile_pointwise: Compile the operations between matrix products; needs a C++ compiler on
@@ -104,7 +104,7 @@ class MaskedDiffusionModule(L.LightningModule):
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
         self.vocab = Vocab.from_sizes(vocab, special_tokens)
-        _require_all(
+        _require_each_modality(
             self.vocab, schedules=forward_process.schedules, modality_weight=modality_weight
         )
         spans = {name: self.vocab.span(name) for name in code_feature_dims}
@@ -145,7 +145,7 @@ class MaskedDiffusionModule(L.LightningModule):
             self.backbone.compile_blocks()
         if self.init_from is not None:
             folder = resolve_pretrained(self.init_from)
-            load_initial(self.backbone, folder, self.vocab, seed=self.noise_seed)
+            load_initial_weights(self.backbone, folder, self.vocab, seed=self.noise_seed)
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
@@ -246,12 +246,12 @@ class MaskedDiffusionModule(L.LightningModule):
         index, segment, is_answer = batch.sample_index, batch.segment_ids, batch.is_answer
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=is_answer.device)
         table = self.backbone.embedding.output_embedding()
-        levels = stratified_levels(self.noise_seed, index, draws=self.nelbo_draws)
-        for draw, level in enumerate(levels):
+        ratios = stratified_mask_ratios(self.noise_seed, index, draws=self.nelbo_draws)
+        for draw, ratio in enumerate(ratios):
             is_masked, factor = nelbo_mask(
-                self.noise_seed, index, level, is_answer, segment, batch.positions, draw=draw
+                self.noise_seed, index, ratio, is_answer, segment, batch.positions, draw=draw
             )
-            noisy = with_masks(batch, is_masked, mask_token_id=self.vocab.mask_token_id)
+            noisy = mask_tokens(batch, is_masked, mask_token_id=self.vocab.mask_token_id)
             _, nll = self.objective(self._final_states(batch, noisy), table, batch, noisy)
             total += nelbo_per_segment(nll, segment[noisy.positions], factor.double())
         modality = torch.full_like(index, -1)
@@ -301,7 +301,7 @@ class MaskedDiffusionModule(L.LightningModule):
 
     def _log_epoch_means(self, stage: str) -> None:
         """Log the means of an evaluation over the batches of all processes."""
-        for name, value in self.epoch_means.take().items():
+        for name, value in self.epoch_means.take_means().items():
             self.log(name, value, prog_bar=name == f"{stage}/loss")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -330,7 +330,7 @@ class MaskedDiffusionModule(L.LightningModule):
         return torch.cat(guesses) if guesses else hidden.new_empty(0, dtype=torch.long)
 
 
-def _require_all(vocab: Vocab, **given: dict[str, Any]) -> None:
+def _require_each_modality(vocab: Vocab, **given: dict[str, Any]) -> None:
     for name, table in given.items():
         if set(table) != set(vocab.modalities):
             raise OmniError(

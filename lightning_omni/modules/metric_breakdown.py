@@ -35,7 +35,7 @@ def metric_breakdown(
     truth = batch.ids[noisy.positions]
     bins = (noisy.ratio * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     is_right = guess == truth
-    is_confused = _span_of(truth, vocab) != _span_of(guess, vocab)
+    is_confused = _span_numbers(truth, vocab) != _span_numbers(guess, vocab)
     groups = _Groups()
     for m, name in enumerate(vocab.modalities):
         of_m = noisy.is_masked & (modality == m)
@@ -56,7 +56,7 @@ def metric_breakdown(
             groups.add(f"nelbo/{name}", nats, batch.is_answer & (batch.modality == m))
         for k, name in enumerate(TASK_NAMES):
             groups.add(f"nelbo_task/{name}", nats, batch.is_answer & (task_of_all == k))
-    return groups.read()
+    return groups.sums_and_counts()
 
 
 class _Groups:
@@ -70,13 +70,13 @@ class _Groups:
         total = torch.where(is_member, values, 0).sum(dtype=torch.float64)
         self._found[name] = torch.stack((total, is_member.sum(dtype=torch.float64)))
 
-    def read(self) -> dict[str, tuple[float, int]]:
+    def sums_and_counts(self) -> dict[str, tuple[float, int]]:
         """Return the sum and number of each group that has a member."""
         found = torch.stack(list(self._found.values())).tolist()
         named = zip(self._found, found, strict=True)
         return {name: (total, int(count)) for name, (total, count) in named if count}
 
 
-def _span_of(ids: Tensor, vocab: Vocab) -> Tensor:
+def _span_numbers(ids: Tensor, vocab: Vocab) -> Tensor:
     """Return the number of the span of the vocabulary that each id lies in."""
     return sum((ids >= s.stop).long() for s in vocab.spans.values())  # type: ignore[return-value]

@@ -13,9 +13,9 @@ from lightning_omni.nn.codec.ranks import sum_over_ranks, world_size
 
 
 @contextmanager
-def own_gradient_sync(module: L.LightningModule) -> Generator[None, None, None]:
+def disable_gradient_sync(module: L.LightningModule) -> Generator[None, None, None]:
     """Keep DDP from reducing gradients; `average_gradients` does it before each update."""
-    replicated = _replicated(module)
+    replicated = _find_ddp_wrapper(module)
     if replicated is None:
         yield
         return
@@ -25,7 +25,7 @@ def own_gradient_sync(module: L.LightningModule) -> Generator[None, None, None]:
 
 def average_gradients(module: L.LightningModule, parameters: Iterable[Tensor]) -> None:
     """Replace gradients by their means over the processes; nothing unless under DDP."""
-    if _replicated(module) is None:
+    if _find_ddp_wrapper(module) is None:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     sum_over_ranks(gradients)
@@ -33,7 +33,7 @@ def average_gradients(module: L.LightningModule, parameters: Iterable[Tensor]) -
         gradient /= world_size()
 
 
-def _replicated(module: L.LightningModule) -> DistributedDataParallel | None:
+def _find_ddp_wrapper(module: L.LightningModule) -> DistributedDataParallel | None:
     trainer = module._trainer
     wrapper = None if trainer is None else trainer.strategy.model
     return wrapper if isinstance(wrapper, DistributedDataParallel) else None

@@ -22,10 +22,10 @@ from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import (
     FolderWriter,
     Keys,
-    gathered,
-    read_folder,
+    gather_checkpoint,
+    read_checkpoint_folder,
     remove,
-    shared_out,
+    shard_checkpoint,
 )
 from lightning_omni.nn.transformer import Transformer
 
@@ -95,7 +95,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if self._save_distributed_checkpoint:
             self._writer.write(checkpoint, path)
             return
-        whole = gathered(checkpoint, keeps=self.is_global_zero)
+        whole = gather_checkpoint(checkpoint, keeps=self.is_global_zero)
         if self.is_global_zero and path.is_dir():
             remove(path)
         Strategy.save_checkpoint(self, whole, path, storage_options)
@@ -116,9 +116,9 @@ class ShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(str(checkpoint_path)))
         self._writer.wait()
         if path.is_dir():
-            return read_folder(path, self._counterpart())
+            return read_checkpoint_folder(path, self._make_counterpart_finder())
         whole = Strategy.load_checkpoint(self, path, weights_only)
-        return shared_out(whole, self._counterpart())
+        return shard_checkpoint(whole, self._make_counterpart_finder())
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         """Copy weights that are shared out into the module."""
@@ -135,7 +135,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._writer.wait()
         super().teardown()
 
-    def _counterpart(self) -> Any:
+    def _make_counterpart_finder(self) -> Any:
         """Return how each tensor of a checkpoint is shared out: as the weight it belongs to."""
         assert self.lightning_module is not None  # noqa: S101
         weights = self.lightning_module.state_dict()
@@ -171,8 +171,8 @@ def shard_transformer(
 
     Source: `fully_shard` of torch, FSDP2; ZeRO-3, arXiv:1910.02054.
     """
-    _take_first_weights(network, mesh)
-    deferred = _deferred(network)
+    _broadcast_weights(network, mesh)
+    deferred = _initial_values(network)
     policy = MixedPrecisionPolicy()
     if dtype is not None:
         policy = MixedPrecisionPolicy(
@@ -181,7 +181,7 @@ def shard_transformer(
     for block in network.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    _materialise(network, deferred, mesh)
+    _materialise_weights(network, deferred, mesh)
 
 
 def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
@@ -194,15 +194,15 @@ def shard_parts(network: nn.Module, mesh: DeviceMesh) -> None:
             the meta device (`deferred_weights`) come into being one at a time, as shares.
         mesh: Mesh of one dimension.
     """
-    _take_first_weights(network, mesh)
-    deferred = _deferred(network)
+    _broadcast_weights(network, mesh)
+    deferred = _initial_values(network)
     for part in network.children():
         if any(p.requires_grad for p in part.parameters()):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
-    _materialise(network, deferred, mesh)
+    _materialise_weights(network, deferred, mesh)
 
 
-def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
+def _broadcast_weights(network: nn.Module, mesh: DeviceMesh) -> None:
     """Give all processes the weights and buffers of the first, one at a time.
 
     Weights on the meta device are left out.
@@ -215,12 +215,12 @@ def _take_first_weights(network: nn.Module, mesh: DeviceMesh) -> None:
                 value.copy_(sent)
 
 
-def _deferred(network: nn.Module) -> dict[str, InitialValue]:
+def _initial_values(network: nn.Module) -> dict[str, InitialValue]:
     """Return what computes the initial value of each weight on the meta device."""
     return {name: initial_value(p) for name, p in network.named_parameters() if p.is_meta}
 
 
-def _materialise(
+def _materialise_weights(
     network: nn.Module, deferred: Mapping[str, InitialValue], mesh: DeviceMesh
 ) -> None:
     """Give weights on the meta device memory for this process's share, and the first's values.

@@ -16,7 +16,7 @@ from lightning_omni.losses.adversarial import (
 from lightning_omni.losses.balancer import GradientBalancer
 from lightning_omni.losses.spectral import MultiResolutionSpectralLoss
 from lightning_omni.metrics.codebook import CodebookUse
-from lightning_omni.modules.replicas import own_gradient_sync
+from lightning_omni.modules.replicas import disable_gradient_sync
 from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import STFTDiscriminator
 from lightning_omni.nn.codec.mel_codec import LogMel
@@ -88,7 +88,7 @@ class SpeechTokenizerModule(TokenizerTraining):
 
     def training_step(self, wave: Tensor, batch_idx: int) -> None:
         """Update the tokenizer, and the discriminator if there is one."""
-        with own_gradient_sync(self):
+        with disable_gradient_sync(self):
             self._update(wave)
 
     def _update(self, wave: Tensor) -> None:
@@ -119,7 +119,7 @@ class SpeechTokenizerModule(TokenizerTraining):
             self._fit_codebooks()
         quantized = self.tokenizer.quantizer(z, num_codebooks=self._draw_num_levels())
         if self.updates % RESTART_EVERY == 0:
-            self.tokenizer.quantizer.restart_dead(_all_vectors(z), rng=self.rng)
+            self.tokenizer.quantizer.restart_dead_codes(_gather_vectors(z), rng=self.rng)
         return quantized.latents, quantized.commitment
 
     def _backward(self, wave: Tensor, rebuilt: Tensor, spectral: Tensor, inner: Tensor) -> None:
@@ -199,16 +199,16 @@ class SpeechTokenizerModule(TokenizerTraining):
 
     def _collect_latents(self, z: Tensor) -> None:
         """Keep the newest latent vectors, those of all processes, for the codebooks."""
-        self.latents.append(_all_vectors(z).float())
+        self.latents.append(_gather_vectors(z).float())
         while sum(map(len, self.latents[1:])) >= self.kmeans_vectors:
             self.latents.pop(0)
 
     def _fit_codebooks(self) -> None:
         vectors = torch.cat(self.latents)
-        self.tokenizer.quantizer.initialise(vectors, iterations=12, rng=self.rng)
+        self.tokenizer.quantizer.initialise_codebooks(vectors, iterations=12, rng=self.rng)
         self.latents = []
 
 
-def _all_vectors(z: Tensor) -> Tensor:
+def _gather_vectors(z: Tensor) -> Tensor:
     """Return the latent vectors of the batches of all processes, Float[V D]."""
     return gather_ranks(z.detach().flatten(0, 1))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_omni.nn.attention import GroupedQueryAttention
 from lightning_omni.nn.codec.magvit import SpatialAttention
-from lightning_omni.nn.segments import attention_kernel, longest_segments
+from lightning_omni.nn.segments import attention_kernel, longest_segment_lengths
 
 
 def computation_facts(
@@ -70,5 +70,5 @@ class AttentionWatch:
         if torch.compiler.is_compiling() or output.device.type != "cpu":
             return
         layout, cache = inputs[3], (*inputs, None)[4]
-        lengths = longest_segments(layout, layout if cache is None else cache.layout)
+        lengths = longest_segment_lengths(layout, layout if cache is None else cache.layout)
         self.kernels |= {attention_kernel("cpu", output.dtype, longest) for longest in lengths}

@@ -126,13 +126,13 @@ class _BF16Attention(torch.autograd.Function):
         out = torch.empty_like(query)
         saved = []
         with torch.autocast(query.device.type, enabled=False):
-            queries = _segments(lengths, _scaled(query), out)
+            queries = _split_into_segments(lengths, _scale_query(query), out)
             for (q, o), (k, v) in zip(
-                queries, _segments(key_lengths, key.float(), value.float()), strict=True
+                queries, _split_into_segments(key_lengths, key.float(), value.float()), strict=True
             ):
-                scores = _by_group(q, groups) @ k.permute(1, 2, 0)
+                scores = _group_heads(q, groups) @ k.permute(1, 2, 0)
                 weights = scores.softmax(-1)
-                o.copy_(_by_token(weights @ v.transpose(0, 1), q))
+                o.copy_(_ungroup_heads(weights @ v.transpose(0, 1), q))
                 if needs_grad:
                     saved.append(weights.to(query.dtype))
         ctx.save_for_backward(query, key, value, out, *saved)
@@ -147,32 +147,34 @@ class _BF16Attention(torch.autograd.Function):
         groups, scale = key.shape[1], query.shape[2] ** -0.5
         grads = tuple(torch.empty_like(x) for x in (query, key, value))
         with torch.autocast(query.device.type, enabled=False):
-            query_parts = _segments(lengths, _scaled(query), out.float(), grad.float(), grads[0])
-            key_parts = _segments(key_lengths, key.float(), value.float(), *grads[1:])
+            query_parts = _split_into_segments(
+                lengths, _scale_query(query), out.float(), grad.float(), grads[0]
+            )
+            key_parts = _split_into_segments(key_lengths, key.float(), value.float(), *grads[1:])
             for (q, o, g, g_q), (k, v, g_k, g_v), rounded in zip(
                 query_parts, key_parts, saved, strict=True
             ):
                 weights = rounded.float()
-                rows, g = _by_group(q, groups), _by_group(g, groups)
-                delta = (_by_group(o, groups) * g).sum(-1, keepdim=True)
+                rows, g = _group_heads(q, groups), _group_heads(g, groups)
+                delta = (_group_heads(o, groups) * g).sum(-1, keepdim=True)
                 g_v.transpose(0, 1).copy_(weights.transpose(1, 2) @ g)
                 g_scores = (g @ v.permute(1, 2, 0)).sub_(delta).mul_(weights)
-                g_q.copy_(_by_token((g_scores @ k.transpose(0, 1)).mul_(scale), q))
+                g_q.copy_(_ungroup_heads((g_scores @ k.transpose(0, 1)).mul_(scale), q))
                 g_k.transpose(0, 1).copy_(g_scores.transpose(1, 2) @ rows)
         return (*grads, None, None)
 
 
-def _scaled(query: Tensor) -> Tensor:
+def _scale_query(query: Tensor) -> Tensor:
     """Return queries in float32, divided by the root of their size."""
     return query.float().mul_(query.shape[2] ** -0.5)
 
 
-def _segments(lengths: tuple[int, ...], *tensors: Tensor) -> Any:
+def _split_into_segments(lengths: tuple[int, ...], *tensors: Tensor) -> Any:
     """Yield one tuple of views per segment."""
     return zip(*(torch.split(x, list(lengths)) for x in tensors), strict=True)
 
 
-def _by_group(x: Float[Tensor, "n H K"], groups: int) -> Float[Tensor, "G rn K"]:
+def _group_heads(x: Float[Tensor, "n H K"], groups: int) -> Float[Tensor, "G rn K"]:
     """Stack the r query heads that share a key-value head along the token axis."""
     n, heads, size = x.shape
     shared = heads // groups
@@ -180,8 +182,10 @@ def _by_group(x: Float[Tensor, "n H K"], groups: int) -> Float[Tensor, "G rn K"]
     return split.reshape(groups, shared * n, size)
 
 
-def _by_token(x: Float[Tensor, "G rn K"], like: Float[Tensor, "n H K"]) -> Float[Tensor, "n H K"]:
-    """Invert `_by_group`."""
+def _ungroup_heads(
+    x: Float[Tensor, "G rn K"], like: Float[Tensor, "n H K"]
+) -> Float[Tensor, "n H K"]:
+    """Invert `_group_heads`."""
     n, heads, size = like.shape
     groups = len(x)
     return x.view(groups, heads // groups, n, size).permute(2, 0, 1, 3).reshape(n, heads, size)

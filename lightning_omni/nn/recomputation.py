@@ -22,11 +22,11 @@ def checkpoint_arguments(recomputation: Recomputation) -> dict[str, Any]:
     """
     arguments: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if recomputation == "selective":
-        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+        arguments["context_fn"] = partial(create_selective_checkpoint_contexts, _save_or_recompute)
     return arguments
 
 
-def _policy(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _save_or_recompute(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Keep what takes long to compute."""
     is_kept = isinstance(op, torch._ops.OpOverload) and (
         op.namespace in _KERNELS

@@ -174,7 +174,7 @@ def attention_kernel(device_type: str, dtype: torch.dtype, longest: int = 0) -> 
     return bf16_attention.__name__ if is_cpus else "sdpa"
 
 
-def longest_segments(layout: SegmentLayout, key_layout: SegmentLayout) -> list[int]:
+def longest_segment_lengths(layout: SegmentLayout, key_layout: SegmentLayout) -> list[int]:
     """Return the keys of the longest segment in each call that `segment_attention` makes."""
     called = [key_layout]
     if layout.isolation is not None and len(layout.isolation.fixed):
@@ -200,11 +200,11 @@ def segment_attention(
     """
     key_layout = key_layout or layout
     if layout.isolation is not None:
-        return _isolated(query, key, value, layout.isolation, key_layout)
+        return _attend_with_isolated_prompt(query, key, value, layout.isolation, key_layout)
     return _attend(query, key, value, layout, key_layout)
 
 
-def _isolated(
+def _attend_with_isolated_prompt(
     query: Tensor, key: Tensor, value: Tensor, split: PromptIsolation, layout: SegmentLayout
 ) -> Tensor:
     """Let fixed tokens attend to fixed ones, and maskable tokens to all."""
@@ -231,31 +231,31 @@ def _attend(
     return _KERNELS[kernel](query, key, value, layout, key_layout)
 
 
-def _in_bf16(
+def _attend_in_bf16(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend on a CPU in bfloat16."""
     return bf16_attention(query, key, value, layout.lengths, key_layout.lengths)
 
 
-def _sdpa(
+def _attend_with_sdpa(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend segment by segment; in bfloat16 on a CPU in float32, which is 4 times as fast."""
     if query.device.type != "cpu" or query.dtype is not torch.bfloat16:
-        return _per_segment(query, key, value, layout, key_layout)
+        return _attend_per_segment(query, key, value, layout, key_layout)
     with torch.autocast("cpu", enabled=False):
         query, key, value = (x.float() for x in (query, key, value))
-        return _per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
+        return _attend_per_segment(query, key, value, layout, key_layout).to(torch.bfloat16)
 
 
-def _per_segment(
+def _attend_per_segment(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend segment by segment."""
-    key, value = _one_per_query_head(query, key, value)
+    key, value = _repeat_key_value_heads(query, key, value)
     if len(set(layout.lengths)) == len(set(key_layout.lengths)) == 1:
-        return _all_at_once(query, key, value, layout, key_layout)
+        return _attend_equal_segments(query, key, value, layout, key_layout)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     q_parts = torch.split(q, list(layout.lengths), 2)
     k_parts, v_parts = (torch.split(x, list(key_layout.lengths), 2) for x in (k, v))
@@ -265,7 +265,7 @@ def _per_segment(
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
 
 
-def _all_at_once(
+def _attend_equal_segments(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     """Attend in segments of equal length as one batch."""
@@ -275,7 +275,7 @@ def _all_at_once(
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(query.shape)
 
 
-def _flash(
+def _attend_with_flash(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     from flash_attn import flash_attn_varlen_func
@@ -285,13 +285,13 @@ def _flash(
     return out
 
 
-def _varlen(
+def _attend_with_varlen(
     query: Tensor, key: Tensor, value: Tensor, layout: SegmentLayout, key_layout: SegmentLayout
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     arguments = _varlen_arguments(layout, key_layout)
-    if states_key_heads():
+    if varlen_takes_enable_gqa():
         out = varlen_attn(query, key, value, *arguments, enable_gqa=True)
     else:
         out = varlen_attn(query, key, value, *arguments)
@@ -299,7 +299,7 @@ def _varlen(
 
 
 @functools.cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def _parameter_names(function: Callable[..., Any]) -> frozenset[str]:
     """Return the names of a function's parameters."""
     return frozenset(inspect.signature(function).parameters)
 
@@ -311,7 +311,7 @@ def _varlen_arguments(
     return layout.cu_seqlens, key_layout.cu_seqlens, layout.max_length, key_layout.max_length
 
 
-def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _repeat_key_value_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Repeat every key-value head once per query head that it serves."""
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
@@ -320,10 +320,10 @@ def _one_per_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tens
 
 
 _KERNELS = {
-    "flash_attn": _flash,
-    "varlen": _varlen,
-    bf16_attention.__name__: _in_bf16,
-    "sdpa": _sdpa,
+    "flash_attn": _attend_with_flash,
+    "varlen": _attend_with_varlen,
+    bf16_attention.__name__: _attend_in_bf16,
+    "sdpa": _attend_with_sdpa,
 }
 """What `attention_kernel` names."""
 
@@ -333,12 +333,12 @@ def choose_backend(device_type: str) -> str:
     return attention_backend(device_type)
 
 
-def states_key_heads() -> bool:
+def varlen_takes_enable_gqa() -> bool:
     """Whether torch's kernel is told that there are fewer key-value heads; 2.11's needs not be."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return "enable_gqa" in _parameters(varlen_attn)
+    return "enable_gqa" in _parameter_names(varlen_attn)
 
 
-KERNEL_CHOICES = (choose_backend, states_key_heads)
+KERNEL_CHOICES = (choose_backend, varlen_takes_enable_gqa)
 """What a compiler takes for constant; it would follow functions with a cache, without the cache."""

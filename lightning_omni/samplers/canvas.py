@@ -48,14 +48,14 @@ class Canvas:
     def to(self, device: torch.device | str) -> Canvas:
         """Return a copy on a device; `allowed` stays where it is."""
         names = ("ids", "sample", "block", "allowed_set", "num_steps")
-        moved: dict[str, Any] = {name: send(getattr(self, name), device) for name in names}
+        moved: dict[str, Any] = {name: to_device(getattr(self, name), device) for name in names}
         shift = self.timestep_shift
         return replace(
-            self, **moved, timestep_shift=shift if shift is None else send(shift, device)
+            self, **moved, timestep_shift=shift if shift is None else to_device(shift, device)
         )
 
 
-def send(values: Tensor, device: torch.device | str) -> Tensor:
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
     """Copy to a device; the host waits only for copies from a device."""
     return values.to(device, non_blocking=torch.device(device).type != "cpu")
 

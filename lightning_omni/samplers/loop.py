@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lightning_omni.diffusion.schedule import T_MIN, shifted
+from lightning_omni.diffusion.schedule import T_MIN, shift_timesteps
 from lightning_omni.samplers.base import Sampler
-from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Scores, StepTimes, send
+from lightning_omni.samplers.canvas import Canvas, Denoiser, LogitsAt, Scores, StepTimes, to_device
 from lightning_omni.samplers.noise import Noise
 from lightning_omni.samplers.ranking import most_confident, rank_within_sample
 
@@ -69,7 +69,7 @@ def sample(
     while (event := loop.step()) is not None:
         if on_step is not None:
             on_step(event)
-    return send(loop.ids, canvas.ids.device)
+    return to_device(loop.ids, canvas.ids.device)
 
 
 class ReverseLoop:
@@ -144,12 +144,12 @@ class ReverseLoop:
         logits_at = self.denoise(now.ids, positions)
         there = replace(
             self.canvas_on_device,
-            ids=send(now.ids, self.device),
-            num_steps=send(now.num_steps, self.device),
+            ids=to_device(now.ids, self.device),
+            num_steps=to_device(now.num_steps, self.device),
         )
-        noise = self.noise_on_device.at_steps(send(self.noise.step, self.device))
+        noise = self.noise_on_device.at_steps(to_device(self.noise.step, self.device))
         order, proposed = [], []
-        for index, scores in _group_scores(logits_at, now, positions, self.step_in_block):
+        for index, scores in _score_by_allowed_set(logits_at, now, positions, self.step_in_block):
             token, confidence = self.sampler.propose(there, scores, noise=noise)
             order.append(index)
             proposed.append(torch.stack((token.double(), confidence.float().double())))
@@ -188,11 +188,11 @@ class ReverseLoop:
 def _step_times(step: int, steps: Tensor, shift: Tensor | float, num_masked: Tensor) -> StepTimes:
     """Return times that run from 1 down to T_MIN in equal steps, and then to 0."""
     t, s = ((1 - (1 - T_MIN) * k / steps).clamp_min(T_MIN) for k in (step, step + 1))
-    t, s = shifted(t, shift), shifted(s, shift)
+    t, s = shift_timesteps(t, shift), shift_timesteps(s, shift)
     return StepTimes(t, torch.where(step + 1 >= steps, 0.0, s), num_masked)
 
 
-def _group_scores(
+def _score_by_allowed_set(
     logits_at: LogitsAt, now: Canvas, positions: Tensor, step: int
 ) -> list[tuple[Tensor, Scores]]:
     """Return scores by set of allowed ids, each with its indices into `positions`."""
@@ -206,7 +206,8 @@ def _group_scores(
         allowed = now.allowed[number]
         logits = logits_at(positions[index], allowed).float()
         own, own_rank, own_count, own_progress = (
-            send(values[index], allowed.device) for values in (positions, rank, count, progress)
+            to_device(values[index], allowed.device)
+            for values in (positions, rank, count, progress)
         )
         scores = Scores(own, allowed, logits, own_rank, own_count, own_progress, number)
         found.append((index, scores))

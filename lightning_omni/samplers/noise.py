@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_omni.diffusion.noise import uniform
-from lightning_omni.samplers.canvas import send
+from lightning_omni.samplers.canvas import to_device
 from lightning_omni.samplers.ranking import rank_within_sample
 
 _COLUMN_BITS, _INDEX_BITS = 18, 17
@@ -49,8 +49,8 @@ class Noise:
 
     def to(self, device: torch.device | str) -> Noise:
         """Return the same streams on a device."""
-        seeds, sample = send(self.seeds, device), send(self.sample, device)
-        return Noise(seeds, sample, send(self.index, device), send(self.step, device))
+        seeds, sample = to_device(self.seeds, device), to_device(self.sample, device)
+        return Noise(seeds, sample, to_device(self.index, device), to_device(self.step, device))
 
     def at_steps(self, step: Int[Tensor, " S"]) -> Noise:
         """Return the same streams at other steps."""

@@ -323,10 +323,10 @@ def _compare_configs(
             )
         )
         log.info("%s", rows[-1])
-    return rows, choose_configs(_make_candidates(rows, scores))
+    return rows, choose_configs(_compare_with_best(rows, scores))
 
 
-def _make_candidates(
+def _compare_with_best(
     rows: Sequence[CalibrationRow], scores: Mapping[str, list[Score]]
 ) -> list[Candidate]:
     """Compare all configs with the best one; among equally good ones that is the cheapest."""

@@ -4,7 +4,7 @@ import pytest
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
-from lightning_omni.callbacks.defaults import RUN_DEFAULTS, run_defaults
+from lightning_omni.callbacks.defaults import RUN_DEFAULTS, make_run_defaults
 from lightning_omni.callbacks.throughput import Throughput
 
 JOINT = "lightning_omni.modules.masked_diffusion.MaskedDiffusionModule"
@@ -33,7 +33,7 @@ def names(defaults):
     ],
 )
 def test_a_run_logs_saves_watches_and_exports_into_its_folder(module, last):
-    defaults = run_defaults(ROOT, module)
+    defaults = make_run_defaults(ROOT, module)
     always = ["ModelCheckpoint", "PlainProgress", "Throughput", "HealthMonitor", "RunRecord"]
     assert names(defaults) == [*always, *last]
     assert defaults["logger"]["init_args"] == {"save_dir": "runs/x", "name": "", "version": ""}
@@ -53,7 +53,7 @@ def test_a_recipe_s_own_callback_replaces_the_default_of_its_class():
             "init_args": {"monitor": "x"},
         },
     ]
-    defaults = run_defaults({**ROOT, "callbacks": own}, JOINT)
+    defaults = make_run_defaults({**ROOT, "callbacks": own}, JOINT)
     assert names(defaults) == [
         "EMAWeightAveraging",  # the others see averaged weights
         "PlainProgress",
@@ -72,7 +72,7 @@ def test_objects_and_subclasses_count_as_well():
         pass
 
     own = [Own(), ModelCheckpoint(), EMAWeightAveraging()]
-    shown = names(run_defaults({**ROOT, "callbacks": own}, OTHER))
+    shown = names(make_run_defaults({**ROOT, "callbacks": own}, OTHER))
     assert shown == [
         "EMAWeightAveraging",
         "PlainProgress",
@@ -81,25 +81,25 @@ def test_objects_and_subclasses_count_as_well():
         "Own",
         "ModelCheckpoint",
     ]
-    assert names(run_defaults({**ROOT, "callbacks": Own()}, OTHER)).count("Own") == 1
+    assert names(make_run_defaults({**ROOT, "callbacks": Own()}, OTHER)).count("Own") == 1
 
 
 def test_defaults_are_left_out():
-    assert run_defaults(ROOT, JOINT, []) == {"logger": None, "callbacks": []}
-    kept = run_defaults(ROOT, JOINT, ["logger", "export"])
+    assert make_run_defaults(ROOT, JOINT, []) == {"logger": None, "callbacks": []}
+    kept = make_run_defaults(ROOT, JOINT, ["logger", "export"])
     assert names(kept) == ["ExportOmni"]
-    off = run_defaults({**ROOT, "logger": False, "enable_checkpointing": False}, OTHER)
+    off = make_run_defaults({**ROOT, "logger": False, "enable_checkpointing": False}, OTHER)
     assert off["logger"] is False
     assert "ModelCheckpoint" not in names(off)
 
 
 def test_without_a_folder_nothing_is_written_beside_it():
-    defaults = run_defaults({"max_steps": -1}, JOINT)
+    defaults = make_run_defaults({"max_steps": -1}, JOINT)
     assert defaults["logger"] is None
     assert not {"ExportOmni", "RunRecord"} & set(names(defaults))
     assert defaults["callbacks"][0]["init_args"] == {"save_last": True}
 
 
 def test_every_default_can_be_named():
-    made = {n for name in RUN_DEFAULTS for n in names(run_defaults(ROOT, IMAGE, [name]))}
+    made = {n for name in RUN_DEFAULTS for n in names(make_run_defaults(ROOT, IMAGE, [name]))}
     assert len(made) == len(RUN_DEFAULTS) - 1  # the logger is no callback

@@ -72,7 +72,7 @@ def ran(request, monkeypatch):
 
         return note
 
-    kernels = {**segments._KERNELS, "flash_attn": segments._per_segment}
+    kernels = {**segments._KERNELS, "flash_attn": segments._attend_per_segment}
     noted = {name: noting(name, kernel) for name, kernel in kernels.items()}
     monkeypatch.setattr(segments, "_KERNELS", noted)
     monkeypatch.setattr(segments, "attention_backend", lambda device: request.param)

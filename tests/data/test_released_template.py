@@ -138,7 +138,7 @@ def test_every_answer_can_be_generated_up_to_its_end(task):
     allowed = AllowedTokens(VOCAB, TEXT, 1, device=torch.device("cpu"))
     for part, modality in enumerate(task_named(task).outputs):
         rendered = render(task, part)
-        (row,) = allowed.set_indices(modality, ResponseSpan(1))
+        (row,) = allowed.allowed_set_indices(modality, ResponseSpan(1))
         hole = [i for i, m in zip(rendered.ids, rendered.maskable, strict=True) if m]
         ends = [n for n, i in enumerate(hole) if i in VOCAB.all_end_ids()]
         assert bool(ends) == (modality != "image")

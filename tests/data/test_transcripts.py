@@ -6,7 +6,7 @@ import pytest
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
 from lightning_omni.errors import OmniError
-from lightning_omni.generation.lengths import fit_lengths, length_rule_name, source_length
+from lightning_omni.generation.lengths import fit_length_rules, length_rule_name, source_length
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.types import Part, Sample, Turn
 from lightning_omni.vocab import Vocab
@@ -62,7 +62,7 @@ def test_lengths_of_a_transcript_follow_the_speech_and_of_the_answer_its_own_tex
     sample = with_transcript(spoken_question())
     assert [length_rule_name(sample, i) for i in range(3)] == ["sqa/transcript", "sqa/0", "sqa/1"]
     assert [source_length(sample, i) for i in range(3)] == [4, 0, len("it is five")]
-    assert sorted(fit_lengths([sample], TEMPLATE)) == ["sqa/0", "sqa/1", "sqa/transcript"]
+    assert sorted(fit_length_rules([sample], TEMPLATE)) == ["sqa/0", "sqa/1", "sqa/transcript"]
 
 
 def test_a_sample_without_a_transcript_is_named():

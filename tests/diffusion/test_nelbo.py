@@ -9,7 +9,7 @@ import torch
 from lightning_omni.diffusion.nelbo import (
     nelbo_mask,
     nelbo_per_segment,
-    stratified_levels,
+    stratified_mask_ratios,
 )
 
 VOCAB, LENGTH = 3, 4
@@ -56,7 +56,7 @@ def test_the_estimate_comes_to_each_sequence_s_own_likelihood(joint):
     position = torch.arange(LENGTH).repeat(2)
     index, core = torch.tensor([5, 9]), torch.ones(2 * LENGTH, dtype=torch.bool)
     total = torch.zeros(2, dtype=torch.float64)
-    for draw, level in enumerate(stratified_levels(0, index, draws=draws)):
+    for draw, level in enumerate(stratified_mask_ratios(0, index, draws=draws)):
         is_masked, factor = nelbo_mask(0, index, level, core, segment, position, draw=draw)
         x_t = x0.masked_fill(is_masked, MASK)
         nats = torch.cat([exact_nats(joint, x_t[s], x0[s]) for s in (slice(4), slice(4, 8))])
@@ -69,20 +69,20 @@ def test_the_estimate_comes_to_each_sequence_s_own_likelihood(joint):
 def test_a_uniform_model_costs_log_v_a_token_at_every_count(length):
     index, core = torch.tensor([3]), torch.ones(length, dtype=torch.bool)
     where = torch.zeros(length, dtype=torch.long), torch.arange(length)
-    for draw, level in enumerate(stratified_levels(1, index, draws=7)):
+    for draw, level in enumerate(stratified_mask_ratios(1, index, draws=7)):
         is_masked, factor = nelbo_mask(1, index, level, core, *where, draw=draw)
         nats = torch.full((int(is_masked.sum()),), math.log(VOCAB))
         bound = nelbo_per_segment(nats, where[0][is_masked], factor)
         assert bound.item() == pytest.approx(length * math.log(VOCAB))
 
 
-def test_levels_hit_every_stratum_once_and_every_count_equally_often():
+def test_ratios_hit_every_stratum_once_and_every_count_equally_often():
     index = torch.arange(300)
-    levels = stratified_levels(0, index, draws=10)
-    assert ((levels * 10).ceil().sort(dim=0).values == torch.arange(1, 11)[:, None]).all()
-    counts = (levels * 5).ceil().long().flatten().bincount(minlength=6)[1:]
+    ratios = stratified_mask_ratios(0, index, draws=10)
+    assert ((ratios * 10).ceil().sort(dim=0).values == torch.arange(1, 11)[:, None]).all()
+    counts = (ratios * 5).ceil().long().flatten().bincount(minlength=6)[1:]
     assert counts.tolist() == [600] * 5
-    assert levels[0].std() > 0.02
+    assert ratios[0].std() > 0.02
 
 
 def test_only_the_core_is_masked():

@@ -32,7 +32,9 @@ def spans_of(text, *, usual_length=0, factor=1.0):
 
 
 def allowed(modality, span):
-    return [set(ALLOWED.allowed[row].tolist()) for row in ALLOWED.set_indices(modality, span)]
+    return [
+        set(ALLOWED.allowed[row].tolist()) for row in ALLOWED.allowed_set_indices(modality, span)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from lightning_omni.generation.lengths import (
     LONGEST,
     TAIL,
     LengthRule,
-    fit_lengths,
+    fit_length_rules,
     lengthen_responses,
-    load_lengths,
+    load_length_rules,
     response_length,
-    save_lengths,
+    save_length_rules,
 )
 from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.generation.response_span import ResponseSpan
@@ -41,14 +41,14 @@ def answer(words):
 
 
 def test_speech_follows_the_characters_of_its_text_and_a_constant():
-    rule = fit_lengths([reading(n, 9 + 2 * n) for n in range(5, 40)], TEMPLATE)["tts/0"]
+    rule = fit_length_rules([reading(n, 9 + 2 * n) for n in range(5, 40)], TEMPLATE)["tts/0"]
     assert rule.ratio == pytest.approx(2)
     assert rule.num_positions(10) == 9 + 20 + 1  # the terminator
 
 
 def test_a_response_has_room_for_99_of_100_answers_and_little_more():
     lengths = [(n, 9 + 2 * n + (n * 7) % 5) for n in range(5, 105)]
-    rule = fit_lengths([reading(*pair) for pair in lengths], TEMPLATE)["tts/0"]
+    rule = fit_length_rules([reading(*pair) for pair in lengths], TEMPLATE)["tts/0"]
     fits = [rule.num_positions(n) >= codes + 1 for n, codes in lengths]
     slack = [rule.num_positions(n) - codes - 1 for n, codes in lengths]
     assert sum(fits) >= 99
@@ -56,15 +56,15 @@ def test_a_response_has_room_for_99_of_100_answers_and_little_more():
 
 
 def test_an_answer_that_follows_nothing_has_room_for_the_longest():
-    rules = fit_lengths([answer("no"), answer("blue"), answer("the united states")], TEMPLATE)
+    rules = fit_length_rules([answer("no"), answer("blue"), answer("the united states")], TEMPLATE)
     longest = len(TEXT.encode("the united states")) + 1
     assert rules["tqa/0"].num_positions(0) == longest
 
 
 def test_rules_are_kept_with_the_model(tmp_path):
     rules = {"tts/0": LengthRule(1.59, 7.25)}
-    save_lengths(rules, tmp_path)
-    assert load_lengths(tmp_path) == rules
+    save_length_rules(rules, tmp_path)
+    assert load_length_rules(tmp_path) == rules
 
 
 RULES = {"tts/0": LengthRule(2.0, 1.0, largest=10), "tqa/0": LengthRule(0.0, 6.0)}

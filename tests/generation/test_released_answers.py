@@ -8,7 +8,7 @@ from small_models import QWEN_SHAPE, rendered_with, sample_of
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.generation.denoiser import CachedBackbone
-from lightning_omni.generation.lengths import fit_lengths
+from lightning_omni.generation.lengths import fit_length_rules
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.generation.omni import Omni
 from lightning_omni.generation.request import Infill
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         backbone,
         backbone.state_dict(),
         TEMPLATE,
-        fit_lengths(SAMPLES.values(), TEMPLATE),
+        fit_length_rules(SAMPLES.values(), TEMPLATE),
         voices=[],
         encoder_fingerprint=None,
         card="",
@@ -57,7 +57,7 @@ def omni(folder):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_length_is_that_of_the_response_in_training(name):
-    sample, rules = SAMPLES[name], fit_lengths(SAMPLES.values(), TEMPLATE)
+    sample, rules = SAMPLES[name], fit_length_rules(SAMPLES.values(), TEMPLATE)
     for part in range(len(sample.turns[-1].parts)):
         sequence = rendered_with(TEMPLATE, sample, part)
         assert int(rules[f"{name}/{part}"].base) == sum(sequence.maskable)

@@ -226,11 +226,11 @@ class Project:
         quantizer = need("lightning_omni.nn.codec.residual_vq:ResidualQuantizer")(8, 2, 16).train()
         move(quantizer)
         rng, z = torch.Generator().manual_seed(0), torch.randn(4, 20, 8).to(device)
-        quantizer.initialise(z.flatten(0, 1), iterations=2, rng=rng)
+        quantizer.initialise_codebooks(z.flatten(0, 1), iterations=2, rng=rng)
         quantizer(z, num_codebooks=2)
         for layer in quantizer.layers.layers:
             layer._codebook.cluster_size[:4] = 0.0
-        quantizer.restart_dead(z.flatten(0, 1), rng=rng)
+        quantizer.restart_dead_codes(z.flatten(0, 1), rng=rng)
 
     def omni(self, device: str) -> Any:
         return need("lightning_omni.generation.omni:Omni").bundled(device=device)

@@ -20,7 +20,7 @@ from lightning_omni.modules.checkpoint_folder import (
     PLAIN_FILE,
     FolderWriter,
     is_checkpoint_folder,
-    read_folder,
+    read_checkpoint_folder,
 )
 
 WEIGHT = torch.arange(6.0).view(2, 3)
@@ -53,7 +53,7 @@ def folder(request, tmp_path):
 
 
 def test_a_folder_gives_back_what_was_written(folder):
-    read = read_folder(folder, has_processes=False)
+    read = read_checkpoint_folder(folder, has_processes=False)
     torch.testing.assert_close(read, CHECKPOINT, rtol=0, atol=0)
     assert is_checkpoint(folder)
     check_checkpoint(str(folder), is_needed=True)
@@ -65,11 +65,11 @@ def test_a_folder_gives_back_what_was_written(folder):
 def test_what_is_not_whole_is_refused(folder):
     next(folder.glob("*.distcp")).unlink()
     with pytest.raises(OmniError, match="is damaged"):
-        read_folder(folder, has_processes=False)
+        read_checkpoint_folder(folder, has_processes=False)
     (folder / PLAIN_FILE).unlink()
     assert not is_checkpoint_folder(folder)
     with pytest.raises(OmniError, match="not a complete checkpoint"):
-        read_folder(folder, has_processes=False)
+        read_checkpoint_folder(folder, has_processes=False)
 
 
 def flip(path):
@@ -89,7 +89,7 @@ def test_a_damaged_file_is_refused_by_name_before_anything_is_read(folder, name,
         pytest.skip("no checkpoint at all, or one of an earlier version")
     damage(folder / name)
     with pytest.raises(OmniError, match="is damaged") as caught:
-        read_folder(folder, has_processes=False)
+        read_checkpoint_folder(folder, has_processes=False)
     assert name in str(caught.value)
 
 
@@ -102,14 +102,14 @@ def test_the_list_of_checksums_is_that_of_sha256sum(folder):
 
 def test_a_folder_of_an_earlier_version_has_no_list_and_is_read_with_a_warning(folder, caplog):
     (folder / SUMS_FILE).unlink()
-    assert read_folder(folder, has_processes=False)["global_step"] == 7
+    assert read_checkpoint_folder(folder, has_processes=False)["global_step"] == 7
     assert f"has no {SUMS_FILE}" in caplog.text
 
 
 def refused(rank, folder):
     """What a process is told; each looks at some files only."""
     with pytest.raises(OmniError) as caught:
-        read_folder(folder)
+        read_checkpoint_folder(folder)
     return str(caught.value)
 
 

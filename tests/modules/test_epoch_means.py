@@ -22,8 +22,8 @@ def test_the_mean_is_weighted_and_taken_once():
     means.add("a", torch.tensor(5.0), 1)
     means.add("b", torch.tensor(7.0), 2)
     means.add("c", torch.tensor(float("nan")), 0)
-    assert means.take() == {"a": 2.0, "b": 7.0}
-    assert means.take() == {}
+    assert means.take_means() == {"a": 2.0, "b": 7.0}
+    assert means.take_means() == {}
 
 
 def means_of(rank):
@@ -31,7 +31,7 @@ def means_of(rank):
     means.add("both", torch.tensor(float(rank)), 1 + 2 * rank)
     if rank:
         means.add("one", torch.tensor(4.0), 1)
-    return means.take()
+    return means.take_means()
 
 
 def test_processes_without_a_value_do_not_count(tmp_path):

@@ -13,7 +13,7 @@ from test_training_on_features import batches, module
 from torch.distributed.tensor import DTensor
 
 from lightning_omni.data.resumable_data import ResumableData
-from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder, read_folder
+from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder, read_checkpoint_folder
 from lightning_omni.modules.sharding import ShardedStrategy, gather_weights, is_sharded
 from lightning_omni.optim.muon import MuonAdamW
 
@@ -175,7 +175,7 @@ def test_a_folder_of_two_processes_is_resumed_by_any_number(tmp_path, optimizer,
     assert_same_run(two[0], alone[0])
     alone = trained(tmp_path, 2, "fsdp2", steps=2, resume=str(file), **settings)
     assert_same_run(two[0], alone[0])
-    read = read_folder(folder, has_processes=False)
+    read = read_checkpoint_folder(folder, has_processes=False)
     torch.testing.assert_close(read["state_dict"], two[0]["weights"], rtol=0, atol=0)
 
 

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from lightning_omni.deferred_init import deferred_weights
-from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.modules.sharding import (
     gather_weights,
     is_sharded,
@@ -119,7 +119,7 @@ def tied(seed, folder):
     shape = {**QWEN_SHAPE, "tie_embeddings": True, "right_shift_logits": True}
     network = Transformer(VOCAB.size, [], **shape)
     if folder is not None:
-        load_initial(network, folder, VOCAB, seed=3)
+        load_initial_weights(network, folder, VOCAB, seed=3)
     return network
 
 

@@ -16,7 +16,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.packing import pack_stream
-from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, mask_tokens
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.denoiser import conditional_denoiser
@@ -25,7 +25,7 @@ from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.dream import read_config, transformer_args
 from lightning_omni.interop.export import export_model
-from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
@@ -66,7 +66,7 @@ def module(sizes=SIZES, special_tokens="released", **changes) -> MaskedDiffusion
 
 
 def started_from(folder, model):
-    load_initial(model.backbone, folder, model.vocab, seed=1)
+    load_initial_weights(model.backbone, folder, model.vocab, seed=1)
     return model.eval()
 
 
@@ -108,7 +108,7 @@ def states_of(model, batch, positions, ids=None):
 def nll_of(model, batch, positions):
     """-log p of the tokens at some positions when they are masked."""
     is_masked = torch.zeros_like(batch.is_answer).index_fill(0, positions, True)
-    noisy = with_masks(batch, is_masked, mask_token_id=model.vocab.mask_token_id)
+    noisy = mask_tokens(batch, is_masked, mask_token_id=model.vocab.mask_token_id)
     hidden = states_of(model, batch, positions, noisy.x_t)
     return model.objective(hidden, model.backbone.embedding.output_embedding(), batch, noisy)[1]
 

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.packing import pack_stream
-from lightning_omni.diffusion.forward_process import ForwardProcess, with_masks
+from lightning_omni.diffusion.forward_process import ForwardProcess, mask_tokens
 from lightning_omni.diffusion.schedule import Linear
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tokenizers.text import TextTokenizer
@@ -81,7 +81,7 @@ def loss_of(model, batch):
 @torch.no_grad()
 def accuracy(model, batch):
     """Share of the answers that are right in every token when all are masked."""
-    noisy = with_masks(batch, batch.is_answer, mask_token_id=model.vocab.mask_token_id)
+    noisy = mask_tokens(batch, batch.is_answer, mask_token_id=model.vocab.mask_token_id)
     guess = model._predict(model._final_states(batch, noisy))
     right = guess == batch.ids[noisy.positions]
     segment = batch.segment_ids[noisy.positions]
@@ -139,17 +139,17 @@ def test_a_stage_of_tokens_alone_can_be_followed_by_one_that_hears(tmp_path):
     torch.manual_seed(1)
     hears = module()
     fresh = hears.backbone.feature_projector.into.weight.clone()
-    load_initial(hears.backbone, tmp_path / "tokens", hears.vocab, seed=0)
+    load_initial_weights(hears.backbone, tmp_path / "tokens", hears.vocab, seed=0)
     own, more = plain.backbone.state_dict(), hears.backbone.state_dict()
     assert all(torch.equal(own[name], more[name]) for name in own)
     assert torch.equal(more["feature_projector.into.weight"], fresh)
     hears.backbone.save_pretrained(tmp_path / "hears")
     again = module()
     again.backbone.feature_projector.into.weight.data.zero_()
-    load_initial(again.backbone, tmp_path / "hears", again.vocab, seed=0)
+    load_initial_weights(again.backbone, tmp_path / "hears", again.vocab, seed=0)
     assert torch.equal(again.backbone.feature_projector.into.weight, fresh)
     with pytest.raises(OmniError, match=r"first 'feature_projector\.into"):
-        load_initial(plain.backbone, tmp_path / "hears", plain.vocab, seed=0)
+        load_initial_weights(plain.backbone, tmp_path / "hears", plain.vocab, seed=0)
 
 
 class Loss(torch.nn.Module):

@@ -11,7 +11,7 @@ from small_models import QWEN_SHAPE, import_small_dream
 
 from lightning_omni.cli import main
 from lightning_omni.interop import load_backbone
-from lightning_omni.modules.initial_weights import load_initial
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.nn.adapters import TARGET_MODULES
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.experiments.recipe import load_recipe, write_recipe
@@ -106,7 +106,7 @@ def begun(imported):
     """Weights before the first step."""
     vocab = Vocab(1024, {"speech": 32, "image": 64}, "released")
     model = Transformer(vocab.size, [], **QWEN_SHAPE, right_shift_logits=True)
-    load_initial(model, imported, vocab, seed=956)
+    load_initial_weights(model, imported, vocab, seed=956)
     return model.state_dict()
 
 

@@ -44,12 +44,12 @@ def statistics(z):
     rng = torch.Generator().manual_seed(1)
     book = ResidualQuantizer(4, 2, 8)
     vectors = gather_ranks(z.flatten(0, 1))
-    book.initialise(vectors, iterations=3, rng=rng)
+    book.initialise_codebooks(vectors, iterations=3, rng=rng)
     for levels in (2, 1, 2):
         book(z, num_codebooks=levels)
     for layer in book.layers.layers:
         layer._codebook.cluster_size[3] = 0.0
-    restarted = book.restart_dead(vectors, rng=rng)
+    restarted = book.restart_dead_codes(vectors, rng=rng)
     found = {name: value.clone() for name, value in book.state_dict().items()}
     latents = z.transpose(1, 2)[..., None].clone().requires_grad_()
     entropy = LookupFreeQuantizer(4)(latents).batch_entropy

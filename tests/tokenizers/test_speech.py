@@ -25,7 +25,7 @@ def seanet() -> SpeechTokenizer:
 def filled(dim) -> ResidualQuantizer:
     quantizer = ResidualQuantizer(dim, 2, 16)
     rng = torch.Generator().manual_seed(1)
-    quantizer.initialise(torch.randn(200, dim, generator=rng), iterations=2, rng=rng)
+    quantizer.initialise_codebooks(torch.randn(200, dim, generator=rng), iterations=2, rng=rng)
     return quantizer
 
 

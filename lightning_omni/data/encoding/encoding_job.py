@@ -110,7 +110,7 @@ class EncodingJob:
         """Remove what led to the codes."""
         remove_work_folder(self.folder)
 
-    def explain(self, error: Exception) -> OmniError | None:
+    def explain_error(self, error: Exception) -> OmniError | None:
         """Leave errors of the disk as they are."""
         return None
 

@@ -57,7 +57,7 @@ _of_process: dict[int, ReadAhead] = {}
 """The threads of each process, by its id; they do not outlive a fork."""
 
 
-def read_ahead() -> ReadAhead:
+def shared_read_ahead() -> ReadAhead:
     """Return the threads of this process."""
     if os.getpid() not in _of_process:
         _of_process[os.getpid()] = ReadAhead()

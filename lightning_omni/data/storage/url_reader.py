@@ -240,7 +240,7 @@ _readers: dict[int, UrlReader] = {}
 """The reader of each process, by its id; connections of others do not outlive a fork."""
 
 
-def url_reader() -> UrlReader:
+def shared_url_reader() -> UrlReader:
     """Return the reader of this process."""
     if os.getpid() not in _readers:
         _readers[os.getpid()] = UrlReader()

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from lightning_omni.data.storage.remote_file import RemoteFile
 from lightning_omni.data.storage.request_errors import MissingFileError
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.data.storage.url_text import (
     WEB,
     redact_url,
@@ -88,7 +88,7 @@ class Url:
         if self.address.endswith("/"):
             return False
         try:
-            url_reader().file_info(self.address, anew=True)
+            shared_url_reader().file_info(self.address, anew=True)
         except MissingFileError:
             return False
         return True
@@ -98,7 +98,7 @@ class Url:
         if url_scheme(self.address) in WEB:
             return self.address.endswith("/")
         try:
-            names = url_reader().list_names(self.address)
+            names = shared_url_reader().list_names(self.address)
         except (MissingFileError, NotADirectoryError):
             return False
         return names not in ([], [self.name])
@@ -114,7 +114,7 @@ class Url:
             OmniError: If there is none.
         """
         try:
-            return FileSize(url_reader().file_info(self.address).size)
+            return FileSize(shared_url_reader().file_info(self.address).size)
         except MissingFileError:
             raise OmniError(f"no file '{self}'; check its spelling") from None
 
@@ -126,7 +126,7 @@ class Url:
             size: Number of bytes.
             anew: Whether to fetch them even if they are in the cache.
         """
-        return url_reader().read_range(self.address, start, start + size, anew=anew)
+        return shared_url_reader().read_range(self.address, start, start + size, anew=anew)
 
     def read_bytes(self) -> bytes:
         """Return the whole file, as it is now.
@@ -156,7 +156,7 @@ class Url:
             OmniError: If the server has no listings, or there is no such folder.
         """
         try:
-            names = url_reader().list_names(self.address)
+            names = shared_url_reader().list_names(self.address)
         except (MissingFileError, NotADirectoryError):
             raise OmniError(f"no folder '{self}'; check its spelling") from None
         for name in sorted(names):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
+def _group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(groups, channels), channels, eps=1e-6)
 
 
@@ -19,9 +19,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = _norm(channels_in, groups)
+        self.norm1 = _group_norm(channels_in, groups)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = _norm(channels_out, groups)
+        self.norm2 = _group_norm(channels_out, groups)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
@@ -39,7 +39,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels, groups)
+        self.norm = _group_norm(channels, groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -123,7 +123,7 @@ class ConvEncoder(nn.Module):
             self.levels.append(nn.Sequential(*level, *tail))
             width_in = width
         self.middle = _middle_blocks(width_in, groups)
-        self.norm_out = _norm(width_in, groups)
+        self.norm_out = _group_norm(width_in, groups)
         self.conv_out = nn.Conv2d(width_in, latent_channels, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "B 3 Y X"]) -> Float[Tensor, "B C V W"]:
@@ -170,7 +170,7 @@ class ConvDecoder(nn.Module):
             tail = [Upsample(width)] if i > 0 else []
             self.levels.append(nn.Sequential(*level, *tail))
             width_in = width
-        self.norm_out = _norm(width_in, groups)
+        self.norm_out = _group_norm(width_in, groups)
         self.conv_out = nn.Conv2d(width_in, 3 * stem**2, 3, padding=1)
         self.stem = nn.PixelShuffle(stem)
 

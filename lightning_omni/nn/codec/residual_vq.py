@@ -67,10 +67,10 @@ class ResidualQuantizer(Pretrained):
         """Quantize with the first `num_codebooks` codebooks; training mode updates them."""
         with without_autocast(z.device.type):
             frames = z.float().transpose(1, 2)
-            before = self._averages() if self.training and world_size() > 1 else None
+            before = self._moving_averages() if self.training and world_size() > 1 else None
             quantized, codes, losses = self.layers(frames, n_q=num_codebooks)
             if before is not None:
-                self._count_all_ranks(before, num_codebooks)
+                self._update_from_all_ranks(before, num_codebooks)
         latents = quantized.transpose(1, 2)
         latents = z + (latents - z).detach()
         return QuantizedFrames(latents, codes.permute(1, 2, 0), losses[0].mean())
@@ -85,20 +85,20 @@ class ResidualQuantizer(Pretrained):
         quantized: Tensor = self.layers.decode(codes.permute(2, 0, 1))
         return quantized.transpose(1, 2)
 
-    def _averages(self) -> list[Tensor]:
+    def _moving_averages(self) -> list[Tensor]:
         """Return the moving counts, then the moving sums, of all levels."""
         books = [layer._codebook for layer in self.layers.layers]
         return [*(b.cluster_size.clone() for b in books), *(b.embed_avg.clone() for b in books)]
 
     @torch.no_grad()
-    def _count_all_ranks(self, before: list[Tensor], num_codebooks: int) -> None:
+    def _update_from_all_ranks(self, before: list[Tensor], num_codebooks: int) -> None:
         """Update the codebooks with the vectors of all processes; `encodec` uses those of one.
 
         Args:
             before: moving averages before the update, equal on all processes.
             num_codebooks: number of levels that the batch used.
         """
-        added = [now - old for now, old in zip(self._averages(), before, strict=True)]
+        added = [now - old for now, old in zip(self._moving_averages(), before, strict=True)]
         sum_over_ranks(added)
         for level, layer in enumerate(self.layers.layers[:num_codebooks]):
             book = layer._codebook
@@ -118,7 +118,9 @@ class ResidualQuantizer(Pretrained):
         return torch.stack([layer._codebook.embed for layer in self.layers.layers])
 
     @torch.no_grad()
-    def initialise(self, z: Float[Tensor, "V D"], *, iterations: int, rng: Generator) -> None:
+    def initialise_codebooks(
+        self, z: Float[Tensor, "V D"], *, iterations: int, rng: Generator
+    ) -> None:
         """Initialise each codebook by k-means on the residuals of the previous ones.
 
         Args:
@@ -135,7 +137,7 @@ class ResidualQuantizer(Pretrained):
             residual = residual - centres[nearest]
 
     @torch.no_grad()
-    def restart_dead(self, z: Float[Tensor, "V D"], *, rng: Generator) -> int:
+    def restart_dead_codes(self, z: Float[Tensor, "V D"], *, rng: Generator) -> int:
         """Replace dead codes by random residuals of the batch; return their number.
 
         `encodec` replaces the vector of a code but not its moving averages, which then overwrite

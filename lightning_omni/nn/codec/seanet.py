@@ -15,7 +15,7 @@ from lightning_omni.pretrained import Pretrained
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _ignore_weight_norm_warning() -> Iterator[None]:
     """Suppress the deprecation warning of weight norm, which `encodec` uses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*weight_norm.*", FutureWarning)
@@ -45,7 +45,7 @@ class SEANetSpeechEncoder(Pretrained):
     ) -> None:
         super().__init__()
         self.hop_length = math.prod(ratios)
-        with _quiet():
+        with _ignore_weight_norm_warning():
             self.network = SEANetEncoder(
                 dimension=latent_dim,
                 n_filters=num_filters,
@@ -80,7 +80,7 @@ class SEANetSpeechDecoder(Pretrained):
         causal: bool = False,
     ) -> None:
         super().__init__()
-        with _quiet():
+        with _ignore_weight_norm_warning():
             self.network = SEANetDecoder(
                 dimension=latent_dim,
                 n_filters=num_filters,

@@ -20,7 +20,7 @@ from lightning_omni.studies.inspect.contents import (
     read_media_contents,
     read_task_contents,
 )
-from lightning_omni.studies.inspect.examples import choose_samples, examples_html, find_media
+from lightning_omni.studies.inspect.examples import choose_samples, examples_html, read_media
 from lightning_omni.studies.inspect.mixture import (
     TaskShare,
     build_recipe_data,
@@ -89,7 +89,7 @@ def inspect_data(
         sections += [_ROWS_TITLE, rows_html(batches[0], seen[0].template)]
     source = prepared / "tasks" if holds_shards(prepared / "tasks") else tasks_folder
     chosen = choose_samples(source, contents, count=samples, limit=limit, seed=seed)
-    found = find_media(prepared / "media", chosen)
+    found = read_media(prepared / "media", chosen)
     sections += ["<h2>Samples</h2>", examples_html(chosen, found)]
     _write_page(out or Path("inspect.html"), f"Data · {folder}", sections)
     log_read_counts(read_counts_so_far())

@@ -46,7 +46,7 @@ def choose_samples(
     return found
 
 
-def find_media(folder: Location, chosen: list[tuple[str, Sample]]) -> dict[str, bytes]:
+def read_media(folder: Location, chosen: list[tuple[str, Sample]]) -> dict[str, bytes]:
     """Return the media that samples refer to, by key, from the media shards of their splits."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for split, sample in chosen:

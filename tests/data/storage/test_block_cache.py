@@ -9,7 +9,7 @@ from servers import serving
 
 from lightning_omni.data.storage.block_cache import BlockCache, cache_from_environment
 from lightning_omni.data.storage.locations import parse_location
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.errors import OmniError
 
 MEGABYTE = 1 << 20
@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(tmp_path, monkeypatch, cap
         for name, content in (("x", b"content"), ("y", b"more"), ("x", b"content")):
             assert parse_location(f"{server.url}/{name}").read_range(0, 99) == content
     assert caplog.text.count("is full") == 1
-    assert url_reader().counts.uncached == 2
+    assert shared_url_reader().counts.uncached == 2
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):

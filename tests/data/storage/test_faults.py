@@ -6,7 +6,7 @@ import pytest
 from servers import DROP, SHORT, STALL, UNAVAILABLE, WHOLE, serving
 
 from lightning_omni.data.storage.locations import parse_location
-from lightning_omni.data.storage.url_reader import BLOCK, url_reader
+from lightning_omni.data.storage.url_reader import BLOCK, shared_url_reader
 from lightning_omni.errors import OmniError
 
 CONTENT = bytes(range(256)) * 400
@@ -40,7 +40,7 @@ def test_an_empty_file_is_read(server):
 def test_a_fault_is_repeated_and_counted(server, fault):
     server.script = [None, fault]
     assert read(server) == CONTENT
-    counts = url_reader().counts
+    counts = shared_url_reader().counts
     assert (counts.retries, counts.short_reads) == (1, fault in (DROP, SHORT, STALL))
     assert counts.bytes_fetched == len(CONTENT)  # what came before the fault is kept
 
@@ -59,7 +59,7 @@ def test_a_server_without_ranges_gives_whole_files_once(server):
     assert url.read_range(7, 9) == CONTENT[7:16]
     assert url.read_range(90_000, 9) == CONTENT[90_000:90_009]
     assert len(server.requests) == 3  # its facts, a body that broke off, the whole
-    assert url_reader().counts.short_reads == 1
+    assert shared_url_reader().counts.short_reads == 1
 
 
 def test_a_server_without_ranges_gives_files_of_several_blocks(server, tmp_path):

@@ -9,8 +9,8 @@ from servers import UNAVAILABLE, serving
 
 from lightning_omni.data.storage import read_ahead as module
 from lightning_omni.data.storage.locations import parse_location
-from lightning_omni.data.storage.read_ahead import ReadAhead, read_ahead
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.read_ahead import ReadAhead, shared_read_ahead
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.errors import OmniError
 
 
@@ -44,7 +44,7 @@ def test_requests_run_beside_each_other_and_each_is_sent_once(folder):
     assert 1 < crowd.most <= module.THREADS + 1
     shards = [name for name in names if ".tar" in name]
     assert len(shards) <= 2 * 2 * 8 + 8  # size and block of shard and index; an index is looked for
-    assert url_reader().counts.ranges_ahead > 0
+    assert shared_url_reader().counts.ranges_ahead > 0
 
 
 def test_faults_in_threads_are_retried_and_counted(folder):
@@ -52,14 +52,14 @@ def test_faults_in_threads_are_retried_and_counted(folder):
         found = numbers(batches(parse_location(server.url), count=32))
         made = len(server.made)
     assert found == numbers(batches(folder, count=32))
-    assert url_reader().counts.retries == made > 0
+    assert shared_url_reader().counts.retries == made > 0
 
 
 def test_without_a_cache_nothing_is_fetched_ahead(folder, monkeypatch):
     monkeypatch.setenv("LIGHTNING_OMNI_CACHE_GB", "0")
     with serving(folder) as server:
         assert numbers(batches(parse_location(server.url), count=4))
-    assert url_reader().counts.ranges_ahead == 0
+    assert shared_url_reader().counts.ranges_ahead == 0
 
 
 def test_an_error_in_a_thread_is_met_by_the_read(folder):
@@ -67,7 +67,7 @@ def test_an_error_in_a_thread_is_met_by_the_read(folder):
         url = parse_location(server.url)
         numbers(batches(url, count=1))
         server.status = {f"tqa-train-{s:06d}.tar": 403 for s in range(8)}
-        url_reader()._file_infos.clear()
+        shared_url_reader()._file_infos.clear()
         with pytest.raises(OmniError, match="403"):
             batches(url, count=32)
 
@@ -90,4 +90,4 @@ def test_threads_fetch_in_order_drop_what_is_too_much_and_stop_when_closed():
         threads.add(lambda: done.append("late"))
     time.sleep(0.05)
     assert "late" not in done
-    assert read_ahead() is read_ahead()
+    assert shared_read_ahead() is shared_read_ahead()

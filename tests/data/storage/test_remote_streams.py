@@ -12,7 +12,7 @@ from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.shard_index import read_index
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.data.storage.read_counts import sum_read_counts
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.errors import OmniError
 
 FAULTS = {DROP: 0.05, SHORT: 0.05, UNAVAILABLE: 0.05}
@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 def test_batches_are_those_of_the_local_folder(folder, workers):
     wanted = numbers(batches(folder, count=48))
     with serving(folder, faults=FAULTS) as server:
-        url_reader()  # of this process, which workers must not use
+        shared_url_reader()  # of this process, which workers must not use
         found = batches(parse_location(server.url), count=48, workers=workers)
     assert numbers(found) == wanted
     by_process = {one.process: one.counts for one in found}
@@ -40,7 +40,7 @@ def test_no_sample_is_lost_or_repeated_and_requests_are_few(folder):
     with serving(folder, faults=FAULTS) as server:
         found = batches(parse_location(server.url), count=24)
         names = Counter(name for name in server.requests if name.endswith(".tar"))
-        assert url_reader().counts.retries == len(server.made)
+        assert shared_url_reader().counts.retries == len(server.made)
     assert sorted(n for batch in numbers(found) for n in batch) == list(range(6 * 32))
     assert sum(names.values()) <= 2 * 6 + len(server.made)  # facts and one block of each shard
 
@@ -51,7 +51,7 @@ def test_a_second_process_reads_the_cache(folder, forget):
         forget()
         server.requests.clear()
         assert numbers(batches(parse_location(server.url), count=24)) == first
-        assert url_reader().counts.bytes_fetched == 0
+        assert shared_url_reader().counts.bytes_fetched == 0
         assert max(Counter(server.requests).values()) <= 6  # whether files are the same
 
 
@@ -63,7 +63,7 @@ def test_damaged_bytes_are_fetched_again_and_then_refused(folder):
         assert parse_location(url_of(server.url)).read_range(0, 4) != b"k0-0"
         found = batches(parse_location(server.url), count=24)
         assert sorted(n for batch in numbers(found) for n in batch) == list(range(6 * 32))
-        assert url_reader().counts.damaged >= 1
+        assert shared_url_reader().counts.damaged >= 1
 
 
 def test_a_shard_whose_bytes_stay_wrong_is_named(folder, tmp_path):
@@ -77,7 +77,7 @@ def test_a_shard_whose_bytes_stay_wrong_is_named(folder, tmp_path):
         pytest.raises(OmniError, match=r"http://.*000002\.tar' is damaged: a sample's bytes"),
     ):
         batches(parse_location(server.url), count=24)
-    assert url_reader().counts.damaged == 1
+    assert shared_url_reader().counts.damaged == 1
 
 
 def test_a_shard_without_index_is_read_once_to_make_it(folder, tmp_path, caplog):

@@ -9,7 +9,7 @@ from s3_server import KEYS, s3_server, upload
 from lightning_omni.data.shards import list_shards, read_manifest
 from lightning_omni.data.storage import retries
 from lightning_omni.data.storage.locations import parse_location
-from lightning_omni.data.storage.url_reader import url_reader
+from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.errors import OmniError
 
 for package in ("s3fs", "moto", "flask_cors"):
@@ -43,7 +43,7 @@ def test_batches_are_those_of_the_local_folder(folder, workers):
     if workers:
         assert url.is_dir()  # a file system of the parent, which must not be used after the fork
     assert numbers(batches(url, count=32, workers=workers)) == numbers(batches(folder, count=32))
-    assert url_reader().counts.num_faults == 0
+    assert shared_url_reader().counts.num_faults == 0
 
 
 def test_files_and_folders_are_found(folder):

@@ -50,10 +50,10 @@ def test_the_choice_does_not_depend_on_the_order_of_the_words():
 
 def test_a_pair_held_out_by_its_unsaid_background_alone_is_dropped():
     rules = HoldOut(frozenset({("background", "cat", "pink"), ("pair", "cat", "fish")}))
-    assert rules.assign_subset([("background", "cat", "pink")]) == "comp"
-    assert rules.assign_subset([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
-    assert rules.assign_subset([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
-    assert rules.assign_subset([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
+    assert rules.subset_of_keys([("background", "cat", "pink")]) == "comp"
+    assert rules.subset_of_keys([("background", "cat", "pink"), ("pair", "cat", "dog")]) == "drop"
+    assert rules.subset_of_keys([("background", "cat", "pink"), ("pair", "cat", "fish")]) == "comp"
+    assert rules.subset_of_keys([("background", "cat", "gray"), ("pair", "cat", "dog")]) == "train"
 
 
 @given(st.lists(st.text(max_size=5), min_size=1), st.floats(0.01, 0.9))

@@ -15,7 +15,7 @@ from data_prep.speech import speaker_pool
 from data_prep.speech.speakable import RULES
 from lightning_omni.data.shard_index import index_path, read_index
 from lightning_omni.data.shards import read_manifest, read_samples, read_shard
-from lightning_omni.files import checksums
+from lightning_omni.files import file_checksums
 
 TONE = "tone.Tone"
 LETTERS = "Answer with the option's letter from the given choices directly."
@@ -102,7 +102,7 @@ def test_the_folder_is_a_prepared_folder(written, tmp_path):
     assert {path.name for path in out.iterdir()} <= {
         "manifest.json", "ATTRIBUTION.md", "media", "tasks", ".lock",
     }  # fmt: skip
-    sums = checksums(out)
+    sums = file_checksums(out)
     for shard in manifest["shards"]:
         assert sums[shard["path"]] == shard["sha256"]
         assert index_path(out / shard["path"]).is_file()
@@ -159,7 +159,7 @@ def test_bytes_do_not_depend_on_the_number_of_processes(args, written, tmp_path,
     monkeypatch.setattr("data_prep.speech.spoken_visual_data._BATCH", 2)
     assert speak(written, tmp_path / "one/spoken", *args) == 0
     assert speak(written, tmp_path / "two/spoken", "--processes", "2", *args) == 0
-    assert checksums(tmp_path / "one/spoken") == checksums(tmp_path / "two/spoken")
+    assert file_checksums(tmp_path / "one/spoken") == file_checksums(tmp_path / "two/spoken")
 
 
 def test_a_number_of_samples_is_made_of_each_task_and_split(tmp_path):
@@ -182,10 +182,10 @@ def test_every_split_stays_its_own(tmp_path):
 
 
 def test_a_folder_of_corpora_takes_the_spoken_samples_of_its_own(written):
-    before = checksums(written / "media")
+    before = file_checksums(written / "media")
     pictures = {name: sum for name, sum in before.items() if name.startswith("image")}
     assert speak(written, written) == 0
-    after = checksums(written / "media")
+    after = file_checksums(written / "media")
     assert pictures.items() <= after.items()
     assert {name for name in after if name.startswith("image")} == set(pictures)
     manifest = read_manifest(written)
@@ -229,7 +229,9 @@ def test_what_a_killed_run_left_is_replaced(written, tmp_path):
     assert speak(written, tmp_path / "again") == 0
     assert not left.exists()
     for name in ("media", "tasks"):
-        assert checksums(tmp_path / "spoken" / name) == checksums(tmp_path / "again" / name)
+        assert file_checksums(tmp_path / "spoken" / name) == file_checksums(
+            tmp_path / "again" / name
+        )
 
 
 def test_it_trains_one_step(workplace, tmp_path):

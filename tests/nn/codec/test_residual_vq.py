@@ -6,7 +6,7 @@ from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
 def fitted(rng, levels=2, size=32):
     quantizer = ResidualQuantizer(4, levels, size)
     z = torch.randn(2000, 4, generator=rng)
-    quantizer.initialise(z, iterations=5, rng=rng)
+    quantizer.initialise_codebooks(z, iterations=5, rng=rng)
     return quantizer, z
 
 
@@ -30,7 +30,7 @@ def test_a_dead_code_is_restarted_and_stays_alive_through_the_next_update(rng):
     quantizer, z = fitted(rng, levels=1)
     book = quantizer.layers.layers[0]._codebook
     book.embed[5], book.embed_avg[5], book.cluster_size[5] = 100.0, 0.0, 0.0
-    assert quantizer.restart_dead(z, rng=rng) == 1
+    assert quantizer.restart_dead_codes(z, rng=rng) == 1
     quantizer.train()(z[None], num_codebooks=1)
     assert book.embed[5].norm() < 10
     assert (quantizer.eval().encode(z[None], num_codebooks=1) == 5).any()
