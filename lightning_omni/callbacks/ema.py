@@ -60,9 +60,10 @@ class EMA(L.Callback):
         averaged, current = self._local_averages_and_parameters(module)
         if self.updates == 0:
             torch._foreach_copy_(averaged, current)
-        else:  # not lerp, which rounds in another way than Lightning's average
-            torch._foreach_mul_(averaged, self.decay)
-            torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - self.decay))
+        elif current and current[0].is_cuda:
+            move_by_one_kernel(averaged, current, self.decay)
+        else:
+            move_towards(averaged, current, self.decay)
         self.updates += 1
 
     @torch.no_grad()
@@ -134,6 +135,17 @@ class EMA(L.Callback):
             [_local_shard(self.averaged[name]) for name in current],
             [_local_shard(p) for p in current.values()],
         )
+
+
+def move_towards(averaged: list[Tensor], current: list[Tensor], decay: float) -> None:
+    """Move averages towards current values, rounded as by Lightning's average."""
+    torch._foreach_mul_(averaged, decay)
+    torch._foreach_add_(averaged, torch._foreach_mul(current, 1 - decay))
+
+
+def move_by_one_kernel(averaged: list[Tensor], current: list[Tensor], decay: float) -> None:
+    """Do the same without a copy of all weights, equal within rounding: for GPUs."""
+    torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 def _detached_parameters(module: L.LightningModule) -> list[tuple[str, Tensor]]:

@@ -47,9 +47,13 @@ class BFloat16WhereFaster(Precision):
         """Run the forward pass under autocast if it is faster."""
         if self.device_type is None:
             self.device_type = self._device_of_module()
-            self.is_faster = self.always or matmul_dtype(self.device_type) is torch.bfloat16
+            self.is_faster = self.is_used_on(self.device_type)
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.is_faster):
             yield
+
+    def is_used_on(self, device_type: str) -> bool:
+        """Whether products are in bfloat16 on a type of device."""
+        return self.always or matmul_dtype(device_type) is torch.bfloat16
 
     def _device_of_module(self) -> str:
         """Return the type of the device the trainer moved the module to; the CPU without one."""

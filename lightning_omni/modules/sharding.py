@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def shard_transformer(
     """Share out a network's weights over the mesh, block by block.
 
     The weights outside the blocks stay gathered from the forward to the backward pass, because the
-    loss reads the embedding after it.
+    loss reads the embedding after it; so do those of the last block, with which the backward pass
+    begins. While a block computes, the next one is gathered.
 
     Args:
         network: Network, changed in place; the weights of the first process are taken. Those on
@@ -179,8 +181,11 @@ def shard_transformer(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for block in network.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        is_last = block is network.blocks[-1]
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not is_last)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for part, following in pairwise([network, *network.blocks]):
+        part.set_modules_to_forward_prefetch([following])  # type: ignore[operator]
     _materialise_weights(network, deferred, mesh)
 
 
@@ -278,5 +283,12 @@ def gather_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def products_dtype(trainer: L.Trainer) -> torch.dtype | None:
-    """Return the format of matrix products set by the trainer's precision."""
-    return torch.bfloat16 if "bf16" in str(trainer.precision) else None
+    """Return the format in which weights are gathered, and multiplied; None for float32.
+
+    It is bfloat16 with `bf16` in the trainer's precision and, on GPUs, with `auto-bf16`.
+    """
+    if "bf16" in str(trainer.precision):
+        return torch.bfloat16
+    rule = getattr(trainer.precision_plugin, "is_used_on", None)
+    is_gpu = trainer.strategy.root_device.type == "cuda"
+    return torch.bfloat16 if is_gpu and rule is not None and rule("cuda") else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_omni.nn.norm import RMSNorm
 from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
 
@@ -78,8 +79,8 @@ class GroupedQueryAttention(nn.Module):
         self.k_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
         self.v_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
         self.o_proj = nn.Linear(dim, dim, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
+        self.q_norm = RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
 
     def forward(
         self,
@@ -105,8 +106,8 @@ class GroupedQueryAttention(nn.Module):
         key = self.k_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         value = self.v_proj(x).unflatten(-1, (self.num_kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
-            query = self.q_norm(query.float()).to(value.dtype)
-            key = self.k_norm(key.float()).to(value.dtype)
+            query = self.q_norm(query).to(value.dtype)
+            key = self.k_norm(key).to(value.dtype)
         key, key_layout = rotate(key, cos, sin), layout
         if queries is not None:
             cos, sin, layout = cos[queries.positions], sin[queries.positions], queries.layout

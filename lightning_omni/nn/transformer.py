@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -16,6 +14,7 @@ from lightning_omni.nn.cpu import to_autocast_dtype
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
 from lightning_omni.nn.kv_cache import KVCache
+from lightning_omni.nn.norm import RMSNorm
 from lightning_omni.nn.recomputation import Recomputation, checkpoint_arguments
 from lightning_omni.nn.rotary import RotaryEmbedding
 from lightning_omni.nn.segments import KERNEL_CHOICES, SegmentLayout
@@ -45,10 +44,11 @@ class Block(nn.Module):
         self, dim: int, ffn_dim: int, attention: GroupedQueryAttention, eps: float
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(dim, eps=eps)
+        self.attention_norm = RMSNorm(dim, eps=eps)
         self.attention = attention
-        self.ffn_norm = nn.RMSNorm(dim, eps=eps)
+        self.ffn_norm = RMSNorm(dim, eps=eps)
         self.ffn = SwiGLU(dim, ffn_dim)
+        self.recomputation: Recomputation = "none"
 
     def forward(
         self,
@@ -60,6 +60,22 @@ class Block(nn.Module):
         queries: Queries | None = None,
     ) -> Tensor:
         """Transform all tokens, Float[T D], or only those of `queries`, Float[M D]."""
+        if self.recomputation == "none" or not torch.is_grad_enabled():
+            return self._transform(x, cos, sin, layout, cache, queries)
+        # in here and not around the block, so that a compiler sees what is kept
+        arguments = checkpoint_arguments(self.recomputation)
+        out: Tensor = checkpoint(self._transform, x, cos, sin, layout, cache, queries, **arguments)
+        return out
+
+    def _transform(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        layout: SegmentLayout,
+        cache: LayerKVCache | None,
+        queries: Queries | None,
+    ) -> Tensor:
         normed = to_autocast_dtype(self.attention_norm(x))
         mixed = self.attention(normed, cos, sin, layout, cache, queries)
         x = mixed + (x if queries is None else x[queries.positions])
@@ -150,7 +166,7 @@ class Transformer(Pretrained):
                 norm_eps=norm_eps,
             )
             self.blocks.append(Block(dim, ffn_dim, attention, norm_eps))
-        self.norm = nn.RMSNorm(dim, eps=norm_eps)
+        self.norm = RMSNorm(dim, eps=norm_eps)
         for name, parameter in self.blocks.named_parameters():
             if name.endswith("_proj.weight"):
                 nn.init.normal_(parameter, std=0.02)
@@ -162,11 +178,6 @@ class Transformer(Pretrained):
             None if continuous_dim is None else FeatureProjector(continuous_dim, dim)
         )
 
-    @property
-    def recomputes(self) -> bool:
-        """Whether blocks are recomputed whole."""
-        return self.recomputation == "full"
-
     def recompute_activations(self, recomputation: Recomputation = "full") -> None:
         """Keep less of each block for the backward pass and recompute the rest.
 
@@ -177,6 +188,9 @@ class Transformer(Pretrained):
         Source: arXiv:1604.06174; selective, arXiv:2205.05198.
         """
         self.recomputation = recomputation
+        for block in self.blocks:
+            assert isinstance(block, Block)  # noqa: S101
+            block.recomputation = recomputation
 
     def compile_pointwise(self) -> None:
         """Compile the pointwise operations between matrix products: norms and SwiGLU."""
@@ -253,14 +267,8 @@ class Transformer(Pretrained):
             positions, shift = shift[positions], None
         queries = None if positions is None else self._queries(positions, layout)
         caches = cache.layers if cache is not None else [None] * len(self.blocks)
-        recomputes = self.recomputation != "none" and torch.is_grad_enabled()
-        again = partial(checkpoint, **checkpoint_arguments(self.recomputation))
         for number, (block, layer) in enumerate(zip(self.blocks, caches, strict=True), 1):
-            wanted = queries if number == len(self.blocks) else None
-            if recomputes:
-                x = again(block, x, cos, sin, layout, layer, wanted)
-            else:
-                x = block(x, cos, sin, layout, layer, wanted)
+            x = block(x, cos, sin, layout, layer, queries if number == len(self.blocks) else None)
         out: Tensor = self.norm(x)
         return out if shift is None else out[shift]
 

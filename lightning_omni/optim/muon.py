@@ -117,11 +117,15 @@ class MuonAdamW(Optimizer):
         return p.grad.lerp(state["momentum"], beta)
 
     def _update_by_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """Update by one kernel on GPUs, where steps are counted on the device, too."""
+        is_fused = is_updated_by_one_kernel(parameters[0])
         for p in parameters:
-            if not self.state[p]:
-                self.state[p].update(
-                    step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p)
-                )
+            state = self.state[p]
+            if not state:
+                state.update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
+            counted_on = p.device if is_fused else torch.device("cpu")
+            if state["step"].device != counted_on:  # at first, and from another device's checkpoint
+                state["step"] = state["step"].to(counted_on, non_blocking=True)
         states = [self.state[p] for p in parameters]
         adamw(
             parameters,
@@ -130,7 +134,8 @@ class MuonAdamW(Optimizer):
             [s["v"] for s in states],
             [],
             [s["step"] for s in states],
-            foreach=True,
+            foreach=not is_fused,
+            fused=is_fused,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -139,6 +144,11 @@ class MuonAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def is_updated_by_one_kernel(parameter: Tensor) -> bool:
+    """Whether torch's fused AdamW updates a weight: on GPUs, where it reads all values once."""
+    return parameter.is_cuda
 
 
 def _gather_tensor(update: Tensor) -> Tensor:

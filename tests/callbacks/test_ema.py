@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
-from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.ema import EMA, move_by_one_kernel, move_towards
 from lightning_omni.errors import OmniError
 
 
@@ -63,6 +63,17 @@ def test_weights_are_lightnings_to_the_bit(tmp_path, every):
     assert_equal(theirs, ours)
     for one, two in zip(theirs.validated, ours.validated, strict=True):
         assert torch.equal(one, two)  # validation sees averaged weights
+
+
+def test_one_kernel_averages_as_several_do(rng):
+    """What GPUs compute by, here on a CPU."""
+    for decay in (0.0, 0.3, 0.9, 0.9999, 1.0):
+        shapes = [(3, 5), (7,), (), (0, 4)]
+        averaged, current = ([torch.randn(s, generator=rng) for s in shapes] for _ in "ac")
+        moved = [x.clone() for x in averaged]
+        move_towards(averaged, current, decay)
+        move_by_one_kernel(moved, current, decay)
+        torch.testing.assert_close(moved, averaged, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("average", [EMA(decay=0.9), EMAWeightAveraging(0.9, use_buffers=False)])

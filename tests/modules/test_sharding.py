@@ -1,7 +1,9 @@
 """A network shared out over processes has the loss and the updates of the whole one."""
 
+import warnings
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,16 +12,20 @@ from small_models import QWEN_SHAPE, import_small_dream
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from lightning_omni.callbacks.precision_plugin import BFloat16WhereFaster
 from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.modules.sharding import (
     gather_weights,
     is_sharded,
+    products_dtype,
     reshard,
     shard_parts,
     shard_transformer,
 )
+from lightning_omni.nn.norm import RMSNorm
 from lightning_omni.nn.transformer import Transformer
+from lightning_omni.optim import muon
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.studies.bench.training_steps import our_loss
 from lightning_omni.studies.bench.workload import Shape, make_network, make_samples
@@ -61,6 +67,64 @@ def test_a_step_in_bfloat16_keeps_the_frequencies_in_float32(tmp_path):
     assert not second["gathered"]
 
 
+def course_of_a_step(rank, *, num_layers):
+    """In which order a step in bfloat16 gathers weights and computes blocks, and its loss."""
+    from torch.distributed.fsdp._fully_shard import _fsdp_param_group
+
+    warnings.simplefilter("error")  # no kernel of a norm is told two formats
+    network = make_network(replace(SHAPE, num_layers=num_layers, recomputes=False), seed=0)
+    for block in network.blocks:
+        size = block.attention.head_dim
+        block.attention.q_norm, block.attention.k_norm = RMSNorm(size), RMSNorm(size)
+    samples = make_samples(SHAPE, rng=torch.Generator().manual_seed(rank))
+    whole = our_loss(network, samples, SHAPE)
+    course, gather = [], _fsdp_param_group.foreach_all_gather
+
+    def note(parameters, *args, **kwargs):
+        name = parameters[0]._param_fqn
+        course.append(("gather", int(name.split(".")[1]) if name.startswith("blocks") else -1))
+        return gather(parameters, *args, **kwargs)
+
+    _fsdp_param_group.foreach_all_gather = note
+    shard_transformer(network, init_device_mesh("cpu", (2,)), dtype=torch.bfloat16)
+    for number, block in enumerate(network.blocks):
+        block.ffn_norm.register_forward_pre_hook(
+            lambda *_, number=number: course.append(("compute", number))
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = our_loss(network, samples, SHAPE)
+    course.append("loss")
+    loss.backward()
+    return course, float(loss.detach()) / float(whole.detach()) - 1
+
+
+def test_the_next_block_is_gathered_while_one_computes_and_the_last_one_once(tmp_path):
+    work = partial(course_of_a_step, num_layers=4)
+    (course, apart), other = run_processes(work, 2, tmp_path, joins=True)
+    assert max(abs(apart), abs(other[1])) < 2e-2
+    assert course == other[0]
+    before = course.index("loss")
+    for number in range(3):
+        assert course.index(("gather", number + 1)) < course.index(("compute", number))
+    assert [n for what, n in course[before + 1 :] if what == "gather"] == [2, 1, 0]
+    assert course[:before].count(("gather", 3)) == course.count(("gather", -1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "plugin", "device", "wanted"),
+    [
+        ("bf16-mixed", None, "cpu", torch.bfloat16),
+        ("32-true", BFloat16WhereFaster(always=True), "cuda", torch.bfloat16),
+        ("32-true", BFloat16WhereFaster(always=True), "cpu", None),  # autocast, as on one device
+        ("32-true", None, "cuda", None),
+    ],
+)
+def test_weights_are_gathered_in_the_format_of_products(precision, plugin, device, wanted):
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = SimpleNamespace(precision=precision, precision_plugin=plugin, strategy=strategy)
+    assert products_dtype(trainer) is wanted
+
+
 def recomputed_gradients(rank):
     """Whole gradients in bfloat16 by what is recomputed."""
     mesh, found = init_device_mesh("cpu", (2,)), {}
@@ -85,8 +149,9 @@ def test_recomputed_shares_have_the_gradients_of_kept_ones(tmp_path):
     torch.testing.assert_close(found, other, rtol=0, atol=0)
 
 
-def muon_steps(rank, *, processes=None):
+def muon_steps(rank, *, processes=None, is_fused=False):
     """Weights after three updates, sharded over the processes or whole."""
+    muon.is_updated_by_one_kernel = lambda p: is_fused
     rng = torch.Generator().manual_seed(3)
     mesh = processes and init_device_mesh("cpu", (processes,))
 
@@ -107,9 +172,11 @@ def muon_steps(rank, *, processes=None):
     return [(p.full_tensor() if mesh else p).detach() for p in (*weights, bias)]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_a_sharded_update_of_muon_is_the_whole_one(tmp_path, processes):
-    found = run_processes(partial(muon_steps, processes=processes), processes, tmp_path, joins=True)
+@pytest.mark.parametrize(("processes", "is_fused"), [(2, False), (3, False), (2, True)])
+def test_a_sharded_update_of_muon_is_the_whole_one(tmp_path, monkeypatch, processes, is_fused):
+    monkeypatch.setattr(muon, "is_updated_by_one_kernel", muon.is_updated_by_one_kernel)
+    steps = partial(muon_steps, processes=processes, is_fused=is_fused)
+    found = run_processes(steps, processes, tmp_path, joins=True)
     for sharded, whole in zip(found[0], muon_steps(0), strict=True):
         torch.testing.assert_close(sharded, whole, rtol=1e-6, atol=1e-7)
 

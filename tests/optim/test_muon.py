@@ -41,6 +41,23 @@ def test_vectors_move_as_with_adamw_and_matrices_do_not():
         assert torch.allclose(a, b, atol=1e-7) == (a.ndim < 2), name
 
 
+def test_one_kernel_updates_as_several_do_and_continues_their_state(monkeypatch):
+    """What GPUs compute by, here on a CPU."""
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    updated = []
+    for kernels in ([False] * 4, [True] * 4, [False, False, True, True]):
+        model = net()
+        optimizer = MuonAdamW(decay_groups(model, 0.1), lr=0.01)
+        for is_one in kernels:
+            monkeypatch.setattr(muon, "is_updated_by_one_kernel", lambda p, is_one=is_one: is_one)
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        updated.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(updated[1], updated[0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(updated[2], updated[0], rtol=1e-5, atol=1e-7)
+
+
 def test_a_convolution_is_one_matrix():
     conv = torch.nn.Conv2d(3, 4, 3, bias=False)
     before = conv.weight.detach().clone()
