@@ -185,7 +185,7 @@ def shard_transformer(
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not is_last)
     fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for part, following in pairwise([network, *network.blocks]):
-        part.set_modules_to_forward_prefetch([following])  # type: ignore[operator]
+        part.set_modules_to_forward_prefetch([following])
     _materialise_weights(network, deferred, mesh)
 
 

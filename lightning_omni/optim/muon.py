@@ -123,9 +123,9 @@ class MuonAdamW(Optimizer):
             state = self.state[p]
             if not state:
                 state.update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
-            counted_on = p.device if is_fused else torch.device("cpu")
-            if state["step"].device != counted_on:  # at first, and from another device's checkpoint
-                state["step"] = state["step"].to(counted_on, non_blocking=True)
+            step_device = p.device if is_fused else torch.device("cpu")
+            if state["step"].device != step_device:  # at first, and resumed elsewhere
+                state["step"] = state["step"].to(step_device, non_blocking=True)
         states = [self.state[p] for p in parameters]
         adamw(
             parameters,
