@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.conversion.corpus_job import PARTIAL, CorpusJob, CorpusRequest
+from data_prep.conversion.pieces import Piece
 from data_prep.conversion.publication import holds_corpus
 from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
@@ -72,7 +73,7 @@ def prepare_corpus(
     _remove_unused_work(request, but=job.work)
     most = min(default_num_processes(), max(1, len(job.pieces)))
     is_here = has_others or (options.executor == "local" and (options.processes or most) == 1)
-    load = (lambda _: job) if is_here else partial(make_corpus_job, request)
+    load = (lambda _: job) if is_here else partial(make_corpus_job, request, job.pieces)
     run_job(load, options, processes=most)
     if not (out / MANIFEST).is_file() or not holds_corpus(out, request.manifest_entry):
         return {}
@@ -85,9 +86,9 @@ def prepare_corpus(
     return manifest
 
 
-def make_corpus_job(request: CorpusRequest, index: int) -> CorpusJob:
-    """Return the job in a process of its own."""
-    return CorpusJob(request)
+def make_corpus_job(request: CorpusRequest, pieces: Sequence[Piece], index: int) -> CorpusJob:
+    """Return the job in a process of its own, of pieces that need not be found again."""
+    return CorpusJob(request, pieces)
 
 
 def _remove_unused_work(request: CorpusRequest, *, but: Path | None = None) -> None:

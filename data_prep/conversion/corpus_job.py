@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from data_prep.conversion.piece_file import PieceWriter, read_tally
@@ -90,16 +91,16 @@ class CorpusJob:
 
     Args:
         request: What is converted.
+        pieces: The pieces, if they are known.
 
     Raises:
         OmniError: If a source cannot be read.
     """
 
-    def __init__(self, request: CorpusRequest) -> None:
+    def __init__(self, request: CorpusRequest, pieces: Sequence[Piece] | None = None) -> None:
         self.request = request
         self.layout = load_layout(request.corpus)
-        sources = expand_sources(request.sources)
-        self.pieces = list(divide_into_pieces(self.layout, sources, split=request.split))
+        self.pieces = _find_pieces(request, self.layout) if pieces is None else pieces
         self.reader = PieceReader(self.layout, request.split)
         self.plan = _plan_as_json(request, self.pieces)
         self.work = (
@@ -184,7 +185,9 @@ class CorpusJob:
     @cached_property
     def _piece_steps(self) -> list[Step]:
         return [
-            Step(PIECE, _piece_name(i), f"{PIECE}/{_piece_name(i)}", piece.name, size=piece.size)
+            Step(
+                PIECE, _piece_name(i), f"{PIECE}/{_piece_name(i)}", piece.name, size=piece.work_size
+            )
             for i, piece in enumerate(self.pieces)
         ]
 
@@ -270,6 +273,11 @@ class CorpusJob:
         return ShardEntry(
             step.output, kind, self.request.split, record.count, record.size, record.sha256
         )
+
+
+def _find_pieces(request: CorpusRequest, layout: ModuleType) -> list[Piece]:
+    sources = expand_sources(request.sources)
+    return list(divide_into_pieces(layout, sources, split=request.split))
 
 
 def _plan_as_json(request: CorpusRequest, pieces: Sequence[Piece]) -> str:

@@ -1,7 +1,8 @@
 """A corpus in pieces, of which one process converts one at a time.
 
-A tar or Parquet file is a piece. Corpora that are lists of files are cut after so many entries;
-their entries are cheap to pass over, since each is made when it is needed.
+A tar or Parquet file is a piece, or several if it is large: uncompressed tars on a disk are cut
+between samples, Parquet files between row groups. Corpora that are lists of files are cut after so
+many entries; their entries are cheap to pass over, since each is made when it is needed.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from itertools import islice
 from types import ModuleType
 
 from data_prep.corpora.entries import Entry
+from data_prep.corpora.file_parts import FilePart
+from data_prep.corpora.parquet import PARQUET_SUFFIXES, parquet_parts
 from data_prep.corpora.source_files import source_files
+from data_prep.corpora.tars import tar_parts
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
 ENTRIES_PER_PIECE = 1000
+BYTES_PER_PIECE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,7 @@ class Piece:
         start: First entry of the range.
         size: Bytes of the file, or entries in the range.
         digest: Hash of the names of the entries in the range.
+        part: Part of the file; None for all of it.
     """
 
     source: Location
@@ -37,11 +43,19 @@ class Piece:
     start: int
     size: int
     digest: str = ""
+    part: FilePart | None = None
 
     @property
     def name(self) -> str:
         """The piece in words, without credentials."""
-        return str(self.file) if self.file else f"{self.source}[{self.start}:]"
+        if self.file is None:
+            return f"{self.source}[{self.start}:]"
+        return f"{self.file}[{self.part.start}:]" if self.part else str(self.file)
+
+    @property
+    def work_size(self) -> int:
+        """Bytes or entries to read."""
+        return self.part.size if self.part else self.size
 
 
 def divide_into_pieces(
@@ -60,7 +74,9 @@ def divide_into_pieces(
     for source in sources:
         if _is_read_by_file(layout, source):
             for file in source_files(source, layout.SUFFIXES):
-                yield Piece(source, file, 0, file.stat().st_size)
+                size = file.stat().st_size
+                parts = _file_parts(file)
+                yield from (Piece(source, file, 0, size, part=part) for part in parts or (None,))
         else:
             yield from _divide_into_ranges(layout.read(source, split=split), source)
 
@@ -68,6 +84,11 @@ def divide_into_pieces(
 def _is_read_by_file(layout: ModuleType, source: Location) -> bool:
     suffixes = getattr(layout, "SUFFIXES", ())
     return bool(suffixes) and (source.name.lower().endswith(suffixes) or source.is_dir())
+
+
+def _file_parts(file: Location) -> list[FilePart]:
+    is_parquet = file.name.lower().endswith(PARQUET_SUFFIXES)
+    return (parquet_parts if is_parquet else tar_parts)(file, BYTES_PER_PIECE)
 
 
 def _divide_into_ranges(entries: Iterator[Entry], source: Location) -> Iterator[Piece]:
@@ -104,7 +125,9 @@ class PieceReader:
             _check_piece_size(piece, piece.file.stat().st_size)
             is_given = piece.file == piece.source
             folder = piece.file.parent if is_given else piece.source
-            yield from self.layout.read(piece.file, split=self.split, folder=folder)
+            yield from self.layout.read(
+                piece.file, split=self.split, folder=folder, part=piece.part
+            )
             return
         if piece.source != self._source or piece.start < self._next:
             self._source, self._next = piece.source, 0
@@ -120,8 +143,8 @@ class PieceReader:
 
 def _check_piece_size(piece: Piece, found: int) -> None:
     if found != piece.size:
-        unit = "bytes" if piece.file else "entries"
+        name, unit = (piece.file, "bytes") if piece.file else (piece.name, "entries")
         raise OmniError(
-            f"'{piece.name}' has {found} {unit} but had {piece.size} when the build began: the "
+            f"'{name}' has {found} {unit} but had {piece.size} when the build began: the "
             "corpus was changed; start the command again, which begins anew"
         )

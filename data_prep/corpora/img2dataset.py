@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_prep.corpora.entries import CaptionedImage, Entry
+from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_required_file, tar_entries
 from lightning_omni.data.storage.locations import Location
 
@@ -17,9 +18,11 @@ SUFFIXES = TAR_SUFFIXES
 _PICTURES = ("jpg", "jpeg", "png", "webp")
 
 
-def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
+def read(
+    source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
+) -> Iterator[Entry]:
     """Yield every picture of a tar, or of the tars below a folder, with its caption."""
-    yield from tar_entries(source, make_captioned_image)
+    yield from tar_entries(source, make_captioned_image, part)
 
 
 def make_captioned_image(origin: str, files: Files) -> CaptionedImage:

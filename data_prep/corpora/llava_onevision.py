@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from data_prep.corpora.entries import Entry, UnusableEntry, VisualQuestion
+from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.json_list import read_json_items
 from data_prep.corpora.parquet import PARQUET_SUFFIXES, parquet_rows, required_column
 from lightning_omni.data.storage.locations import Location
@@ -16,7 +17,9 @@ SUFFIXES = PARQUET_SUFFIXES
 _COLUMNS = ("image", "conversations")
 
 
-def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
+def read(
+    source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
+) -> Iterator[Entry]:
     """Yield each question-answer pair of each conversation about an image.
 
     Args:
@@ -24,10 +27,13 @@ def read(source: Location, *, split: str, folder: Location | None = None) -> Ite
             folder of them, which contain the images.
         split: Not used; the release has one split.
         folder: Not used; Parquet contains the images.
+        part: Part of a Parquet file to read; None for all of it.
     """
     is_parquet = source.is_dir() or source.suffix == ".parquet"
     for record in (
-        _read_parquet_conversations(source) if is_parquet else _read_json_conversations(source)
+        _read_parquet_conversations(source, part)
+        if is_parquet
+        else _read_json_conversations(source)
     ):
         if isinstance(record, UnusableEntry):
             yield record
@@ -67,9 +73,9 @@ def _read_json_conversations(
 
 
 def _read_parquet_conversations(
-    source: Location,
+    source: Location, part: FilePart | None
 ) -> Iterator[tuple[str, Location | bytes, Any] | UnusableEntry]:
-    for location, row in parquet_rows(source, _choose_columns):
+    for location, row in parquet_rows(source, _choose_columns, part):
         if isinstance(row, UnusableEntry):
             yield row
         elif row["image"] is not None:

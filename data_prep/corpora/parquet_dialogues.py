@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from data_prep.corpora.entries import ContentPart, Conversation, Entry
+from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.parquet import PARQUET_SUFFIXES, Row, parquet_entries, required_column
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
@@ -19,9 +20,11 @@ _MESSAGES = "messages"
 _ROLES = ("system", "user", "assistant")
 
 
-def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
+def read(
+    source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
+) -> Iterator[Entry]:
     """Yield every dialogue of a Parquet file, or of the files below a folder, as text QA."""
-    yield from parquet_entries(source, _choose_columns, _row_to_dialogue)
+    yield from parquet_entries(source, _choose_columns, _row_to_dialogue, part)
 
 
 def _choose_columns(names: Sequence[str]) -> list[str]:

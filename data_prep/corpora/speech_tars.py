@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from data_prep.corpora.entries import Entry, TranscribedSpeech
+from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.source_files import AUDIO_SUFFIXES
 from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_required_file, tar_entries
 from data_prep.corpora.text_files import parse_json_object
@@ -23,9 +24,11 @@ SUFFIXES = TAR_SUFFIXES
 _SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)
 
 
-def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
+def read(
+    source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
+) -> Iterator[Entry]:
     """Yield every recording of a tar, or of the tars below a folder, with its text."""
-    yield from tar_entries(source, _files_to_utterance)
+    yield from tar_entries(source, _files_to_utterance, part)
 
 
 def _files_to_utterance(origin: str, files: Files) -> TranscribedSpeech:

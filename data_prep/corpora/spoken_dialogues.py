@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from data_prep.corpora.entries import Entry, SpokenQuestion
+from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.parquet import (
     PARQUET_SUFFIXES,
     Row,
@@ -30,10 +31,14 @@ _SOUND, _CODES = "answer_audio", "answer_snac"
 _VOICES = ("speaker-unknown", "speaker-assistant")
 
 
-def read(source: Location, *, split: str, folder: Location | None = None) -> Iterator[Entry]:
+def read(
+    source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
+) -> Iterator[Entry]:
     """Yield every exchange of a Parquet file, or of the files below a folder."""
     folder = folder or (source if source.is_dir() else source.parent)
-    yield from parquet_entries(source, _choose_columns, partial(_row_to_spoken_question, folder))
+    yield from parquet_entries(
+        source, _choose_columns, partial(_row_to_spoken_question, folder), part
+    )
 
 
 def _choose_columns(names: Sequence[str]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from data_prep.corpora.entries import (
     Entry,
@@ -15,8 +16,10 @@ from data_prep.corpora.entries import (
     estimate_lost_entries,
     make_entry,
 )
+from data_prep.corpora.file_parts import FilePart, cut_at_bytes
 from data_prep.corpora.source_files import source_files
 from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -25,7 +28,11 @@ _BLOCK = 512
 Files = dict[str, bytes]
 
 
-def tar_entries(source: Location, make: Callable[[str, Files], UsableEntry]) -> Iterator[Entry]:
+def tar_entries(
+    source: Location,
+    make: Callable[[str, Files], UsableEntry],
+    part: FilePart | None = None,
+) -> Iterator[Entry]:
     """Yield an entry for each sample of a tar, or of the tars below a folder.
 
     A sample is the files of one name, which follow one another: `KEY.jpg`, `KEY.txt`. Names may
@@ -35,21 +42,67 @@ def tar_entries(source: Location, make: Callable[[str, Files], UsableEntry]) -> 
     Args:
         source: Tar, compressed by gzip or not, or a folder of tars.
         make: Makes an entry of its origin and the sample's files by extension, in lower case.
+        part: Part of the tar to read, see `tar_parts`; None for all of it.
 
     Raises:
         OmniError: If there are no tars.
     """
+    first = part.start if part else 0
     for path in source_files(source, TAR_SUFFIXES):
-        count, end = 0, 0
+        count, end = 0, first
         try:
-            for key, files, position in _read_samples(path):
+            for key, files, position in _read_samples(path, part):
                 count, end = count + 1, position
                 origin = f"{path}:{key}"
                 yield make_entry(origin, partial(make, origin, files))
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            reason = f"damaged after {count} samples ({error}); copy the file again"
-            lost = estimate_lost_entries(path.stat().st_size - end, count, end)
+            behind = f" behind byte {first}" if first else ""
+            reason = f"damaged after {count} samples{behind} ({error}); copy the file again"
+            lost = estimate_lost_entries(path.stat().st_size - end, count, end - first)
             yield UnusableEntry(str(path), reason, lost)
+
+
+def tar_parts(path: Location, bytes_per_part: int) -> list[FilePart]:
+    """Return the parts of a tar, which begin at samples; none if it is read as a whole.
+
+    The headers are read and what lies between them is not, so only uncompressed tars on a disk are
+    divided. A tar is divided up to where it is damaged.
+
+    Args:
+        path: The tar.
+        bytes_per_part: Least number of bytes of a part, but for the last.
+    """
+    if isinstance(path, Url) or not path.name.lower().endswith(".tar"):
+        return []
+    size = path.stat().st_size
+    if size <= bytes_per_part:
+        return []
+    starts = ((start, start) for start in _iter_sample_starts(path))
+    try:
+        return list(cut_at_bytes(starts, end=(None, size), bytes_per_part=bytes_per_part))
+    except _GlobalHeaderError:
+        return []
+
+
+class _GlobalHeaderError(Exception):
+    """A header of a tar applies to all that follow it."""
+
+
+def _iter_sample_starts(path: Path) -> Iterator[int]:
+    """Yield the first byte of each sample of a tar, up to where it is damaged."""
+    current: str | None = None
+    try:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # as in `_read_samples`
+                if tar.pax_headers:
+                    raise _GlobalHeaderError
+                name = _split_member_name(member)
+                if name and name[0] != current:
+                    yield 0 if current is None else member.offset
+                    current = name[0]
+    except (tarfile.TarError, OSError, EOFError):
+        return  # who reads the last part tells of it
 
 
 def find_required_file(files: Files, extensions: tuple[str, ...], origin: str) -> bytes:
@@ -78,11 +131,12 @@ def decode_text(content: bytes, origin: str) -> str:
         raise OmniError(f"the text of '{origin}' is not UTF-8 ({error})") from error
 
 
-def _read_samples(path: Location) -> Iterator[tuple[str, Files, int]]:
+def _read_samples(path: Location, part: FilePart | None) -> Iterator[tuple[str, Files, int]]:
     """Yield key, files by extension and the byte behind them."""
-    current, files, end = "", Files(), 0
-    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:*") as tar:
-        while (member := tar.next()) is not None:
+    start, stop = (part.start, part.stop) if part else (0, None)
+    current, files, end = "", Files(), start
+    with _open_tar(path, start) as tar:
+        while (member := tar.next()) is not None and (stop is None or member.offset < stop):
             tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
             name = _split_member_name(member)
             content = tar.extractfile(member) if name else None
@@ -95,7 +149,17 @@ def _read_samples(path: Location) -> Iterator[tuple[str, Files, int]]:
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
         if files:
             yield current, files, end
-        _check_archive_end(tar, end)
+        if stop is None:
+            _check_archive_end(tar, end)
+
+
+@contextmanager
+def _open_tar(path: Location, start: int) -> Iterator[tarfile.TarFile]:
+    """Open a tar at a header."""
+    with path.open("rb") as file:
+        file.seek(start)
+        with tarfile.open(fileobj=file, mode="r:*") as tar:
+            yield tar
 
 
 def _split_member_name(member: tarfile.TarInfo) -> tuple[str, str] | None:

@@ -65,7 +65,6 @@ class Claims:
     """
 
     def __init__(self, folder: Path, *, stale_s: float = STALE_S) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.stale_s = folder, stale_s
         self.host, self.word = _host_identity(), uuid.uuid4().hex[:12]
         self.owner = f"{self.host} {os.getpid()} {_process_start_time(os.getpid())} {self.word}"
@@ -73,7 +72,15 @@ class Claims:
         self.first_seen: dict[Path, tuple[str, int, float]] = {}
         self.closed = threading.Event()
         threading.Thread(target=self._renew_until_closed, daemon=True).start()
-        self.acquire(f"{_WORKER}{self.word}")
+        self._register_worker()
+
+    def _register_worker(self) -> None:
+        """Claim a name of its own, also if others who have finished remove the folder meanwhile."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.acquire(f"{_WORKER}{self.word}")
+                return
 
     def acquire(self, name: str) -> bool:
         """Claim a name; False while a living process has it."""

@@ -1,11 +1,14 @@
 """A corpus is converted to the same bytes by every executor, and goes on where it was killed."""
 
+import gzip
 import importlib.util
 import io
 import json
 import os
 import signal
+import tarfile
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -241,6 +244,113 @@ def test_pieces_of_a_list_are_read_in_any_order_and_passed_over_unread(tmp_path,
     (source / "000.png").unlink()
     with pytest.raises(OmniError, match="has 1 entries but had 2 when the build began"):
         list(pieces.PieceReader(layout, "train").read_entries(found[2]))
+
+
+@pytest.fixture
+def large_tar(tmp_path):
+    """A tar of pictures with folders, a long name, two files of a medium, and a bad sample."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with tarfile.open(folder / "all.tar", "w") as tar:
+        for i in range(40):
+            name = f"{'long' * 40 if i == 20 else ''}{i:02d}"
+            files = {"png": png(i), "txt": f"number {i}".encode(), "json": b"{}" * (i % 3)}
+            if i == 30:
+                del files["txt"]
+            tar.addfile(tarfile.TarInfo(f"folder{i // 10}"))
+            for extension, content in files.items():
+                header = tarfile.TarInfo(f"folder{i // 10}/{name}.{extension}")
+                header.size = len(content)
+                tar.addfile(header, io.BytesIO(content))
+    return folder
+
+
+def names_of(entries):
+    return [(entry.origin, getattr(entry, "caption", "-")) for entry in entries]
+
+
+def parts_of(source, layout="img2dataset"):
+    return list(pieces.divide_into_pieces(load_layout(layout), [source], split="train"))
+
+
+@pytest.mark.parametrize("bytes_per_piece", [1, 3000, 20_000])
+def test_parts_of_a_large_tar_are_the_tar(large_tar, bytes_per_piece, monkeypatch):
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", bytes_per_piece)
+    found, layout = parts_of(large_tar), load_layout("img2dataset")
+    assert len(found) == (40 if bytes_per_piece == 1 else len(found)) > 3
+    assert sum(p.part.size for p in found) == (large_tar / "all.tar").stat().st_size
+    assert min(p.part.size for p in found[:-1]) >= bytes_per_piece
+    reader = pieces.PieceReader(layout, "train")
+    read = [names_of(reader.read_entries(piece)) for piece in found]
+    assert list(chain(*read)) == names_of(layout.read(large_tar, split="train"))
+    assert all(read)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_that_share_a_large_tar_write_the_same(
+    large_tar, processes, tmp_path, monkeypatch
+):
+    prepare(large_tar, tmp_path / "whole")
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", 4000)
+    killed(partial(prepare, large_tar, tmp_path / "out"), 4, monkeypatch)
+    prepare(large_tar, tmp_path / "out", options=ExecutorOptions(processes=processes))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_large_tar_is_read_up_to_where_it_is_damaged(large_tar, monkeypatch):
+    path, layout = large_tar / "all.tar", load_layout("img2dataset")
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"folder3/35.png")
+    raw[at : at + 100] = bytes(100)
+    path.write_bytes(raw)
+    whole = names_of(layout.read(large_tar, split="train"))
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", 4000)
+    found, reader = parts_of(large_tar), pieces.PieceReader(layout, "train")
+    read = [entry for piece in found for entry in reader.read_entries(piece)]
+    assert names_of(read) == whole
+    assert len(whole) == 36
+    assert f"samples behind byte {found[-1].part.start} (" in read[-1].reason
+
+
+def test_tars_with_a_header_for_all_files_and_compressed_ones_are_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", 1)
+    files = [(f"{i}.{e}", raw) for i in range(4) for e, raw in (("png", png(i)), ("txt", b"a"))]
+    (tmp_path / "in").mkdir()
+    header = {"format": tarfile.PAX_FORMAT, "pax_headers": {"comment": "for all"}}
+    write_tar(tmp_path / "in/a.tar", files, **header)
+    write_tar(tmp_path / "in/b.tar", files)
+    (tmp_path / "in/b.tar.gz").write_bytes(gzip.compress((tmp_path / "in/b.tar").read_bytes()))
+    found = parts_of(tmp_path / "in")
+    assert [(p.file.name, p.part is None) for p in found] == [
+        ("a.tar", True),
+        *[("b.tar", False)] * 4,
+        ("b.tar.gz", True),
+    ]
+
+
+def test_parts_of_a_large_parquet_file_are_row_groups(tmp_path, monkeypatch):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    rows = [
+        {"messages": [{"role": r, "content": f"{r} {i}"} for r in ("user", "assistant")]}
+        for i in range(100)
+    ]
+    (tmp_path / "in").mkdir()
+    write_table(arrow.Table.from_pylist(rows), tmp_path / "in/a.parquet", row_group_size=10)
+    layout = load_layout("parquet_dialogues")
+    whole = list(layout.read(tmp_path / "in", split="train"))
+    prepare(tmp_path / "in", tmp_path / "whole", "parquet_dialogues")
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", 600)
+    found = parts_of(tmp_path / "in", "parquet_dialogues")
+    assert 3 < len(found) < 10
+    reader = pieces.PieceReader(layout, "train")
+    assert [e for piece in found for e in reader.read_entries(piece)] == whole
+    killed(partial(prepare, tmp_path / "in", tmp_path / "out", "parquet_dialogues"), 2, monkeypatch)
+    two = ExecutorOptions(processes=2)
+    prepare(tmp_path / "in", tmp_path / "out", "parquet_dialogues", options=two)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_layouts_of_files_are_read_file_by_file_and_others_as_lists():

@@ -62,6 +62,22 @@ def test_the_claim_of_a_number_that_was_given_again_is_taken_over(claims, tmp_pa
     assert one.acquire("a")
 
 
+def test_a_folder_that_vanishes_while_a_process_arrives_is_made_again(
+    claims, tmp_path, monkeypatch
+):
+    left, original = [tmp_path / "claims"], os.open
+
+    def opened(path, flags):
+        if left:
+            left.pop().rmdir()  # as a process that has finished the job does
+        return original(path, flags)
+
+    monkeypatch.setattr(claims_module.os, "open", opened)
+    late = claims()
+    assert len(late.held) == 1
+    assert not late.has_other_workers()
+
+
 def test_a_claim_of_another_host_is_taken_over_when_it_falls_silent(claims, tmp_path):
     path = tmp_path / "claims/a.claim"
     one = claims(stale_s=0.2)
