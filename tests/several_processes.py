@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 import traceback
 
 import torch
@@ -38,6 +39,22 @@ def run_until_one_is_killed(work, world_size, folder):
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, told
+
+
+def run_until_signalled(work, world_size, folder, *, to, number, when):
+    """Signal one of so many processes as soon as `when()` returns.
+
+    Returns what `work(rank)` returned in each, and the seconds until the last one had left.
+    """
+    children = _start(work, world_size, folder, joins=False)
+    when()
+    os.kill(children[to], number)
+    begun = time.monotonic()
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    seconds = time.monotonic() - begun
+    told = [path.read_text() for path in folder.glob("error*.txt")]
+    assert not any(codes), "\n".join([str(codes), *told])
+    return [torch.load(folder / f"found{r}.pt") for r in range(world_size)], seconds
 
 
 def _start(work, world_size, folder, *, joins):

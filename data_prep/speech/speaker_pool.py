@@ -17,6 +17,7 @@ from data_prep.speech.clip_cache import Clip, synthesize_clip
 from data_prep.speech.espeak import close_espeak
 from data_prep.speech.synthesizer_config import build_synthesizer
 from lightning_omni.errors import OmniError
+from lightning_omni.stop_signals import children_ignore_interrupts
 
 T = TypeVar("T")
 
@@ -113,7 +114,10 @@ class SpeakerPool:
         waiting: deque[tuple[T, Future[list[float | str]]]] = deque()
         try:
             for batch in batches:
-                waiting.append((batch, self._pool.submit(_speak_lines_in_worker, lines_of(batch))))
+                with children_ignore_interrupts():  # which starts processes at first
+                    waiting.append(
+                        (batch, self._pool.submit(_speak_lines_in_worker, lines_of(batch)))
+                    )
                 if len(waiting) > 2 * self._processes:
                     first, done = waiting.popleft()
                     yield first, done.result()

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lightning_omni.data.storage.read_counts import ReadCounts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
 from lightning_omni.errors import OmniError
+from lightning_omni.stop_signals import outlive_stop_signals
 
 Position = dict[str, Any]
 """Where a lane goes on: numbers in lists and dictionaries with names as keys."""
@@ -136,6 +137,7 @@ class LaneLoader(DataLoader[LaneBatch]):
             num_workers=num_workers,
             pin_memory=pin,
             prefetch_factor=prefetch if num_workers else None,
+            worker_init_fn=outlive_stop_signals,
         )
 
     def __iter__(self) -> Iterator[LaneBatch]:  # type: ignore[override]

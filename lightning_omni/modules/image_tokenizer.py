@@ -90,7 +90,9 @@ class ImageTokenizerModule(TokenizerTraining):
         self._optimizer_step(optimizers[0], schedules[0], torch.stack(list(terms.values())).sum())
         if is_adversarial and self.discriminator is not None:
             real, fake = self.discriminator(images), self.discriminator(rebuilt.detach())
-            self._optimizer_step(optimizers[1], schedules[1], hinge_discriminator(real, fake))
+            critic = hinge_discriminator(real, fake)
+            self._optimizer_step(optimizers[1], schedules[1], critic)
+            self.log("train_loss/critic", critic.detach(), batch_size=len(images))
         self.updates += 1
         self.train_use.update(quantized.codes)
         self._log_training(terms, quantized, len(images))

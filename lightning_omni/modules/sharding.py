@@ -106,6 +106,10 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.is_global_zero:
             self._writer.remove(Path(filepath))
 
+    def finish_checkpoint(self) -> None:
+        """Wait until the last checkpoint is complete."""
+        self._writer.wait()
+
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def teardown(self) -> None:
         """Wait for the last checkpoint."""
-        self._writer.wait()
+        self.finish_checkpoint()
         super().teardown()
 
     def _make_counterpart_finder(self) -> Any:

@@ -98,7 +98,9 @@ class SpeechTokenizerModule(TokenizerTraining):
         spectral = self.spectral(rebuilt, wave, rng=self.rng)
         inner = self.commitment_weight * commitment
         if mel is not None:
-            inner = inner + self.mel_weight * F.l1_loss(mel, self.log_mel(wave))
+            mel_l1 = F.l1_loss(mel, self.log_mel(wave))
+            inner = inner + self.mel_weight * mel_l1
+            self.log("train_loss/mel", mel_l1.detach(), batch_size=len(wave))
         self.toggle_optimizer(optimizers[0])
         optimizers[0].zero_grad()
         self._backward(wave, rebuilt, spectral, inner)
@@ -134,6 +136,8 @@ class SpeechTokenizerModule(TokenizerTraining):
             "adversarial": torch.stack([hinge_generator(s) for s in scores]).mean(),
             "features": feature_matching(real, fake),
         }
+        for name in ("adversarial", "features"):
+            self.log(f"train_loss/{name}", losses[name].detach(), batch_size=len(wave))
         balanced = self.balancer.gradient(losses, rebuilt)
         if inner.requires_grad:
             self.manual_backward(inner, retain_graph=True)

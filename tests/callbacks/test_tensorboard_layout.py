@@ -1,6 +1,7 @@
 """TensorBoard's pages "Custom Scalars" and "HParams" show what a run logs."""
 
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -15,6 +16,12 @@ from lightning_omni.callbacks.tensorboard_layout import LAYOUT, TOKENIZER_LAYOUT
 
 pytestmark = pytest.mark.xdist_group("workplace")
 
+TERMS = {  # of the loss, that are logged under `train_loss`
+    "image_tokenizer": {
+        *("l1", "l2", "commitment", "entropy", "perceptual", "adversarial", "critic"),
+    },
+    "speech_tokenizer": {"spectral", "commitment", "mel"},
+}
 RUNS = ["stage3", "image_tokenizer", "speech_tokenizer"]
 OF_A_GPU = {"Model FLOPs utilization"}
 
@@ -45,6 +52,22 @@ def test_every_line_of_every_chart_is_logged(trained, run):
     assert 0.05 < events.Scalars("perf/peak_gb")[-1].value < 100
     assert "optim/lr_group1" in tags
     assert ("optim/lr_critic" in tags) == (run == "image_tokenizer")
+
+
+@pytest.mark.parametrize("run", TERMS)
+def test_every_term_of_a_tokenizer_s_loss_is_logged(trained, run):
+    events = _events(trained, run)
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("train_loss/")]
+    assert {tag.removeprefix("train_loss/") for tag in tags} == TERMS[run]
+    for tag in tags:
+        assert all(math.isfinite(event.value) for event in events.Scalars(tag))
+    if run == "image_tokenizer":  # a critic is trained with the term that needs it
+        of_critic, of_tokenizer = (
+            [event.step for event in events.Scalars(f"train_loss/{name}")]
+            for name in ("critic", "adversarial")
+        )
+        assert of_critic == of_tokenizer
+        assert min(of_critic) > min(e.step for e in events.Scalars("train_loss/l1"))
 
 
 def test_losses_and_accuracies_have_a_line_of_training_and_one_of_validation(trained):

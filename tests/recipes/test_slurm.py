@@ -59,7 +59,7 @@ def test_each_node_starts_its_processes_and_a_requeued_job_is_resumed(tmp_path):
 
 
 ONE_NODE = {  # of this machine, whose srun starts the real torchrun
-    "scontrol": "echo 127.0.0.1",
+    "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> requeued; fi',
     "srun": 'shift; exec "$@"',
     "torchrun": f'exec "{sys.executable}" -m torch.distributed.run "$@"',
 }
@@ -82,7 +82,8 @@ def start(folder):
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("workplace")
-def test_a_job_that_gets_sigterm_ends_soon_and_goes_on_when_it_is_requeued(beside, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_job_that_gets_a_signal_saves_and_goes_on_when_it_is_requeued(beside, tmp_path, number):
     beside("image_tokenizer", "speech_tokenizer")
     (tmp_path / "recipes").symlink_to(RECIPES)
     write_stubs(tmp_path, ONE_NODE)
@@ -100,9 +101,13 @@ def test_a_job_that_gets_sigterm_ends_soon_and_goes_on_when_it_is_requeued(besid
         time.sleep(0.02)
     begun = time.monotonic()
     (step,) = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    os.kill(int(step), signal.SIGTERM)  # Slurm signals the step, not the script
+    os.kill(int(step), number)  # Slurm signals the step, not the script
     assert job.wait(60) != 0
-    assert time.monotonic() - begun < 45  # torchrun waits 30 s for its processes
+    assert time.monotonic() - begun < 45
     assert not Path("killed/export").exists()
+    said = Path("job.log").read_text()
+    assert f"stopped by {number.name} after step" in said
+    requeued = Path("requeued").read_text() if Path("requeued").exists() else ""
+    assert requeued == ("requeue 18\n" if number == signal.SIGUSR1 else "")
     assert start(tmp_path).wait(240) == 0, Path("job.log").read_text()[-2000:]
     assert same("killed/export", "whole/export")

@@ -11,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from lightning_omni.errors import OmniError
 from lightning_omni.jobs.job import LoadJob
 from lightning_omni.jobs.worker import Worker
+from lightning_omni.stop_signals import children_ignore_interrupts
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def run_with_processes(load: LoadJob, processes: int) -> None:
         receiver, sender = context.Pipe(duplex=False)
         given = (sender, load, part, processes)
         process: BaseProcess = context.Process(target=_run_part_in_child_process, args=given)
-        process.start()
+        with children_ignore_interrupts():
+            process.start()
         sender.close()
         started[receiver] = process
     try:

@@ -1,0 +1,95 @@
+"""Signals that ask a command to stop: the codes it leaves with, and the exception that ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""Exit code of a command by the signal that stopped it; 75 asks a scheduler to start it again."""
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    EXIT_CODES[signal.SIGUSR1] = 75
+_WORKER_S = 20
+
+
+class Stopped(BaseException):
+    """Ends a command that a signal asked to stop.
+
+    Args:
+        exit_code: Exit code of the command, one of `EXIT_CODES`.
+        message: Sentence for the user; empty where another process tells it.
+    """
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code, self.message = exit_code, message
+
+
+def signal_name(exit_code: int) -> str:
+    """Return the name of the signal that an exit code stands for."""
+    return next(number.name for number, code in EXIT_CODES.items() if code == exit_code)
+
+
+@contextmanager
+def handle_stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Call a handler for SIGTERM and SIGUSR1 inside; only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+    for number in EXIT_CODES:
+        if number != signal.SIGINT:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, one in previous.items():
+            signal.signal(number, one)
+
+
+def raise_stopped(number: int, frame: Any) -> None:
+    """Handle a signal: end the command here, and ignore further signals meanwhile.
+
+    Raises:
+        Stopped: Always.
+    """
+    for one in EXIT_CODES:
+        signal.signal(one, signal.SIG_IGN)
+    name = signal.Signals(number).name
+    raise Stopped(EXIT_CODES[signal.Signals(number)], f"stopped by {name}")
+
+
+@contextmanager
+def children_ignore_interrupts() -> Iterator[None]:
+    """Let processes that multiprocessing starts inside never get SIGINT; their parent ends them.
+
+    Ctrl-C goes to all processes of a terminal, and each would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which changes the mask when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def outlive_stop_signals(*_: Any) -> None:
+    """Let a loader's worker serve its process to the end of a step, but no longer than 20 s.
+
+    Terminals and schedulers signal workers, too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: Any) -> None:
+    signal.alarm(_WORKER_S)

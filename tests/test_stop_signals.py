@@ -1,0 +1,89 @@
+"""A signal ends a command with a sentence and its code; helpers of a command outlive it."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightning_omni.cli import main
+from lightning_omni.data.lanes import LaneLoader, LaneStream
+from lightning_omni.stop_signals import children_ignore_interrupts
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted\n"),
+        (signal.SIGTERM, 143, "stopped by SIGTERM\n"),
+        (signal.SIGUSR1, 75, "stopped by SIGUSR1\n"),
+    ],
+)
+def test_a_signal_ends_every_verb_with_a_sentence(number, code, said, monkeypatch, capsys):
+    before = [signal.getsignal(one) for one in SIGNALS]
+    monkeypatch.setattr(
+        "lightning_omni.cli._run_verb", lambda *_: os.kill(os.getpid(), number) or time.sleep(5)
+    )
+    for verb in ("evaluate", "encode", "fit", "prep-data"):
+        assert main([verb]) == code
+        assert capsys.readouterr().err == said
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_lightning_s_exit_after_ctrl_c_is_an_interrupt(monkeypatch, capsys):
+    def run(*_):
+        try:
+            signal.default_int_handler(signal.SIGINT, None)
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setattr("lightning_omni.cli._run_verb", run)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_workers_of_a_loader_serve_on_after_a_signal_to_all_processes():
+    def open_lane(lane, start):
+        return ((10 * lane + n, {}) for n in range(1000))
+
+    batches = iter(LaneLoader(LaneStream(open_lane, lanes=2), num_workers=2, prefetch=1))
+    found = [next(batches).batch for _ in range(4)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in SIGNALS:
+            os.kill(worker.pid, number)
+    found += [next(batches).batch for _ in range(8)]
+    assert found == [0, 10, 1, 11, 2, 12, 3, 13, 4, 14, 5, 15]
+
+
+def test_a_child_leaves_ctrl_c_to_its_parent():
+    with children_ignore_interrupts():
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(1,))
+        child.start()
+    os.kill(child.pid, signal.SIGINT)
+    child.join()
+    assert child.exitcode == 0
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_an_evaluation_that_gets_sigterm_leaves_no_traceback(tmp_path):
+    """For real, in a process of its own, while the model is read."""
+    script = (
+        "import os, signal, threading; from lightning_omni.cli import main;"
+        "from lightning_omni.generation.omni import Omni;"
+        "Omni.from_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM);"
+        "raise SystemExit(main(['generate', '--task', 'tqa', '--text', 'hi', '--out', 'out']))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 143
+    assert ended.stderr.endswith("stopped by SIGTERM\n")
+    assert "Traceback" not in ended.stderr
