@@ -136,7 +136,8 @@ class OmniCLI(LightningCLI):
         if not self.with_trainer:
             return None
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(Preemption())  # behind what saves
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(Preemption())  # behind what saves
         return trainer
 
 
