@@ -56,6 +56,29 @@ def parquet_entries(
             yield make_entry(origin, partial(make, origin, row))
 
 
+def parquet_entries_with_files(
+    source: Location,
+    folder: Location | None,
+    choose: Callable[[Sequence[str]], list[str]],
+    make: Callable[[Location, str, Row], UsableEntry],
+    part: FilePart | None = None,
+) -> Iterator[Entry]:
+    """Yield an entry for each row, whose media may be files beside the Parquet files.
+
+    Args:
+        source: Parquet file or a folder of them.
+        folder: Folder to which the paths of media are relative; None for that of the Parquet files.
+        choose: Returns the columns to read of those that a file has.
+        make: Makes an entry of this folder, its origin and the row; see `read_media_cell`.
+        part: Part of the file to read, see `parquet_parts`; None for all of it.
+
+    Raises:
+        OmniError: As `parquet_entries` does.
+    """
+    folder = folder or (source if source.is_dir() else source.parent)
+    return parquet_entries(source, choose, partial(make, folder), part)
+
+
 def parquet_rows(
     source: Location,
     choose: Callable[[Sequence[str]], list[str]],

@@ -10,7 +10,6 @@ of punctuation become punctuation. Layout: the data set cards on huggingface.co.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from data_prep.corpora.entries import Entry, TranscribedSpeech
 from data_prep.corpora.file_parts import FilePart
@@ -18,11 +17,11 @@ from data_prep.corpora.parquet import (
     PARQUET_SUFFIXES,
     Row,
     first_present_column,
-    parquet_entries,
+    parquet_entries_with_files,
     read_media_cell,
     required_column,
 )
-from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript, speaker_voice_name
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, clean_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -34,8 +33,7 @@ def read(
     source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
 ) -> Iterator[Entry]:
     """Yield every row of a Parquet file, or of the files below a folder."""
-    folder = folder or (source if source.is_dir() else source.parent)
-    yield from parquet_entries(source, _choose_columns, partial(_row_to_utterance, folder), part)
+    yield from parquet_entries_with_files(source, folder, _choose_columns, _row_to_utterance, part)
 
 
 def _choose_columns(names: Sequence[str]) -> list[str]:
@@ -53,5 +51,5 @@ def _row_to_utterance(folder: Location, origin: str, row: Row) -> TranscribedSpe
         raise OmniError(f"'{origin}' has no words")
     speaker = next((row[name] for name in SPEAKERS if row.get(name)), None)
     return TranscribedSpeech(
-        origin, sound, normalize_transcript(words, origin), speaker_voice_name(speaker)
+        origin, sound, clean_transcript(words, origin), speaker_voice_name(speaker)
     )

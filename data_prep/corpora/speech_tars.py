@@ -16,7 +16,7 @@ from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.source_files import AUDIO_SUFFIXES
 from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_required_file, tar_entries
 from data_prep.corpora.text_files import parse_json_object
-from data_prep.corpora.transcripts import SPEAKERS, TEXTS, normalize_transcript, speaker_voice_name
+from data_prep.corpora.transcripts import SPEAKERS, TEXTS, clean_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -41,5 +41,5 @@ def _files_to_utterance(origin: str, files: Files) -> TranscribedSpeech:
         raise OmniError(f"'{origin}' has no text ({', '.join(TEXTS)}) in its json, nor a txt")
     speaker = next((facts[name] for name in SPEAKERS if facts.get(name)), None)
     return TranscribedSpeech(
-        origin, sound, normalize_transcript(words, origin), speaker_voice_name(speaker)
+        origin, sound, clean_transcript(words, origin), speaker_voice_name(speaker)
     )

@@ -10,7 +10,6 @@ huggingface.co/datasets/gpt-omni/VoiceAssistant-400K.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from data_prep.corpora.entries import Entry, SpokenQuestion
 from data_prep.corpora.file_parts import FilePart
@@ -18,7 +17,7 @@ from data_prep.corpora.parquet import (
     PARQUET_SUFFIXES,
     Row,
     first_present_column,
-    parquet_entries,
+    parquet_entries_with_files,
     read_media_cell,
     required_column,
 )
@@ -35,9 +34,8 @@ def read(
     source: Location, *, split: str, folder: Location | None = None, part: FilePart | None = None
 ) -> Iterator[Entry]:
     """Yield every exchange of a Parquet file, or of the files below a folder."""
-    folder = folder or (source if source.is_dir() else source.parent)
-    yield from parquet_entries(
-        source, _choose_columns, partial(_row_to_spoken_question, folder), part
+    yield from parquet_entries_with_files(
+        source, folder, _choose_columns, _row_to_spoken_question, part
     )
 
 

@@ -30,7 +30,7 @@ _NO_SPEECH = re.compile(r"<(?:SIL|MUSIC|NOISE|OTHER)>")
 """GigaSpeech's tags of utterances without words."""
 
 
-def normalize_transcript(words: str, origin: str) -> str:
+def clean_transcript(words: str, origin: str) -> str:
     """Return a transcript without tags, in lower case if it was all in capitals.
 
     Raises:

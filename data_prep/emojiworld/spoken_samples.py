@@ -25,7 +25,8 @@ _RARE_BUCKETS = 10  # one in ten sentences is said by a rare voice
 _MAX_COMPOSED = 240  # captions of held-out combinations to transcribe and to read
 _MAX_NEW_VOICE_SENTENCES = 120  # test sentences also said by the held-out voices
 
-Pictures = dict[str, list[tuple[Scene, MediaFile]]]
+DrawnScene = tuple[Scene, MediaFile]
+Pictures = dict[str, list[DrawnScene]]
 """Scenes and their images by split."""
 Job = Callable[[], None]
 
@@ -90,22 +91,24 @@ class SpokenSampleBuilder:
             for voice in sorted({*self._voices.targets, *voices}):
                 self._plan_utterance("train", caption, voice, "caption")
         for split, scenes in pictures.items():
-            usable = [(s, m) for s, m in scenes if self._has_spoken_prompt(split, s, spoken)]
-            for scene, medium in usable[: self._preset.spoken_scenes.get(split, 0)]:
+            count = self._preset.spoken_scenes.get(split, 0)
+            for scene, medium in self._select_spoken_scenes(split, scenes, spoken)[:count]:
                 caption = scene.content.caption()
                 voices = choose_input_voices(self._voices, caption, self._preset.voices_per_caption)
                 voice = voices[hash_bucket("s2i", scene.pixel_key(), num_buckets=len(voices))]
                 if split != "train":
                     voice = choose_input_voice(self._voices, "s2i", scene.pixel_key())
                 self._plan_prompt(split, scene, medium, voice)
-        tested = [
-            (s, m)
-            for s, m in pictures["test_iid"]
-            if self._has_spoken_prompt("test_iid", s, spoken)
-        ]
+        tested = self._select_spoken_scenes("test_iid", pictures["test_iid"], spoken)
         for scene, medium in tested[: self._preset.spoken_scenes.get("test_voice", 0)]:
             for voice in self._voices.held_out:
                 self._plan_prompt("test_voice", scene, medium, voice)
+
+    def _select_spoken_scenes(
+        self, split: str, scenes: list[DrawnScene], spoken: set[str]
+    ) -> list[DrawnScene]:
+        """Return the scenes whose captions may be spoken in a split, with their images."""
+        return [drawn for drawn in scenes if self._has_spoken_prompt(split, drawn[0], spoken)]
 
     def _has_spoken_prompt(self, split: str, scene: Scene, spoken: set[str]) -> bool:
         is_silent = bool(self._rules.silent_objects & set(scene.content.objects))
@@ -135,12 +138,9 @@ class SpokenSampleBuilder:
     def _plan_question(
         self, split: str, scene: Scene, medium: MediaFile, question: SceneQuestion, voice: str
     ) -> None:
-        question_clip = self._clips.request_clip(question.text, voice)
-        voice_of_answer = choose_answer_voice(self._voices, "svqa", scene.pixel_key())
-        answer_clip = self._clips.request_clip(question.sentence, voice_of_answer)
-        if split == "train":
-            self._plan_utterance(split, question.text, voice, "question")
-            self._plan_utterance(split, question.sentence, voice_of_answer, "answer")
+        answer_voice = choose_answer_voice(self._voices, "svqa", scene.pixel_key())
+        question_clip = self._request_turn_clip(split, question.text, voice, "question")
+        answer_clip = self._request_turn_clip(split, question.sentence, answer_voice, "answer")
         self._jobs.append(
             lambda: add_svqa_sample(
                 self._collection,
@@ -191,12 +191,9 @@ class SpokenSampleBuilder:
             add_tqa_sample(self._collection, split, fact)
 
     def _plan_fact(self, split: str, fact: Fact, voice: str) -> None:
-        question_clip = self._clips.request_clip(fact.question, voice)
-        voice_of_answer = choose_answer_voice(self._voices, "sqa", fact.question)
-        answer_clip = self._clips.request_clip(fact.sentence, voice_of_answer)
-        if split == "train":
-            self._plan_utterance(split, fact.question, voice, "fact")
-            self._plan_utterance(split, fact.sentence, voice_of_answer, "answer")
+        answer_voice = choose_answer_voice(self._voices, "sqa", fact.question)
+        question_clip = self._request_turn_clip(split, fact.question, voice, "fact")
+        answer_clip = self._request_turn_clip(split, fact.sentence, answer_voice, "answer")
         self._jobs.append(
             lambda: add_sqa_sample(
                 self._collection, split, fact, self._media(question_clip), self._media(answer_clip)
@@ -229,6 +226,12 @@ class SpokenSampleBuilder:
         for sentence in unseen["test_iid"][:_MAX_NEW_VOICE_SENTENCES]:
             for voice in self._voices.held_out:
                 self._plan_utterance("test_voice", sentence, voice, "unseen")
+
+    def _request_turn_clip(self, split: str, sentence: str, voice: str, kind: str) -> Clip:
+        """Request the clip of a turn; in training it is an utterance of its own, too."""
+        if split == "train":
+            self._plan_utterance(split, sentence, voice, kind)
+        return self._clips.request_clip(sentence, voice)
 
     def _plan_recording(self, split: str, sentence: str, voice: str) -> None:
         """Plan a recording that only the speech tokenizer is trained on."""

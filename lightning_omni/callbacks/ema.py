@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.modules.sharding import reshard
+from lightning_omni.nn.sharded_tensors import gather_tensor
 
 _LIGHTNING = "EMAWeightAveraging"
 
@@ -122,7 +123,7 @@ class EMA(L.Callback):
     def _distribute_average(self, module: L.LightningModule) -> None:
         """Give the average the devices and shards of the parameters."""
         self.averaged = {
-            name: _distribute_like(self.averaged.get(name, p), p)
+            name: _copy_like(self.averaged.get(name, p), p)
             for name, p in _detached_parameters(module)
         }
 
@@ -158,12 +159,11 @@ def _local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _distribute_like(value: Tensor, like: Tensor) -> Tensor:
+def _copy_like(value: Tensor, like: Tensor) -> Tensor:
     """Return a copy of a value with the device and the shards of another tensor."""
     if isinstance(like, DTensor):
         if isinstance(value, DTensor):
             return value.redistribute(like.device_mesh, like.placements).clone()
         whole = value.detach().to(like.device, copy=True)
         return distribute_tensor(whole, like.device_mesh, like.placements)
-    whole = value.full_tensor() if isinstance(value, DTensor) else value
-    return whole.detach().to(like.device, copy=True)
+    return gather_tensor(value).detach().to(like.device, copy=True)

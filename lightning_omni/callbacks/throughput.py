@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.distributed.tensor import DTensor
 
 from lightning_omni.callbacks.hyper_parameters import write_hyper_parameters
 from lightning_omni.callbacks.step_times import StepTimer
@@ -17,6 +16,7 @@ from lightning_omni.callbacks.tensorboard_layout import write_layout
 from lightning_omni.devices import peak_memory_gb
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.flops import peak_flops, training_flops
+from lightning_omni.nn.sharded_tensors import gather_tensor
 from lightning_omni.tasks import TASK_NAMES
 from lightning_omni.types import Batch
 
@@ -161,8 +161,7 @@ class Throughput(L.Callback):
         suffix = "_critic" if optimizer in trainer.optimizers[1:] else ""
         own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None and id(p) in own]
-        norm = torch.nn.utils.get_total_norm(grads)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = gather_tensor(torch.nn.utils.get_total_norm(grads))
         pl_module.log(f"optim/grad_norm{suffix}", norm, batch_size=1)
         for k, group in enumerate(optimizer.param_groups):
             name = f"optim/lr{suffix}_group{k}" if k else f"optim/lr{suffix}"

@@ -23,6 +23,7 @@ from lightning_omni.generation.history import History
 from lightning_omni.generation.lengths import (
     LENGTHENING,
     LengthRule,
+    configured_response_length,
     length_rule_name,
     lengthen_responses,
     response_length,
@@ -133,7 +134,7 @@ class PartGenerator:
             todo = [
                 i
                 for i in todo
-                if not (done[i].ended or _configured_length(samples[i], part, config))
+                if not (done[i].ended or configured_response_length(samples[i], part, config))
             ]
             if not todo:
                 break
@@ -145,7 +146,7 @@ class PartGenerator:
         """Return the response of a part; several where blanks may have several lengths."""
         own = sample.turns[-1].parts[part]
         if own.is_empty:
-            stated = _configured_length(sample, part, config)
+            stated = configured_response_length(sample, part, config)
             length = response_length(
                 self.lengths, self.template, sample, part, factor=factor, positions=stated
             )
@@ -356,12 +357,6 @@ class PartGenerator:
         self, samples: list[Sample], part: int, spans: list[ResponseSpan], drop: Sequence[str] = ()
     ) -> PackedPrompts:
         return pack_prompts(self.template, samples, spans, part=part, drop=drop)
-
-
-def _configured_length(sample: Sample, part: int, config: GenerationConfig) -> int | None:
-    """Return the length that the config states for a part that is generated whole."""
-    own = sample.turns[-1].parts[part]
-    return config.response_length if own.is_empty and not own.is_transcript else None
 
 
 def _preset_defaults(

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
+from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.prompts import PackedPrompts
 from lightning_omni.generation.response_span import ResponseSpan
 from lightning_omni.modalities import modality_named
@@ -84,6 +85,15 @@ def response_length(
         positions = int(_length_by_rule(rules, sample, part) * factor)
     frame = modality.frame_size(template.sizes)
     return max(-(-positions // frame) * frame, frame)
+
+
+def configured_response_length(sample: Sample, part: int, config: GenerationConfig) -> int | None:
+    """Return the length that a config states for an answer part; None where a rule decides.
+
+    It states none for transcripts, nor for parts of which something is given.
+    """
+    own = sample.turns[-1].parts[part]
+    return config.response_length if own.is_empty and not own.is_transcript else None
 
 
 def _length_by_rule(rules: Mapping[str, LengthRule], sample: Sample, part: int) -> int:

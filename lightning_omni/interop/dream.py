@@ -103,7 +103,7 @@ def build_dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Tra
 
 def _read_feature_dim(stored: Mapping[str, StoredTensor]) -> int | None:
     """Return the width of features that a stored projector takes."""
-    shapes = {_add_prefix(name): entry.shape for name, entry in stored.items()}
+    shapes = {_add_model_prefix(name): entry.shape for name, entry in stored.items()}
     for name in ("pre_proj_layernorm.weight", "mlp.0.weight"):
         if shape := shapes.get(_PROJECTOR + name):
             return shape[-1]
@@ -176,7 +176,7 @@ def make_renaming(model: Transformer) -> Rename:
     is_tied = bool(model.init_args["tie_embeddings"])
 
     def rename(name: str) -> str | None:
-        name = _add_prefix(name)
+        name = _add_model_prefix(name)
         if name.startswith(_ENCODER) or (is_tied and name.startswith("lm_head.")):
             return None
         own = name
@@ -188,10 +188,10 @@ def make_renaming(model: Transformer) -> Rename:
 
 
 def _is_encoder_weight(name: str) -> bool:
-    return _add_prefix(name).startswith(_ENCODER)
+    return _add_model_prefix(name).startswith(_ENCODER)
 
 
-def _add_prefix(name: str) -> str:
+def _add_model_prefix(name: str) -> str:
     """Return a name with the prefix that some files leave out before the parts for speech."""
     return f"model.{name}" if name.startswith("audio_") else name
 

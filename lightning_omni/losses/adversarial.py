@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_omni.nn.codec.ranks import mean_over_ranks
+from lightning_omni.nn.ranks import mean_over_ranks
 
 
 def hinge_discriminator(

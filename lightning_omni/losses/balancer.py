@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_omni.nn.codec.ranks import mean_over_ranks, world_size
+from lightning_omni.nn.ranks import mean_over_ranks, world_size
 
 
 class GradientBalancer:

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from lightning_omni.nn.codec.mel_codec import FLOOR, MagnitudeSpectrum, mel_filters
-from lightning_omni.nn.codec.ranks import mean_over_ranks
 from lightning_omni.nn.cpu import without_autocast
+from lightning_omni.nn.ranks import mean_over_ranks
 
 RESOLUTIONS = ((256, 40), (512, 64), (1024, 80), (2048, 100))
 """Pairs of (transform size in samples, mel bands)."""

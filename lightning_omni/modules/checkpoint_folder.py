@@ -19,11 +19,12 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import SUMS_FILE
 from lightning_omni.modules.checksummed_writer import ChecksummedWriter, describe_damaged_files
+from lightning_omni.nn.sharded_tensors import distribute_like
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +79,7 @@ def shard_checkpoint(checkpoint: dict[str, Any], counterpart: Counterpart) -> di
         own = counterpart(path, value.shape)
         if not isinstance(own, DTensor) or isinstance(value, DTensor):
             return value
-        value = value.to(own.device)
-        return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+        return distribute_like(value.to(own.device), own)
 
     found: dict[str, Any] = map_tensors(checkpoint, share)
     return found

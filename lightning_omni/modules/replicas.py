@@ -9,7 +9,7 @@ import lightning as L
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_omni.nn.codec.ranks import sum_over_ranks, world_size
+from lightning_omni.nn.ranks import sum_over_ranks, world_size
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from lightning_omni.modules.replicas import disable_gradient_sync
 from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.nn.codec.discriminators import STFTDiscriminator
 from lightning_omni.nn.codec.mel_codec import LogMel
-from lightning_omni.nn.codec.ranks import draw_normal, gather_ranks
+from lightning_omni.nn.ranks import draw_normal, gather_ranks
 from lightning_omni.optim.optimizer import OptimizerFactory
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 

@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.errors import OmniError
-from lightning_omni.nn.codec.ranks import gather_ranks, world_size
 from lightning_omni.nn.cpu import matmul_dtype
+from lightning_omni.nn.ranks import gather_ranks, world_size
+from lightning_omni.nn.sharded_tensors import distribute_like, gather_tensor
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 AT_ONCE = 8
@@ -97,8 +97,8 @@ class MuonAdamW(Optimizer):
 
     def _update_equal_shapes_by_muon(self, group: dict[str, Any], same: list[Tensor]) -> None:
         shape = same[0].shape
-        whole = [
-            _gather_tensor(self._update_momentum(p, group["momentum"])).flatten(1) for p in same
+        whole = [  # a share cannot be orthogonalised alone
+            gather_tensor(self._update_momentum(p, group["momentum"])).flatten(1) for p in same
         ]
         updates = torch.stack(whole)
         updates = updates.to(matmul_dtype(updates.device.type))
@@ -106,7 +106,7 @@ class MuonAdamW(Optimizer):
         scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
         for p, update in zip(same, updates, strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(_distribute_like(update.view(shape), p), alpha=-group["lr"] * scale)
+            p.add_(distribute_like(update.view(shape), p), alpha=-group["lr"] * scale)
 
     def _update_momentum(self, p: Tensor, beta: float) -> Tensor:
         assert p.grad is not None  # noqa: S101
@@ -149,18 +149,6 @@ class MuonAdamW(Optimizer):
 def is_updated_by_one_kernel(parameter: Tensor) -> bool:
     """Whether torch's fused AdamW updates a weight: on GPUs, where it reads all values once."""
     return parameter.is_cuda
-
-
-def _gather_tensor(update: Tensor) -> Tensor:
-    """Return the whole of a tensor that may be sharded; a share cannot be orthogonalised alone."""
-    return update.full_tensor() if isinstance(update, DTensor) else update
-
-
-def _distribute_like(update: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor, equal on all processes, sharded as another is."""
-    if not isinstance(like, DTensor):
-        return update
-    return distribute_tensor(update, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def _orthogonalise_by_shares(updates: Float[Tensor, "K N M"], *, steps: int) -> Tensor:

@@ -1,33 +1,21 @@
 """The shards of a folder are those of its manifest."""
 
-import io
 import json
-import tarfile
 
 import pytest
+from tar_files import write_question_shard
 
 from lightning_omni.data.shards import list_shards
 from lightning_omni.errors import OmniError
-from lightning_omni.types import Part, Sample, Turn
 
 SIZES = (3, 5, 1, 4)
-
-
-def write_shard(path, keys):
-    with tarfile.open(path, "w") as tar:
-        for key in keys:
-            sample = Sample(key, "tqa", (Turn("user", (Part("text", text="hi"),)),))
-            raw = json.dumps(sample.to_json()).encode()
-            header = tarfile.TarInfo(f"{key}.json")
-            header.size = len(raw)
-            tar.addfile(header, io.BytesIO(raw))
 
 
 @pytest.fixture(params=["counted", "uncounted"])
 def folder(request, tmp_path):
     names = [f"tqa-train-{i:06d}.tar" for i in range(len(SIZES))]
     for i, (name, size) in enumerate(zip(names, SIZES, strict=True)):
-        write_shard(tmp_path / name, [f"k{i}-{j}" for j in range(size)])
+        write_question_shard(tmp_path / name, [f"k{i}-{j}" for j in range(size)])
     if request.param == "counted":
         counts = dict(zip(names, SIZES, strict=True))
         (tmp_path / "manifest.json").write_text(json.dumps({"samples": counts}))
@@ -47,7 +35,7 @@ def test_other_shards_than_the_manifest_lists_are_named(folder, change):
     if change.startswith("lacks"):
         (folder / "tqa-train-000001.tar").unlink()
     else:
-        write_shard(folder / "tqa-train-000001-copy.tar", ["x"])
+        write_question_shard(folder / "tqa-train-000001-copy.tar", ["x"])
         (folder / "tqa-train-000001-copy.tar").rename(folder / "tqa-train-000009.tar")
     with pytest.raises(OmniError, match=change):
         list_shards(folder, "tqa", "train")
@@ -61,7 +49,7 @@ def test_no_shards_of_a_kind_are_refused(folder):
 def test_media_shards_are_listed_by_the_manifest_of_the_folder_above(tmp_path):
     (tmp_path / "media").mkdir()
     path = tmp_path / "media" / "image-val-000000.tar"
-    write_shard(path, ["a", "b"])
+    write_question_shard(path, ["a", "b"])
     entry = {"path": "media/image-val-000000.tar", "kind": "image", "samples": 7}
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": [entry]}))
     assert [s.samples for s in list_shards(tmp_path / "media", "image", "val")] == [7]

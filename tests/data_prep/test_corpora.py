@@ -2,12 +2,12 @@
 
 import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from tar_files import write_tar
 
 from data_prep.__main__ import main
 from data_prep.corpora import CORPORA
@@ -69,13 +69,7 @@ def journeydb(root):
 
 def blip3o(root):
     root.mkdir(exist_ok=True)
-    raw = io.BytesIO()
-    Image.new("RGB", (20, 16)).save(raw, "JPEG")
-    with tarfile.open(root / "00000.tar", "w") as tar:
-        for name, content in (("k.jpg", raw.getvalue()), ("k.txt", b"a dark room")):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    write_tar(root / "00000.tar", [("k.jpg", jpeg("black")), ("k.txt", b"a dark room")])
     return root, {"t2i": 1, "caption": 1}
 
 
@@ -89,15 +83,6 @@ def llava_onevision(root):
     ]
     (root / "data.json").write_text(json.dumps([{"image": "images/x.png", "conversations": talk}]))
     return root / "data.json", {"vqa": 2}
-
-
-def tar_of(path, files):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 def jpeg(colour="red"):
@@ -122,9 +107,9 @@ def table_of(path, rows):
 def img2dataset(root):
     facts = json.dumps({"caption": "a red wall", "url": "http://x/y.jpg", "key": "000000000"})
     first = {"jpg": jpeg(), "txt": b"a red wall", "json": facts.encode()}
-    tar_of(root / "00000.tar", {f"000000000.{k}": v for k, v in first.items()})
+    write_tar(root / "00000.tar", [(f"000000000.{k}", v) for k, v in first.items()])
     second = {"jpg": jpeg("blue"), "txt": b"a blue wall", "json": b"{}"}
-    tar_of(root / "00001.tar", {f"000010000.{k}": v for k, v in second.items()})
+    write_tar(root / "00001.tar", [(f"000010000.{k}", v) for k, v in second.items()])
     (root / "00000_stats.json").write_text(json.dumps({"count": 2, "successes": 1}))
     table_of(root / "00000.parquet", [{"key": "000000000", "status": "success"}])
     return root, {"t2i": 2, "caption": 2}
@@ -134,9 +119,8 @@ def speech_tars(root):
     facts = {"id": "EN_B00000_S00000_W000000", "text": " Go on.", "speaker": "EN_B00000_S00000"}
     facts |= {"language": "en", "duration": 1.0, "dnsmos": 3.2}
     name = "EN_B00000_S00000_W000000"
-    files = {f"{name}.mp3": clip("MP3"), f"{name}.json": json.dumps(facts).encode()}
-    tar_of(root / "EN-B000000.tar", files)
-    return root / "EN-B000000.tar", {"asr": 1, "tts": 1}
+    files = [(f"{name}.mp3", clip("MP3")), (f"{name}.json", json.dumps(facts).encode())]
+    return write_tar(root / "EN-B000000.tar", files), {"asr": 1, "tts": 1}
 
 
 def parquet_speech(root):

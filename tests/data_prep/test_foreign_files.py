@@ -4,13 +4,13 @@ import gzip
 import io
 import json
 import sys
-import tarfile
 import types
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from tar_files import write_tar
 
 from data_prep.corpora.entries import CaptionedImage, UnusableEntry
 from data_prep.corpora.json_list import read_json_items
@@ -20,18 +20,13 @@ from data_prep.corpora.speech_tars import read as read_speech
 from data_prep.corpora.spoken_dialogues import read as read_dialogues
 from data_prep.corpora.tars import tar_entries
 from data_prep.corpora.text_files import read_tsv
-from data_prep.corpora.transcripts import normalize_transcript, speaker_voice_name
+from data_prep.corpora.transcripts import clean_transcript, speaker_voice_name
 from data_prep.speech.snac_codes import decode_snac_to_wav, parse_snac_layers
 from lightning_omni.errors import OmniError
 
 
 def tar_of(path, names):
-    with tarfile.open(path, "w") as tar:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = 600
-            tar.addfile(member, io.BytesIO(name.encode().ljust(600)))
-    return path
+    return write_tar(path, [(name, name.encode().ljust(600)) for name in names])
 
 
 def read(path):
@@ -189,12 +184,12 @@ def test_a_parquet_file_is_read_a_few_rows_at_a_time_and_damage_counts_the_rows_
     ],
 )
 def test_tags_of_punctuation_become_punctuation(words, plain):
-    assert normalize_transcript(words, "x") == plain
+    assert clean_transcript(words, "x") == plain
 
 
 def test_an_utterance_without_words_is_refused_and_an_unknown_speaker_has_a_name():
     with pytest.raises(OmniError, match="has no words: '<MUSIC>'"):
-        normalize_transcript("<MUSIC>", "x")
+        clean_transcript("<MUSIC>", "x")
     assert speaker_voice_name("N/A") == speaker_voice_name(None) == "speaker-unknown"
     assert speaker_voice_name(17) == "speaker-17"
 

@@ -16,12 +16,6 @@ RULES = HeldOutContent(
     text_only_facts=frozenset({"what is one plus one"}),
     silent_objects=frozenset({"snail"}),
 )
-FACT = make_sample(
-    "tqa",
-    make_turn("user", text_part("what is one plus one")),
-    make_turn("assistant", text_part("two")),
-    meta={"fact": "what is one plus one"},
-)
 
 
 def picture(key):
@@ -32,24 +26,25 @@ def sound(key):
     return MediaFile(key, "speech", "flac", {}, lambda: b"")
 
 
+def turns(request, answer):
+    return make_turn("user", request), make_turn("assistant", answer)
+
+
+FACT = make_sample(
+    "tqa",
+    *turns(text_part("what is one plus one"), text_part("two")),
+    meta={"fact": "what is one plus one"},
+)
+
+
 def drawing(caption, key, **meta):
     medium = picture(key)
-    return make_sample(
-        "t2i",
-        make_turn("user", text_part(caption)),
-        make_turn("assistant", image_part(medium)),
-        meta=meta,
-    ), medium
+    return make_sample("t2i", *turns(text_part(caption), image_part(medium)), meta=meta), medium
 
 
 def reading(sentence, key, **meta):
     medium = sound(key)
-    return make_sample(
-        "asr",
-        make_turn("user", speech_part(medium)),
-        make_turn("assistant", text_part(sentence)),
-        meta=meta,
-    ), medium
+    return make_sample("asr", *turns(speech_part(medium), text_part(sentence)), meta=meta), medium
 
 
 def collection(*entries):
@@ -90,26 +85,23 @@ def test_what_is_held_out_may_not_be_where_training_looks(split, entry, rule):
 
 def test_training_contains_no_spoken_prompt_for_a_silent_object():
     asked, drawn = sound("s"), picture("p")
-    sample = make_sample(
-        "s2i",
-        make_turn("user", speech_part(asked)),
-        make_turn("assistant", image_part(drawn)),
-        meta={"objects": ["snail"]},
-    )
+    sides = turns(speech_part(asked), image_part(drawn))
+    sample = make_sample("s2i", *sides, meta={"objects": ["snail"]})
     with pytest.raises(OmniError, match="no spoken prompt for a silent object"):
         check_splits(collection(("train", (sample, asked, drawn))), RULES)
 
 
-def test_a_test_sentence_must_not_be_a_training_text():
-    entries = [("train", drawing("A cat!", "a")), ("test_iid", reading("a cat", "b"))]
-    with pytest.raises(OmniError, match="'a cat' is a sentence of test_iid and of training"):
-        check_splits(collection(*entries), RULES)
-
-
-def test_a_picture_must_not_be_in_two_splits():
-    entries = [("train", drawing("a cat", "same")), ("val", drawing("a dog", "same"))]
-    with pytest.raises(OmniError, match="image same is in train and in val"):
-        check_splits(collection(*entries), RULES)
+@pytest.mark.parametrize(
+    ("split", "entry", "rule"),
+    [
+        ("test_iid", reading("a cat", "b"), "'a cat' is a sentence of test_iid and of training"),
+        ("val", drawing("a dog", "a"), "image a is in train and in val"),
+    ],
+    ids=["sentence", "picture"],
+)
+def test_what_is_trained_on_may_not_be_tested(split, entry, rule):
+    with pytest.raises(OmniError, match=rule):
+        check_splits(collection(("train", drawing("A cat!", "a")), (split, entry)), RULES)
 
 
 def test_a_text_only_fact_must_be_read_in_training():

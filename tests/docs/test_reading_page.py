@@ -2,11 +2,9 @@
 
 import ast
 import inspect
-import io
 import json
 import re
 import sys
-import tarfile
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_models import SMALL
+from tar_files import write_tar
 
 from lightning_omni.data.lanes import LaneStream
 from lightning_omni.data.mixture import Mixture, PackedLanes
@@ -129,18 +128,16 @@ def check_order(hops: list[tuple[Hop, str]], traced: Tracer) -> None:
 def write_shards(folder: Path) -> None:
     """Samples of speech that answers a spoken question, with the transcript of the question."""
     rng = Random(0)
-    with tarfile.open(folder / "sqa-train-000000.tar", "w") as tar:
-        for number in range(8):
-            codes = [tuple(16 * (i % 2) + rng.randrange(16) for i in range(10)) for _ in range(2)]
-            turns = (
-                Turn("user", (Part("speech", codes=codes[0]),)),
-                Turn("assistant", (Part("text", text="a cat"), Part("speech", codes=codes[1]))),
-            )
-            sample = Sample(f"s{number}", "sqa", turns, {"text": "what is it", "voice": "awb"})
-            content = json.dumps(sample.to_json()).encode()
-            member = tarfile.TarInfo(f"s{number}.json")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    files = []
+    for number in range(8):
+        codes = [tuple(16 * (i % 2) + rng.randrange(16) for i in range(10)) for _ in range(2)]
+        turns = (
+            Turn("user", (Part("speech", codes=codes[0]),)),
+            Turn("assistant", (Part("text", text="a cat"), Part("speech", codes=codes[1]))),
+        )
+        sample = Sample(f"s{number}", "sqa", turns, {"text": "what is it", "voice": "awb"})
+        files.append((f"s{number}.json", json.dumps(sample.to_json()).encode()))
+    write_tar(folder / "sqa-train-000000.tar", files)
 
 
 def tiny_training(folder: Path) -> tuple[LaneStream, MaskedDiffusionModule]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -10,6 +9,7 @@ from random import Random
 import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
+from tar_files import write_tar
 
 from lightning_omni.evaluation.examples import Response
 from lightning_omni.types import Part, Sample, Turn
@@ -110,15 +110,6 @@ def sample_of(task, key, caption, meta, picture, sounds):
     return Sample(key, task, (Turn("user", user), Turn("assistant", assistant)), {**meta, **extra})
 
 
-def write_tar(path, files):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
 def with_codes(sample):
     """Stand-in codes: their values do not matter to what is tested here."""
     turns = tuple(
@@ -165,17 +156,16 @@ def build_toy_data(folder, counts, tasks):
             ]
             for place, change in ((folder / "tasks", lambda s: s), (codes, with_codes)):
                 files = {f"{s.key}.json": json.dumps(change(s).to_json()).encode() for s in samples}
-                write_tar(place / f"{task}-{split}-000000.tar", files)
-    write_tar(
-        folder / "media/image-all-000000.tar", {f"{k}.png": png(v) for k, v in images.items()}
-    )
+                write_tar(place / f"{task}-{split}-000000.tar", files.items())
+    pictures = [(f"{key}.png", png(image)) for key, image in images.items()]
+    write_tar(folder / "media/image-all-000000.tar", pictures)
     files = {}
     for key, text in sounds.items():
         files |= {
             f"{key}.flac": flac(spell(text)),
             f"{key}.json": json.dumps({"text": text}).encode(),
         }
-    write_tar(folder / "media/speech-all-000000.tar", files)
+    write_tar(folder / "media/speech-all-000000.tar", files.items())
     (folder / "manifest.json").write_text('{"preset": "toy"}')
     return ToyData(folder, codes, images, sounds)
 

@@ -15,8 +15,8 @@ from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.nn.codec.lookup_free import LookupFreeQuantizer
-from lightning_omni.nn.codec.ranks import draw_normal, gather_ranks
 from lightning_omni.nn.codec.residual_vq import ResidualQuantizer
+from lightning_omni.nn.ranks import draw_normal, gather_ranks
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 pytestmark = [

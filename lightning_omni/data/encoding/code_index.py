@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from lightning_omni.data.encoding.code_store import Array, read_entries, read_footer
+from lightning_omni.files import OpenFiles
 from lightning_omni.jobs.sqlite_tables import create_table, open_table
 
 _OPEN_STORES = 32
@@ -45,7 +45,8 @@ class CodeIndex:
     def __init__(self, path: Path, stores: Sequence[Path]) -> None:
         self.table = open_table(path)
         self.stores = stores
-        self.files: OrderedDict[int, tuple[BinaryIO, int]] = OrderedDict()
+        self.files = OpenFiles(_OPEN_STORES)
+        self.widths: dict[int, int] = {}
 
     def find(self, digest: bytes, dtype: Any) -> Array | None:
         """Return a medium's array, of that type; None if there is no such medium."""
@@ -54,22 +55,19 @@ class CodeIndex:
         if found is None:
             return None
         number, start, size = found
-        file, width = self._open_store(number)
-        array = np.frombuffer(bytearray(os.pread(file.fileno(), size, start)), dtype=dtype)
+        width = self._row_width(number)
+        content = os.pread(self.files.descriptor(self.stores[number]), size, start)
+        array = np.frombuffer(bytearray(content), dtype=dtype)
         return array.reshape(-1, width) if width else array
 
-    def _open_store(self, number: int) -> tuple[BinaryIO, int]:
-        if number not in self.files:
-            if len(self.files) == _OPEN_STORES:
-                self.files.popitem(last=False)[1][0].close()
-            path = self.stores[number]
-            file = path.open("rb")
-            self.files[number] = file, read_footer(file, path)[1]
-        self.files.move_to_end(number)
-        return self.files[number]
+    def _row_width(self, number: int) -> int:
+        """Return the width of a store's arrays; 0 if they have one dimension."""
+        if number not in self.widths:
+            with self.stores[number].open("rb") as file:
+                self.widths[number] = read_footer(file, self.stores[number])[1]
+        return self.widths[number]
 
     def close(self) -> None:
         """Close all files."""
         self.table.close()
-        while self.files:
-            self.files.popitem()[1][0].close()
+        self.files.close()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lightning_omni.nn.codec.ranks import mean_over_ranks
+from lightning_omni.nn.ranks import mean_over_ranks
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from encodec.quantization.core_vq import ResidualVectorQuantization, laplace_smo
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from lightning_omni.nn.codec.ranks import sum_over_ranks, world_size
 from lightning_omni.nn.cpu import without_autocast
+from lightning_omni.nn.ranks import sum_over_ranks, world_size
 from lightning_omni.pretrained import Pretrained
 
 

@@ -55,7 +55,7 @@ def test_few_files_are_open(tmp_path, monkeypatch):
     index = index_of(tmp_path, stores_of(tmp_path, *({str(n): [n]} for n in range(5))))
     for n in (0, 1, 2, 3, 4, 0, 4):
         assert index.find(medium_digest("m", str(n)), "<i4").tolist() == [n]
-        assert len(index.files) <= 2
+        assert len(index.files._open) <= 2
     index.close()
 
 

@@ -1,12 +1,10 @@
 """A server that passes requests on and spoils a share of the answers."""
 
 import http.client
-import threading
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from servers import DROP, SHORT, UNAVAILABLE, FolderServer, _Handler
+from servers import DROP, SHORT, UNAVAILABLE, FolderServer, _Handler, running
 
 
 class _Passing(_Handler):
@@ -44,22 +42,11 @@ class _Passing(_Handler):
 @contextmanager
 def spoiling(address, shares):
     """Pass requests on to an address until the block ends; heads are never cut."""
-    server = FolderServer.__new__(FolderServer)
-    FolderServer.__init__(server, None, faults=shares)
+    server = FolderServer(None, faults=shares)
     server.RequestHandlerClass = _Passing
     server.upstream = urlsplit(address).netloc
-    server.stalled = threading.Event()
-    thread = threading.Thread(
-        target=ThreadingHTTPServer.serve_forever, args=(server,), kwargs={"poll_interval": 0.05}
-    )
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.stalled.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 FAULTS = {DROP: 0.05, SHORT: 0.05, UNAVAILABLE: 0.05}

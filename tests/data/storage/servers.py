@@ -113,7 +113,13 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(folder, **options):
     """Serve a folder until the block ends."""
-    server = FolderServer(folder, **options)
+    with running(FolderServer(folder, **options)) as server:
+        yield server
+
+
+@contextmanager
+def running(server):
+    """Run a server in a thread until the block ends, which also ends what it stalls."""
     server.stalled = threading.Event()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

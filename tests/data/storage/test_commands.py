@@ -1,7 +1,6 @@
 """What reads data folders and corpora reads them at URLs."""
 
 import io
-import tarfile
 from itertools import islice
 
 import numpy as np
@@ -10,6 +9,7 @@ import soundfile
 import torch
 from PIL import Image
 from servers import DROP, serving
+from tar_files import write_tar
 
 from data_prep.prepare_corpus import prepare_corpus
 from lightning_omni.data.image_data import ImageData
@@ -35,13 +35,10 @@ def sound(number):
 def write_corpus(folder, extension, make, first, count):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{first:05d}.tar"
-    with tarfile.open(path, "w") as tar:
-        for n in range(first, first + count):
-            for name, content in ((extension, make(n)), ("txt", f"number {n}".encode())):
-                header = tarfile.TarInfo(f"{n:05d}.{name}")
-                header.size = len(content)
-                tar.addfile(header, io.BytesIO(content))
-    return path
+    files = []
+    for n in range(first, first + count):
+        files += [(f"{n:05d}.{extension}", make(n)), (f"{n:05d}.txt", f"number {n}".encode())]
+    return write_tar(path, files)
 
 
 @pytest.fixture(scope="module")

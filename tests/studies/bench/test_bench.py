@@ -1,13 +1,12 @@
 """The benchmark compares like with like, and counts what it says."""
 
-import io
 import json
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tar_files import write_question_shard
 
 from lightning_omni.cli import main
 from lightning_omni.studies.bench.data_loading import compare_loading, describe_row
@@ -27,7 +26,6 @@ from lightning_omni.studies.bench.workload import (
     make_network,
     make_samples,
 )
-from lightning_omni.types import Part, Sample, Turn
 
 SMALL = Shape(dim=64, num_layers=1, vocab_size=50, tokens=60, shortest=5, longest=20)
 
@@ -129,13 +127,8 @@ def test_samples_of_the_papers_sizes_are_rendered_and_packed():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_reading_is_compared_on_real_shards(tmp_path):
     for i in range(3):
-        with tarfile.open(tmp_path / f"tqa-train-00000{i}.tar", "w") as tar:
-            for j in range(4):
-                sample = Sample(f"k{i}{j}", "tqa", (Turn("user", (Part("text", text="hi"),)),))
-                raw = json.dumps(sample.to_json()).encode()
-                header = tarfile.TarInfo(f"{sample.key}.json")
-                header.size = len(raw)
-                tar.addfile(header, io.BytesIO(raw))
+        keys = [f"k{i}{j}" for j in range(4)]
+        write_question_shard(tmp_path / f"tqa-train-00000{i}.tar", keys)
     row = compare_loading(tmp_path, "tqa", samples=30, repeats=1, seed=0)
     assert row["samples_per_s"]["ours"] > 0
     assert row["ratios"].keys() >= {"webdataset"}
