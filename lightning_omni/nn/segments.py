@@ -291,7 +291,9 @@ def _attend_with_varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     arguments = _varlen_arguments(layout, key_layout)
-    if varlen_takes_enable_gqa():
+    # Told only where it is so: given it, torch 2.14 never attends by cuDNN in the forward pass, but
+    # for as many heads of keys does in the backward pass, which takes other intermediate results.
+    if varlen_takes_enable_gqa() and key.shape[1] != query.shape[1]:
         out = varlen_attn(query, key, value, *arguments, enable_gqa=True)
     else:
         out = varlen_attn(query, key, value, *arguments)
@@ -312,7 +314,11 @@ def _varlen_arguments(
 
 
 def _repeat_key_value_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeat every key-value head once per query head that it serves."""
+    """Repeat every key-value head once per query head that it serves.
+
+    `scaled_dot_product_attention` takes fewer ones, but not its fused kernels for float32: the CPU's
+    and the memory-efficient one of GPUs refuse them.
+    """
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
         return key, value

@@ -97,7 +97,7 @@ class ImageTokenizer(Tokenizer):
 
     def encode(self, images: Float[Tensor, "B 3 Y X"]) -> Int[Tensor, "B N"]:
         """Turn pixels in [-1, 1] into codes in raster order; sides must divide by the factor."""
-        return self.quantize(images).codes.flatten(1)
+        return self.quantizer.codes(self.quant_conv(self.encoder(images))).flatten(1)
 
     def decode(self, codes: Int[Tensor, "B N"], *, rows: int) -> Float[Tensor, "B 3 Y X"]:
         """Turn codes of a grid with `rows` rows into pixels in [-1, 1]."""

@@ -76,6 +76,12 @@ class SpeechTokenizer(Tokenizer):
         frames: QuantizedFrames = self.quantizer(self.encoder(wave), num_codebooks=num_codebooks)
         return frames
 
+    def pad_last_frame(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B U"]:
+        """Append silence up to a whole frame, unless the encoder pads by itself."""
+        return (
+            wave if self.encoder_completes else F.pad(wave, (0, -wave.shape[1] % self.hop_length))
+        )
+
     def encode(self, wave: Float[Tensor, "B T"], *, sample_rate: int) -> Int[Tensor, "B N"]:
         """Turn mono speech into codes.
 
@@ -91,9 +97,8 @@ class SpeechTokenizer(Tokenizer):
                 f"the speech tokenizer works at {self.sample_rate} Hz but got {sample_rate} Hz; "
                 "read the file with data.media.read_audio, which resamples"
             )
-        if not self.encoder_completes:
-            wave = F.pad(wave, (0, -wave.shape[1] % self.hop_length))
-        codes = self.quantizer.encode(self.encoder(wave), num_codebooks=self.num_codebooks)
+        latents = self.encoder(self.pad_last_frame(wave))
+        codes = self.quantizer.encode(latents, num_codebooks=self.num_codebooks)
         level = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size
         return (codes + level).flatten(1)
 

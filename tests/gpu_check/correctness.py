@@ -249,6 +249,7 @@ def check_attention(o: Options) -> dict[str, Any]:
         "grouped as 7B": (28, 4, 128, [130, 300, 82], None),
         "some ask": (8, 2, 64, [10, 0, 33, 5], [40, 20, 100, 7]),
         "one length": (4, 4, 32, [64, 64], None),
+        "equal heads, long": (6, 6, 64, [300, 64, 0, 129, 192], None),
     }
     ok = True
     for name, (heads, groups, size, lengths, keys) in cases.items():

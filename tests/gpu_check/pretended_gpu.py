@@ -43,6 +43,7 @@ def pretend() -> SimpleNamespace:
     torch.cuda.get_device_capability = lambda *a, **k: (9, 0)
     torch.cuda.is_bf16_supported = lambda *a, **k: True
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.Tensor.pin_memory = lambda self, *a: self
     make, linear_of = torch.tensor, torch.nn.functional.linear
     state = SimpleNamespace(mode=None)
 

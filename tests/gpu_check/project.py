@@ -259,6 +259,57 @@ class Project:
                     found[name] = cls()
         return found
 
+    def media_shards(self, folder: Path, count: int) -> dict[str, Path]:
+        """Tars of so many pictures and clips; clips come in three lengths."""
+        import io
+        import tarfile
+
+        import numpy as np
+        import soundfile
+        from PIL import Image
+
+        rng, found = np.random.default_rng(0), {}
+        for kind, suffix in (("image", "png"), ("speech", "wav")):
+            found[kind] = folder / f"{kind}-train-000000.tar"
+            with tarfile.open(found[kind], "w") as tar:
+                for n in range(count):
+                    file = io.BytesIO()
+                    if kind == "image":
+                        coarse = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                        Image.fromarray(coarse).resize((256, 256)).save(file, "PNG")
+                    else:
+                        wave = rng.uniform(-0.5, 0.5, 16_000 * (1 + n % 3)).astype("f4")
+                        soundfile.write(file, wave, 16_000, format="WAV")
+                    entry = tarfile.TarInfo(f"{kind}-{n:05d}.{suffix}")
+                    entry.size = file.tell()
+                    file.seek(0)
+                    tar.addfile(entry, file)
+        return found
+
+    def encoder(self, device: str, batch: int | None = None) -> Any:
+        """Encode a shard by the bundled tokenizers on a device: a list of keys and codes."""
+        import torch
+
+        media = need("lightning_omni.data.encoding.media_codes")
+        encode = need("lightning_omni.data.encoding.media_codes:encode_media_shard")
+        load = need("lightning_omni.data.encoding.loaded_tokenizers:LoadedTokenizers")
+        bundled = need("lightning_omni.pretrained:FOLDER")
+        settings = SimpleNamespace(
+            image_tokenizer=bundled / "image_tokenizer",
+            speech_tokenizer=bundled / "speech_tokenizer",
+            request_image_size=None,
+            file_tokenizers={},
+            continuous_speech=None,
+        )
+        tokenizers = load(settings, torch.device(device))
+        media.BATCH = batch or media.BATCH
+
+        def run(shard: Path, kind: str) -> Any:
+            with torch.inference_mode():
+                return list(encode(shard, kind, tokenizers, None))
+
+        return run
+
     def sampler(self, name: str) -> Any:
         if name == "entropy_bounded":
             return need("lightning_omni.samplers.entropy_bounded:EntropyBounded")(bound=1.0)

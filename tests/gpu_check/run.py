@@ -42,6 +42,7 @@ from measuring import Options
 from project import Unsupported
 from speed import (
     check_compile,
+    check_encode,
     check_feed,
     check_sampling,
     check_speed_7b,
@@ -67,6 +68,7 @@ CHECKS: dict[str, tuple[Any, int]] = {  # seconds each may take; correctness fir
     "generation": (check_generation, 60),
     "sampling": (check_sampling, 50),
     "feed": (check_feed, 50),
+    "encode": (check_encode, 60),
     "compile": (check_compile, 80),
     "processes": (check_processes, 150),
 }

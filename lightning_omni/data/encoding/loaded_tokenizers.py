@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.devices import device_facts
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.computation import computation_facts
+from lightning_omni.nn.cpu import matmul_dtype
 from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
@@ -51,12 +53,28 @@ class LoadedTokenizers:
         """The tokenizer of each modality."""
         return {"speech": self.speech, "image": self.image, **self.files}
 
+    def image_autocast(self) -> AbstractContextManager[object]:
+        """Return the context of encoding pictures: bfloat16 products on GPUs, where it is faster.
+
+        Speech is encoded in float32, as its encoders take less time than reading the recordings.
+        """
+        return torch.autocast("cuda", torch.bfloat16) if self._image_dtype else nullcontext()
+
+    @property
+    def _image_dtype(self) -> torch.dtype | None:
+        """Format of autocast for pictures; None without."""
+        is_gpu = self.device.type == "cuda"
+        return torch.bfloat16 if is_gpu and matmul_dtype("cuda") is torch.bfloat16 else None
+
     def describe_computation(self) -> dict[str, Any]:
         """Return the device's kind, and what the tokenizers compute with."""
-        codecs = {"image": self.image, "speech": self.speech}
+        dtypes = None if self._image_dtype is None else [self._image_dtype]
         return {
             "device": device_facts(self.device)["device"],
-            "computation": {name: computation_facts(codec) for name, codec in codecs.items()},
+            "computation": {
+                "image": computation_facts(self.image, dtypes),
+                "speech": computation_facts(self.speech),
+            },
         }
 
 

@@ -1,4 +1,4 @@
-"""Encode the media of one shard: pictures in batches, recordings and files one at a time."""
+"""Encode the media of one shard: pictures in batches, recordings by length, files one at a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lightning_omni.data.encoding.code_store import Array
+from lightning_omni.data.encoding.computed_batches import (
+    ComputedBatch,
+    places_by_length,
+    read_back,
+    send_to_device,
+    split_into_groups,
+)
 from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.references import IN_ANSWER, IN_REQUEST, ReferenceIndex
 from lightning_omni.data.media import (
@@ -21,8 +27,6 @@ from lightning_omni.data.media import (
 from lightning_omni.data.shards import find_medium_file, read_shard
 from lightning_omni.modalities import IMAGE, SAMPLE_RATE, SPEECH
 from lightning_omni.tokenizers.base import FileTokenizer
-from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 
 BATCH = 64
@@ -67,9 +71,9 @@ def encode_media_shard(
     if stream in (IMAGE, REQUEST_IMAGE):
         own = tokenizers.image.image_size
         size = tokenizers.request_size if stream == REQUEST_IMAGE else own
-        return _encode_images(media, tokenizers.image, size)
+        return _encode_images(media, tokenizers, size)
     if stream == SPEECH:
-        return _encode_speech(media, tokenizers.speech)
+        return _encode_speech(media, tokenizers)
     if stream == SPEECH_FEATURES and tokenizers.continuous_speech is not None:
         return _encode_speech_features(media, tokenizers.continuous_speech)
     return _encode_files(media, tokenizers.files[stream])
@@ -96,33 +100,46 @@ def _read_media(
             yield key, find_medium_file(files, key, shard)
 
 
-def _encode_images(media: Media, tokenizer: ImageTokenizer, size: int) -> Encoded:
+def _encode_images(media: Media, tokenizers: LoadedTokenizers, size: int) -> Encoded:
+    tokenizer = tokenizers.image
     batch = max(1, min(BATCH, BATCH * tokenizer.image_size**2 // size**2))
-    keys: list[str] = []
-    pixels: list[Tensor] = []
 
-    def encode_batch() -> Encoded:
-        if keys:
-            codes = tokenizer.encode(torch.stack(pixels).to(tokenizer.device))
-            yield from zip(keys, codes.cpu().numpy().astype(CODE), strict=True)
-        keys.clear()
-        pixels.clear()
+    def compute_batches() -> Iterator[ComputedBatch]:
+        for group in split_into_groups(media, batch):
+            pictures = [
+                image_to_tensor(center_crop_and_resize(read_image(content, name=key), size))
+                for key, content in group
+            ]
+            pixels = send_to_device(torch.stack(pictures), tokenizers.device)
+            with tokenizers.image_autocast():
+                codes = tokenizer.encode(pixels)
+            yield ComputedBatch([key for key, _ in group], [(list(range(len(group))), codes)])
 
-    for key, content in media:
-        picture = center_crop_and_resize(read_image(content, name=key), size)
-        keys.append(key)
-        pixels.append(image_to_tensor(picture))
-        if len(keys) == batch:
-            yield from encode_batch()
-    yield from encode_batch()
+    yield from read_back(compute_batches(), CODE)
 
 
-def _encode_speech(media: Media, tokenizer: SpeechTokenizer) -> Encoded:
+def _encode_speech(media: Media, tokenizers: LoadedTokenizers) -> Encoded:
+    tokenizer, device = tokenizers.speech, tokenizers.device
     rate = tokenizer.sample_rate
-    for key, content in media:
-        wave = torch.from_numpy(read_audio(content, sample_rate=rate, name=key))
-        codes = tokenizer.encode(wave[None].to(tokenizer.device), sample_rate=rate)
-        yield key, codes[0].cpu().numpy().astype(CODE)
+    # on a CPU the codes of a batch may differ from those of its clips, and it is not faster
+    window = 1 if device.type == "cpu" else BATCH
+
+    def compute_batches() -> Iterator[ComputedBatch]:
+        for group in split_into_groups(media, window):
+            waves = [
+                tokenizer.pad_last_frame(
+                    torch.from_numpy(read_audio(content, sample_rate=rate, name=key))[None]
+                )
+                for key, content in group
+            ]
+            parts = [
+                (places, send_to_device(torch.cat([waves[place] for place in places]), device))
+                for places in places_by_length(waves)
+            ]
+            codes = [(at, tokenizer.encode(wave, sample_rate=rate)) for at, wave in parts]
+            yield ComputedBatch([key for key, _ in group], codes)
+
+    yield from read_back(compute_batches(), CODE)
 
 
 def _encode_speech_features(media: Media, encoder: SpeechFeatureEncoder) -> Encoded:

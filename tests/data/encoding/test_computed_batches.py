@@ -1,0 +1,51 @@
+"""Codes come back in stored order, one batch after the next one was sent."""
+
+import numpy as np
+import torch
+
+from lightning_omni.data.encoding.computed_batches import (
+    ComputedBatch,
+    places_by_length,
+    read_back,
+    split_into_groups,
+)
+
+
+def test_media_of_several_lengths_come_back_in_stored_order():
+    waves = [torch.full((1, n), float(place)) for place, n in enumerate((3, 5, 3, 0, 5, 3))]
+    places = places_by_length(waves)
+    assert places == [[0, 2, 5], [1, 4], [3]]
+    parts = [(at, torch.cat([waves[p] for p in at]).long()) for at in places]
+    found = list(ComputedBatch(list("abcdef"), parts).read(np.dtype("<i4")))
+    assert [key for key, _ in found] == list("abcdef")
+    for place, (_, codes) in enumerate(found):
+        assert codes.dtype == np.dtype("<i4")
+        assert codes.tolist() == [place] * waves[place].shape[1]
+
+
+def test_a_batch_is_read_when_the_next_one_is_sent():
+    events = []
+
+    def batches():
+        for number in range(3):
+            events.append(("sent", number))
+            yield ComputedBatch([str(number)], [([0], torch.tensor([[number]]))])
+
+    for key, codes in read_back(batches(), np.dtype("<i4")):
+        assert codes.tolist() == [int(key)]
+        events.append(("read", int(key)))
+    assert events == [
+        ("sent", 0),
+        ("sent", 1),
+        ("read", 0),
+        ("sent", 2),
+        ("read", 1),
+        ("read", 2),
+    ]
+    assert not list(read_back([], np.dtype("<i4")))
+
+
+def test_groups_hold_all_items_in_order():
+    assert list(split_into_groups(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(split_into_groups(range(4), 2)) == [[0, 1], [2, 3]]
+    assert not list(split_into_groups([], 2))
