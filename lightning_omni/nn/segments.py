@@ -316,8 +316,8 @@ def _varlen_arguments(
 def _repeat_key_value_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Repeat every key-value head once per query head that it serves.
 
-    `scaled_dot_product_attention` takes fewer ones, but its fused kernels for float32, the CPU's and
-    the memory-efficient one of GPUs, do not.
+    `scaled_dot_product_attention` takes fewer ones, but its fused kernels for float32 do not: the
+    CPU's, and the memory-efficient one of GPUs.
     """
     groups = query.shape[1] // key.shape[1]
     if groups == 1:
