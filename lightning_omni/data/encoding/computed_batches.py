@@ -22,7 +22,7 @@ class ComputedBatch:
 
     Attributes:
         keys: Names of the media in stored order.
-        parts: Places in `keys` and codes, Int[B N], of media with equally many codes.
+        parts: Indices in `keys` and codes, Int[B N], of media with equally many codes.
     """
 
     keys: list[str]
@@ -33,11 +33,11 @@ class ComputedBatch:
         flat = torch.cat([codes.flatten() for _, codes in self.parts]).cpu().numpy().astype(dtype)
         ends = np.cumsum([codes.numel() for _, codes in self.parts])
         rows: dict[int, Array] = {}
-        for (places, codes), end in zip(self.parts, ends, strict=True):
+        for (indices, codes), end in zip(self.parts, ends, strict=True):
             of_part = flat[end - codes.numel() : end].reshape(codes.shape)
-            rows.update(zip(places, of_part, strict=True))
-        for place, key in enumerate(self.keys):
-            yield key, rows[place]
+            rows.update(zip(indices, of_part, strict=True))
+        for index, key in enumerate(self.keys):
+            yield key, rows[index]
 
 
 def read_back(
@@ -72,9 +72,9 @@ def split_into_groups(items: Iterable[_Item], size: int) -> Iterator[list[_Item]
         yield group
 
 
-def places_by_length(waves: list[Tensor]) -> list[list[int]]:
-    """Return the places of waves, Float[1 T], of each length."""
-    places: dict[int, list[int]] = defaultdict(list)
-    for place, wave in enumerate(waves):
-        places[wave.shape[1]].append(place)
-    return list(places.values())
+def group_by_length(waves: list[Tensor]) -> list[list[int]]:
+    """Return the indices of waves, Float[1 T], of each length."""
+    indices: dict[int, list[int]] = defaultdict(list)
+    for index, wave in enumerate(waves):
+        indices[wave.shape[1]].append(index)
+    return list(indices.values())

@@ -11,7 +11,7 @@ import torch
 from lightning_omni.data.encoding.code_store import Array
 from lightning_omni.data.encoding.computed_batches import (
     ComputedBatch,
-    places_by_length,
+    group_by_length,
     read_back,
     send_to_device,
     split_into_groups,
@@ -133,8 +133,8 @@ def _encode_speech(media: Media, tokenizers: LoadedTokenizers) -> Encoded:
                 for key, content in group
             ]
             parts = [
-                (places, send_to_device(torch.cat([waves[place] for place in places]), device))
-                for places in places_by_length(waves)
+                (indices, send_to_device(torch.cat([waves[index] for index in indices]), device))
+                for indices in group_by_length(waves)
             ]
             codes = [(at, tokenizer.encode(wave, sample_rate=rate)) for at, wave in parts]
             yield ComputedBatch([key for key, _ in group], codes)

@@ -116,7 +116,8 @@ def count_prepared_kernels(config: str, *, steps: int, overrides: list[str]) -> 
         cli = build_cli(["--config", config, *arguments, *overrides], run=False)
         callback = PreparedKernels(Path(folder) / "said.txt")
         cli.trainer.callbacks = [callback]  # type: ignore[attr-defined]
-        says = torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION)
+        level = torch.backends.mkldnn.VERBOSE_ON_CREATION
+        says = torch.backends.mkldnn.verbose(level)  # type: ignore[no-untyped-call]
         with redirect_output(callback.said), says:
             cli.trainer.fit(cli.model, cli.datamodule)
     return callback.by_step

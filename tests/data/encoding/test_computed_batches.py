@@ -5,22 +5,22 @@ import torch
 
 from lightning_omni.data.encoding.computed_batches import (
     ComputedBatch,
-    places_by_length,
+    group_by_length,
     read_back,
     split_into_groups,
 )
 
 
 def test_media_of_several_lengths_come_back_in_stored_order():
-    waves = [torch.full((1, n), float(place)) for place, n in enumerate((3, 5, 3, 0, 5, 3))]
-    places = places_by_length(waves)
-    assert places == [[0, 2, 5], [1, 4], [3]]
-    parts = [(at, torch.cat([waves[p] for p in at]).long()) for at in places]
+    waves = [torch.full((1, n), float(index)) for index, n in enumerate((3, 5, 3, 0, 5, 3))]
+    indices = group_by_length(waves)
+    assert indices == [[0, 2, 5], [1, 4], [3]]
+    parts = [(at, torch.cat([waves[p] for p in at]).long()) for at in indices]
     found = list(ComputedBatch(list("abcdef"), parts).read(np.dtype("<i4")))
     assert [key for key, _ in found] == list("abcdef")
-    for place, (_, codes) in enumerate(found):
+    for index, (_, codes) in enumerate(found):
         assert codes.dtype == np.dtype("<i4")
-        assert codes.tolist() == [place] * waves[place].shape[1]
+        assert codes.tolist() == [index] * waves[index].shape[1]
 
 
 def test_a_batch_is_read_when_the_next_one_is_sent():
