@@ -92,33 +92,43 @@ class _RaisingParser(argparse.ArgumentParser):
 def _make_parser() -> argparse.ArgumentParser:
     parser = _RaisingParser(prog="lightning_omni prep-data", description=__doc__)
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", choices=list(PRESETS), help="built-in corpus (default: mini)")
+    choice.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        help="built-in corpus: smoke, demo, mini or full (default: mini)",
+    )
     choice.add_argument("--corpus", choices=list(CORPORA), help="layout of your own corpus")
     choice.add_argument(
-        "--speak", type=Path, help="data folder whose vqa and t2i become svqa and s2i in --out"
+        "--speak",
+        type=Path,
+        help="data folder whose vqa and t2i samples are spoken: in --out they are svqa and s2i "
+        "samples",
     )
     parser.add_argument(
         "--source",
         nargs="+",
-        help="folders, files or URLs of your own corpus, larger than memory or not; braces stand "
-        "for several, as in '{00000..00012}.tar'",
+        help="folders, files or URLs of your own corpus, which may be larger than memory; braces "
+        "stand for several, as in '{00000..00012}.tar'",
     )
     parser.add_argument(
         "--tasks",
         nargs="+",
         choices=TASK_NAMES,
         default=(),
-        help="tasks to make samples of, of those that the layout gives (default: all)",
+        help="tasks to make samples of (default: all that the layout has data for)",
     )
     parser.add_argument("--out", type=Path, help="data folder to write (default: data/PRESET)")
     parser.add_argument(
-        "--split", choices=SPLITS, default="train", help="split that your corpus belongs to"
+        "--split",
+        choices=SPLITS,
+        default="train",
+        help="split that your corpus is written as: train, val or a test_... (default: train)",
     )
     parser.add_argument(
         "--cache",
         type=Path,
         default=Path("~/.cache/lightning_omni"),
-        help="folder for downloads and synthetic speech",
+        help="folder for downloads and synthetic speech (default: ~/.cache/lightning_omni)",
     )
     parser.add_argument(
         "--offline", action="store_true", help="download nothing; use cached and installed sources"
@@ -126,7 +136,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--synthesizer",
         default=BUILT_IN,
-        help="with --speak: class that speaks, or a YAML file of its class_path and init_args",
+        help="with --speak: class of the speech synthesizer, or a YAML file of its class_path and "
+        "init_args",
     )
     parser.add_argument(
         "--max-answer-words",
@@ -140,19 +151,23 @@ def _make_parser() -> argparse.ArgumentParser:
         help="with --speak: number of samples of each task and split to make (default: all)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="with --speak: seed of the voices of questions"
+        "--seed",
+        type=int,
+        default=0,
+        help="with --speak: seed by which questions get their voices (default: 0)",
     )
     parser.add_argument(
         "--executor",
         choices=EXECUTORS,
         default="local",
-        help="with --corpus: what starts the processes, as in `encode` (default: local)",
+        help="with --corpus: what starts the processes, as in `encode`: local, torchrun, ray or "
+        "slurm-array (default: local)",
     )
     parser.add_argument(
         "--processes",
         type=int,
-        help="with --corpus: processes of local, or tasks of ray at one time (default: one per "
-        "core, at most 8); with --speak: number of processes that speak (default: 1)",
+        help="with --corpus: processes of local, or tasks that ray runs at one time (default: one "
+        "per core, at most 8); with --speak: processes that synthesize speech (default: 1)",
     )
     parser.add_argument("--part", type=int, help="part of an array, from 0 (default: Slurm's)")
     parser.add_argument("--parts", type=int, help="parts of the array (default: Slurm's)")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_omni.signatures import Option, find_source_module, read_signature
 
-TRAINER, PLAN, PREP_DATA, EXPORT, FIT = "trainer", "plan", "prep-data", "export", "fit"
+PLAN, PREP_DATA, EXPORT, FIT = "plan", "prep-data", "export", "fit"
 INSPECT, ENCODE = "inspect", "encode"
 TOPOLOGY = "verify_topology"
 
@@ -37,7 +37,7 @@ _OURS = "lightning_omni."
 VERBS = {
     FIT: Verb("train", "Train a model or a tokenizer as a recipe says."),
     "validate": Verb("train", "Measure the loss of a checkpoint on the validation split."),
-    "test": Verb("train", "Measure likelihood bounds of a checkpoint on a test split."),
+    "test": Verb("train", "Measure the loss and the NELBO of a checkpoint on the test split."),
     "generate": Verb(
         "generate",
         "Answer a request, or fill in masked parts of a text, picture or recording.",
@@ -75,7 +75,7 @@ VERBS = {
         "experiment",
     ),
     PREP_DATA: Verb(
-        "data", "Build a data folder from a preset or from a corpus of yours.", "data_prep.__main__"
+        "data", "Build a data folder from a preset or from your own corpus.", "data_prep.__main__"
     ),
     ENCODE: Verb(
         "data",
@@ -85,7 +85,7 @@ VERBS = {
     ),
     INSPECT: Verb(
         "data",
-        "Show what a data folder holds, what a recipe sees of it, and samples on a page.",
+        "Show what a data folder holds and what a recipe reads of it; write a page of samples.",
         f"{_OURS}studies.inspect.command",
         "inspect_data",
     ),
@@ -97,7 +97,7 @@ VERBS = {
     ),
     EXPORT: Verb(
         "share",
-        "Write a model as a folder to share, in our format or Qwen2's, in half precision too.",
+        "Write a model as a folder to share, in our format or Qwen2's, optionally in 16 bits.",
         f"{_OURS}interop.export",
         "export_model",
     ),
@@ -134,7 +134,7 @@ _TITLES = {
 _CONFIG = Option("config", "FILE", "", "YAML file with options; may be repeated.")
 _PRINT = Option("print_config", "", "", "Print all options as YAML and exit.")
 _RECIPE = (
-    Option("config", "FILE", "", "Recipe; may be repeated, a later one changes the earlier."),
+    Option("config", "FILE", "", "Recipe; may be repeated, a later one overrides the earlier."),
     _PRINT,
     Option("seed_everything", "INT", "", "Seed of initial weights and of all global randomness."),
     Option("ckpt_path", "PATH|last|best", "", "Checkpoint to resume from or to measure."),
@@ -144,17 +144,17 @@ _RECIPE = (
         "run_defaults",
         "[NAME, ...]",
         "",
-        "Defaults to keep of logger, checkpoints, progress, throughput, health, record, "
-        "reconstructions and export. All are written below trainer.default_root_dir; a callback of "
-        "the same class in a recipe replaces its default.",
+        "What every run has by default: logger, checkpoints, progress, throughput, health, record, "
+        "reconstructions and export; a list keeps only those that it names. They write below "
+        "trainer.default_root_dir. A callback in a recipe replaces the default of its class.",
     ),
 )
 _VERIFY = Option(
     TOPOLOGY,
     "STEPS",
     "",
-    "Train so many steps on one device and on the recipe's, compare tokens, masks and losses, "
-    "and exit with 1 if they differ; nothing else is done.",
+    "Instead of a run: train this many steps on one device and on the recipe's devices, compare "
+    "tokens, masks and losses, and exit with 1 if they differ.",
 )
 _NAME_WIDTH = 24
 
@@ -202,7 +202,8 @@ def verb_help(verb: str) -> str:
     rest = [option for option in options if option.default is not None]
     words = " ".join(f"--{option.name} {option.kind}" for option in required)
     start = "--config recipes/stage1.yaml" if verb in RECIPE_VERBS else words
-    lines = [f"usage: lightning_omni {verb} {start} [options]", "", VERBS[verb].summary]
+    words = " ".join(("lightning_omni", verb, *((start,) if start else ()), "[options]"))
+    lines = [f"usage: {words}", "", VERBS[verb].summary]
     for title, shown in (("required", required), ("options", rest)):
         if shown:
             lines += [

@@ -59,6 +59,18 @@ class SourceModule:
                 return self, statement
         return None
 
+    def default_as_text(self, default: ast.expr) -> str:
+        """Return a default as a user would write it; a constant's name stands for its value."""
+        if isinstance(default, ast.Call) and len(default.args) == 1:
+            default = default.args[0]  # Path("x")
+        if isinstance(default, ast.Name):
+            found = self.find_definition(default.id)
+            if found and isinstance(found[1], ast.Assign):
+                return found[0].default_as_text(found[1].value)
+        if isinstance(default, ast.Constant) and isinstance(default.value, bool | str):
+            return str(default.value).lower() if isinstance(default.value, bool) else default.value
+        return ast.unparse(default)
+
     def describe_values(self, annotation: ast.expr | None) -> str:
         """Return in words the values that an annotated parameter takes."""
         if annotation is None:
@@ -143,7 +155,7 @@ def _read_parameters(
         *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
     ]
     for arg, default in pairs:
-        shown = None if default is None else _default_as_text(default)
+        shown = None if default is None else home.default_as_text(default)
         yield Option(arg.arg, home.describe_values(arg.annotation), shown, notes.get(arg.arg, ""))
     yield from _read_forwarded_options(home, node)
 
@@ -168,17 +180,8 @@ def _read_dataclass_fields(
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             name = field.target.id
-            shown = None if field.value is None else _default_as_text(field.value)
+            shown = None if field.value is None else home.default_as_text(field.value)
             yield Option(name, home.describe_values(field.annotation), shown, notes.get(name, ""))
-
-
-def _default_as_text(default: ast.expr) -> str:
-    """Return a default as a user would write it."""
-    if isinstance(default, ast.Call) and len(default.args) == 1:
-        default = default.args[0]  # Path("x")
-    if isinstance(default, ast.Constant) and isinstance(default.value, bool | str):
-        return str(default.value).lower() if isinstance(default.value, bool) else default.value
-    return ast.unparse(default)
 
 
 def _flatten_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -4,10 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from histories import replay_history
 
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import GenerationConfig
-from lightning_omni.generation.history import replay_history
 from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import FOLDER
 from lightning_omni.samplers.remdm import ReMDM

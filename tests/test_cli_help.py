@@ -37,6 +37,16 @@ def test_every_verb_has_help(verb, capsys):
     assert capsys.readouterr().out == verb_help(verb)
 
 
+@pytest.mark.parametrize("verb", FUNCTION_VERBS)
+def test_a_default_is_shown_as_the_parser_would_read_it(verb):
+    parser, _ = build_parser(verb)
+    for option in verb_options(verb):
+        if option.default not in (None, "", "None"):
+            default = parser.get_default(option.name)
+            shown = parser.parse_args([f"--{option.name}={option.default}"], _skip_validation=True)
+            assert shown[option.name] == default, option
+
+
 def test_the_trainer_s_options_are_those_of_lightning():
     from lightning.pytorch import Trainer
 

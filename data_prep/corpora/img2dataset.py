@@ -1,4 +1,4 @@
-"""Image-text tars as img2dataset writes them; LAION's subsets are downloaded so.
+"""Image-text tars as img2dataset writes them, the tool that downloads LAION.
 
 `00000.tar` holds `KEY.jpg`, `KEY.txt` and `KEY.json` for each picture that could be downloaded
 (`webp` or `png` with other settings); `00000.parquet` and `00000_stats.json` beside it list the

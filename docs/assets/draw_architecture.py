@@ -30,7 +30,6 @@ class Theme:
     text: str
     speech: str
     image: str
-    on_color: str
 
 
 THEMES = {
@@ -44,7 +43,6 @@ THEMES = {
         text="#2f6fdb",
         speech="#c2571a",
         image="#1a7f4b",
-        on_color="#ffffff",
     ),
     "dark": Theme(
         background="#0d1117",
@@ -56,7 +54,6 @@ THEMES = {
         text="#6ea8fe",
         speech="#f0985a",
         image="#56d394",
-        on_color="#0d1117",
     ),
 }
 TOKENIZERS = (

@@ -71,7 +71,6 @@ class ShardReader:
             raise OmniError(f"the shards hold no samples{first}; prepare the data again")
         self.shards, self.lanes = tuple(shards), lanes
         self.order = EpochOrder([s.samples for s in shards], lanes=lanes, seed=seed)
-        self.bytes_read = 0
         self._index = lru_cache(_INDICES_KEPT)(self._read_index)
         self._file = OpenFiles(_OPEN_FILES)
 
@@ -103,7 +102,6 @@ class ShardReader:
         size, offset = int(pool.sizes[index]), int(pool.offsets[index])
         checksum = int(pool.checksums[index])
         block = self._read_bytes(part.path, offset, size, checksum)
-        self.bytes_read += size
         return *parse_members(block, part.path, checksum=checksum), part.path
 
     def _fetch_ahead(self, part: SampleRange) -> None:

@@ -54,13 +54,14 @@ def evaluate(
 
     Args:
         model: Folder of an exported model.
-        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
-            a URL.
+        data: Folder or URL written by prep-data; media of a folder are encoded first where that was
+            not done, those at a URL have to be.
         out: Folder for the results.
         tasks: Tasks to evaluate.
         splits: Test splits; those that a task does not have are reported as missing.
         limit: Number of examples per task and split, drawn by the seed.
-        speech_limit: Number of examples per task and split whose speech must be transcribed.
+        speech_limit: Number of examples per task and split for tasks that need the speech
+            recognizer, which is slow.
         seed: Seed of the draw of examples, of generation and of bootstrap intervals.
         batch_size: Number of examples answered in one batch.
         gallery: Number of examples per task that are saved as files.
@@ -116,8 +117,8 @@ def load_model_and_suite(
 
     Args:
         model: Folder of an exported model.
-        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
-            a URL.
+        data: Folder or URL written by prep-data; media of a folder are encoded first where that was
+            not done, those at a URL have to be.
         tasks: Names of the tasks.
         continuous_speech: Speech feature encoder of a model with continuous speech input.
         device: Device of the model and of its tokenizers.

@@ -59,8 +59,8 @@ def evaluate_infilling(
 
     Args:
         model: Folder of an exported model.
-        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
-            a URL.
+        data: Folder or URL written by prep-data; media of a folder are encoded first where that was
+            not done, those at a URL have to be.
         out: Folder for the results.
         split: Split whose reference answers are used.
         limit: Number of captions and of pictures, drawn by the seed.

@@ -62,22 +62,22 @@ def generate(
     """Do one task and write the answer.
 
     Args:
-        task: Task such as asr, tts, t2i, caption, vqa, s2i, svqa, sqa or tqa.
-        text: Prompt or question. If the task takes no text and this holds ___, it is the infill.
-        image: Image file. If the task takes no image and there is a mask, it is the infill.
-        audio: Sound file. If the task takes no speech and there are intervals, it is the infill.
+        task: Task: asr, tts, t2i, caption, vqa, s2i, svqa, sqa, tqa or a task that you added.
+        text: Prompt or question. With ___ for a task that takes no text: the same as infill_text.
+        image: Image file. With a mask for a task that takes no image: the same as infill_image.
+        audio: Sound file. With intervals for a task that takes no speech: the same as infill_audio.
         voice: Voice to speak with (tts); by default one that the model knows.
-        mask: Image file, light where the infill image is generated again, or where the input image
-            is hidden from the model.
-        intervals: Seconds such as 0.5-1.2,2-2.4 that are generated again in the infill sound, or
-            hidden from the model in the input sound.
-        infill_text: Text of the answer, with ___ where it is to be filled.
-        infill_image: Image of the answer, generated again where the mask is light.
-        infill_audio: Sound of the answer, generated again in the intervals.
+        mask: Image file, white where the answer's image is generated anew; if the task takes an
+            image, where that is hidden from the model.
+        intervals: Seconds such as 0.5-1.2,2-2.4 in which the answer's sound is generated anew; if
+            the task takes speech, in which that is hidden from the model.
+        infill_text: Partly given text of the answer; the model replaces each ___.
+        infill_image: Partly given image of the answer; the model replaces what the mask covers.
+        infill_audio: Partly given sound of the answer; the model replaces the intervals.
         media: File of each further modality that the task takes.
         out: Name of the output files, with or without suffix; by default the task's name.
-        model: Exported model folder; by default that of fine-tuning or stage 3 in this folder, else
-            the demo's, else the bundled model.
+        model: Folder of an exported model, or `bundled`; by default the first that exists of
+            runs/finetune/export, runs/stage3/export, runs/demo/stage3/export and the bundled model.
         seed: Seed of all randomness.
         continuous_speech: Speech feature encoder; required if the model was trained with continuous
             speech input. Use the encoder of the training recipe.

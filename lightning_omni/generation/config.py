@@ -40,18 +40,20 @@ class GenerationConfig:
         steps_per_token: Denoising steps as a share of a response's positions, in place of
             num_steps.
         guidance_scale: Scale of classifier-free guidance; 0 is off.
-        temperature: Sampling temperature; 0 takes the likeliest tokens. A sampler has its own, so
-            not both are given.
-        cache_interval: Steps between two passes over the whole prompt; 1 is exact.
+        temperature: Sampling temperature; 0 takes the likeliest tokens. Not together with sampler,
+            which has a temperature of its own.
+        cache_interval: The prompt's states are cached and recomputed every so many steps; 1
+            recomputes them in each step, which is exact.
         sampler: Rule that selects the tokens to commit: a class of lightning_omni.samplers.
         block_size: Unmask a response in blocks of this many positions, from left to right.
         precision: Format of the network's matrix products; auto is bfloat16 on GPUs and float32
             on CPUs.
-        timestep_shift: Shift of the schedule's times; above 1 commits late, below 1 early.
+        timestep_shift: Shift of the schedule's times; above 1 commits most tokens late, below 1
+            early.
         stop_at_end: Take no steps for positions behind an answer's end.
-        response_length: Positions of a text or spoken answer, end included; None predicts it from
-            the request, and retries with more where the answer does not end. With adjust_length
-            it is the length to begin with.
+        response_length: Tokens of a text or spoken answer, its end included. By default the length
+            is predicted from the request, and an answer that does not end is generated again with
+            more tokens. With adjust_length it is the length to begin with.
         adjust_length: Lengthen a text response before its first step while its last positions are
             unlikely to lie behind the answer's end (first stage of DAEDAL, arXiv:2508.00819).
         history: Record every step's tokens and confidences.

@@ -55,22 +55,3 @@ class History:
             for step, position, token, confidence in self.changes
             if span.start <= position < span.stop
         ]
-
-
-def replay_history(
-    history: list[TokenChange], ids: list[int], *, mask_token_id: int, num_steps: int | None = None
-) -> list[int]:
-    """Return the ids of a response after its first `num_steps` steps, or after all.
-
-    Args:
-        history: history of the part, from its record.
-        ids: the response before the first step: masks, and fixed ids.
-        mask_token_id: id written where a position was masked again.
-        num_steps: number of steps to replay.
-    """
-    out = list(ids)
-    for change in history:
-        if num_steps is None or change["step"] <= num_steps:
-            token = change["token"]
-            out[change["position"]] = mask_token_id if token is None else token
-    return out

@@ -127,14 +127,14 @@ def calibrate(
 
     Args:
         model: Folder of an exported model, or `bundled`.
-        data: Folder or URL written by prep-data; media without codes are encoded first, but not at
-            a URL.
+        data: Folder or URL written by prep-data; media of a folder are encoded first where that was
+            not done, those at a URL have to be.
         out: Output folder.
         tasks: Tasks to answer.
         configs: Sampling configs by name; differences are against the first.
         split: Data split, which must not be a reported test split.
         limit: Examples per task.
-        speech_limit: Examples per task that needs the speech recognizer.
+        speech_limit: Examples per task for tasks that need the speech recognizer, which is slow.
         seed: Seed of example choice and sampling.
         batch_size: Examples per batch.
         into_model: Write the chosen presets into the model's folder, where `generate` reads them.

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from histories import replay_history
 from small_world import LENGTH, MASK, empty_canvas, make_joint, posterior_denoiser
 
-from lightning_omni.generation.history import History, replay_history
+from lightning_omni.generation.history import History
 from lightning_omni.samplers import loop
 from lightning_omni.samplers.confidence import Confidence
 from lightning_omni.samplers.remdm import ReMDM

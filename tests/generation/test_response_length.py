@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from histories import replay_history
 from small_generator import CODEBOOKS, RULES, VOCAB, generate, make_generator, request, text
 
 from lightning_omni.data.transcripts import insert_transcript
@@ -11,7 +12,6 @@ from lightning_omni.errors import OmniError
 from lightning_omni.generation import lengths
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.generator import ATTEMPTS
-from lightning_omni.generation.history import replay_history
 from lightning_omni.generation.lengths import LENGTHENING
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.samplers.remdm import ReMDM

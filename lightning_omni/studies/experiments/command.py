@@ -70,7 +70,7 @@ def experiment(
         out: Folder of trainings and results.
         split: Data split, which must not be a reported test split.
         limit: Examples per task.
-        speech_limit: Examples per task that needs the speech recognizer.
+        speech_limit: Examples per task for tasks that need the speech recognizer, which is slow.
         evaluation_seed: Seed of example choice, sampling, NELBO masks and bootstrap intervals.
         nelbo: Also measure the NELBO of answers, per modality.
         batch_size: Examples per batch.

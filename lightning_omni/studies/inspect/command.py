@@ -50,8 +50,8 @@ def inspect_data(
 
     Args:
         data: Folder or URL written by prep-data, or one of its folders of codes.
-        recipe: Recipe of the joint model, whose mixture and packed rows are shown; its tokenizers
-            encode the data if that was not done.
+        recipe: Recipe of the joint model, whose mixture and packed rows are shown; data that are
+            not encoded yet are encoded by its tokenizers.
         out: HTML file to write; None for `inspect.html` in the current folder.
         samples: Number of samples on the page.
         limit: Samples of each task and split that are read to count tokens and seconds; beyond,
