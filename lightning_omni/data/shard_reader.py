@@ -109,7 +109,7 @@ class ShardReader:
         index = self._index(part.shard).read_part(part.start, part.stop)
         start, stop = int(index.offsets[0]), int(index.offsets[-1] + index.sizes[-1])
         read_range(self.shards[part.shard].path, start, stop - start)
-        shared_url_reader().count("ranges_ahead")
+        shared_url_reader().add_count("ranges_ahead")
 
     def _read_bytes(self, path: Location, offset: int, size: int, checksum: int) -> bytes:
         """Return bytes of a shard; those of a URL are fetched again if the checksum differs."""
@@ -117,7 +117,7 @@ class ShardReader:
             found = path.read_range(offset, size)
             if zlib.crc32(found) == checksum:
                 return found
-            shared_url_reader().count("damaged")
+            shared_url_reader().add_count("damaged")
             return path.read_range(offset, size, anew=True)
         try:
             return os.pread(self._file.descriptor(path), size, offset)

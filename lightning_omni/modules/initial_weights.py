@@ -81,7 +81,7 @@ def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, s
     """
     start = _read_start(folder)
     _require_same_settings(backbone, start)
-    own = _tensors_by_piece(backbone)
+    own = _pieces_by_name(backbone)
     with _open_weights(folder) as weights:
         _require_known_ids(weights.metadata() or {}, vocab, folder)
         names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
@@ -176,7 +176,7 @@ def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> No
             )
 
 
-def _tensors_by_piece(backbone: Transformer) -> dict[str, list[Tensor]]:
+def _pieces_by_name(backbone: Transformer) -> dict[str, list[Tensor]]:
     """Return the tensors that make up each weight, row below row, by its name without adapters."""
     pieces: dict[str, list[Tensor]] = {}
     for name, value in backbone.state_dict(keep_vars=True).items():

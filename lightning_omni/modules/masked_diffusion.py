@@ -269,13 +269,13 @@ class MaskedDiffusionModule(L.LightningModule):
         )
         for m, name in enumerate(self.vocab.modalities):
             if per_token[0, m].isfinite():
-                self._log_with_error("nelbo_per_token", name, per_token[:, m])
+                self._log_with_standard_error("nelbo_per_token", name, per_token[:, m])
                 for unit, factor in units.get(name, {}).items():
-                    self._log_with_error(unit, name, per_code[:, m] * factor)
+                    self._log_with_standard_error(unit, name, per_code[:, m] * factor)
         self.nelbo_per_token.reset()
         self.nelbo_per_code.reset()
 
-    def _log_with_error(self, unit: str, modality: str, measured: Tensor) -> None:
+    def _log_with_standard_error(self, unit: str, modality: str, measured: Tensor) -> None:
         """Log a value and its standard error, Float[2]."""
         value, error = measured.float()
         self.log(f"test/{unit}/{modality}", value)

@@ -60,7 +60,7 @@ class Retrier:
         self._lock = threading.Lock()
         self._reached: set[str] = set()
 
-    def count(self, name: str, by: int = 1) -> int:
+    def add_count(self, name: str, by: int = 1) -> int:
         """Add to a counter, from any thread, and return it."""
         with self._lock:
             number: int = getattr(self.counts, name) + by
@@ -77,7 +77,7 @@ class Retrier:
         server = "/".join(redact_url(url).split("/")[:3])
         for attempt in range(1, self.policy.attempts + 1):
             try:
-                self.count("requests")
+                self.add_count("requests")
                 found = request()
             except TransientError as error:
                 if not error.is_unreachable:
@@ -97,7 +97,7 @@ class Retrier:
         return policy.attempts if server in self._reached else policy.attempts_unreachable
 
     def _count_retry(self, url: str, reason: str) -> None:
-        number = self.count("retries")
+        number = self.add_count("retries")
         if number == 10 ** (len(str(number)) - 1):  # 1, 10, 100, ...
             log.warning("'%s': %s; trying again (retry %d so far)", redact_url(url), reason, number)
 

@@ -52,12 +52,12 @@ class UrlReader:
     def counts(self) -> ReadCounts:
         """What was fetched so far."""
         damaged, self.cache.damaged = self.cache.damaged, 0
-        self.count("damaged", damaged)
+        self.add_count("damaged", damaged)
         return self._counts
 
-    def count(self, name: str, by: int = 1) -> None:
+    def add_count(self, name: str, by: int = 1) -> None:
         """Add to one of the counts, from any thread."""
-        self._retrier.count(name, by)
+        self._retrier.add_count(name, by)
 
     def file_info(self, url: str, *, anew: bool = False) -> FileInfo:
         """Return the size and version of a file.
@@ -143,7 +143,7 @@ class UrlReader:
         if self.cache.write(name, content):
             self._recent.pop(name, None)
             return
-        self.count("uncached", self.cache.limit > 0)
+        self.add_count("uncached", self.cache.limit > 0)
         self._recent[name] = content
         if len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
@@ -161,11 +161,11 @@ class UrlReader:
                 came = self._thread_client(url).read_range(url, start, first + size, info)
             except TransientError as error:
                 self._append_and_count(content, error.content[: size - len(content)])
-                self.count("short_reads", bool(error.content))
+                self.add_count("short_reads", bool(error.content))
                 raise
             self._append_and_count(content, came)
             if len(content) < size:
-                self.count("short_reads")
+                self.add_count("short_reads")
                 raise TransientError(f"{len(came)} of {first + size - start} bytes came")
 
         self._call_with_retries(url, fetch_rest)
@@ -173,7 +173,7 @@ class UrlReader:
         return bytes(content)
 
     def _append_and_count(self, content: bytearray, came: bytes) -> None:
-        self.count("bytes_fetched", len(came))
+        self.add_count("bytes_fetched", len(came))
         content += came
 
     def _fetch_all_blocks(self, url: str, info: FileInfo, number: int) -> bytes:
@@ -193,7 +193,7 @@ class UrlReader:
                 if count == number + 1:
                     wanted[0] = block
             if count != -(-info.size // BLOCK):
-                self.count("short_reads")
+                self.add_count("short_reads")
                 raise TransientError(f"{count} of {-(-info.size // BLOCK)} blocks came")
 
         self._call_with_retries(url, fetch_whole_file)
@@ -211,7 +211,7 @@ class UrlReader:
                     left -= len(block)
                     yield block
         except TransientError:
-            self.count("short_reads")
+            self.add_count("short_reads")
             raise
 
     def _call_with_retries(self, url: str, request: Callable[[], None]) -> None:
