@@ -9,17 +9,23 @@ OUT ?= data/$(PRESET)
 SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo prep-data test test-slow lint types bench gpu-check docs tensorboard clean
+.PHONY: help setup setup-dev demo prep-data test test-slow lint types bench gpu-check docs tensorboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/lightning_omni: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[prep,eval]'
+	@touch $@
+
+$(VENV)/setup-dev: $(BIN)/lightning_omni
 	$(BIN)/pip install --quiet -e '.[prep,eval,dev,docs]'
 	@touch $@
 
-setup: $(BIN)/lightning_omni  ## make .venv with everything but the GPU extra
+setup: $(BIN)/lightning_omni  ## make .venv with what prepares data, trains, generates and evaluates
+
+setup-dev: $(VENV)/setup-dev  ## add what tests, checks and documents; other targets do so when they need it
 
 demo: setup  ## data, tokenizers, three stages, evaluation and report, 12 to 35 minutes
 	$(OMNI) prep-data --preset demo --out data/demo
@@ -38,16 +44,16 @@ demo: setup  ## data, tokenizers, three stages, evaluation and report, 12 to 35 
 prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=... OUT=...
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
 
-test: setup  ## unit tests, minutes; COVERAGE=1 measures coverage and fails below its threshold
+test: setup-dev  ## unit tests, minutes; COVERAGE=1 measures coverage and fails below its threshold
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 900 $(SHAPES) $(if $(COVERAGE),--cov --cov-report=term)
 
-test-slow: setup  ## the long tests too
+test-slow: setup-dev  ## the long tests too
 	$(BIN)/python -m pytest -m slow
 
-lint: setup  ## ruff and the import contracts
+lint: setup-dev  ## ruff and the import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-types: setup  ## mypy --strict
+types: setup-dev  ## mypy --strict
 	$(BIN)/mypy
 
 bench: setup  ## speed of training and sampling beside a peer, in runs/bench
@@ -59,7 +65,7 @@ gpu-check: setup  ## devices, speed and training on a GPU, in runs/gpu_check; TI
 	test -f data/smoke/manifest.json || $(OMNI) prep-data --preset smoke --out data/smoke
 	$(BIN)/python tests/gpu_check/run.py --out runs/gpu_check $(if $(TINY),--device cpu --tiny)
 
-docs: setup  ## build the documentation into site/
+docs: setup-dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 tensorboard:  ## watch the runs

@@ -8,13 +8,13 @@ import importlib
 import inspect
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from lightning_omni.deferred_init import deferring_constructor
 from lightning_omni.errors import OmniError
@@ -43,7 +43,7 @@ class Pretrained(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the configuration, without weights, from which `build_module` rebuilds it."""
-        cls = next(c for c in type(self).__mro__ if not issubclass(c, FSDPModule))
+        cls = _class_before_sharding(type(self))
         args = {
             name: value.config() if isinstance(value, Pretrained) else value
             for name, value in self.__dict__.get("init_args", {}).items()
@@ -96,6 +96,17 @@ class Pretrained(nn.Module):
                 f"weights in '{folder}' do not fit its {CONFIG_FILE}: {error}"
             ) from error
         return module.eval()
+
+
+def _class_before_sharding(cls: type[Any]) -> type[Any]:
+    """Return the class that `fully_shard` derived a class from, or the class itself.
+
+    FSDP is not imported here: that takes as long as a quarter of all other imports, and where it
+    is not loaded nothing is sharded.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    sharded = () if fsdp is None else (fsdp.FSDPModule,)
+    return next(c for c in cls.__mro__ if not issubclass(c, sharded))
 
 
 def _copy_shared_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,8 @@
 """Recipes fall back on the package's weights only where they say so."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lightning_omni import pretrained
@@ -33,3 +36,11 @@ def test_without_the_word_nothing_is_taken_from_the_package(package):
     missing = package / "runs" / "export"
     assert resolve_pretrained(str(missing), "image_tokenizer") == missing
     assert resolve_pretrained([str(missing), "elsewhere"]) == missing
+
+
+def test_generation_and_evaluation_do_not_wait_for_the_import_of_sharding():
+    code = (
+        "import sys, lightning_omni.generation.omni, lightning_omni.evaluation.command; "
+        "sys.exit(bool({'torch.distributed.fsdp', 'sympy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -52,7 +52,7 @@ def bench(
     Args:
         suite: `train`: training steps on samples of mixed lengths. `sample`: generation of an
             answer. `cache`: generation with cached prompt states. `data`: reading shards. `scale`:
-            growth of cost with size.
+            growth of cost with size. `formats`: training steps in bfloat16 and in float32.
         out: Folder for `<suite>.json` and `<suite>.png`.
         dim: Width of the network; heads have 64 channels.
         num_layers: Number of blocks.

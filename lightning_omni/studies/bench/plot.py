@@ -62,6 +62,8 @@ def _ratio_bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
         what = row.get("task") or f"{row['prompt']} + {row['answer']}\nbatch {row['batch']}"
         spreads = row["ratios_spread"]
         return [(f"{name}\n{what}", r, spreads[name]) for name, r in row["ratios"].items()]
+    if "chosen" in row:
+        return [(f"{row['network']}\n{row['chosen']}", row["ratio"], row["ratio_spread"])]
     label = f"{row['vocab_size']:,} ids"
     if "steps" in row:
         label += f"\n{row['steps']} steps beside {row['peer_steps']}"

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
-from lightning_omni.studies.bench import data_loading, growth, rendering, sampling, training_steps
+from lightning_omni.studies.bench import (
+    data_loading,
+    growth,
+    number_formats,
+    rendering,
+    sampling,
+    training_steps,
+)
 from lightning_omni.studies.bench.peak_memory import DTYPES, measure_peak_mb
 from lightning_omni.studies.bench.sampling import RequestShape
 from lightning_omni.studies.bench.timing import time_alternating
 from lightning_omni.studies.bench.workload import Shape
 
-Suite = Literal["train", "sample", "cache", "data", "scale"]
+Suite = Literal["train", "sample", "cache", "data", "scale", "formats"]
 BenchRow = dict[str, Any]
 """A row of `<suite>.json`."""
 _SAMPLES = 5000
@@ -107,12 +114,20 @@ def _run_scale_suite(o: Options) -> Iterator[BenchRow]:
     yield from growth.measure_growth(o.shapes[0], repeats=o.repeats, seed=o.seed, memory=o.memory)
 
 
+def _run_formats_suite(o: Options) -> Iterator[BenchRow]:
+    for name in number_formats.NETWORKS:
+        yield number_formats.compare_formats(
+            name, device=o.shapes[0].device, repeats=o.repeats, seed=o.seed
+        )
+
+
 SUITES: dict[Suite, Callable[[Options], Iterator[BenchRow]]] = {
     "train": _run_train_suite,
     "sample": _run_sample_suite,
     "cache": _run_cache_suite,
     "data": _run_data_suite,
     "scale": _run_scale_suite,
+    "formats": _run_formats_suite,
 }
 LINES: dict[Suite, Callable[[BenchRow], str]] = {
     "train": training_steps.describe_row,
@@ -120,4 +135,5 @@ LINES: dict[Suite, Callable[[BenchRow], str]] = {
     "cache": sampling.describe_row,
     "data": data_loading.describe_row,
     "scale": growth.describe_row,
+    "formats": number_formats.describe_row,
 }

@@ -9,6 +9,8 @@ import torch
 from tar_files import write_question_shard
 
 from lightning_omni.cli import main
+from lightning_omni.nn.cpu import matmul_dtype
+from lightning_omni.studies.bench import number_formats
 from lightning_omni.studies.bench.data_loading import compare_loading, describe_row
 from lightning_omni.studies.bench.growth import fit_exponent
 from lightning_omni.studies.bench.peak_memory import measure_peak_mb
@@ -61,6 +63,18 @@ def test_useful_arithmetic_grows_with_samples_and_masks(rng):
     expected = 6 * (answering * tokens + (weights - answering) * masked) + 12 * pairs * SMALL.dim
     expected += 6 * masked * SMALL.dim * SMALL.vocab_size
     assert count_useful_gflop(network, samples) == pytest.approx(expected / 1e9)
+
+
+def test_both_formats_are_timed_and_the_chosen_one_is_the_machines(tmp_path, monkeypatch):
+    monkeypatch.setattr(number_formats, "NETWORKS", {"small": SMALL})
+    args = ["bench", "--suite", "formats", "--out", str(tmp_path), "--device", "cpu"]
+    assert main([*args, "--repeats", "2"]) == 0
+    (row,) = json.loads((tmp_path / "formats.json").read_text())["rows"]
+    assert {row["chosen"], row["other"]} == {"float32", "bfloat16"}
+    assert getattr(torch, row["chosen"]) is matmul_dtype("cpu")
+    rounds = zip(row["step_s"]["other"]["seconds"], row["step_s"]["chosen"]["seconds"], strict=True)
+    assert row["ratio"] == pytest.approx(sum(other / chosen for other, chosen in rounds) / 2)
+    assert (tmp_path / "formats.png").stat().st_size > 1000
 
 
 def test_both_sides_agree_on_loss_and_tokens(tmp_path):
