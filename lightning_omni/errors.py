@@ -23,7 +23,7 @@ def find_user_error(error: BaseException) -> OmniError | None:
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" with the choice nearest to a misspelt name, or nothing."""
+    """Return " (did you mean 'x'?)" with the choice nearest to a misspelt name, or nothing."""
     others = [choice for choice in choices if choice != name]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    return f" (did you mean '{near[0]}'?)" if near else ""

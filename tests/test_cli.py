@@ -18,7 +18,7 @@ def test_without_a_verb_the_verbs_are_listed(capsys):
     ("args", "words"),
     [
         (["sing"], "unknown verb 'sing'; choose one of fit, validate"),
-        (["generat"], "unknown verb 'generat'; did you mean 'generate'?"),
+        (["generat"], "unknown verb 'generat' (did you mean 'generate'?); choose"),
         (["fit", "--trainer.max_step", "3"], "did you mean 'trainer.max_steps'?"),
         (["generate", "--task", "sing"], "unknown task 'sing'"),
         (["generate", "--task", "captions"], "did you mean 'caption'?"),
