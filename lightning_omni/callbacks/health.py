@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 
+from lightning_omni.callbacks.logged_step import logged_step
 from lightning_omni.callbacks.tensorboard_media import MediaLog
 from lightning_omni.callbacks.throughput import Throughput
 
@@ -84,7 +85,7 @@ class HealthMonitor(L.Callback):
         batch_idx: int,
     ) -> None:
         """Check the metrics that were just logged."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if logged_step(trainer) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {k: float(v) for k, v in trainer.logged_metrics.items()}
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, Throughput):
@@ -139,7 +140,7 @@ class HealthMonitor(L.Callback):
                 )
 
     def _log_alerts(self, trainer: L.Trainer, found: dict[str, str]) -> None:
-        step = trainer.global_step
+        step = logged_step(trainer)
         due = {k: v for k, v in found.items() if step - self._last_alert[k] >= self.quiet_steps}
         if not due or not trainer.is_global_zero:
             return

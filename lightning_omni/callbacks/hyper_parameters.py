@@ -27,7 +27,7 @@ _KEPT = ("seed_everything", "data.", "model.", *(f"trainer.{name}" for name in _
 
 METRICS = (
     "val/loss",
-    *(f"val_{kind}/{name}" for kind in ("nelbo", "loss_unweighted", "acc") for name in MODALITIES),
+    *(f"val_{kind}/{m.name}" for kind in ("nelbo", "loss_unweighted", "acc") for m in MODALITIES),
     "tokenizer/image/psnr_db",
     "tokenizer/image/ssim",
     "tokenizer/image/usage",

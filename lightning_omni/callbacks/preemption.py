@@ -42,7 +42,6 @@ class Preemption(Checkpoint):
         self._agreement = SignalAgreement()
         self._handlers: dict[int, Any] = {}
         self._last_step = -1
-        self._loops: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep Lightning from handling signals, and from asking the device for them each step."""
@@ -53,7 +52,7 @@ class Preemption(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note signals from here on."""
-        self.received, self._last_step, self._loops = 0, trainer.global_step, None
+        self.received, self._last_step = 0, trainer.global_step
         self._begin_noting()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,10 +83,9 @@ class Preemption(Checkpoint):
             self._stop_if_agreed(trainer, self._agreement.exchange(self.received))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop rather than validate, or keep what a checkpoint says before validation."""
+        """Stop rather than validate if all agree to."""
         if self._handlers:
             self._stop_if_agreed(trainer, self._agreement.exchange_now(self.received))
-            self._loops = trainer._checkpoint_connector._get_loops_state_dict()
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
@@ -101,17 +99,6 @@ class Preemption(Checkpoint):
                 if isinstance(callback, EMA | WeightAveraging):
                     callback.on_validation_epoch_end(trainer, pl_module)
         self._stop_if_agreed(trainer, agreed)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that checkpoints are those after validation."""
-        self._loops = None
-
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Let a checkpoint of unfinished validation go on behind it."""
-        if self._loops is not None:
-            checkpoint["loops"] = self._loops
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop if all agree to, and leave later signals to the command, which ends at once."""

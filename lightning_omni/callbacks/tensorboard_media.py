@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lightning_omni.callbacks.logged_step import logged_step
 from lightning_omni.callbacks.spectrogram import draw_spectrogram
 
 Wave = NDArray[np.float32] | Tensor
@@ -33,7 +34,7 @@ class MediaLog:
         loggers = [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
         is_on = bool(loggers) and trainer.is_global_zero
         self.writer: Any = loggers[0].experiment if is_on else None
-        self.step = trainer.global_step
+        self.step = logged_step(trainer)
         self.failures = 0
 
     def write_images(self, tag: str, pictures: list[Image.Image], *, stacked: bool = False) -> None:

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 
 from lightning_omni.callbacks.hyper_parameters import write_hyper_parameters
+from lightning_omni.callbacks.logged_step import logged_step
 from lightning_omni.callbacks.step_times import StepTimer
 from lightning_omni.callbacks.tensorboard_layout import write_layout
 from lightning_omni.devices import peak_memory_gb
@@ -177,7 +178,7 @@ class Throughput(L.Callback):
             **(self._token_metrics(total_s) if self.tokens else self._sample_metrics(total_s)),
         }
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(values, step=logged_step(trainer))
         self.latest = values
         self._reset_counts()
 

@@ -35,7 +35,7 @@ def test_spectrograms_stand_above_each_other_and_empty_audio_is_left_out(monkeyp
     writer = SimpleNamespace(
         add_image=lambda tag, pixels, step, dataformats: written.append(pixels)
     )
-    trainer = SimpleNamespace(loggers=[], is_global_zero=True, global_step=3)
+    trainer = SimpleNamespace(loggers=[], is_global_zero=True, global_step=3, lightning_module=None)
     media = tensorboard_media.MediaLog(trainer)
     media.write_spectrograms("nowhere", [_tone(500, 1.0)], RATE)
     media.writer = writer

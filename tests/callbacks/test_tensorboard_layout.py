@@ -70,6 +70,16 @@ def test_every_term_of_a_tokenizer_s_loss_is_logged(trained, run):
         assert min(of_critic) > min(e.step for e in events.Scalars("train_loss/l1"))
 
 
+def test_what_callbacks_log_stands_at_the_steps_of_the_losses(trained):
+    """Not at those that a critic's optimizer counts, too: 12 for 7 updates, 5 with the critic."""
+    events = _events(trained, "image_tokenizer")
+    updates = len(events.Scalars("train/l1"))
+    assert updates == 7
+    for tag in ("perf/samples_per_s", "monitor/alerts"):
+        assert max(event.step for event in events.Scalars(tag)) <= updates
+    assert max(e.step for e in events.Images("reconstructions/real_then_decoded")) <= updates
+
+
 def test_losses_and_accuracies_have_a_line_of_training_and_one_of_validation(trained):
     charts = _chart_patterns(_events(trained, "stage3"))
     for title in LAYOUT["Loss and accuracy"]:
@@ -92,9 +102,13 @@ def test_settings_stand_beside_the_final_metrics(trained, run):
     assert "trainer.enable_progress_bar" not in given
     listed = data["_hparams_/experiment"].experiment.metric_infos
     assert tuple(m.name.tag for m in listed) == METRICS
+    assert all(re.fullmatch("[a-z0-9_]+(/[a-z0-9_]+)+", name) for name in METRICS)
     metrics = set(METRICS) & set(events.Tags()["scalars"])
     wanted = {
-        "stage3": {"val/loss", "val_acc_task/tqa", "eval/tqa_test_iid/exact"},
+        "stage3": {
+            *(f"val_{kind}/{name}" for kind in ("acc", "nelbo") for name in ("text", "speech")),
+            *("val/loss", "val_acc_task/tqa", "eval/tqa_test_iid/exact"),
+        },
         "image_tokenizer": {"tokenizer/image/psnr_db", "tokenizer/image/usage"},
         "speech_tokenizer": {"tokenizer/speech/mel_l1", "tokenizer/speech/usage_q0"},
     }

@@ -127,6 +127,14 @@ def check_devices(o: Options) -> dict[str, Any]:
             "prepare": lambda batch, rng: PROJECT.with_features(batch, 8, rng),
         },
     }
+    if importlib.util.find_spec("peft") is not None:
+        adapted = {"rank": 2, "alpha": 4.0}
+        fine_tuned = {"process_options": {"ratio_range": (0.3, 1.0)}}
+        cases |= {
+            "as in recipes/finetune, adapters": {"lora": adapted, **fine_tuned},
+            "adapters and trainable rows": {"lora": {**adapted, "trainable_rows_from": 20}},
+            "adapters, recomputation": {"lora": {**adapted, "dropout": 0.0}, "recompute": True},
+        }
     for name in PROJECT.schedules():
         cases[f"schedule {name}"] = {"schedules": [name] * len(PROJECT.sizes)}
     for name, case in cases.items():

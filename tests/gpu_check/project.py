@@ -74,8 +74,9 @@ class Project:
         weights: dict[str, float] | None = None,
         features: dict[str, int] | None = None,
         process_options: dict[str, Any] | None = None,
+        lora: dict[str, Any] | None = None,
     ) -> Any:
-        """The LightningModule of the joint stages, outside of a trainer."""
+        """The LightningModule of the joint stages, outside of a trainer, perhaps with adapters."""
         process = need("lightning_omni.diffusion.forward_process:ForwardProcess")
         linear = need("lightning_omni.diffusion.schedule:Linear")
         given = {name: linear() for name in sizes}
@@ -90,7 +91,8 @@ class Project:
             def log(self, *args: Any, **kwargs: Any) -> None:
                 """There is no trainer to log to."""
 
-        return Outside(
+        adapters = None if lora is None else need("lightning_omni.nn.adapters:Lora")(**lora)
+        made = Outside(
             sizes,
             lambda size, spans: self.backbone(size, spans, shape),
             features or {},
@@ -108,7 +110,12 @@ class Project:
             0.1,
             956,
             recompute_activations=recompute,
+            lora=adapters,
         )
+        for name, weight in made.named_parameters():
+            if ".lora_B." in name:  # which begins with zeros, so that nothing depends on the other
+                torch.nn.init.normal_(weight, std=0.02)
+        return made
 
     def schedule(self, name: str) -> Any:
         """A noise schedule by the name of its class."""

@@ -39,7 +39,12 @@ def test_the_check_of_a_gpu_passes_on_a_pretended_one(tmp_path):
     assert not {n: s for n, s in status.items() if s != "pass"}, done.stdout
     assert set(status) == {*RIGHT, *FAST}
     checks = json.loads((tmp_path / "gpu_check.json").read_text())["checks"]
-    answers = checks["devices"]["numbers"]["answers"]
+    numbers = checks["devices"]["numbers"]
+    steps = {n: case for n, case in numbers.items() if n.endswith("bf16")}  # by varlen
+    assert "as in recipes/stage3, bf16" in steps
+    for name, case in steps.items():
+        assert case["blocking"] == 0, (name, case["where"])
+    answers = numbers["answers"]
     for name, answer in answers.items():  # two in a step, some for layouts, codes and the picture
         assert answer["blocking"] <= 2 * answer["forwards"] + 4, (name, answer["where"])
 

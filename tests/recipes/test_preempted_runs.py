@@ -19,15 +19,18 @@ from lightning_omni.stop_signals import EXIT_CODES
 pytestmark = pytest.mark.xdist_group("workplace")
 STOP, END = 2, 5
 STAGE = ["--config", str(RECIPES / "debug/stage3.yaml"), "--trainer.max_steps", str(END)]
+AT_THE_END = {  # so that a signal alone saves
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"every_n_train_steps": 1000, "save_last": True},
+}
 LAST = "stopped/checkpoints/last.ckpt"
 
 
 @pytest.fixture
 def stage(beside):
-    """Options of the debug recipe of the joint model, which saves when it ends alone."""
+    """Options of the debug recipe of the joint model, with an average."""
     beside("image_tokenizer", "speech_tokenizer")
-    averages = f"[{{class_path: {AVERAGE['class_path']}, init_args: {{decay: 0.5}}}}]"
-    return [*STAGE, "--trainer.callbacks", averages]
+    return [*STAGE, "--trainer.callbacks", json.dumps([AVERAGE, AT_THE_END])]
 
 
 def signalled(rank, *, args, to, number, method="training_step"):
