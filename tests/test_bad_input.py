@@ -123,7 +123,7 @@ GENERATE = [
 
 FIT = [
     (["--config", "gone.yaml"], "gone.yaml"),
-    (["--config", STAGE, "--data.rowz", "2"], "'rowz' is not accepted .did you mean 'rows'"),
+    (["--config", STAGE, "--data.rowz", "2"], "'rowz' is not accepted (did you mean 'rows'?)"),
     (["--config", STAGE, "--data.rows", "two"], "two"),
     (["--config", STAGE, "--model", "lightning_omni.Nothing"], "Nothing"),
     (["--config", STAGE, "--data.data", "data/gone"], "no manifest.json in 'data/gone'"),

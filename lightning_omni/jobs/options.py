@@ -36,8 +36,8 @@ class ExecutorOptions:
         """Check the options."""
         if self.executor not in EXECUTORS:
             raise OmniError(
-                f"executor is '{self.executor}'{did_you_mean(self.executor, EXECUTORS)}, wanted one "
-                f"of {', '.join(EXECUTORS)}"
+                f"executor is '{self.executor}'{did_you_mean(self.executor, EXECUTORS)}, wanted "
+                f"one of {', '.join(EXECUTORS)}"
             )
         if self.processes is not None:
             check_within("processes", self.processes, 1)
