@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -148,14 +148,23 @@ class _PickledAsArrays:
     """A dataclass of tensors that leaves a loader's worker as one message.
 
     torch hands each CPU tensor over as a file of shared memory, which for a row of 3,072 tokens
-    costs both sides five times what copying takes.
+    costs both sides five times what copying takes. Numbers that fit in 32 bits, which are all but
+    those named in `LARGE_NUMBERS`, are sent so: half the bytes leave more of a processor's cache to
+    rendering.
     """
 
     __slots__ = ()
+    LARGE_NUMBERS: ClassVar[frozenset[str]] = frozenset()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = [getattr(self, f.name) for f in fields(self)]  # type: ignore[arg-type]
-        return _from_arrays, (type(self), [_tensor_to_array(value) for value in values])
+        names = [f.name for f in fields(self)]  # type: ignore[arg-type]
+        values = [_tensor_to_array(getattr(self, name)) for name in names]
+        halved = []
+        for i, (name, value) in enumerate(zip(names, values, strict=True)):
+            if getattr(value, "dtype", None) == np.int64 and name not in self.LARGE_NUMBERS:
+                values[i] = value.astype(np.int32)
+                halved.append(i)
+        return _from_arrays, (type(self), values, halved)
 
 
 Tensors = TypeVar("Tensors", bound=_PickledAsArrays)
@@ -172,7 +181,9 @@ def _tensor_to_array(value: Any) -> Any:
     return value.numpy() if isinstance(value, Tensor) and value.device.type == "cpu" else value
 
 
-def _from_arrays(kind: type[Any], values: list[Any]) -> Any:
+def _from_arrays(kind: type[Any], values: list[Any], halved: list[int]) -> Any:
+    for i in halved:
+        values[i] = values[i].astype(np.int64)
     return kind(*[torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values])
 
 
@@ -291,6 +302,8 @@ class Batch(_PickledAsArrays):
     codebooks: int
     continuous: ContinuousFeatures | None
     noisy: NoisyBatch | None = None
+
+    LARGE_NUMBERS: ClassVar[frozenset[str]] = frozenset({"sample_index"})
 
     @property
     def num_segments(self) -> int:

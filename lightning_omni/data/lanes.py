@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -113,13 +113,29 @@ class LaneStream(IterableDataset[LaneBatch]):
             yield LaneBatch(-1, {}, None, error=str(error))
 
 
+class _Messages(IterableDataset[list[LaneBatch]]):
+    """The batches of a worker, several at a time, as they are sent to the loader."""
+
+    def __init__(self, stream: LaneStream, batches: int) -> None:
+        self.stream, self.batches = stream, batches
+
+    def __iter__(self) -> Iterator[list[LaneBatch]]:
+        batches = iter(self.stream)
+        while message := list(islice(batches, self.batches)):
+            yield message
+
+
 class LaneLoader(DataLoader[LaneBatch]):
     """Loads a stream's batches in this process or in workers.
+
+    A message from a worker costs both processes several changes of context, which small batches are
+    not worth; so a worker sends several in one.
 
     Args:
         stream: Batches of this process.
         num_workers: Number of worker processes; 0 loads in this process.
-        prefetch: Batches that each worker keeps ready.
+        prefetch: Messages that each worker keeps ready.
+        batches_per_message: Batches that a worker sends at a time.
         pin: Whether batches are put into pinned memory, from which GPUs copy beside computing.
 
     Raises:
@@ -128,11 +144,19 @@ class LaneLoader(DataLoader[LaneBatch]):
     """
 
     def __init__(
-        self, stream: LaneStream, *, num_workers: int = 0, prefetch: int = 2, pin: bool = False
+        self,
+        stream: LaneStream,
+        *,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        batches_per_message: int = 1,
+        pin: bool = False,
     ) -> None:
         check_lanes_divide(stream.lanes, stream.world_size, num_workers)
+        self.stream, self.batches_per_message = stream, batches_per_message
+        dataset: Any = _Messages(stream, batches_per_message) if num_workers else stream
         super().__init__(
-            stream,
+            dataset,
             batch_size=None,
             num_workers=num_workers,
             pin_memory=pin,
@@ -142,10 +166,24 @@ class LaneLoader(DataLoader[LaneBatch]):
 
     def __iter__(self) -> Iterator[LaneBatch]:  # type: ignore[override]
         """Yield batches; a worker's error is raised here."""
-        for one in super().__iter__():
+        arriving = super().__iter__()
+        for one in self._take_turns(arriving) if self.num_workers else arriving:
             if one.error is not None:
                 raise OmniError(one.error)
             yield one
+
+    def _take_turns(self, messages: Iterator[Any]) -> Iterator[LaneBatch]:
+        """Yield the batches of messages that come from the workers in turn, one of each worker."""
+        while True:
+            opened = []
+            for message in islice(messages, self.num_workers):
+                opened.append(iter(message))
+                yield from islice(opened[-1], 1)
+            if not opened:
+                return
+            for _ in range(1, self.batches_per_message):
+                for message in opened:
+                    yield from islice(message, 1)
 
 
 def check_lanes_divide(lanes: int, world_size: int, num_workers: int) -> None:

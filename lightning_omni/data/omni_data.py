@@ -34,6 +34,10 @@ from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
 from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_special_tokens
 
+BATCHES_PER_MESSAGE = 4
+TOKENS_PER_MESSAGE = 16_384
+"""Most batches and tokens that a worker sends at a time: few enough to wait for at the start."""
+
 
 class OmniData(ResumableData):
     """Data of the three joint stages.
@@ -202,7 +206,9 @@ class OmniData(ResumableData):
         lanes = PackedLanes(
             self.mixture(), self.template, rows=self.rows, row_length=self.row_length
         )
-        return self.make_lane_loader(lanes)
+        fitting = TOKENS_PER_MESSAGE // (self.rows * self.row_length)
+        together = max(1, min(BATCHES_PER_MESSAGE, fitting))
+        return self.make_lane_loader(lanes, batches_per_message=together)
 
     def stream_identity(self) -> dict[str, Any]:
         """Return what the positions of lanes depend on."""

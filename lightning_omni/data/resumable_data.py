@@ -60,8 +60,13 @@ class ResumableData(L.LightningDataModule):
         """Return what the positions of lanes depend on."""
         return {"lanes": self.lanes}
 
-    def make_lane_loader(self, open_lane: OpenLane) -> LaneLoader:
-        """Return a loader of this process's batches; end training with max_steps or max_time."""
+    def make_lane_loader(self, open_lane: OpenLane, *, batches_per_message: int = 1) -> LaneLoader:
+        """Return a loader of this process's batches; end training with max_steps or max_time.
+
+        Args:
+            open_lane: Opens a lane.
+            batches_per_message: Batches that a worker sends at a time.
+        """
         stream = LaneStream(
             open_lane,
             lanes=self.lanes,
@@ -70,7 +75,12 @@ class ResumableData(L.LightningDataModule):
             start=self.start,
         )
         is_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return LaneLoader(stream, num_workers=self.num_workers, pin=is_gpu)
+        return LaneLoader(
+            stream,
+            num_workers=self.num_workers,
+            batches_per_message=batches_per_message,
+            pin=is_gpu,
+        )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the position behind a training batch; a loader may have fetched more."""

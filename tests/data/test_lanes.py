@@ -60,7 +60,7 @@ class Failing:
 class Run:
     """Loaders of all processes of a run that use their batches in step."""
 
-    def __init__(self, shards, *, processes, workers, start=None):
+    def __init__(self, shards, *, processes, workers, together=1, start=None):
         self.processes = processes
         self.start = start or StreamPosition()
         self.loaders = [
@@ -74,6 +74,7 @@ class Run:
                         start=self.start,
                     ),
                     num_workers=workers,
+                    batches_per_message=together,
                 )
             )
             for rank in range(processes)
@@ -96,11 +97,14 @@ def whole(shards):
     return Run(shards, processes=1, workers=0).take(64)
 
 
-@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (4, 0), (2, 2), (8, 0)])
+@pytest.mark.parametrize(
+    ("processes", "workers", "together"),
+    [(1, 2, 1), (2, 0, 1), (4, 0, 1), (2, 2, 4), (8, 0, 1), (1, 2, 3), (1, 1, 5)],
+)
 def test_the_batches_are_the_same_for_any_number_of_processes_and_workers(
-    shards, whole, processes, workers
+    shards, whole, processes, workers, together
 ):
-    run = Run(shards, processes=processes, workers=workers)
+    run = Run(shards, processes=processes, workers=workers, together=together)
     assert run.take(32 // processes) == whole[:32]
 
 
@@ -159,6 +163,26 @@ def test_an_error_in_a_worker_is_the_same_sentence(workers):
     loader = LaneLoader(LaneStream(Failing(), lanes=LANES), num_workers=workers)
     with pytest.raises(OmniError, match=r"^'x\.tar' is damaged$"):
         next(iter(loader))
+
+
+class FailingLater(Numbers):
+    """Lanes of which the one with number 5 fails at its second batch."""
+
+    def __call__(self, lane, position):
+        for turn, found in enumerate(super().__call__(lane, position)):
+            if lane == 5 and turn == 1:
+                raise OmniError("'x.tar' is damaged")
+            yield found
+
+
+@pytest.mark.parametrize(("workers", "together"), [(0, 1), (2, 1), (2, 4), (2, 3)])
+def test_batches_before_an_error_come_first(shards, whole, workers, together):
+    stream = LaneStream(FailingLater(shards), lanes=LANES)
+    loader = iter(LaneLoader(stream, num_workers=workers, batches_per_message=together))
+    found = [next(loader).batch.tolist() for _ in range(LANES + 5)]
+    assert found == whole[: LANES + 5]
+    with pytest.raises(OmniError, match=r"^'x\.tar' is damaged$"):
+        next(loader)
 
 
 def test_a_batch_moves_with_its_position():

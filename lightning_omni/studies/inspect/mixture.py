@@ -11,7 +11,6 @@ from typing import Any
 import lightning as L
 from jsonargparse import ArgumentParser
 
-from lightning_omni.data.lanes import LaneStream
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.recipe import read_recipe
@@ -62,8 +61,7 @@ def build_recipe_data(recipe: Path, data: str) -> tuple[OmniData, dict[str, Any]
 def read_first_batches(data: OmniData) -> list[Batch]:
     """Return the first packed batches of a recipe's training stream."""
     loader = data.train_dataloader()
-    assert isinstance(loader.dataset, LaneStream)  # noqa: S101
-    stream = iter(loader.dataset)
+    stream = iter(loader.stream)
     found = [next(stream) for _ in range(_BATCHES)]
     for one in found:
         if one.error is not None:
