@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from data_prep.conversion.publication import holds_corpus
 from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
+from lightning_omni.data.storage.url_text import is_url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.jobs.claims import Claims
@@ -60,7 +62,8 @@ def prepare_corpus(
     Raises:
         OmniError: If a source cannot be read, or `out` holds other data or this corpus.
     """
-    request = CorpusRequest(name, tuple(map(str, sources)), out, split, tuple(tasks), facts)
+    given = tuple(_normalize_source(str(source)) for source in sources)
+    request = CorpusRequest(name, given, out, split, tuple(tasks), facts)
     make_folder(out if out.exists() else out.resolve().parent)
     has_others = options.executor in ("torchrun", "slurm-array")
     if holds_corpus(out, request.manifest_entry) and not has_others:  # of these, one may come late
@@ -84,6 +87,11 @@ def prepare_corpus(
     log.info("%s: %d entries, %d left out, in %s", name, made["entries"], made["left_out"], out)
     log_read_counts(read_counts_so_far())
     return manifest
+
+
+def _normalize_source(source: str) -> str:
+    """Return a path without what does not change its meaning, so that a corpus has one name."""
+    return source if is_url(source) else os.path.normpath(source)
 
 
 def make_corpus_job(request: CorpusRequest, pieces: Sequence[Piece], index: int) -> CorpusJob:

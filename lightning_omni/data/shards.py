@@ -196,7 +196,7 @@ def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
     if not paths:
         raise OmniError(
             f"no shards of '{kind}', split '{split}', in '{folder}'; drop it from the recipe or "
-            "prepare data that has it"
+            f"prepare data that has it (prep-data --split {split})"
         )
     return [Shard(path, counts[path.name] if counts else len(read_index(path))) for path in paths]
 

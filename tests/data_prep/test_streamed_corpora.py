@@ -119,6 +119,15 @@ def test_several_sources_and_braces_are_one_corpus(tmp_path, capsys):
     assert "no file or folder" in capsys.readouterr().err
 
 
+def test_a_folder_written_in_another_way_is_the_same_corpus(tmp_path, monkeypatch):
+    pictures(tmp_path / "in", range(2))
+    monkeypatch.chdir(tmp_path)
+    assert prepare("in/", tmp_path / "out")["sources"][0]["how"] == "in"
+    for same in ("in", "./in", "out/..//in/"):
+        with pytest.raises(OmniError, match="already holds the split train of image_folder 'in'"):
+            prepare(same, tmp_path / "out")
+
+
 def test_a_build_that_fails_leaves_the_folder_as_it_was(tmp_path):
     out = tmp_path / "out"
     prepare(pictures(tmp_path / "one", range(5)), out)

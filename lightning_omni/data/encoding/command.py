@@ -10,6 +10,8 @@ from lightning_omni.data.encoding.encoding_job import EncodingJob
 from lightning_omni.data.encoding.options import EncodeOptions
 from lightning_omni.data.encoding.process_devices import default_num_processes, process_device
 from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.encoding.work_folder import remove_work_folder
+from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.devices import resolve_device
 from lightning_omni.jobs.options import ExecutorOptions
 from lightning_omni.jobs.run_job import run_job
@@ -32,13 +34,21 @@ def encode(load: LoadSettings, options: EncodeOptions) -> None:
     """
     executor = ExecutorOptions(options.executor, options.processes, options.part, options.parts)
     settings = load()
-    log.info("encoding the media of %s into %s", settings.data, settings.local_codes_folder)
+    folder = settings.local_codes_folder
+    if (folder / MANIFEST).is_file() and executor.executor in ("local", "ray"):
+        remove_work_folder(folder)  # of a process that was killed behind the manifest
+        log.info("the media of %s are encoded, in %s", settings.data, folder)
+        return
+    log.info("encoding the media of %s into %s", settings.data, folder)
     run_job(
         partial(load_encoding_job, load, options.device),
         executor,
         processes=default_num_processes(options.device),
         has_gpu=resolve_device(options.device).type == "cuda",
     )
+    if (folder / MANIFEST).is_file():
+        samples = read_manifest(folder)["samples"]
+        log.info("%d samples in %d shards, in %s", sum(samples.values()), len(samples), folder)
 
 
 def load_encoding_job(load: LoadSettings, device: str, index: int) -> EncodingJob:

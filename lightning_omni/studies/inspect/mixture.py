@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,7 @@ def build_recipe_data(recipe: Path, data: str) -> tuple[OmniData, dict[str, Any]
 def read_first_batches(data: OmniData) -> list[Batch]:
     """Return the first packed batches of a recipe's training stream."""
     loader = data.train_dataloader()
-    stream = iter(loader.stream)
-    found = [next(stream) for _ in range(_BATCHES)]
+    found = list(islice(loader.stream, _BATCHES))
     for one in found:
         if one.error is not None:
             raise OmniError(one.error)

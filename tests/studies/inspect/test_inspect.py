@@ -153,6 +153,15 @@ def test_a_recipe_shows_its_mixture_and_its_first_rows(workplace, tmp_path, capl
     assert escape("<|mask|>") not in page
 
 
+def test_a_task_without_data_is_named_also_for_the_first_rows(workplace, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"base: {RECIPES / 'stage3.yaml'}\ndata: {{init_args: {{tasks: {{chat: 1}}}}}}\n"
+    )
+    with pytest.raises(OmniError, match=r"no shards of 'chat', split 'train'.*prep-data --split"):
+        inspect_data("data/smoke", recipe=recipe, out=tmp_path / "page.html")
+
+
 def test_the_folder_is_the_first_argument(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
     assert "no manifest.json in" in capsys.readouterr().err
