@@ -112,8 +112,8 @@ def _tokens_per_cpu_s(batches: Iterable[LaneBatch]) -> list[float]:
         of_process[at["process"]].append((at["cpu_s"], at["tokens"]))
     rates = []
     for made in of_process.values():
-        (start, _), *counted = made[_WARM_UP - 1 :]
-        rates.append(sum(tokens for _, tokens in counted) / (counted[-1][0] - start))
+        (start, _), *measured = made[_WARM_UP - 1 :]
+        rates.append(sum(tokens for _, tokens in measured) / (measured[-1][0] - start))
     return rates
 
 
