@@ -13,7 +13,6 @@ _JARGON = (
         r"NestedArg\(key='([^']*)', val=.*\)",
         r"\1.\2 is given without \1, of which it is an option; put --\1 CLASS before it",
     ),
-    (r"(Option '[^']*' is not accepted) Given value: NestedArg\(key='[^']*', val=.*\)", r"\1"),
     (r"Does not validate against any of the Union subtypes Errors: ", ""),
     (r"Problem with given class_path '[^']*': ", ""),
     (r"- Expected a <class 'NoneType'>\.?( Got value: \S+)?", ""),
@@ -22,6 +21,7 @@ _JARGON = (
     (r"Expected a dot import path string: \S+", "wanted a class by its name or dotted path."),
     (r"Parser key \"([^\"]*)\": (- )?", r"\1: "),
     (r" +", " "),
+    (r"(Option '[^']*' is not accepted) Given value: NestedArg\(key='[^']*', val=.*\)", r"\1"),
 )
 MAX_MESSAGE = 700
 _MAX_ECHO = 100
