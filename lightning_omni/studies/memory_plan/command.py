@@ -92,7 +92,7 @@ def _parameters_line(made: dict[str, Any]) -> str:
 
 def _training_line(made: dict[str, Any]) -> str:
     days = f"{made['days']:.3g} days, {made['gpu_days']:.3g} GPU days"
-    return f"training: {made['steps']:,} steps, {days}"
+    return f"training: {made['steps']:,} steps, {days}; time: {made['time_from']}"
 
 
 def _memory_table_lines(made: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from lightning_omni.studies.memory_plan.memory import (
 )
 from lightning_omni.studies.memory_plan.parameters import count_parameters_by_part
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
+from lightning_omni.studies.memory_plan.step_time import TRANSFORMER, step_time
 
 RECOMPUTATIONS: tuple[Recomputation, ...] = get_args(Recomputation)
 _SUFFIXES = {"none": "", "selective": ", selective", "full": ", recomputed"}
@@ -95,15 +96,16 @@ def _plan_time(
     forward = block_flops(module.backbone, load.segment_lengths, load.num_masked) // 3
     spent = flops + (forward if load.recomputation == "full" else 0)
     steps = trainer.max_steps if trainer.max_steps > 0 else module.total_steps
-    seconds = spent * trainer.accumulates / options.flop_per_s
+    time = step_time(spent * trainer.accumulates, options, TRANSFORMER)
     return {
         "tokens_per_step": load.tokens * batches,
         "flops_per_step": flops * batches,
         "flops_with_recomputation": spent * batches,
-        "seconds_per_step": seconds,
+        "seconds_per_step": time.seconds,
+        "time_from": time.source,
         "steps": steps,
-        "days": seconds * steps / 86_400,
-        "gpu_days": seconds * steps * load.devices / 86_400,
+        "days": time.seconds * steps / 86_400,
+        "gpu_days": time.seconds * steps * load.devices / 86_400,
     }
 
 

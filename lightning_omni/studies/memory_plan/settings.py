@@ -36,8 +36,10 @@ class PlanOptions:
         gpu_memory_gb: Memory of one GPU in 10^9 bytes; None for that of its kind.
         gpu_tflops: Peak of one GPU in the recipe's format, in 10^12 FLOP/s; None for the dense
             bfloat16 peak of its kind.
-        utilisation: Share of the peak that training reaches; an assumption. torchtitan reports 33
-            to 39 % for Llama 3 8B under FSDP2 on H100s.
+        utilisation: Share of the peak that training reaches; None assumes 0.35 for the joint model
+            and 0.1 for tokenizers.
+        seconds_per_step: Time of a step of this layout, as measured: `perf/compute_s` and
+            `perf/data_wait_s` of a short run together. None computes it from the peak.
         segment_length: Tokens per sample; None for samples as long as a row, the costliest case.
         masked_share: Share of tokens with a loss.
         out: JSON file to write; None writes none.
@@ -47,7 +49,8 @@ class PlanOptions:
     gpu: Literal["A100", "H100", "H200"] = "H100"
     gpu_memory_gb: float | None = None
     gpu_tflops: float | None = None
-    utilisation: float = 0.35
+    utilisation: float | None = None
+    seconds_per_step: float | None = None
     segment_length: int | None = None
     masked_share: float = 0.25
     out: Path | None = None
@@ -58,7 +61,10 @@ class PlanOptions:
             check_within("devices", self.devices, 1)
         check_within("gpu_memory_gb", self.memory_gb, 1)
         check_within("gpu_tflops", self.gpu_tflops or GPUS[self.gpu][1], 1)
-        check_within("utilisation", self.utilisation, 0.01, 1)
+        if self.utilisation is not None:
+            check_within("utilisation", self.utilisation, 0.01, 1)
+        if self.seconds_per_step is not None:
+            check_within("seconds_per_step", self.seconds_per_step, 1e-6)
 
     @property
     def memory_gb(self) -> float:
@@ -66,9 +72,17 @@ class PlanOptions:
         return GPUS[self.gpu][0] if self.gpu_memory_gb is None else self.gpu_memory_gb
 
     @property
-    def flop_per_s(self) -> float:
-        """FLOP/s that one GPU reaches."""
-        return (self.gpu_tflops or GPUS[self.gpu][1]) * 1e12 * self.utilisation
+    def peak_flop_per_s(self) -> float:
+        """Peak of one GPU in FLOP/s."""
+        return (self.gpu_tflops or GPUS[self.gpu][1]) * 1e12
+
+    @property
+    def peak_source(self) -> str:
+        """The peak, and where it is from."""
+        peak = f"{self.peak_flop_per_s / 1e12:g} TFLOP/s"
+        if self.gpu_tflops:
+            return f"{peak}, as given by --gpu_tflops"
+        return f"{peak}, NVIDIA's datasheet for dense bfloat16 on an {self.gpu}"
 
 
 @dataclass(frozen=True, slots=True)

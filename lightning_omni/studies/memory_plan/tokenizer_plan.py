@@ -16,6 +16,7 @@ from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.studies.memory_plan.live_memory import LiveMemory
 from lightning_omni.studies.memory_plan.parameters import count_parameters
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
+from lightning_omni.studies.memory_plan.step_time import CONVOLUTIONS, step_time
 
 TokenizerModule = ImageTokenizerModule | SpeechTokenizerModule
 _FLOAT32 = 4  # bytes
@@ -48,16 +49,17 @@ def plan_tokenizer(
         for strategy in ("single", "ddp", "fsdp2")
     }
     used = "fsdp2" if trainer.is_sharded else "ddp" if devices > 1 else "single"
-    seconds = flops / options.flop_per_s
+    time = step_time(flops, options, CONVOLUTIONS)
     return {
         "parameters": {**parts, "total": sum(parts.values())},
         "devices": devices,
         "samples_per_step": data.batch_size * devices,
         "flops_per_step": flops * devices,
-        "seconds_per_step": seconds,
+        "seconds_per_step": time.seconds,
+        "time_from": time.source,
         "steps": module.total_steps,
-        "days": seconds * module.total_steps / 86_400,
-        "gpu_days": seconds * module.total_steps * devices / 86_400,
+        "days": time.seconds * module.total_steps / 86_400,
+        "gpu_days": time.seconds * module.total_steps * devices / 86_400,
         "memory_gb": memory,
         "recipe_is": used,
         "usable_gb": USABLE * options.memory_gb,

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from lightning_omni.studies.memory_plan.memory import (
 )
 from lightning_omni.studies.memory_plan.parameters import count_parameters_by_part
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_trainer_settings
+from lightning_omni.studies.memory_plan.step_time import CONVOLUTIONS, step_time
 from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -186,11 +188,45 @@ def test_the_paper_s_plan_fits_where_it_is_shared(tmp_path):
 
 
 def test_a_kind_of_gpu_stands_for_its_memory_and_its_peak():
-    a100, h200 = PlanOptions(gpu="A100"), PlanOptions(gpu="H200", utilisation=0.5)
-    assert (a100.memory_gb, a100.flop_per_s) == (80, pytest.approx(312e12 * 0.35))
-    assert (h200.memory_gb, h200.flop_per_s) == (141, pytest.approx(989.4e12 * 0.5))
-    own = PlanOptions(gpu="H200", gpu_memory_gb=40, gpu_tflops=100, utilisation=1)
-    assert (own.memory_gb, own.flop_per_s) == (40, 100e12)
+    a100, h200 = PlanOptions(gpu="A100"), PlanOptions(gpu="H200")
+    assert (a100.memory_gb, a100.peak_flop_per_s) == (80, 312e12)
+    assert (h200.memory_gb, h200.peak_flop_per_s) == (141, 989.4e12)
+    own = PlanOptions(gpu="H200", gpu_memory_gb=40, gpu_tflops=100)
+    assert (own.memory_gb, own.peak_flop_per_s) == (40, 100e12)
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "said"),
+    [
+        (
+            PlanOptions(),
+            1,
+            "10% of 989.4 TFLOP/s, NVIDIA's datasheet for dense bfloat16 on an H100",
+        ),
+        (PlanOptions(), 1, "neither measured nor published"),
+        (PlanOptions(gpu="A100", utilisation=0.5), 98.94 / 156, "(as given by --utilisation)"),
+        (PlanOptions(gpu_tflops=100), 9.894, "10% of 100 TFLOP/s, as given by --gpu_tflops"),
+        (PlanOptions(seconds_per_step=0.25), 0.25, "as measured"),
+    ],
+)
+def test_a_time_says_where_it_is_from(options, seconds, said):
+    time = step_time(98.94e12, options, CONVOLUTIONS)
+    assert time.seconds == pytest.approx(seconds)
+    assert said in time.source
+
+
+@pytest.mark.parametrize(("name", "share"), [("stage1", 0.35), ("image_tokenizer", 0.1)])
+def test_a_plan_s_time_is_told_with_its_source_and_a_measured_one_counts(
+    name, share, tmp_path, caplog
+):
+    recipe = ["--config", str(RECIPES / f"paper/{name}.yaml")]
+    with caplog.at_level(logging.INFO):
+        made = plan(tmp_path, *recipe)
+    assert f"time: {share:.0%} of 989.4 TFLOP/s" in caplog.text
+    assert "assumed" in made["time_from"]
+    measured = plan(tmp_path, *recipe, "--seconds_per_step", "2")
+    assert measured["time_from"].startswith("as measured")
+    assert measured["days"] == pytest.approx(2 * measured["steps"] / 86_400)
 
 
 @pytest.mark.parametrize("name", ["image_tokenizer", "speech_tokenizer"])
@@ -251,6 +287,7 @@ def test_what_does_not_fit_comes_with_what_would(tmp_path):
     [
         (["--config", PAPER, "--devices", "0"], "devices is 0"),
         (["--config", PAPER, "--utilisation", "2"], "utilisation is 2"),
+        (["--config", PAPER, "--seconds_per_step", "0"], "seconds_per_step is 0"),
         (["--config", PAPER, "--segment_length", "4000"], "segment_length is 4000"),
         (["--config", PAPER, "--gpu_tflops", "0.5"], "gpu_tflops is 0.5"),
     ],

@@ -1,0 +1,57 @@
+"""The time of a training step: measured, or from arithmetic and a share of the peak, and which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightning_omni.studies.memory_plan.settings import PlanOptions
+
+
+@dataclass(frozen=True, slots=True)
+class PeakShare:
+    """Share of a GPU's peak that training is assumed to reach.
+
+    Attributes:
+        value: The share.
+        reason: Where it is from.
+    """
+
+    value: float
+    reason: str
+
+
+TRANSFORMER = PeakShare(
+    0.35, "assumed; torchtitan reports 33 to 39 % for Llama 3 8B under FSDP2 on H100s"
+)
+CONVOLUTIONS = PeakShare(
+    0.1, "assumed for convolutions on few channels and critics, neither measured nor published"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Time of a step on all devices.
+
+    Attributes:
+        seconds: Seconds.
+        source: Where they are from, in words.
+    """
+
+    seconds: float
+    source: str
+
+
+def step_time(flops: float, options: PlanOptions, assumed: PeakShare) -> StepTime:
+    """Return the time of a step that was measured, or in which one device does so many FLOP.
+
+    Args:
+        flops: FLOP of a step on one device, with what is recomputed.
+        options: Options of the plan.
+        assumed: Share of the peak, unless the options state one.
+    """
+    if options.seconds_per_step is not None:
+        return StepTime(options.seconds_per_step, "as measured (--seconds_per_step)")
+    given = options.utilisation
+    share = assumed if given is None else PeakShare(given, "as given by --utilisation")
+    source = f"{share.value:.0%} of {options.peak_source} ({share.reason})"
+    return StepTime(flops / (options.peak_flop_per_s * share.value), source)
