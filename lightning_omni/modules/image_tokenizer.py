@@ -147,8 +147,8 @@ class ImageTokenizerModule(TokenizerTraining):
             self.log(f"train_loss/{name}", value.detach(), batch_size=size)
         self.log("tokenizer/image/sample_entropy", quantized.sample_entropy, batch_size=size)
         self.log("tokenizer/image/batch_entropy", quantized.batch_entropy, batch_size=size)
-        self.log("train/l1", terms["l1"].detach(), prog_bar=True, batch_size=size)
+        self.log("train/l1", terms["l1"].detach(), batch_size=size)
         if self.updates % 50 == 0:
             use = self.train_use.compute()["usage"]
-            self.log("tokenizer/image/train_usage", use, prog_bar=True, batch_size=size)
+            self.log("tokenizer/image/train_usage", use, batch_size=size)
             self.train_use.reset()

@@ -200,7 +200,7 @@ class MaskedDiffusionModule(L.LightningModule):
         hidden = self._final_states(batch, noisy)
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=batch.num_rows)
+        self.log("train/loss", loss.detach(), batch_size=batch.num_rows)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for name, (total, count) in self._breakdown(batch, noisy, nll, hidden).items():
                 self.log(f"train_{name}", total / count, batch_size=count, on_step=None)

@@ -108,7 +108,7 @@ class SpeechTokenizerModule(TokenizerTraining):
         if self.discriminator is not None:
             self._train_discriminator(optimizers[1], schedules[1], wave, rebuilt.detach())
         self.updates += 1
-        self.log("train_loss/spectral", spectral.detach(), prog_bar=True, batch_size=len(wave))
+        self.log("train_loss/spectral", spectral.detach(), batch_size=len(wave))
         self.log("train_loss/commitment", commitment.detach(), batch_size=len(wave))
 
     def _latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
