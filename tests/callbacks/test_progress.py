@@ -1,5 +1,7 @@
 """A progress bar makes the host wait for a GPU at logged steps only."""
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -8,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.trainer.connectors.logger_connector import result
 
+from lightning_omni import modules
 from lightning_omni.callbacks import progress
 from lightning_omni.callbacks.progress import BarMetrics, PlainProgress
 
@@ -65,3 +68,16 @@ def test_metrics_are_read_at_logged_steps(tmp_path, monkeypatch, bar, device, st
     assert read == steps
     shown = trainer.progress_bar_callback.get_metrics(trainer, trainer.lightning_module)
     assert shown["train/loss"] == trainer.callback_metrics["train/loss"]
+
+
+def test_training_steps_log_nothing_to_the_bar_and_what_it_shows_without():
+    told, logged = [], set()
+    for path in Path(modules.__file__).parent.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                names = [a.value for a in call.args[:1] if isinstance(a, ast.Constant)]
+                if call.func.attr == "log" and names:
+                    logged |= set(names)
+                    told += [n for n in names if any(k.arg == "prog_bar" for k in call.keywords)]
+    assert not [name for name in told if "train" in name]
+    assert set(progress.SHOWN) <= logged

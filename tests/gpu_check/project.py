@@ -206,6 +206,44 @@ class Project:
             raise Unsupported("Transformer.compile_pointwise")
         module.backbone.compile_pointwise()
 
+    def compile_blocks(self, module: Any) -> None:
+        if not hasattr(module.backbone, "compile_blocks"):
+            raise Unsupported("Transformer.compile_blocks")
+        module.backbone.compile_blocks()
+
+    def update(self, module: Any) -> Any:
+        """A function that updates by gradients as the recipes do: clipping, Muon, AdamW, averages."""
+        import torch
+
+        muon = need("lightning_omni.optim.muon:MuonAdamW")
+        groups = need("lightning_omni.optim.optimizer:decay_groups")
+        optimizer = muon(groups(module.backbone, 0.01), lr=1e-3)
+        average = need("lightning_omni.callbacks.ema:EMA")(decay=0.99)
+        average.on_fit_start(None, module)
+
+        def run() -> None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update_average(module)
+
+        return run
+
+    def ways_to_update(self, parameters: Any, device: str) -> dict[str, Any]:
+        """Functions that update weights by one kernel, and by several."""
+        import torch
+
+        ema = need("lightning_omni.callbacks.ema")
+        averages = [p.detach().clone() for p in parameters]
+        current = [p.detach() for p in parameters]
+        ways = {
+            "average, one kernel": lambda: ema.move_by_one_kernel(averages, current, 0.99),
+            "average, several": lambda: ema.move_towards(averages, current, 0.99),
+        }
+        for name, options in {"one kernel": {"fused": True}, "several": {"foreach": True}}.items():
+            ways[f"AdamW, {name}"] = torch.optim.AdamW(parameters, lr=1e-4, **options).step
+        return ways
+
     def rotary_buffer(self, module: Any) -> Any:
         rotary = module.backbone.rotary
         return rotary.inv_freq(next(module.parameters()).device)

@@ -48,6 +48,7 @@ from speed import (
     check_speed_7b,
     check_speed_100m,
     check_syncs,
+    check_update,
 )
 from training import check_average, check_cli, check_processes
 
@@ -62,8 +63,9 @@ CHECKS: dict[str, tuple[Any, int]] = {  # seconds each may take; correctness fir
     "syncs": (check_syncs, 40),
     "sharding": (check_sharding, 40),
     "average": (check_average, 30),
-    "speed_100m": (check_speed_100m, 120),
-    "speed_7b": (check_speed_7b, 110),
+    "update": (check_update, 40),
+    "speed_100m": (check_speed_100m, 130),
+    "speed_7b": (check_speed_7b, 130),
     "cli": (check_cli, 150),
     "generation": (check_generation, 60),
     "sampling": (check_sampling, 50),
@@ -200,7 +202,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="the same code, small")
     parser.add_argument("--only", default="", help=f"some of {', '.join(CHECKS)}")
-    parser.add_argument("--budget", type=float, default=540, help="seconds for everything")
+    parser.add_argument("--budget", type=float, default=560, help="seconds for everything")
     parser.add_argument(
         "--root", type=Path, default=Path.cwd(), help="the repository: recipes, data/smoke"
     )

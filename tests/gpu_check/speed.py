@@ -39,29 +39,32 @@ def check_syncs(o: Options) -> dict[str, Any]:
     torch.manual_seed(0)
     module = PROJECT.module(PROJECT.sizes, shape)
     where: dict[str, int] = {}
+    wrong: dict[str, int] = {}
     if o.device == "cpu":
         gpu = pretend()
         mode = gpu.Mode()
         with mode:
             gpu.move(module)
             moved = gpu.batch(batch)
-            mode.syncs.clear()
-            with gpu.autocast(True):
-                loss = module.training_step(moved, 0)
-            loss.backward()
+            update = PROJECT.update(module)
+            for _ in range(2):
+                mode.syncs.clear()
+                with gpu.autocast(True):
+                    loss = module.training_step(moved, 0)
+                loss.backward()
+                update()
         where = dict(mode.syncs.most_common())
+        wrong = dict(mode.wrong)
     else:
         module.to("cuda")
-        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
+        update = PROJECT.update(module)
         moved = PROJECT.to_device(batch, "cuda")
 
         def step() -> None:
             with autocast("cuda"):
                 loss = module.training_step(moved, 0)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            update()
 
         for _ in range(3):
             step()
@@ -76,7 +79,39 @@ def check_syncs(o: Options) -> dict[str, Any]:
                 at = f"{'/'.join(Path(w.filename).parts[-2:])}:{w.lineno}"
                 where[at] = where.get(at, 0) + 1
     count = sum(where.values())
-    return outcome(count == 0, f"{count} waits in a step", "0", speed=True, where=where)
+    result = outcome(count == 0, f"{count} waits in a step", "0", speed=True, where=where)
+    return {**result, "status": "FAIL", "wrong": wrong} if wrong else result
+
+
+def check_update(o: Options) -> dict[str, Any]:
+    """Weights of 100 M parameters: AdamW and averages by one kernel and by several."""
+    import torch
+
+    shapes = [(64, 64)] * 4 + [(64,)] * 8 if o.tiny else [(2048, 2048)] * 24 + [(2048,)] * 100
+    rng = torch.Generator().manual_seed(0)
+    parameters = [torch.randn(s, generator=rng).to(o.device).requires_grad_() for s in shapes]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    found: dict[str, Any] = {}
+    for name, run in PROJECT.ways_to_update(parameters, o.device).items():
+        if o.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if o.device == "cuda" else 0
+        found[name] = {"ms": timed(run, o.device, 2 if o.tiny else 20)[0] * 1e3}
+        if o.device == "cuda":
+            found[name]["extra_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    slower = [
+        part
+        for part in ("average", "AdamW")
+        if found[f"{part}, one kernel"]["ms"] > found[f"{part}, several"]["ms"]
+    ]
+    return outcome(
+        o.device == "cpu" or not slower,
+        "; ".join(f"{n} {x['ms']:.2f} ms" for n, x in found.items()),
+        "one kernel is faster" if o.device == "cuda" else "runs",
+        speed=True,
+        **found,
+    )
 
 
 def check_compile(o: Options) -> dict[str, Any]:
@@ -137,8 +172,11 @@ def check_compile(o: Options) -> dict[str, Any]:
         torch.manual_seed(0)
         module = PROJECT.module(PROJECT.sizes, SMALL).to(o.device)
         blocks = list(PROJECT.blocks(module))
-        for block in blocks if name == "blocks" else blocks[:-1]:
-            block.compile(backend=backend)
+        if name == "blocks" and o.device == "cuda":
+            PROJECT.compile_blocks(module)
+        else:
+            for block in blocks if name == "blocks" else blocks[:-1]:
+                block.compile(backend=backend)
         graphs, seconds = [], []
         for batch in batches:
             start = time.perf_counter()
@@ -194,7 +232,7 @@ def _speed(
     longest: int,
     *,
     way: str,
-    recompute: bool,
+    recompute: bool | str,
     profile: bool,
 ) -> dict[str, Any]:
     """Step time, tokens/s, MFU, peak memory of whole steps (forward process, backward, clipping, fused AdamW)."""
@@ -212,8 +250,7 @@ def _speed(
     if way == "pointwise":
         PROJECT.compile_pointwise(module)
     elif way == "blocks":
-        for block in PROJECT.blocks(module):
-            block.compile()
+        PROJECT.compile_blocks(module)
     if o.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=True)
@@ -375,6 +412,13 @@ def check_speed_100m(o: Options) -> dict[str, Any]:
             "vocab": small,
             "longest": longest,
             "way": "blocks",
+            "profile": True,
+        }
+        cases[f"{large} ids, compiled blocks"] = {
+            **common,
+            "vocab": large,
+            "longest": longest,
+            "way": "blocks",
             "profile": False,
         }
     result = _speeds(o, cases, 0.35, f"{small} ids")
@@ -409,11 +453,17 @@ def check_speed_7b(o: Options) -> dict[str, Any]:
             "recompute": False,
             "profile": False,
         }
-        cases["6 blocks, compiled pointwise"] = {
-            **cases["6 blocks"],
-            "way": "pointwise",
-            "profile": False,
-        }
+        for name, way, kept in (
+            ("selective", "eager", "selective"),
+            ("compiled blocks, selective", "blocks", "selective"),
+            ("compiled blocks, not recomputed", "blocks", False),
+        ):
+            cases[f"6 blocks, {name}"] = {
+                **cases["6 blocks"],
+                "way": way,
+                "recompute": kept,
+                "profile": way == "blocks" and bool(kept),
+            }
     result = _speeds(o, cases, 0.40, "blocks")
     a, b = (result["numbers"].get(f"{n} blocks") for n in (few, many))
     if isinstance(a, dict) and isinstance(b, dict):

@@ -12,7 +12,7 @@ import pytest
 RUN = Path(__file__).parent / "run.py"
 ROOT = RUN.parents[2]
 RIGHT = ("devices", "attention", "step", "sharding", "average", "generation", "sampling")
-FAST = ("environment", "syncs", "compile", "speed_100m", "speed_7b", "encode")
+FAST = ("environment", "syncs", "compile", "speed_100m", "speed_7b", "encode", "update")
 
 
 def run(out, *args):
