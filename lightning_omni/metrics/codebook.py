@@ -24,7 +24,9 @@ class CodebookUse(Metric):
 
     def update(self, codes: Int[Tensor, "*shape"]) -> None:
         """Add codes."""
-        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
+        flat = codes.flatten()
+        counts = torch.zeros_like(self.counts)  # not bincount, for which the host waits for a GPU
+        self.counts += counts.scatter_add_(0, flat, counts.new_ones(()).expand(len(flat)))
 
     def compute(self) -> dict[str, Tensor]:
         """Return `usage` in [0, 1], `perplexity` in [1, num_codes] and `dead_codes`."""
