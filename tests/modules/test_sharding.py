@@ -11,6 +11,7 @@ from several_processes import run_processes
 from small_models import QWEN_SHAPE, import_small_dream
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from lightning_omni.callbacks.precision_plugin import BFloat16WhereFaster
 from lightning_omni.deferred_init import deferred_weights
@@ -23,6 +24,7 @@ from lightning_omni.modules.sharding import (
     shard_parts,
     shard_transformer,
 )
+from lightning_omni.nn import segments
 from lightning_omni.nn.norm import RMSNorm
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim import muon
@@ -147,6 +149,55 @@ def test_recomputed_shares_have_the_gradients_of_kept_ones(tmp_path):
     for recomputation in ("selective", "full"):
         torch.testing.assert_close(found[recomputation], found["none"], rtol=0, atol=0)
     torch.testing.assert_close(found, other, rtol=0, atol=0)
+
+
+def attend_by_mask(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, enable_gqa=False):
+    """What a kernel for packed segments computes, in operations that a compiler can follow."""
+    at = (torch.arange(len(query)), cu_seq_q[1:]), (torch.arange(len(key)), cu_seq_k[1:])
+    segment, key_segment = (torch.bucketize(n, ends, right=True) for n, ends in at)
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+    is_seen = segment[:, None] == key_segment
+    out = scaled_dot_product_attention(q, k, v, attn_mask=is_seen, enable_gqa=enable_gqa)
+    return out[0].transpose(0, 1)
+
+
+def compiled_gradients(rank):
+    """Whole gradients in bfloat16 of blocks that are not compiled, and of compiled ones."""
+    from torch.nn.attention import varlen
+
+    mesh, found = init_device_mesh("cpu", (2,)), {}
+    varlen.varlen_attn, segments.attention_backend = attend_by_mask, lambda device: "varlen"
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    for recomputation in (None, "none", "selective"):
+        network = make_network(replace(SHAPE, recomputes=False), seed=0)
+        if recomputation is not None:
+            network.recompute_activations(recomputation)
+            network.compile_blocks()
+        samples = make_samples(SHAPE, rng=torch.Generator().manual_seed(rank))
+        shard_transformer(network, mesh, dtype=torch.bfloat16)
+        for _ in range(2):
+            network.zero_grad()
+            our_loss(network, samples, SHAPE).backward()
+        reshard(network)
+        found[recomputation] = {
+            name: p.grad.full_tensor() for name, p in network.named_parameters()
+        }
+    return found
+
+
+# the compiler looks at gradients of what has none
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_compiled_shares_have_the_gradients_of_others_whatever_is_recomputed(tmp_path):
+    pytest.importorskip("torch.nn.attention.varlen")
+    found, _ = run_processes(compiled_gradients, 2, tmp_path, joins=True)
+    for name, wanted in found[None].items():
+        assert wanted.abs().sum() > 0
+        for recomputation in ("none", "selective"):
+            apart = (found[recomputation][name] - wanted).norm() / wanted.norm()
+            assert apart < 2e-2, (recomputation, name)
+        torch.testing.assert_close(
+            found["selective"][name], found["none"][name], rtol=1e-3, atol=1e-6
+        )
 
 
 def muon_steps(rank, *, processes=None, is_fused=False):
