@@ -133,8 +133,10 @@ class Preemption(Checkpoint):
             message += "; the run keeps no checkpoints, so nothing is saved"
         else:
             message += f"; --ckpt_path {saved} goes on from there"
-        if trainer.is_global_zero and signal_name(agreed) == "SIGUSR1":
-            requeue_slurm_job()
+        if signal_name(agreed) == "SIGUSR1":
+            if trainer.is_global_zero:
+                requeue_slurm_job()
+            trainer.strategy.barrier("requeued")  # as Slurm may kill all when one has left
         _release_children(trainer)
         raise Stopped(agreed, message if trainer.is_global_zero else "")
 

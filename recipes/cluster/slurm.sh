@@ -25,10 +25,10 @@ if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-8} / gpus : 1))
 # SIGUSR1, 5 minutes before the time is over: a checkpoint, and the job is put into the queue again;
 # torchrun, which gets it too, passes it on and waits
-export TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 srun --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc_per_node "$gpus" \
+  --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:${MASTER_PORT:-29500}" \
   -m lightning_omni fit --config "$recipe" --config recipes/strategy/fsdp2.yaml \
   --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$gpus" \

@@ -50,7 +50,10 @@ def test_each_node_starts_its_processes_and_a_requeued_job_is_resumed(tmp_path):
     assert lines[::2] == [lines[0]] * 2
     assert lines[1::2] == ["threads 8"] * 2
     assert (tmp_path / "scontrol.log").read_text() == "show hostnames node[07-08]\n"
-    wanted = "--nnodes 2 --nproc_per_node 4 --rdzv_id 17 --rdzv_backend c10d "
+    wanted = (
+        "--nnodes 2 --nproc_per_node 4 --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
+    )
+    wanted += "--rdzv_id 17 --rdzv_backend c10d "
     assert lines[0].startswith(f"{wanted}--rdzv_endpoint node07:29500 -m lightning_omni fit ")
     assert "--trainer.num_nodes 2 --trainer.devices 4" in lines[0]
     assert "--ckpt_path" not in lines[0]
