@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from functools import partial
 
 import pytest
@@ -65,7 +66,8 @@ def test_an_element_takes_its_part_from_slurm(data, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_tasks_of_ray_write_the_same(data, wanted):
+def test_tasks_of_ray_write_the_same(data, wanted, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # they load `settings_of`
     encode(partial(settings_of, data), EncodeOptions("ray", 2, "cpu"))
     assert contents(settings_of(data).local_codes_folder) == wanted
 
