@@ -30,7 +30,7 @@ def measure_peak_mb(side: str, shape: Shape, dtype: str, seed: int) -> float:
     allocates there.
 
     Args:
-        side: `ours` or `peer`.
+        side: `ours`, `peer` or `dllm`.
         shape: Sizes of network and batch.
         dtype: Format of matrix products.
         seed: Seed of weights and samples.

@@ -67,4 +67,7 @@ def _ratio_bars(row: dict[str, Any]) -> list[tuple[str, float, float]]:
     label = f"{row['vocab_size']:,} ids"
     if "steps" in row:
         label += f"\n{row['steps']} steps beside {row['peer_steps']}"
-    return [(label, row["ratio"], row["ratio_spread"])]
+    bars = [(label, row["ratio"], row["ratio_spread"])]
+    if "ratio_to_dllm" in row:
+        bars.append((f"{label}\ndllm", row["ratio_to_dllm"], row["ratio_to_dllm_spread"]))
+    return bars

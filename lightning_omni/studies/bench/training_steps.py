@@ -64,20 +64,21 @@ def compare_training(
     losses: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: our_loss(network, samples, shape),
         "peer": lambda: peers.peer_loss(peer, *batch),
+        "dllm": lambda: peers.dllm_loss(peer, *batch),
     }
     first = {name: _evaluate_loss(loss, dtype, shape.device) for name, loss in losses.items()}
-    difference = abs(first["ours"] / first["peer"] - 1)
-    if difference > TOLERANCE[dtype]:
-        raise OmniError(
-            f"the losses disagree: ours {first['ours']:.6f}, the peer's {first['peer']:.6f}; no "
-            "times are reported"
-        )
-    steps = {
-        "ours": _make_adamw_step(network, losses["ours"], dtype, shape.device, fused=True),
-        "peer": _make_adamw_step(peer, losses["peer"], dtype, shape.device, fused=False),
-    }
+    for side in ("peer", "dllm"):
+        if abs(first["ours"] / first[side] - 1) > TOLERANCE[dtype]:
+            raise OmniError(
+                f"the losses disagree: ours {first['ours']:.6f}, {side} {first[side]:.6f}; no "
+                "times are reported"
+            )
+    steps = {"ours": _make_adamw_step(network, losses["ours"], dtype, shape.device, fused=True)}
+    for side in ("peer", "dllm"):
+        steps[side] = _make_adamw_step(peer, losses[side], dtype, shape.device, fused=False)
     timings = time_alternating(steps, repeats=repeats)
     times, noise = paired_ratio(timings["peer"], timings["ours"])
+    times_dllm, noise_dllm = paired_ratio(timings["dllm"], timings["ours"])
     gflop, useful = count_useful_gflop(network, samples), sum(samples.lengths)
     rate = measure_gemm_rate(
         dtype,
@@ -98,6 +99,8 @@ def compare_training(
         "useful_tokens_per_s": {n: useful / t.median for n, t in timings.items()},
         "ratio": times,
         "ratio_spread": noise,
+        "ratio_to_dllm": times_dllm,
+        "ratio_to_dllm_spread": noise_dllm,
         "useful_gflop": gflop,
         "gemm_gflops_per_s": rate,
         "share_of_gemm": gflop / timings["ours"].median / rate,
@@ -107,7 +110,7 @@ def compare_training(
 def make_training_step(
     side: str, shape: Shape, *, dtype: torch.dtype, seed: int
 ) -> Callable[[], None]:
-    """Return a training step of `ours` or of the `peer`, with only that network in memory."""
+    """Return a training step of `ours`, `peer` or `dllm`, with only that network in memory."""
     network = make_network(shape, seed=seed)
     samples = make_samples(shape, rng=torch.Generator().manual_seed(seed))
     if side == "ours":
@@ -116,7 +119,7 @@ def make_training_step(
     peer = peers.make_peer(network, shape)
     batch = peers.pad_samples(samples, shape)
     del network
-    loss = partial(peers.peer_loss, peer, *batch)
+    loss = partial(peers.dllm_loss if side == "dllm" else peers.peer_loss, peer, *batch)
     return _make_adamw_step(peer, loss, dtype, shape.device, fused=False)
 
 
@@ -124,10 +127,15 @@ def describe_row(row: dict[str, Any]) -> str:
     """Return one row in words."""
     rate = row["useful_tokens_per_s"]
     memory = row.get("peak_mb")
-    held = f"; peak memory {memory['ours']:.0f} and {memory['peer']:.0f} MB" if memory else ""
+    held = (
+        f"; peak memory {', '.join(f'{n} {mb:.0f} MB' for n, mb in memory.items())}"
+        if memory
+        else ""
+    )
     return (
         f"{row['vocab_size']} ids, {row['dtype']}: ours {rate['ours']:.0f} useful tokens/s, peer "
-        f"{rate['peer']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}); "
+        f"{rate['peer']:.0f}, {row['ratio']:.2f} times (+- {row['ratio_spread']:.2f}), dllm's way "
+        f"{row['ratio_to_dllm']:.2f} times (+- {row['ratio_to_dllm_spread']:.2f}); "
         f"{row['share_of_gemm']:.0%} of the machine's products{held}"
     )
 

@@ -1,4 +1,7 @@
-"""The peer: a `transformers` model with padded batches, a dense mask and all logits."""
+"""The peer: a `transformers` model with padded batches, a dense mask and all logits.
+
+Its loss is computed in the library's way and in dllm's.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +105,19 @@ def peer_loss(peer: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     """Return the mean negative log-likelihood of the masked tokens."""
     scores = peer_logits(peer, ids, mask).float()
     return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def dllm_loss(peer: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Return the same mean in the way of dllm's `MDLMTrainer`.
+
+    It computes the cross-entropy of every position and weighs those without a mask by 0.
+
+    Source: https://github.com/ZHZisZZ/dllm, `dllm/core/trainers/mdlm.py`.
+    """
+    is_masked = labels != IGNORED
+    scores = peer_logits(peer, ids, mask).transpose(1, 2)
+    nll = F.cross_entropy(scores, labels.clamp(min=0), reduction="none")
+    return (nll * is_masked).sum() / is_masked.sum()
 
 
 @torch.no_grad()

@@ -85,6 +85,7 @@ def test_both_sides_agree_on_loss_and_tokens(tmp_path):
     assert main([*args, *small, *train]) == 0
     (row,) = json.loads((tmp_path / "train.json").read_text())["rows"]
     assert row["loss"]["ours"] == pytest.approx(row["loss"]["peer"], rel=1e-5)
+    assert row["loss"]["dllm"] == pytest.approx(row["loss"]["peer"], rel=1e-5)
     assert row["useful_tokens"] < row["padded_tokens"]
     sample = ["--suite", "sample", "--prompt", "5", "--answer", "8", "--steps", "[8, 3, 1]"]
     assert main(["bench", *sample, "--out", str(tmp_path), *small, *train]) == 0
