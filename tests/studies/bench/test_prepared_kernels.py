@@ -3,8 +3,7 @@
 import lightning as L
 import pytest
 import torch
-
-from lightning_omni.studies.bench.prepared_kernels import (
+from prepared_kernels import (
     PreparedKernels,
     describe_steps,
     redirect_output,
@@ -28,7 +27,7 @@ class Line(L.LightningModule):
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 def test_only_new_shapes_prepare_kernels(tmp_path, capfd):
-    callback = PreparedKernels(tmp_path / "said.txt")
+    callback = PreparedKernels(tmp_path / "output.txt")
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(
         accelerator="cpu",
@@ -39,7 +38,7 @@ def test_only_new_shapes_prepare_kernels(tmp_path, capfd):
         **quiet,
     )
     says = torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION)
-    with capfd.disabled(), redirect_output(callback.said), says:
+    with capfd.disabled(), redirect_output(callback.output), says:
         trainer.fit(Line(), torch.utils.data.DataLoader(range(len(ROWS)), batch_size=1))
     has_prepared = [bool(kernels) for kernels in callback.by_step]
     if not any(has_prepared):
@@ -50,8 +49,8 @@ def test_only_new_shapes_prepare_kernels(tmp_path, capfd):
 
 
 def test_the_second_half_of_the_steps_is_described():
-    said = describe_steps([["a", "b"], ["a"], [], ["c", "c"]])
-    assert said.splitlines() == [
+    output = describe_steps([["a", "b"], ["a"], [], ["c", "c"]])
+    assert output.splitlines() == [
         "steps 3 to 4: 50% prepared no kernel, at most 2, 1.00 a step; before 3 in all",
         "2 x c",
     ]

@@ -1,6 +1,6 @@
 """How many kernels oneDNN, a CPU's library, prepares anew in each training step of a recipe.
 
-`python -m lightning_omni.studies.bench.prepared_kernels --config recipes/demo/stage2.yaml` trains
+`python tests/studies/bench/prepared_kernels.py --config recipes/demo/stage2.yaml` trains
 100 steps and prints the count of the second half, where every kernel that comes again should be
 found in the library's cache.
 """
@@ -36,17 +36,17 @@ _QUIET = {
 
 
 class PreparedKernels(L.Callback):
-    """Reads what the library says after each step.
+    """Reads the library's messages after each step.
 
     Args:
-        said: File to which it is written.
+        output: File that receives the output of the process.
 
     Attributes:
         by_step: Kernels that each step prepared, without the time it took.
     """
 
-    def __init__(self, said: Path) -> None:
-        self.said = said
+    def __init__(self, output: Path) -> None:
+        self.output = output
         self.by_step: list[list[str]] = []
         self._offset = 0
 
@@ -73,7 +73,7 @@ class PreparedKernels(L.Callback):
 
     def _read(self) -> list[str]:
         ctypes.CDLL(None).fflush(None)
-        with self.said.open() as file:
+        with self.output.open() as file:
             file.seek(self._offset)
             lines = file.read().splitlines()
             self._offset = file.tell()
@@ -114,11 +114,11 @@ def count_prepared_kernels(config: str, *, steps: int, overrides: list[str]) -> 
         options = {**_QUIET, "max_steps": str(steps), "default_root_dir": folder}
         arguments = [f"--trainer.{name}={value}" for name, value in options.items()]
         cli = build_cli(["--config", config, *arguments, *overrides], run=False)
-        callback = PreparedKernels(Path(folder) / "said.txt")
+        callback = PreparedKernels(Path(folder) / "output.txt")
         cli.trainer.callbacks = [callback]  # type: ignore[attr-defined]
         level = torch.backends.mkldnn.VERBOSE_ON_CREATION
-        says = torch.backends.mkldnn.verbose(level)  # type: ignore[no-untyped-call]
-        with redirect_output(callback.said), says:
+        verbose = torch.backends.mkldnn.verbose(level)  # type: ignore[no-untyped-call]
+        with redirect_output(callback.output), verbose:
             cli.trainer.fit(cli.model, cli.datamodule)
     return callback.by_step
 
