@@ -33,7 +33,7 @@ demo: setup  ## data, tokenizers, three stages, evaluation and report, 12 to 35 
 	@echo "training both tokenizers; the image tokenizer's messages go to runs/demo/image_tokenizer.log"
 	@OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/image_tokenizer.yaml > runs/demo/image_tokenizer.log 2>&1 & \
 	other=$$!; trap 'kill $$other 2>/dev/null' INT TERM; \
-	OMP_NUM_THREADS=1 $(OMNI) fit --config recipes/demo/speech_tokenizer.yaml || { kill $$other; exit 1; }; \
+	$(OMNI) fit --config recipes/demo/speech_tokenizer.yaml || { kill $$other; exit 1; }; \
 	wait $$other || { tail -n 3 runs/demo/image_tokenizer.log; exit 1; }
 	$(OMNI) fit --config recipes/demo/stage1.yaml
 	$(OMNI) fit --config recipes/demo/stage2.yaml
