@@ -54,8 +54,6 @@ class Preset:
         text_only_facts: Share of spoken facts that training contains as text only.
         silent_objects: Share of objects that training contains no spoken prompt for.
         rephrases_facts: Also ask sums by speech in other words.
-        spoken_pairs: Number of training phrases about two coloured objects, for asr and tts only:
-            without them a small world has too few sentences to learn to speak from.
     """
 
     name: str
@@ -79,7 +77,6 @@ class Preset:
     text_only_facts: float = 0.2
     silent_objects: float = 0.1
     rephrases_facts: bool = False
-    spoken_pairs: int = 0
 
 
 _SMOKE = Preset(
@@ -159,7 +156,6 @@ _DEMO = Preset(
     has_easy_vqa=False,
     has_human_speech=False,
     rephrases_facts=True,
-    spoken_pairs=300,
 )  # fmt: skip
 
 # No training data of mini have a share-alike licence, so weights trained on them may be published.

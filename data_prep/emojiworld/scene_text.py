@@ -125,13 +125,6 @@ def relation_question(relation: str, anchor: str, answer: str) -> SceneQuestion:
     return SceneQuestion(text, answer, naming_sentence(answer), "relation")
 
 
-def coloured_pair_phrase(first: tuple[str, str], relation: str, second: tuple[str, str]) -> str:
-    """Return a phrase such as "a red cat to the left of a blue fish" of two (ink, object)."""
-    (ink, word), (other_ink, other) = first, second
-    one, another = add_article(f"{ink} {word}", word), add_article(f"{other_ink} {other}", other)
-    return f"{one} {_relation_words(relation)} {another}"
-
-
 def naming_sentence(word: str) -> str:
     """Return a sentence such as "it is a whale"."""
     return f"they are {word}" if is_plural_only(word) else f"it is {add_article(word, word)}"

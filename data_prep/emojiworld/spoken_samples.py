@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from itertools import permutations, product
 from typing import Any
 
 from data_prep.collection import Collection
 from data_prep.emojiworld.facts import Fact, rephrase_sum
-from data_prep.emojiworld.scene_text import RELATIONS, SceneQuestion, coloured_pair_phrase
-from data_prep.emojiworld.scenes import Scene, SceneParameters
-from data_prep.emojiworld.splits import HoldOut
+from data_prep.emojiworld.scene_text import SceneQuestion
+from data_prep.emojiworld.scenes import Scene
 from data_prep.hashing import hash_bucket, sort_by_hash
 from data_prep.leak_checks import HeldOutContent
 from data_prep.media_file import MediaFile
@@ -74,7 +72,6 @@ class SpokenSampleBuilder:
         self._plan_questions(pictures)
         self._plan_facts(facts, set(spoken_facts))
         self._plan_sentences(pictures, sentences)
-        self._plan_pairs()
 
     def add_samples(self, human: list[MediaFile]) -> None:
         """Add the planned samples, after synthesis, and recordings of people to test_voice."""
@@ -236,13 +233,6 @@ class SpokenSampleBuilder:
             self._plan_utterance(split, sentence, voice, kind)
         return self._clips.request_clip(sentence, voice)
 
-    def _plan_pairs(self) -> None:
-        """Plan phrases about two coloured objects that no picture shows."""
-        phrases = coloured_pair_phrases(self._preset.world, self._rules.hold_out)
-        for phrase in phrases[: self._preset.spoken_pairs]:
-            for voice in self._voices.targets:
-                self._plan_utterance("train", phrase, voice, "pair")
-
     def _plan_recording(self, split: str, sentence: str, voice: str) -> None:
         """Plan a recording that only the speech tokenizer is trained on."""
         clip = self._clips.request_clip(sentence, voice)
@@ -258,24 +248,6 @@ class SpokenSampleBuilder:
     def _add_utterance(self, split: str, clip: Clip, kind: str) -> None:
         is_target = clip.voice in self._voices.targets
         add_utterance_samples(self._collection, split, self._media(clip), kind, is_target=is_target)
-
-
-def coloured_pair_phrases(world: SceneParameters, hold_out: HoldOut) -> list[str]:
-    """Return all phrases about two coloured objects in hash order, without held-out colours."""
-    things = [
-        (ink, word)
-        for ink, word in product(world.inks, world.objects)
-        if ("ink", word, ink) not in hold_out.keys
-    ]
-    return sort_by_hash(
-        (
-            coloured_pair_phrase(first, relation, second)
-            for first, second in permutations(things, 2)
-            for relation in RELATIONS
-            if first[1] != second[1]
-        ),
-        "pair",
-    )
 
 
 def _choose_question(scene: Scene) -> SceneQuestion:

@@ -5,9 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.emojiworld.splits import HoldOut
-from data_prep.emojiworld.spoken_samples import coloured_pair_phrases
 from data_prep.hashing import choose_share_by_hash, hash_bucket, sort_by_hash
-from data_prep.presets import PRESETS
 
 WORDS = [f"w{i}" for i in range(40)]
 INKS = [f"ink{i}" for i in range(8)]
@@ -71,15 +69,3 @@ def test_buckets_fill_evenly(of):
     for i in range(400 * of):
         counts[hash_bucket("x", i, num_buckets=of)] += 1
     assert max(abs(c - 400) for c in counts) < 120
-
-
-def test_pairs_that_are_only_spoken_hold_no_held_out_colour():
-    world = PRESETS["demo"].world
-    hold_out = HoldOut(frozenset({("ink", "cat", "red"), ("background", "cat", "pink")}))
-    phrases = coloured_pair_phrases(world, hold_out)
-    things = len(world.inks) * len(world.objects) - 1
-    same = sum(n * (n - 1) for n in [len(world.inks)] * (len(world.objects) - 1) + [3])
-    assert len(phrases) == len(set(phrases)) == 4 * (things * (things - 1) - same)
-    assert not any("red cat" in phrase for phrase in phrases)
-    assert "a blue cat to the left of an apple" not in phrases
-    assert "a blue cat to the left of a red apple" in phrases
