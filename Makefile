@@ -27,7 +27,7 @@ setup: $(BIN)/lightning_omni  ## make .venv with what prepares data, trains, gen
 
 setup-dev: $(VENV)/setup-dev  ## add what tests, checks and documents; other targets do so when they need it
 
-demo: setup  ## data, tokenizers, three stages, evaluation and report, 12 to 35 minutes
+demo: setup  ## data, tokenizers, three stages, evaluation and report, 16 to 35 minutes
 	$(OMNI) prep-data --preset demo --out data/demo
 	mkdir -p runs/demo
 	@echo "training both tokenizers; the image tokenizer's messages go to runs/demo/image_tokenizer.log"

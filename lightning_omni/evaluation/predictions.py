@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,17 +28,7 @@ class Recognizer(Protocol):
     """Speech to text."""
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
-        """Transcribe mono speech; called by several threads at once."""
-
-
-Waveform = tuple[NDArray[np.float32], int]
-"""Mono speech and its samples per second."""
-
-
-def transcribe_all(recognizer: Recognizer, waveforms: Sequence[Waveform]) -> list[str]:
-    """Transcribe waveforms, as many at once as torch has threads."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(lambda waveform: recognizer.transcribe(*waveform), waveforms))
+        """Transcribe mono speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +62,21 @@ class ResponseParser:
         self.recognizer, self.classifier = recognizer, classifier
         self._transcripts: dict[str, str] = {}
 
-    def transcribe(self, waveforms: Sequence[Waveform]) -> list[str]:
-        """Transcribe waveforms, each distinct one once.
+    def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
+        """Transcribe a recording.
 
         Raises:
             OmniError: If there is no recognizer.
         """
-        if not waveforms:
-            return []
         if self.recognizer is None:
             raise OmniError(
                 "spoken answers need the recognizer; install the evaluation extra with "
                 "`pip install 'lightning-omni[eval]'`, or drop the spoken tasks"
             )
-        keys = [_waveform_key(waveform) for waveform in waveforms]
-        new = {
-            key: waveform
-            for key, waveform in zip(keys, waveforms, strict=True)
-            if key not in self._transcripts
-        }
-        found = transcribe_all(self.recognizer, list(new.values()))
-        self._transcripts.update(zip(new, found, strict=True))
-        return [self._transcripts[key] for key in keys]
+        key = hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest() + str(sample_rate)
+        if key not in self._transcripts:
+            self._transcripts[key] = self.recognizer.transcribe(wave, sample_rate)
+        return self._transcripts[key]
 
     def classify(self, images: Sequence[Image.Image]) -> list[Scene]:
         """Classify pictures of scenes.
@@ -113,8 +94,6 @@ class ResponseParser:
         answers = task_named(task).outputs
         pictures = [r.image for r in responses if r.image is not None and r.error is None]
         scenes = iter(self.classify(pictures) if "image" in answers and pictures else [])
-        waveforms = [found for r in responses if (found := _usable_waveform(answers, r))]
-        transcripts = iter(self.transcribe(waveforms))
         predictions = []
         for response in responses:
             if response.error is not None:
@@ -124,13 +103,18 @@ class ResponseParser:
             predictions.append(
                 Prediction(
                     (response.text or "").strip() or None if "text" in answers else None,
-                    next(transcripts) if _usable_waveform(answers, response) else None,
+                    self._transcribe_response(response) if "speech" in answers else None,
                     next(scenes) if has_scene else None,
                     missing_modality(answers, response),
                     response.is_finished,
                 )
             )
         return predictions
+
+    def _transcribe_response(self, response: Response) -> str | None:
+        if missing_modality(("speech",), response) or response.speech is None:
+            return None
+        return self.transcribe(response.speech, response.sample_rate)
 
 
 def needs_recognizer(task: str) -> bool:
@@ -167,21 +151,9 @@ def ground_truth_predictions(
 
 def transcribe_prompts(prompts: Sequence[Response], parser: ResponseParser) -> list[Prediction]:
     """Transcribe the speech of prompts."""
-    waveforms = [(p.speech, p.sample_rate) for p in prompts if p.speech is not None]
-    transcripts = iter(parser.transcribe(waveforms))
     return [
-        Prediction(failure="no speech") if p.speech is None else Prediction(text=next(transcripts))
+        Prediction(text=parser.transcribe(p.speech, p.sample_rate))
+        if p.speech is not None
+        else Prediction(failure="no speech")
         for p in prompts
     ]
-
-
-def _usable_waveform(answers: Sequence[str], response: Response) -> Waveform | None:
-    if "speech" not in answers or response.error is not None or response.speech is None:
-        return None
-    is_usable = missing_modality(("speech",), response) is None
-    return (response.speech, response.sample_rate) if is_usable else None
-
-
-def _waveform_key(waveform: Waveform) -> str:
-    wave, sample_rate = waveform
-    return hashlib.sha256(np.ascontiguousarray(wave).tobytes()).hexdigest() + str(sample_rate)

