@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit code of a command by the signal that stopped it; 75 asks a scheduler to start it again."""
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     EXIT_CODES[signal.SIGUSR1] = 75
-_WORKER_S = 20
+_WORKER_S = 240
+"""How long a loader's worker serves its process after SIGTERM: as long as a save may take."""
 
 
 class Stopped(BaseException):
@@ -81,15 +83,23 @@ def children_ignore_interrupts() -> Iterator[None]:
 
 
 def outlive_stop_signals(*_: Any) -> None:
-    """Let a loader's worker serve its process to the end of a step, but no longer than 20 s.
+    """Let a loader's worker serve its process until that has saved and leaves.
 
-    Terminals and schedulers signal workers, too.
+    Terminals and schedulers signal workers, too. A second SIGTERM, by which a process that leaves
+    ends its workers, ends this one, and so do four minutes after the first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, _end_later)
+        signal.signal(signal.SIGALRM, _end_worker)
+        signal.signal(signal.SIGTERM, _end_worker_later)
 
 
-def _end_later(number: int, frame: Any) -> None:
+def _end_worker_later(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGTERM, _end_worker)
     signal.alarm(_WORKER_S)
+
+
+def _end_worker(number: int, frame: Any) -> None:
+    """End with 0: for a worker that a signal kills torch raises an error, also within a save."""
+    os._exit(0)

@@ -35,15 +35,15 @@ def run_with_processes(load: LoadJob, processes: int) -> None:
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     started: dict[Connection, BaseProcess] = {}
-    for part in range(processes):
-        receiver, sender = context.Pipe(duplex=False)
-        given = (sender, load, part, processes)
-        process: BaseProcess = context.Process(target=_run_part_in_child_process, args=given)
-        with children_ignore_interrupts():
-            process.start()
-        sender.close()
-        started[receiver] = process
     try:
+        for part in range(processes):
+            receiver, sender = context.Pipe(duplex=False)
+            given = (sender, load, part, processes)
+            process: BaseProcess = context.Process(target=_run_part_in_child_process, args=given)
+            with children_ignore_interrupts():
+                process.start()
+            started[receiver] = process
+            sender.close()
         _wait_for_processes(dict(started))
     finally:
         for process in started.values():

@@ -1,8 +1,10 @@
 """Every executor writes the same bytes."""
 
 import importlib.util
+import multiprocessing
 import os
 import sys
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -41,6 +43,21 @@ def test_one_and_two_processes_write_the_same(data, wanted, tmp_path):
     again = make_data(tmp_path / "again")
     local.run_with_processes(loads(again), 2)
     assert contents(settings_of(again).local_codes_folder) == wanted
+
+
+def test_an_interrupt_between_two_starts_ends_the_first_process(data, monkeypatch):
+    starts = iter([None, KeyboardInterrupt])
+
+    @contextmanager
+    def interrupted():
+        if (error := next(starts)) is not None:
+            raise error
+        yield
+
+    monkeypatch.setattr(local, "children_ignore_interrupts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        local.run_with_processes(loads(data), 2)
+    assert not multiprocessing.active_children()
 
 
 def test_ranks_of_torchrun_meet_in_the_folder(data, wanted, tmp_path):
