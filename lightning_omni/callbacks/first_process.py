@@ -12,6 +12,16 @@ import torch.distributed as dist
 PATIENCE = timedelta(days=30)
 
 
+def make_host_group() -> Any:
+    """Return a group of all processes over gloo, for which no device is asked; None for one alone.
+
+    Every process has to call it. It waits as long as it takes.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return None
+
+
 class FirstProcess:
     """Lets all processes go on together after work that one of them does.
 
@@ -24,8 +34,7 @@ class FirstProcess:
 
     def make_process_group(self) -> None:
         """Make the group; every process has to call it, once, before there is work."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._group = make_host_group()
 
     @contextmanager
     def others_wait(self) -> Iterator[None]:

@@ -6,11 +6,10 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lightning_omni.callbacks.ema import EMA
@@ -24,7 +23,7 @@ _AGAIN_S = 1.0  # a terminal and a launcher both pass on one Ctrl-C
 _LEAVE_S = 5.0
 
 
-class Preemption(Checkpoint):
+class Preemption(L.Callback):
     """Saves the last checkpoint and stops when any process gets SIGTERM, SIGUSR1 or SIGINT.
 
     The processes agree at the end of a step of the optimizer, or of a batch of validation, whose
@@ -84,14 +83,14 @@ class Preemption(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop rather than validate if all agree to."""
-        if self._handlers:
+        if self._can_stop_validation(trainer):
             self._stop_if_agreed(trainer, self._agreement.exchange_now(self.received))
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Stop if all agree to, with the weights in training in place of their average."""
-        if not self._handlers:
+        if not self._can_stop_validation(trainer):
             return
         agreed = self._agreement.exchange_now(self.received)
         if agreed:
@@ -113,6 +112,10 @@ class Preemption(Checkpoint):
         launcher = trainer.strategy.launcher
         if isinstance(exception, Stopped) and isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGTERM)
+
+    def _can_stop_validation(self, trainer: L.Trainer) -> bool:
+        """Whether this is validation in training, and no gradients wait that a stop would lose."""
+        return bool(self._handlers) and not trainer.fit_loop.epoch_loop._should_accumulate()
 
     def _begin_noting(self) -> None:
         if not self._handlers and threading.current_thread() is threading.main_thread():
@@ -152,18 +155,25 @@ def save_last_checkpoint(trainer: L.Trainer) -> str | None:
     kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
     if not kept:
         return None
-    keeper = next((one for one in kept if one.save_last), kept[0])
-    if keeper.save_last:
+    keeper = next((one for one in kept if _keeps_whole_last_checkpoint(one)), None)
+    if keeper is not None:
         if not (keeper._last_global_step_saved == trainer.global_step and keeper.last_model_path):
             keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))
         path = keeper.last_model_path
     else:
-        path = str(Path(keeper.dirpath or trainer.default_root_dir) / _LAST)
+        path = os.path.join(kept[0].dirpath or trainer.default_root_dir, _LAST)
+        if trainer.is_global_zero and os.path.islink(path):
+            os.remove(path)  # and not write into the checkpoint behind it
         trainer.save_checkpoint(path)
     if isinstance(trainer.strategy, ShardedStrategy):
         trainer.strategy.finish_checkpoint()
     trainer.strategy.barrier("saved")
     return path
+
+
+def _keeps_whole_last_checkpoint(keeper: ModelCheckpoint) -> bool:
+    """Whether a run goes on from what it writes, not weights alone nor a link to an older one."""
+    return keeper.save_last is True and not keeper.save_weights_only
 
 
 def _release_children(trainer: L.Trainer) -> None:

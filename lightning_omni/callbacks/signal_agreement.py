@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lightning_omni.callbacks.first_process import PATIENCE
+from lightning_omni.callbacks.first_process import make_host_group
 
 
 class SignalAgreement:
@@ -20,8 +20,7 @@ class SignalAgreement:
 
     def make_process_group(self) -> None:
         """Make the group; every process has to call it, once."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._group = make_host_group()
 
     def exchange(self, own: int) -> int:
         """Send this process's code, and return what all have agreed on in the call before.

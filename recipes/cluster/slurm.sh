@@ -24,7 +24,7 @@ if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi
 # one torchrun per node, which starts a process per GPU; Lightning takes ranks from torchrun
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-8} / gpus : 1))
 # SIGUSR1, 5 minutes before the time is over: a checkpoint, and the job is put into the queue again;
-# torchrun, which gets it too, passes it on and waits
+# torchrun, which gets it too, passes it on and waits (that of torch 2.11 for 30 s, whatever is set)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
 srun --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc_per_node "$gpus" \

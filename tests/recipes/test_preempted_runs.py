@@ -38,7 +38,7 @@ def signalled(rank, *, args, to, number, method="training_step"):
     step = getattr(MaskedDiffusionModule, method)
 
     def with_signal(module, *given):
-        if rank == to and module.trainer.global_step >= STOP and not module.trainer.sanity_checking:
+        if rank == to and module.trainer.global_step == STOP and not module.trainer.sanity_checking:
             os.kill(os.getpid(), number)
         return step(module, *given)
 
