@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -40,15 +40,24 @@ class ComputedBatch:
             yield key, rows[index]
 
 
-def read_back(
-    batches: Iterable[ComputedBatch], dtype: np.dtype[Any]
+def encode_in_batches(
+    prepared: Iterable[_Item], compute: Callable[[_Item], ComputedBatch], dtype: np.dtype[Any]
 ) -> Iterator[tuple[str, Array]]:
-    """Yield the codes of each batch after the next one was sent, so that a GPU is never idle."""
+    """Yield key and codes of all media in stored order.
+
+    The host prepares a batch while a GPU computes the one before. That one is read back before the
+    next is sent, as a copy waits for all that was sent.
+
+    Args:
+        prepared: Batches as the host decodes them.
+        compute: Sends a batch to the device and starts to encode it.
+        dtype: Format of the codes.
+    """
     sent: ComputedBatch | None = None
-    for batch in batches:
-        if sent is not None:
-            yield from sent.read(dtype)
-        sent = batch
+    for batch in prepared:
+        before = [] if sent is None else list(sent.read(dtype))
+        sent = compute(batch)
+        yield from before
     if sent is not None:
         yield from sent.read(dtype)
 

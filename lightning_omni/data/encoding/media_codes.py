@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_omni.data.encoding.code_store import Array
 from lightning_omni.data.encoding.computed_batches import (
     ComputedBatch,
+    encode_in_batches,
     group_by_length,
-    read_back,
     send_to_device,
     split_into_groups,
 )
@@ -104,18 +105,22 @@ def _encode_images(media: Media, tokenizers: LoadedTokenizers, size: int) -> Enc
     tokenizer = tokenizers.image
     batch = max(1, min(BATCH, BATCH * tokenizer.image_size**2 // size**2))
 
-    def compute_batches() -> Iterator[ComputedBatch]:
+    def decode_pictures() -> Iterator[tuple[list[str], Tensor]]:
         for group in split_into_groups(media, batch):
             pictures = [
                 image_to_tensor(center_crop_and_resize(read_image(content, name=key), size))
                 for key, content in group
             ]
-            pixels = send_to_device(torch.stack(pictures), tokenizers.device)
-            with tokenizers.image_autocast():
-                codes = tokenizer.encode(pixels)
-            yield ComputedBatch([key for key, _ in group], [(list(range(len(group))), codes)])
+            yield [key for key, _ in group], torch.stack(pictures)
 
-    yield from read_back(compute_batches(), CODE)
+    def compute(decoded: tuple[list[str], Tensor]) -> ComputedBatch:
+        keys, pictures = decoded
+        pixels = send_to_device(pictures, tokenizers.device)
+        with tokenizers.image_autocast():
+            codes = tokenizer.encode(pixels)
+        return ComputedBatch(keys, [(list(range(len(keys))), codes)])
+
+    yield from encode_in_batches(decode_pictures(), compute, CODE)
 
 
 def _encode_speech(media: Media, tokenizers: LoadedTokenizers) -> Encoded:
@@ -124,7 +129,7 @@ def _encode_speech(media: Media, tokenizers: LoadedTokenizers) -> Encoded:
     # on a CPU the codes of a batch may differ from those of its clips, and it is not faster
     window = 1 if device.type == "cpu" else BATCH
 
-    def compute_batches() -> Iterator[ComputedBatch]:
+    def decode_clips() -> Iterator[tuple[list[str], list[Tensor]]]:
         for group in split_into_groups(media, window):
             waves = [
                 tokenizer.pad_last_frame(
@@ -132,14 +137,18 @@ def _encode_speech(media: Media, tokenizers: LoadedTokenizers) -> Encoded:
                 )
                 for key, content in group
             ]
-            parts = [
-                (indices, send_to_device(torch.cat([waves[index] for index in indices]), device))
-                for indices in group_by_length(waves)
-            ]
-            codes = [(at, tokenizer.encode(wave, sample_rate=rate)) for at, wave in parts]
-            yield ComputedBatch([key for key, _ in group], codes)
+            yield [key for key, _ in group], waves
 
-    yield from read_back(compute_batches(), CODE)
+    def compute(decoded: tuple[list[str], list[Tensor]]) -> ComputedBatch:
+        keys, waves = decoded
+        parts = [
+            (indices, send_to_device(torch.cat([waves[index] for index in indices]), device))
+            for indices in group_by_length(waves)
+        ]
+        codes = [(at, tokenizer.encode(wave, sample_rate=rate)) for at, wave in parts]
+        return ComputedBatch(keys, codes)
+
+    yield from encode_in_batches(decode_clips(), compute, CODE)
 
 
 def _encode_speech_features(media: Media, encoder: SpeechFeatureEncoder) -> Encoded:

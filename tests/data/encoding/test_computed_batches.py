@@ -1,12 +1,12 @@
-"""Codes come back in stored order, one batch after the next one was sent."""
+"""Codes come back in stored order, and the host works while a device computes."""
 
 import numpy as np
 import torch
 
 from lightning_omni.data.encoding.computed_batches import (
     ComputedBatch,
+    encode_in_batches,
     group_by_length,
-    read_back,
     split_into_groups,
 )
 
@@ -23,26 +23,42 @@ def test_media_of_several_lengths_come_back_in_stored_order():
         assert codes.tolist() == [index] * waves[index].shape[1]
 
 
-def test_a_batch_is_read_when_the_next_one_is_sent():
-    events = []
+def test_a_batch_is_read_when_the_next_one_is_prepared_and_before_it_is_sent(monkeypatch):
+    """A copy from a device waits for all that was sent to it."""
+    events, read = [], ComputedBatch.read
 
-    def batches():
+    def prepared():
         for number in range(3):
-            events.append(("sent", number))
-            yield ComputedBatch([str(number)], [([0], torch.tensor([[number]]))])
+            events.append(("prepared", number))
+            yield number
 
-    for key, codes in read_back(batches(), np.dtype("<i4")):
+    def compute(number):
+        events.append(("sent", number))
+        return ComputedBatch([str(number)], [([0], torch.tensor([[number]]))])
+
+    def noted(batch, dtype):
+        events.append(("read", int(batch.keys[0])))
+        return read(batch, dtype)
+
+    monkeypatch.setattr(ComputedBatch, "read", noted)
+    for key, codes in encode_in_batches(prepared(), compute, np.dtype("<i4")):
         assert codes.tolist() == [int(key)]
-        events.append(("read", int(key)))
+        events.append(("given", int(key)))
     assert events == [
+        ("prepared", 0),
         ("sent", 0),
-        ("sent", 1),
+        ("prepared", 1),
         ("read", 0),
-        ("sent", 2),
+        ("sent", 1),
+        ("given", 0),
+        ("prepared", 2),
         ("read", 1),
+        ("sent", 2),
+        ("given", 1),
         ("read", 2),
+        ("given", 2),
     ]
-    assert not list(read_back([], np.dtype("<i4")))
+    assert not list(encode_in_batches([], compute, np.dtype("<i4")))
 
 
 def test_groups_hold_all_items_in_order():
