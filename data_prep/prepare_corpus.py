@@ -17,7 +17,6 @@ from data_prep.conversion.publication import holds_corpus
 from lightning_omni.data.shards import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
-from lightning_omni.data.storage.url_text import is_url
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.jobs.claims import Claims
@@ -90,8 +89,13 @@ def prepare_corpus(
 
 
 def _normalize_source(source: str) -> str:
-    """Return a path without what does not change its meaning, so that a corpus has one name."""
-    return source if is_url(source) else os.path.normpath(source)
+    """Return a path without what does not change its meaning, so that a corpus has one name.
+
+    Behind a link `..` does change it, and so do single slashes in URLs within braces.
+    """
+    normal = os.path.normpath(source)
+    is_same = "://" not in source and os.path.realpath(normal) == os.path.realpath(source)
+    return normal if is_same else source
 
 
 def make_corpus_job(request: CorpusRequest, pieces: Sequence[Piece], index: int) -> CorpusJob:

@@ -8,6 +8,7 @@ many entries; their entries are cheap to pass over, since each is made when it i
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -75,7 +76,7 @@ def divide_into_pieces(
         if _is_read_by_file(layout, source):
             for file in source_files(source, layout.SUFFIXES):
                 size = file.stat().st_size
-                parts = _file_parts(file)
+                parts = _file_parts(layout, file)
                 yield from (Piece(source, file, 0, size, part=part) for part in parts or (None,))
         else:
             yield from _divide_into_ranges(layout.read(source, split=split), source)
@@ -86,7 +87,10 @@ def _is_read_by_file(layout: ModuleType, source: Location) -> bool:
     return bool(suffixes) and (source.name.lower().endswith(suffixes) or source.is_dir())
 
 
-def _file_parts(file: Location) -> list[FilePart]:
+def _file_parts(layout: ModuleType, file: Location) -> list[FilePart]:
+    """Return the parts of a file; none if it is small, or the layout does not read parts."""
+    if "part" not in inspect.signature(layout.read).parameters:
+        return []
     is_parquet = file.name.lower().endswith(PARQUET_SUFFIXES)
     return (parquet_parts if is_parquet else tar_parts)(file, BYTES_PER_PIECE)
 
@@ -125,9 +129,8 @@ class PieceReader:
             _check_piece_size(piece, piece.file.stat().st_size)
             is_given = piece.file == piece.source
             folder = piece.file.parent if is_given else piece.source
-            yield from self.layout.read(
-                piece.file, split=self.split, folder=folder, part=piece.part
-            )
+            part = {"part": piece.part} if piece.part else {}
+            yield from self.layout.read(piece.file, split=self.split, folder=folder, **part)
             return
         if piece.source != self._source or piece.start < self._next:
             self._source, self._next = piece.source, 0

@@ -25,8 +25,8 @@ def load_layout(name: str) -> ModuleType:
     """Return the module that reads a layout.
 
     `read(source, *, split)` yields the entries of a source. A source that is a file with one of the
-    suffixes `SUFFIXES`, or a folder of them, can be read file by file, or a part of a file, by
-    `read(file, split=..., folder=..., part=...)`, where names in the file are relative to the
-    folder.
+    suffixes `SUFFIXES`, or a folder of them, can be read file by file, by `read(file, split=...,
+    folder=...)`, where names in the file are relative to the folder; if `read` takes `part`, large
+    tars and Parquet files are also read in parts.
     """
     return import_module(f"{__name__}.{name}")

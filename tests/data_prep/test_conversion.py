@@ -9,6 +9,7 @@ import signal
 import tarfile
 from functools import partial
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -327,6 +328,17 @@ def test_tars_with_a_header_for_all_files_and_compressed_ones_are_read_whole(tmp
         *[("b.tar", False)] * 4,
         ("b.tar.gz", True),
     ]
+
+
+def test_a_layout_that_reads_no_parts_gets_whole_files(large_tar, monkeypatch):
+    monkeypatch.setattr(pieces, "BYTES_PER_PIECE", 1)
+    whole = load_layout("img2dataset")
+    own = SimpleNamespace(
+        SUFFIXES=(".tar",), read=lambda source, *, split, folder: whole.read(source, split=split)
+    )
+    (piece,) = pieces.divide_into_pieces(own, [large_tar], split="train")
+    read = pieces.PieceReader(own, "train").read_entries(piece)
+    assert names_of(read) == names_of(whole.read(large_tar, split="train"))
 
 
 def test_parts_of_a_large_parquet_file_are_row_groups(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from data_prep.corpora.entries import (
 )
 from data_prep.key_set import KeySet
 from data_prep.media_file import MediaFile
-from data_prep.prepare_corpus import prepare_corpus
+from data_prep.prepare_corpus import _normalize_source, prepare_corpus
 from data_prep.samples import image_part, make_sample, make_turn, text_part
 from data_prep.shard_folders import open_unfinished_folder
 from data_prep.streamed_collection import StreamedCollection
@@ -126,6 +126,17 @@ def test_a_folder_written_in_another_way_is_the_same_corpus(tmp_path, monkeypatc
     for same in ("in", "./in", "out/..//in/"):
         with pytest.raises(OmniError, match="already holds the split train of image_folder 'in'"):
             prepare(same, tmp_path / "out")
+
+
+def test_a_folder_above_what_a_link_leads_to_keeps_its_name(tmp_path, monkeypatch):
+    pictures(tmp_path / "in", range(2))
+    (tmp_path / "elsewhere/far").mkdir(parents=True)
+    pictures(tmp_path / "elsewhere/in", range(5))
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere/far")
+    monkeypatch.chdir(tmp_path)
+    assert prepare("link/../in", tmp_path / "out")["sources"][0]["how"] == "link/../in"
+    for url in ("{http://a,http://b}/x.tar", "https://a//x.tar"):
+        assert _normalize_source(url) == url
 
 
 def test_a_build_that_fails_leaves_the_folder_as_it_was(tmp_path):
