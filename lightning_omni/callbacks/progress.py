@@ -10,10 +10,11 @@ from typing import Any
 
 import lightning as L
 
+from lightning_omni.callbacks.logged_step import logged_step
+
 log = logging.getLogger(__name__)
 
 EVERY_S = 20.0
-
 
 SHOWN = ("train/loss", "train/l1", "train_loss/spectral", "tokenizer/image/train_usage")
 """Metrics of a training step that a progress bar shows.
@@ -36,7 +37,7 @@ class BarMetrics:
 
     def __call__(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return names and values."""
-        is_logged = trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        is_logged = logged_step(trainer) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if trainer.training and (is_logged or trainer.strategy.root_device.type == "cpu"):
             self.shown = read_shown_metrics(trainer)
         return {**self.read(trainer, pl_module), **self.shown}

@@ -43,6 +43,7 @@ def test_metrics_are_read_at_logged_steps(tmp_path, monkeypatch, bar, device, st
             global_step=trainer.global_step,
             log_every_n_steps=trainer.log_every_n_steps,
             training=trainer.training,
+            lightning_module=module,
             strategy=SimpleNamespace(root_device=torch.device(device)),
             callback_metrics=trainer.callback_metrics,
             loggers=[],
