@@ -51,7 +51,7 @@ def _run_train_suite(o: Options) -> Iterator[BenchRow]:
         row = training_steps.compare_training(shape, dtype=dtype, repeats=o.repeats, seed=o.seed)
         if o.memory:
             row["peak_mb"] = {
-                s: measure_peak_mb(s, shape, o.dtype, o.seed) for s in ("ours", "peer", "dllm")
+                s: measure_peak_mb(s, shape, o.dtype, o.seed) for s in training_steps.SIDES
             }
         yield row
 

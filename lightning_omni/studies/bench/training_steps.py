@@ -25,6 +25,7 @@ from lightning_omni.studies.bench.workload import (
     make_samples,
 )
 
+SIDES = ("ours", *peers.LOSSES)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Largest relative difference of the losses; the peer also gives the mask token probability."""
 
@@ -63,18 +64,17 @@ def compare_training(
     batch = peers.pad_samples(samples, shape)
     losses: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: our_loss(network, samples, shape),
-        "peer": lambda: peers.peer_loss(peer, *batch),
-        "dllm": lambda: peers.dllm_loss(peer, *batch),
+        **{side: partial(loss, peer, *batch) for side, loss in peers.LOSSES.items()},
     }
     first = {name: _evaluate_loss(loss, dtype, shape.device) for name, loss in losses.items()}
-    for side in ("peer", "dllm"):
+    for side in peers.LOSSES:
         if abs(first["ours"] / first[side] - 1) > TOLERANCE[dtype]:
             raise OmniError(
                 f"the losses disagree: ours {first['ours']:.6f}, {side} {first[side]:.6f}; no "
                 "times are reported"
             )
     steps = {"ours": _make_adamw_step(network, losses["ours"], dtype, shape.device, fused=True)}
-    for side in ("peer", "dllm"):
+    for side in peers.LOSSES:
         steps[side] = _make_adamw_step(peer, losses[side], dtype, shape.device, fused=False)
     timings = time_alternating(steps, repeats=repeats)
     times, noise = paired_ratio(timings["peer"], timings["ours"])
@@ -119,7 +119,7 @@ def make_training_step(
     peer = peers.make_peer(network, shape)
     batch = peers.pad_samples(samples, shape)
     del network
-    loss = partial(peers.dllm_loss if side == "dllm" else peers.peer_loss, peer, *batch)
+    loss = partial(peers.LOSSES[side], peer, *batch)
     return _make_adamw_step(peer, loss, dtype, shape.device, fused=False)
 
 

@@ -120,6 +120,10 @@ def dllm_loss(peer: Any, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
     return (nll * is_masked).sum() / is_masked.sum()
 
 
+LOSSES = {"peer": peer_loss, "dllm": dllm_loss}
+"""The peer's losses by the side of the benchmark that computes them."""
+
+
 @torch.no_grad()
 def sample_with_released_sampler(
     peer: Any, ids: Tensor, *, steps: int, span: tuple[int, int], mask_token_id: int
