@@ -9,7 +9,7 @@ OUT ?= data/$(PRESET)
 SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo prep-data test test-slow lint types bench gpu-check docs tensorboard clean
+.PHONY: help setup setup-dev demo prep-data test test-slow lint types bench gpu-check fault-report docs tensorboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ bench: setup  ## speed of training and sampling beside a peer, in runs/bench
 gpu-check: setup  ## devices, speed and training on a GPU, in runs/gpu_check; TINY=1 small, on a CPU
 	test -f data/smoke/manifest.json || $(OMNI) prep-data --preset smoke --out data/smoke
 	$(BIN)/python tests/gpu_check/run.py --out runs/gpu_check $(if $(TINY),--device cpu --tiny)
+
+fault-report: setup-dev  ## cause every fault of docs/results/faults.md; hours, goes on where it ended
+	$(BIN)/python tests/faults/report.py
 
 docs: setup-dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

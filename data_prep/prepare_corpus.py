@@ -76,7 +76,12 @@ def prepare_corpus(
     most = min(default_num_processes(), max(1, len(job.pieces)))
     is_here = has_others or (options.executor == "local" and (options.processes or most) == 1)
     load = (lambda _: job) if is_here else partial(make_corpus_job, request, job.pieces)
-    run_job(load, options, processes=most)
+    try:
+        run_job(load, options, processes=most)
+    except OmniError as error:
+        if not has_others:  # a process that started late has made the folder anew
+            job.clear_after(error)
+        raise
     if not (out / MANIFEST).is_file() or not holds_corpus(out, request.manifest_entry):
         return {}
     manifest = read_manifest(out)

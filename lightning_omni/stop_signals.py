@@ -86,20 +86,21 @@ def outlive_stop_signals(*_: Any) -> None:
     """Let a loader's worker serve its process until that has saved and leaves.
 
     Terminals and schedulers signal workers, too. A second SIGTERM, by which a process that leaves
-    ends its workers, ends this one, and so do four minutes after the first.
+    ends its workers, ends this one, and so do four minutes after the first. A thread waits for
+    them: handlers run in the main thread, which may sleep for seconds while another gets a signal.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, _end_worker)
-        signal.signal(signal.SIGTERM, _end_worker_later)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_worker_at_second_sigterm, daemon=True).start()
 
 
-def _end_worker_later(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGTERM, _end_worker)
-    signal.alarm(_WORKER_S)
-
-
-def _end_worker(number: int, frame: Any) -> None:
+def _end_worker_at_second_sigterm() -> None:
     """End with 0: for a worker that a signal kills torch raises an error, also within a save."""
+    signal.sigwait({signal.SIGTERM})
+    timer = threading.Timer(_WORKER_S, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
+    signal.sigwait({signal.SIGTERM})
     os._exit(0)

@@ -88,9 +88,7 @@ def test_a_worker_ends_without_an_error_in_its_process_which_may_be_saving(
     assert worker.is_alive()
     if is_repeated:
         os.kill(worker.pid, signal.SIGTERM)
-    # torch would raise its error here; the main thread of a worker wakes every five seconds, and
-    # another of its threads may have got the signal
-    worker.join(15)
+    worker.join(15)  # torch would raise its error here
     assert worker.exitcode == 0
 
 

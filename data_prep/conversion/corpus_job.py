@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,8 +138,7 @@ class CorpusJob:
         try:
             return self._runs_by_kind[step.kind](step)
         except OmniError as error:
-            has_begun = any((self.work / "finished").glob("*"))
-            self._is_useless = isinstance(error, UnusableCorpusError) or not has_begun
+            self._is_useless = self._cannot_go_on(error)
             raise
 
     def finish(self) -> None:
@@ -158,8 +158,16 @@ class CorpusJob:
         )
 
     def remove_work_folder(self) -> None:
-        """Remove the folder of what was unfinished."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        """Remove the folder of what was unfinished, from one moment to the next for others."""
+        aside = self.work.with_name(f"{self.work.stem}-{uuid.uuid4().hex[:8]}{PARTIAL}")
+        with suppress(FileNotFoundError):
+            self.work.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def clear_after(self, error: OmniError) -> None:
+        """Remove what nobody can go on with, after all processes have ended with an error."""
+        if self._cannot_go_on(error):
+            self.remove_work_folder()
 
     def close(self) -> None:
         """Close the files that are open, and remove what nobody can go on with."""
@@ -181,6 +189,9 @@ class CorpusJob:
             f"stopped while writing '{self.work}' ({error}); is the disk full, or a source not "
             "readable? The same command goes on from there"
         )
+
+    def _cannot_go_on(self, error: OmniError) -> bool:
+        return isinstance(error, UnusableCorpusError) or not any((self.work / "finished").glob("*"))
 
     @cached_property
     def _piece_steps(self) -> list[Step]:

@@ -57,7 +57,7 @@ class StepRecords:
         output = self.folder / step.output
         record = StepRecord(output.stat().st_size, file_sha256(output), count)
         path = self._record_path(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         partial = partial_path(path.name, self.work)
         content = {"size": record.size, "sha256": record.sha256, "count": record.count}
         partial.write_text(json.dumps(content))

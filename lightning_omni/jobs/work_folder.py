@@ -1,4 +1,7 @@
-"""The folder of a job's unfinished files, and how a file leaves it complete."""
+"""The folder of a job's unfinished files, and how a file leaves it complete.
+
+Nothing here makes the work folder itself: once a process has removed it, others must notice.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,12 @@ def write_when_complete(path: Path, work: Path) -> Iterator[Path]:
 
     Args:
         path: File to be written.
-        work: Work folder of the job.
+        work: Work folder of the job, which exists.
     """
     partial = partial_path(path.name, work)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    within = [one for one in path.parents if work in one.parents]
+    for folder in reversed(within):
+        folder.mkdir(exist_ok=True)
     try:
         yield partial
         sync_to_disk(partial)
@@ -30,7 +35,7 @@ def write_when_complete(path: Path, work: Path) -> Iterator[Path]:
 def partial_path(name: str, work: Path) -> Path:
     """Return a path for an unfinished file that no other process has."""
     home = work / "partial"
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(exist_ok=True)
     return home / f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
 
 

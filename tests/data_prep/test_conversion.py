@@ -18,6 +18,7 @@ from PIL import Image
 from several_processes import run_processes
 from tar_files import write_tar
 
+from data_prep import prepare_corpus as prepare_module
 from data_prep.__main__ import main
 from data_prep.conversion import pieces
 from data_prep.conversion.corpus_job import CorpusJob, CorpusRequest
@@ -28,6 +29,7 @@ from data_prep.prepare_corpus import prepare_corpus
 from data_prep.shard_folders import open_unfinished_folder
 from data_prep.shard_stream import tar_end, tar_item
 from data_prep.streamed_collection import StreamedCollection
+from data_prep.tally import UnusableCorpusError
 from lightning_omni.errors import OmniError
 from lightning_omni.jobs import worker
 from lightning_omni.jobs.options import ExecutorOptions
@@ -213,6 +215,25 @@ def test_an_unusable_corpus_leaves_nothing_and_says_so_in_every_process(tars, tm
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
+def test_a_process_that_starts_after_another_has_failed_leaves_nothing(tars, tmp_path, monkeypatch):
+    for path in tars.glob("*[24].tar"):
+        write_tar(path, {"a.txt": b"no picture", "b.txt": b"nor here"}.items())
+    real = prepare_module.run_job
+
+    def run_with_late_process(load, options, *, processes):
+        try:
+            real(load, options, processes=processes)
+        finally:
+            late = worker.Worker(load(1))
+            late.agree_on_plan()
+            late.claims.close()
+
+    monkeypatch.setattr(prepare_module, "run_job", run_with_late_process)
+    with pytest.raises(UnusableCorpusError, match="are unusable"):
+        prepare(tars, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
 def pictures(folder, count):
     folder.mkdir()
     for i in range(count):
@@ -385,6 +406,7 @@ def test_sounds_beside_parquet_in_a_subfolder_are_found_from_the_source(tmp_path
 
 def test_the_file_of_a_piece_tells_its_items_and_what_is_damaged(tars, tmp_path):
     job = CorpusJob(CorpusRequest("img2dataset", (str(tars),), tmp_path / "x", "train", (), {}))
+    job.work.mkdir()
     step = job.phase_steps(0)[3]
     assert job.run_step(step) == 8
     path = job.work / step.output

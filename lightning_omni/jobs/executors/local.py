@@ -68,13 +68,13 @@ def _wait_for_processes(running: dict[Connection, BaseProcess]) -> None:
         for receiver in [one for one in running if one in ready]:
             process = running.pop(receiver)
             try:
-                message = receiver.recv()
+                error = receiver.recv()
             except EOFError:
                 process.join()
                 log.warning("a process has ended with code %s; others go on", process.exitcode)
                 continue
-            if message:
-                raise OmniError(message)
+            if error is not None:
+                raise error
             has_finished = True
     if not has_finished:
         raise OmniError(
@@ -88,9 +88,9 @@ def _run_part_in_child_process(sender: Connection, load: LoadJob, part: int, par
     try:
         _run_part(load, part, parts)
     except OmniError as error:
-        sender.send(str(error))
+        sender.send(error)
     else:
-        sender.send("")
+        sender.send(None)
 
 
 def _run_part(load: LoadJob, part: int, parts: int) -> None:

@@ -1,0 +1,112 @@
+"""Cause every fault as often as the campaign wants, and write docs/results/faults.md.
+
+    python tests/faults/report.py [--only AREA ...] [--share 0.1] [--out runs/faults]
+
+Outcomes are kept in the folder as they come, so the same command goes on where it was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from fault import Fault, Outcome
+
+AREAS = ()
+"""Modules beside this file, each with a tuple `FAULTS`."""
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "faults.md"
+_HEAD = """# Faults, caused on purpose
+
+Each row is a fault that `make fault-report` causes: how often, how often what followed was right, and what it was.
+The counts of the whole campaign are in `tests/faults/`; the tests run a few of each kind.
+"""
+
+
+def faults_of(area: str) -> tuple[Fault, ...]:
+    """Return the faults of an area."""
+    found: tuple[Fault, ...] = importlib.import_module(area).FAULTS
+    return found
+
+
+def run_fault(fault: Fault, calls: int, journal: Path) -> None:
+    """Cause a fault until the journal holds so many calls."""
+    done = len(journal.read_text().splitlines()) if journal.exists() else 0
+    for number in range(done, calls):
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="fault-") as folder:
+            outcomes = list(fault.run(number, Path(folder)))
+        line = {
+            "fault": fault.name,
+            "seconds": round(time.monotonic() - began, 2),
+            "outcomes": outcomes,
+        }
+        with journal.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for one in outcomes:
+            if not one.is_right:
+                print(f"WRONG {fault.name} #{number}: {one.what} ({one.detail})", flush=True)
+
+
+def table_row(journal: Path) -> str:
+    """Return a journal as a row of the table."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    outcomes = [Outcome(*one) for line in lines for one in line["outcomes"]]
+    right = sum(one.is_right for one in outcomes)
+    counts = Counter((one.what, one.is_right) for one in outcomes)
+    what = "; ".join(
+        f"{count:,} {text}" if is_right else f"**{count:,} {text}**"
+        for (text, is_right), count in counts.most_common()
+    )
+    seconds = sum(line["seconds"] for line in lines)
+    return f"| {lines[0]['fault']} | {len(outcomes):,} | {right:,} | {what} | {seconds:,.0f} s |"
+
+
+def write_page(out: Path) -> None:
+    """Write the table of all journals."""
+    cpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    model = next((x.split(":")[1].strip() for x in cpu.splitlines() if "Model name" in x), "?")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    rows = ["| fault | count | right | what followed | time |", "|---|---|---|---|---|"]
+    for area in AREAS:
+        for number, _ in enumerate(faults_of(area)):
+            journal = out / f"{area}-{number:02d}.jsonl"
+            if journal.exists():
+                rows.append(table_row(journal))
+    when = f"Written on {datetime.now(UTC):%Y-%m-%d} at commit {commit}, on {model}."
+    PAGE.write_text("\n".join([_HEAD, when, "", *rows]) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run the campaign."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="*", default=AREAS, choices=AREAS, help="areas to run")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the counts to run")
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder of outcomes")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier outcomes")
+    given = parser.parse_args()
+    if given.fresh:
+        shutil.rmtree(given.out, ignore_errors=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for area in given.only:
+        for number, fault in enumerate(faults_of(area)):
+            calls = max(1, round(fault.calls * given.share))
+            print(f"{area}: {fault.name}, {calls} calls", flush=True)
+            run_fault(fault, calls, given.out / f"{area}-{number:02d}.jsonl")
+    write_page(given.out)
+
+
+if __name__ == "__main__":
+    main()
