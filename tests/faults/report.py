@@ -19,18 +19,23 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 from fault import Fault, Outcome
 
-AREAS = ()
+AREAS = ("training", "checkpoints", "data", "media", "disks", "configuration")
 """Modules beside this file, each with a tuple `FAULTS`."""
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "faults.md"
 _HEAD = """# Faults, caused on purpose
 
-Each row is a fault that `make fault-report` causes: how often, how often what followed was right, and what it was.
+Each row is a fault that `make fault-report` causes: how often, how often what followed was right,
+and what it was.
 The counts of the whole campaign are in `tests/faults/`; the tests run a few of each kind.
 """
+
+
+def say(text: str) -> None:
+    """Write a line to the terminal at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def faults_of(area: str) -> tuple[Fault, ...]:
@@ -55,7 +60,7 @@ def run_fault(fault: Fault, calls: int, journal: Path) -> None:
             file.write(json.dumps(line) + "\n")
         for one in outcomes:
             if not one.is_right:
-                print(f"WRONG {fault.name} #{number}: {one.what} ({one.detail})", flush=True)
+                say(f"WRONG {fault.name} #{number}: {one.what} ({one.detail})")
 
 
 def table_row(journal: Path) -> str:
@@ -97,13 +102,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder of outcomes")
     parser.add_argument("--fresh", action="store_true", help="forget earlier outcomes")
     given = parser.parse_args()
+    sys.path.append(str(Path(__file__).parents[1]))  # where the tests' helpers are
     if given.fresh:
         shutil.rmtree(given.out, ignore_errors=True)
     given.out.mkdir(parents=True, exist_ok=True)
     for area in given.only:
         for number, fault in enumerate(faults_of(area)):
             calls = max(1, round(fault.calls * given.share))
-            print(f"{area}: {fault.name}, {calls} calls", flush=True)
+            say(f"{area}: {fault.name}, {calls} calls")
             run_fault(fault, calls, given.out / f"{area}-{number:02d}.jsonl")
     write_page(given.out)
 
