@@ -9,7 +9,7 @@ from lightning_omni.studies.memory_plan.settings import PlanOptions
 
 @dataclass(frozen=True, slots=True)
 class PeakShare:
-    """Share of a GPU's peak that training is assumed to reach.
+    """Share of a GPU's peak, in 16 bits, that training is assumed to reach.
 
     Attributes:
         value: The share.
@@ -23,8 +23,12 @@ class PeakShare:
 TRANSFORMER = PeakShare(
     0.35, "assumed; torchtitan reports 33 to 39 % for Llama 3 8B under FSDP2 on H100s"
 )
-CONVOLUTIONS = PeakShare(
-    0.1, "assumed for convolutions on few channels and critics, neither measured nor published"
+# what these are computed from: docs/recipes/full_scale.md
+IMAGE_TOKENIZER = PeakShare(
+    0.1, "assumed; 7 to 16 % by what Open-MAGVIT2's authors report of 32 V100s"
+)
+SPEECH_TOKENIZER = PeakShare(
+    0.01, "assumed; 1.2 % by what a user of AcademiCodec reports of EnCodec on 8 V100s"
 )
 
 

@@ -16,7 +16,11 @@ from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.studies.memory_plan.live_memory import LiveMemory
 from lightning_omni.studies.memory_plan.parameters import count_parameters
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
-from lightning_omni.studies.memory_plan.step_time import CONVOLUTIONS, step_time
+from lightning_omni.studies.memory_plan.step_time import (
+    IMAGE_TOKENIZER,
+    SPEECH_TOKENIZER,
+    step_time,
+)
 
 TokenizerModule = ImageTokenizerModule | SpeechTokenizerModule
 _FLOAT32 = 4  # bytes
@@ -49,7 +53,8 @@ def plan_tokenizer(
         for strategy in ("single", "ddp", "fsdp2")
     }
     used = "fsdp2" if trainer.is_sharded else "ddp" if devices > 1 else "single"
-    time = step_time(flops, options, CONVOLUTIONS)
+    is_image = isinstance(module, ImageTokenizerModule)
+    time = step_time(flops, options, IMAGE_TOKENIZER if is_image else SPEECH_TOKENIZER)
     return {
         "parameters": {**parts, "total": sum(parts.values())},
         "devices": devices,
