@@ -216,7 +216,7 @@ def test_a_time_says_where_it_is_from(options, seconds, said):
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("stage1", 0.35), ("image_tokenizer", 0.1), ("speech_tokenizer", 0.01)]
+XX
 )
 def test_a_plan_s_time_is_told_with_its_source_and_a_measured_one_counts(
     name, share, tmp_path, caplog
