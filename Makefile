@@ -8,6 +8,9 @@ OUT ?= data/$(PRESET)
 # packages whose tensor shapes are checked at run time in tests
 SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightning_omni.samplers,lightning_omni.tokenizers,lightning_omni.losses,lightning_omni.modules,beartype.beartype
 
+# modules are compiled when they are first imported: those in use take a fraction of the time of all
+PIP := $(BIN)/pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo prep-data test test-slow lint types bench gpu-check fault-report docs tensorboard clean
 
@@ -16,11 +19,11 @@ help:  ## list the targets
 
 $(BIN)/lightning_omni: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e '.[prep,eval]'
+	$(PIP) -e '.[prep,eval]'
 	@touch $@
 
 $(VENV)/setup-dev: $(BIN)/lightning_omni
-	$(BIN)/pip install --quiet -e '.[prep,eval,dev,docs]'
+	$(PIP) -e '.[prep,eval,dev,docs]'
 	@touch $@
 
 setup: $(BIN)/lightning_omni  ## make .venv with what prepares data, trains, generates and evaluates
@@ -57,7 +60,7 @@ types: setup-dev  ## mypy --strict
 	$(BIN)/mypy
 
 bench: setup  ## speed of training and sampling beside a peer, in runs/bench
-	$(BIN)/pip install --quiet -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(OMNI) bench --suite train
 	$(OMNI) bench --suite sample
 
