@@ -6,6 +6,7 @@ A file system of fsspec does not outlive a fork, and its own retries cover reque
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _LIBRARIES = {
     "aiohttp": "ClientError",
     "botocore.exceptions": "ClientError BotoCoreError",
     "httpx": "HTTPError",
+    "httpx2": "HTTPError",
     "requests": "RequestException",
     "google.auth.exceptions": "GoogleAuthError",
     "gcsfs.retry": "HttpError",
@@ -101,6 +103,8 @@ def _make_file_system(scheme: str, policy: RetryPolicy) -> Any:
     if scheme in ("s3", "s3a"):
         limits = {"connect_timeout": policy.connect_s, "read_timeout": policy.read_s}
         options["config_kwargs"] = {**limits, "retries": {"total_max_attempts": 1}}
+    if scheme in ("gs", "gcs"):  # else every bucket's layout is looked up, over gRPC, before a read
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         files = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
     except ImportError as error:
@@ -128,11 +132,22 @@ def _translate_errors(url: str) -> Iterator[None]:
             "spelling"
         ) from None
     except _library_error_classes() as error:
-        name = type(error).__name__
+        name, status = type(error).__name__, _http_status(error)
+        if status == 404:
+            raise MissingFileError from None
+        if status in (401, 403):
+            raise access_denied_error(url, f"the store answers {status}") from None
         if name.startswith(_CREDENTIALS):
             raise access_denied_error(url, f"no credentials: {name}") from None
         is_unreachable = isinstance(error, ConnectionRefusedError) or name.startswith(_UNREACHABLE)
         raise TransientError(_describe_error(error), is_unreachable=is_unreachable) from None
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of an answer that a library tells by an error; gcsfs has it as `code`."""
+    answer = getattr(error, "response", None)
+    found = getattr(answer, "status_code", getattr(error, "code", None))
+    return found if isinstance(found, int) else None
 
 
 def _describe_error(error: BaseException) -> str:
