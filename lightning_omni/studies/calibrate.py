@@ -77,12 +77,17 @@ class CalibrationRow:
     forwards: float
     seconds: float
 
+    @property
+    def difference_text(self) -> str:
+        """The difference with its standard error, which one example does not give."""
+        error = "" if math.isnan(self.difference_error) else f" ± {self.difference_error:.3f}"
+        return f"{self.difference:+.3f}{error}"
+
     def __str__(self) -> str:
         return (
             f"{self.task} {self.config}: {self.metric} {self.value:.3f} ({self.low:.3f} to "
-            f"{self.high:.3f}, n = {self.n}), {self.difference:+.3f} ± "
-            f"{self.difference_error:.3f} against the first; {self.forwards:.1f} forward passes, "
-            f"{self.seconds:.3f} s"
+            f"{self.high:.3f}, n = {self.n}), {self.difference_text} against the first; "
+            f"{self.forwards:.1f} forward passes, {self.seconds:.3f} s"
         )
 
 
@@ -229,10 +234,7 @@ def calibration_table(
             "forward passes | seconds |",
             "|---|---|---|---|---|---|",
             _row_to_table_line(first, ""),
-            *(
-                _row_to_table_line(row, f"{row.difference:+.3f} ± {row.difference_error:.3f}")
-                for row in others
-            ),
+            *(_row_to_table_line(row, row.difference_text) for row in others),
         ]
         chosen = ", ".join(
             f"{preset} {name[task]}" for preset, name in group_choices_by_preset(choices).items()

@@ -123,6 +123,14 @@ def test_tensors_of_other_devices_stay_tensors(batch):
     assert values[0].device.type == "meta"
 
 
+@pytest.mark.parametrize("number", [2**31 - 1, 2**31, -(2**31) - 1])
+def test_numbers_beyond_32_bits_leave_a_worker_as_they_are(number):
+    sent = ContinuousFeatures(torch.tensor([number]), torch.zeros(1, 2))
+    arrived = pickle.loads(pickle.dumps(sent))
+    assert arrived.positions.dtype == torch.int64
+    assert arrived.positions.tolist() == [number]
+
+
 def test_all_tensors_of_a_batch_are_pinned(batch, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.float)
     pinned = batch.pin_memory()
