@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build a data folder; return 0, or 2 after printing one line about a mistake of the user."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        _prepare_data(_make_parser().parse_args(argv))
+        args = _make_parser().parse_args(argv)
+        args.out = args.out and args.out.expanduser()
+        _prepare_data(args)
     except OmniError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,8 +1,9 @@
-"""Checks of numbers that a user gives."""
+"""Checks of numbers and texts that a user gives."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 
 from lightning_omni.errors import OmniError
 
@@ -34,3 +35,10 @@ def check_seed(seed: int, *, runs: int = 1) -> None:
         OmniError: If one does not.
     """
     check_within("seed", seed, 0, MAX_SEED - runs + 1)
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether a text shows nothing: white space, control and format characters only."""
+    return not text.strip() or all(
+        c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text
+    )

@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from functools import partial
 
 from data_prep.corpora.entries import DeferredEntry, Entry, TranscribedSpeech
-from data_prep.corpora.source_files import AUDIO_SUFFIXES, find_files
+from data_prep.corpora.source_files import (
+    AUDIO_SUFFIXES,
+    UNREAD_AUDIO,
+    check_is_read,
+    find_files,
+)
 from data_prep.corpora.text_files import read_sidecar
 from lightning_omni.data.storage.locations import Location
 
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every recording below `source`; the name of its folder is the voice."""
-    for path in find_files(source, AUDIO_SUFFIXES):
+    for path in find_files(source, AUDIO_SUFFIXES + UNREAD_AUDIO):
         yield DeferredEntry(str(path), partial(_read_utterance, path))
 
 
 def _read_utterance(path: Location) -> TranscribedSpeech:
+    check_is_read(path, UNREAD_AUDIO, "WAV or FLAC")
     return TranscribedSpeech(str(path), path, read_sidecar(path, ".txt"), path.parent.name)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from data_prep.collection import Collection
 from data_prep.corpora.entries import (
     CaptionedImage,
@@ -25,11 +27,15 @@ from data_prep.media_file import MediaFile
 from data_prep.samples import image_part, make_sample, make_turn, speech_part, text_part
 from data_prep.speech.recordings import encode_flac
 from data_prep.tally import Tally
+from lightning_omni.argument_checks import is_blank
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.types import Part, Sample, Turn
+
+_SILENCE = 1e-4
+"""Greatest sample of a recording in which nothing is said: three steps of 16 bits."""
 
 
 class SampleSink(Protocol):
@@ -162,7 +168,7 @@ class CorpusBuilder:
             parts = []
             for line in lines:
                 if line.modality == "text":
-                    parts.append(text_part(str(line.content)))
+                    parts.append(text_part(_require_text(str(line.content), "text")))
                 elif line.modality == "image":
                     media.append(self._make_image_file(_content_source(line), entry.origin, ""))
                     parts.append(image_part(media[-1]))
@@ -179,6 +185,8 @@ class CorpusBuilder:
             if not parts:
                 raise OmniError(f"a turn of the {role} is empty")
             turns.append(make_turn(role, *parts))  # type: ignore[arg-type]
+        if all(role != "assistant" for role, _ in entry.turns):
+            raise OmniError("no turn is the assistant's, so there is nothing to learn")
         self._add_sample(entry.task, {"set": self.corpus}, tuple(turns), *media)
 
     def _add_sample(
@@ -203,6 +211,8 @@ class CorpusBuilder:
         self, source: Location | bytes, origin: str, words: str, voice: str
     ) -> MediaFile:
         wave = read_audio(_read_bytes(source, origin), sample_rate=SAMPLE_RATE, name=origin)
+        if words and not np.abs(wave).max() > _SILENCE:
+            raise OmniError(f"'{origin}' is silent, but has the words '{words[:40]}'")
         facts = {"text": words, "voice": voice, "duration_s": f"{len(wave) / SAMPLE_RATE:.3f}"}
         return self._make_media_file("speech", "flac", encode_flac(wave), facts)
 
@@ -221,7 +231,7 @@ class CorpusBuilder:
 
 
 def _require_text(words: str, name: str) -> str:
-    if not words.strip():
+    if is_blank(words):
         raise OmniError(f"the {name} is blank")
     return words
 

@@ -6,16 +6,22 @@ from collections.abc import Iterator
 from functools import partial
 
 from data_prep.corpora.entries import CaptionedImage, DeferredEntry, Entry
-from data_prep.corpora.source_files import IMAGE_SUFFIXES, find_files
+from data_prep.corpora.source_files import (
+    IMAGE_SUFFIXES,
+    UNREAD_IMAGES,
+    check_is_read,
+    find_files,
+)
 from data_prep.corpora.text_files import read_sidecar
 from lightning_omni.data.storage.locations import Location
 
 
 def read(source: Location, *, split: str) -> Iterator[Entry]:
     """Yield every image below `source`."""
-    for path in find_files(source, IMAGE_SUFFIXES):
+    for path in find_files(source, IMAGE_SUFFIXES + UNREAD_IMAGES):
         yield DeferredEntry(str(path), partial(_read_captioned_image, path))
 
 
 def _read_captioned_image(path: Location) -> CaptionedImage:
+    check_is_read(path, UNREAD_IMAGES, "PNG, JPEG or WebP")
     return CaptionedImage(str(path), path, read_sidecar(path, ".txt"))

@@ -15,7 +15,7 @@ from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_requir
 from lightning_omni.data.storage.locations import Location
 
 SUFFIXES = TAR_SUFFIXES
-_PICTURES = ("jpg", "jpeg", "png", "webp")
+_PICTURES = ("jpg", "jpeg", "jfif", "png", "webp")
 
 
 def read(

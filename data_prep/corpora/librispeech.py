@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from data_prep.corpora.entries import Entry, TranscribedSpeech, UnusableEntry
 from data_prep.corpora.source_files import find_files
-from data_prep.corpora.text_files import read_text
+from data_prep.corpora.text_files import read_text, split_lines
+from lightning_omni.argument_checks import is_blank
 from lightning_omni.data.storage.locations import Location
 
 
@@ -16,10 +17,10 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
         if not transcript.name.endswith(".trans.txt"):
             continue
         speaker = transcript.name.split("-")[0]
-        for number, line in enumerate(read_text(transcript).splitlines(), 1):
+        for number, line in enumerate(split_lines(read_text(transcript)), 1):
             origin = f"{transcript}:{number}"
             name, _, words = line.partition(" ")
-            if not words:
+            if is_blank(words):
                 yield UnusableEntry(origin, "no words; wanted 'ID WORDS'")
                 continue
             sound = transcript.with_name(f"{name}.flac")

@@ -14,8 +14,12 @@ from lightning_omni.data.storage.url_text import is_url, redact_url
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".au", ".caf")
+UNREAD_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".svg")
+"""Pictures that are left out by name, so that they are counted."""
+UNREAD_AUDIO = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".sph", ".3gp")
+"""The same of recordings."""
 _CHECKS_AT_ONCE = 8
 
 
@@ -100,3 +104,19 @@ def source_files(source: Location, suffixes: tuple[str, ...]) -> Iterator[Locati
         yield path
     if not found:
         raise OmniError(f"no {' or '.join(suffixes)} in '{source}'; check --source")
+
+
+def check_is_read(path: Location, unread: tuple[str, ...], instead: str) -> None:
+    """Refuse a file of a format that is not read.
+
+    Args:
+        path: The file.
+        unread: Suffixes of formats that are not read.
+        instead: Formats that are.
+
+    Raises:
+        OmniError: If its suffix is one of them.
+    """
+    suffix = path.suffix.lower()
+    if suffix in unread:
+        raise OmniError(f"{suffix} files are not read; convert it to {instead}")

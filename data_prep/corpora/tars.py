@@ -57,7 +57,8 @@ def tar_entries(
                 yield make_entry(origin, partial(make, origin, files))
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             behind = f" behind byte {first}" if first else ""
-            reason = f"damaged after {count} samples{behind} ({error}); copy the file again"
+            why = str(error).partition(":\n")[0]  # tarfile lists each compression that it tried
+            reason = f"damaged after {count} samples{behind} ({why}); copy the file again"
             lost = estimate_lost_entries(path.stat().st_size - end, count, end - first)
             yield UnusableEntry(str(path), reason, lost)
 

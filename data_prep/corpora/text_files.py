@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
+from lightning_omni.argument_checks import is_blank
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 
@@ -21,7 +22,7 @@ def read_sidecar(file: Location, suffix: str) -> str:
     if not path.is_file():
         raise OmniError(f"'{file}' has no '{path.name}' beside it; write its text there")
     content = read_text(path).strip()
-    if not content:
+    if is_blank(content):
         raise OmniError(f"'{path}' is empty; write the text of '{file.name}' there")
     return content
 
@@ -36,6 +37,12 @@ def read_text(path: Location) -> str:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text; only LF and CRLF end one, as other ends occur in sentences."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_json_lines(path: Location) -> Iterator[tuple[int, bytes]]:
@@ -94,6 +101,6 @@ def required_value(row: dict[str, str], column: str, *, name: str) -> str:
     Raises:
         OmniError: If it is empty.
     """
-    if not row[column]:
+    if is_blank(row[column]):
         raise OmniError(f"{name} has no value in column '{column}'")
     return row[column]

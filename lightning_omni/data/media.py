@@ -13,15 +13,21 @@ import soxr
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_omni.data.picture_metadata import turn_upright, without_png_text
+from lightning_omni.data.sound_headers import complete_header, missing_share
 from lightning_omni.errors import OmniError
 
 MAX_PIXELS = 40_000_000
 MAX_SECONDS = 60.0
 MIN_SECONDS = 0.05
 MIN_RATE = 4000
+MAX_PEAK = 8.0
+"""Peak of float sound that passes, to be clipped; a greater one is on the scale of integers."""
+MIN_MIXED_SHARE = 1e-3
+"""Least power of the mean of the channels, as a share of the channels' own power."""
 _BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
@@ -39,10 +45,10 @@ def read_image(
     raw = _read_bytes(source, name, "image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG", "WEBP"))
-        _check_image_size(*image.size, name)
-        return flatten_transparency(ImageOps.exif_transpose(image), ground)
+            warnings.simplefilter("ignore")  # of decompression bombs, and of metadata
+            image = Image.open(io.BytesIO(without_png_text(raw)), formats=("PNG", "JPEG", "WEBP"))
+            _check_image_size(*image.size, name)
+            return flatten_transparency(turn_upright(image), ground)
     except Image.DecompressionBombError as error:
         pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
         raise OmniError(
@@ -118,37 +124,51 @@ def tensor_to_image(pixels: Float[Tensor, "3 Y X"]) -> Image.Image:
     return Image.fromarray(scaled.permute(1, 2, 0).cpu().numpy())
 
 
+class _Sound(soundfile.SoundFile):  # type: ignore[misc]
+    """A sound file that is read from its beginning; a FLAC of unknown length has no end to seek."""
+
+    def seekable(self) -> bool:
+        """Keep soundfile from seeking after it has read."""
+        return False
+
+
 def read_audio(
     source: Path | bytes, *, sample_rate: int, name: str | None = None
 ) -> NDArray[np.float32]:
     """Decode audio to mono at `sample_rate` Hz in [-1, 1], averaging channels and resampling.
 
     Raises:
-        OmniError: If the file is absent, unreadable, empty, longer than `MAX_SECONDS` or holds
-            values that are not finite.
+        OmniError: If the file is absent, unreadable, empty, cut, longer than `MAX_SECONDS`, holds
+            values that are not finite or far beyond 1, or its channels cancel each other.
     """
     name = name or (str(source) if isinstance(source, Path) else "audio")
-    raw = _read_bytes(source, name, "audio")
+    raw = complete_header(_read_bytes(source, name, "audio"), seconds=MAX_SECONDS + 1)
     try:
-        with soundfile.SoundFile(io.BytesIO(raw)) as sound:
-            rate = sound.samplerate
+        with _Sound(io.BytesIO(raw)) as sound:
+            rate, promised = sound.samplerate, sound.frames
             if rate < MIN_RATE:
                 raise OmniError(
                     f"'{name}' has {rate} samples per second, wanted {MIN_RATE} or more"
                 )
-            _check_duration(sound.frames / rate, name)
-            wave = sound.read(int(MAX_SECONDS * rate) + 1, dtype="float32", always_2d=True).mean(1)
+            is_open = raw[:4] == b"fLaC" and promised == int((MAX_SECONDS + 1) * rate)
+            _check_duration(MAX_SECONDS if is_open else promised / rate, name)
+            most = min(promised, int(MAX_SECONDS * rate) + 1)
+            channels = sound.read(most, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
             f"'{name}' is not readable audio ({_error_text_without_buffer(error)}); give WAV, "
             "FLAC, OGG or MP3"
         ) from error
+    if share := missing_share(raw, promised, len(channels)):
+        raise OmniError(f"'{name}' is cut: {share:.0%} of its sound is missing; copy it again")
+    wave = channels.mean(1)
     check_waveform(wave, rate, name)
+    _check_channels(channels, wave, name)
     return resample(wave, rate, sample_rate)
 
 
 def check_waveform(wave: NDArray[np.float32], rate: int, name: str) -> None:
-    """Refuse audio that is not mono, too short, too long or not finite.
+    """Refuse audio that is not mono, too short, too long, not finite or on another scale.
 
     Raises:
         OmniError: If the audio is refused.
@@ -158,6 +178,18 @@ def check_waveform(wave: NDArray[np.float32], rate: int, name: str) -> None:
     _check_duration(len(wave) / rate, name)
     if not np.isfinite(wave).all():
         raise OmniError(f"'{name}' holds samples that are not finite; write it again as 16-bit WAV")
+    if (peak := float(np.abs(wave).max())) > MAX_PEAK:
+        raise OmniError(
+            f"'{name}' reaches {peak:.4g}, wanted samples from -1 to 1; divide it, by 32768 if it "
+            "was made of 16-bit numbers"
+        )
+
+
+def _check_channels(channels: NDArray[np.float32], wave: NDArray[np.float32], name: str) -> None:
+    """Refuse channels of which one is the other's negative, so that their mean is silent."""
+    own = np.square(channels, dtype=np.float64).mean()
+    if own > 0 and np.square(wave, dtype=np.float64).mean() < MIN_MIXED_SHARE * own:
+        raise OmniError(f"the channels of '{name}' cancel each other; give one of them")
 
 
 def resample(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:

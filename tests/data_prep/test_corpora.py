@@ -168,6 +168,7 @@ def test_llava_onevision_is_read_from_parquet_too(tmp_path):
     assert main(args) == 0
     (sample,) = read_samples(out / "tasks", "vqa", "train")
     assert sample.meta["question"] == "What?"
+    assert len(read_samples(out / "tasks", "tqa", "train")) == 1  # the question without a picture
 
 
 def messages(root):
@@ -352,8 +353,9 @@ def test_a_damaged_parquet_file_is_named_and_a_row_without_a_picture_is_left_out
         {"image": {"bytes": b"x"}, "conversations": None},
     ]
     write_table(arrow.Table.from_pylist(rows), tmp_path / "odd.parquet")
-    (entry,) = read(tmp_path / "odd.parquet", split="train")
-    assert entry.picture == b""
+    first, second = read(tmp_path / "odd.parquet", split="train")
+    assert first.picture == b""
+    assert "no turn of a human" in second.reason
 
 
 def many(folder, layout):
@@ -364,7 +366,7 @@ def many(folder, layout):
         (folder / "train.tsv").write_text("\n".join(["client_id\tpath\tsentence", *rows, ""]))
         clip = folder / "clips" / "clip.mp3"
         clip.parent.mkdir()
-        soundfile.write(clip, np.zeros(8000, np.float32), 16000, format="MP3")
+        soundfile.write(clip, np.full(8000, 0.1, np.float32), 16000, format="MP3")
         return folder, "no value in column 'path'"
     if layout == "librispeech":
         chapter = folder / "1" / "2"
@@ -372,7 +374,9 @@ def many(folder, layout):
         lines = [*(f"1-2-{i:04d} WORD" for i in range(30)), "1-2-0099"]
         (chapter / "1-2.trans.txt").write_text("\n".join(lines) + "\n")
         for i in range(30):
-            soundfile.write(chapter / f"1-2-{i:04d}.flac", np.full(8000, i / 99, np.float32), 16000)
+            soundfile.write(
+                chapter / f"1-2-{i:04d}.flac", np.full(8000, (i + 1) / 99, np.float32), 16000
+            )
         return folder, "no words"
     if layout == "image_folder":
         for i in range(30):
