@@ -12,7 +12,7 @@ SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightn
 PIP := $(BIN)/pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo prep-data test test-slow lint types bench gpu-check fault-report docs tensorboard clean
+.PHONY: help setup setup-dev demo prep-data verify-data test test-slow lint types bench gpu-check fault-report docs tensorboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ demo: setup  ## data, tokenizers, three stages, evaluation and report, 16 to 35 
 
 prep-data: setup  ## build shards: PRESET=smoke|demo|mini, or CORPUS=... SOURCE=... OUT=...
 	$(OMNI) prep-data --out $(OUT) $(if $(CORPUS),--corpus $(CORPUS) --source $(SOURCE),--preset $(PRESET))
+
+verify-data: setup  ## read every shard of OUT (data/PRESET) and its codes, and list what is damaged
+	$(OMNI) verify-data $(OUT)
 
 test: setup-dev  ## unit tests, minutes; COVERAGE=1 measures coverage and fails below its threshold
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --timeout 900 $(SHAPES) $(if $(COVERAGE),--cov --cov-report=term)

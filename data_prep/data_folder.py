@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.collection import Collection
 from data_prep.media_file import MediaFile
 from data_prep.shard_stream import ShardEntry, ShardStream
-from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.types import Sample

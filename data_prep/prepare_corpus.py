@@ -14,7 +14,7 @@ from typing import Any
 from data_prep.conversion.corpus_job import PARTIAL, CorpusJob, CorpusRequest
 from data_prep.conversion.pieces import Piece
 from data_prep.conversion.publication import holds_corpus
-from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
 from lightning_omni.errors import OmniError

@@ -25,6 +25,7 @@ from lightning_omni.cli_help import (
     TOPOLOGY,
     TRAINER_VERBS,
     VERBS,
+    VERIFY_DATA,
     usage,
     verb_help,
     verb_options,
@@ -172,7 +173,7 @@ def _run_verb(verb: str, args: list[str]) -> int:
         encode_recipe(args[1:])
     elif verb == EXPORT:
         _run_export(parse_options(verb, args[1:]))
-    elif verb == INSPECT and len(args) > 1 and not args[1].startswith("-"):
+    elif verb in (INSPECT, VERIFY_DATA) and len(args) > 1 and not args[1].startswith("-"):
         _import_verb_function(verb)(**parse_options(verb, ["--data", *args[1:]]))
     elif verb in FUNCTION_VERBS:
         _import_verb_function(verb)(**parse_options(verb, args[1:]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from lightning_omni.signatures import Option, find_source_module, read_signature
 
 PLAN, PREP_DATA, EXPORT, FIT = "plan", "prep-data", "export", "fit"
-INSPECT, ENCODE = "inspect", "encode"
+INSPECT, ENCODE, VERIFY_DATA = "inspect", "encode", "verify-data"
 TOPOLOGY = "verify_topology"
 
 
@@ -88,6 +88,12 @@ VERBS = {
         "Show what a data folder holds and what a recipe reads of it; write a page of samples.",
         f"{_OURS}studies.inspect.command",
         "inspect_data",
+    ),
+    VERIFY_DATA: Verb(
+        "data",
+        "Read every shard of a data folder and its codes, and report all that are damaged.",
+        f"{_OURS}data.verify_data",
+        "verify_data",
     ),
     "import": Verb(
         "share",

@@ -24,7 +24,8 @@ from data_prep.speech.spoken_visual_data import (
 )
 from data_prep.speech.synthesizer_config import clip_cache_folder, synthesizer_source_and_licence
 from data_prep.streamed_collection import StreamedCollection
-from lightning_omni.data.shards import MANIFEST, read_manifest, shard_paths
+from lightning_omni.data.manifest import MANIFEST, read_manifest
+from lightning_omni.data.shards import shard_paths
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.types import SPLITS

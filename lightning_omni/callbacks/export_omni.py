@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_omni.callbacks.export import AveragesWhenSkipped
 from lightning_omni.callbacks.run_record import RECORD, describe_computation, read_run_record
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.shards import read_manifest
 from lightning_omni.evaluation.provenance import git_commit, manifest_hash
 from lightning_omni.generation.lengths import fit_length_rules
 from lightning_omni.generation.model_folder import write_model_folder

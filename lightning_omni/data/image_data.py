@@ -13,10 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.data.lanes import LaneLoader, Position
+from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.media import center_crop_and_resize, read_image, scale_pixels
 from lightning_omni.data.media_reader import DecodedMediaCache, MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
-from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest, read_shard
+from lightning_omni.data.shard_checks import check_shards
+from lightning_omni.data.shards import list_shards, read_shard
 from lightning_omni.data.storage.locations import parse_recorded_location
 
 
@@ -71,6 +73,7 @@ class ImageData(ResumableData):
     def setup(self, stage: str) -> None:
         """Check that there are shards of both splits."""
         read_manifest(self.data)
+        check_shards(self.data / "media")
         for split in ("train", "val"):
             list_shards(self.data / "media", "image", split)
         self.val_pictures = DecodedMediaCache(self.decode_image)
@@ -103,10 +106,9 @@ class _ValidationImages(IterableDataset[Tensor]):
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
-        shards = list_shards(data.data / "media", "image", "val")
-        self.paths = [shard.path for shard in shards]
+        self.shards = list_shards(data.data / "media", "image", "val")
 
     def __iter__(self) -> Iterator[Tensor]:
-        for path in self.paths:
-            for key, files in read_shard(path):
-                yield scale_pixels(self.data.val_pictures(key, files, path))
+        for shard in self.shards:
+            for key, files in read_shard(shard.path, shard.listed):
+                yield scale_pixels(self.data.val_pictures(key, files, shard.path))

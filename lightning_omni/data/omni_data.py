@@ -18,10 +18,11 @@ from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.fixed_batches import make_fixed_loader
 from lightning_omni.data.lanes import LaneLoader
 from lightning_omni.data.make_template import check_continuous_speech, make_template
+from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.mixture import Mixture, PackedLanes
 from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.resumable_data import LANES, ResumableData
-from lightning_omni.data.shards import manifest_digest, read_manifest, read_samples
+from lightning_omni.data.shards import read_samples
 from lightning_omni.data.storage.locations import Location, parse_recorded_location
 from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
 from lightning_omni.errors import OmniError

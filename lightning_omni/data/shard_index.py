@@ -2,11 +2,13 @@
 
 `NAME.tar.idx` beside a shard holds one row per sample: the first byte of its first header, the
 number of bytes up to the next sample's first header, and the CRC-32 of these bytes. A reader
-fetches the range and checks it, and reads nothing else of the shard.
+fetches the range and checks it, and reads nothing else of the shard. A last row holds the size of
+the tar and the first 64 bits of its SHA-256, by which the index of another shard is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -45,12 +47,14 @@ class ShardIndex:
         sizes: Bytes of each sample, headers included, Int64[N].
         checksums: CRC-32 of these bytes, Int64[N].
         tar_bytes: Bytes of the tar.
+        digest: First 64 bits of its SHA-256; 0 if the index is of an earlier version.
     """
 
     offsets: Int64[np.ndarray, " N"]
     sizes: Int64[np.ndarray, " N"]
     checksums: Int64[np.ndarray, " N"]
     tar_bytes: int
+    digest: int = 0
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -87,23 +91,35 @@ class StoredIndex:
         index: File of its index; None for the file beside it. Without that, the shard is read
             once to make one.
         tar_bytes: Bytes of the shard; None for those that the file has.
+        sha256: Checksum of the shard in the manifest; None if it is not known.
 
     Raises:
         OmniError: If the index is damaged or belongs to other contents, or the tar is damaged.
     """
 
     def __init__(
-        self, tar: Location, *, index: Location | None = None, tar_bytes: int | None = None
+        self,
+        tar: Location,
+        *,
+        index: Location | None = None,
+        tar_bytes: int | None = None,
+        sha256: str | None = None,
     ) -> None:
         self.path = index or tar.with_name(tar.name + SUFFIX)
         self._made = None if self.path.is_file() else _index_rows(_build_index_with_tarfile(tar))
         self._num_rows = self._read_row_count() if self._made is None else len(self._made)
-        made_of = int(self._read_rows(self._num_rows - 1, self._num_rows)[0, 0])
+        last = self._read_rows(self._num_rows - 1, self._num_rows)[0]
+        made_of, self.digest = int(last[0]), int(last[1])
         self.tar_bytes = tar.stat().st_size if tar_bytes is None else tar_bytes
         if made_of != self.tar_bytes:
             raise OmniError(
                 f"'{tar}' has {self.tar_bytes} bytes but its index was made of {made_of}; prepare "
                 "the data again, or delete the index if you changed the shard yourself"
+            )
+        if sha256 is not None and self.digest and not digest_matches(self.digest, sha256):
+            raise OmniError(
+                f"'{tar}' is another shard than the one that its manifest lists: it was renamed, "
+                "changed or taken from other data; restore it or prepare the data again"
             )
 
     def __len__(self) -> int:
@@ -113,7 +129,7 @@ class StoredIndex:
     def read_part(self, start: int, stop: int) -> ShardIndex:
         """Return the byte ranges of samples `[start, stop)`."""
         offsets, sizes, checksums = self._read_rows(start, min(stop, len(self))).T
-        return ShardIndex(offsets, sizes, checksums, self.tar_bytes)
+        return ShardIndex(offsets, sizes, checksums, self.tar_bytes, self.digest)
 
     def _read_row_count(self) -> int:
         """Return the number of rows, after the header of the file was checked."""
@@ -131,10 +147,14 @@ class StoredIndex:
 
 
 def read_index(
-    tar: Location, *, index: Location | None = None, tar_bytes: int | None = None
+    tar: Location,
+    *,
+    index: Location | None = None,
+    tar_bytes: int | None = None,
+    sha256: str | None = None,
 ) -> ShardIndex:
     """Return the whole index of a shard; see `StoredIndex`."""
-    stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes)
+    stored = StoredIndex(tar, index=index, tar_bytes=tar_bytes, sha256=sha256)
     return stored.read_part(0, len(stored))
 
 
@@ -159,14 +179,17 @@ def build_index(tar: Location) -> ShardIndex:
                 if not starts or starts[-1][0] != key:
                     starts.append((key, first))
         size = tar.stat().st_size
+        if end > size:
+            raise tarfile.ReadError(f"damaged after byte {end} of {size}")
+        offsets = np.array([first for _, first in starts], dtype=np.int64)
+        sizes = np.diff(offsets, append=end)
         with tar.open("rb") as file:
-            file.seek(end)
+            digest = hashlib.sha256()
+            checksums = [_read_crc32(file, int(count), digest) for count in sizes]
             rest = file.read()
-            if end > size or len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
-                raise tarfile.ReadError(f"damaged after byte {end} of {size}")
-            offsets = np.array([first for _, first in starts], dtype=np.int64)
-            sizes = np.diff(offsets, append=end)
-            checksums = [_range_crc32(file, *row) for row in zip(offsets, sizes, strict=True)]
+            digest.update(rest)
+        if len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
+            raise tarfile.ReadError(f"damaged after byte {end} of {size}")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise OmniError(
             f"'{tar}' is not a readable tar ({error}); prepare the data again"
@@ -174,7 +197,8 @@ def build_index(tar: Location) -> ShardIndex:
     twice = [key for key, count in Counter(key for key, _ in starts).items() if count > 1]
     if twice:
         raise OmniError(f"'{tar}' holds the key '{twice[0]}' twice; prepare the data again")
-    return ShardIndex(offsets, sizes, np.array(checksums, dtype=np.int64), size)
+    crc32 = np.array(checksums, dtype=np.int64)
+    return ShardIndex(offsets, sizes, crc32, size, _leading_bits(digest.digest()))
 
 
 def parse_members(
@@ -241,14 +265,26 @@ def _build_index_with_tarfile(tar: Location) -> ShardIndex:
     return build_index(tar)
 
 
-def _range_crc32(file: IO[Any], offset: int, size: int) -> int:
+def _read_crc32(file: IO[Any], size: int, digest: Any) -> int:
+    """Read so many bytes; return their CRC-32 and add them to a SHA-256."""
     total = 0
-    for start in range(offset, offset + size, _CHUNK):
-        file.seek(start)
-        total = zlib.crc32(file.read(min(_CHUNK, offset + size - start)), total)
+    for start in range(0, size, _CHUNK):
+        chunk = file.read(min(_CHUNK, size - start))
+        total = zlib.crc32(chunk, total)
+        digest.update(chunk)
     return total
+
+
+def digest_matches(digest: int, sha256: str) -> bool:
+    """Tell whether the digest in an index is that of a SHA-256 in hexadecimal."""
+    return digest == _leading_bits(bytes.fromhex(sha256))
+
+
+def _leading_bits(digest: bytes) -> int:
+    """Return the first 64 bits of a digest as the signed integer that an index holds."""
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def _index_rows(index: ShardIndex) -> NDArray[np.int64]:
     rows = np.stack([index.offsets, index.sizes, index.checksums], axis=1)
-    return np.concatenate([rows, [[index.tar_bytes, 0, 0]]]).astype(np.int64)
+    return np.concatenate([rows, [[index.tar_bytes, index.digest, 0]]]).astype(np.int64)

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from lightning_omni.data.epoch_order import EpochOrder, SampleRange
 from lightning_omni.data.shard_index import StoredIndex, parse_members
-from lightning_omni.data.shards import Shard
+from lightning_omni.data.shards import Shard, check_sample_count
 from lightning_omni.data.storage.locations import Location, read_range
 from lightning_omni.data.storage.read_ahead import shared_read_ahead
 from lightning_omni.data.storage.url_reader import shared_url_reader
@@ -126,13 +126,10 @@ class ShardReader:
 
     def _read_index(self, shard: int) -> StoredIndex:
         path, samples = self.shards[shard].path, self.shards[shard].samples
+        listed = self.shards[shard].listed
         try:
-            index = StoredIndex(path)
+            index = StoredIndex(path, sha256=None if listed is None else listed.sha256)
         except OSError as error:
             raise OmniError(f"cannot read '{path}' ({error}); is it still there?") from error
-        if len(index) != samples:
-            raise OmniError(
-                f"'{path}' is damaged: {len(index)} of {samples} samples can be read; prepare the "
-                "data again"
-            )
+        check_sample_count(path, len(index), samples)
         return index

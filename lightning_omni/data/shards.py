@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
@@ -12,47 +11,35 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from lightning_omni.data.shard_index import read_index
+from lightning_omni.data.manifest import ListedShard, read_shard_list
+from lightning_omni.data.shard_index import KEY, SUFFIX, parse_members, read_index
 from lightning_omni.data.speech_feature_files import read_sample_features
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
-from lightning_omni.files import read_json_object
+from lightning_omni.files import file_sha256
 from lightning_omni.types import Sample
-
-MANIFEST = "manifest.json"
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar of a folder and its number of samples."""
+    """A tar of a folder.
+
+    Attributes:
+        path: The file.
+        samples: Number of samples in it.
+        listed: What the manifest says of it; None if that lists no shards.
+    """
 
     path: Location
     samples: int
-
-
-def read_manifest(folder: Location) -> dict[str, Any]:
-    """Load `manifest.json`.
-
-    Raises:
-        OmniError: If the folder was never prepared, or its manifest is damaged.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
-    return read_json_object(path, remedy="prepare the folder again")
-
-
-def manifest_digest(folder: Location) -> str:
-    """Return a checksum of a folder's manifest, which changes with its shards."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
+    listed: ListedShard | None = None
 
 
 @overload
@@ -76,45 +63,101 @@ def shard_names(folder: Location) -> list[str]:
 
 def holds_shards(folder: Location) -> bool:
     """Tell whether there is a folder of shards; at a URL, whether its manifest says so."""
-    return bool(_read_manifest_counts(folder)) if isinstance(folder, Url) else folder.is_dir()
+    return bool(read_shard_list(folder)) if isinstance(folder, Url) else folder.is_dir()
 
 
 def _list_names_at_url(folder: Url, pattern: str) -> list[str]:
     """Return names of a folder at a URL: its manifest's, or those listed by an object store."""
-    counts = _read_manifest_counts(folder)
-    names = list(counts) if counts is not None else [url.name for url in folder.iterdir()]
+    listed = read_shard_list(folder)
+    names = list(listed) if listed is not None else [url.name for url in folder.iterdir()]
     return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
 def read_shard(
-    path: Location, *, has_known_size: bool = False
+    path: Location, listed: ListedShard | None = None
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield `(key, {extension: bytes})` in stored order.
 
     Args:
-        path: File of the shard.
-        has_known_size: Whether the caller knows the number of keys and notices those lost after a
-            corrupt header; otherwise the headers are read first, which doubles the time.
+        path: File of the shard. With an index beside it, the bytes of each sample are checked;
+            without one, the checksum of a listed shard is compared before the first sample.
+        listed: What the manifest says of the shard; None if nothing.
 
     Raises:
-        OmniError: If the tar is broken, or a key is not a plain name.
+        OmniError: If the tar is broken or another one than was listed, or a key is not a plain
+            name.
     """
     try:
-        if not has_known_size:
-            _check_tar_headers(path)
-        with path.open("rb") as stream:
-            source = [{"url": str(path), "stream": stream}]
-            for item in group_by_keys(tar_file_expander(source)):
-                key = str(item["__key__"])
-                if not _KEY.fullmatch(key):
-                    raise OmniError(
-                        f"'{path}' holds the key '{key}'; keys are letters, digits, _ and -"
-                    )
-                yield key, {k: v for k, v in item.items() if not k.startswith("__")}
+        if path.with_name(path.name + SUFFIX).is_file():
+            samples = _read_samples_by_index(path, listed)
+        else:
+            samples = _read_samples_of_stream(path, listed)
+        yield from samples
     except (tarfile.TarError, OSError, EOFError) as error:
         raise OmniError(
             f"'{path}' is not a readable tar ({error}); prepare the data again"
         ) from error
+
+
+def _read_samples_by_index(
+    path: Location, listed: ListedShard | None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    index = read_index(path, sha256=None if listed is None else listed.sha256)
+    if listed is not None:
+        check_sample_count(path, len(index), listed.samples)
+    with path.open("rb") as file:
+        for offset, size, checksum in zip(index.offsets, index.sizes, index.checksums, strict=True):
+            file.seek(int(offset))
+            yield parse_members(file.read(int(size)), path, checksum=int(checksum))
+
+
+def _read_samples_of_stream(
+    path: Location, listed: ListedShard | None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    _check_tar_headers(path)
+    if isinstance(path, Path) and listed is not None and listed.sha256 is not None:
+        check_sha256(path, listed.sha256)
+    count = 0
+    with path.open("rb") as stream:
+        source = [{"url": str(path), "stream": stream}]
+        try:
+            for item in group_by_keys(tar_file_expander(source)):
+                key = str(item["__key__"])
+                if not KEY.fullmatch(key):
+                    raise OmniError(
+                        f"'{path}' holds the key '{key}'; keys are letters, digits, _ and -"
+                    )
+                count += 1
+                yield key, {k: v for k, v in item.items() if not k.startswith("__")}
+        except ValueError as error:
+            raise OmniError(f"'{path}' is damaged ({error}); prepare the data again") from error
+    if listed is not None:
+        check_sample_count(path, count, listed.samples)
+
+
+def check_sample_count(path: Location, found: int, wanted: int) -> None:
+    """Check that a shard has as many samples as its manifest lists.
+
+    Raises:
+        OmniError: If it has not.
+    """
+    if found != wanted:
+        raise OmniError(
+            f"'{path}' is damaged: {found} of {wanted} samples can be read; prepare the data again"
+        )
+
+
+def check_sha256(path: Path, wanted: str) -> None:
+    """Check a shard's contents against the manifest.
+
+    Raises:
+        OmniError: If they are others.
+    """
+    if file_sha256(path) != wanted:
+        raise OmniError(
+            f"'{path}' has other contents than its manifest lists (its SHA-256 differs); restore "
+            "it or prepare the data again"
+        )
 
 
 def _check_tar_headers(path: Location) -> None:
@@ -155,9 +198,9 @@ def read_samples(
         limit: Stop after this many, which leaves later shards unread.
     """
     samples = (
-        parse_sample(key, files, path)
-        for path in shard_paths(folder, task, split)
-        for key, files in read_shard(path)
+        parse_sample(key, files, shard.path)
+        for shard in find_shards(folder, task, split)
+        for key, files in read_shard(shard.path, shard.listed)
     )
     return list(islice(samples, limit))
 
@@ -187,40 +230,48 @@ def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:
     Raises:
         OmniError: If there are none, or others than the manifest lists.
     """
-    paths = shard_paths(folder, kind, split)
-    counts = _read_manifest_counts(folder) or {}
-    is_own = re.compile(rf"{re.escape(kind)}-{re.escape(split)}-[0-9][^/]*\.tar")
-    listed = {name for name in counts if is_own.fullmatch(name)}
-    if counts and not isinstance(folder, Url):
-        _check_listed_names(folder, listed, {path.name for path in paths})
-    if not paths:
+    found = find_shards(folder, kind, split)
+    if not found:
         raise OmniError(
             f"no shards of '{kind}', split '{split}', in '{folder}'; drop it from the recipe or "
             f"prepare data that has it (prep-data --split {split})"
         )
-    return [Shard(path, counts[path.name] if counts else len(read_index(path))) for path in paths]
+    return found
 
 
-def _check_listed_names(folder: Location, listed: set[str], found: set[str]) -> None:
-    for name in sorted(listed - found):
+def find_shards(folder: Location, kind: str, split: str) -> list[Shard]:
+    """Return the shards of a kind and split, none if there are none; see `list_shards`.
+
+    Raises:
+        OmniError: If there are others than the manifest lists.
+    """
+    paths = shard_paths(folder, kind, split)
+    listed = read_shard_list(folder)
+    if listed is None:
+        return [Shard(path, len(read_index(path))) for path in paths]
+    is_own = re.compile(rf"{re.escape(kind)}-{re.escape(split)}-[0-9][^/]*\.tar")
+    if not isinstance(folder, Url):
+        wanted = {name for name in listed if is_own.fullmatch(name)}
+        check_shard_names(folder, wanted, {path.name for path in paths})
+    return [Shard(path, listed[path.name].samples, listed[path.name]) for path in paths]
+
+
+def check_shard_names(folder: Location, listed: set[str], found: set[str]) -> None:
+    """Check that the shards of a folder are those that its manifest lists.
+
+    Raises:
+        OmniError: If one is missing or not listed.
+    """
+    missing, surplus = sorted(listed - found), sorted(found - listed)
+    if missing:
+        others = f" ({len(missing) - 1} others are missing too)" if missing[1:] else ""
+        renamed = f"; '{surplus[0]}' is there and not listed: rename it back" if surplus else ""
         raise OmniError(
-            f"'{folder}' lacks the shard '{name}', which its manifest lists; prepare the data again"
+            f"'{folder}' lacks the shard '{missing[0]}', which its manifest lists{others}"
+            f"{renamed}; prepare the data again"
         )
-    for name in sorted(found - listed):
+    if surplus:
         raise OmniError(
-            f"'{folder}' holds the shard '{name}', which its manifest does not list; remove it or "
-            "prepare the data again"
+            f"'{folder}' holds the shard '{surplus[0]}', which its manifest does not list; remove "
+            "it or prepare the data again"
         )
-
-
-def _read_manifest_counts(folder: Location) -> dict[str, int] | None:
-    """Return the number of samples of each shard by name, from the manifest; None without one."""
-    if (folder / MANIFEST).is_file():
-        counts = read_manifest(folder).get("samples")
-        return counts if isinstance(counts, dict) else None
-    if (folder.parent / MANIFEST).is_file():
-        shards = read_manifest(folder.parent).get("shards")
-        if isinstance(shards, list):
-            own = (s for s in shards if Path(s["path"]).parent.name == folder.name)
-            return {Path(s["path"]).name: int(s["samples"]) for s in own}
-    return None

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_omni.argument_checks import check_within
 from lightning_omni.data.lane_reader import Cursor
 from lightning_omni.data.lanes import LaneLoader, Position
+from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.media_reader import MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
-from lightning_omni.data.shards import list_shards, manifest_digest, read_manifest
+from lightning_omni.data.shard_checks import check_shards
+from lightning_omni.data.shards import list_shards
 from lightning_omni.data.storage.locations import parse_recorded_location
 from lightning_omni.errors import OmniError
 
@@ -114,6 +116,7 @@ class SpeechData(ResumableData):
     def setup(self, stage: str) -> None:
         """Check that there are shards, and read the validation crops."""
         read_manifest(self.data)
+        check_shards(self.data / "media")
         list_shards(self.data / "media", "speech", "train")
         crops = self._make_crops("val", lanes=1)(0, None)
         self.val_crops = [crop for crop, _ in islice(crops, self.val_batches)]

@@ -13,6 +13,7 @@ import torch
 from lightning_omni.argument_checks import check_seed, check_within
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.shard_checks import check_prepared_shards
 from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
@@ -123,6 +124,7 @@ def load_model_and_suite(
         continuous_speech: Speech feature encoder of a model with continuous speech input.
         device: Device of the model and of its tokenizers.
     """
+    check_prepared_shards(data)
     omni = Omni.from_pretrained(model, continuous_speech=continuous_speech, device=str(device))
     settings = EncodingSettings(
         data,

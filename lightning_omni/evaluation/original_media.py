@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_omni.data.manifest import read_shard_list
 from lightning_omni.data.media import read_audio, read_image
 from lightning_omni.data.shards import read_shard, shard_names
 from lightning_omni.data.storage.locations import Location
@@ -44,10 +45,11 @@ def _read_media(
 ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     missing = set(keys)
     folder = data / "media"
-    for path in [folder / n for n in shard_names(folder) if n.startswith(f"{kind}-")]:
+    listed = read_shard_list(folder) or {}
+    for name in [n for n in shard_names(folder) if n.startswith(f"{kind}-")]:
         if not missing:
             return
-        for key, files in read_shard(path):
+        for key, files in read_shard(folder / name, listed.get(name)):
             if key in missing:
                 missing.discard(key)
                 content = next(raw for name, raw in files.items() if name != "json")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.manifest import MANIFEST
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.devices import device_facts
 

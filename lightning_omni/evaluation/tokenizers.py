@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.argument_checks import check_within
+from lightning_omni.data.shard_checks import check_prepared_shards
 from lightning_omni.data.shards import read_samples
 from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.devices import AUTO, resolve_device
@@ -66,6 +67,7 @@ def evaluate_tokenizers(
     check_within("seed", seed, 0)
     used = resolve_device(device)
     make_folder(out)
+    check_prepared_shards(prepared)
     folders = {
         name: resolve_pretrained(str(folder), f"{name}_tokenizer")
         for name, folder in (("image", image_tokenizer), ("speech", speech_tokenizer))

@@ -14,8 +14,9 @@ from lightning_omni.cli import main
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.make_template import make_template
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.packing import pack_stream
-from lightning_omni.data.shards import read_manifest, read_samples
+from lightning_omni.data.shards import read_samples
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.omni import Omni
 from lightning_omni.generation.request import Infill

@@ -12,7 +12,8 @@ from tar_files import write_tar
 from data_prep.__main__ import main
 from data_prep.corpora import CORPORA
 from lightning_omni.cli_help import corpus_layouts
-from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+from lightning_omni.data.manifest import read_manifest
+from lightning_omni.data.shards import read_samples, read_shard
 
 WAVE = np.sin(np.arange(24000) * 0.1) * 0.3
 

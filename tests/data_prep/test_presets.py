@@ -3,7 +3,8 @@
 import pytest
 
 from data_prep.__main__ import main
-from lightning_omni.data.shards import read_manifest, read_samples
+from lightning_omni.data.manifest import read_manifest
+from lightning_omni.data.shards import read_samples
 from lightning_omni.tasks import TASKS_BY_NAME
 
 

@@ -28,8 +28,9 @@ from data_prep.samples import image_part, make_sample, make_turn, text_part
 from data_prep.shard_folders import open_unfinished_folder
 from data_prep.streamed_collection import StreamedCollection
 from data_prep.tally import Tally, UnusableCorpusError
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.shard_index import build_index, index_path, read_index
-from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+from lightning_omni.data.shards import read_samples, read_shard
 from lightning_omni.errors import OmniError
 
 

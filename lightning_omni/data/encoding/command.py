@@ -11,7 +11,7 @@ from lightning_omni.data.encoding.options import EncodeOptions
 from lightning_omni.data.encoding.process_devices import default_num_processes, process_device
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import remove_work_folder
-from lightning_omni.data.shards import MANIFEST, read_manifest
+from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.devices import resolve_device
 from lightning_omni.jobs.options import ExecutorOptions
 from lightning_omni.jobs.run_job import run_job

@@ -32,7 +32,10 @@ from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.task_shards import write_task_shard
 from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
 from lightning_omni.data.indexed_shard import write_indexed_shard
-from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.manifest import MANIFEST, read_shard_list
+from lightning_omni.data.shard_checks import check_listed_shard
+from lightning_omni.data.shard_index import index_path
+from lightning_omni.data.shards import check_sha256
 from lightning_omni.errors import OmniError
 from lightning_omni.jobs.job import JobNames
 from lightning_omni.jobs.step_records import StepRecords
@@ -95,7 +98,7 @@ class EncodingJob:
         """
         source = self.data / step.source
         if step.source:
-            self._check_source_size(source, step)
+            self._check_source(source, step)
         return self.runs_by_kind[step.kind](step, source)
 
     def finish(self) -> None:
@@ -136,7 +139,7 @@ class EncodingJob:
     def _output_paths(self, kind: str) -> list[Path]:
         return [self.folder / step.output for step in self.plan.steps_of_kind(kind)]
 
-    def _check_source_size(self, source: Path, step: Step) -> None:
+    def _check_source(self, source: Path, step: Step) -> None:
         size = source.stat().st_size if source.is_file() else None
         if size != step.size:
             found = "is missing" if size is None else f"has {size} bytes"
@@ -144,6 +147,12 @@ class EncodingJob:
                 f"'{source}' {found} but had {step.size} when the encoding was planned: the data "
                 f"were changed; restore them, or prepare the data again and delete '{self.folder}'"
             )
+        listed = (read_shard_list(source.parent) or {}).get(source.name)
+        if listed is None:
+            return
+        check_listed_shard(source.parent, source.name, listed)
+        if listed.sha256 is not None and not index_path(source).is_file():
+            check_sha256(source, listed.sha256)
 
     def _write_references(self, step: Step, source: Path) -> int:
         with write_when_complete(self.folder / step.output, self.work) as partial:

@@ -11,7 +11,8 @@ import torch
 from lightning_omni.data.encoding.encoding_job import EncodingJob
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import remove_work_folder
-from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.manifest import MANIFEST
+from lightning_omni.data.shard_checks import check_shards
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.jobs.steps import PlanMismatchError
@@ -34,14 +35,15 @@ def ensure_codes(settings: EncodingSettings, device: torch.device | None = None)
 
     Raises:
         OmniError: If the data or a tokenizer is missing, a picture of that size has no codes, data
-            at a URL are not encoded, or the folder was begun on another kind of device and nobody
-            goes on with it.
+            at a URL are not encoded, the folder was begun on another kind of device and nobody
+            goes on with it, or the shards are not those of the manifest.
     """
     codes = settings.codes_folder
     if not (codes / MANIFEST).is_file():
         _encode_in_this_process(settings, device or resolve_device(AUTO))
     elif isinstance(codes, Path):
         remove_work_folder(codes)  # of a process that was killed behind the manifest
+    check_shards(codes)
     return codes
 
 

@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightning_omni.data.encoding.code_features import save_code_features
+from lightning_omni.data.encoding.code_features import (
+    FEATURES_FILE,
+    FEATURES_SHA256,
+    save_code_features,
+)
 from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.plan import TASKS, Plan
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
-from lightning_omni.data.shards import MANIFEST
+from lightning_omni.data.manifest import MANIFEST
 from lightning_omni.errors import OmniError
 from lightning_omni.files import file_sha256
 from lightning_omni.jobs.step_records import StepRecord, StepRecords
@@ -32,7 +36,8 @@ def write_manifest(
     features = {name: one.code_features for name, one in tokenizers.by_modality.items()}
     save_code_features(folder, features)
     with write_when_complete(folder / MANIFEST, folder / WORK) as partial:
-        text = json.dumps(_make_manifest(tokenizers, plan, shards), indent=2)
+        facts = _make_manifest(tokenizers, plan, shards, file_sha256(folder / FEATURES_FILE))
+        text = json.dumps(facts, indent=2)
         partial.write_text(text + "\n")
     remove_work_folder(folder)
 
@@ -55,7 +60,10 @@ def _verify_task_shards(folder: Path, plan: Plan, records: StepRecords) -> dict[
 
 
 def _make_manifest(
-    tokenizers: LoadedTokenizers, plan: Plan, shards: dict[str, StepRecord]
+    tokenizers: LoadedTokenizers,
+    plan: Plan,
+    shards: dict[str, StepRecord],
+    features_sha256: str,
 ) -> dict[str, Any]:
     image, speech = tokenizers.image, tokenizers.speech
     manifest = {
@@ -67,7 +75,9 @@ def _make_manifest(
         "samples": {name: record.count for name, record in shards.items() if record.count},
         "tasks": TASK_NAMES,
         **plan.computation,
+        "bytes": {name: record.size for name, record in shards.items()},
         "sha256": {name: record.sha256 for name, record in shards.items()},
+        FEATURES_SHA256: features_sha256,
     }
     if tokenizers.has_two_image_sizes:
         manifest["request_image_columns"] = image.columns_for_size(tokenizers.request_size)

@@ -15,8 +15,7 @@ from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.media_codes import media_streams
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import WORK
-from lightning_omni.data.shards import read_manifest
-from lightning_omni.errors import OmniError
+from lightning_omni.data.shard_checks import check_prepared_shards
 from lightning_omni.jobs.steps import PlanMismatchError, Step
 from lightning_omni.jobs.work_folder import write_when_complete
 
@@ -107,15 +106,7 @@ def input_shard_sizes(data: Path) -> dict[str, int]:
     """
     shards = [*(data / "media").glob("*.tar"), *(data / "tasks").glob("*.tar")]
     found = {str(path.relative_to(data)): path.stat().st_size for path in sorted(shards)}
-    listed = read_manifest(data).get("shards")
-    if isinstance(listed, list):
-        wanted = {str(s["path"]): s.get("bytes", found.get(s["path"])) for s in listed}
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise OmniError(
-                    f"'{data / name}' has {found.get(name, 'no')} bytes, but the manifest lists "
-                    f"{wanted.get(name, 'none')}; copy the folder again or prepare the data again"
-                )
+    check_prepared_shards(data)
     return found
 
 

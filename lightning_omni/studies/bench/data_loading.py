@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.mixture import Mixture, PackedLanes
-from lightning_omni.data.shards import read_manifest, shard_paths
+from lightning_omni.data.shards import shard_paths
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.bench.readers import Reader, make_readers

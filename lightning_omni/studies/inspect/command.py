@@ -9,7 +9,8 @@ from pathlib import Path
 from string import Template as Page
 
 from lightning_omni.argument_checks import check_within
-from lightning_omni.data.shards import MANIFEST, holds_shards, read_manifest
+from lightning_omni.data.manifest import MANIFEST, read_manifest
+from lightning_omni.data.shards import holds_shards
 from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far

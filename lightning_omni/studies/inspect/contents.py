@@ -72,7 +72,9 @@ def read_media_contents(folder: Location, *, limit: int) -> list[Contents]:
     found = []
     for modality, split in list_kinds_and_splits(folder):
         row = _make_empty_contents(folder, modality, split)
-        files = (f for s in list_shards(folder, modality, split) for _, f in read_shard(s.path))
+        files = (
+            f for s in list_shards(folder, modality, split) for _, f in read_shard(s.path, s.listed)
+        )
         for one in islice(files, limit):
             row.read += 1
             row.seconds += _stated_seconds(one.get("json", b"{}"))
@@ -83,7 +85,7 @@ def read_media_contents(folder: Location, *, limit: int) -> list[Contents]:
 def read_samples_in_order(folder: Location, task: str, split: str) -> Iterator[Sample]:
     """Yield the samples of a task and split in stored order."""
     for shard in list_shards(folder, task, split):
-        for key, files in read_shard(shard.path):
+        for key, files in read_shard(shard.path, shard.listed):
             yield parse_sample(key, files, shard.path)
 
 

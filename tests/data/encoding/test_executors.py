@@ -14,7 +14,7 @@ from several_processes import run_processes
 from lightning_omni.data.encoding.command import encode, load_encoding_job
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.options import EncodeOptions
-from lightning_omni.data.shards import read_manifest
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.jobs.executors import local, slurm_array, torchrun
 

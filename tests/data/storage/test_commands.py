@@ -13,7 +13,7 @@ from tar_files import write_tar
 
 from data_prep.prepare_corpus import prepare_corpus
 from lightning_omni.data.image_data import ImageData
-from lightning_omni.data.shards import read_manifest
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.speech_data import SpeechData
 from lightning_omni.errors import OmniError
 from lightning_omni.studies.inspect.command import inspect_data

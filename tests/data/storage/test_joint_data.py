@@ -10,8 +10,8 @@ from test_commands import picture, write_corpus
 from data_prep.prepare_corpus import prepare_corpus
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.omni_data import OmniData
-from lightning_omni.data.shards import read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.pretrained import resolve_pretrained
 

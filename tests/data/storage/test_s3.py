@@ -6,7 +6,8 @@ import pytest
 from folders import batches, numbers, write_folder
 from s3_server import KEYS, s3_server, upload
 
-from lightning_omni.data.shards import list_shards, read_manifest
+from lightning_omni.data.manifest import read_manifest
+from lightning_omni.data.shards import list_shards
 from lightning_omni.data.storage import retries
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.data.storage.url_reader import shared_url_reader

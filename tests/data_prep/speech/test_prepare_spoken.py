@@ -13,8 +13,9 @@ from PIL import Image
 from data_prep.__main__ import main
 from data_prep.speech import speaker_pool
 from data_prep.speech.speakable import RULES
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.shard_index import index_path, read_index
-from lightning_omni.data.shards import read_manifest, read_samples, read_shard
+from lightning_omni.data.shards import read_samples, read_shard
 from lightning_omni.files import file_checksums
 
 TONE = "tone.Tone"
