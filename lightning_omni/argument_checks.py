@@ -35,6 +35,17 @@ def check_seed(seed: int, *, runs: int = 1) -> None:
         OmniError: If one does not.
     """
     check_within("seed", seed, 0, MAX_SEED - runs + 1)
+    check_integer("seed", seed)
+
+
+def check_integer(name: str, value: object) -> None:
+    """Refuse what is no integer, such as 2.0 or True.
+
+    Raises:
+        OmniError: If so.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OmniError(f"{name} is {value!r}, wanted an integer")
 
 
 def is_blank(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from lightning_omni import __version__
 from lightning_omni.cli_completion import completion_script
@@ -35,9 +36,11 @@ from lightning_omni.cli_options import (
     argument_names_in,
     inline_options,
     inline_recipes,
+    plain_arguments,
     rename_options,
     rename_verb,
     take_option,
+    take_texts,
 )
 from lightning_omni.errors import OmniError, did_you_mean, find_user_error
 from lightning_omni.files import check_folder_is_free
@@ -69,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Mistakes of the user are one line and code 2; signals that stop it have the codes of
     `EXIT_CODES`.
     """
-    args = rename_verb(sys.argv[1:] if argv is None else argv)
+    args = rename_verb(plain_arguments(sys.argv[1:] if argv is None else argv))
+    _write_any_character()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with handle_stop_signals(raise_stopped):
@@ -84,6 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stopped.message:
             sys.stderr.write(f"{stopped.message}\n")
         return stopped.exit_code
+
+
+def _write_any_character() -> None:
+    """Write characters that the terminal's encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run_or_explain(args: list[str]) -> int:
@@ -142,6 +153,11 @@ def explain_error(error: Exception) -> str | None:
         return f"a file that should be text is not UTF-8 ({error})"
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
         return fold_message(f"the checkpoint is of another model than the recipe's: {error}")
+    if isinstance(error, RuntimeError) and "unscaling of gradients internally" in str(error):
+        return (
+            "trainer.precision 16-mixed cannot clip gradients of a fused optimizer; take "
+            "bf16-mixed, or set model.optimizer.fused to false"
+        )
     if isinstance(error, OSError):
         about = f"'{error.filename}'" if error.filename else type(error).__name__
         return f"cannot use {about} ({error.strerror or fold_message(str(error))})"
@@ -236,10 +252,18 @@ def parse_options(verb: str, args: list[str]) -> dict[str, Any]:
         OmniError: If an option is unknown, wrong or missing.
     """
     parser, known = build_parser(verb)
-    options = parser.parse_args(inline_options(verb, rename_options(args, known), known))
+    inlined = inline_options(verb, rename_options(args, known), known)
+    texts = take_texts(inlined, _names_of_texts(verb))
+    options = parser.parse_args(inlined)
     options.pop("config", None)
     arguments: dict[str, Any] = parser.instantiate_classes(options).as_dict()
-    return arguments
+    return arguments | texts
+
+
+def _names_of_texts(verb: str) -> list[str]:
+    """Return the options of a verb that are any text, or not given."""
+    hints = get_type_hints(_import_verb_function(verb))
+    return [name for name, hint in hints.items() if hint == str | None]
 
 
 def build_parser(verb: str) -> tuple[ArgumentParser, list[str]]:

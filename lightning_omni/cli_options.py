@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError, did_you_mean
+from lightning_omni.files import expand_home
 from lightning_omni.old_names import (
     REMOVED_OPTIONS,
     SETTINGS,
@@ -50,6 +53,7 @@ OLD_VERBS = {
 }
 """Old verb: the verb with the options that take its place, and new names of its own options."""
 _CONFIG = ("--config", "-c")
+_SENTENCES = ("--text", "--infill_text")
 _SECTIONS = {"trainer", "model", "data"}
 _BESIDE = {"seed_everything", "ckpt_path", "weights_only", "verbose", "run_defaults"}
 
@@ -168,6 +172,38 @@ def inline_options(verb: str, args: Sequence[str], known: Collection[str]) -> li
         return renamed
 
     return _inline_configs(args, read_options)
+
+
+def plain_arguments(args: Sequence[str]) -> list[str]:
+    """Return arguments with sentences in UTF-8, whatever the locale, and `~` as the home folder."""
+    plain: list[str] = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if not (equals and name.startswith("--")):
+            name, equals, value = plain[-1] if plain else "", "", arg
+        if name not in _SENTENCES:
+            value = expand_home(value)
+        else:
+            with contextlib.suppress(UnicodeError):
+                value = os.fsencode(value).decode("utf-8")
+        plain.append(f"{name}={value}" if equals else value)
+    return plain
+
+
+def take_texts(args: list[str], names: Collection[str]) -> dict[str, str]:
+    """Remove options from arguments and return their values by name.
+
+    A parser would read `null`, `~` or `# 1` as nothing.
+
+    Args:
+        args: arguments behind the verb, changed.
+        names: names of the options.
+    """
+    taken = {}
+    for name in names:
+        while (value := take_option(args, name)) is not None:
+            taken[name] = value
+    return taken
 
 
 def take_option(args: list[str], name: str) -> str | None:

@@ -124,6 +124,21 @@ class OmniCLI(LightningCLI):
         parsed = parser.parse_object({"trainer": defaults}, given)
         given.trainer.update(parsed.trainer)
 
+    def after_validate(self) -> None:
+        """Refuse to end as if something had been measured."""
+        self._check_was_measured("limit_val_batches")
+
+    def after_test(self) -> None:
+        """Refuse to end as if something had been measured."""
+        self._check_was_measured("limit_test_batches")
+
+    def _check_was_measured(self, option: str) -> None:
+        if not self.trainer.logged_metrics:
+            raise OmniError(
+                f"`{self.subcommand}` had no batches, so nothing was measured; look at "
+                f"trainer.{option} and at the splits of the data"
+            )
+
     def instantiate_classes(self) -> None:
         """Build all objects; a model that devices will share without memory for its weights."""
         given: Any = self.config.get(str(self.subcommand), self.config)

@@ -44,6 +44,11 @@ def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
     return plain
 
 
+def expand_home(path: str) -> str:
+    """Return a path with a leading `~` replaced by the home folder; other texts as they are."""
+    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
+
+
 def make_folder(folder: Path) -> Path:
     """Make a folder for output, its parents too.
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_omni.deferred_init import deferring_constructor
 from lightning_omni.errors import OmniError
-from lightning_omni.files import read_json_object
+from lightning_omni.files import expand_home, read_json_object
 from lightning_omni.old_names import rename_arguments, resolve_class_path
 
 CONFIG_FILE = "config.json"
@@ -195,7 +195,9 @@ def resolve_pretrained(given: str | list[str], part: str = "") -> Path:
         The first folder that exists, else the first of all, so that the caller's error names it.
     """
     names = [given] if isinstance(given, str) else list(given)
-    folders = [FOLDER / part if name in (BUNDLED, SHIPPED) else Path(name) for name in names]
+    folders = [
+        FOLDER / part if name in (BUNDLED, SHIPPED) else Path(expand_home(name)) for name in names
+    ]
     for folder in folders:
         if (folder / CONFIG_FILE).is_file():
             if folder != folders[0]:

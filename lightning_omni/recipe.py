@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import expand_home
 from lightning_omni.old_names import rename_arguments, rename_class_paths
 
 BASE = "base"
@@ -58,13 +59,22 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
     try:
-        plain = yaml.load(text, _Loader)
+        plain = _expand_homes(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         raise OmniError(f"'{path}' is not YAML ({error}); correct it") from error
     try:
         return rename_class_paths(rename_arguments(plain, level=logging.WARNING))
     except OmniError as error:
         raise OmniError(f"'{path}': {error}") from error
+
+
+def _expand_homes(value: Any) -> Any:
+    """Replace the `~` of paths by the home folder, at any depth."""
+    if isinstance(value, dict):
+        return {k: _expand_homes(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand_homes(v) for v in value]
+    return expand_home(value) if isinstance(value, str) else value
 
 
 def merge_recipes(base: Any, changes: Any) -> Any:

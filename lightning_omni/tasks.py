@@ -207,6 +207,8 @@ def task_named(name: str) -> Task:
     Raises:
         OmniError: If there is no such task; the message lists the existing ones.
     """
+    if not isinstance(name, str):
+        raise OmniError(f"the task is {name!r}, wanted one of {', '.join(TASK_NAMES)}")
     if name not in TASKS_BY_NAME:
         hint = did_you_mean(name, TASK_NAMES)
         raise OmniError(f"unknown task '{name}'{hint}; choose one of {', '.join(TASK_NAMES)}")

@@ -89,7 +89,7 @@ def _default_callbacks(
         "health": _class_with_arguments(f"{_OURS}.health.HealthMonitor"),
         "record": _class_with_arguments(f"{_OURS}.run_record.RunRecord"),
     }
-    if trainer.get("enable_checkpointing") is False:
+    if trainer.get("enable_checkpointing") is False or trainer.get("fast_dev_run"):
         del found["checkpoints"]
     if issubclass(kind, ImageTokenizerModule | SpeechTokenizerModule):
         found["reconstructions"] = _class_with_arguments(f"{_OURS}.reconstructions.Reconstructions")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.data.omni_data import OmniData
+from lightning_omni.data.shards import read_samples, shard_paths
+from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.evaluation.command import evaluate, load_recognizer_if_needed
+from lightning_omni.evaluation.emojiworld.metadata import is_scene
 from lightning_omni.pretrained import CONFIG_FILE
 from lightning_omni.tasks import task_named
 
@@ -45,15 +50,17 @@ class EvaluateStage(L.Callback):
         self.gallery, self.seed, self.tasks = gallery, seed, tasks
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fail now rather than after hours if the recognizer is missing."""
+        """Fail now rather than after hours if the recognizer or the examples are missing."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, OmniData) and trainer.is_global_zero:
-            load_recognizer_if_needed(self._tasks_to_evaluate(data))
+        if isinstance(data, OmniData) and trainer.is_global_zero and not is_dry_run(trainer):
+            tasks = self._tasks_to_evaluate(data)
+            load_recognizer_if_needed(tasks)
+            check_examples(data.data, tasks, self.splits)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate on the first process."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not (
+        if is_dry_run(trainer) or not (
             trainer.is_global_zero and isinstance(data, OmniData) and self._tasks_to_evaluate(data)
         ):
             return
@@ -83,6 +90,30 @@ class EvaluateStage(L.Callback):
 
     def _tasks_to_evaluate(self, data: OmniData) -> list[str]:
         return self.tasks or [task for task in data.tasks if task_named(task).scoring is not None]
+
+
+def check_examples(data: Location, tasks: Sequence[str], splits: Sequence[str]) -> None:
+    """Check that there is something to evaluate, and what scores it.
+
+    Raises:
+        OmniError: If no task has any of the splits, or pictures are to be scored and the training
+            data show no scenes of EmojiWorld, whose classifier scores them.
+    """
+    folder = data / "tasks"
+    if tasks and not any(shard_paths(folder, task, split) for task in tasks for split in splits):
+        raise OmniError(
+            f"'{data}' has no samples of {', '.join(tasks)} in {', '.join(splits)} to evaluate "
+            "after training; prepare one (prep-data --split), or take EvaluateStage out of "
+            "trainer.callbacks"
+        )
+    drawn = [task for task in tasks if "image" in task_named(task).outputs]
+    first = [s for t in ("t2i", "caption") for s in read_samples(folder, t, "train", limit=100)]
+    if drawn and not any(map(is_scene, first)):
+        raise OmniError(
+            f"pictures of {', '.join(drawn)} are scored by a classifier of EmojiWorld's scenes, of "
+            f"which '{data}' shows none; give EvaluateStage the tasks that it shall evaluate, or "
+            "take it out of trainer.callbacks"
+        )
 
 
 def primary_metric_values(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
+from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.callbacks.ema import EMA
 from lightning_omni.callbacks.run_record import RECORD
 from lightning_omni.modules.sharding import gather_weights, is_sharded
@@ -41,6 +42,8 @@ class ExportTokenizer(AveragesWhenSkipped):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder on the first process; all processes gather a sharded tokenizer."""
         super().on_fit_end(trainer, pl_module)
+        if is_dry_run(trainer):
+            return
         tokenizer = pl_module.tokenizer
         assert isinstance(tokenizer, Tokenizer)  # noqa: S101
         weights = None

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.callbacks.export import AveragesWhenSkipped
 from lightning_omni.callbacks.run_record import RECORD, describe_computation, read_run_record
 from lightning_omni.data.manifest import read_manifest
@@ -35,6 +36,8 @@ class ExportOmni(AveragesWhenSkipped):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the folder on the first process; all processes gather a sharded model."""
         super().on_fit_end(trainer, pl_module)
+        if is_dry_run(trainer):
+            return
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, OmniData):
             return

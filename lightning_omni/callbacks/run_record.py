@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import read_json_object
 from lightning_omni.nn.computation import AttentionWatch, computation_facts
@@ -68,7 +69,7 @@ class RunRecord(L.Callback):
         """Write the entry when there is news, for runs that are interrupted."""
         assert self._watch is not None  # noqa: S101
         has_news = not self.entry or self._watch.kernels != self._kernels
-        if trainer.is_global_zero and has_news:
+        if trainer.is_global_zero and has_news and not is_dry_run(trainer):
             self._kernels = set(self._watch.kernels)
             self._write_entry(trainer, pl_module)
 

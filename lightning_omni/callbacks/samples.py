@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -26,6 +27,8 @@ from lightning_omni.samplers.loop import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.types import Part, Sample
+
+log = logging.getLogger(__name__)
 
 STRIP = 8
 LENGTH_SAMPLES = 500
@@ -92,14 +95,18 @@ class Samples(L.Callback):
         start, media = time.perf_counter(), MediaLog(trainer)
         is_first = not self._parts
         omni = self._build_omni(data, pl_module)
-        for task in data.tasks:
+        tasks = [task for task in data.tasks if self._parts["prompts"][task]]
+        if is_first and len(tasks) < len(data.tasks):
+            without = ", ".join(task for task in data.tasks if task not in tasks)
+            log.warning("no answers to %s are logged: the data have no samples in val", without)
+        for task in tasks:
             prompts = self._parts["prompts"][task]
             answers = omni.answer([p.unanswered() for p in prompts], seed=self.seed)
             _log_answers(media, omni, prompts, answers)
             _log_speech(media, omni, prompts, answers, with_given=is_first)
-        if "t2i" in data.tasks:
+        if "t2i" in tasks:
             _log_denoising_pictures(media, omni, self._parts["prompts"]["t2i"][0], self.seed)
-        texts = [t for t in ("caption", "asr", "tqa") if t in data.tasks]
+        texts = [t for t in ("caption", "asr", "tqa") if t in tasks]
         if texts:
             _log_denoising_text(media, omni, self._parts["prompts"][texts[0]][0], self.seed)
         pl_module.backbone.train()

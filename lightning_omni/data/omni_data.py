@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.fixed_batches import make_fixed_loader
 from lightning_omni.data.lanes import LaneLoader
+from lightning_omni.data.longest_samples import check_longest_samples
 from lightning_omni.data.make_template import check_continuous_speech, make_template
 from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.mixture import Mixture, PackedLanes
@@ -34,6 +36,8 @@ from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
 from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
 from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_special_tokens
+
+log = logging.getLogger(__name__)
 
 BATCHES_PER_MESSAGE = 4
 TOKENS_PER_MESSAGE = 16_384
@@ -158,6 +162,14 @@ class OmniData(ResumableData):
             request_image_columns=manifest.get("request_image_columns"),
         )
         self.folder, self.manifest = folder, manifest
+        if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
+            check_longest_samples(
+                folder,
+                self.tasks,
+                self.template,
+                row_length=self.row_length,
+                transcribe_first=self.transcribe_first,
+            )
 
     def samples(self, task: str, split: str, *, limit: int | None = None) -> list[Sample]:
         """Return the first encoded samples of a task, or all of them, as training sees them."""
@@ -234,14 +246,24 @@ class OmniData(ResumableData):
         return self._make_fixed_loader(self.test_split)
 
     def _make_fixed_loader(self, split: str) -> DataLoader[Batch]:
-        batches = pack_stream(
+        packed = pack_stream(
             self._render_in_order(split),
             rows=self.rows,
             row_length=self.row_length,
             pad_token_id=self.template.vocab.pad_token_id,
             codebooks=self.template.codebooks,
         )
-        return make_fixed_loader(list(batches), rank=self.rank, world_size=self.world_size)
+        batches = list(packed)
+        verb = None if self.trainer is None else self.trainer.state.fn
+        if not batches and verb != "fit":
+            raise OmniError(
+                f"'{self.data}' has no samples of {', '.join(self.tasks)} in the split {split} to "
+                "measure; prepare some (prep-data --split), or choose data.test_split and "
+                "data.val_samples"
+            )
+        if not batches and self.val_samples:
+            log.warning("no validation: the data have no samples in the split %s", split)
+        return make_fixed_loader(batches, rank=self.rank, world_size=self.world_size)
 
     def _render_in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
         index = 0

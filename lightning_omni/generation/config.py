@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from lightning_omni.argument_checks import check_within
+from lightning_omni.argument_checks import check_integer, check_within
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.modality_defaults import ModalityDefaults, Preset
 from lightning_omni.old_names import (
@@ -95,6 +95,8 @@ class GenerationConfig:
         for name, (least, most) in _LIMITS.items():
             if (value := getattr(self, name)) is not None:
                 check_within(name, value, least, most)
+                if name in _INTEGERS:
+                    check_integer(name, value)
 
     def changed_fields(self) -> dict[str, Any]:
         """Return the fields that differ from the defaults."""
@@ -129,6 +131,8 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "timestep_shift": (0.01, 100),
     "response_length": (1, math.inf),
 }
+
+_INTEGERS = ("num_steps", "cache_interval", "block_size", "response_length")
 
 Configs = GenerationConfig | Mapping[str, GenerationConfig]
 """One config for all answer parts, or one by modality; a modality not named takes the defaults."""

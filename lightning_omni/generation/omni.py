@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,6 +17,8 @@ from lightning_omni.argument_checks import check_seed
 from lightning_omni.data.make_template import check_continuous_speech
 from lightning_omni.data.transcripts import insert_transcript
 from lightning_omni.devices import device_facts, resolve_device
+from lightning_omni.errors import OmniError, did_you_mean
+from lightning_omni.files import expand_home
 from lightning_omni.generation.config import (
     Configs,
     GenerationConfig,
@@ -27,6 +30,7 @@ from lightning_omni.generation.generator import PartGenerator
 from lightning_omni.generation.lengths import answer_part_name
 from lightning_omni.generation.model_folder import ModelFolder, read_model_folder
 from lightning_omni.generation.presets import resolve_preset
+from lightning_omni.generation.python_values import waveform_as_floats
 from lightning_omni.generation.request import (
     Infill,
     Inputs,
@@ -133,7 +137,9 @@ class Omni:
                 was trained by; a folder does not hold it.
             device: device to compute on: auto, cpu, cuda or cuda:N.
         """
-        model = read_model_folder(Path(folder))
+        if not isinstance(folder, str | os.PathLike):
+            raise OmniError(f"the model is {folder!r}, wanted the folder of an exported model")
+        model = read_model_folder(Path(expand_home(os.fspath(folder))))
         return cls(model, continuous_speech=continuous_speech, device=device)
 
     @classmethod
@@ -178,6 +184,9 @@ class Omni:
         Raises:
             OmniError: If an input is missing, superfluous or unusable.
         """
+        if infill is not None and infill.speech is not None:
+            own = waveform_as_floats(infill.speech, "the infill's speech")
+            infill = replace(infill, speech=own)
         sample = self.encode_request(
             task,
             text=text,
@@ -338,6 +347,13 @@ class Omni:
 def _override_config(config: Configs | None, options: dict[str, Any]) -> Configs:
     """Return a config, or one by modality, with these fields on top."""
     options = rename_old_settings(options)
+    known = {f.name for f in fields(GenerationConfig)}
+    for name in options:
+        if name not in known:
+            raise OmniError(
+                f"unknown option '{name}'{did_you_mean(name, known)}; `generate` takes the fields "
+                "of GenerationConfig"
+            )
     if config is None:
         return GenerationConfig(**options)
     if isinstance(config, GenerationConfig):

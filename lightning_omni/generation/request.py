@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from lightning_omni.argument_checks import is_blank
 from lightning_omni.data.media import (
     center_crop_and_resize,
     check_waveform,
@@ -22,6 +23,11 @@ from lightning_omni.data.media import (
 from lightning_omni.data.speech_feature_files import user_speech_parts
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.model_folder import ModelFolder
+from lightning_omni.generation.python_values import (
+    check_picture,
+    check_text,
+    waveform_as_floats,
+)
 from lightning_omni.generation.text_blanks import TextWithBlanks
 from lightning_omni.modalities import SAMPLE_RATE
 from lightning_omni.tasks import TASKS, Task
@@ -161,6 +167,7 @@ class RequestEncoder:
         check_infill(task, infill)
         parts: dict[str, Part] = {}
         if infill.text is not None:
+            check_text(infill.text, "the infill's text")
             self.text.encode(infill.text)
             TextWithBlanks.parse(infill.text)
             parts["text"] = Part("text", text=infill.text)
@@ -178,6 +185,9 @@ class RequestEncoder:
     def _encode_image(
         self, image: Image.Image, mask: Image.Image | None, *, is_request: bool
     ) -> Part:
+        check_picture(image, "image")
+        if mask is not None:
+            check_picture(mask, "mask")
         columns = self.request_image_columns if is_request else self.image_columns
         pixels = center_crop_and_resize(
             flatten_transparency(image, "white"), columns * self.image.downsample_factor
@@ -189,7 +199,7 @@ class RequestEncoder:
     def _encode_speech(
         self, speech: NDArray[np.float32], intervals: Intervals | None, *, is_request: bool
     ) -> Part:
-        own = np.ascontiguousarray(speech, dtype=np.float32)
+        own = waveform_as_floats(speech, "speech")
         rate, codebooks = self.speech.sample_rate, self.speech.num_codebooks
         check_waveform(own, rate, "speech")
         codes = self.speech.encode(torch.from_numpy(own)[None].to(self.device), sample_rate=rate)
@@ -249,7 +259,10 @@ def check_inputs(task: Task, given: Mapping[str, object | None]) -> None:
                 f"{' and '.join(task.inputs) or 'nothing'}"
             )
     text = given.get("text")
-    if isinstance(text, str) and not text.strip():
+    if text is None:
+        return
+    check_text(text, "text")
+    if is_blank(str(text)):
         raise OmniError(f"task '{task.name}' got an empty text; say what you want")
 
 

@@ -13,6 +13,7 @@ from lightning_omni.data.storage.url_text import (
 )
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
+from lightning_omni.files import expand_home
 
 Location = Path | Url
 
@@ -22,7 +23,7 @@ def parse_location(source: str | Path | Url) -> Location:
     if not isinstance(source, str):
         return source
     if not is_url(source):
-        return Path(source)
+        return Path(expand_home(source))
     return Path(url_path(source)) if url_scheme(source) == "file" else Url(source)
 
 
