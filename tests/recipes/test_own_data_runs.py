@@ -90,6 +90,7 @@ def test_a_sample_longer_than_a_row_is_named_before_training(run, tmp_path, caps
     assert "(text: 'a cat a cat" in error
 
 
+@pytest.mark.filterwarnings("ignore:You passed .Trainer")
 def test_a_precision_that_cannot_clip_is_refused_by_name(run, capsys):
     clipped = ["--trainer.precision", "16-mixed", "--trainer.gradient_clip_val", "1"]
     assert run("fit", *clipped) == 2
