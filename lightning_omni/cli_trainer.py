@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 import zipfile
 from collections.abc import Collection
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from lightning_omni.argument_checks import check_within
 from lightning_omni.callbacks.defaults import (
@@ -20,6 +23,8 @@ from lightning_omni.callbacks.defaults import (
     make_run_defaults,
 )
 from lightning_omni.callbacks.preemption import Preemption
+from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.callbacks.watchdog import Watchdog
 from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
 from lightning_omni.cli_precision import precision_plugin_of_run, take_precision_rule
@@ -27,6 +32,7 @@ from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.devices import training_accelerator
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
+from lightning_omni.stop_signals import before_end
 from lightning_omni.vocab import SHARED_SETTINGS
 
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
@@ -147,12 +153,18 @@ class OmniCLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Return the trainer, which signals stop in order, or None where it is not wanted."""
+        """Return the trainer, with what makes every run reliable; None where it is not wanted."""
         if not self.with_trainer:
             return None
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for kind in (SkipNonFinite, Watchdog):
+            if not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.insert(len(callbacks) - len(trainer.checkpoint_callbacks), kind())
         callbacks.append(Preemption())  # behind what saves
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            before_end.append(partial(launcher.kill, signal.SIGTERM))
         return trainer
 
 

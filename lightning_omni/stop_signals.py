@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -14,8 +15,15 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """Exit code of a command by the signal that stopped it; 75 asks a scheduler to start it again."""
 if hasattr(signal, "SIGUSR1"):  # not on Windows
     EXIT_CODES[signal.SIGUSR1] = 75
+HUNG = 77
+"""Exit code of a process that ends itself because training hangs; it may be started again."""
+_STUCK_S = 5.0
+"""How long the main thread has for a signal before its process is ended without it."""
 _WORKER_S = 240
 """How long a loader's worker serves its process after SIGTERM: as long as a save may take."""
+
+before_end: list[Callable[[], object]] = []
+"""What is called before a process ends that is stuck: it stops those that it has started."""
 
 
 class Stopped(BaseException):
@@ -47,10 +55,50 @@ def handle_stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
         if number != signal.SIGINT:
             signal.signal(number, handler)
     try:
-        yield
+        with _end_if_stuck():
+            yield
     finally:
         for number, one in previous.items():
             signal.signal(number, one)
+
+
+@contextmanager
+def _end_if_stuck() -> Iterator[None]:
+    """End the process if `raise_stopped` is to run inside and does not.
+
+    A handler waits until the main thread is back from C, where it may wait long for another process
+    at a run's start; the number of a signal is written to a pipe at once. While another handler is
+    set, as in training, nothing is done.
+    """
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    _forget_pipe_in_children()
+    threading.Thread(target=_end_when_stuck, args=(read_end,), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write_end)  # which ends the thread
+
+
+def _end_when_stuck(read_end: int) -> None:
+    while numbers := os.read(read_end, 64):
+        threading.Event().wait(_STUCK_S)
+        stuck = [n for n in numbers if n in EXIT_CODES and signal.getsignal(n) is raise_stopped]
+        if stuck:
+            name, code = signal.Signals(stuck[0]).name, EXIT_CODES[signal.Signals(stuck[0])]
+            os.write(2, f"stopped by {name} while waiting\n".encode())
+            for call in before_end:
+                call()
+            os._exit(code)
+    os.close(read_end)
+
+
+@cache
+def _forget_pipe_in_children() -> None:
+    """Let forked children not write their own signals to the pipe."""
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def raise_stopped(number: int, frame: Any) -> None:

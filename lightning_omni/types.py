@@ -284,6 +284,7 @@ class Batch(_PickledAsArrays):
         continuous: Features that replace the embeddings of some tokens; None where no sample has
             any.
         noisy: The same batch after the forward process; None until it has run.
+        keys: Key of each segment's sample, empty for a row's unused end; none where it is not told.
     """
 
     ids: Tensor
@@ -305,6 +306,7 @@ class Batch(_PickledAsArrays):
     codebooks: int
     continuous: ContinuousFeatures | None
     noisy: NoisyBatch | None = None
+    keys: tuple[str, ...] = ()
 
     @property
     def num_segments(self) -> int:

@@ -116,3 +116,32 @@ def test_a_command_that_gets_sigterm_leaves_no_traceback(tmp_path):
     assert ended.returncode == 143
     assert ended.stderr.endswith("stopped by SIGTERM\n")
     assert "Traceback" not in ended.stderr
+
+
+STUCK = """
+import ctypes, os, signal
+from lightning_omni import stop_signals
+stop_signals._STUCK_S = 0.5
+stop_signals.before_end.append(lambda: print("called", flush=True))
+with stop_signals.handle_stop_signals(stop_signals.raise_stopped):
+    if os.fork() == 0:
+        os.kill(os.getpid(), signal.SIGTERM)  # of a child, which is not of this process
+    os.wait()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # another thread gets it
+    print("waits", flush=True)
+    ctypes.CDLL(None).sleep(60)  # in C, where no handler runs
+"""
+
+
+def test_a_process_that_waits_in_c_ends_with_the_code_of_a_signal():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said, told = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "stopped by SIGTERM while waiting" in told
+    assert said == "called\n"

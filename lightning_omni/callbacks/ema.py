@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.argument_checks import check_within
+from lightning_omni.callbacks.skip_non_finite import AVERAGED, skipped_step
 from lightning_omni.modules.sharding import reshard
 from lightning_omni.nn.sharded_tensors import gather_tensor
 
@@ -49,18 +50,28 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Update the average after an optimizer step."""
+        """Update the average after an optimizer step that was not skipped."""
         step = trainer.global_step
         if step > self.last_step and (step - 1) % self.every_n_steps == 0:
-            self.update_average(pl_module)
+            skips = skipped_step(trainer)
+            if skips is None or skips.is_cuda or not bool(skips):
+                self.update_average(pl_module, skips)
             self.last_step = step
 
     @torch.no_grad()
-    def update_average(self, module: L.LightningModule) -> None:
-        """Move the average towards the parameters; the first update copies them."""
+    def update_average(self, module: L.LightningModule, skips: Tensor | None = None) -> None:
+        """Move the average towards the parameters; the first update copies them.
+
+        Args:
+            module: Module that is averaged.
+            skips: On GPUs, a number that is 1 if the average shall stay.
+        """
         averaged, current = self._local_averages_and_parameters(module)
         if self.updates == 0:
             torch._foreach_copy_(averaged, current)
+        elif skips is not None and skips.is_cuda:
+            weight = (1 - self.decay) * (1 - skips)
+            torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
         elif current and current[0].is_cuda:
             move_by_one_kernel(averaged, current, self.decay)
         else:
@@ -100,12 +111,12 @@ class EMA(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average by the names of the parameters, and how often it was updated."""
-        return {"averaged": self.averaged, "updates": self.updates, "last_step": self.last_step}
+        return {AVERAGED: self.averaged, "updates": self.updates, "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over an average; it is put in its place when training or validation begins."""
-        if "averaged" in state_dict:
-            self.averaged, self.updates = dict(state_dict["averaged"]), state_dict["updates"]
+        if AVERAGED in state_dict:
+            self.averaged, self.updates = dict(state_dict[AVERAGED]), state_dict["updates"]
         self.last_step = state_dict.get("last_step", state_dict.get("latest_update_step", 0))
 
     def on_load_checkpoint(

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.callbacks.ema import EMA
 from lightning_omni.callbacks.run_record import RECORD
+from lightning_omni.callbacks.skip_non_finite import trained_weights
+from lightning_omni.modules.finite_weights import check_weights_are_finite
 from lightning_omni.modules.sharding import gather_weights, is_sharded
 from lightning_omni.tokenizers.base import Tokenizer
 
@@ -30,10 +32,15 @@ class AveragesWhenSkipped(L.Callback):
         self.has_trained = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Copy the averages if training was skipped."""
+        """Copy the averages if training was skipped.
+
+        Raises:
+            OmniError: If weights are not finite.
+        """
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EMA | WeightAveraging) and not self.has_trained:
                 callback.on_train_end(trainer, pl_module)
+        check_weights_are_finite(trained_weights(trainer, pl_module), purpose="export")
 
 
 class ExportTokenizer(AveragesWhenSkipped):

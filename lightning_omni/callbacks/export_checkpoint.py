@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_omni.callbacks.export_omni import write_export
 from lightning_omni.callbacks.run_record import RECORD, read_run_record
+from lightning_omni.callbacks.skip_non_finite import AVERAGED
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import (
@@ -19,11 +20,10 @@ from lightning_omni.modules.checkpoint_folder import (
     is_checkpoint_folder,
     read_checkpoint_folder,
 )
+from lightning_omni.modules.finite_weights import check_weights_are_finite
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.tokenizers.base import Tokenizer
 
-AVERAGED = "averaged"
-"""Entry of a callback's state that holds averaged weights by name."""
 CONFIG = "config.yaml"
 _OF_RECIPES = ("seed_everything", "trainer", "model", "data", "run_defaults")
 
@@ -87,9 +87,10 @@ def export_checkpoint(checkpoint: Path, module: L.LightningModule, data: Any, ou
         output: Folder to write.
 
     Raises:
-        OmniError: If it is damaged, or of another model than the recipe's.
+        OmniError: If it is damaged, not finite, or of another model than the recipe's.
     """
     weights, steps = read_checkpoint_weights(checkpoint)
+    check_weights_are_finite(weights, purpose="export")
     module.load_state_dict(weights)
     if isinstance(module, MaskedDiffusionModule) and isinstance(data, OmniData):
         data.setup("fit")

@@ -181,6 +181,7 @@ def collate(
         num_rows=len(rows),
         codebooks=codebooks,
         continuous=concatenate_features(sequences),
+        keys=tuple(s.key for s in sequences),
     )
 
 

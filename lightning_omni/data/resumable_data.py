@@ -34,6 +34,9 @@ class ResumableData(L.LightningDataModule):
     Args:
         lanes: Lanes of the training stream, a multiple of processes times workers.
         num_workers: Worker processes that load the batches of each process; 0 for none.
+
+    Attributes:
+        latest: Lane of the last training batch, and its position before and behind it.
     """
 
     def __init__(self, lanes: int = LANES, num_workers: int = 0) -> None:
@@ -44,6 +47,7 @@ class ResumableData(L.LightningDataModule):
         self.start = StreamPosition()
         self.used = 0
         self.positions: dict[int, Position] = {}
+        self.latest: tuple[int, Position | None, Position] | None = None
         self.read_counts: dict[int, ReadCounts] = {}
 
     @property
@@ -88,6 +92,8 @@ class ResumableData(L.LightningDataModule):
             return batch
         self.used += 1
         self.read_counts[batch.process] = batch.counts
+        before = self.positions.get(batch.lane, self.start.lanes.get(batch.lane))
+        self.latest = (batch.lane, before, batch.position)
         self.positions[batch.lane] = batch.position
         return batch.batch
 

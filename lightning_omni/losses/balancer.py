@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -46,7 +48,12 @@ class GradientBalancer:
         self.norms, self.corrections = dict(state["norms"]), dict(state["corrections"])
 
     def _update_norm(self, name: str, norm: float) -> float:
-        """Add a gradient norm to a loss's running mean; return the mean, bias-corrected."""
+        """Add a gradient norm to a loss's running mean; return the mean, bias-corrected.
+
+        One that is not finite is left out: the step is skipped, and the mean would keep it.
+        """
+        if not math.isfinite(norm):
+            return norm
         old, weight = self.norms.get(name, 0.0), self.corrections.get(name, 0.0)
         self.norms[name] = self.decay * old + (1 - self.decay) * norm
         self.corrections[name] = self.decay * weight + (1 - self.decay)

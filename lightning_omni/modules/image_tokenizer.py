@@ -79,6 +79,7 @@ class ImageTokenizerModule(TokenizerTraining):
 
     def _update(self, images: Tensor) -> None:
         optimizers, schedules = self.optimizers_and_schedules()
+        self.keep_buffers()
         quantized = self.tokenizer.quantize(images)
         rebuilt = self.tokenizer.reconstruct(quantized.latents)
         terms = self._loss_terms(images, rebuilt, quantized)

@@ -93,6 +93,9 @@ class SpeechTokenizerModule(TokenizerTraining):
 
     def _update(self, wave: Tensor) -> None:
         optimizers, schedules = self.optimizers_and_schedules()
+        if self.updates == self.continuous_steps:
+            self._fit_codebooks()
+        self.keep_buffers()
         latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
         spectral = self.spectral(rebuilt, wave, rng=self.rng)
@@ -117,8 +120,6 @@ class SpeechTokenizerModule(TokenizerTraining):
             self._collect_latents(z)
             noise = draw_normal(z.shape, self.rng).to(z)
             return z + self.latent_noise * noise, z.new_zeros(())
-        if self.updates == self.continuous_steps:
-            self._fit_codebooks()
         quantized = self.tokenizer.quantizer(z, num_codebooks=self._draw_num_levels())
         if self.updates % RESTART_EVERY == 0:
             self.tokenizer.quantizer.restart_dead_codes(_gather_vectors(z), rng=self.rng)
@@ -209,6 +210,7 @@ class SpeechTokenizerModule(TokenizerTraining):
 
     def _fit_codebooks(self) -> None:
         vectors = torch.cat(self.latents)
+        vectors = vectors[vectors.isfinite().all(1)]  # without those of skipped steps
         self.tokenizer.quantizer.initialise_codebooks(vectors, iterations=12, rng=self.rng)
         self.latents = []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_omni.modules.replicas import average_gradients
@@ -45,6 +46,7 @@ class TokenizerTraining(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share = final_lr_share
         self.updates = 0
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def configure_model(self) -> None:
         """Shard the networks if the strategy has a mesh of devices."""
@@ -76,6 +78,18 @@ class TokenizerTraining(L.LightningModule):
         optimizer.step()
         self.untoggle_optimizer(optimizer)
         schedule.step()
+
+    def keep_buffers(self) -> None:
+        """Keep codebooks and statistics, which a forward pass changes."""
+        buffers = [b for network in self._networks() for b in network.buffers()]
+        self._kept = [(b, b.clone()) for b in buffers]
+
+    def restore_buffers(self, skips: Tensor) -> None:
+        """Put back what was kept if a number is 1; no device is waited for."""
+        if skips.is_cuda or bool(skips):
+            for buffer, kept in self._kept:
+                buffer.copy_(torch.where(skips > 0, kept, buffer))
+        self._kept = []
 
     def _networks(self) -> list[nn.Module]:
         """Return the tokenizer, and the discriminator if there is one."""

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
@@ -32,6 +33,9 @@ class MuonAdamW(Optimizer):
     Matrices of one shape are orthogonalised together, and shared out among the processes of a run,
     whose gradients are equal by then; a convolution counts as one matrix from its
     inputs to its output channels.
+
+    As torch's fused optimizers, it does nothing if its attribute `found_inf`, a number of the
+    device, is 1: no host waits for it.
 
     Args:
         params: Parameter groups of `decay_groups`, with a `kind`.
@@ -79,6 +83,7 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._skips: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             with_grad = [p for p in group["params"] if p.grad is not None]
             if group["kind"] in ("matrices", "filters"):
@@ -105,15 +110,21 @@ class MuonAdamW(Optimizer):
         updates = _orthogonalise_by_shares(updates, steps=group["ns_steps"]).to(same[0].dtype)
         scale = ADAMW_RMS * max(updates.shape[1:]) ** 0.5
         for p, update in zip(same, updates, strict=True):
+            before = None if self._skips is None else p.clone()
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(distribute_like(update.view(shape), p), alpha=-group["lr"] * scale)
+            if before is not None and self._skips is not None:
+                put_back(p, before, self._skips)
 
     def _update_momentum(self, p: Tensor, beta: float) -> Tensor:
         assert p.grad is not None  # noqa: S101
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
+        before = None if self._skips is None else state["momentum"].clone()
         state["momentum"].lerp_(p.grad, 1 - beta)
+        if before is not None and self._skips is not None:
+            put_back(state["momentum"], before, self._skips)
         return p.grad.lerp(state["momentum"], beta)
 
     def _update_by_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -136,6 +147,7 @@ class MuonAdamW(Optimizer):
             [s["step"] for s in states],
             foreach=not is_fused,
             fused=is_fused,
+            found_inf=self._skips if is_fused else None,
             amsgrad=False,
             beta1=group["betas"][0],
             beta2=group["betas"][1],
@@ -144,6 +156,12 @@ class MuonAdamW(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def put_back(changed: Tensor, before: Tensor, skips: Tensor) -> None:
+    """Give a tensor its earlier values if a number of its device is 1."""
+    own, earlier = (t.to_local() if isinstance(t, DTensor) else t for t in (changed, before))
+    own.copy_(torch.where(skips > 0, earlier, own))
 
 
 def is_updated_by_one_kernel(parameter: Tensor) -> bool:

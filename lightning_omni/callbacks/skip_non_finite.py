@@ -1,0 +1,223 @@
+"""Skip steps whose loss or gradients are not finite, on all processes alike."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from statistics import median
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_omni.argument_checks import check_within
+from lightning_omni.callbacks.logged_step import logged_step
+from lightning_omni.data.resumable_data import ResumableData
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.finite_weights import check_weights_are_finite, has_non_finite
+from lightning_omni.modules.tokenizer_training import TokenizerTraining
+from lightning_omni.nn.ranks import world_size
+from lightning_omni.optim.skipped_update import drop_gradients, skips_on_device
+from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.types import Batch
+
+log = logging.getLogger(__name__)
+
+AVERAGED = "averaged"
+"""Attribute and entry of the state of a callback that holds averaged weights by name."""
+_SPIKE = 5.0
+_USUAL = 100  # losses of which the median is taken
+_ENOUGH = 20  # losses before a spike is called one
+_MAX_NAMED = 20
+
+
+class SkipNonFinite(L.Callback):
+    """Skips a step if the loss or a gradient of any process is not finite, and counts it.
+
+    Weights, optimizers, averages and codebooks stay as they are; so do those of a critic in a step
+    whose tokenizer is skipped. The samples of a skipped step are logged, and those of a loss of
+    more than five times the median of the last hundred, which is not skipped. Weights that are not
+    finite are not saved.
+
+    On GPUs nothing is waited for: the update is skipped on the device, and what was skipped is read
+    at logged steps. Optimizers that cannot (all but MuonAdamW and fused ones) are waited for.
+
+    Args:
+        stop_after: Skipped steps in a row that end training.
+
+    Attributes:
+        skipped: Number of skipped steps of the run, resumed ones included.
+        in_a_row: How many the last steps are of.
+        skips: Whether this step is skipped, as a number of the device; None before it is known.
+
+    Raises:
+        OmniError: If so many were skipped in a row, or weights to be saved are not finite.
+    """
+
+    def __init__(self, stop_after: int = 10) -> None:
+        check_within("stop_after", stop_after, 1)
+        self.stop_after = stop_after
+        self.skipped = self.in_a_row = 0
+        self.skips: Tensor | None = None
+        self._loss: Tensor | None = None
+        self._of_loss: list[Tensor] = []
+        self._used: list[str] = []
+        self._unread: list[tuple[int, list[str], Tensor]] = []
+        self._usual: deque[float] = deque(maxlen=_USUAL)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note what the batch holds."""
+        self.skips = None
+        self._used.append(name_samples(batch, getattr(trainer, "datamodule", None)))
+
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
+        """Add the loss to those of this step."""
+        value = loss.detach().float()
+        self._loss = value if self._loss is None else self._loss + value
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the optimizer from updating if a number of any process is not finite."""
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = has_non_finite(p.grad for p in weights if p.grad is not None)
+        if gradients is None:
+            gradients = torch.zeros((), device=pl_module.device)
+        loss = self._loss if self._loss is not None else torch.zeros_like(gradients)
+        own = torch.stack([(~loss.isfinite()).float(), gradients])
+        seen = own.clone()
+        if world_size() > 1:
+            dist.all_reduce(seen, dist.ReduceOp.MAX)
+        skips = seen.amax()
+        if self.skips is not None:  # a critic's turn
+            skips = torch.maximum(skips, self.skips)
+        self.skips, self._of_loss = skips, [own[0], seen[0]]
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # which skips by itself
+        if skips_on_device(optimizer):
+            optimizer.found_inf = skips  # type: ignore[attr-defined]
+        elif bool(skips):
+            drop_gradients(optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Restore what a skipped step changed beside its weights; read which steps were skipped."""
+        if self.skips is None or self._loss is None:
+            return  # gradients are accumulated
+        if isinstance(pl_module, TokenizerTraining):
+            pl_module.restore_buffers(self.skips)
+        found = torch.stack([self._loss, *self._of_loss, self.skips])
+        self._unread.append((logged_step(trainer), self._used, found))
+        self._loss, self._used = None, []
+        is_logged = logged_step(trainer) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        if is_logged or not found.is_cuda:
+            self._read_steps(trainer)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look at weights before they are saved."""
+        if isinstance(getattr(trainer.save_checkpoint, "__self__", None), L.Trainer):
+            save = trainer.save_checkpoint
+
+            def save_finite_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
+                check_weights_are_finite(trained_weights(trainer, pl_module), purpose="checkpoint")
+                self._read_steps(trainer)
+                save(filepath, *args, **kwargs)
+
+            trainer.save_checkpoint = save_finite_checkpoint  # type: ignore[method-assign]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of skipped steps."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def _read_steps(self, trainer: L.Trainer) -> None:
+        """Count and log what was skipped since the last call; on GPUs the host waits once."""
+        if not self._unread:
+            return
+        values = torch.stack([found for _, _, found in self._unread]).tolist()
+        steps, self._unread = self._unread, []
+        before = self.skipped
+        for (step, used, _), (loss, is_own, is_any, is_skipped) in zip(steps, values, strict=True):
+            if is_skipped:
+                self.skipped += 1
+                self.in_a_row += 1
+                if is_own or not is_any:
+                    what = f"the loss is {loss}" if is_own else "gradients are not finite"
+                    log.warning("step %d is skipped: %s; samples: %s", step, what, "; ".join(used))
+                else:
+                    log.warning("step %d is skipped: another process's loss is not finite", step)
+            else:
+                self.in_a_row = 0
+                self._log_spike(step, used, loss)
+            if self.in_a_row == self.stop_after:
+                raise OmniError(_explain_stop(trainer, step, self.in_a_row))
+        if self.skipped > before:
+            for logger in trainer.loggers:
+                logger.log_metrics({"optim/skipped_steps": float(self.skipped)}, steps[-1][0])
+
+    def _log_spike(self, step: int, used: list[str], loss: float) -> None:
+        """Log the samples of a loss that is far above the usual one."""
+        usual = median(self._usual) if len(self._usual) >= _ENOUGH else math.inf
+        if loss > _SPIKE * usual > 0:
+            told = "; ".join(used)
+            log.warning("step %d: loss %.3g, usually %.3g; samples: %s", step, loss, usual, told)
+        self._usual.append(loss)
+
+
+def skipped_step(trainer: L.Trainer) -> Tensor | None:
+    """Return a number that is 1 if this step is skipped, else 0; None if nothing skips steps."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, SkipNonFinite):
+            return callback.skips
+    return None
+
+
+def name_samples(batch: Any, data: Any) -> str:
+    """Return what a training batch holds: keys of samples, or for media where they are read."""
+    if isinstance(batch, Batch) and batch.keys:
+        used = zip(batch.host_tasks, batch.keys, strict=True)
+        named = [f"{TASK_NAMES[task]}/{key}" for task, key in used if task >= 0]
+        more = len(named) - _MAX_NAMED
+        return ", ".join(named[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    if isinstance(data, ResumableData) and data.latest is not None:
+        lane, start, stop = data.latest
+        return f"lane {lane} of the data from {start} to {stop}"
+    return "not known"
+
+
+def trained_weights(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Tensor]:
+    """Return what training changes, by name: weights, buffers, and averages of callbacks."""
+    found = dict(module.state_dict(keep_vars=True))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        averaged = getattr(callback, AVERAGED, None)
+        if isinstance(averaged, dict):
+            found |= {f"{AVERAGED}.{name}": value for name, value in averaged.items()}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _explain_stop(trainer: L.Trainer, step: int, in_a_row: int) -> str:
+    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    path = next((p for one in kept if (p := one.last_model_path or one.best_model_path)), "")
+    advice = f"go on from '{path}'" if path else "start again"
+    return (
+        f"{in_a_row} steps in a row were skipped, until step {step}, as losses or gradients are "
+        f"not finite; {advice} with a lower learning rate, or without the samples logged above"
+    )

@@ -1,0 +1,214 @@
+"""Steps that are not finite change nothing, on any process; too many in a row end a run."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from several_processes import run_processes
+
+from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.errors import OmniError
+from lightning_omni.optim.muon import MuonAdamW
+from lightning_omni.optim.optimizer import decay_groups
+
+BATCHES = torch.randn(40, 2, 3, generator=torch.Generator().manual_seed(1))
+NAN, INF = float("nan"), float("inf")
+ADAMW, MUON = (lambda groups: torch.optim.AdamW(groups, lr=0.05)), (lambda g: MuonAdamW(g, lr=0.05))
+
+
+class Line(L.LightningModule):
+    """A small network whose loss is multiplied by a factor in some batches."""
+
+    def __init__(self, factors=None, optimizer=ADAMW, process=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)
+        )
+        self.factors, self.optimizer, self.process = factors or {}, optimizer, process
+
+    def training_step(self, x, index):
+        loss = self.net(x).square().mean()
+        is_here = self.process in (None, self.global_rank)
+        return loss * self.factors.get(index, 1.0) if is_here else loss
+
+    def configure_optimizers(self):
+        return self.optimizer(decay_groups(self.net, 0.1))
+
+
+def fit(module, folder, *callbacks, batches=BATCHES, steps=6, **options):
+    """The trainer of a run; what is in `kept` is saved in every step."""
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        callbacks=[*callbacks, ModelCheckpoint(folder / "kept", every_n_train_steps=1)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **{"devices": 1, **options},
+    )
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
+    return trainer
+
+
+def without_batches(batches, left_out):
+    return batches[[i for i in range(len(batches)) if i not in left_out]]
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["AdamW", "Muon"])
+@pytest.mark.parametrize("factor", [NAN, INF])
+def test_a_run_is_what_it_would_be_without_the_batches(tmp_path, optimizer, factor):
+    module, whole = Line({1: factor, 3: factor}, optimizer), Line(optimizer=optimizer)
+    guard, average, other = SkipNonFinite(), EMA(0.5), EMA(0.5)
+    fit(module, tmp_path, guard, average)
+    fit(whole, tmp_path, other, batches=without_batches(BATCHES, [1, 3]), steps=4)
+    assert (guard.skipped, guard.in_a_row) == (2, 0)
+    assert average.updates == 4
+    for name, p in whole.named_parameters():
+        assert torch.equal(p, dict(module.named_parameters())[name]), name
+
+
+def test_a_step_of_several_batches_is_skipped_whole(tmp_path):
+    module, whole, guard = Line({2: NAN}), Line(), SkipNonFinite()
+    fit(module, tmp_path, guard, steps=3, accumulate_grad_batches=2)
+    left = without_batches(BATCHES, [2, 3])
+    fit(whole, tmp_path, batches=left, steps=2, accumulate_grad_batches=2)
+    assert guard.skipped == 1
+    for one, other in zip(module.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_steps_in_a_row_end_a_run_and_the_count_goes_on(tmp_path, caplog):
+    module = Line(dict.fromkeys(range(2, 9), NAN))
+    with pytest.raises(OmniError, match=r"3 steps in a row were skipped, until step 5.*kept"):
+        fit(module, tmp_path, SkipNonFinite(3))
+    (saved,) = (tmp_path / "kept").iterdir()
+    assert all(p.isfinite().all() for p in torch.load(saved)["state_dict"].values())
+    state = torch.load(saved)["callbacks"]["SkipNonFinite"]
+    assert state == {"skipped": 2, "in_a_row": 2}
+    resumed = SkipNonFinite()
+    resumed.load_state_dict(state)
+    assert (resumed.skipped, resumed.in_a_row) == (2, 2)
+
+
+def test_a_spike_is_logged_and_trained_on(tmp_path, caplog):
+    guard = SkipNonFinite()
+    with caplog.at_level(logging.WARNING):
+        fit(Line({30: 1e4}), tmp_path, guard, steps=33)
+    assert guard.skipped == 0
+    (line,) = [one for one in caplog.messages if "usually" in one]
+    assert line.startswith("step 31: loss ")
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "average"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, spoilt):
+    average = EMA(0.5)
+
+    class Spoils(L.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            if trainer.global_step == 3:
+                of = average.averaged if spoilt == "average" else dict(module.named_parameters())
+                of["net.0.bias"].data[0] = NAN
+
+    with pytest.raises(OmniError, match=r"net.0.bias.*no checkpoint"):
+        fit(Line(), tmp_path, average, Spoils(), SkipNonFinite())
+    (saved,) = (tmp_path / "kept").iterdir()
+    assert torch.load(saved)["global_step"] == 2
+
+
+def in_processes(rank, *, folder, strategy, spoils):
+    """What a process of a run is left with, one of which spoils a loss or a gradient."""
+    guard, average = SkipNonFinite(), EMA(0.5)
+    module = Line({1: NAN} if spoils == "loss" else {}, process=1)
+    if spoils == "gradient":
+
+        class Spoils(L.Callback):
+            def on_after_backward(self, trainer, module):
+                if trainer.global_step == 1 and rank == 1:
+                    module.net[0].bias.grad[0] = INF
+
+        fit(module, folder, guard, average, Spoils(), devices=2, strategy=strategy)
+    else:
+        fit(module, folder, guard, average, devices=2, strategy=strategy)
+    return guard.skipped, average.updates, dict(module.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("spoils", ["loss", "gradient"])
+def test_all_processes_skip_what_one_of_them_spoils(tmp_path, spoils):
+    def work(rank):
+        return in_processes(rank, folder=tmp_path, strategy="ddp", spoils=spoils)
+
+    one, other = run_processes(work, 2, tmp_path)
+    assert one[:2] == other[:2] == (1, 5)
+    for name, value in one[2].items():
+        assert value.isfinite().all()
+        assert torch.equal(value, other[2][name])
+
+
+PROGRAM = """
+import json, sys, torch
+from types import SimpleNamespace
+sys.path.insert(0, {folder!r})
+from pretended_gpu import pretend
+from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.optim.muon import MuonAdamW
+from lightning_omni.optim.optimizer import decay_groups
+gpu = pretend()
+mode = gpu.Mode()
+with mode:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 4))
+    gpu.move(net)
+    guard, average = SkipNonFinite(), EMA(0.5)
+    plugin = SimpleNamespace(scaler=None)
+    trainer = SimpleNamespace(
+        callbacks=[guard, average], precision_plugin=plugin, log_every_n_steps=10, loggers=[],
+        lightning_module=net, global_step=0, save_checkpoint=None, checkpoint_callbacks=[])
+    optimizer = MuonAdamW(decay_groups(net, 0.1), lr=0.1)
+    average._distribute_average(net)
+    found = []
+    for step in range(10):
+        before = [p.values_.clone() for p in net.parameters()]
+        kept = [a.values_.clone() for a in average.averaged.values()]
+        x = gpu.Tensor(torch.full((2, 3), float("nan") if step in (3, 4) else 1.0 + step))
+        mode.syncs.clear()
+        guard.on_train_batch_start(trainer, net, x, step)
+        loss = net(x).square().mean()
+        guard.on_before_backward(trainer, net, loss)
+        optimizer.zero_grad()
+        loss.backward()
+        guard.on_before_optimizer_step(trainer, net, optimizer)
+        optimizer.step()
+        trainer.global_step += 1
+        guard.on_train_batch_end(trainer, net, None, x, step)
+        average.on_train_batch_end(trainer, net)
+        waits = sum(mode.syncs.values())
+        same = all(torch.equal(a, p.values_) for a, p in zip(before, net.parameters()))
+        stays = all(torch.equal(a, b.values_) for a, b in zip(kept, average.averaged.values()))
+        found.append((waits > 0, same, stays or step == 0, guard.skipped))
+print(json.dumps(found))
+"""
+
+
+def test_a_gpu_is_not_waited_for_but_at_logged_steps():
+    """On a pretended one: steps 3 and 4 are skipped there, and counted when step 10 is logged."""
+    root = Path(__file__).parents[2]
+    program = PROGRAM.format(folder=str(root / "tests/gpu_check"))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert [one[0] for one in found] == [False] * 9 + [True], done.stdout
+    assert [step for step in range(10) if found[step][1]] == [3, 4]
+    assert [step for step in range(1, 10) if found[step][2]] == [3, 4]
+    assert found[9][3] == 2
