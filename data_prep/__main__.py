@@ -19,6 +19,7 @@ from data_prep.speech.speakable import MAX_ANSWER_WORDS
 from data_prep.speech.spoken_visual_data import SpeakOptions
 from data_prep.speech.synthesizer_config import read_synthesizer_config
 from data_prep.speech.voices import BUILT_IN
+from data_prep.tally import MAX_UNUSABLE_SHARE
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.jobs.options import EXECUTORS, ExecutorOptions
@@ -45,6 +46,8 @@ def _prepare_data(args: argparse.Namespace) -> None:
     if args.corpus is None and (args.source is not None or args.tasks):
         name = "--source" if args.source else "--tasks"
         raise OmniError(f"{name} is only used with --corpus LAYOUT; presets have their own sources")
+    if not 0 <= args.max_unusable < 1:
+        raise OmniError(f"--max-unusable is {args.max_unusable}, wanted a share in [0, 1)")
     executor = ExecutorOptions(args.executor, args.processes, args.part, args.parts)
     if args.corpus is None and executor.executor != "local":
         raise OmniError(f"--executor {args.executor} is only used with --corpus LAYOUT")
@@ -64,6 +67,7 @@ def _prepare_data(args: argparse.Namespace) -> None:
             facts=package_versions(),
             tasks=args.tasks,
             options=executor,
+            max_unusable=args.max_unusable,
         )
 
 
@@ -118,6 +122,13 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=TASK_NAMES,
         default=(),
         help="tasks to make samples of (default: all that the layout has data for)",
+    )
+    parser.add_argument(
+        "--max-unusable",
+        type=float,
+        default=MAX_UNUSABLE_SHARE,
+        help="with --corpus: largest share of unusable entries that is left out, counted and "
+        "listed; with more, nothing is written (default: 0.05)",
     )
     parser.add_argument("--out", type=Path, help="data folder to write (default: data/PRESET)")
     parser.add_argument(

@@ -14,6 +14,7 @@ from typing import Any
 from data_prep.conversion.corpus_job import PARTIAL, CorpusJob, CorpusRequest
 from data_prep.conversion.pieces import Piece
 from data_prep.conversion.publication import holds_corpus
+from data_prep.tally import MAX_UNUSABLE_SHARE
 from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
@@ -38,6 +39,7 @@ def prepare_corpus(
     facts: dict[str, Any],
     tasks: Sequence[str] = (),
     options: ExecutorOptions = _ONE_PROCESS,
+    max_unusable: float = MAX_UNUSABLE_SHARE,
 ) -> dict[str, Any]:
     """Convert a corpus to shards of one split and return the manifest.
 
@@ -54,6 +56,8 @@ def prepare_corpus(
         facts: Further entries of the manifest.
         tasks: Tasks to make samples of; none for all that the entries give.
         options: Executor and its processes.
+        max_unusable: Largest share of entries that cannot be used and are left out; with more, the
+            corpus is refused.
 
     Returns:
         The manifest; {} if parts of an array are missing.
@@ -62,7 +66,7 @@ def prepare_corpus(
         OmniError: If a source cannot be read, or `out` holds other data or this corpus.
     """
     given = tuple(_normalize_source(str(source)) for source in sources)
-    request = CorpusRequest(name, given, out, split, tuple(tasks), facts)
+    request = CorpusRequest(name, given, out, split, tuple(tasks), facts, max_unusable)
     make_folder(out if out.exists() else out.resolve().parent)
     has_others = options.executor in ("torchrun", "slurm-array")
     if holds_corpus(out, request.manifest_entry) and not has_others:  # of these, one may come late

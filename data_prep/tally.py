@@ -27,12 +27,14 @@ class Tally:
         bad: Unusable entries, those in unreadable parts of files among them.
         left_out: Origin and reason of the first `MAX_LISTED` unusable entries.
         good_before: For each unusable entry outside unreadable files, the good ones before it.
+        max_share: Largest share of unusable entries that is skipped; above it, a corpus is refused.
     """
 
     good: int = 0
     bad: int = 0
     left_out: list[str] = field(default_factory=list)
     good_before: list[int] = field(default_factory=list)
+    max_share: float = MAX_UNUSABLE_SHARE
 
     def leave_out(self, origin: str, reason: str, entries: int = 1) -> None:
         """Count unusable entries.
@@ -59,7 +61,7 @@ class Tally:
             known: Number of unusable rows that were checked before.
 
         Raises:
-            UnusableCorpusError: If more than 5 % are unusable.
+            UnusableCorpusError: If a greater share than `max_share` is unusable.
         """
         for number, good in enumerate(self.good_before[known:], known + 1):
             if good + number >= EARLIEST_STOP:
@@ -69,7 +71,7 @@ class Tally:
         """Check the share of unusable entries of a whole corpus.
 
         Raises:
-            UnusableCorpusError: If there are no entries, or more than 5 % are unusable.
+            UnusableCorpusError: If there are no entries, or too many are unusable.
         """
         if self.good + self.bad == 0:
             raise UnusableCorpusError(f"found no entries of a {corpus} corpus; check --source")
@@ -79,7 +81,7 @@ class Tally:
         """Add the numbers of what follows in the corpus.
 
         Raises:
-            UnusableCorpusError: If more than 5 % are unusable so far.
+            UnusableCorpusError: If too many are unusable so far.
         """
         known = len(self.good_before)
         self.good_before += [self.good + good for good in later.good_before]
@@ -89,8 +91,9 @@ class Tally:
         self.check_rows(known)
 
     def _check(self, bad: int, good: int) -> None:
-        if bad > MAX_UNUSABLE_SHARE * (bad + good):
+        if bad > self.max_share * (bad + good):
             raise UnusableCorpusError(
-                f"{bad} of {bad + good} entries are unusable, more than 5 %; "
+                f"{bad} of {bad + good} entries are unusable, more than {self.max_share:.4g} of "
+                "them (--max-unusable); "
                 f"the first is {self.left_out[0]}"
             )

@@ -276,4 +276,4 @@ def _metavar(converter: ast.expr | None) -> str:
     """Return the word for the value of an option, given the function that converts it."""
     if converter is None:
         return "NAME"
-    return "INT" if ast.unparse(converter) == "int" else "PATH"
+    return {"int": "INT", "float": "FLOAT"}.get(ast.unparse(converter), "PATH")

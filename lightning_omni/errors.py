@@ -14,6 +14,11 @@ class OmniError(Exception):
     """
 
 
+def fold_text(text: str, limit: int = 300) -> str:
+    """Return a text, as others' messages are, cut to a length that a sentence can hold."""
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def find_user_error(error: BaseException) -> OmniError | None:
     """The sentence for users that an error wraps, as parsers do with those of constructors."""
     cause: BaseException | None = error

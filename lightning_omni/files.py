@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,47 @@ def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
 def expand_home(path: str) -> str:
     """Return a path with a leading `~` replaced by the home folder; other texts as they are."""
     return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
+
+
+def read_regular_file(path: Path, *, limit: int, name: str | None = None) -> bytes:
+    """Read a file that somebody gave, which may be no file at all or larger than memory.
+
+    Args:
+        path: The file.
+        limit: Most bytes that are accepted.
+        name: Name in errors; None for the path.
+
+    Raises:
+        OmniError: If it is a pipe, a device or a folder, or has more bytes.
+        OSError: If it cannot be read.
+    """
+    shown = name or str(path)
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OmniError(f"'{shown}' is {_kind_of_file(found.st_mode)}, wanted a file on a disk")
+    check_file_size(found.st_size, limit, shown)
+    with path.open("rb") as file:
+        content = file.read(limit + 1)  # it may grow meanwhile
+    check_file_size(len(content), limit, shown)
+    return content
+
+
+def check_file_size(size: int, limit: int, name: str) -> None:
+    """Refuse a file that is too large to be read at once.
+
+    Raises:
+        OmniError: If it has more bytes than the limit.
+    """
+    if size > limit:
+        raise OmniError(
+            f"'{name}' has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.0f} MB are accepted; is it "
+            "the right file?"
+        )
+
+
+def _kind_of_file(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+    return next((kind for is_kind, kind in kinds.items() if is_kind(mode)), "a device")
 
 
 def make_folder(folder: Path) -> Path:

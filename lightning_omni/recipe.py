@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import yaml
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import expand_home
+from lightning_omni.files import expand_home, read_regular_file
 from lightning_omni.old_names import rename_arguments, rename_class_paths
 
 BASE = "base"
 """Key of a recipe that names the recipe it builds on."""
 CALLBACKS = "callbacks"
+MAX_FILE_BYTES = 10_000_000
+MAX_NODES = 100_000
+"""Most values of a file, aliases written out."""
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -48,6 +52,42 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
+def _load_yaml(text: str, path: Path) -> Any:
+    """Parse YAML whose aliases stand for no more than `MAX_NODES` values."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (size := _expanded_size(node, {})) > MAX_NODES:
+            raise OmniError(
+                f"'{path}' stands for {size:.3g} values with its aliases written out, at most "
+                f"{MAX_NODES} are read; write what it means without nested aliases"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return the number of values of a node, its aliases written out; infinite if it holds itself.
+
+    Args:
+        node: The node.
+        known: Sizes of nodes by identity, infinite while they are counted.
+    """
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf
+    size = 1.0
+    if isinstance(node, yaml.SequenceNode):
+        size += sum(_expanded_size(child, known) for child in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        size += sum(_expanded_size(child, known) for pair in node.value for child in pair)
+    known[id(node)] = size
+    return size
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file, old names of classes and arguments replaced by the new ones.
 
@@ -55,12 +95,12 @@ def read_yaml(path: Path) -> Any:
         OmniError: If the file is missing, is not YAML or names a class that no longer exists.
     """
     try:
-        text = path.read_text("utf-8")
+        text = read_regular_file(path, limit=MAX_FILE_BYTES).decode("utf-8")
     except OSError as error:
         raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
     try:
-        plain = _expand_homes(yaml.load(text, _Loader))
-    except yaml.YAMLError as error:
+        plain = _expand_homes(_load_yaml(text, path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise OmniError(f"'{path}' is not YAML ({error}); correct it") from error
     try:
         return rename_class_paths(rename_arguments(plain, level=logging.WARNING))

@@ -95,7 +95,7 @@ GENERATE = [
     (["--task", "tqa", "--text", "x", "--out", "folder", *MODEL], "'folder.txt' is a folder"),
     (["--task", "tqa", "--text", "x", "--out", "..", *MODEL], "--out is '..'"),
     (["--task", "t2i", "--text", "x", "--out", "a.jpg", *MODEL], "pictures are .png"),
-    (["--task", "caption", "--image", ".", *MODEL], "cannot read the image '.'"),
+    (["--task", "caption", "--image", ".", *MODEL], "'.' is a folder, wanted a file"),
     (["--task", "asr", "--audio", "slow.wav", *MODEL], "1 samples per second"),
     (["--task", "t2i", "--text", "x", "--tempratur", "1", *MODEL], "tempratur"),
     (["--text", "x", *MODEL], "task"),
@@ -318,6 +318,10 @@ def test_shards_without_media_or_samples_are_named(files, capsys, tmp_path):
     for kind, recipe in (("image", IMAGE_RECIPE), ("speech", SPEECH_RECIPE)):
         data = tmp_path / kind
         shutil.copytree("data/smoke", data, ignore=shutil.ignore_patterns("codes"))
+        manifest = json.loads((data / "manifest.json").read_text())
+        for entry in manifest["shards"]:  # with counts alone, as a manifest by hand may be
+            del entry["bytes"], entry["sha256"]
+        (data / "manifest.json").write_text(json.dumps(manifest))
         shard = next((data / "media").glob(f"{kind}-train-*.tar"))
         with tarfile.open(shard) as tar:
             keys = {name.partition(".")[0] for name in tar.getnames()}

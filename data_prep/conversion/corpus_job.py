@@ -25,7 +25,7 @@ from data_prep.corpora.corpus_builder import CorpusBuilder
 from data_prep.corpora.source_files import expand_sources
 from data_prep.key_set import KeySet
 from data_prep.shard_stream import ShardEntry, tar_end
-from data_prep.tally import Tally, UnusableCorpusError
+from data_prep.tally import MAX_UNUSABLE_SHARE, Tally, UnusableCorpusError
 from lightning_omni.data.indexed_shard import write_indexed_shard
 from lightning_omni.data.shard_index import index_path, write_index
 from lightning_omni.data.storage.url_text import is_url, redact_url
@@ -56,6 +56,7 @@ class CorpusRequest:
         split: Split that the samples belong to.
         tasks: Tasks to make samples of; none for all that the entries give.
         facts: Further entries of the manifest.
+        max_unusable: Largest share of unusable entries that is skipped.
     """
 
     corpus: str
@@ -64,6 +65,7 @@ class CorpusRequest:
     split: str
     tasks: tuple[str, ...]
     facts: dict[str, Any]
+    max_unusable: float = MAX_UNUSABLE_SHARE
 
     @property
     def manifest_entry(self) -> dict[str, str]:
@@ -110,7 +112,8 @@ class CorpusJob:
         self.records = StepRecords(self.work, self.work)
         self.names, self.array_kind = _NAMES, PIECE
         self.on_progress: Callable[[int], None] = lambda count: None
-        self._tally_before, self._num_checked, self._is_useless = Tally(), 0, False
+        self._tally_before = Tally(max_share=request.max_unusable)
+        self._num_checked, self._is_useless = 0, False
         self._files = OpenFiles(_OPEN_FILES)
         self._runs_by_kind = {
             PIECE: self._convert_piece,
@@ -226,7 +229,8 @@ class CorpusJob:
             tempfile.TemporaryFile(dir=partial.parent) as rows,
         ):
             writer, request = PieceWriter(file, rows), self.request
-            builder = CorpusBuilder(request.corpus, request.split, writer, request.tasks)
+            tally = Tally(max_share=request.max_unusable)
+            builder = CorpusBuilder(request.corpus, request.split, writer, request.tasks, tally)
             entries = self.reader.read_entries(self.pieces[number])
             builder.add_entries(entries, is_first=number == 0, on_progress=self.on_progress)
             writer.write_rows_and_tally(builder.tally)
@@ -248,7 +252,11 @@ class CorpusJob:
                 closing(KeySet(keys_path)) as keys,
             ):
                 counts, tally = write_shard_table(
-                    partial, self._piece_files, keys, split=self.request.split
+                    partial,
+                    self._piece_files,
+                    keys,
+                    split=self.request.split,
+                    max_unusable=self.request.max_unusable,
                 )
                 tally.check_all(self.request.corpus)
                 if not counts:

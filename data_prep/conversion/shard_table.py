@@ -42,7 +42,7 @@ class PlannedShard(NamedTuple):
 
 
 def write_shard_table(
-    path: Path, pieces: Sequence[Path], keys: KeySet, *, split: str
+    path: Path, pieces: Sequence[Path], keys: KeySet, *, split: str, max_unusable: float
 ) -> tuple[dict[str, int], Tally]:
     """Divide the items of all pieces into shards.
 
@@ -51,6 +51,7 @@ def write_shard_table(
         pieces: Files of the pieces in the order of the corpus.
         keys: An empty set for the keys of all items.
         split: Split, for the names of the shards.
+        max_unusable: Largest share of unusable entries that is skipped.
 
     Returns:
         Number of samples by task, and what became of the entries.
@@ -58,7 +59,7 @@ def write_shard_table(
     Raises:
         UnusableCorpusError: If too many entries are unusable.
     """
-    tally = Tally()
+    tally = Tally(max_share=max_unusable)
     with create_table(path) as table:
         table.execute(_CREATE)
         division = _ShardDivision(table, split)

@@ -28,14 +28,18 @@ from data_prep.samples import image_part, make_sample, make_turn, speech_part, t
 from data_prep.speech.recordings import encode_flac
 from data_prep.tally import Tally
 from lightning_omni.argument_checks import is_blank
-from lightning_omni.data.media import read_audio, read_image
-from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.media import MAX_FILE_BYTES, read_audio, read_image
+from lightning_omni.data.storage.locations import Location, read_limited
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE, modality_named
 from lightning_omni.types import Part, Sample, Turn
 
 _SILENCE = 1e-4
 """Greatest sample of a recording in which nothing is said: three steps of 16 bits."""
+
+
+MAX_TEXT_LENGTH = 1_000_000
+"""Most characters of a text."""
 
 
 class SampleSink(Protocol):
@@ -78,7 +82,7 @@ class CorpusBuilder:
             on_progress: Called with 1 behind each entry.
 
         Raises:
-            UnusableCorpusError: If more than 5 % of the rows are unusable, at 1,000 or later.
+            UnusableCorpusError: If too many of the rows are unusable, at 1,000 or later.
         """
         for entry in entries:
             try:
@@ -231,6 +235,10 @@ class CorpusBuilder:
 
 
 def _require_text(words: str, name: str) -> str:
+    if len(words) > MAX_TEXT_LENGTH:
+        raise OmniError(
+            f"the {name} has {len(words):,} characters, at most {MAX_TEXT_LENGTH:,} are taken"
+        )
     if is_blank(words):
         raise OmniError(f"the {name} is blank")
     return words
@@ -244,6 +252,6 @@ def _read_bytes(source: Location | bytes, origin: str) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes()
+        return read_limited(source, limit=MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # a name may hold a zero byte
         raise OmniError(f"no file '{source}', which {origin} refers to") from error

@@ -18,6 +18,7 @@ from data_prep.corpora.entries import (
 )
 from data_prep.corpora.file_parts import FilePart, cut_at_bytes
 from data_prep.corpora.source_files import source_files
+from lightning_omni.data.media import MAX_FILE_BYTES
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -146,7 +147,7 @@ def _read_samples(path: Location, part: FilePart | None) -> Iterator[tuple[str, 
                     yield current, files, end
                     files = {}
                 current = name[0]
-                files[name[1]] = content.read()
+                files[name[1]] = content.read(MAX_FILE_BYTES + 1)  # who uses it refuses more
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
         if files:
             yield current, files, end

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from lightning_omni.argument_checks import is_blank
-from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.media import MAX_FILE_BYTES
+from lightning_omni.data.storage.locations import Location, read_limited
 from lightning_omni.errors import OmniError
+from lightning_omni.files import check_file_size
 
 
 def read_sidecar(file: Location, suffix: str) -> str:
@@ -34,7 +37,7 @@ def read_text(path: Location) -> str:
         OmniError: If it is not UTF-8.
     """
     try:
-        return path.read_text("utf-8-sig")
+        return read_limited(path, limit=MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 
@@ -54,7 +57,9 @@ def read_json_lines(path: Location) -> Iterator[tuple[int, bytes]]:
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        read_line = partial(lines.readline, MAX_FILE_BYTES + 1)
+        for number, line in enumerate(iter(read_line, b""), 1):
+            check_file_size(len(line), MAX_FILE_BYTES, f"{path}:{number}")
             if line.strip():
                 yield number, line
 

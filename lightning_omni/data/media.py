@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,15 @@ from torch import Tensor
 from lightning_omni.data.picture_metadata import turn_upright, without_png_text
 from lightning_omni.data.sound_headers import complete_header, missing_share
 from lightning_omni.errors import OmniError
+from lightning_omni.files import check_file_size, read_regular_file
 
+MAX_FILE_BYTES = 100_000_000
+"""Largest picture, recording or other medium that is read."""
 MAX_PIXELS = 40_000_000
+MAX_PICTURE_BYTES = 200_000_000
+"""Most memory of decoding a picture; 16 bits, transparency and WebP take more for each pixel."""
+MAX_SOUND_VALUES = 24_000_000
+"""Most frames times channels of a recording: 60 s of 8 channels at 48 kHz."""
 MAX_SECONDS = 60.0
 MIN_SECONDS = 0.05
 MIN_RATE = 4000
@@ -28,6 +37,23 @@ MAX_PEAK = 8.0
 """Peak of float sound that passes, to be clipped; a greater one is on the scale of integers."""
 MIN_MIXED_SHARE = 1e-3
 """Least power of the mean of the channels, as a share of the channels' own power."""
+_UNREADABLE_PICTURE = (
+    UnidentifiedImageError,
+    OSError,
+    ValueError,
+    SyntaxError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    MemoryError,
+)
+"""What Pillow raises for files that are damaged."""
+_BYTES_PER_PIXEL = {"1": 5, "L": 5, "P": 5, "RGB": 4, "CMYK": 8, "YCbCr": 8, "LAB": 8}
+"""Memory of decoding and converting a pixel by mode; of all other modes 9, and of WebP 8 more."""
+_ROWS = 256
+_FRAMES = 1 << 16
 _BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
@@ -39,7 +65,8 @@ def read_image(
     Animations give their first frame; 16-bit greys are scaled to 8 bits.
 
     Raises:
-        OmniError: If the file is absent, unreadable or has more than `MAX_PIXELS`.
+        OmniError: If the file is absent, unreadable or exceeds `MAX_FILE_BYTES`, `MAX_PIXELS` or
+            `MAX_PICTURE_BYTES`.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
     raw = _read_bytes(source, name, "image")
@@ -47,7 +74,7 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of decompression bombs, and of metadata
             image = Image.open(io.BytesIO(without_png_text(raw)), formats=("PNG", "JPEG", "WEBP"))
-            _check_image_size(*image.size, name)
+            _check_image_size(image, name)
             return flatten_transparency(turn_upright(image), ground)
     except Image.DecompressionBombError as error:
         pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
@@ -55,7 +82,7 @@ def read_image(
             f"'{name}' has {pixels} pixels, at most {MAX_PIXELS // 10**6} megapixels are accepted; "
             "scale it down"
         ) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except _UNREADABLE_PICTURE as error:
         raise OmniError(
             f"'{name}' is not a readable PNG, JPEG or WebP ({_error_text_without_buffer(error)})"
         ) from error
@@ -73,33 +100,60 @@ def center_crop_and_resize(image: Image.Image, size: int) -> Image.Image:
 
 def _read_bytes(source: Path | bytes, name: str, kind: str) -> bytes:
     if isinstance(source, bytes):
+        check_file_size(len(source), MAX_FILE_BYTES, name)
         return source
     try:
-        return source.read_bytes()
+        return read_regular_file(source, limit=MAX_FILE_BYTES, name=name)
     except FileNotFoundError as error:
         raise OmniError(f"no {kind} at '{name}'; check the path") from error
     except OSError as error:
         raise OmniError(f"cannot read the {kind} '{name}' ({error.strerror})") from error
 
 
-def _check_image_size(width: int, height: int, name: str) -> None:
+def _check_image_size(image: Image.Image, name: str) -> None:
+    """Refuse a picture by what its header states, before memory is taken for its pixels."""
+    width, height = image.size
     if width * height > MAX_PIXELS:
         raise OmniError(
             f"'{name}' has {width} x {height} = {width * height} pixels, at most "
             f"{MAX_PIXELS // 10**6} megapixels are accepted; scale it down"
+        )
+    per_pixel = _BYTES_PER_PIXEL.get(image.mode, 9) + (8 if image.format == "WEBP" else 0)
+    if "transparency" in image.info:
+        per_pixel = max(per_pixel, 9)
+    if width * height * per_pixel > MAX_PICTURE_BYTES:
+        raise OmniError(
+            f"'{name}' has {width} x {height} pixels, which as {image.format} of mode {image.mode} "
+            f"take {width * height * per_pixel / 1e6:.0f} MB, at most "
+            f"{MAX_PICTURE_BYTES // 10**6} MB are accepted; scale it down"
         )
 
 
 def flatten_transparency(image: Image.Image, ground: str) -> Image.Image:
     """Convert to RGB, transparency on the colour `ground`."""
     if image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64) / 257
-        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L").convert("RGB")
+        return _scale_greys(image).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     clear = image.convert("RGBA")
-    behind = Image.new("RGBA", image.size, ground)
-    return Image.alpha_composite(behind, clear).convert("RGB")
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, _ROWS):
+        box = (0, top, image.width, min(top + _ROWS, image.height))
+        rows = clear.crop(box)
+        behind = Image.new("RGBA", rows.size, ground)
+        flat.paste(Image.alpha_composite(behind, rows).convert("RGB"), box)
+    return flat
+
+
+def _scale_greys(image: Image.Image) -> Image.Image:
+    """Scale 16-bit greys to 8 bits, some rows at a time."""
+    scaled = Image.new("L", image.size)
+    for top in range(0, image.height, _ROWS):
+        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height)))
+        grey = np.asarray(rows, dtype=np.float64) / 257
+        scaled.paste(Image.fromarray(grey.round().clip(0, 255).astype(np.uint8), "L"), (0, top))
+    return scaled
 
 
 def _error_text_without_buffer(error: Exception) -> str:
@@ -153,18 +207,44 @@ def read_audio(
             is_open = raw[:4] == b"fLaC" and promised == int((MAX_SECONDS + 1) * rate)
             _check_duration(MAX_SECONDS if is_open else promised / rate, name)
             most = min(promised, int(MAX_SECONDS * rate) + 1)
-            channels = sound.read(most, dtype="float32", always_2d=True)
+            _check_sound_size(most, sound.channels, name)
+            wave, power = _read_mono(sound, most)
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
             f"'{name}' is not readable audio ({_error_text_without_buffer(error)}); give WAV, "
             "FLAC, OGG or MP3"
         ) from error
-    if share := missing_share(raw, promised, len(channels)):
+    if share := missing_share(raw, promised, len(wave)):
         raise OmniError(f"'{name}' is cut: {share:.0%} of its sound is missing; copy it again")
-    wave = channels.mean(1)
     check_waveform(wave, rate, name)
-    _check_channels(channels, wave, name)
-    return resample(wave, rate, sample_rate)
+    _check_channels(power, wave, name)
+    resampled = resample(wave, rate, sample_rate)
+    if not np.isfinite(resampled).all():
+        raise OmniError(f"'{name}' cannot be resampled to {sample_rate} Hz; resample it yourself")
+    return resampled
+
+
+def _check_sound_size(frames: int, channels: int, name: str) -> None:
+    if frames * channels > MAX_SOUND_VALUES:
+        raise OmniError(
+            f"'{name}' has {frames:,} frames of {channels} channels, at most "
+            f"{MAX_SOUND_VALUES // 10**6} million values are accepted; mix it down to mono or "
+            "resample it"
+        )
+
+
+def _read_mono(sound: _Sound, frames: int) -> tuple[NDArray[np.float32], float]:
+    """Return the mean of the channels and the mean power of all of them, reading in blocks."""
+    mixed, total, left = [], 0.0, frames
+    while left > 0:
+        block = sound.read(min(_FRAMES, left), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        mixed.append(block.mean(1))
+        total += float(np.square(block, dtype=np.float64).sum())
+        left -= len(block)
+    wave = np.concatenate(mixed) if mixed else np.zeros(0, np.float32)
+    return wave, total / max(1, len(wave) * sound.channels)
 
 
 def check_waveform(wave: NDArray[np.float32], rate: int, name: str) -> None:
@@ -185,15 +265,15 @@ def check_waveform(wave: NDArray[np.float32], rate: int, name: str) -> None:
         )
 
 
-def _check_channels(channels: NDArray[np.float32], wave: NDArray[np.float32], name: str) -> None:
+def _check_channels(power: float, wave: NDArray[np.float32], name: str) -> None:
     """Refuse channels of which one is the other's negative, so that their mean is silent."""
-    own = np.square(channels, dtype=np.float64).mean()
-    if own > 0 and np.square(wave, dtype=np.float64).mean() < MIN_MIXED_SHARE * own:
+    if power > 0 and np.square(wave, dtype=np.float64).mean() < MIN_MIXED_SHARE * power:
         raise OmniError(f"the channels of '{name}' cancel each other; give one of them")
 
 
 def resample(wave: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
-    """Resample samples in [-1, 1] from `rate` Hz to `sample_rate` Hz."""
+    """Resample samples, clipped to [-1, 1] before and after, from `rate` to `sample_rate` Hz."""
+    wave = np.clip(wave, -1, 1)
     other = wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
     return np.clip(np.asarray(other, dtype=np.float32), -1, 1)
 

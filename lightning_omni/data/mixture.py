@@ -16,7 +16,11 @@ from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.template import Template
 from lightning_omni.data.transcripts import with_transcript
 from lightning_omni.diffusion.noise import complementary_index, spread_stride
+from lightning_omni.errors import OmniError, fold_text
 from lightning_omni.types import Batch, Sample
+
+_RENDER_ERRORS = (OmniError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What samples that do not fit a recipe may raise where they are rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +119,19 @@ class MixtureLane:
         return drawn
 
     def render(self, drawn: DrawnSample) -> list[Indexed]:
-        """Read and render a drawn sample; with complementary masks, it comes twice."""
-        sample = parse_sample(*self.lanes[drawn.task].read_at((drawn.turn, drawn.offset)))
+        """Read and render a drawn sample; with complementary masks, it comes twice.
+
+        Raises:
+            OmniError: If the sample is damaged or does not fit the recipe; names it and its shard.
+        """
+        key, files, path = self.lanes[drawn.task].read_at((drawn.turn, drawn.offset))
+        sample = parse_sample(key, files, path)
+        try:
+            return self._render_sample(sample, drawn)
+        except _RENDER_ERRORS as error:
+            raise OmniError(f"sample '{key}' of '{path}': {fold_text(str(error))}") from error
+
+    def _render_sample(self, sample: Sample, drawn: DrawnSample) -> list[Indexed]:
         if drawn.task in self.mixture.transcribe_first:
             sample = with_transcript(sample)
         rng = Random(f"{self.mixture.seed}-{self.lane}-{drawn.number}")

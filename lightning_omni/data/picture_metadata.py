@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from PIL import ExifTags, Image
 
@@ -11,6 +12,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _UNREAD = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp\0"  # may hold the orientation
 _MAX_XMP = 1 << 16
+_MAX_CHUNKS = 100_000  # a file of empty chunks takes seconds
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,7 +32,9 @@ def without_png_text(raw: bytes) -> bytes:
     """
     if raw[:8] != _PNG:
         return raw
-    chunks = list(_iter_png_chunks(raw))
+    chunks = list(islice(_iter_png_chunks(raw), _MAX_CHUNKS))
+    if len(chunks) == _MAX_CHUNKS:
+        return raw
     kept = [(start, end) for kind, start, end in chunks if not _is_unread(raw, kind, start, end)]
     if len(kept) == len(chunks):
         return raw

@@ -163,12 +163,14 @@ def build_index(tar: Location) -> ShardIndex:
 
     Raises:
         OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
+        OSError: If it cannot be read, as where another process took it away.
     """
     starts: list[tuple[str, int]] = []
     end = 0
     try:
         with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
                 first, end = end, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if not member.isreg():
                     raise OmniError(
@@ -186,11 +188,10 @@ def build_index(tar: Location) -> ShardIndex:
         with tar.open("rb") as file:
             digest = hashlib.sha256()
             checksums = [_read_crc32(file, int(count), digest) for count in sizes]
-            rest = file.read()
-            digest.update(rest)
-        if len(rest) < 2 * _BLOCK or rest.strip(b"\0"):
+            is_ended = is_tar_end(file, digest)
+        if not is_ended:
             raise tarfile.ReadError(f"damaged after byte {end} of {size}")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise OmniError(
             f"'{tar}' is not a readable tar ({error}); prepare the data again"
         ) from error
@@ -199,6 +200,23 @@ def build_index(tar: Location) -> ShardIndex:
         raise OmniError(f"'{tar}' holds the key '{twice[0]}' twice; prepare the data again")
     crc32 = np.array(checksums, dtype=np.int64)
     return ShardIndex(offsets, sizes, crc32, size, _leading_bits(digest.digest()))
+
+
+def is_tar_end(file: IO[Any], digest: Any = None) -> bool:
+    """Tell whether nothing but the end of a tar is left in a file: two blocks of zeros or more.
+
+    Args:
+        file: The file, read up to the end of its last member.
+        digest: Takes in what is read; None for nothing.
+    """
+    size = 0
+    while chunk := file.read(_CHUNK):
+        if chunk.strip(b"\0"):
+            return False
+        if digest is not None:
+            digest.update(chunk)
+        size += len(chunk)
+    return size >= 2 * _BLOCK
 
 
 def parse_members(

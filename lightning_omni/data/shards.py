@@ -11,20 +11,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import get_args, overload
 
 os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars; read at import
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.data.manifest import ListedShard, read_shard_list
-from lightning_omni.data.shard_index import KEY, SUFFIX, parse_members, read_index
+from lightning_omni.data.shard_index import KEY, SUFFIX, is_tar_end, parse_members, read_index
 from lightning_omni.data.speech_feature_files import read_sample_features
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
-from lightning_omni.errors import OmniError
-from lightning_omni.files import file_sha256
-from lightning_omni.types import Sample
+from lightning_omni.errors import OmniError, fold_text
+from lightning_omni.files import check_file_size, file_sha256
+from lightning_omni.tasks import TASK_NAMES
+from lightning_omni.types import Role, Sample
+
+MAX_SAMPLE_BYTES = 16_000_000
+"""Largest JSON of a sample."""
+_ROLES = get_args(Role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,8 @@ def _check_tar_headers(path: Location) -> None:
             for member in tar:
                 end = member.offset_data + -(-member.size // 512) * 512
         file.seek(end)
-        rest = file.read()
-    if end > size or len(rest) < 1024 or rest.strip(b"\0"):
+        is_ended = end <= size and is_tar_end(file)
+    if not is_ended:
         raise tarfile.ReadError(f"damaged after byte {end} of {size}")
 
 
@@ -212,10 +217,36 @@ def parse_sample(key: str, files: dict[str, bytes], path: Location) -> Sample:
         OmniError: If it is missing or malformed.
     """
     try:
+        check_file_size(len(files["json"]), MAX_SAMPLE_BYTES, f"{key}.json' of '{path}")
         sample = Sample.from_json(key, json.loads(files["json"]))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise OmniError(f"sample '{key}' of '{path}' is malformed ({error!r})") from error
+        _check_sample(sample)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        text = fold_text(repr(error))
+        raise OmniError(f"sample '{key}' of '{path}' is malformed ({text})") from error
     return read_sample_features(sample, files, path)
+
+
+def _check_sample(sample: Sample) -> None:
+    """Check the types of what a sample holds; codes that are no integers would be rounded.
+
+    Raises:
+        ValueError: If one is wrong.
+        TypeError: If the facts for evaluation are no object.
+    """
+    if sample.task not in TASK_NAMES:
+        raise ValueError(f"task {sample.task!r}, wanted one of {', '.join(TASK_NAMES)}")
+    if not isinstance(sample.meta, dict):
+        raise TypeError(f"meta is a {type(sample.meta).__name__}, wanted an object")
+    for turn in sample.turns:
+        if turn.role not in _ROLES:
+            raise ValueError(f"role {turn.role!r}, wanted one of {', '.join(_ROLES)}")
+        for part in turn.parts:
+            if part.codes is not None:
+                is_right = set(map(type, part.codes)) <= {int}
+            else:
+                is_right = isinstance(part.text if part.key is None else part.key, str)
+            if not is_right:
+                raise ValueError(f"a part of {part.modality!r} holds neither a text nor integers")
 
 
 def list_shards(folder: Location, kind: str, split: str) -> list[Shard]:

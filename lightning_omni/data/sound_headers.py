@@ -15,6 +15,7 @@ _FLAC_FACTS = 18  # first byte of sampling rate, channels, bits and total in STR
 _MP3_TAGS = (b"Xing", b"Info")  # their count of frames is true; without them it is estimated
 _MP3_HEAD = 1 << 14
 _MAX_MISSING = 0.01
+_MAX_CHUNKS = 10_000  # a file of empty chunks takes seconds
 
 
 def complete_header(raw: bytes, *, seconds: float) -> bytes:
@@ -58,7 +59,9 @@ def missing_share(raw: bytes, frames: int, read: int) -> float:
 def _iter_chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, first byte of the content and stated size of each chunk of a RIFF or IFF file."""
     order, at = "<I" if raw[:4] == b"RIFF" else ">I", 12
-    while at + 8 <= len(raw):
+    for _ in range(_MAX_CHUNKS):
+        if at + 8 > len(raw):
+            return
         (size,) = struct.unpack_from(order, raw, at + 4)
         yield raw[at : at + 4], at + 8, size
         at += 8 + size + size % 2

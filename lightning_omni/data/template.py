@@ -88,7 +88,10 @@ class Template:
             drop: Modalities of the user's content to leave out, speech with its transcript; the
                 instruction stays. This trains the unconditional model that guidance needs.
         """
-        turn, part = rng.choice(_answer_part_indices(sample))
+        answers = _answer_part_indices(sample)
+        if not answers:
+            raise OmniError(f"sample '{sample.key}' has no answer; prepare the data again")
+        turn, part = rng.choice(answers)
         out = SequenceBuilder()
         self._write_context(out, sample, turn, part, drop)
         self._write_response(out, sample.turns[turn].parts, part, rng)

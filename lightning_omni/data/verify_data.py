@@ -140,6 +140,8 @@ def _verify_shard(shard: _ShardFile) -> tuple[int, list[str]]:
         index = build_index(path)
     except OmniError as error:
         return 0, [str(error)]
+    except OSError as error:
+        return 0, [f"'{path}' cannot be read ({error.strerror})"]
     wrong = []
     if listed.size not in (None, index.tar_bytes):
         wrong.append(f"has {index.tar_bytes} bytes, listed are {listed.size}")

@@ -15,10 +15,10 @@ from rich.progress import Progress
 
 from lightning_omni import __version__
 from lightning_omni.argument_checks import check_seed
-from lightning_omni.data.media import read_audio, read_image
+from lightning_omni.data.media import MAX_FILE_BYTES, read_audio, read_image
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_parent_folder
+from lightning_omni.files import make_parent_folder, read_regular_file
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Answer, Omni
 from lightning_omni.generation.request import Infill, check_answerable, check_mask_has_medium
@@ -241,7 +241,7 @@ def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list
 
 def _read_media_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular_file(path, limit=MAX_FILE_BYTES)
     except OSError as error:
         raise OmniError(f"cannot read '{path}' ({error.strerror})") from error
 

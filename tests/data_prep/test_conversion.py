@@ -210,9 +210,12 @@ def test_an_unusable_corpus_leaves_nothing_and_says_so_in_every_process(tars, tm
     for path in tars.glob("*[24].tar"):
         write_tar(path, {"a.txt": b"no picture", "b.txt": b"nor here"}.items())
     for options in (ExecutorOptions(processes=1), ExecutorOptions(processes=2)):
-        with pytest.raises(OmniError, match="5 of 31 entries are unusable, more than 5 %"):
+        with pytest.raises(OmniError, match=r"5 of 31 entries are unusable, more than 0\.05"):
             prepare(tars, tmp_path / "out", options=options)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    manifest = prepare(tars, tmp_path / "out", max_unusable=0.2)
+    assert (manifest["sources"][0]["entries"], manifest["sources"][0]["left_out"]) == (26, 5)
+    assert len(manifest["left_out"]) == 5
 
 
 def test_a_process_that_starts_after_another_has_failed_leaves_nothing(tars, tmp_path, monkeypatch):

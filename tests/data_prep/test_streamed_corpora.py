@@ -246,7 +246,7 @@ def test_a_corpus_that_cannot_pass_stops_at_a_thousand_entries():
             yield entry
 
     corpus = Nothing("x", "train")
-    with pytest.raises(OmniError, match="1000 of 1000 entries are unusable, more than 5 %"):
+    with pytest.raises(OmniError, match=r"1000 of 1000 entries are unusable, more than 0\.05"):
         corpus.add_entries(counted())
     assert len(seen) == 1000
     assert tally_of(talk(2000, 2000), is_first=False).bad == 2000

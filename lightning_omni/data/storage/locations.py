@@ -13,7 +13,7 @@ from lightning_omni.data.storage.url_text import (
 )
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
-from lightning_omni.files import expand_home
+from lightning_omni.files import check_file_size, expand_home, read_regular_file
 
 Location = Path | Url
 
@@ -39,6 +39,19 @@ def parse_recorded_location(source: str, option: str) -> Location:
             "run's records would show; give credentials by ~/.netrc or the environment"
         )
     return parse_location(source)
+
+
+def read_limited(path: Location, *, limit: int) -> bytes:
+    """Return a whole file of at most `limit` bytes.
+
+    Raises:
+        OSError: If a local file cannot be read.
+        OmniError: If it is no regular file, has more bytes, or a file at a URL cannot be read.
+    """
+    if not isinstance(path, Url):
+        return read_regular_file(path, limit=limit)
+    check_file_size(path.stat().st_size, limit, str(path))
+    return path.read_bytes()
 
 
 def read_range(path: Location, start: int, size: int) -> bytes:
