@@ -242,7 +242,30 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         return recipe
 
     renamed = [rename_option(_rename_argument(arg, lambda name: name)) for arg in args]
-    return _inline_values(_inline_configs(renamed, read_checked_recipe))
+    return _drop_replaced_lists(_inline_values(_inline_configs(renamed, read_checked_recipe)))
+
+
+def _drop_replaced_lists(args: Sequence[str]) -> list[str]:
+    """Return arguments without lists of the trainer that a later argument replaces.
+
+    A parser gives what it knows of an earlier list's callback to the later one's callback at the
+    same index, if both take an argument of that name and the lists are of one length.
+    """
+    kept, replaced = list(args), set()
+    for i, arg in reversed(list(enumerate(args))):
+        name, _, value = arg.partition("=")
+        if name.startswith("--trainer."):
+            replaced.add(name.removeprefix("--trainer."))
+        elif name in _CONFIG and value.startswith("{"):
+            recipe = json.loads(value)
+            trainer = recipe.get("trainer")
+            lists = [k for k, v in (trainer or {}).items() if isinstance(v, list)]
+            for key in lists:
+                if key in replaced:
+                    del trainer[key]
+            replaced.update(lists)
+            kept[i] = f"{name}={json.dumps(recipe)}"
+    return kept
 
 
 def _check_options(verb: str, path: Path, plain: Mapping[str, Any], known: Collection[str]) -> None:

@@ -9,6 +9,7 @@ from lightning_omni.cli_messages import add_suggestion
 from lightning_omni.cli_options import (
     ALIASES,
     inline_options,
+    inline_recipes,
     new_option_name,
     rename_options,
     rename_verb,
@@ -128,3 +129,23 @@ def test_the_nearest_option_is_named(message, hint):
 def test_the_nearest_name_of_several():
     assert did_you_mean("generat", ["fit", "generate"]) == " (did you mean 'generate'?)"
     assert did_you_mean("xyz", ["fit", "generate"]) == ""
+
+
+def test_a_list_that_a_later_argument_replaces_gives_it_nothing(tmp_path):
+    """Else `every_n_steps` of `Samples` would become that of an average at the same index."""
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("trainer: {callbacks: [{class_path: A}], plugins: [P], max_steps: 3}")
+    other.write_text("trainer: {callbacks: [{class_path: B}]}")
+
+    def lists(*args):
+        found = inline_recipes("fit", args)
+        read = [json.loads(arg.partition("=")[2])["trainer"] for arg in found if "={" in arg]
+        return [(one.get("callbacks"), one.get("plugins")) for one in read]
+
+    first, second = [{"class_path": "A"}], [{"class_path": "B"}]
+    assert lists("--config", str(one)) == [(first, ["P"])]
+    assert lists("-c", str(one), "-c", str(other)) == [(None, ["P"]), (second, None)]
+    replaced = lists("-c", str(one), "-c", str(other), "--trainer.callbacks", "null")
+    assert replaced == [(None, ["P"]), (None, None)]
+    assert lists("-c", str(one), "--trainer.callbacks+=C") == [(first, ["P"])]
+    assert lists("--trainer.callbacks", "[]", "-c", str(one)) == [(first, ["P"])]

@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from several_processes import run_processes
 
 from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.export import AveragesWhenSkipped
+from lightning_omni.callbacks.export_checkpoint import export_checkpoint
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
 from lightning_omni.errors import OmniError
 from lightning_omni.optim.muon import MuonAdamW
@@ -160,6 +162,8 @@ from types import SimpleNamespace
 sys.path.insert(0, {folder!r})
 from pretended_gpu import pretend
 from lightning_omni.callbacks.ema import EMA
+from lightning_omni.callbacks.export import AveragesWhenSkipped
+from lightning_omni.callbacks.export_checkpoint import export_checkpoint
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.optimizer import decay_groups
@@ -212,3 +216,16 @@ def test_a_gpu_is_not_waited_for_but_at_logged_steps():
     assert [step for step in range(10) if found[step][1]] == [3, 4]
     assert [step for step in range(1, 10) if found[step][2]] == [3, 4]
     assert found[9][3] == 2
+
+
+def test_weights_that_are_not_finite_are_not_exported(tmp_path):
+    module = Line()
+    trainer = fit(module, tmp_path, steps=1)
+    AveragesWhenSkipped().on_fit_end(trainer, module)
+    module.net[0].weight.data[0, 0] = INF
+    with pytest.raises(OmniError, match=r"'net.0.weight' first.*no export"):
+        AveragesWhenSkipped().on_fit_end(trainer, module)
+    trainer.save_checkpoint(tmp_path / "bad.ckpt")
+    with pytest.raises(OmniError, match="no export"):
+        export_checkpoint(tmp_path / "bad.ckpt", module, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

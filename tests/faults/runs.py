@@ -45,9 +45,15 @@ def keeper(every: int) -> dict[str, object]:
     }
 
 
-def options(steps: int, every: int, *more: str, recipe: str = "stage3") -> list[str]:
+def options(
+    steps: int,
+    every: int,
+    *more: str,
+    recipe: str = "stage3",
+    callbacks: Sequence[object] = (),
+) -> list[str]:
     """Options of a run of so many steps, with an average, that is saved in every so many."""
-    used = [AVERAGE, keeper(every)]
+    used = [AVERAGE, keeper(every), *callbacks]
     return [
         *("--config", str(DEBUG / f"{recipe}.yaml"), "--trainer.callbacks", json.dumps(used)),
         *("--trainer.max_steps", str(steps), "--trainer.limit_val_batches", "0"),
@@ -181,15 +187,23 @@ def told(folder: Path, out: str, most: int = 400) -> str:
 def differences(one: Path, other: Path) -> list[str]:
     """Names of what differs between the exports and last checkpoints of two runs."""
     found = []
-    for name in ("model.safetensors", "config.json"):
+    weights = [p.name for p in (one / "export").glob("*.safetensors")] or ["*.safetensors"]
+    for name in (*weights, "config.json"):
         files = [run / "export" / name for run in (one, other)]
         if not all(file.is_file() for file in files):
             found.append(f"export/{name} is missing")
         elif files[0].read_bytes() != files[1].read_bytes():
             found.append(f"export/{name}")
     first, second = read_last(one), read_last(other)
-    kinds = ("state_dict", "optimizer_states", "lr_schedulers", "OmniData", "global_step")
-    found += [kind for kind in kinds if not is_equal(first[kind], second[kind])]
+    kinds = (
+        "state_dict",
+        "optimizer_states",
+        "lr_schedulers",
+        "OmniData",
+        "global_step",
+        "updates",
+    )
+    found += [kind for kind in kinds if not is_equal(first.get(kind), second.get(kind))]
     averages = [read["callbacks"]["EMAWeightAveraging"] for read in (first, second)]
     return found if is_equal(*averages) else [*found, "average"]
 

@@ -35,9 +35,11 @@ from runs import (
 from torch.distributed.tensor import DTensor
 
 from lightning_omni.callbacks.run_record import RECORD
-from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.callbacks.skip_non_finite import AVERAGED, SkipNonFinite
+from lightning_omni.modules.image_tokenizer import ImageTokenizerModule
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
-from lightning_omni.stop_signals import EXIT_CODES
+from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
+from lightning_omni.stop_signals import EXIT_CODES, HUNG
 
 STEPS, EVERY, KILLS = 24, 3, 4
 
@@ -164,8 +166,8 @@ def signal_a_launched_run(number: int, folder: Path) -> Iterator[Outcome]:
     if is_training:
         yield judge_stop(folder, codes, seconds, 143)
     detail = f"code {codes}, {seconds:.1f} s, left {left}: {told(folder, 'run')}"
-    is_right = not left and codes[0] in (143, 2, 1)
-    yield Outcome(is_right, "left with a code, and no process stays", detail)
+    is_right = not left and codes[0] not in (0, None)
+    yield Outcome(is_right, "left with a code other than 0, and no process stays", detail)
     for one in left:
         os.kill(one, signal.SIGKILL)
 
@@ -363,6 +365,71 @@ def spoil_a_step(number: int, folder: Path) -> Iterator[Outcome]:
         yield Outcome(not found, what, detail)
 
 
+TOKENIZERS = {
+    "image_tokenizer": (ImageTokenizerModule, 4, 12),
+    "speech_tokenizer": (SpeechTokenizerModule, 5, 9),
+    "speech_tokenizer_seanet": (SpeechTokenizerModule, 3, 12),
+}
+"""Module of a recipe, the update that is spoilt, behind its other phases, and its steps."""
+
+
+def spoil_media(rank: int, *, recipe: str, ranks: int) -> None:
+    """Spoil a batch of the last process."""
+    kind, at, _ = TOKENIZERS[recipe]
+    step = kind.training_step
+
+    def training_step(module: Any, media: Any, index: int) -> None:
+        is_spoilt = rank == ranks - 1 and module.updates == at
+        step(module, media * float("nan") if is_spoilt else media, index)
+
+    kind.training_step = training_step
+
+
+def leave_out_media(rank: int, *, recipe: str) -> None:
+    """Leave out an update by hand."""
+    _, at, _ = TOKENIZERS[recipe]
+
+    def on_before_optimizer_step(guard: Any, trainer: Any, module: Any, optimizer: Any) -> None:
+        guard.skips = torch.tensor(float(module.updates == at))
+        guard._of_loss = [torch.zeros(())] * 2
+        if guard.skips:
+            optimizer.zero_grad(set_to_none=True)
+
+    SkipNonFinite.on_before_optimizer_step = on_before_optimizer_step
+
+
+def spoil_a_tokenizer(number: int, folder: Path) -> Iterator[Outcome]:
+    """Spoil a batch of one process; tokenizer, critic, codebooks and average stay as they are."""
+    recipe, ranks = list(TOKENIZERS)[number % 3], (1, 2)[number // 3 % 2]
+    steps = TOKENIZERS[recipe][2]
+    args = options(steps, steps, "--config", str(STRATEGIES / "ddp.yaml"), recipe=recipe)
+    furnish(folder)
+    work = partial(spoil_media, recipe=recipe, ranks=ranks)
+    codes = wait(fit(args, folder, "run", ranks=ranks, prepare=work))
+    detail = f"{recipe} on {ranks}: {codes} {told(folder, 'run', 2000)}"
+    if codes != [0] * ranks:
+        yield Outcome(False, f"leaves with {codes}", detail)
+        return
+    read = read_last(folder / "run")
+    states = [
+        *read["state_dict"].values(),
+        *read["callbacks"]["EMAWeightAveraging"][AVERAGED].values(),
+    ]
+    is_finite = all(bool(w.isfinite().all()) for w in states)
+    is_counted = read["callbacks"]["SkipNonFinite"]["skipped"] == 1
+    yield Outcome(is_finite and is_counted, "skipped by all and counted", detail)
+    if recipe.endswith("seanet"):
+        return  # its balancer knows the gradients that are left out by hand
+    truth = folder / "truth"
+    truth.mkdir()
+    furnish(truth)
+    by_hand = partial(leave_out_media, recipe=recipe)
+    codes = wait(fit(args, truth, "run", ranks=ranks, prepare=by_hand))
+    found = differences(truth / "run", folder / "run")
+    what = f"{', '.join(found)} differ" if found else "ended as if the step were left out"
+    yield Outcome(not found and not any(codes), what, detail)
+
+
 def spoil_all_steps(number: int, folder: Path) -> Iterator[Outcome]:
     """Spoil every step from one on; the run ends itself, and what it saved is good."""
     kind, (layout, ranks, more) = number % 3, LAYOUTS[(0, 2, 4)[number // 3 % 3]]
@@ -376,6 +443,44 @@ def spoil_all_steps(number: int, folder: Path) -> Iterator[Outcome]:
     told_of = "10 steps in a row were skipped" in told(folder, "run", 4000)
     detail = f"{KINDS[kind]}, {layout}: {codes} {is_finite} {told(folder, 'run')}"
     yield Outcome(is_right and told_of, "stopped with code 2; the last checkpoint is good", detail)
+
+
+def hang_a_step(number: int, folder: Path) -> Iterator[Outcome]:
+    """Let a step of one process not end; the run leaves, and goes on when it is started again."""
+    ranks, to = (2, 2, 1)[number % 3], number % 2
+    watchdog = {
+        "class_path": "lightning_omni.callbacks.watchdog.Watchdog",
+        "init_args": {"timeout_s": 5},
+    }
+    more = ["--config", str(STRATEGIES / "ddp.yaml")]
+    args = options(6, 1, *more, callbacks=[watchdog])
+    furnish(folder)
+    work = partial(hang, to=min(to, ranks - 1))
+    begun = time.monotonic()
+    codes = wait(fit(args, folder, "run", ranks=ranks, prepare=work))
+    stacks = [p for p in (folder / "run").glob("hung-rank*.txt") if "final_wait" in p.read_text()]
+    detail = f"{codes}, {time.monotonic() - begun:.1f} s, {stacks}: {told(folder, 'run')}"
+    is_right = HUNG in codes and not {0, None} & set(codes) and bool(stacks)
+    yield Outcome(is_right, "ended itself and showed where it hung", detail)
+    codes = wait(fit([*args, *resumes(folder)], folder, "run", ranks=ranks))
+    found = differences(unbroken(*options(6, 1, *more), ranks=ranks), folder / "run")
+    what = f"{', '.join(found)} differ" if found else "ended bit-equal to an unbroken run"
+    yield Outcome(not found and not any(codes), what, f"{codes} {told(folder, 'run')}")
+
+
+def hang(rank: int, *, to: int) -> None:
+    """Hang in the third step of a process."""
+    step = MaskedDiffusionModule.training_step
+
+    def final_wait() -> None:
+        time.sleep(10_000)
+
+    def training_step(module: Any, *given: Any) -> Any:
+        if rank == to and module.global_step == 2:
+            final_wait()
+        return step(module, *given)
+
+    MaskedDiffusionModule.training_step = training_step
 
 
 def export_again(number: int, folder: Path) -> Iterator[Outcome]:
@@ -406,4 +511,6 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a step is spoilt on one process", 20, spoil_a_step),
     Fault("all steps are spoilt from one on", 9, spoil_all_steps, 0),
     Fault("a complete run is resumed for its export", 6, export_again, 0),
+    Fault("a batch of a tokenizer is NaN on one process", 6, spoil_a_tokenizer, 0),
+    Fault("a step of one process hangs", 6, hang_a_step, 0),
 )
