@@ -70,6 +70,18 @@ class SkipNonFinite(L.Callback):
         self._unread: list[tuple[int, list[str], Tensor]] = []
         self._usual: deque[float] = deque(maxlen=_USUAL)
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Look at weights before they are saved."""
+        if isinstance(getattr(trainer.save_checkpoint, "__self__", None), L.Trainer):
+            save = trainer.save_checkpoint
+
+            def save_finite_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
+                check_weights_are_finite(trained_weights(trainer, pl_module), purpose="checkpoint")
+                self._read_steps(trainer)
+                save(filepath, *args, **kwargs)
+
+            trainer.save_checkpoint = save_finite_checkpoint  # type: ignore[method-assign]
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -117,28 +129,17 @@ class SkipNonFinite(L.Callback):
         batch_idx: int,
     ) -> None:
         """Restore what a skipped step changed beside its weights; read which steps were skipped."""
-        if self.skips is None or self._loss is None:
+        if self.skips is None:
             return  # gradients are accumulated
         if isinstance(pl_module, TokenizerTraining):
             pl_module.restore_buffers(self.skips)
-        found = torch.stack([self._loss, *self._of_loss, self.skips])
+        loss = torch.zeros_like(self.skips) if self._loss is None else self._loss
+        found = torch.stack([loss, *self._of_loss, self.skips])
         self._unread.append((logged_step(trainer), self._used, found))
         self._loss, self._used = None, []
         is_logged = logged_step(trainer) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         if is_logged or not found.is_cuda:
             self._read_steps(trainer)
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Look at weights before they are saved."""
-        if isinstance(getattr(trainer.save_checkpoint, "__self__", None), L.Trainer):
-            save = trainer.save_checkpoint
-
-            def save_finite_checkpoint(filepath: Any, *args: Any, **kwargs: Any) -> None:
-                check_weights_are_finite(trained_weights(trainer, pl_module), purpose="checkpoint")
-                self._read_steps(trainer)
-                save(filepath, *args, **kwargs)
-
-            trainer.save_checkpoint = save_finite_checkpoint  # type: ignore[method-assign]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of skipped steps."""
@@ -167,7 +168,7 @@ class SkipNonFinite(L.Callback):
             else:
                 self.in_a_row = 0
                 self._log_spike(step, used, loss)
-            if self.in_a_row == self.stop_after:
+            if self.in_a_row >= self.stop_after:
                 raise OmniError(_explain_stop(trainer, step, self.in_a_row))
         if self.skipped > before:
             for logger in trainer.loggers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import torch
+from lightning.fabric.utilities.cloud_io import _is_object_storage, get_filesystem
 from several_processes import free_port
 
 import lightning_omni.callbacks.defaults
@@ -30,6 +32,7 @@ from lightning_omni.modules.checkpoint_folder import read_checkpoint_folder
 
 DEBUG = Path(__file__).parents[2] / "recipes" / "debug"
 STRATEGIES = Path(__file__).parents[2] / "recipes" / "strategy"
+_is_object_storage(get_filesystem("."))  # imports what every save would import anew
 TRAINED = "FAULTS_TRAINED"
 """Variable of a folder with smoke data and tokenizers; where it is not set they are made."""
 LAST = Path("checkpoints/last.ckpt")
@@ -107,6 +110,7 @@ def fork(work: Callable[[], int], folder: Path, log: Path, **env: str) -> int:
         tempfile.tempdir = None
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
+        logging.getLogger().handlers.clear()  # those of pytest
         os.environ.pop("LIGHTNING_OMNI_TRACEBACK", None)
         code = work()
     except SystemExit as left:

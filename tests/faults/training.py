@@ -41,7 +41,7 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.stop_signals import EXIT_CODES, HUNG
 
-STEPS, EVERY, KILLS = 24, 3, 4
+STEPS, EVERY, KILLS = 30, 3, 8
 
 
 @cache
@@ -54,7 +54,7 @@ def unbroken(*args: str, ranks: int = 1, prepare: Callable[[int], None] | None =
 
 
 def kill_and_resume(number: int, folder: Path) -> Iterator[Outcome]:
-    """Kill a run at four random times, resume it each time, and compare its end."""
+    """Kill a run at eight random times, resume it each time, and compare its end."""
     rng = Random(f"kill-{number}")
     args = options(STEPS, EVERY)
     truth = unbroken(*args)
@@ -70,7 +70,7 @@ def kill_and_resume(number: int, folder: Path) -> Iterator[Outcome]:
             if record.exists() and record.stat().st_mtime_ns != begun:
                 break
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 1.2))
+        time.sleep(rng.uniform(0, 0.8))
         os.kill(children[0], signal.SIGKILL)
         codes += wait(children)
         torn = [p.name for p in folder.glob("run/checkpoints/*.ckpt") if not can_be_read(p)]
@@ -503,7 +503,7 @@ def export_again(number: int, folder: Path) -> Iterator[Outcome]:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("a run is killed four times, half with TMPDIR elsewhere", 50, kill_and_resume),
+    Fault("a run is killed eight times, half with TMPDIR elsewhere", 25, kill_and_resume),
     Fault("a signal to one of two processes that train", 60, signal_a_rank, 0),
     Fault("SIGTERM to one of two processes that Lightning started", 8, signal_a_launched_run, 0),
     Fault("SIGTERM to one of two processes that validate", 6, signal_validation, 0),
