@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = rename_verb(plain_arguments(sys.argv[1:] if argv is None else argv))
     _write_any_character()
+    threading.excepthook = _pass_over_disk_errors
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with handle_stop_signals(raise_stopped):
@@ -88,6 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stopped.message:
             sys.stderr.write(f"{stopped.message}\n")
         return stopped.exit_code
+
+
+def _pass_over_disk_errors(failed: threading.ExceptHookArgs) -> None:
+    """Leave errors of the disk in threads to who waits for them, as TensorBoard's writer does."""
+    if not issubclass(failed.exc_type, OSError) or os.environ.get(TRACEBACK):
+        threading.__excepthook__(failed)
 
 
 def _write_any_character() -> None:
@@ -159,9 +167,9 @@ def explain_error(error: Exception) -> str | None:
             "bf16-mixed, or set model.optimizer.fused to false"
         )
     if isinstance(error, OSError):
-        about = f"'{error.filename}'" if error.filename else type(error).__name__
+        about = f"'{os.fsdecode(error.filename)}'" if error.filename else type(error).__name__
         return f"cannot use {about} ({error.strerror or fold_message(str(error))})"
-    if type(error).__name__ == "MisconfigurationException":
+    if type(error).__name__ in ("MisconfigurationException", "PathError"):
         return fold_message(str(error))
     return None
 

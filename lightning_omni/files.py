@@ -234,7 +234,7 @@ def write_checksums(folder: Path) -> None:
     """List a folder's files with their checksums in `SHA256SUMS`, as `sha256sum -c` reads them."""
     (folder / SUMS_FILE).unlink(missing_ok=True)
     lines = [f"{digest}  {name}\n" for name, digest in file_checksums(folder).items()]
-    (folder / SUMS_FILE).write_text("".join(lines))
+    (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _check_empty(folder: Path) -> None:

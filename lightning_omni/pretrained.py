@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lightning_omni.deferred_init import deferring_constructor
 from lightning_omni.errors import OmniError
-from lightning_omni.files import expand_home, read_json_object
+from lightning_omni.files import expand_home, make_folder, read_json_object
 from lightning_omni.old_names import rename_arguments, resolve_class_path
+from lightning_omni.whole_files import replace_when_complete
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -56,14 +57,17 @@ class Pretrained(nn.Module):
         Args:
             folder: Target folder, made if it does not exist.
             weights: Weights to write, gathered where devices share them; None for the module's own.
+
+        Raises:
+            OmniError: If that fails; earlier files there are unchanged.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            _copy_shared_weights(self.state_dict() if weights is None else weights),
-            folder / WEIGHTS_FILE,
-        )
-        (folder / CONFIG_FILE).write_text(json.dumps(self.config(), indent=2) + "\n")
+        make_folder(folder)
+        with replace_when_complete(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as files:
+            save_file(
+                _copy_shared_weights(self.state_dict() if weights is None else weights), files[0]
+            )
+            files[1].write_text(json.dumps(self.config(), indent=2) + "\n", encoding="utf-8")
         return folder
 
     @classmethod

@@ -4,21 +4,12 @@ import ast
 
 
 def calls_without_encoding(source):
-    """Yield line and method of each call of `read_text`, `write_text` and `open` without one."""
+    """Yield line and text of each call of `read_text` and `write_text` that names none."""
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-        if name not in ("read_text", "write_text", "open", "NamedTemporaryFile"):
-            continue
-        given = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        keywords = {k.arg: k.value for k in node.keywords}
-        is_binary = any(isinstance(v, str) and "b" in v for v in given) or "mode" in keywords
-        is_named = "encoding" in keywords or any(str(v).startswith("utf-8") for v in given)
-        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-        is_text = owner.split(".")[0] not in ("os", "Image", "tarfile", "av", "zipfile", "gzip")
-        if name in ("read_text", "write_text"):
-            if not is_named:
-                yield node.lineno, ast.unparse(node)[:60]
-        elif is_text and not (is_binary or is_named):
+        given = [str(a.value) for a in node.args if isinstance(a, ast.Constant)]
+        named = [k.arg for k in node.keywords if k.arg == "encoding"]
+        named += [a for a in given if a.startswith("utf-8")]
+        if node.func.attr in ("read_text", "write_text") and not named:
             yield node.lineno, ast.unparse(node)[:60]

@@ -126,7 +126,7 @@ class CorpusJob:
         path = self.work / _PLAN
         if not path.exists():
             with write_when_complete(path, self.work) as partial:
-                partial.write_text(self.plan)
+                partial.write_text(self.plan, encoding="utf-8")
 
     def phase_steps(self, number: int) -> list[Step] | None:
         """Return the steps of a phase; None behind the last."""

@@ -80,7 +80,7 @@ class BatchRecords(L.Callback):
         """Write the records of this process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"rank{trainer.global_rank}.json"
-        path.write_text(json.dumps(self.records))
+        path.write_text(json.dumps(self.records), encoding="utf-8")
 
 
 class _Joined:
@@ -99,7 +99,9 @@ def read_records(folder: Path) -> dict[int, dict[str, Any]]:
     """Return the records of all processes by number of the batch, ascending."""
     found: dict[int, dict[str, Any]] = {}
     for path in folder.glob("rank*.json"):
-        found |= {int(number): record for number, record in json.loads(path.read_text()).items()}
+        found |= {
+            int(number): record for number, record in json.loads(path.read_text("utf-8")).items()
+        }
     return dict(sorted(found.items()))
 
 

@@ -47,7 +47,7 @@ def write_recipe_of_checkpoint(checkpoint: Path, recipe: Path) -> None:
         if (folder / CONFIG).is_file():
             settings = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
             kept = {name: settings[name] for name in _OF_RECIPES if name in settings}
-            recipe.write_text(yaml.safe_dump(kept, sort_keys=False))
+            recipe.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
             return
     raise OmniError(
         f"no {CONFIG} of the run above '{checkpoint}', wanted the one that fit writes into "

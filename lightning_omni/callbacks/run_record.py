@@ -16,6 +16,7 @@ from lightning_omni.callbacks.dry_run import is_dry_run
 from lightning_omni.evaluation.provenance import provenance
 from lightning_omni.files import read_json_object
 from lightning_omni.nn.computation import AttentionWatch, computation_facts
+from lightning_omni.whole_files import write_text
 
 RECORD = "provenance.json"
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -106,9 +107,7 @@ class RunRecord(L.Callback):
             entry for entry in read_run_record(path) if entry["first_step"] < self._first_step
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")  # a kill leaves the old record or the new
-        partial.write_text(json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
-        partial.replace(path)
+        write_text(path, json.dumps({"starts": [*earlier, self.entry]}, indent=1) + "\n")
 
 
 def _gather_kernels(kernels: set[str], count: int) -> set[str]:

@@ -178,6 +178,22 @@ def tensor_to_image(pixels: Float[Tensor, "3 Y X"]) -> Image.Image:
     return Image.fromarray(scaled.permute(1, 2, 0).cpu().numpy())
 
 
+def png_bytes(image: Image.Image, *, optimize: bool = False) -> bytes:
+    """Encode a picture as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=optimize)
+    return buffer.getvalue()
+
+
+def wave_bytes(
+    wave: NDArray[np.float32], rate: int, kind: str = "WAV", subtype: str | None = None
+) -> bytes:
+    """Encode samples in [-1, 1] as WAV or FLAC."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]
     """A sound file that is read from its beginning; a FLAC of unknown length has no end to seek."""
 

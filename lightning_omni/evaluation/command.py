@@ -31,6 +31,7 @@ from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.tasks import scoring_of_task
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.types import SPLITS
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def evaluate(
         **omni.describe_computation(),
         **measured,
     }
-    (out / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     log.info("wrote %s", out / TABLE)
     return results
 

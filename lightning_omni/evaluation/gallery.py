@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
+from lightning_omni.data.media import png_bytes, wave_bytes
 from lightning_omni.evaluation.examples import Example, Response
 from lightning_omni.evaluation.statistics import Score
+from lightning_omni.whole_files import write_files, write_text
 
 GALLERY = "gallery"
 INDEX = "gallery.json"
@@ -53,7 +54,7 @@ def save_gallery(out: Path, task: str, items: Sequence[GalleryItem]) -> list[dic
 
 def write_gallery_index(out: Path, entries: Sequence[dict[str, Any]]) -> None:
     """Write `gallery.json`."""
-    (out / INDEX).write_text(json.dumps(list(entries), indent=1, ensure_ascii=False) + "\n")
+    write_text(out / INDEX, json.dumps(list(entries), indent=1, ensure_ascii=False) + "\n")
 
 
 def interleave_splits(
@@ -97,10 +98,11 @@ def _save_response(out: Path, stem: Path, response: Response | None) -> dict[str
         saved["text"] = response.text
     if response.image is not None:
         saved["image"] = f"{stem}.png"
-        response.image.save(out / saved["image"], optimize=True)
+        write_files({out / saved["image"]: png_bytes(response.image, optimize=True)})
     speech = response.speech
     if speech is not None and len(speech) and np.isfinite(speech).all():
         saved["speech"] = f"{stem}.flac"
         wave = np.clip(speech, -1, 1)
-        soundfile.write(out / saved["speech"], wave, response.sample_rate, subtype="PCM_16")
+        raw = wave_bytes(wave, response.sample_rate, "FLAC", "PCM_16")
+        write_files({out / saved["speech"]: raw})
     return saved

@@ -29,6 +29,7 @@ from lightning_omni.generation.decode import Content
 from lightning_omni.generation.omni import Omni
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.types import Part, Sample, Turn
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 RESULTS = "infilling.json"
@@ -113,7 +114,7 @@ def evaluate_infilling(
         **omni.describe_computation(),
         "rows": rows,
     }
-    (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+    write_text(out / RESULTS, json.dumps(results, indent=1) + "\n")
     return results
 
 

@@ -43,6 +43,7 @@ from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.omni import Omni
 from lightning_omni.tasks import task_named
 from lightning_omni.types import Role, Sample
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 RESULTS = "results.json"
@@ -148,7 +149,7 @@ class Suite:
             shown = interleave_splits(items, plan.splits, plan.gallery)
             entries.extend(save_gallery(out, task, shown))
             if rows:  # also if a later task is interrupted
-                (out / TABLE).write_text(results_table(rows, notes=self._classifier_notes()))
+                write_text(out / TABLE, results_table(rows, notes=self._classifier_notes()))
         if not rows:
             raise OmniError(
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "

@@ -28,6 +28,7 @@ from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ def evaluate_tokenizers(
         **provenance(used),
         "computation": computation,
     }
-    (out / "tokenizers.json").write_text(json.dumps(results, indent=1) + "\n")
-    (out / "tokenizers.md").write_text(tokenizer_tables(images, speech))
+    write_text(out / "tokenizers.json", json.dumps(results, indent=1) + "\n")
+    write_text(out / "tokenizers.md", tokenizer_tables(images, speech))
     log.info("wrote %s", out / "tokenizers.md")
     return results
 

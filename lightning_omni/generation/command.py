@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from PIL import Image
 from rich.progress import Progress
 
 from lightning_omni import __version__
 from lightning_omni.argument_checks import check_seed
-from lightning_omni.data.media import MAX_FILE_BYTES, read_audio, read_image
+from lightning_omni.data.media import (
+    MAX_FILE_BYTES,
+    png_bytes,
+    read_audio,
+    read_image,
+    wave_bytes,
+)
 from lightning_omni.devices import AUTO, resolve_device
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_parent_folder, read_regular_file
@@ -27,6 +32,7 @@ from lightning_omni.modalities import MODALITIES, modality_named
 from lightning_omni.pretrained import BUNDLED, CONFIG_FILE, resolve_pretrained
 from lightning_omni.tasks import Task, task_named
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
+from lightning_omni.whole_files import write_files
 
 log = logging.getLogger(__name__)
 
@@ -216,27 +222,29 @@ def parse_intervals(intervals: str) -> list[tuple[float, float]]:
 
 
 def write_answer(answer: Answer, stem: Path, *, request: dict[str, Any]) -> list[Path]:
-    """Write each modality of an answer and its JSON record as `<stem>.*`; return the paths."""
-    written = []
+    """Write each modality of an answer and its JSON record as `<stem>.*`; return the paths.
+
+    Raises:
+        OmniError: If that fails; earlier files of these names are unchanged.
+    """
+    contents: dict[Path, bytes] = {}
     if answer.text is not None:
-        written.append(_answer_path(stem, "text"))
-        written[-1].write_text(answer.text + "\n")
+        text = answer.text.encode("utf-8", "backslashreplace")
+        contents[_answer_path(stem, "text")] = text + b"\n"
     if answer.image is not None:
-        written.append(_answer_path(stem, "image"))
-        answer.image.save(written[-1])
+        contents[_answer_path(stem, "image")] = png_bytes(answer.image)
     if answer.speech is not None:
-        written.append(_answer_path(stem, "speech"))
-        soundfile.write(written[-1], answer.speech, answer.sample_rate)
+        sound = wave_bytes(answer.speech, answer.sample_rate)
+        contents[_answer_path(stem, "speech")] = sound
     for modality, content in answer.media.items():
-        written.append(_answer_path(stem, modality))
-        written[-1].write_bytes(content)
+        contents[_answer_path(stem, modality)] = content
     record = {"version": __version__, "request": request, **answer.record}
     if answer.transcript is not None:
         record["transcript"] = answer.transcript
-    record["files"] = [path.name for path in written]
-    written.append(stem.with_name(stem.name + ".json"))
-    written[-1].write_text(json.dumps(record, indent=2) + "\n")
-    return written
+    record["files"] = [path.name for path in contents]
+    contents[stem.with_name(stem.name + ".json")] = f"{json.dumps(record, indent=2)}\n".encode()
+    write_files(contents)
+    return list(contents)
 
 
 def _read_media_file(path: Path) -> bytes:

@@ -206,7 +206,7 @@ def _fit_rule(seen: list[tuple[int, int]]) -> LengthRule:
 def save_length_rules(rules: Mapping[str, LengthRule], folder: Path) -> None:
     """Write `lengths.json`."""
     plain = {name: asdict(rule) for name, rule in sorted(rules.items())}
-    (folder / LENGTHS_FILE).write_text(json.dumps(plain, indent=2) + "\n")
+    (folder / LENGTHS_FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 def load_length_rules(folder: Path) -> dict[str, LengthRule]:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from lightning_omni.data.encoding.loaded_tokenizers import load_file_tokenizers
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.template import Template
 from lightning_omni.errors import OmniError
-from lightning_omni.files import make_folder, read_json_object
+from lightning_omni.files import SUMS_FILE, make_folder, read_json_object
 from lightning_omni.generation.lengths import LengthRule, load_length_rules, save_length_rules
 from lightning_omni.generation.presets import Presets, load_presets
 from lightning_omni.modalities import modality_named
@@ -28,6 +29,7 @@ from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechTokenizer
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import VOCAB_FILE, Vocab, read_vocab
+from lightning_omni.whole_files import replace_folder_when_complete
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ RANKS = "text_ranks"
 REQUEST_COLUMNS = "request_image_columns"
 VOICES_FILE = "voices.json"
 ENCODER_FILE, _OLD_ENCODER_FILE = "speech_encoder.json", "hears.json"
+_STALE = (ENCODER_FILE, _OLD_ENCODER_FILE, RANKS_FILE, SUMS_FILE, "length_head")
+"""Names that another export may lack, or that older versions wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,34 +117,49 @@ def write_model_folder(
     card: str,
     file_tokenizers: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write an exported model, `weights` being the backbone's; existing files are replaced."""
-    make_folder(folder)
-    backbone.save_pretrained(folder, weights)
-    vocab = template.vocab
-    plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
-    if template.text.ranks == QWEN:  # another package's, which the folder names and does not hold
-        plain[RANKS] = QWEN
-    else:
-        shutil.copyfile(template.text.ranks, folder / RANKS_FILE)
-    if template.request_image_columns != template.image_columns:
-        plain[REQUEST_COLUMNS] = template.request_image_columns
-    (folder / VOCAB_FILE).write_text(json.dumps(plain, indent=2) + "\n")
-    save_length_rules(lengths, folder)
-    (folder / VOICES_FILE).write_text(json.dumps({"voices": voices}, indent=2) + "\n")
-    for name in (ENCODER_FILE, _OLD_ENCODER_FILE):
-        (folder / name).unlink(missing_ok=True)
-    if encoder_fingerprint is not None:
-        plain = {"fingerprint": encoder_fingerprint}
-        (folder / ENCODER_FILE).write_text(json.dumps(plain, indent=2) + "\n")
-    sources = {"image": image_tokenizer, "speech": speech_tokenizer, **(file_tokenizers or {})}
-    for name, source in sources.items():
-        target = folder / f"{name}_tokenizer"
-        target.mkdir(exist_ok=True)
-        for file in (CONFIG_FILE, WEIGHTS_FILE):
-            shutil.copyfile(source / file, target / file)
-    shutil.rmtree(folder / "length_head", ignore_errors=True)  # of older versions
-    (folder / "README.md").write_text(card)
+    """Write an exported model, `weights` being the backbone's, in place of an earlier one.
+
+    What was added to the earlier one, such as presets, stays.
+
+    Raises:
+        OmniError: If that fails; the earlier one is unchanged.
+    """
+    make_folder(folder.resolve().parent)
+    with replace_folder_when_complete(folder) as partial:
+        backbone.save_pretrained(partial, weights)
+        vocab = template.vocab
+        plain = {**vocab.to_dict(), "fingerprint": vocab.fingerprint()}
+        if template.text.ranks == QWEN:  # another package's, which the folder does not hold
+            plain[RANKS] = QWEN
+        else:
+            shutil.copyfile(template.text.ranks, partial / RANKS_FILE)
+        if template.request_image_columns != template.image_columns:
+            plain[REQUEST_COLUMNS] = template.request_image_columns
+        _write_json(partial / VOCAB_FILE, plain)
+        save_length_rules(lengths, partial)
+        _write_json(partial / VOICES_FILE, {"voices": voices})
+        if encoder_fingerprint is not None:
+            _write_json(partial / ENCODER_FILE, {"fingerprint": encoder_fingerprint})
+        sources = {"image": image_tokenizer, "speech": speech_tokenizer, **(file_tokenizers or {})}
+        for name, source in sources.items():
+            target = partial / f"{name}_tokenizer"
+            target.mkdir()
+            for file in (CONFIG_FILE, WEIGHTS_FILE):
+                shutil.copyfile(source / file, target / file)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        _keep_additions(folder, partial)
     return folder
+
+
+def _keep_additions(earlier: Path, folder: Path) -> None:
+    """Copy what an earlier export has beside what is exported now."""
+    for path in earlier.iterdir() if earlier.is_dir() else ():
+        if path.name not in _STALE and not (folder / path.name).exists():
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
+
+
+def _write_json(path: Path, plain: dict[str, Any]) -> None:
+    path.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
 
 
 def read_model_folder(folder: Path) -> ModelFolder:

@@ -11,6 +11,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.files import read_json_object
 from lightning_omni.generation.config import GenerationConfig, config_from_dict, config_to_dict
 from lightning_omni.generation.modality_defaults import Preset
+from lightning_omni.whole_files import write_text
 
 PRESETS_FILE, _OLD_PRESETS_FILE = "presets.json", "qualities.json"
 Presets = dict[Preset, dict[str, GenerationConfig]]
@@ -41,7 +42,7 @@ def save_presets(presets: Presets, folder: Path) -> None:
         preset: {task: _changed_fields_to_dict(config) for task, config in by_task.items()}
         for preset, by_task in merged.items()
     }
-    (folder / PRESETS_FILE).write_text(json.dumps(plain, indent=1) + "\n")
+    write_text(folder / PRESETS_FILE, json.dumps(plain, indent=1) + "\n")
 
 
 def load_presets(folder: Path) -> Presets:

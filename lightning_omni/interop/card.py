@@ -56,7 +56,7 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
         *files,
     ]
     text = f"{read_card(model).rstrip()}\n{_SECTION}\n" + "\n".join(lines) + "\n"
-    (folder / CARD_FILE).write_text(text)
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
     write_checksums(folder)
 
 

@@ -95,11 +95,11 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     if isinstance(network.module, Backbone) and kind != "lightning_omni":
         check_dream_weights(network.module.transformer, stored, about=f"'{input}'")
     with write_folder_atomically(output) as partial:
-        (partial / CONFIG_FILE).write_text(network.config)
+        (partial / CONFIG_FILE).write_text(network.config, encoding="utf-8")
         copy_weights(files, names, partial, metadata=network.metadata)
         if kind == "lightning_omni":
             copy_model_files(input, partial)
-            (partial / CARD_FILE).write_text(read_card(input))
+            (partial / CARD_FILE).write_text(read_card(input), encoding="utf-8")
     log_skipped_encoder(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")

@@ -103,7 +103,7 @@ def export_model(
         layout = _qwen2_layout(module, formats, folder, _token_ids(metadata, folder))
     names = {own: [new] if (new := layout.rename(own)) else [] for own in stored}
     with write_folder_atomically(output) as partial:
-        (partial / CONFIG_FILE).write_text(layout.config)
+        (partial / CONFIG_FILE).write_text(layout.config, encoding="utf-8")
         copy_weights(
             files,
             names,

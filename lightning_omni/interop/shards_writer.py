@@ -88,7 +88,7 @@ def copy_weights(
         total = sum(_size_in_bytes(*entry) for entry in entries.values())
         weight_map = {name: slots[name].file.name for name in sorted(entries)}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def written_format(stored: str, dtype: str | None) -> str:

@@ -43,7 +43,7 @@ class StepRecords:
         """Return a finished step's record; None unless its output is there with its size."""
         if step.name not in self.known:
             try:
-                record = StepRecord(**json.loads(self._record_path(step).read_text()))
+                record = StepRecord(**json.loads(self._record_path(step).read_text("utf-8")))
                 size = (self.folder / step.output).stat().st_size
             except (OSError, ValueError, TypeError):
                 return None
@@ -60,7 +60,7 @@ class StepRecords:
         path.parent.mkdir(exist_ok=True)
         partial = partial_path(path.name, self.work)
         content = {"size": record.size, "sha256": record.sha256, "count": record.count}
-        partial.write_text(json.dumps(content))
+        partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, path)
         self.known[step.name] = record
         return record

@@ -58,7 +58,7 @@ class ChecksummedWriter(FileSystemWriter):
         others = [path for path in folder.iterdir() if path.is_file() and path.name not in sums]
         sums |= {path.name: file_sha256(path) for path in others}
         lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
-        (folder / SUMS_FILE).write_text("".join(lines))
+        (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def describe_damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> list[str]:

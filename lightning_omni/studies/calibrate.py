@@ -36,6 +36,7 @@ from lightning_omni.generation.omni import Omni
 from lightning_omni.generation.presets import save_presets
 from lightning_omni.pretrained import FOLDER, fingerprint, resolve_pretrained
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 CALIBRATION, TABLE = "calibration.json", "calibration.md"
@@ -181,8 +182,8 @@ def calibrate(
             "choice": group_choices_by_preset(choices),
             "rows": [asdict(row) for row in rows],
         }
-        (out / CALIBRATION).write_text(json.dumps(results, indent=1) + "\n")
-        (out / TABLE).write_text(calibration_table(rows, choices))
+        write_text(out / CALIBRATION, json.dumps(results, indent=1) + "\n")
+        write_text(out / TABLE, calibration_table(rows, choices))
         draw_pareto(task_rows, out)
         if into_model:
             save_presets({p: {task: configs[c]} for p, c in choices[task].items()}, model)

@@ -14,7 +14,7 @@ from data_prep.corpora import load_layout
 from data_prep.corpora.corpus_builder import CorpusBuilder
 from data_prep.corpora.entries import CaptionedImage, ContentPart, Conversation, TranscribedSpeech
 from data_prep.corpora.text_files import split_lines
-from lightning_omni.data.shards import read_manifest
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.errors import OmniError
 
 ZERO_WIDTH = "\u200b\ufeff"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -23,7 +24,11 @@ FEATURES_SHA256 = "features_sha256"
 def save_code_features(folder: Path, features: Mapping[str, Tensor]) -> None:
     """Write the code features of each modality, Float[num_codes, F], into a folder of codes."""
     with write_when_complete(folder / FEATURES_FILE, folder / WORK) as partial:
-        save_file({k: v.detach().float().cpu().contiguous() for k, v in features.items()}, partial)
+        plain = {k: v.detach().float().cpu().contiguous() for k, v in features.items()}
+        try:
+            save_file(plain, partial)
+        except SafetensorError as error:  # of the disk, as tensors of floats can be written
+            raise OSError(None, str(error), str(folder / FEATURES_FILE)) from error
 
 
 def load_code_features(folder: Location) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cached_property
@@ -42,6 +43,7 @@ from lightning_omni.jobs.step_records import StepRecords
 from lightning_omni.jobs.steps import Step
 from lightning_omni.jobs.work_folder import write_when_complete
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _NAMES = JobNames(
     "encoding",
     steps={MEDIA: "media shards", TASKS: "task shards"},
@@ -114,8 +116,13 @@ class EncodingJob:
         remove_work_folder(self.folder)
 
     def explain_error(self, error: Exception) -> OmniError | None:
-        """Leave errors of the disk as they are."""
-        return None
+        """Return a sentence about an error of the disk; None for other errors."""
+        if isinstance(error, OSError) and error.errno not in _DISK_ERRORS:
+            return None
+        return OmniError(
+            f"stopped while writing the codes into '{self.folder}' ({error}); is the disk full or "
+            "read-only? The same command goes on from there"
+        )
 
     def close(self) -> None:
         """Close the tables that are open."""

@@ -38,7 +38,7 @@ def write_manifest(
     with write_when_complete(folder / MANIFEST, folder / WORK) as partial:
         facts = _make_manifest(tokenizers, plan, shards, file_sha256(folder / FEATURES_FILE))
         text = json.dumps(facts, indent=2)
-        partial.write_text(text + "\n")
+        partial.write_text(text + "\n", encoding="utf-8")
     remove_work_folder(folder)
 
 

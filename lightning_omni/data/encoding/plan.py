@@ -122,12 +122,12 @@ def write_or_check_plan(plan: Plan, folder: Path) -> None:
         raise PlanMismatchError(_describe_mismatch(plan, others[0], folder))
     if not path.exists():
         with write_when_complete(path, folder / WORK) as partial:
-            partial.write_text(json.dumps(asdict(plan), indent=1) + "\n")
+            partial.write_text(json.dumps(asdict(plan), indent=1) + "\n", encoding="utf-8")
 
 
 def _describe_mismatch(plan: Plan, other: Path, folder: Path) -> str:
     """Return in which way the plan of a folder is another."""
-    begun = json.loads(other.read_text())
+    begun = json.loads(other.read_text("utf-8"))
     found, wanted = begun.get("computation", {}), plan.computation
     remedy = f"finish it there, or delete '{folder}' to begin again"
     if found.get("device") != wanted["device"]:

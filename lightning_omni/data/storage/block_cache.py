@@ -144,7 +144,7 @@ class BlockCache:
             used = _read_number(noted)
             if used is None or used + size > limit:
                 used = self._evict_blocks(max(int(limit * _EVICT_TO) - size, 0), limit - size)
-            noted.write_text(str(used + size))
+            noted.write_text(str(used + size), encoding="utf-8")
 
     def _evict_blocks(self, wanted: int, most: int) -> int:
         """Delete the blocks used longest ago if all take over `most`; return what is left."""
@@ -205,6 +205,6 @@ def _crc32_bytes(content: bytes) -> bytes:
 
 def _read_number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None

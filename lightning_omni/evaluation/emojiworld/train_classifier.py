@@ -234,8 +234,10 @@ def load_or_train_classifier(
         unseen = collect_scenes(data, val, limit=500)
         classifier, accuracy = train_to_target(seen, unseen, seed=0, num_steps=num_steps)
         classifier.save_pretrained(folder)
-        (folder / _ACCURACY_FILE).write_text(json.dumps(accuracy, indent=2) + "\n")
-    accuracy = json.loads((folder / _ACCURACY_FILE).read_text())
+        (folder / _ACCURACY_FILE).write_text(
+            json.dumps(accuracy, indent=2) + "\n", encoding="utf-8"
+        )
+    accuracy = json.loads((folder / _ACCURACY_FILE).read_text("utf-8"))
     return TrainedClassifier(SceneClassifier.from_pretrained(folder), accuracy)
 
 

@@ -19,6 +19,7 @@ from lightning_omni.studies.bench.plot import draw_growth, draw_ratios
 from lightning_omni.studies.bench.sampling import RequestShape
 from lightning_omni.studies.bench.suites import LINES, SUITES, Options, Suite
 from lightning_omni.studies.bench.workload import Shape
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def bench(
     for row in SUITES[suite](options):
         log.info("%s", LINES[suite](row))
         results["rows"].append(row)
-    (out / f"{suite}.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_text(out / f"{suite}.json", json.dumps(results, indent=1) + "\n")
     draw = draw_growth if suite == "scale" else draw_ratios
     draw(results, out / f"{suite}.png")
     log.info("wrote %s", out / f"{suite}.json")

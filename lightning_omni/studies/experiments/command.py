@@ -31,6 +31,7 @@ from lightning_omni.studies.experiments.variants import (
     plan_stages,
     variant_recipes,
 )
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 TRAININGS = "trained"
@@ -133,9 +134,9 @@ def _write_results(
     """Compare the seeds measured so far; write the JSON, the table and the figure."""
     rows = compare_variants(runs, seed=results["plan"]["seed"])
     results["rows"] = [asdict(row) for row in rows]
-    (folder / RESULTS).write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     text = comparison_table(results["name"], results["claim"], rows, seeds=results["seeds"])
-    (folder / TABLE).write_text(text)
+    write_text(folder / TABLE, text)
     draw_differences(rows, folder / f"{results['name']}.png")
 
 

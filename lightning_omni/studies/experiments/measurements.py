@@ -211,7 +211,7 @@ def _write_measurement(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(plain) + "\n")
+    unfinished.write_text(json.dumps(plain) + "\n", encoding="utf-8")
     unfinished.rename(path)
 
 

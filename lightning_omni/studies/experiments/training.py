@@ -135,7 +135,9 @@ def run_training(training: Training, *, variant: str, seed: int, device: torch.d
             "resumed_from": str(checkpoint) if checkpoint else None,
             **provenance(device),
         }
-        (training.folder / TRAINED).write_text(json.dumps(record, indent=1) + "\n")
+        (training.folder / TRAINED).write_text(
+            json.dumps(record, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:

@@ -31,6 +31,7 @@ from lightning_omni.studies.inspect.mixture import (
 from lightning_omni.studies.inspect.rows import rows_html
 from lightning_omni.studies.report.tables import text_table
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _log_table(title: str, head: tuple[str, ...], lines: list[list[str]]) -> lis
 
 
 def _write_page(out: Path, title: str, sections: list[str]) -> None:
-    page = resources.files("lightning_omni.studies.report").joinpath("page.html").read_text()
+    page = resources.files("lightning_omni.studies.report").joinpath("page.html").read_text("utf-8")
     made = Page(page).substitute(title=escape(title), body="\n".join(sections))
-    make_parent_folder(out).write_text(made, encoding="utf-8")
+    write_text(make_parent_folder(out), made)
     log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)

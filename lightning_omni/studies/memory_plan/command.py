@@ -18,6 +18,7 @@ from lightning_omni.modules.speech_tokenizer import SpeechTokenizerModule
 from lightning_omni.studies.memory_plan.plan import plan_joint_model
 from lightning_omni.studies.memory_plan.settings import PlanOptions, read_trainer_settings
 from lightning_omni.studies.memory_plan.tokenizer_plan import plan_tokenizer
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 _COLUMNS = ("weights", "gradients", "optimizer", "ema", "exchange", "activations", "loss", "peak")
@@ -53,7 +54,7 @@ def plan(
         log.info("%s", line)
     if options.out is not None:
         make_folder(options.out.parent)
-        options.out.write_text(json.dumps(made, indent=1) + "\n")
+        write_text(options.out, json.dumps(made, indent=1) + "\n")
         log.info("wrote %s", options.out)
     return made
 

@@ -29,6 +29,7 @@ from lightning_omni.studies.report.tables import (
     splits_table,
     text_table,
 )
+from lightning_omni.whole_files import write_text
 
 log = logging.getLogger(__name__)
 _SHOWN = 6  # charts per stage that are not folded
@@ -65,12 +66,12 @@ def build_report(run: Path, out: Path | None = None) -> Path:
         _gallery_html(files.evaluation),
         _provenance_html(files),
     ]
-    template = Template(resources.files(__package__).joinpath("page.html").read_text())
+    template = Template(resources.files(__package__).joinpath("page.html").read_text("utf-8"))
     page = template.substitute(
         title=escape(f"Lightning Omni · {name}"), body="\n".join(s for s in sections if s)
     )
     out = make_parent_folder(out or run / "report.html")
-    out.write_text(page, encoding="utf-8")
+    write_text(out, page)
     log.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)
     return out
 

@@ -112,7 +112,7 @@ def _read_stage(home: Path, folder: Path) -> LoggedStage:
     return LoggedStage(
         name,
         curves,
-        recipe.read_text() if recipe.is_file() else None,
+        recipe.read_text("utf-8") if recipe.is_file() else None,
         seconds,
         (home / "export").is_dir(),
     )
@@ -134,8 +134,8 @@ def _read_evaluation(folder: Path, *, only_own: bool) -> Evaluation | None:
         return None
     home = found[-1].parent
     index = home / "gallery.json"
-    gallery = json.loads(index.read_text()) if index.is_file() else []
-    return Evaluation(home, json.loads(found[-1].read_text()), gallery)
+    gallery = json.loads(index.read_text("utf-8")) if index.is_file() else []
+    return Evaluation(home, json.loads(found[-1].read_text("utf-8")), gallery)
 
 
 def _read_tables(folder: Path) -> list[list[list[str]]]:
@@ -161,5 +161,5 @@ def _read_manifest(evaluation: Evaluation | None) -> dict[str, Any] | None:
     path = Path(evaluation.results.get("arguments", {}).get("data", "")) / "manifest.json"
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return manifest
