@@ -12,7 +12,7 @@ SHAPES := --jaxtyping-packages=lightning_omni.nn,lightning_omni.diffusion,lightn
 PIP := $(BIN)/pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo prep-data verify-data test test-slow lint types bench gpu-check fault-report docs tensorboard clean
+.PHONY: help setup setup-dev demo prep-data verify-data test test-slow lint types bench gpu-check fault-report audit docs tensorboard clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,11 @@ gpu-check: setup  ## devices, speed and training on a GPU, in runs/gpu_check; TI
 
 fault-report: setup-dev  ## cause every fault of docs/results/faults.md; hours, goes on where it ended
 	$(BIN)/python tests/faults/report.py
+
+audit: setup-dev  ## known faults of the packages that CI installs, asked of PyPI
+	$(BIN)/pip install --quiet 'pip-audit>=2.10,<3'
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip -r .ci/requirements.txt || { \
+	  echo "not passed: a package has a known fault, or PyPI was not reached or does not know it (see above)"; exit 1; }
 
 docs: setup-dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
