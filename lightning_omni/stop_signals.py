@@ -74,25 +74,30 @@ def _end_if_stuck() -> Iterator[None]:
     os.set_blocking(write_end, False)
     before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     _forget_pipe_in_children()
-    threading.Thread(target=_end_when_stuck, args=(read_end,), daemon=True).start()
+    left = threading.Event()
+    threading.Thread(target=_end_when_stuck, args=(read_end, left), daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        left.set()
         os.close(write_end)  # which ends the thread
 
 
-def _end_when_stuck(read_end: int) -> None:
+def _end_when_stuck(read_end: int, left: threading.Event) -> None:
     while numbers := os.read(read_end, 64):
-        threading.Event().wait(_STUCK_S)
-        stuck = [n for n in numbers if n in EXIT_CODES and signal.getsignal(n) is raise_stopped]
-        if stuck:
+        stuck = [number for number in numbers if _is_to_stop(number)]  # not what training notes
+        if stuck and not left.wait(_STUCK_S) and _is_to_stop(stuck[0]):
             name, code = signal.Signals(stuck[0]).name, EXIT_CODES[signal.Signals(stuck[0])]
             os.write(2, f"stopped by {name} while waiting\n".encode())
             for call in before_end:
                 call()
             os._exit(code)
     os.close(read_end)
+
+
+def _is_to_stop(number: int) -> bool:
+    return number in EXIT_CODES and signal.getsignal(number) is raise_stopped
 
 
 @cache

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_omni.argument_checks import check_within
-from lightning_omni.callbacks.skip_non_finite import AVERAGED, skipped_step
 from lightning_omni.modules.sharding import reshard
 from lightning_omni.nn.sharded_tensors import gather_tensor
 
+AVERAGED = "averaged"
+"""Attribute and entry of the state of a callback that holds averaged weights by name."""
 _LIGHTNING = "EMAWeightAveraging"
 
 
@@ -50,28 +51,18 @@ class EMA(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Update the average after an optimizer step that was not skipped."""
+        """Update the average after an optimizer step."""
         step = trainer.global_step
         if step > self.last_step and (step - 1) % self.every_n_steps == 0:
-            skips = skipped_step(trainer)
-            if skips is None or skips.is_cuda or not bool(skips):
-                self.update_average(pl_module, skips)
+            self.update_average(pl_module)
             self.last_step = step
 
     @torch.no_grad()
-    def update_average(self, module: L.LightningModule, skips: Tensor | None = None) -> None:
-        """Move the average towards the parameters; the first update copies them.
-
-        Args:
-            module: Module that is averaged.
-            skips: On GPUs, a number that is 1 if the average shall stay.
-        """
+    def update_average(self, module: L.LightningModule) -> None:
+        """Move the average towards the parameters; the first update copies them."""
         averaged, current = self._local_averages_and_parameters(module)
         if self.updates == 0:
             torch._foreach_copy_(averaged, current)
-        elif skips is not None and skips.is_cuda:
-            weight = (1 - self.decay) * (1 - skips)
-            torch._foreach_lerp_(averaged, current, [weight] * len(averaged))
         elif current and current[0].is_cuda:
             move_by_one_kernel(averaged, current, self.decay)
         else:

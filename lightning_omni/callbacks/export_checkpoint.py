@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from lightning_omni.callbacks.ema import AVERAGED
 from lightning_omni.callbacks.export_omni import write_export
 from lightning_omni.callbacks.run_record import RECORD, read_run_record
-from lightning_omni.callbacks.skip_non_finite import AVERAGED
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_folder import (

@@ -11,12 +11,13 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_omni.argument_checks import check_within
+from lightning_omni.callbacks.ema import AVERAGED
 from lightning_omni.callbacks.logged_step import logged_step
+from lightning_omni.callbacks.preemption import save_last_checkpoint
 from lightning_omni.data.resumable_data import ResumableData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.finite_weights import check_weights_are_finite, has_non_finite
@@ -28,8 +29,6 @@ from lightning_omni.types import Batch
 
 log = logging.getLogger(__name__)
 
-AVERAGED = "averaged"
-"""Attribute and entry of the state of a callback that holds averaged weights by name."""
 _SPIKE = 5.0
 _USUAL = 100  # losses of which the median is taken
 _ENOUGH = 20  # losses before a spike is called one
@@ -39,21 +38,23 @@ _MAX_NAMED = 20
 class SkipNonFinite(L.Callback):
     """Skips a step if the loss or a gradient of any process is not finite, and counts it.
 
-    Weights, optimizers, averages and codebooks stay as they are; so do those of a critic in a step
-    whose tokenizer is skipped. The samples of a skipped step are logged, and those of a loss of
-    more than five times the median of the last hundred, which is not skipped. Weights that are not
-    finite are not saved.
+    Weights, optimizers and codebooks stay as they are; so do those of a critic in a step whose
+    tokenizer is skipped, and of a critic alone if only its loss is not finite. The samples of a
+    skipped step are logged, and those of a loss of more than five times the median of the last
+    hundred, which is not skipped. Weights that are not finite are not saved. With `16-mixed` only
+    losses are looked at: its scaler skips gradients by itself, as it finds its scale.
 
     On GPUs nothing is waited for: the update is skipped on the device, and what was skipped is read
     at logged steps. Optimizers that cannot (all but MuonAdamW and fused ones) are waited for.
 
     Args:
-        stop_after: Skipped steps in a row that end training.
+        stop_after: Skipped steps in a row that end training, after a checkpoint.
 
     Attributes:
         skipped: Number of skipped steps of the run, resumed ones included.
         in_a_row: How many the last steps are of.
-        skips: Whether this step is skipped, as a number of the device; None before it is known.
+        skips: Whether the update of each optimizer that had its turn in this step is skipped, as
+            numbers of the device.
 
     Raises:
         OmniError: If so many were skipped in a row, or weights to be saved are not finite.
@@ -63,12 +64,13 @@ class SkipNonFinite(L.Callback):
         check_within("stop_after", stop_after, 1)
         self.stop_after = stop_after
         self.skipped = self.in_a_row = 0
-        self.skips: Tensor | None = None
+        self.skips: list[Tensor] = []
         self._loss: Tensor | None = None
         self._of_loss: list[Tensor] = []
         self._used: list[str] = []
         self._unread: list[tuple[int, list[str], Tensor]] = []
         self._usual: deque[float] = deque(maxlen=_USUAL)
+        self._has_scaler = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Look at weights before they are saved."""
@@ -86,7 +88,7 @@ class SkipNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note what the batch holds."""
-        self.skips = None
+        self.skips = []
         self._used.append(name_samples(batch, getattr(trainer, "datamodule", None)))
 
     def on_before_backward(
@@ -101,8 +103,9 @@ class SkipNonFinite(L.Callback):
     ) -> None:
         """Keep the optimizer from updating if a number of any process is not finite."""
         weights = [p for group in optimizer.param_groups for p in group["params"]]
+        has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
         gradients = has_non_finite(p.grad for p in weights if p.grad is not None)
-        if gradients is None:
+        if gradients is None or has_scaler:
             gradients = torch.zeros((), device=pl_module.device)
         loss = self._loss if self._loss is not None else torch.zeros_like(gradients)
         own = torch.stack([(~loss.isfinite()).float(), gradients])
@@ -110,11 +113,13 @@ class SkipNonFinite(L.Callback):
         if world_size() > 1:
             dist.all_reduce(seen, dist.ReduceOp.MAX)
         skips = seen.amax()
-        if self.skips is not None:  # a critic's turn
-            skips = torch.maximum(skips, self.skips)
-        self.skips, self._of_loss = skips, [own[0], seen[0]]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # which skips by itself
+        if self.skips:  # a critic's turn
+            skips = torch.maximum(skips, self.skips[-1])
+        self.skips.append(skips)
+        self._of_loss = [own[0], seen[0]]
+        self._has_scaler = has_scaler
+        if has_scaler:
+            return  # it skips by itself
         if skips_on_device(optimizer):
             optimizer.found_inf = skips  # type: ignore[attr-defined]
         elif bool(skips):
@@ -129,17 +134,18 @@ class SkipNonFinite(L.Callback):
         batch_idx: int,
     ) -> None:
         """Restore what a skipped step changed beside its weights; read which steps were skipped."""
-        if self.skips is None:
+        if not self.skips:
             return  # gradients are accumulated
         if isinstance(pl_module, TokenizerTraining):
             pl_module.restore_buffers(self.skips)
-        loss = torch.zeros_like(self.skips) if self._loss is None else self._loss
-        found = torch.stack([loss, *self._of_loss, self.skips])
+        loss = torch.zeros_like(self.skips[-1]) if self._loss is None else self._loss
+        found = torch.stack([loss, *self._of_loss, self.skips[-1]])
         self._unread.append((logged_step(trainer), self._used, found))
         self._loss, self._used = None, []
         is_logged = logged_step(trainer) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         if is_logged or not found.is_cuda:
             self._read_steps(trainer)
+            self._stop_if_too_many(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of skipped steps."""
@@ -160,19 +166,23 @@ class SkipNonFinite(L.Callback):
             if is_skipped:
                 self.skipped += 1
                 self.in_a_row += 1
-                if is_own or not is_any:
-                    what = f"the loss is {loss}" if is_own else "gradients are not finite"
-                    log.warning("step %d is skipped: %s; samples: %s", step, what, "; ".join(used))
-                else:
-                    log.warning("step %d is skipped: another process's loss is not finite", step)
+                what = _explain_skip(loss, is_own=bool(is_own), is_any=bool(is_any))
+                log.warning("step %d is skipped: %s: %s", step, what, "; ".join(used))
             else:
                 self.in_a_row = 0
-                self._log_spike(step, used, loss)
-            if self.in_a_row >= self.stop_after:
-                raise OmniError(_explain_stop(trainer, step, self.in_a_row))
+                if not self._has_scaler:  # which multiplies losses
+                    self._log_spike(step, used, loss)
         if self.skipped > before:
             for logger in trainer.loggers:
                 logger.log_metrics({"optim/skipped_steps": float(self.skipped)}, steps[-1][0])
+
+    def _stop_if_too_many(self, trainer: L.Trainer) -> None:
+        """Save and stop after too many skipped steps in a row, which all processes have counted."""
+        in_a_row = self.in_a_row
+        if in_a_row < self.stop_after:
+            return
+        self.in_a_row = 0  # a resumed run has as many attempts
+        raise OmniError(_explain_stop(in_a_row, save_last_checkpoint(trainer)))
 
     def _log_spike(self, step: int, used: list[str], loss: float) -> None:
         """Log the samples of a loss that is far above the usual one."""
@@ -181,14 +191,6 @@ class SkipNonFinite(L.Callback):
             told = "; ".join(used)
             log.warning("step %d: loss %.3g, usually %.3g; samples: %s", step, loss, usual, told)
         self._usual.append(loss)
-
-
-def skipped_step(trainer: L.Trainer) -> Tensor | None:
-    """Return a number that is 1 if this step is skipped, else 0; None if nothing skips steps."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, SkipNonFinite):
-            return callback.skips
-    return None
 
 
 def name_samples(batch: Any, data: Any) -> str:
@@ -214,11 +216,20 @@ def trained_weights(trainer: L.Trainer, module: L.LightningModule) -> dict[str, 
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
-def _explain_stop(trainer: L.Trainer, step: int, in_a_row: int) -> str:
-    kept = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-    path = next((p for one in kept if (p := one.last_model_path or one.best_model_path)), "")
-    advice = f"go on from '{path}'" if path else "start again"
+def _explain_skip(loss: float, *, is_own: bool, is_any: bool) -> str:
+    """Return why a step is skipped, and whose samples are named behind it."""
+    if is_own:
+        return f"the loss is {loss}; samples"
+    if is_any:
+        return "another process's loss is not finite; samples of this process"
+    if world_size() > 1:
+        return "gradients of some process are not finite; samples of this process"
+    return "gradients are not finite; samples"
+
+
+def _explain_stop(in_a_row: int, saved: str | None) -> str:
+    advice = f"go on with --ckpt_path {saved}" if saved else "start again"
     return (
-        f"{in_a_row} steps in a row were skipped, until step {step}, as losses or gradients are "
-        f"not finite; {advice} with a lower learning rate, or without the samples logged above"
+        f"{in_a_row} steps in a row were skipped, as losses or gradients are not finite; {advice} "
+        "and a lower learning rate, or without the samples logged above"
     )

@@ -17,6 +17,8 @@ from lightning_omni.stop_signals import HUNG
 
 _POLLS = 20  # in the time after which a step counts as hung
 _LONGEST_POLL_S = 5.0
+_LATE = 2  # a poll that comes later than so many times its wait counts as one that long
+_TIMER = 4  # the timer's time, in those after which a step counts as hung
 
 
 class Watchdog(L.Callback):
@@ -24,35 +26,36 @@ class Watchdog(L.Callback):
 
     It writes the stacks of all threads to stderr and to `hung-rank<n>.txt` in the run's folder, and
     leaves with the code `HUNG`. Other processes of the run, which then wait for this one, leave
-    likewise. What a callback does between two steps, such as saving, counts as part of a step.
+    likewise. What a callback does between two steps, such as saving, counts as part of a step;
+    time in which the process is stopped, as by Ctrl-Z or `scontrol suspend`, does not.
 
     Args:
         timeout_s: Seconds without the end of a step.
     """
 
-    def __init__(self, timeout_s: float = 1800.0) -> None:
+    def __init__(self, timeout_s: float = 3600.0) -> None:
         check_within("timeout_s", timeout_s, 0.1)
         self.timeout_s = timeout_s
         self._folder, self._rank = Path(), 0
-        self._seen_s = 0.0
+        self._waited_s = 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin to watch."""
         self._folder, self._rank = Path(trainer.default_root_dir), trainer.global_rank
-        self._seen_s = time.monotonic()
+        self._waited_s = 0.0
         self._ended.clear()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Note that a step has ended."""
-        self._seen_s = time.monotonic()
+        self._waited_s = 0.0
 
     def on_validation_batch_end(self, *args: Any) -> None:
         """Note that a step of validation has ended."""
-        self._seen_s = time.monotonic()
+        self._waited_s = 0.0
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End watching."""
@@ -77,13 +80,17 @@ class Watchdog(L.Callback):
         """Wait for the end of watching, and look at the time; run by a thread of its own.
 
         If an extension keeps all threads from running, this one too, a timer that is not Python's
-        ends the process.
+        ends the process, later, as it cannot tell this from a process that was stopped.
         """
         poll_s = min(self.timeout_s / _POLLS, _LONGEST_POLL_S)
+        began_s = time.monotonic()
         while not self._ended.wait(poll_s):
-            if time.monotonic() - self._seen_s > self.timeout_s:
+            now_s = time.monotonic()
+            self._waited_s += min(now_s - began_s, _LATE * poll_s)
+            began_s = now_s
+            if self._waited_s > self.timeout_s:
                 self._end_process()
-            faulthandler.dump_traceback_later(self.timeout_s, file=2, exit=True)
+            faulthandler.dump_traceback_later(_TIMER * self.timeout_s, file=2, exit=True)
 
     def _end_process(self) -> None:
         """Write all stacks, last to the disk, which may be what hangs: then the timer comes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -18,6 +19,9 @@ def has_non_finite(tensors: Iterable[Tensor]) -> Tensor | None:
 
     It is not if a number is not, or if its square overflows.
 
+    Args:
+        tensors: Tensors of one device.
+
     Returns:
         A number of the tensors' device, 1.0 or 0.0, Float[]; None if there is none to look at.
     """
@@ -25,7 +29,7 @@ def has_non_finite(tensors: Iterable[Tensor]) -> Tensor | None:
     parts = [t.detach() for t in local if t.is_floating_point() and t.numel()]
     if not parts:
         return None
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(parts)])
+    norms = torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float32))
     return (~norms.isfinite()).any().float()
 
 
@@ -33,18 +37,23 @@ def check_weights_are_finite(weights: Mapping[str, Tensor], *, purpose: str) -> 
     """Refuse weights that are not finite on any process; every process of a run has to call it.
 
     Args:
-        weights: Weights by name, or this process's share of them.
+        weights: Weights by name, or this process's share of them, on any devices: when a run
+            ends, the module is on the CPU already and averages are still on a GPU.
         purpose: What they were wanted for, such as `export`.
 
     Raises:
         OmniError: If any is not finite.
     """
-    found = has_non_finite(weights.values())
-    if found is None:
-        found = torch.zeros(())
+    by_device = defaultdict(list)
+    for value in weights.values():
+        by_device[value.device].append(value)
+    is_found = any(bool(has_non_finite(values)) for values in by_device.values())
     if world_size() > 1:
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"  # of what the group can send
+        found = torch.tensor(float(is_found), device=device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
-    if not bool(found):
+        is_found = bool(found)
+    if not is_found:
         return
     own = [name for name, value in weights.items() if bool(has_non_finite([value]))]
     share = f"{len(own)} of {len(weights)} tensors, '{own[0]}' first" if own else "on a process"

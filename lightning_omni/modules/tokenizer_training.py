@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -46,7 +47,7 @@ class TokenizerTraining(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share = final_lr_share
         self.updates = 0
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[list[tuple[Tensor, Tensor]]] = []
 
     def configure_model(self) -> None:
         """Shard the networks if the strategy has a mesh of devices."""
@@ -80,15 +81,21 @@ class TokenizerTraining(L.LightningModule):
         schedule.step()
 
     def keep_buffers(self) -> None:
-        """Keep codebooks and statistics, which a forward pass changes."""
-        buffers = [b for network in self._networks() for b in network.buffers()]
-        self._kept = [(b, b.clone()) for b in buffers]
+        """Keep codebooks and statistics of each network, which a forward pass changes."""
+        self._kept = [[(b, b.clone()) for b in network.buffers()] for network in self._networks()]
 
-    def restore_buffers(self, skips: Tensor) -> None:
-        """Put back what was kept if a number is 1; no device is waited for."""
-        if skips.is_cuda or bool(skips):
-            for buffer, kept in self._kept:
-                buffer.copy_(torch.where(skips > 0, kept, buffer))
+    def restore_buffers(self, skips: Sequence[Tensor]) -> None:
+        """Put back what was kept of networks whose update was skipped; no device is waited for.
+
+        Args:
+            skips: Numbers, 1 where an update was skipped, of the optimizers that had their turn;
+                a network whose optimizer had none goes with the last that had.
+        """
+        for number, buffers in enumerate(self._kept):
+            skip = skips[min(number, len(skips) - 1)]
+            if skip.is_cuda or bool(skip):
+                for buffer, kept in buffers:
+                    buffer.copy_(torch.where(skip > 0, kept, buffer))
         self._kept = []
 
     def _networks(self) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -69,11 +70,10 @@ def without_batches(batches, left_out):
 @pytest.mark.parametrize("factor", [NAN, INF])
 def test_a_run_is_what_it_would_be_without_the_batches(tmp_path, optimizer, factor):
     module, whole = Line({1: factor, 3: factor}, optimizer), Line(optimizer=optimizer)
-    guard, average, other = SkipNonFinite(), EMA(0.5), EMA(0.5)
-    fit(module, tmp_path, guard, average)
-    fit(whole, tmp_path, other, batches=without_batches(BATCHES, [1, 3]), steps=4)
+    guard = SkipNonFinite()
+    fit(module, tmp_path, guard)
+    fit(whole, tmp_path, batches=without_batches(BATCHES, [1, 3]), steps=4)
     assert (guard.skipped, guard.in_a_row) == (2, 0)
-    assert average.updates == 4
     for name, p in whole.named_parameters():
         assert torch.equal(p, dict(module.named_parameters())[name]), name
 
@@ -90,15 +90,16 @@ def test_a_step_of_several_batches_is_skipped_whole(tmp_path):
 
 def test_steps_in_a_row_end_a_run_and_the_count_goes_on(tmp_path, caplog):
     module = Line(dict.fromkeys(range(2, 9), NAN))
-    with pytest.raises(OmniError, match=r"3 steps in a row were skipped, until step 5.*kept"):
+    with pytest.raises(OmniError, match=r"3 steps in a row were skipped.*go on with .*kept/last"):
         fit(module, tmp_path, SkipNonFinite(3))
-    (saved,) = (tmp_path / "kept").iterdir()
+    saved = tmp_path / "kept" / "last.ckpt"
+    assert torch.load(saved)["global_step"] == 5
     assert all(p.isfinite().all() for p in torch.load(saved)["state_dict"].values())
     state = torch.load(saved)["callbacks"]["SkipNonFinite"]
-    assert state == {"skipped": 2, "in_a_row": 2}
+    assert state == {"skipped": 3, "in_a_row": 0}  # a resumed run has as many attempts
     resumed = SkipNonFinite()
     resumed.load_state_dict(state)
-    assert (resumed.skipped, resumed.in_a_row) == (2, 2)
+    assert (resumed.skipped, resumed.in_a_row) == (3, 0)
 
 
 def test_a_spike_is_logged_and_trained_on(tmp_path, caplog):
@@ -150,7 +151,7 @@ def test_all_processes_skip_what_one_of_them_spoils(tmp_path, spoils):
         return in_processes(rank, folder=tmp_path, strategy="ddp", spoils=spoils)
 
     one, other = run_processes(work, 2, tmp_path)
-    assert one[:2] == other[:2] == (1, 5)
+    assert one[:2] == other[:2] == (1, 6)
     for name, value in one[2].items():
         assert value.isfinite().all()
         assert torch.equal(value, other[2][name])
@@ -165,6 +166,7 @@ from lightning_omni.callbacks.ema import EMA
 from lightning_omni.callbacks.export import AveragesWhenSkipped
 from lightning_omni.callbacks.export_checkpoint import export_checkpoint
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.errors import OmniError
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.optimizer import decay_groups
 gpu = pretend()
@@ -182,7 +184,6 @@ with mode:
     found = []
     for step in range(10):
         before = [p.values_.clone() for p in net.parameters()]
-        kept = [a.values_.clone() for a in average.averaged.values()]
         x = gpu.Tensor(torch.full((2, 3), float("nan") if step in (3, 4) else 1.0 + step))
         mode.syncs.clear()
         guard.on_train_batch_start(trainer, net, x, step)
@@ -197,8 +198,17 @@ with mode:
         average.on_train_batch_end(trainer, net)
         waits = sum(mode.syncs.values())
         same = all(torch.equal(a, p.values_) for a, p in zip(before, net.parameters()))
-        stays = all(torch.equal(a, b.values_) for a, b in zip(kept, average.averaged.values()))
-        found.append((waits > 0, same, stays or step == 0, guard.skipped))
+        found.append((waits > 0, same, guard.skipped))
+    assert all(a.values_.isfinite().all() for a in average.averaged.values())
+    assert average.averaged["0.weight"].device.type == "cuda"
+    export, ended = AveragesWhenSkipped(), torch.nn.Linear(3, 4)  # Lightning moves it to the CPU
+    export.has_trained = True
+    export.on_fit_end(trainer, ended)
+    average.averaged["0.weight"].values_[0, 0] = float("inf")
+    try:
+        export.on_fit_end(trainer, ended)
+    except OmniError as error:
+        found.append(str(error))
 print(json.dumps(found))
 """
 
@@ -212,10 +222,45 @@ def test_a_gpu_is_not_waited_for_but_at_logged_steps():
     )
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
-    assert [one[0] for one in found] == [False] * 9 + [True], done.stdout
+    assert [one[0] for one in found[:10]] == [False] * 9 + [True], done.stdout
     assert [step for step in range(10) if found[step][1]] == [3, 4]
-    assert [step for step in range(1, 10) if found[step][2]] == [3, 4]
-    assert found[9][3] == 2
+    assert found[9][2] == 2
+    assert "'averaged.0.weight' first" in found[10]
+
+
+def test_fused_adamw_does_nothing_where_the_device_says_so():
+    """What most recipes use on GPUs, where nobody waits for the number."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 4))
+    made = torch.optim.AdamW(decay_groups(net, 0.1), lr=0.1, fused=True)
+    for skip, value in ((0.0, 1.0), (1.0, NAN), (0.0, 1.0)):
+        before = [p.detach().clone() for p in net.parameters()]
+        states = [v.clone() for s in made.state.values() for v in s.values()]
+        for p in net.parameters():
+            p.grad = torch.full_like(p, value)
+        made.found_inf = torch.tensor(skip)
+        made.step()
+        now = [v for s in made.state.values() for v in s.values()]
+        pairs = zip([*before, *states], [*net.parameters(), *now], strict=False)
+        assert all(torch.equal(*pair) for pair in pairs) == bool(skip)
+
+
+def test_the_losses_of_a_scaler_are_looked_at_and_its_gradients_are_not(caplog):
+    """A scaler finds its scale by gradients that are not finite, which it skips itself."""
+    net, guard = torch.nn.Linear(3, 1), SkipNonFinite()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    trainer = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=object()), callbacks=[guard], global_step=0,
+        log_every_n_steps=1, loggers=[], lightning_module=net, checkpoint_callbacks=[],
+    )  # fmt: skip
+    for loss, gradient, skipped in ((1.0, INF, 0), (1e6, 1.0, 0), (NAN, 1.0, 1)):
+        guard.on_train_batch_start(trainer, SimpleNamespace(device="cpu"), None, 0)
+        guard.on_before_backward(trainer, net, torch.tensor(loss))
+        for p in net.parameters():
+            p.grad = torch.full_like(p, gradient)
+        guard.on_before_optimizer_step(trainer, SimpleNamespace(device="cpu"), optimizer)
+        guard.on_train_batch_end(trainer, net, None, None, 0)
+        assert guard.skipped == skipped
+        assert all(p.grad is not None for p in net.parameters())
 
 
 def test_weights_that_are_not_finite_are_not_exported(tmp_path):

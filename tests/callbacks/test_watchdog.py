@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import time
 
 import lightning as L
@@ -72,7 +73,18 @@ def test_a_hung_step_ends_the_process(tmp_path, hang, code):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_that_goes_on_is_left_alone(tmp_path):
-    fit(tmp_path, None, 1.5)
-    time.sleep(2.0)  # the timer is off
+@pytest.mark.parametrize("stopped_s", [0, 8])
+def test_a_run_that_goes_on_is_left_alone(tmp_path, stopped_s):
+    """In a child, which a stall of the machine may end."""
+    child = os.fork()
+    if child == 0:
+        fit(tmp_path, None, 5.0)
+        time.sleep(1.0)  # the timer is off
+        os._exit(0)
+    time.sleep(1.0)
+    if stopped_s:
+        os.kill(child, signal.SIGSTOP)
+        time.sleep(stopped_s)
+        os.kill(child, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not list(tmp_path.iterdir())
