@@ -145,3 +145,34 @@ def test_a_process_that_waits_in_c_ends_with_the_code_of_a_signal():
     assert process.returncode == 143
     assert "stopped by SIGTERM while waiting" in told
     assert said == "called\n"
+
+
+LEAVES_IN_ORDER = """
+import os, signal, time
+from lightning_omni import stop_signals
+stop_signals._STUCK_S = 0.2
+with stop_signals.handle_stop_signals(stop_signals.raise_stopped):
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))  # as training notes it
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    signal.signal(signal.SIGTERM, before)
+    time.sleep(1.0)  # what a run does when it has saved
+    assert noted
+try:
+    with stop_signals.handle_stop_signals(stop_signals.raise_stopped):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+except stop_signals.Stopped:
+    pass
+with stop_signals.handle_stop_signals(stop_signals.raise_stopped):
+    time.sleep(1.0)  # a further command of the same process
+print("left in order")
+"""
+
+
+def test_what_ends_in_order_after_a_signal_is_left_alone():
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES_IN_ORDER], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "left in order\n"), done.stderr
