@@ -37,7 +37,7 @@ def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
         OmniError: If it is not JSON, or holds something else than an object.
     """
     try:
-        plain = json.loads(path.read_text("utf-8"))
+        plain = json.loads(path.read_text("utf-8-sig"))  # editors may begin with a mark
     except (ValueError, RecursionError) as error:
         raise OmniError(f"'{path}' is not JSON ({error}); {remedy}") from error
     if not isinstance(plain, dict):

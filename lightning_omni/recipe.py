@@ -95,7 +95,7 @@ def read_yaml(path: Path) -> Any:
         OmniError: If the file is missing, is not YAML or names a class that no longer exists.
     """
     try:
-        text = read_regular_file(path, limit=MAX_FILE_BYTES).decode("utf-8")
+        text = read_regular_file(path, limit=MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
     try:

@@ -9,6 +9,7 @@ import pytest
 from lightning_omni.cli import parse_options
 from lightning_omni.cli_options import plain_arguments
 from lightning_omni.data.storage.locations import parse_location
+from lightning_omni.files import read_json_object
 from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.recipe import read_recipe
 
@@ -67,3 +68,10 @@ def test_a_terminal_without_the_characters_gets_them_as_escapes():
         [sys.executable, "-c", code], env={**os.environ, **locale}, capture_output=True, check=True
     )
     assert done.stdout == b"\\u2192\n"
+
+
+def test_files_of_a_windows_editor_are_read(tmp_path):
+    (tmp_path / "c.json").write_text('\ufeff{"a": 1}\r\n', encoding="utf-8")
+    assert read_json_object(tmp_path / "c.json", remedy="") == {"a": 1}
+    (tmp_path / "r.yaml").write_text("\ufefftrainer: {max_steps: 1}\r\n", encoding="utf-8")
+    assert read_recipe(tmp_path / "r.yaml") == {"trainer": {"max_steps": 1}}

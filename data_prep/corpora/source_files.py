@@ -55,8 +55,8 @@ def _path_exists(path: Location) -> bool:
 def find_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[Location]:
     """Yield the files below a folder with one of the suffixes, in the order of their names.
 
-    Linked folders are followed; macOS metadata files are skipped. One folder's names
-    are in memory at a time.
+    Linked folders are followed. Hidden files and folders, and those that macOS and network drives
+    leave, are no files of a corpus. One folder's names are in memory at a time.
 
     Raises:
         OmniError: If the folder does not exist.
@@ -69,11 +69,15 @@ def find_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[Location
     yield from _walk_folder(folder, suffixes, (folder.resolve(),))
 
 
+def _is_passed_over(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
 def _walk_folder(
     folder: Path, suffixes: tuple[str, ...], above: tuple[Path, ...]
 ) -> Iterator[Path]:
     for name in sorted(os.listdir(folder)):
-        if name.startswith("._") or name == "__MACOSX":
+        if _is_passed_over(name):
             continue
         path = folder / name
         if path.is_dir():
@@ -86,9 +90,11 @@ def _walk_folder(
 
 def _walk_url(folder: Url, suffixes: tuple[str, ...]) -> Iterator[Url]:
     for url in folder.iterdir():
+        if _is_passed_over(url.address.rstrip("/").rpartition("/")[2]):
+            continue
         if url.address.endswith("/"):
             yield from _walk_url(url, suffixes)
-        elif url.name.lower().endswith(suffixes) and not url.name.startswith("._"):
+        elif url.name.lower().endswith(suffixes):
             yield url
 
 

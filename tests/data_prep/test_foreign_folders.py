@@ -163,3 +163,13 @@ def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
     write(tmp_path / "in", "a.png", picture(), "one")
     assert main(["--corpus", "image_folder", "--source", "~/in", "--out=~/out"]) == 0
     assert read_manifest(tmp_path / "out")["counts"]["caption"]["train"] == 1
+
+
+def test_what_file_managers_and_notebooks_leave_is_passed_over(tmp_path):
+    write(tmp_path, "a.png", picture(), "one")
+    for name in ("._a.png", ".hidden.png", ".ipynb_checkpoints/a.png", "@eaDir/a.png", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    samples, left_out = build("image_folder", tmp_path)
+    assert len(samples["caption"]) == 1
+    assert not left_out
