@@ -46,8 +46,15 @@ def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
 
 
 def expand_home(path: str) -> str:
-    """Return a path with a leading `~` replaced by the home folder; other texts as they are."""
-    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
+    """Return a path with a leading `~/` replaced by the home folder; other texts as they are.
+
+    A single `~` is nothing in YAML.
+    """
+    return os.path.expanduser(path) if path.startswith("~/") else path
+
+
+_OPEN_FILES = ("/dev/fd/", "/proc/self/fd/")
+"""Where a shell's `<(command)` is, a pipe that has a writer."""
 
 
 def read_regular_file(path: Path, *, limit: int, name: str | None = None) -> bytes:
@@ -64,7 +71,8 @@ def read_regular_file(path: Path, *, limit: int, name: str | None = None) -> byt
     """
     shown = name or str(path)
     found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    is_handed_over = str(path).startswith(_OPEN_FILES) and stat.S_ISFIFO(found.st_mode)
+    if not stat.S_ISREG(found.st_mode) and not is_handed_over:
         raise OmniError(f"'{shown}' is {_kind_of_file(found.st_mode)}, wanted a file on a disk")
     check_file_size(found.st_size, limit, shown)
     with path.open("rb") as file:

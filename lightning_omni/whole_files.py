@@ -83,7 +83,12 @@ def replace_folder_when_complete(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
     except (OSError, SafetensorError) as error:
         raise cannot_write(folder, error) from error
     finally:

@@ -137,3 +137,24 @@ def test_texts_are_utf_8_whatever_the_locale():
         for line, call in calls_without_encoding(path.read_text("utf-8"))
     ]
     assert not found
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with (
+        pytest.raises(OmniError, match="what was there is unchanged"),
+        replace_folder_when_complete(folder) as partial,
+    ):
+        (partial / "weights").write_text("new")
+    assert (folder / "weights").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]

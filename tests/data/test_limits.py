@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +124,12 @@ def test_integers_of_many_digits_are_refused(tmp_path):
     content = b'{"task": "tqa", "turns": [{"role": "user", "parts": [{"image": [%b]}]}]}' % digits
     with pytest.raises(OmniError, match="malformed"):
         parse_sample("k9", {"json": content}, tmp_path / "x.tar")
+
+
+def test_what_a_shell_hands_over_is_read():
+    """As `--config <(command)` does, whose pipe is open already."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"model: 1")
+    os.close(write_end)
+    assert read_regular_file(Path(f"/dev/fd/{read_end}"), limit=100) == b"model: 1"
+    os.close(read_end)
