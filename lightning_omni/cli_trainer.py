@@ -23,7 +23,9 @@ from lightning_omni.callbacks.defaults import (
     make_run_defaults,
 )
 from lightning_omni.callbacks.preemption import Preemption
+from lightning_omni.callbacks.resume import verify_checkpoints
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.callbacks.start_config import StartConfig
 from lightning_omni.callbacks.watchdog import Watchdog
 from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
@@ -31,7 +33,8 @@ from lightning_omni.cli_precision import precision_plugin_of_run, take_precision
 from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.devices import training_accelerator
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.checkpoint_folder import is_checkpoint_folder
+from lightning_omni.modules.checkpoint_file import folder_without_shards
+from lightning_omni.modules.checkpoint_folder import finish_publication, is_checkpoint_folder
 from lightning_omni.stop_signals import before_end
 from lightning_omni.vocab import SHARED_SETTINGS
 
@@ -81,7 +84,7 @@ class OmniCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 auto_configure_optimizers=False,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=StartConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 args=args,
                 run=run,
@@ -115,6 +118,9 @@ class OmniCLI(LightningCLI):
         check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
         check_strategy_reads_folders(given.get("ckpt_path"), given.trainer.strategy)
         check_seed(given.get("seed_everything"))
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave checkpoints to the trainer; what the user states wins over what they hold."""
 
     def before_instantiate_classes(self) -> None:
         """Add the logger and callbacks that the recipe does not name."""
@@ -157,6 +163,8 @@ class OmniCLI(LightningCLI):
         if not self.with_trainer:
             return None
         trainer = super().instantiate_trainer(**kwargs)
+        given: Any = self.config.get(str(self.subcommand), self.config)
+        verify_checkpoints(trainer, given.as_dict())
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for kind in (SkipNonFinite, Watchdog):
             if not any(isinstance(callback, kind) for callback in callbacks):
@@ -180,6 +188,7 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
         )
     if not path or path in CHECKPOINT_WORDS:
         return
+    finish_publication(Path(path))
     if is_checkpoint_folder(Path(path)):
         return
     if not Path(path).is_file():
@@ -201,10 +210,7 @@ def check_strategy_reads_folders(path: str | None, strategy: Any) -> None:
     """
     is_folder = path and path not in CHECKPOINT_WORDS and Path(path).is_dir()
     if is_folder and not is_sharded_strategy(strategy):
-        raise OmniError(
-            f"the checkpoint '{path}' is a folder of a sharded run; add --config "
-            "recipes/strategy/fsdp2.yaml, with --trainer.devices 1 for one device"
-        )
+        raise folder_without_shards(path)
 
 
 def check_seed(seed: int | bool | None) -> None:

@@ -224,6 +224,41 @@ class OpenFiles:
         self.close()
 
 
+def partial_file(path: Path) -> Path:
+    """Return where a file or folder is written before it takes its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file that has its old or its new content at any time, also after a loss of power.
+
+    Raises:
+        OSError: If that fails; the old content is kept.
+    """
+    partial = partial_file(path)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            os.write(descriptor, text.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

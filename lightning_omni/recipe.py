@@ -20,6 +20,9 @@ CALLBACKS = "callbacks"
 MAX_FILE_BYTES = 10_000_000
 MAX_NODES = 100_000
 """Most values of a file, aliases written out."""
+CONFIG = "config.yaml"
+"""Name of the recipe that the first start of a run writes into the run's folder."""
+_STARTS = re.compile(r"config(?:\.start-(\d+))?\.yaml")
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -191,3 +194,20 @@ def _inline_files(value: Any) -> Any:
     if isinstance(value, list):
         return [_inline_files(v) for v in value]
     return _inline_files(_read_with_base(value, ())) if isinstance(value, Path) else value
+
+
+def next_config_name(folder: Path) -> str:
+    """Return the name of the recipe of the next start in a run's folder."""
+    count = max((number for number, _ in _list_configs(folder)), default=0)
+    return CONFIG if not count else f"config.start-{count + 1}.yaml"
+
+
+def find_config(folder: Path) -> Path | None:
+    """Return the recipe of the last start in a run's folder; None if there is none."""
+    return max(_list_configs(folder), default=(0, None))[1]
+
+
+def _list_configs(folder: Path) -> list[tuple[int, Path]]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    matches = [(_STARTS.fullmatch(path.name), path) for path in paths]
+    return [(int(match[1] or 1), path) for match, path in matches if match]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from lightning_omni.callbacks.export_omni import write_export
 from lightning_omni.callbacks.run_record import RECORD, read_run_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
+from lightning_omni.modules.checkpoint_file import load_checkpoint_file, refuse_damaged_file
 from lightning_omni.modules.checkpoint_folder import (
     Keys,
     is_checkpoint_folder,
@@ -22,9 +22,9 @@ from lightning_omni.modules.checkpoint_folder import (
 )
 from lightning_omni.modules.finite_weights import check_weights_are_finite
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
+from lightning_omni.recipe import CONFIG, find_config
 from lightning_omni.tokenizers.base import Tokenizer
 
-CONFIG = "config.yaml"
 _OF_RECIPES = ("seed_everything", "trainer", "model", "data", "run_defaults")
 
 
@@ -34,7 +34,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def write_recipe_of_checkpoint(checkpoint: Path, recipe: Path) -> None:
-    """Write the recipe of a checkpoint's run, which it wrote into its folder as `config.yaml`.
+    """Write the recipe of a checkpoint's run, which its last start wrote into its folder.
 
     Args:
         checkpoint: File or folder in the run's folder, or up to two folders below.
@@ -44,8 +44,8 @@ def write_recipe_of_checkpoint(checkpoint: Path, recipe: Path) -> None:
         OmniError: If there is no `config.yaml`.
     """
     for folder in list(checkpoint.absolute().parents)[:3]:
-        if (folder / CONFIG).is_file():
-            settings = yaml.safe_load((folder / CONFIG).read_text("utf-8"))
+        if (config := find_config(folder)) is not None:
+            settings = yaml.safe_load(config.read_text("utf-8"))
             kept = {name: settings[name] for name in _OF_RECIPES if name in settings}
             recipe.write_text(yaml.safe_dump(kept, sort_keys=False), encoding="utf-8")
             return
@@ -66,10 +66,8 @@ def read_checkpoint_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
     if is_checkpoint_folder(checkpoint):
         read = read_checkpoint_folder(checkpoint, wanted=_is_weight, has_processes=False)
     else:
-        try:
-            read = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
-        except (RuntimeError, OSError) as error:
-            raise OmniError(f"'{checkpoint}' is damaged ({error}); give another one") from error
+        refuse_damaged_file(checkpoint)
+        read = load_checkpoint_file(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     weights: dict[str, Tensor] = dict(read["state_dict"])
     for state in read.get("callbacks", {}).values():
         if isinstance(state, dict) and isinstance(state.get(AVERAGED), dict):

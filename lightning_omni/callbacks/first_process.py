@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from lightning_omni.errors import OmniError
+
 PATIENCE = timedelta(days=30)
+T = TypeVar("T")
 
 
 def make_host_group() -> Any:
@@ -45,3 +48,29 @@ class FirstProcess:
         yield
         if self._group is not None:
             dist.barrier(group=self._group)
+
+
+def on_first_process(work: Callable[[], T], group: Any) -> T:
+    """Return on all processes what the first one finds.
+
+    Args:
+        work: What the first process does.
+        group: Group of `make_host_group`.
+
+    Raises:
+        OmniError: On all processes, if the first one raises it, or cannot use a file.
+    """
+    result: list[Any] = [None, None]
+    if group is None or dist.get_rank() == 0:
+        try:
+            result[0] = work()
+        except OmniError as error:
+            result[1] = str(error)
+        except OSError as error:
+            result[1] = f"cannot use '{error.filename}' ({error.strerror or error})"
+    if group is not None:
+        dist.broadcast_object_list(result, group=group)
+    if result[1] is not None:
+        raise OmniError(result[1])
+    found: T = result[0]
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning_omni.errors import OmniError
 from lightning_omni.files import SUMS_FILE, file_checksums, write_checksums
 from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE, fingerprint
+from lightning_omni.recipe import find_config
 
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
@@ -35,10 +36,10 @@ def write_card(model: Path, folder: Path, *, layout: list[str]) -> None:
         folder: folder of the export.
         layout: lines that describe how weights are stored.
     """
-    recipe = model.resolve().parent / "config.yaml"
-    if recipe.is_file():
+    recipe = find_config(model.resolve().parent)
+    if recipe is not None:
         (folder / RECIPE_FILE).write_bytes(recipe.read_bytes())
-    recipe_line = f"`{RECIPE_FILE}`" if recipe.is_file() else "not beside the exported folder"
+    recipe_line = f"`{RECIPE_FILE}`" if recipe is not None else "not beside the exported folder"
     files = [f"- `{name}`: {digest}" for name, digest in file_checksums(folder).items()]
     lines = [
         *layout,

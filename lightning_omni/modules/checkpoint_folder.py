@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,7 +24,15 @@ from torch.distributed.checkpoint.state_dict_saver import async_save, save
 from torch.distributed.tensor import DTensor
 
 from lightning_omni.errors import OmniError
-from lightning_omni.files import SUMS_FILE
+from lightning_omni.files import SUMS_FILE, partial_file, sync_folder
+from lightning_omni.modules.checkpoint_file import (
+    Save,
+    checksum_file,
+    describe_save,
+    parse_saves,
+    remove_folder,
+    set_folder_aside,
+)
 from lightning_omni.modules.checksummed_writer import ChecksummedWriter, describe_damaged_files
 from lightning_omni.nn.sharded_tensors import distribute_like
 
@@ -105,26 +115,26 @@ class FolderWriter:
         self._group: Any = None
 
     def write(self, checkpoint: dict[str, Any], folder: Path) -> None:
-        """Write a checkpoint; every process has to call it with the same folder."""
+        """Write a checkpoint; every process has to call it with the same folder.
+
+        Raises:
+            OmniError: On all processes, if one of them cannot write; the folder before is kept.
+        """
         self.wait()
-        is_first = dist.get_rank() == 0
-        partial = folder.with_name(f".{folder.name}.partial")
-        if is_first:
-            remove(partial)
-            partial.mkdir(parents=True)
-        dist.barrier()
+        partial = partial_file(folder)
         tensors: dict[str, Any] = {}
         plain = map_tensors(
             checkpoint, lambda path, value: _replace_by_placeholder(tensors, path, value)
         )
-        if is_first:
-            torch.save(plain, partial / PLAIN_FILE)
-        writer = ChecksummedWriter(partial)
+        is_first = dist.get_rank() == 0
+        _first_process_writes(folder, lambda: _begin_folder(partial, plain))
+        writer = ChecksummedWriter(partial, describe_save(checkpoint))
         if not self.is_asynchronous:
-            save(tensors, storage_writer=writer)
-            if is_first:
-                _publish_folder(partial, folder)
-            dist.barrier()
+            try:
+                save(tensors, storage_writer=writer)
+            except CheckpointException as error:
+                raise _explain_failed_save(folder, error) from error
+            _first_process_writes(folder, lambda: _publish_folder(partial, folder))
             return
         if self._group is None:  # training uses the other one meanwhile
             self._group = dist.new_group(backend="gloo")
@@ -136,7 +146,7 @@ class FolderWriter:
         """Wait until the last folder is complete.
 
         Raises:
-            Exception: What went wrong when it was written.
+            OmniError: If it could not be written.
         """
         pending, self._pending = self._pending, None
         outdated, self._outdated = self._outdated, []
@@ -154,11 +164,58 @@ class FolderWriter:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder if there is one."""
+    """Delete a checkpoint, a file with its checksum or a folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        doomed = path.with_name(f".{path.name}.deleted")  # not whole any more
+        remove_folder(doomed)
+        path.rename(doomed)
+        remove_folder(doomed)
     else:
         path.unlink(missing_ok=True)
+        checksum_file(path).unlink(missing_ok=True)
+
+
+def _begin_folder(partial: Path, plain: Any) -> None:
+    """Make a folder, and write what is no tensor."""
+    remove_folder(partial)
+    partial.mkdir(parents=True)
+    with (partial / PLAIN_FILE).open("wb") as file:
+        torch.save(plain, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _first_process_writes(folder: Path, work: Callable[[], None]) -> None:
+    """Let the first process write, and all others know whether it could.
+
+    Raises:
+        OmniError: On all processes, if it could not.
+    """
+    failure: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            work()
+        except (OSError, RuntimeError) as error:
+            failure[0] = getattr(error, "strerror", None) or str(error)
+            shutil.rmtree(partial_file(folder), ignore_errors=True)
+    dist.broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise _unwritable(folder, failure[0])
+
+
+def _unwritable(folder: Path, why: str) -> OmniError:
+    return OmniError(
+        f"cannot write the checkpoint '{folder}' ({why}); what was saved before is kept"
+    )
+
+
+def _explain_failed_save(folder: Path, error: BaseException) -> OmniError:
+    """Return what went wrong on one of the processes, and delete what was written."""
+    if dist.get_rank() == 0:
+        shutil.rmtree(partial_file(folder), ignore_errors=True)
+    failures = getattr(error, "failures", {})
+    first = next((one[0] for one in failures.values()), error)
+    return _unwritable(folder, getattr(first, "strerror", None) or str(first))
 
 
 def read_checkpoint_folder(
@@ -217,21 +274,53 @@ def _refuse_damaged_files(folder: Path, *, has_processes: bool) -> None:
     Raises:
         OmniError: On all processes, if a file that any of them looked at is damaged.
     """
+    damaged = find_damaged_files(folder, has_processes=has_processes)
+    if damaged is None:
+        unreadable = find_cut_file(folder)
+        damaged = [unreadable] if unreadable else []
+        log.warning("'%s' has no %s, so flipped bits in it are not noticed", folder, SUMS_FILE)
+    if damaged:
+        raise OmniError(
+            f"'{folder}' is damaged ({', '.join(damaged)}); give another checkpoint, or copy this "
+            "one again"
+        )
+
+
+def find_cut_file(folder: Path) -> str:
+    """Return a phrase about a file of a folder that ends early; empty if there is none.
+
+    For folders of an earlier version, which have no checksums.
+    """
+    try:
+        with zipfile.ZipFile(folder / PLAIN_FILE) as archive:
+            if archive.testzip():
+                return f"{PLAIN_FILE} differs from its checksum"
+        stored = FileSystemReader(folder).read_metadata().storage_data
+    except Exception as error:  # noqa: BLE001  of damaged pickles there are many
+        return f"it cannot be read: {error}"
+    for part in stored.values():
+        path = folder / part.relative_path
+        if not path.is_file() or path.stat().st_size < part.offset + part.length:
+            return f"{part.relative_path} ends early"
+    return ""
+
+
+def find_damaged_files(folder: Path, *, has_processes: bool) -> list[str] | None:
+    """Return a phrase about each damaged file of a folder; None if it has no list of checksums.
+
+    Args:
+        folder: Folder of `FolderWriter`.
+        has_processes: Whether all processes look together, and each finds what any of them does.
+    """
     if not (folder / SUMS_FILE).is_file():
-        log.warning("'%s' has no %s, so damage in it is not noticed", folder, SUMS_FILE)
-        return
+        return None
     if has_processes:
         parts: list[Any] = [None] * dist.get_world_size()
         own = describe_damaged_files(folder, share=(dist.get_rank(), len(parts)))
         dist.all_gather_object(parts, own)
     else:
         parts = [describe_damaged_files(folder)]
-    damaged = sorted({one for part in parts for one in part})
-    if damaged:
-        raise OmniError(
-            f"'{folder}' is damaged ({', '.join(damaged)}); give another checkpoint, or copy this "
-            "one again"
-        )
+    return sorted({one for part in parts for one in part})
 
 
 def _replace_by_placeholder(tensors: dict[str, Any], path: Keys, value: Tensor) -> dict[str, str]:
@@ -270,15 +359,38 @@ def _insert_tensors(tree: Any, tensors: dict[str, Any]) -> Any:
 
 def _publish_folder(partial: Path, folder: Path) -> None:
     """Give a complete folder its name; what had it is deleted afterwards."""
-    old = folder.with_name(f".{folder.name}.old")
-    remove(old)
-    if folder.exists() or folder.is_symlink():
-        folder.rename(old)
+    sync_folder(partial)
+    old = set_folder_aside(folder)
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)  # a file or a link
     partial.rename(folder)
-    opened = os.open(folder.parent, os.O_RDONLY)
-    os.fsync(opened)
-    os.close(opened)
-    remove(old)
+    sync_folder(folder.parent)
+    remove_folder(old)
+    checksum_file(folder).unlink(missing_ok=True)
+
+
+def finish_publication(folder: Path) -> bool:
+    """Give a folder its name if its process was killed between the two renames that do so.
+
+    Returns:
+        Whether it was.
+    """
+    if folder.exists() or folder.is_symlink():
+        return False
+    for found in (partial_file(folder), folder.with_name(f".{folder.name}.old")):
+        if is_checkpoint_folder(found) and (found / SUMS_FILE).is_file():
+            with contextlib.suppress(FileNotFoundError):  # another process was first
+                found.rename(folder)
+            return True
+    return False
+
+
+def read_folder_save(folder: Path) -> Save | None:
+    """Return what a folder's list of checksums says about it; None for an earlier version."""
+    try:
+        return next(iter(parse_saves((folder / SUMS_FILE).read_text("utf-8"))), None)
+    except (OSError, ValueError):
+        return None
 
 
 def _make_publisher(
@@ -292,7 +404,7 @@ def _make_publisher(
             if renames:
                 _publish_folder(partial, folder)
         except Exception as error:  # noqa: BLE001  shown by the next `wait`
-            finished.set_exception(error)
+            finished.set_exception(_explain_failed_save(folder, error))
         else:
             finished.set_result(None)
 

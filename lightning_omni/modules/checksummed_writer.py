@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from lightning_omni.files import SUMS_FILE, file_sha256
+from lightning_omni.files import SUMS_FILE, file_sha256, replace_file
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,16 @@ class ChecksummedWriter(FileSystemWriter):
     Each process hashes the file it has written; the first one hashes the others of the folder and
     writes the list at the end, which any number of hosts so shares.
 
+    Args:
+        path: Folder.
+        comment: What stands above the list, from `describe_save`.
+
     Source: `FileSystemWriter` of `torch.distributed.checkpoint`.
     """
+
+    def __init__(self, path: Path, comment: str) -> None:
+        super().__init__(path)
+        self.comment = comment
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this process's share and return what was written, with checksums."""
@@ -58,7 +66,7 @@ class ChecksummedWriter(FileSystemWriter):
         others = [path for path in folder.iterdir() if path.is_file() and path.name not in sums]
         sums |= {path.name: file_sha256(path) for path in others}
         lines = [f"{digest}  {name}\n" for name, digest in sorted(sums.items())]
-        (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+        replace_file(folder / SUMS_FILE, self.comment + "".join(lines))
 
 
 def describe_damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> list[str]:
@@ -70,7 +78,7 @@ def describe_damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> 
     """
     number, count = share
     lines = (folder / SUMS_FILE).read_text("utf-8", errors="replace").splitlines()
-    listed = [line.partition("  ")[::2] for line in lines]
+    listed = [line.partition("  ")[::2] for line in lines if not line.startswith("#")]
     there = {path.name for path in folder.iterdir()} - {SUMS_FILE}
     found = dict.fromkeys(there - {name for _, name in listed}, f"is not listed in {SUMS_FILE}")
     for digest, name in listed[number::count]:

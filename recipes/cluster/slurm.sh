@@ -1,5 +1,5 @@
 #!/bin/bash
-# Train a recipe on several nodes under Slurm; a job that is requeued goes on from its last checkpoint.
+# Train a recipe on several nodes under Slurm; a job that is requeued goes on from its newest valid checkpoint.
 # Run: sbatch --nodes 4 recipes/cluster/slurm.sh recipes/paper/stage1.yaml runs/paper/stage1
 #SBATCH --job-name=lightning_omni
 #SBATCH --nodes=2
@@ -17,9 +17,6 @@ recipe=$1 root=$2
 gpus=${SLURM_GPUS_ON_NODE:-8}
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${hosts%%$'\n'*}
-last=$root/checkpoints/last.ckpt
-resume=()
-if [ -e "$last" ]; then resume=(--ckpt_path "$last"); fi
 
 # one torchrun per node, which starts a process per GPU; Lightning takes ranks from torchrun
 export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-8} / gpus : 1))
@@ -32,4 +29,4 @@ srun --kill-on-bad-exit=1 torchrun \
   --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:${MASTER_PORT:-29500}" \
   -m lightning_omni fit --config "$recipe" --config recipes/strategy/fsdp2.yaml \
   --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$gpus" \
-  --trainer.default_root_dir "$root" "${resume[@]}"
+  --trainer.default_root_dir "$root" --ckpt_path last

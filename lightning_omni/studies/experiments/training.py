@@ -122,7 +122,7 @@ def run_training(training: Training, *, variant: str, seed: int, device: torch.d
             f", resumed from '{checkpoint}'" if checkpoint else "",
         )
         start = time.monotonic()
-        code = _run_fit(training.folder, checkpoint, lock, device)
+        code = _run_fit(training.folder, lock, device)
         if code or not (training.export_folder / CONFIG_FILE).is_file():
             path = training.folder / LOG
             raise OmniError(
@@ -146,14 +146,13 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _run_fit(folder: Path, checkpoint: Path | None, lock: int, device: torch.device) -> int:
+def _run_fit(folder: Path, lock: int, device: torch.device) -> int:
     """Run the verb `fit` with its output in the log; return its exit status."""
     command = [sys.executable, "-m", "lightning_omni", "fit", "--config", str(folder / RECIPE)]
     command += ["--trainer.accelerator", "gpu" if device.type == "cuda" else "cpu"]
     if device.index is not None:
         command += ["--trainer.devices", f"[{device.index}]"]
-    if checkpoint:
-        command += ["--ckpt_path", str(checkpoint)]
+    command += ["--ckpt_path", "last"]  # from the beginning if there is none
     with (folder / LOG).open("a") as output:
         done = subprocess.run(
             command,

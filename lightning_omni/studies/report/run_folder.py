@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_omni.errors import OmniError
+from lightning_omni.recipe import find_config
 from lightning_omni.studies.report.curves import (
     EVENTS,
     Curve,
@@ -107,12 +108,12 @@ def _stage_sort_key(home: Path) -> tuple[int, str]:
 
 def _read_stage(home: Path, folder: Path) -> LoggedStage:
     curves, seconds = read_curves(home)
-    recipe = home / "config.yaml"
+    recipe = find_config(home)
     name = home.name if home == folder else home.relative_to(folder).as_posix()
     return LoggedStage(
         name,
         curves,
-        recipe.read_text("utf-8") if recipe.is_file() else None,
+        recipe.read_text("utf-8") if recipe is not None else None,
         seconds,
         (home / "export").is_dir(),
     )

@@ -75,7 +75,7 @@ def test_the_newest_checkpoint_is_the_last(tmp_path):
 
 
 def test_a_failed_training_names_variant_seed_log_and_its_last_line(tmp_path, monkeypatch):
-    def fit(folder, checkpoint, lock, device):
+    def fit(folder, lock, device):
         (folder / "training.log").write_text("starting\nerror: no shards\n\n")
         return 2
 
@@ -109,7 +109,7 @@ def test_a_training_runs_on_the_device_that_was_asked_for(tmp_path, monkeypatch,
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     runs = []
 
-    def fit(folder, checkpoint, lock, device):
+    def fit(folder, lock, device):
         (folder / "export").mkdir()
         (folder / "export" / "config.json").touch()
         runs.append(folder)

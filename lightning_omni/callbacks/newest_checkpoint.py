@@ -1,0 +1,137 @@
+"""The newest checkpoint of a run that is whole: all processes look, and find the same."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_omni.callbacks.checkpoint_names import CheckpointNames, claimed_save
+from lightning_omni.callbacks.first_process import on_first_process
+from lightning_omni.errors import OmniError
+from lightning_omni.files import SUMS_FILE
+from lightning_omni.modules.checkpoint_file import Save, checksum_file, find_damage
+from lightning_omni.modules.checkpoint_folder import (
+    find_cut_file,
+    find_damaged_files,
+    is_checkpoint_folder,
+    read_folder_save,
+)
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 3
+
+
+class Look(NamedTuple):
+    """What a look at a checkpoint showed.
+
+    Attributes:
+        damage: What is wrong with it; empty if nothing is.
+        saved_s: When it was saved, in seconds since 1970.
+    """
+
+    damage: str
+    saved_s: float
+
+
+def find_newest_valid(
+    keepers: Sequence[ModelCheckpoint], group: Any, *, is_fit: bool
+) -> tuple[Path | None, str]:
+    """Return the newest checkpoint that is whole, or None if there is none, and what to say.
+
+    All processes have to call it.
+
+    Args:
+        keepers: Callbacks that write checkpoints.
+        group: Group of `make_host_group`.
+        is_fit: Whether training goes on from it, for which weights alone are not enough.
+
+    Raises:
+        OmniError: If there are checkpoints and none is valid, or none at all for another verb.
+    """
+    claims = on_first_process(lambda: _list_claims(keepers, is_fit=is_fit), group)
+    if not claims:
+        folders = ", ".join(sorted({f"'{k.dirpath}'" for k in keepers})) or "this run"
+        if not is_fit:
+            raise OmniError(f"no checkpoint in {folders}; give --ckpt_path with a .ckpt file")
+        return None, f"no checkpoint in {folders}, so the run begins at step 0"
+    queue = [(-saved_s, path, False) for saved_s, path in claims]
+    heapq.heapify(queue)
+    damaged: list[str] = []
+    while queue:
+        claimed, path, is_whole = heapq.heappop(queue)
+        found = Look("", -claimed) if is_whole else look_at_checkpoint(Path(path), group)
+        if found.damage:
+            damaged.append(f"'{path}' is damaged ({found.damage})")
+        elif found.saved_s < -claimed:  # the one before that which was to take its name
+            heapq.heappush(queue, (-found.saved_s, path, True))
+        else:
+            lost = "".join(f"{one}; " for one in damaged)
+            return Path(path), f"{lost}the newest valid checkpoint is '{path}'"
+    raise OmniError(
+        f"there are checkpoints but none is valid: {'; '.join(damaged)}; copy one again, or delete "
+        "them to begin at step 0"
+    )
+
+
+def look_at_checkpoint(path: Path, group: Any) -> Look:
+    """Compare a checkpoint with its checksums; all processes have to call it."""
+    if not on_first_process(path.is_dir, group):
+        return on_first_process(lambda: _look_at_file(path), group)
+    if not on_first_process(lambda: is_checkpoint_folder(path), group):
+        return Look("it is not complete", 0.0)
+    damaged = find_damaged_files(path, has_processes=group is not None)
+    if damaged is None:
+        cut = on_first_process(lambda: find_cut_file(path), group)
+        damaged = [cut] if cut else []
+        if group is None or dist.get_rank() == 0:
+            log.warning("'%s' has no %s, so flipped bits in it are not noticed", path, SUMS_FILE)
+    return Look(", ".join(damaged), _saved_s(path, read_folder_save(path)))
+
+
+def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> list[tuple[float, str]]:
+    """Return checkpoints that a run can go on from, with the time that each claims.
+
+    Raises:
+        OmniError: If there are checkpoints, but none from which a run can go on.
+    """
+    found: dict[str, float] = {}
+    others: list[str] = []
+    for keeper in keepers:
+        names = CheckpointNames(keeper)
+        for path in names.list_checkpoints():
+            if keeper.save_weights_only and is_fit:
+                others.append(f"'{path}' holds weights alone")
+            else:
+                found[str(path)] = _saved_s(path, claimed_save(path))
+        foreign = [path for path in names.folder.glob("*.ckpt") if not names.is_ours(path)]
+        others += [f"'{path}' has another name than the run's" for path in foreign]
+    if others and not found:
+        raise OmniError(
+            f"no checkpoint to go on from: {'; '.join(others[:_SHOWN])}; give --ckpt_path with a "
+            "file, or delete them to begin at step 0"
+        )
+    return [(saved_s, path) for path, saved_s in found.items()]
+
+
+def _look_at_file(path: Path) -> Look:
+    if not path.exists():
+        return Look("it does not exist", 0.0)
+    damage, save = find_damage(path)
+    if not damage and save is None:
+        log.warning(
+            "'%s' is of an earlier version, without a checksum in %s",
+            path,
+            checksum_file(path).name,
+        )
+    return Look(damage, 0.0 if damage else _saved_s(path, save))
+
+
+def _saved_s(path: Path, save: Save | None) -> float:
+    return save.saved_s if save else path.lstat().st_mtime
