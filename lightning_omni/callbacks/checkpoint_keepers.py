@@ -21,7 +21,7 @@ def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoi
     """Make a saved state one of this callback, in the folder where it is now.
 
     It may have been saved at another rhythm, which is a part of its key, and the folder may have
-    been moved since.
+    been moved since. The state of another run's folder is dropped.
 
     Args:
         states: States of all callbacks of the checkpoint, changed in place.
@@ -35,7 +35,10 @@ def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoi
         states[keeper.state_key] = states.pop(same[0])
     state = states[keeper.state_key]
     before, folder = state.get("dirpath"), str(keeper.dirpath)
-    if not before or before == folder or checkpoint.absolute().parent != Path(folder).absolute():
+    if not before or before == folder:
+        return
+    if checkpoint.absolute().parent != Path(folder).absolute():
+        del states[keeper.state_key]  # of checkpoints that stay with another run
         return
 
     def move(path: Any) -> Any:

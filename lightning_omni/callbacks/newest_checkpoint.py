@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,12 @@ from lightning_omni.modules.checkpoint_folder import (
 log = logging.getLogger(__name__)
 
 _SHOWN = 3
+_UNKNOWN = (False, 0.0)
+
+
+Age = tuple[bool, float]
+"""Whether it is known when a checkpoint was saved, and that time or the file's, in seconds since
+1970; one of an earlier version of the program counts as older than others."""
 
 
 class Look(NamedTuple):
@@ -33,11 +38,11 @@ class Look(NamedTuple):
 
     Attributes:
         damage: What is wrong with it; empty if nothing is.
-        saved_s: When it was saved, in seconds since 1970.
+        age: When it was saved.
     """
 
     damage: str
-    saved_s: float
+    age: Age
 
 
 def find_newest_valid(
@@ -61,16 +66,17 @@ def find_newest_valid(
         if not is_fit:
             raise OmniError(f"no checkpoint in {folders}; give --ckpt_path with a .ckpt file")
         return None, f"no checkpoint in {folders}, so the run begins at step 0"
-    queue = [(-saved_s, path, False) for saved_s, path in claims]
-    heapq.heapify(queue)
+    whole: set[str] = set()
     damaged: list[str] = []
-    while queue:
-        claimed, path, is_whole = heapq.heappop(queue)
-        found = Look("", -claimed) if is_whole else look_at_checkpoint(Path(path), group)
+    while claims:
+        path = max(claims, key=lambda path: (claims[path], path))
+        claimed = claims.pop(path)
+        found = Look("", claimed) if path in whole else look_at_checkpoint(Path(path), group)
         if found.damage:
             damaged.append(f"'{path}' is damaged ({found.damage})")
-        elif found.saved_s < -claimed:  # the one before that which was to take its name
-            heapq.heappush(queue, (-found.saved_s, path, True))
+        elif found.age < claimed:  # the one before that which was to take its name
+            claims[path] = found.age
+            whole.add(path)
         else:
             lost = "".join(f"{one}; " for one in damaged)
             return Path(path), f"{lost}the newest valid checkpoint is '{path}'"
@@ -85,23 +91,23 @@ def look_at_checkpoint(path: Path, group: Any) -> Look:
     if not on_first_process(path.is_dir, group):
         return on_first_process(lambda: _look_at_file(path), group)
     if not on_first_process(lambda: is_checkpoint_folder(path), group):
-        return Look("it is not complete", 0.0)
+        return Look("it is not complete", _UNKNOWN)
     damaged = find_damaged_files(path, has_processes=group is not None)
     if damaged is None:
         cut = on_first_process(lambda: find_cut_file(path), group)
         damaged = [cut] if cut else []
         if group is None or dist.get_rank() == 0:
             log.warning("'%s' has no %s, so flipped bits in it are not noticed", path, SUMS_FILE)
-    return Look(", ".join(damaged), _saved_s(path, read_folder_save(path)))
+    return Look(", ".join(damaged), _age(path, read_folder_save(path)))
 
 
-def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> list[tuple[float, str]]:
-    """Return checkpoints that a run can go on from, with the time that each claims.
+def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> dict[str, Age]:
+    """Return checkpoints that a run can go on from, with the age that each claims.
 
     Raises:
         OmniError: If there are checkpoints, but none from which a run can go on.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Age] = {}
     others: list[str] = []
     for keeper in keepers:
         names = CheckpointNames(keeper)
@@ -109,7 +115,7 @@ def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> list[tu
             if keeper.save_weights_only and is_fit:
                 others.append(f"'{path}' holds weights alone")
             else:
-                found[str(path)] = _saved_s(path, claimed_save(path))
+                found[str(path)] = _age(path, claimed_save(path))
         foreign = [path for path in names.folder.glob("*.ckpt") if not names.is_ours(path)]
         others += [f"'{path}' has another name than the run's" for path in foreign]
     if others and not found:
@@ -117,12 +123,12 @@ def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> list[tu
             f"no checkpoint to go on from: {'; '.join(others[:_SHOWN])}; give --ckpt_path with a "
             "file, or delete them to begin at step 0"
         )
-    return [(saved_s, path) for path, saved_s in found.items()]
+    return found
 
 
 def _look_at_file(path: Path) -> Look:
     if not path.exists():
-        return Look("it does not exist", 0.0)
+        return Look("it does not exist", _UNKNOWN)
     damage, save = find_damage(path)
     if not damage and save is None:
         log.warning(
@@ -130,8 +136,8 @@ def _look_at_file(path: Path) -> Look:
             path,
             checksum_file(path).name,
         )
-    return Look(damage, 0.0 if damage else _saved_s(path, save))
+    return Look(damage, _UNKNOWN if damage else _age(path, save))
 
 
-def _saved_s(path: Path, save: Save | None) -> float:
-    return save.saved_s if save else path.lstat().st_mtime
+def _age(path: Path, save: Save | None) -> Age:
+    return (True, save.saved_s) if save else (False, path.lstat().st_mtime)

@@ -24,6 +24,7 @@ class StartConfig(SaveConfigCallback):
         """Write the recipe under the first free name."""
         if stage != "fit" or self.already_saved:
             return
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            self.config_filename = next_config_name(Path(trainer.log_dir))
+        folder = trainer.log_dir  # for which processes wait for each other
+        if trainer.is_global_zero and folder is not None:
+            self.config_filename = next_config_name(Path(folder))
         super().setup(trainer, pl_module, stage)

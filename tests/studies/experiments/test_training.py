@@ -102,8 +102,8 @@ def test_a_training_runs_on_the_device_that_was_asked_for(tmp_path, monkeypatch,
     monkeypatch.setattr(
         training.subprocess, "run", lambda command, **_: ran.append(command) or Done
     )
-    assert training._run_fit(tmp_path, None, 0, torch.device(device)) == 0
-    assert ran[0][-len(wanted) :] == wanted
+    assert training._run_fit(tmp_path, 0, torch.device(device)) == 0
+    assert ran[0][-len(wanted) - 2 :] == [*wanted, "--ckpt_path", "last"]
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
