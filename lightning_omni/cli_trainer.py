@@ -7,11 +7,13 @@ import warnings
 import zipfile
 from collections.abc import Collection
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -118,6 +120,8 @@ class OmniCLI(LightningCLI):
         check_checkpoint(given.get("ckpt_path"), is_needed=verb != "fit")
         check_strategy_reads_folders(given.get("ckpt_path"), given.trainer.strategy)
         check_seed(given.get("seed_everything"))
+        for name in ("val_check_interval", "max_time"):
+            check_duration(f"trainer.{name}", given.trainer.get(name))
 
     def _parse_ckpt_path(self) -> None:
         """Leave checkpoints to the trainer; what the user states wins over what they hold."""
@@ -159,10 +163,17 @@ class OmniCLI(LightningCLI):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Return the trainer, with what makes every run reliable; None where it is not wanted."""
+        """Return the trainer, with what makes every run reliable; None where it is not wanted.
+
+        Raises:
+            OmniError: If a setting of the trainer is wrong.
+        """
         if not self.with_trainer:
             return None
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, ValueError) as error:  # Lightning's own checks of its arguments
+            raise OmniError(f"trainer: {error}") from error
         given: Any = self.config.get(str(self.subcommand), self.config)
         verify_checkpoints(trainer, given.as_dict())
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -221,3 +232,16 @@ def check_seed(seed: int | bool | None) -> None:
     """
     if seed is not None and not isinstance(seed, bool):
         check_within("seed_everything", seed, 0, 2**32 - 1)
+
+
+def check_duration(name: str, value: Any) -> None:
+    """Refuse a time, given by its parts, with other parts than hours and the like.
+
+    Raises:
+        OmniError: If it has some.
+    """
+    parts = value.as_dict() if isinstance(value, Namespace) else value
+    try:
+        timedelta(**parts) if isinstance(parts, dict) else None
+    except TypeError as error:
+        raise OmniError(f"{name} is {parts}, wanted a time such as {{hours: 1}}") from error
