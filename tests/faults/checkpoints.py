@@ -32,6 +32,7 @@ from lightning_omni.files import SUMS_FILE
 from lightning_omni.modules.checkpoint_file import checksum_file
 from lightning_omni.modules.checkpoint_folder import remove
 
+STRIDE = 97  # between the moments of two calls, so that a share of them is from all parts
 SHARED_MEMORY = Path("/dev/shm")  # a file system that is not the run's
 KINDS = {"file": "one-file", "folder": "sharded", "later": "sharded, asynchronous"}
 
@@ -83,7 +84,7 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def killed_save(kind: str, ranks: int, same: bool, number: int, folder: Path) -> Iterator[Outcome]:
     """Kill a run at an operation of its second save, and start it again until its end."""
     all_moments = moments(kind, ranks)
-    at, when = all_moments[number % len(all_moments)]
+    at, when = all_moments[number * STRIDE % len(all_moments)]
     _, _, truth, files = unbroken(kind, ranks)
     run = folder / "run"
     run.mkdir()
