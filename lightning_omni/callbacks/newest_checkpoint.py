@@ -112,10 +112,12 @@ def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> dict[st
     for keeper in keepers:
         names = CheckpointNames(keeper)
         for path in names.list_checkpoints():
-            if keeper.save_weights_only and is_fit:
-                others.append(f"'{path}' holds weights alone")
+            save = claimed_save(path)
+            is_whole = save.is_whole if save else not keeper.save_weights_only
+            if is_whole or not is_fit:
+                found[str(path)] = _age(path, save)
             else:
-                found[str(path)] = _age(path, claimed_save(path))
+                others.append(f"'{path}' holds weights alone")
         foreign = [path for path in names.folder.glob("*.ckpt") if not names.is_ours(path)]
         others += [f"'{path}' has another name than the run's" for path in foreign]
     if others and not found:

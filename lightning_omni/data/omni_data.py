@@ -227,7 +227,7 @@ class OmniData(ResumableData):
         """Return what the positions of lanes depend on."""
         shares = {task: float(share) for task, share in self.tasks.items()}
         facts = {"data": manifest_digest(self.folder), "seed": self.seed, "tasks": shares}
-        return {**super().stream_identity(), **facts}
+        return {**super().stream_identity(), **facts, "complementary": self.complementary}
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the position behind a training batch, and run the module's forward process."""

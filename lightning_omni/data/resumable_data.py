@@ -124,13 +124,13 @@ class ResumableData(L.LightningDataModule):
             )
             return
         found, wanted = state_dict["stream"], self.stream_identity()
-        differing = [k for k in wanted if found.get(k) != wanted[k]]
+        differing = [k for k in wanted if k in found and found[k] != wanted[k]]
         if differing:
-            name = differing[0]
+            shown = ", ".join(f"data.{k} {wanted[k]} (checkpoint: {found[k]})" for k in differing)
             raise OmniError(
-                f"the checkpoint was trained with data.{name} {found.get(name)} and the recipe has "
-                f"{wanted[name]}, so the data cannot go on where they stopped; restore it, or "
-                "start a new run from the weights (model.init_from)"
+                f"the checkpoint is of other training data than the recipe's: {shown}; so the data "
+                "cannot go on where they stopped; restore what differs, or start a new run from "
+                "the weights (model.init_from)"
             )
         lanes = {int(lane): at for lane, at in state_dict["positions"].items()}
         self.start = StreamPosition(int(state_dict["micro_batches"]), lanes)

@@ -21,7 +21,7 @@ from lightning_omni.files import file_sha256, partial_file, replace_file, sync_f
 RUN = "run"
 """Entry of a checkpoint about its run: when it was begun, its settings and its processes."""
 _SUFFIX = ".sha256"
-_SAVE = re.compile(r"# run begun (\S+), step (\d+), saved (\S+)")
+_SAVE = re.compile(r"# run begun (\S+), step (\d+), saved ([^\s,]+)(, weights alone)?")
 _SUM = re.compile(r"([0-9a-f]{64})  \S")
 
 
@@ -33,12 +33,14 @@ class Save(NamedTuple):
         step: Step of the checkpoint, -1 if that is not known.
         saved_s: When it was saved, in seconds since 1970.
         sha256: Checksum of the file; empty for a folder.
+        is_whole: Whether a run can go on from it, for which weights alone are not enough.
     """
 
     begun: str
     step: int
     saved_s: float
     sha256: str = ""
+    is_whole: bool = True
 
 
 def now() -> str:
@@ -49,7 +51,9 @@ def now() -> str:
 def describe_save(checkpoint: dict[str, Any]) -> str:
     """Return a comment of a list of checksums: the run, the step and the time of a checkpoint."""
     begun = checkpoint.get(RUN, {}).get("begun") or "-"
-    return f"# run begun {begun}, step {checkpoint.get('global_step', 0)}, saved {now()}\n"
+    alone = "" if "optimizer_states" in checkpoint else ", weights alone"
+    step = checkpoint.get("global_step", 0)
+    return f"# run begun {begun}, step {step}, saved {now()}{alone}\n"
 
 
 def parse_saves(text: str) -> list[Save]:
@@ -57,12 +61,13 @@ def parse_saves(text: str) -> list[Save]:
     found: list[Save] = []
     for line in text.splitlines():
         if comment := _SAVE.match(line):
-            begun, step, saved = comment.groups()
+            begun, step, saved, alone = comment.groups()
             try:
                 saved_s = datetime.fromisoformat(saved).timestamp()
             except ValueError:
                 continue
-            found.append(Save("" if begun == "-" else begun, int(step), saved_s))
+            begun = "" if begun == "-" else begun
+            found.append(Save(begun, int(step), saved_s, is_whole=not alone))
         elif (checksum := _SUM.match(line)) and found:
             found[-1] = found[-1]._replace(sha256=checksum[1])
     return found

@@ -186,6 +186,23 @@ def test_another_optimizer_or_model_is_refused_with_the_difference(tmp_path):
         fit(tmp_path / "light", 4, ckpt_path=tmp_path / "light/checkpoints/last.ckpt")
 
 
+def test_a_run_that_keeps_weights_goes_on_from_what_a_stop_saved(tmp_path):
+    fit(tmp_path, 2, save_weights_only=True, save_last=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    verify_checkpoints(trainer)
+    trainer.fit(Line())
+    trainer.save_checkpoint(tmp_path / "checkpoints/last.ckpt")
+    assert len(fit(tmp_path, 4, save_weights_only=True, save_last=False).noted) == 1
+
+
 def recipe(lr=0.001, dim=32, optimizer="torch.optim.AdamW", vocab=64, max_steps=4):
     return {
         "trainer": {

@@ -159,8 +159,9 @@ def test_decoded_media_are_kept_up_to_a_limit(folder):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lanes": 8}, "trained with data.lanes 4 and the recipe has 8"),
-        ({"seed": 2}, "trained with data.seed 1 and the recipe has 2"),
+        ({"lanes": 8}, r"data\.lanes 8 \(checkpoint: 4\)"),
+        ({"lanes": 8, "seed": 2}, r"lanes 8 \(checkpoint: 4\), data\.seed 2 \(checkpoint: 1\)"),
+        ({"seed": 2}, r"data\.seed 2 \(checkpoint: 1\)"),
     ],
 )
 def test_a_position_in_another_stream_is_refused(folder, changes, words):
@@ -173,7 +174,7 @@ def test_a_position_in_another_stream_is_refused(folder, changes, words):
 def test_other_data_are_refused(folder):
     state = images(folder).state_dict()
     (folder / "manifest.json").write_text(json.dumps({"layout": 1, "preset": "other"}))
-    with pytest.raises(OmniError, match=r"trained with data\.data .* start a new run"):
+    with pytest.raises(OmniError, match=r"other training data .* data\.data .* start a new run"):
         images(folder).load_state_dict(state)
 
 

@@ -23,7 +23,8 @@ from lightning_omni.modules.checkpoint_file import (
 
 def checkpoint(step):
     weights = {"a": torch.arange(4000.0) + step}
-    return {"state_dict": weights, "global_step": step, RUN: {"begun": "then"}}
+    run = {RUN: {"begun": "then"}, "optimizer_states": []}
+    return {"state_dict": weights, "global_step": step, **run}
 
 
 @pytest.fixture
@@ -41,9 +42,11 @@ def test_a_file_is_listed_for_sha256sum_with_its_run_and_step(last):
     assert (save.begun, save.step) == ("then", 4)
     assert find_damage(last) == ("", save)
     write_checkpoint_file(checkpoint(8), last)
-    assert [one.step for one in read_saves(last)] == [8]
+    assert [(one.step, one.is_whole) for one in read_saves(last)] == [(8, True)]
     assert load_checkpoint_file(last)["global_step"] == 8
     assert sorted(path.name for path in last.parent.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+    write_checkpoint_file({"state_dict": {}}, last)
+    assert not read_saves(last)[0].is_whole
 
 
 @pytest.mark.parametrize("has_checksum", [True, False])
