@@ -234,7 +234,12 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         recipe = read_recipe(path)
         has_section = any(isinstance(recipe.get(name), dict) for name in _SECTIONS)
         unknown = sorted(set(map(str, recipe)) - _SECTIONS - _BESIDE)
-        if unknown and not has_section:
+        if unknown and has_section:
+            raise OmniError(
+                f"'{path}' has the unknown section {unknown[0]}"
+                f"{did_you_mean(unknown[0], _SECTIONS | _BESIDE)}; a recipe has trainer, model, data"
+            )
+        if unknown:
             raise OmniError(
                 f"'{path}' is not a recipe: it has {', '.join(unknown)} and no section trainer, "
                 f"model or data; `{verb}` takes one such as recipes/stage3.yaml"

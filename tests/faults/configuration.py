@@ -163,7 +163,7 @@ def mistake(kind: str, number: int, folder: Path) -> Iterator[Outcome]:
         made = mistake_type(plain, rng)
     elif kind == "missing file":
         made = Mistake([], ["nowhere"], "a file")
-        if rng.random() < 0.5:
+        if verb == "fit" and rng.random() < 0.5:
             plain[BASE] = "nowhere.yaml"
         else:
             recipe = "nowhere.yaml"
