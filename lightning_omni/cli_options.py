@@ -235,9 +235,10 @@ def inline_recipes(verb: str, args: Sequence[str]) -> list[str]:
         has_section = any(isinstance(recipe.get(name), dict) for name in _SECTIONS)
         unknown = sorted(set(map(str, recipe)) - _SECTIONS - _BESIDE)
         if unknown and has_section:
+            hint = did_you_mean(unknown[0], _SECTIONS | _BESIDE)
             raise OmniError(
-                f"'{path}' has the unknown section {unknown[0]}"
-                f"{did_you_mean(unknown[0], _SECTIONS | _BESIDE)}; a recipe has trainer, model, data"
+                f"'{path}' has the unknown section {unknown[0]}{hint}; a recipe has trainer, "
+                "model and data"
             )
         if unknown:
             raise OmniError(

@@ -130,8 +130,8 @@ def cut(path: Path, rng: Random) -> None:
     path.write_bytes(path.read_bytes()[: rng.choice([0, rng.randrange(path.stat().st_size)])])
 
 
-def damage(checkpoint: Path, what: str, rng: Random) -> None:
-    """Do something to a checkpoint: to the file, or to one of the folder's files."""
+def damage(checkpoint: Path, what: str, rng: Random) -> str:
+    """Do something to a checkpoint: to the file, or to one of the folder's files, and name it."""
     inside = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     path = rng.choice(inside) if inside else checkpoint
     if what == "cut":
@@ -148,6 +148,7 @@ def damage(checkpoint: Path, what: str, rng: Random) -> None:
         cut(path if path.exists() else checkpoint / "meta.pt", rng)
     elif what == "deleted":
         remove(checkpoint)
+    return path.name
 
 
 DAMAGES = ("cut", "one bit", "200 bits", "deleted", "no checksum", "no checksum and cut")
@@ -162,13 +163,13 @@ def damaged_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome
     last, step = run / "checkpoints/last.ckpt", run / f"checkpoints/epoch=0-step={2 * EVERY}.ckpt"
     what = DAMAGES[number % len(DAMAGES)]
     victims = rng.choice([(last,), (last,), (step,), (last, step)])
-    for victim in victims:
-        damage(victim, what, rng)
+    names = [damage(victim, what, rng) for victim in victims]
     before = len(read_trace(run))
     codes = in_process(partial(fit_and_count, run, kind, -1, BEFORE), run / "log")
     said = (run / "log.0").read_text()
-    where = f"{what} of {', '.join(victim.name for victim in victims)}"
-    is_harmless = what == "no checksum"
+    where = f"{what} of {', '.join(victim.name for victim in victims)}: {names}"
+    # of the list, a bit may be one of the comment, which says when the checkpoint was saved
+    is_harmless = what == "no checksum" or (what == "one bit" and SUMS_FILE in names)
     resumed = read_trace(run)[before:]
     if any(codes):
         is_sentence = "lightning_omni.errors.OmniError: " in said
