@@ -6,6 +6,7 @@ import builtins
 import hashlib
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -270,6 +271,8 @@ def _in_child(work: Callable[[], Any], log: Path, rank: int, ranks: int, port: i
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     try:
         work()
     except BaseException:  # noqa: BLE001  read by the parent
