@@ -129,7 +129,7 @@ FIT = [
     (["--config", STAGE, "--data.data", "data/gone"], "no manifest.json in 'data/gone'"),
     (["--config", STAGE, "--data.image_tokenizer", "gone"], "train it first"),
     (["--config", STAGE, "--data.tasks", '{"sing": 1}'], "unknown task 'sing'"),
-    (["--config", STAGE, "--data.row_length", "16"], "raise row_length"),
+    (["--config", STAGE, "--data.row_length", "16"], "raise data.row_length"),
     (["--config", STAGE, "--model.init_from", "gone"], "no weights of the stage before"),
     (["--config", STAGE, "--data.vocab", '{"text": 9, "speech": 32, "image": 64}'], "text ids"),
     (["--config", STAGE, "--ckpt_path", "gone.ckpt"], "gone.ckpt"),
