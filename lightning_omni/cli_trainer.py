@@ -199,7 +199,8 @@ def check_checkpoint(path: str | None, *, is_needed: bool) -> None:
         )
     if not path or path in CHECKPOINT_WORDS:
         return
-    finish_publication(Path(path))
+    if not is_needed:  # in training, whose save was killed
+        finish_publication(Path(path))
     if is_checkpoint_folder(Path(path)):
         return
     if not Path(path).is_file():

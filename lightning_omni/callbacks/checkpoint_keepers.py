@@ -17,7 +17,7 @@ def find_keepers(trainer: L.Trainer) -> list[ModelCheckpoint]:
     return [k for k in found if k.dirpath is not None and "://" not in str(k.dirpath)]
 
 
-def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoint: Path) -> None:
+def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoint: Path) -> bool:
     """Make a saved state one of this callback, in the folder where it is now.
 
     It may have been saved at another rhythm, which is a part of its key, and the folder may have
@@ -27,19 +27,22 @@ def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoi
         states: States of all callbacks of the checkpoint, changed in place.
         keeper: Callback of this start.
         checkpoint: Where the checkpoint is.
+
+    Returns:
+        Whether there is one, so that the callback knows which checkpoints it keeps.
     """
     if keeper.state_key not in states:
         same = [key for key, state in states.items() if _is_alike(key, state, keeper)]
         if len(same) != 1:
-            return
+            return False
         states[keeper.state_key] = states.pop(same[0])
     state = states[keeper.state_key]
     before, folder = state.get("dirpath"), str(keeper.dirpath)
     if not before or before == folder:
-        return
-    if checkpoint.absolute().parent != Path(folder).absolute():
+        return True
+    if checkpoint.resolve().parent != Path(folder).resolve():
         del states[keeper.state_key]  # of checkpoints that stay with another run
-        return
+        return False
 
     def move(path: Any) -> Any:
         inside = path and Path(str(path)).is_relative_to(before)
@@ -48,6 +51,7 @@ def adapt_keeper_state(states: dict[str, Any], keeper: ModelCheckpoint, checkpoi
     state |= {"dirpath": folder, **{name: move(state.get(name, "")) for name in _PATHS}}
     models = state.get("best_k_models") or {}
     state["best_k_models"] = {move(path): score for path, score in models.items()}
+    return True
 
 
 def _is_alike(key: Any, state: Any, keeper: ModelCheckpoint) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import zipfile
@@ -19,10 +20,11 @@ from lightning_omni.modules.checkpoint_folder import (
     remove,
 )
 
+log = logging.getLogger(__name__)
+
 _UNFINISHED = re.compile(r"\.(.+\.ckpt)(?:\.sha256)?\.(?:partial|old|deleted)")
 _CHECKSUM = ".ckpt.sha256"
 _FIELD = re.compile(r"(\{[^{}]*\})")
-_STEP = re.compile(r"step=(\d+)")
 
 
 class Kept(NamedTuple):
@@ -62,10 +64,16 @@ class CheckpointNames:
         """Return the checkpoints in the folder, whole or not."""
         if not self.folder.is_dir():
             return []
-        for path in self.folder.iterdir():
+        return sorted(path for path in self.folder.iterdir() if self.is_ours(path))
+
+    def finish_publications(self) -> None:
+        """Give folders their names whose process was killed between two renames.
+
+        Not while another process may be about to do so.
+        """
+        for path in self.folder.iterdir() if self.folder.is_dir() else []:
             if (found := _UNFINISHED.fullmatch(path.name)) and path.is_dir():
                 finish_publication(path.with_name(found[1]))
-        return sorted(path for path in self.folder.iterdir() if self.is_ours(path))
 
     def list_leftovers(self) -> list[Path]:
         """Return what killed saves left that is no checkpoint, and checksums of none."""
@@ -83,8 +91,7 @@ class CheckpointNames:
     def list_stale(self, kept: Kept) -> list[Path]:
         """Return checkpoints that the run would have deleted if it had not been killed.
 
-        They are of the same run and not behind the step at which it goes on, or torn, as saves of
-        earlier versions left them.
+        They are of the same run and not behind the step at which it goes on, or torn.
         """
         needed = {path.resolve() for path in kept.paths}
         found = []
@@ -93,12 +100,8 @@ class CheckpointNames:
             if path.resolve() in needed or (self.keeps_all and is_named_by_step):
                 continue
             save = claimed_save(path)
-            if save is not None:
-                is_stale = save.begun == kept.begun and save.step <= kept.step
-            else:
-                step = _STEP.search(path.name)
-                is_stale = step is not None and int(step[1]) <= kept.step
-            if is_stale or is_torn(path):
+            is_known = save is not None and save.begun == kept.begun
+            if (is_known and save is not None and save.step <= kept.step) or is_torn(path):
                 found.append(path)
         return found
 
@@ -117,19 +120,30 @@ def is_torn(path: Path) -> bool:
     return not checksum_file(path.resolve()).is_file() and not zipfile.is_zipfile(path)
 
 
-def remove_all(paths: Iterable[Path]) -> None:
-    """Delete checkpoints and what is left of some."""
+def remove_all(paths: Iterable[Path]) -> list[Path]:
+    """Delete checkpoints and what is left of some; return those that are gone."""
+    gone = []
     for path in paths:
-        if path.is_dir() and path.name.startswith("."):
-            shutil.rmtree(path)
+        try:
+            if path.is_dir() and path.name.startswith("."):
+                shutil.rmtree(path)
+            else:
+                remove(path)
+        except OSError as error:
+            log.warning("cannot delete '%s' (%s), which is not needed", path, error.strerror)
         else:
-            remove(path)
+            gone.append(path)
+    return gone
 
 
 def _pattern_of(template: str, inserts_names: bool) -> re.Pattern[str]:
     """Return what matches the names of a template such as `{epoch}-{step}`."""
+    pieces = _FIELD.split(template)
+    for number, piece in enumerate(pieces):
+        if "/" in piece and not _FIELD.fullmatch(piece):  # a metric's name may have one, too
+            pieces[: number + 1] = [""] * number + [piece.rpartition("/")[2]]
     parts = []
-    for part in _FIELD.split(template.rpartition("/")[2]):
+    for part in pieces:
         if not _FIELD.fullmatch(part):
             parts.append(re.escape(part))
             continue

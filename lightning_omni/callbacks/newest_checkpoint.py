@@ -111,6 +111,8 @@ def _list_claims(keepers: Sequence[ModelCheckpoint], *, is_fit: bool) -> dict[st
     others: list[str] = []
     for keeper in keepers:
         names = CheckpointNames(keeper)
+        if is_fit:
+            names.finish_publications()
         for path in names.list_checkpoints():
             save = claimed_save(path)
             is_whole = save.is_whole if save else not keeper.save_weights_only

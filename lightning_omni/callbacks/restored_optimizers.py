@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from torch.optim import Optimizer
@@ -25,7 +26,7 @@ class OptimizerSettings:
     def __init__(self, optimizers: Sequence[Optimizer], schedules: Sequence[Any]) -> None:
         self.optimizers, self.schedules = optimizers, schedules
         self._settings = [
-            [{k: v for k, v in group.items() if k not in _NOT_SETTINGS} for group in o.param_groups]
+            [{k: group[k] for k in group if _is_setting(o, k)} for group in o.param_groups]
             for o in optimizers
         ]
         self._rates = [[float(group["lr"]) for group in o.param_groups] for o in optimizers]
@@ -46,6 +47,17 @@ class OptimizerSettings:
                     group["lr"] = rate
         for record, rates in zip(self.schedules, self._base_rates, strict=True):
             _restate_schedule(record.scheduler, rates)
+
+
+def _is_setting(optimizer: Optimizer, name: str) -> bool:
+    """Whether a recipe states an entry of a group of weights.
+
+    Of those with defaults it states arguments; others are a running state of the optimizer, as in
+    ScheduleFree and Prodigy.
+    """
+    if name in _NOT_SETTINGS:
+        return False
+    return name in signature(type(optimizer)).parameters or name not in optimizer.defaults
 
 
 def _restate_schedule(schedule: Any, base_rates: list[float]) -> None:

@@ -35,6 +35,7 @@ from lightning_omni.callbacks.same_weights import check_same_weights
 from lightning_omni.data.resumable_data import ResumableData
 from lightning_omni.errors import OmniError
 from lightning_omni.modules.checkpoint_file import RUN, CheckpointFileIO, now
+from lightning_omni.modules.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class CheckedResume(_CheckpointConnector):
         self.settings = flatten_recipe(recipe)
         self.begun = ""
         self._is_last = False
+        self._adapted: list[Any] = []
         self._group: Any = None
 
     # which checkpoint
@@ -84,8 +86,13 @@ class CheckedResume(_CheckpointConnector):
     def _parse_ckpt_path(
         self, state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool
     ) -> Any:
-        """Leave `last` to `resume_start`, when the processes can talk to each other."""
-        if ckpt_path == LAST:
+        """Leave `last` to `resume_start`, when the processes can talk to each other.
+
+        That of checkpoints at a URL is found by Lightning, and not checked.
+        """
+        all_keepers = self.trainer.checkpoint_callbacks
+        is_remote = any("://" in str(getattr(one, "dirpath", "")) for one in all_keepers)
+        if ckpt_path == LAST and not is_remote:
             return ckpt_path
         if ckpt_path == "best" and not getattr(
             self.trainer.checkpoint_callback, "best_model_path", ""
@@ -112,6 +119,9 @@ class CheckedResume(_CheckpointConnector):
             self._refuse_damaged(Path(checkpoint_path))
         elif self._is_fit():
             self._say_what_is_left_alone()
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedStrategy) and checkpoint_path:
+            strategy.checked_checkpoint = Path(checkpoint_path)
         super().resume_start(checkpoint_path, weights_only)
         about = self._loaded_checkpoint.get(RUN, {})
         self.begun = about.get("begun") or on_first_process(now, self._group)
@@ -200,8 +210,9 @@ class CheckedResume(_CheckpointConnector):
         """Restore callbacks; those that write checkpoints know the run's folder as it is now."""
         states = self._loaded_checkpoint.get("callbacks", {})
         keepers = find_keepers(self.trainer)
-        for keeper in keepers:
-            adapt_keeper_state(states, keeper, Path(str(self._ckpt_path)))
+        self._adapted = [
+            one for one in keepers if adapt_keeper_state(states, one, Path(str(self._ckpt_path)))
+        ]
         super().restore_callbacks()
         for keeper in keepers if self._loaded_checkpoint and self._is_fit() else []:
             own_last_checkpoint(keeper)
@@ -253,15 +264,15 @@ class CheckedResume(_CheckpointConnector):
         """Delete what killed saves left, if the run goes on then stale checkpoints, too."""
         needed = {path for keeper in find_keepers(self.trainer) for path in needed_paths(keeper)}
         all_names = self._names()
-        for names in all_names:
+        for keeper, names in zip(find_keepers(self.trainer), all_names, strict=True):
             doomed = names.list_leftovers()
-            if step is not None and self._ckpt_path is not None:
+            knows_its_own = keeper in self._adapted  # not with another monitor, say
+            if step is not None and self._ckpt_path is not None and knows_its_own:
                 kept = Kept({*needed, Path(self._ckpt_path)}, self.begun, step)
                 stale = names.list_stale(kept)
                 doomed += [p for p in stale if not _is_kept_by_another(p, names, all_names)]
-            if doomed:
-                remove_all(doomed)
-                shown = ", ".join(f"'{path}'" for path in doomed)
+            if gone := remove_all(doomed):
+                shown = ", ".join(f"'{path}'" for path in gone)
                 self._say(f"deleted what earlier starts of the run left: {shown}")
 
     def _say_what_is_left_alone(self) -> None:

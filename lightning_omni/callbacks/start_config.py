@@ -21,10 +21,13 @@ class StartConfig(SaveConfigCallback):
         super().__init__(*args, **{**kwargs, "overwrite": True})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write nothing yet: this start may be refused."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the recipe under the first free name."""
-        if stage != "fit" or self.already_saved:
+        if self.already_saved:
             return
         folder = trainer.log_dir  # for which processes wait for each other
         if trainer.is_global_zero and folder is not None:
             self.config_filename = next_config_name(Path(folder))
-        super().setup(trainer, pl_module, stage)
+        super().setup(trainer, pl_module, "fit")

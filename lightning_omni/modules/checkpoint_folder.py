@@ -142,16 +142,22 @@ class FolderWriter:
         self._pending = Future()
         saved.add_done_callback(_make_publisher(self._pending, partial, folder, renames=is_first))
 
-    def wait(self) -> None:
-        """Wait until the last folder is complete.
+    def wait(self, *, is_alone: bool = False) -> None:
+        """Wait until the last folder is complete; every process has to call it.
+
+        Args:
+            is_alone: Ask no other process, of which some may have ended with an error.
 
         Raises:
-            OmniError: If it could not be written.
+            OmniError: On all processes, if one of them could not write it.
         """
         pending, self._pending = self._pending, None
         outdated, self._outdated = self._outdated, []
         if pending is not None:
-            pending.result()
+            if is_alone:
+                pending.result()
+            else:
+                _raise_on_all_processes(pending, self._group)
         for path in outdated:
             remove(path)
 
@@ -224,6 +230,7 @@ def read_checkpoint_folder(
     *,
     wanted: Callable[[Keys], bool] = lambda _: True,
     has_processes: bool = True,
+    is_checked: bool = False,
 ) -> dict[str, Any]:
     """Return a checkpoint, its tensors sharded as the run is; every process has to call it.
 
@@ -232,13 +239,15 @@ def read_checkpoint_folder(
         counterpart: How a tensor is shared out; without, each process gets whole tensors.
         wanted: Which tensors to read; others are None.
         has_processes: Whether the process group reads together; else this process alone.
+        is_checked: Whether its files were compared with their checksums just now.
 
     Raises:
         OmniError: If the folder is incomplete, or a file differs from its checksum.
     """
     if not is_checkpoint_folder(folder):
         raise OmniError(f"'{folder}' is not a complete checkpoint; give another one")
-    _refuse_damaged_files(folder, has_processes=has_processes)
+    if not is_checked:
+        _refuse_damaged_files(folder, has_processes=has_processes)
     # our own folder: the storage's index is a pickle, too
     plain = torch.load(folder / PLAIN_FILE, weights_only=False)
     reader = FileSystemReader(folder)
@@ -391,6 +400,16 @@ def read_folder_save(folder: Path) -> Save | None:
         return next(iter(parse_saves((folder / SUMS_FILE).read_text("utf-8"))), None)
     except (OSError, ValueError):
         return None
+
+
+def _raise_on_all_processes(pending: Future[None], group: Any) -> None:
+    """Wait for this process's part, and raise the error of any."""
+    error = pending.exception()
+    parts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(parts, None if error is None else str(error), group=group)
+    told = next((one for one in parts if one is not None), None)
+    if told is not None:
+        raise OmniError(told) from error
 
 
 def _make_publisher(

@@ -40,6 +40,9 @@ class ShardedStrategy(ModelParallelStrategy):
             either, on any number of processes.
         save_asynchronously: Train on while a folder is written.
         process_group_backend: Backend such as `nccl` or `gloo`; None for the device's own.
+
+    Attributes:
+        checked_checkpoint: Folder that was compared with its checksums just now.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class ShardedStrategy(ModelParallelStrategy):
             process_group_backend=process_group_backend,
         )
         self._writer = FolderWriter(is_asynchronous=save_asynchronously)
+        self.checked_checkpoint: Path | None = None
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -121,7 +125,8 @@ class ShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(str(checkpoint_path)))
         self._writer.wait()
         if path.is_dir():
-            return read_checkpoint_folder(path, self._make_counterpart_finder())
+            finder, is_checked = self._make_counterpart_finder(), path == self.checked_checkpoint
+            return read_checkpoint_folder(path, finder, is_checked=is_checked)
         whole = Strategy.load_checkpoint(self, path, weights_only)
         return shard_checkpoint(whole, self._make_counterpart_finder())
 
@@ -136,8 +141,8 @@ class ShardedStrategy(ModelParallelStrategy):
             _optimizer_to_device(optimizer, self.root_device)
 
     def teardown(self) -> None:
-        """Wait for the last checkpoint."""
-        self.finish_checkpoint()
+        """Wait for the last checkpoint, alone, as other processes may have failed."""
+        self._writer.wait(is_alone=True)
         super().teardown()
 
     def _make_counterpart_finder(self) -> Any:
