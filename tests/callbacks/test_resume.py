@@ -9,7 +9,9 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
+from lightning_omni.callbacks.checkpoint_names import _pattern_of
 from lightning_omni.callbacks.recipe_differences import (
     changes_network,
     describe_differences,
@@ -40,7 +42,10 @@ class Line(L.LightningModule):
     def training_step(self, x, index):
         group = self.optimizers().param_groups[0]
         self.noted.append((group["lr"], group["weight_decay"]))
-        return self.layer(x[:, : self.width]).square().mean()
+        loss = self.layer(x[:, : self.width]).square().mean()
+        self.log("loss", loss)
+        self.log("other", loss)
+        return loss
 
     def train_dataloader(self):
         return torch.utils.data.DataLoader(torch.ones(500, 9))
@@ -68,6 +73,13 @@ def fit(folder, steps, module=None, *, ckpt_path="last", every=2, recipe=None, *
     module = module or Line()
     trainer.fit(module, ckpt_path=ckpt_path)
     return module
+
+
+def raiser(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def names(folder):
@@ -127,7 +139,9 @@ def test_a_run_without_last_goes_on_from_its_step(tmp_path):
 def test_stale_and_torn_files_of_the_run_are_deleted_and_others_stay(tmp_path, caplog):
     fit(tmp_path, 4)
     folder = tmp_path / "checkpoints"
-    shutil.copy(folder / "last.ckpt", folder / "epoch=0-step=2.ckpt")  # of an earlier version
+    for end in (".ckpt", ".ckpt.sha256"):
+        shutil.copy(folder / f"last{end}", folder / f"epoch=0-step=2{end}")
+    shutil.copy(folder / "last.ckpt", folder / "epoch=0-step=3.ckpt")  # of whom is not known
     (folder / "epoch=0-step=8.ckpt").write_bytes(b"PK torn")
     (folder / "mine.ckpt").touch()
     (folder / ".last.ckpt.partial").touch()
@@ -136,8 +150,75 @@ def test_stale_and_torn_files_of_the_run_are_deleted_and_others_stay(tmp_path, c
     (folder / ".mine.partial").touch()
     fit(tmp_path, 6)
     kept = {path.name for path in folder.iterdir() if path.suffix != ".sha256"}
-    assert kept == {"epoch=0-step=6.ckpt", "last.ckpt", "mine.ckpt", ".mine.partial"}
+    others = {"epoch=0-step=3.ckpt", "mine.ckpt", ".mine.partial"}
+    assert kept == {"epoch=0-step=6.ckpt", "last.ckpt", *others}
     assert "deleted what earlier starts of the run left" in caplog.text
+
+
+def test_a_run_with_another_monitor_leaves_the_best_of_the_earlier_one(tmp_path):
+    fit(tmp_path, 6, monitor="loss", save_top_k=2)
+    before = set(names(tmp_path))
+    assert len(before) == 3
+    fit(tmp_path, 8, monitor="other", save_top_k=2)
+    assert before < set(names(tmp_path))
+
+
+def test_what_cannot_be_deleted_is_said(tmp_path, caplog, monkeypatch):
+    fit(tmp_path, 4)
+    (tmp_path / "checkpoints/.epoch=0-step=2.ckpt.partial").mkdir()
+    monkeypatch.setattr(shutil, "rmtree", raiser(PermissionError(13, "Permission denied")))
+    fit(tmp_path, 6)
+    assert "partial' (Permission denied), which is not needed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("template", "inserts", "name"),
+    [
+        ("epoch={epoch}-val_loss={val/loss:.2f}", False, "epoch=3-val_loss=0.25.ckpt"),
+        ("best/{epoch}-{step}", True, "epoch=0-step=4-v1.ckpt"),
+        ("run-{step:06d}", True, "run-step=000012.ckpt"),
+    ],
+)
+def test_names_of_usual_templates_are_recognised(template, inserts, name):
+    assert _pattern_of(template, inserts).fullmatch(name)
+
+
+def test_last_at_a_url_is_found_by_lightning(tmp_path, monkeypatch):
+    trainer = L.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[ModelCheckpoint(tmp_path, save_last=True)],
+    )
+    verify_checkpoints(trainer)
+    trainer.checkpoint_callback.dirpath = "s3://bucket/run"
+    asked = []
+    monkeypatch.setattr(
+        _CheckpointConnector, "_parse_ckpt_path", lambda _, fn, path, *__: asked.append(path)
+    )
+    trainer._checkpoint_connector._parse_ckpt_path("fit", "last", True, True)
+    assert asked == ["last"]
+
+
+class Counts(torch.optim.SGD):
+    """An optimizer that keeps a running state in its groups."""
+
+    def __init__(self, params, lr=0.1, momentum=0.0):
+        super().__init__(params, lr=lr, momentum=momentum)
+        self.defaults["k"] = 0
+        for group in self.param_groups:
+            group["k"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["k"] += 1
+        return super().step(closure)
+
+
+def test_a_state_in_the_groups_of_an_optimizer_goes_on(tmp_path):
+    fit(tmp_path, 4, Line(kind=Counts))
+    module = fit(tmp_path, 6, Line(kind=Counts))
+    assert module.optimizers().param_groups[0]["k"] == 6
 
 
 def test_a_run_from_the_beginning_leaves_an_earlier_one_alone_and_says_so(tmp_path, caplog):
