@@ -52,8 +52,8 @@ class OptimizerSettings:
 def _is_setting(optimizer: Optimizer, name: str) -> bool:
     """Whether a recipe states an entry of a group of weights.
 
-    Of those with defaults it states arguments; others are a running state of the optimizer, as in
-    ScheduleFree and Prodigy.
+    It states arguments of the optimizer. Its other defaults are a running state, as in ScheduleFree
+    and Prodigy.
     """
     if name in _NOT_SETTINGS:
         return False
