@@ -6,6 +6,8 @@ import importlib
 import io
 import logging
 import os
+import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -65,6 +67,7 @@ _EXTRAS = {
 }
 _MAX_SENTENCE = 4000  # messages of our own are cut later than a parser's
 _HELP = ("-h", "--help")
+_FOREIGN_CLASS = re.compile(r"GLOBAL (\S+)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,10 +158,9 @@ def explain_error(error: Exception) -> str | None:
     """
     if (sentence := find_user_error(error)) is not None:
         return fold_message(str(sentence), _MAX_SENTENCE)
-    if isinstance(error, ModuleNotFoundError):
-        return _explain_missing_package(error)
-    if isinstance(error, UnicodeDecodeError):
-        return f"a file that should be text is not UTF-8 ({error})"
+    for kind, explain in _EXPLAINED.items():
+        if isinstance(error, kind):
+            return explain(error)
     if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
         return fold_message(f"the checkpoint is of another model than the recipe's: {error}")
     if isinstance(error, RuntimeError) and "unscaling of gradients internally" in str(error):
@@ -174,11 +176,24 @@ def explain_error(error: Exception) -> str | None:
     return None
 
 
-def _explain_missing_package(error: ModuleNotFoundError) -> str:
-    package = str(error.name).partition(".")[0]
+def _explain_pickle(error: Exception) -> str:
+    held = _FOREIGN_CLASS.search(str(error))
+    what = f"holds '{held[1]}', which could run code" if held else "holds no plain values"
+    return f"the checkpoint {what}, so it is not loaded; give one that a run has saved"
+
+
+def _explain_missing_package(error: Exception) -> str:
+    package = str(getattr(error, "name", None)).partition(".")[0]
     extra = next((name for name, packages in _EXTRAS.items() if package in packages), None)
     what = f"lightning_omni[{extra}]" if extra else package
     return f"the package '{package}' is not installed; run pip install '{what}'"
+
+
+_EXPLAINED: dict[type[Exception], Callable[[Exception], str]] = {
+    ModuleNotFoundError: _explain_missing_package,
+    UnicodeDecodeError: lambda error: f"a file that should be text is not UTF-8 ({error})",
+    pickle.UnpicklingError: _explain_pickle,
+}
 
 
 def _run_verb(verb: str, args: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ MAX_NODES = 100_000
 CONFIG = "config.yaml"
 """Name of the recipe that the first start of a run writes into the run's folder."""
 _STARTS = re.compile(r"config(?:\.start-(\d+))?\.yaml")
+MAX_DEPTH = 1000
+_BRACKETS = re.compile(r"[\[\]{}]")
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -56,7 +59,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _load_yaml(text: str, path: Path) -> Any:
-    """Parse YAML whose aliases stand for no more than `MAX_NODES` values."""
+    """Parse YAML of at most `MAX_DEPTH` levels of brackets and `MAX_NODES` values."""
+    steps = (1 if bracket in "[{" else -1 for bracket in _BRACKETS.findall(text))
+    if max(accumulate(steps), default=0) > MAX_DEPTH:
+        raise OmniError(f"'{path}' opens more than {MAX_DEPTH} brackets; correct it")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -101,6 +107,8 @@ def read_yaml(path: Path) -> Any:
         text = read_regular_file(path, limit=MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise OmniError(f"cannot read the YAML file '{path}' ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
     try:
         plain = _expand_homes(_load_yaml(text, path))
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,9 @@ from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.media import center_crop_and_resize, read_image, scale_pixels
 from lightning_omni.data.media_reader import DecodedMediaCache, MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.sample_counts import Counts, DrawCounter
 from lightning_omni.data.shard_checks import check_shards
+from lightning_omni.data.shard_reader import ShardReader
 from lightning_omni.data.shards import list_shards, read_shard
 from lightning_omni.data.storage.locations import parse_recorded_location
 
@@ -88,6 +91,24 @@ class ImageData(ResumableData):
             self.data, "image", "train", lanes=self.lanes, seed=self.seed, decode=self.decode_image
         )
         return self.make_lane_loader(ImageBatches(reader, self.batch_size))
+
+    def samples_in_batch(self, batch: Tensor) -> Counts:
+        """Return the number of pictures that a training batch holds."""
+        return {"image": len(batch)}
+
+    def samples_up_to(self, lane: int, position: Position) -> Counts:
+        """Return the number of pictures in a lane's batches up to a position."""
+        return {"image": self.draw_counter.count_drawn(lane, position["cursor"])}
+
+    def samples_per_epoch(self) -> Counts:
+        """Return the number of training pictures."""
+        return {"image": self.draw_counter.order.num_samples}
+
+    @cached_property
+    def draw_counter(self) -> DrawCounter:
+        """What counts the pictures that were drawn."""
+        shards = list_shards(self.data / "media", "image", "train")
+        return DrawCounter(ShardReader(shards, lanes=self.lanes, seed="").order, self.lanes)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return all validation images in stored order, the same on each process."""

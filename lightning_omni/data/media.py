@@ -48,6 +48,7 @@ _UNREADABLE_PICTURE = (
     struct.error,
     zlib.error,
     MemoryError,
+    AssertionError,
 )
 """What Pillow raises for files that are damaged."""
 _BYTES_PER_PIXEL = {"1": 5, "L": 5, "P": 5, "RGB": 4, "CMYK": 8, "YCbCr": 8, "LAB": 8}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,20 +19,21 @@ from lightning_omni.data.encoding.code_features import load_code_features
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.fixed_batches import make_fixed_loader
-from lightning_omni.data.lanes import LaneLoader
+from lightning_omni.data.lanes import LaneLoader, Position
 from lightning_omni.data.longest_samples import check_longest_samples
 from lightning_omni.data.make_template import check_continuous_speech, make_template
 from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.mixture import Mixture, PackedLanes
 from lightning_omni.data.packing import pack_stream
 from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.sample_counts import Counts, TaskCounter
 from lightning_omni.data.shards import read_samples
 from lightning_omni.data.storage.locations import Location, parse_recorded_location
 from lightning_omni.data.transcripts import check_transcript_tasks, with_transcript
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SPEECH, TEXT
 from lightning_omni.pretrained import resolve_pretrained
-from lightning_omni.tasks import task_named
+from lightning_omni.tasks import TASK_NAMES, task_named
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
 from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
@@ -229,6 +232,23 @@ class OmniData(ResumableData):
         facts = {"data": manifest_digest(self.folder), "seed": self.seed, "tasks": shares}
         return {**super().stream_identity(), **facts, "complementary": self.complementary}
 
+    def samples_in_batch(self, batch: Batch) -> Counts:
+        """Return the samples that a training batch holds, by task."""
+        return Counter(TASK_NAMES[task] for task in batch.host_tasks if task >= 0)
+
+    def samples_up_to(self, lane: int, position: Position) -> Counts:
+        """Return the samples that a lane's batches up to a position hold, by task."""
+        return self.task_counter.count_up_to(lane, position)
+
+    def samples_per_epoch(self) -> Counts:
+        """Return how often the samples of each task are used in one pass over all of them."""
+        return self.task_counter.count_per_epoch()
+
+    @cached_property
+    def task_counter(self) -> TaskCounter:
+        """What counts the samples of each task in positions."""
+        return TaskCounter(self.mixture())
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Note the position behind a training batch, and run the module's forward process."""
         batch = super().on_before_batch_transfer(batch, dataloader_idx)
@@ -246,14 +266,20 @@ class OmniData(ResumableData):
         return self._make_fixed_loader(self.test_split)
 
     def _make_fixed_loader(self, split: str) -> DataLoader[Batch]:
+        rendered = list(self._render_in_order(split))
         packed = pack_stream(
-            self._render_in_order(split),
+            rendered,
             rows=self.rows,
             row_length=self.row_length,
             pad_token_id=self.template.vocab.pad_token_id,
             codebooks=self.template.codebooks,
         )
         batches = list(packed)
+        held = sum(task >= 0 for batch in batches for task in batch.host_tasks)
+        if held != len(rendered):
+            raise OmniError(
+                f"{held} of {len(rendered)} samples of the split {split} were packed; report it"
+            )
         verb = None if self.trainer is None else self.trainer.state.fn
         if not batches and verb != "fit":
             raise OmniError(
@@ -268,7 +294,10 @@ class OmniData(ResumableData):
     def _render_in_order(self, split: str) -> Iterator[tuple[int, TokenSequence]]:
         index = 0
         for task in self.tasks:
-            for sample in self.samples(task, split, limit=self.val_samples):
+            samples = self.samples(task, split, limit=self.val_samples)
+            if not samples and self.val_samples:
+                log.warning("no samples of %s, split %s, so its loss is not measured", task, split)
+            for sample in samples:
                 yield index, self.template.render(sample, rng=Random(f"{split}-{index}"))
                 index += 1
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -18,6 +20,12 @@ from lightning_omni.data.lanes import (
     Position,
     StreamPosition,
     merge_positions,
+)
+from lightning_omni.data.sample_counts import (
+    Counts,
+    UsedSamples,
+    check_counts,
+    describe_epochs,
 )
 from lightning_omni.data.storage.read_counts import ReadCounts, log_read_counts, sum_read_counts
 from lightning_omni.data.storage.url_reader import read_counts_so_far
@@ -49,6 +57,9 @@ class ResumableData(L.LightningDataModule):
         self.positions: dict[int, Position] = {}
         self.latest: tuple[int, Position | None, Position] | None = None
         self.read_counts: dict[int, ReadCounts] = {}
+        self.used_samples = UsedSamples()
+        self.start_samples: dict[int, Counts] = {}
+        self.epochs_logged: dict[str, int] = {}
 
     @property
     def rank(self) -> int:
@@ -95,6 +106,14 @@ class ResumableData(L.LightningDataModule):
         before = self.positions.get(batch.lane, self.start.lanes.get(batch.lane))
         self.latest = (batch.lane, before, batch.position)
         self.positions[batch.lane] = batch.position
+        if batch.lane not in self.used_samples.by_lane:
+            earlier = Counter(self._samples_of_earlier_batches(batch.lane, before))
+            self.used_samples.by_lane[batch.lane] = earlier
+        self.used_samples.add_batch(
+            batch.lane,
+            self.samples_in_batch(batch.batch),
+            behind=self.samples_up_to(batch.lane, batch.position),
+        )
         return batch.batch
 
     def teardown(self, stage: str) -> None:
@@ -104,12 +123,53 @@ class ResumableData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position of the training stream, for checkpoints; all processes call it."""
-        parts = [self.start.lanes, *_gather_positions(self.positions)]
+        parts = [self.start.lanes, *_gather_from_processes(self.positions)]
+        positions = merge_positions(parts)
+        used = self._gather_used_samples(positions)
         return {
             "micro_batches": self.start.micro_batches + self.used * self.world_size,
-            "positions": {str(lane): at for lane, at in merge_positions(parts).items()},
+            "positions": {str(lane): at for lane, at in positions.items()},
+            "used_samples": {str(lane): dict(counts) for lane, counts in used.items()},
             "stream": self.stream_identity(),
         }
+
+    def samples_in_batch(self, batch: Any) -> Counts:
+        """Return the samples that a training batch holds, by kind; nothing if none are counted."""
+        return {}
+
+    def samples_up_to(self, lane: int, position: Position) -> Counts:
+        """Return the samples that a lane's batches up to a position hold, by kind."""
+        return {}
+
+    def samples_per_epoch(self) -> Counts:
+        """Return how often the samples of each kind are used in one pass over all of them."""
+        return {}
+
+    def _samples_of_earlier_batches(self, lane: int, position: Position | None) -> Counts:
+        """Return what a lane had used when the run began; earlier versions did not count it."""
+        if lane in self.start_samples:
+            return self.start_samples[lane]
+        return {} if position is None else self.samples_up_to(lane, position)
+
+    def _gather_used_samples(self, positions: Mapping[int, Position]) -> dict[int, Counts]:
+        """Return the samples that were used of each lane, and log the epochs that are over.
+
+        Raises:
+            OmniError: If they are not those that the positions say.
+        """
+        parts = _gather_from_processes(self.used_samples.by_lane)
+        counted = {**self.start_samples, **{lane: n for part in parts for lane, n in part.items()}}
+        total: Counter[str] = Counter()
+        used = {}
+        for lane, position in positions.items():
+            drawn = self.samples_up_to(lane, position)
+            used[lane] = counted.get(lane, drawn)
+            check_counts(lane, used[lane], drawn)
+            total.update(used[lane])
+        lines = describe_epochs(total, self.samples_per_epoch(), known=self.epochs_logged)
+        for line in lines if self.rank == 0 else ():
+            log.info(line)
+        return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position of the training stream, before the loaders are made.
@@ -135,12 +195,15 @@ class ResumableData(L.LightningDataModule):
         lanes = {int(lane): at for lane, at in state_dict["positions"].items()}
         self.start = StreamPosition(int(state_dict["micro_batches"]), lanes)
         self.used, self.positions = 0, {}
+        self.used_samples = UsedSamples()
+        used = state_dict.get("used_samples", {})
+        self.start_samples = {int(lane): counts for lane, counts in used.items()}
 
 
-def _gather_positions(positions: dict[int, Position]) -> list[dict[int, Position]]:
-    """Return the positions of each process's lanes."""
+def _gather_from_processes(own: dict[int, Any]) -> list[dict[int, Any]]:
+    """Return what each process has of its lanes."""
     if not (dist.is_available() and dist.is_initialized()):
-        return [positions]
+        return [own]
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, positions)
+    dist.all_gather_object(parts, own)
     return parts

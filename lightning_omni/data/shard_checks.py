@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 
 from lightning_omni.data.manifest import SHARD_FOLDERS, ListedShard, read_shard_list
-from lightning_omni.data.shard_index import SUFFIX, StoredIndex
+from lightning_omni.data.shard_index import SUFFIX, StoredIndex, check_is_file
 from lightning_omni.data.shards import check_sample_count, check_shard_names, shard_names
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
@@ -79,6 +79,7 @@ def check_listed_shard(folder: Location, name: str, listed: ListedShard) -> None
         size = path.stat().st_size
     except OSError as error:
         raise OmniError(f"cannot read '{path}' ({error.strerror}); is it still there?") from error
+    check_is_file(path)
     if listed.size is not None and size != listed.size:
         raise OmniError(
             f"'{path}' has {size} bytes but the manifest lists {listed.size}: it was cut or "

@@ -127,9 +127,25 @@ class StoredIndex:
         return self._num_rows - 1
 
     def read_part(self, start: int, stop: int) -> ShardIndex:
-        """Return the byte ranges of samples `[start, stop)`."""
+        """Return the byte ranges of samples `[start, stop)`.
+
+        Raises:
+            OmniError: If they are no ranges of the shard.
+        """
         offsets, sizes, checksums = self._read_rows(start, min(stop, len(self))).T
+        numbers = np.concatenate([offsets, sizes])
+        is_inside = ((numbers >= 0) & (numbers <= self.tar_bytes)).all()
+        if not is_inside or (offsets + sizes > self.tar_bytes).any():
+            raise OmniError(f"'{self.path}' is damaged; delete it, and it is made anew when needed")
         return ShardIndex(offsets, sizes, checksums, self.tar_bytes, self.digest)
+
+    def is_equal(self, made: ShardIndex) -> bool:
+        """Tell whether the file holds what an index that was made of the shard says."""
+        rows = self._read_rows(0, self._num_rows)
+        wanted = _index_rows(made)
+        if not self.digest:  # of an earlier version
+            wanted[-1, 1] = 0
+        return np.array_equal(rows, wanted)
 
     def _read_row_count(self) -> int:
         """Return the number of rows, after the header of the file was checked."""
@@ -165,6 +181,7 @@ def build_index(tar: Location) -> ShardIndex:
         OmniError: If the tar is damaged, or a key is not a plain name or occurs apart.
         OSError: If it cannot be read, as where another process took it away.
     """
+    check_is_file(tar)
     starts: list[tuple[str, int]] = []
     end = 0
     try:
@@ -200,6 +217,16 @@ def build_index(tar: Location) -> ShardIndex:
         raise OmniError(f"'{tar}' holds the key '{twice[0]}' twice; prepare the data again")
     crc32 = np.array(checksums, dtype=np.int64)
     return ShardIndex(offsets, sizes, crc32, size, _leading_bits(digest.digest()))
+
+
+def check_is_file(tar: Location) -> None:
+    """Refuse a folder, or a pipe that would be waited for; a missing file is told by who opens it.
+
+    Raises:
+        OmniError: If the shard is no file.
+    """
+    if isinstance(tar, Path) and tar.exists() and not tar.is_file():
+        raise OmniError(f"'{tar}' is no file; restore it or prepare the data again")
 
 
 def is_tar_end(file: IO[Any], digest: Any = None) -> bool:

@@ -18,7 +18,14 @@ os.environ.setdefault("WDS_SECURE", "1")  # no shell in URLs, no pickles in tars
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lightning_omni.data.manifest import ListedShard, read_shard_list
-from lightning_omni.data.shard_index import KEY, SUFFIX, is_tar_end, parse_members, read_index
+from lightning_omni.data.shard_index import (
+    KEY,
+    SUFFIX,
+    check_is_file,
+    is_tar_end,
+    parse_members,
+    read_index,
+)
 from lightning_omni.data.speech_feature_files import read_sample_features
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
@@ -92,6 +99,7 @@ def read_shard(
         OmniError: If the tar is broken or another one than was listed, or a key is not a plain
             name.
     """
+    check_is_file(path)
     try:
         if path.with_name(path.name + SUFFIX).is_file():
             samples = _read_samples_by_index(path, listed)

@@ -19,6 +19,7 @@ from lightning_omni.data.manifest import manifest_digest, read_manifest
 from lightning_omni.data.media import MIN_RATE, MIN_SECONDS, read_audio
 from lightning_omni.data.media_reader import MediaReader
 from lightning_omni.data.resumable_data import LANES, ResumableData
+from lightning_omni.data.sample_counts import Counts
 from lightning_omni.data.shard_checks import check_shards
 from lightning_omni.data.shards import list_shards
 from lightning_omni.data.storage.locations import parse_recorded_location
@@ -128,6 +129,14 @@ class SpeechData(ResumableData):
     def train_dataloader(self) -> LaneLoader:
         """Return endless random crops of the training clips, Float[B T]."""
         return self.make_lane_loader(self._make_crops("train", lanes=self.lanes))
+
+    def samples_in_batch(self, batch: Tensor) -> Counts:
+        """Return 1: crops go over the ends of clips, so that batches are counted and not clips."""
+        return {"batch": 1}
+
+    def samples_up_to(self, lane: int, position: Position) -> Counts:
+        """Return the number of a lane's batches up to a position."""
+        return {"batch": int(position["batches"])}
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Return a fixed list of crops, the same on each process."""

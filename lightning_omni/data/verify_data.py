@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from lightning_omni.data.encoding.code_features import check_code_features
 from lightning_omni.data.manifest import (
     MANIFEST,
@@ -22,9 +20,9 @@ from lightning_omni.data.shard_checks import find_shard_names
 from lightning_omni.data.shard_index import (
     SUFFIX,
     ShardIndex,
+    StoredIndex,
     build_index,
     digest_matches,
-    read_index,
 )
 from lightning_omni.data.storage.locations import Location, parse_location
 from lightning_omni.data.storage.urls import Url
@@ -160,11 +158,8 @@ def _verify_index(path: Location, made: ShardIndex) -> list[str]:
         log.info("'%s' has no index and is read once more wherever it is used", path)
         return []
     try:
-        stored = read_index(path)
+        if StoredIndex(path).is_equal(made):
+            return []
     except OmniError as error:
         return [str(error)]
-    columns = ("offsets", "sizes", "checksums")
-    is_same = all(np.array_equal(getattr(made, c), getattr(stored, c)) for c in columns)
-    if is_same and stored.digest in (0, made.digest):
-        return []
     return [f"'{beside}' is not the index of its shard; delete it or restore it"]
