@@ -225,7 +225,8 @@ def read_audio(
             _check_duration(MAX_SECONDS if is_open else promised / rate, name)
             most = min(promised, int(MAX_SECONDS * rate) + 1)
             _check_sound_size(most, sound.channels, name)
-            wave, power = _read_mono(sound, most)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+                wave, power = _read_mono(sound, most)
     except (soundfile.LibsndfileError, RuntimeError, ZeroDivisionError, OSError) as error:
         raise OmniError(
             f"'{name}' is not readable audio ({_error_text_without_buffer(error)}); give WAV, "

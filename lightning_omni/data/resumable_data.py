@@ -158,12 +158,12 @@ class ResumableData(L.LightningDataModule):
             OmniError: If they are not those that the positions say.
         """
         parts = _gather_from_processes(self.used_samples.by_lane)
-        counted = {**self.start_samples, **{lane: n for part in parts for lane, n in part.items()}}
+        known = {**self.start_samples, **{lane: n for part in parts for lane, n in part.items()}}
         total: Counter[str] = Counter()
         used = {}
         for lane, position in positions.items():
             drawn = self.samples_up_to(lane, position)
-            used[lane] = counted.get(lane, drawn)
+            used[lane] = known.get(lane, drawn)
             check_counts(lane, used[lane], drawn)
             total.update(used[lane])
         lines = describe_epochs(total, self.samples_per_epoch(), known=self.epochs_logged)

@@ -452,6 +452,4 @@ def _run_kind(kind: str, number: int, folder: Path) -> Iterator[Outcome]:
     yield Outcome(True, f"all samples right, {told}", detail)
 
 
-FAULTS: tuple[Fault, ...] = tuple(
-    Fault(f"data: {kind}", SEEDS, partial(_run_kind, kind)) for kind in KINDS
-)
+FAULTS: tuple[Fault, ...] = tuple(Fault(kind, SEEDS, partial(_run_kind, kind)) for kind in KINDS)

@@ -372,9 +372,9 @@ def refuse_hostile(number: int, folder: Path) -> Iterator[Outcome]:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("media: malformed sound", 20_000 // PER_CALL, read_malformed_sound),
-    Fault("media: malformed pictures", 20_000 // PER_CALL, read_malformed_picture),
-    Fault("media: malformed text, archives and recipes", 10_000 // PER_CALL, read_malformed_text),
-    Fault("media: files that ask for too much", len(HOSTILE), refuse_hostile, fast_calls=5),
-    Fault("media: code, commands and paths in data", len(CANARIES), run_canary, fast_calls=10),
+    Fault("malformed sound", 20_000 // PER_CALL, read_malformed_sound),
+    Fault("malformed pictures", 20_000 // PER_CALL, read_malformed_picture),
+    Fault("malformed text, archives and recipes", 10_000 // PER_CALL, read_malformed_text),
+    Fault("files that ask for too much", len(HOSTILE), refuse_hostile, fast_calls=5),
+    Fault("code, commands and paths in data", len(CANARIES), run_canary, fast_calls=10),
 )
