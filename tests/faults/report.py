@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -26,8 +27,8 @@ AREAS = ("training", "checkpoints", "data", "media", "disks", "configuration")
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "faults.md"
 _HEAD = """# Faults, caused on purpose
 
-Each row is a fault that `make fault-report` causes: how often, how often what followed was right,
-and what it was.
+Each row is a fault that `make fault-report` causes: the calls of its function of those that the
+whole campaign has, the faults these caused, how often what followed was right, and what it was.
 The counts of the whole campaign are in `tests/faults/`; the tests run a few of each kind.
 """
 
@@ -63,7 +64,7 @@ def run_fault(fault: Fault, calls: int, journal: Path) -> None:
                 say(f"WRONG {fault.name} #{number}: {one.what} ({one.detail})")
 
 
-def table_row(journal: Path) -> str:
+def table_row(fault: Fault, journal: Path) -> str:
     """Return a journal as a row of the table."""
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     outcomes = [Outcome(*one) for line in lines for one in line["outcomes"]]
@@ -74,7 +75,8 @@ def table_row(journal: Path) -> str:
         for (text, is_right), count in counts.most_common()
     )
     seconds = sum(line["seconds"] for line in lines)
-    return f"| {lines[0]['fault']} | {len(outcomes):,} | {right:,} | {what} | {seconds:,.0f} s |"
+    calls = f"{len(lines):,} of {fault.calls:,}"
+    return f"| {fault.name} | {calls} | {len(outcomes):,} | {right:,} | {what} | {seconds:,.0f} s |"
 
 
 def write_page(out: Path) -> None:
@@ -84,13 +86,19 @@ def write_page(out: Path) -> None:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    rows = ["| fault | count | right | what followed | time |", "|---|---|---|---|---|"]
+    rows = ["| fault | calls | count | right | what followed | time |", "|---|---|---|---|---|---|"]
+    times = []
     for area in AREAS:
-        for number, _ in enumerate(faults_of(area)):
+        for number, fault in enumerate(faults_of(area)):
             journal = out / f"{area}-{number:02d}.jsonl"
             if journal.exists():
-                rows.append(table_row(journal))
-    when = f"Written on {datetime.now(UTC):%Y-%m-%d} at commit {commit}, on {model}."
+                rows.append(table_row(fault, journal))
+                times.append(journal.stat().st_mtime)
+    ended = datetime.fromtimestamp(max(times, default=0), UTC)
+    when = (
+        f"Written at commit {commit}, on {model}. The last outcome is of {ended:%Y-%m-%d %H:%M} "
+        "UTC; earlier ones may be of earlier commits: `make fault-report` goes on where it ended."
+    )
     PAGE.write_text("\n".join([_HEAD, when, "", *rows]) + "\n", encoding="utf-8")
 
 
@@ -98,17 +106,20 @@ def main() -> None:
     """Run the campaign."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", default=AREAS, choices=AREAS, help="areas to run")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the counts to run")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the counts to run; 0 writes the page"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder of outcomes")
     parser.add_argument("--fresh", action="store_true", help="forget earlier outcomes")
     given = parser.parse_args()
-    sys.path.append(str(Path(__file__).parents[1]))  # where the tests' helpers are
+    tests = Path(__file__).parents[1]  # where their helpers are; the project's packages come first
+    sys.path += [str(tests.parent), str(tests)]
     if given.fresh:
         shutil.rmtree(given.out, ignore_errors=True)
     given.out.mkdir(parents=True, exist_ok=True)
     for area in given.only:
         for number, fault in enumerate(faults_of(area)):
-            calls = max(1, round(fault.calls * given.share))
+            calls = math.ceil(fault.calls * given.share)
             say(f"{area}: {fault.name}, {calls} calls")
             run_fault(fault, calls, given.out / f"{area}-{number:02d}.jsonl")
     write_page(given.out)
