@@ -239,7 +239,9 @@ def replace_file(path: Path, text: str) -> None:
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            os.write(descriptor, text.encode())
+            rest = memoryview(text.encode())
+            while rest:  # a full disk may take a part and say so at the next
+                rest = rest[os.write(descriptor, rest) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
