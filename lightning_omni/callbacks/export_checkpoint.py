@@ -14,7 +14,11 @@ from lightning_omni.callbacks.export_omni import write_export
 from lightning_omni.callbacks.run_record import RECORD, read_run_record
 from lightning_omni.data.omni_data import OmniData
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.checkpoint_file import load_checkpoint_file, refuse_damaged_file
+from lightning_omni.modules.checkpoint_file import (
+    load_checkpoint_file,
+    refuse_damaged_file,
+    refuse_other_contents,
+)
 from lightning_omni.modules.checkpoint_folder import (
     Keys,
     is_checkpoint_folder,
@@ -68,6 +72,7 @@ def read_checkpoint_weights(checkpoint: Path) -> tuple[dict[str, Tensor], int]:
     else:
         refuse_damaged_file(checkpoint)
         read = load_checkpoint_file(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        refuse_other_contents(checkpoint, read)
     weights: dict[str, Tensor] = dict(read["state_dict"])
     for state in read.get("callbacks", {}).values():
         if isinstance(state, dict) and isinstance(state.get(AVERAGED), dict):

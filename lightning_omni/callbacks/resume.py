@@ -34,7 +34,7 @@ from lightning_omni.callbacks.restored_optimizers import OptimizerSettings, chec
 from lightning_omni.callbacks.same_weights import check_same_weights
 from lightning_omni.data.resumable_data import ResumableData
 from lightning_omni.errors import OmniError
-from lightning_omni.modules.checkpoint_file import RUN, CheckpointFileIO, now
+from lightning_omni.modules.checkpoint_file import RUN, CheckpointFileIO, now, refuse_other_contents
 from lightning_omni.modules.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ class CheckedResume(_CheckpointConnector):
         if isinstance(strategy, ShardedStrategy) and checkpoint_path:
             strategy.checked_checkpoint = Path(checkpoint_path)
         super().resume_start(checkpoint_path, weights_only)
+        if checkpoint_path:
+            refuse_other_contents(checkpoint_path, self._loaded_checkpoint)
         about = self._loaded_checkpoint.get(RUN, {})
         self.begun = about.get("begun") or on_first_process(now, self._group)
         if self._loaded_checkpoint:

@@ -126,15 +126,15 @@ class MixtureLane:
         """
         key, files, path = self.lanes[drawn.task].read_at((drawn.turn, drawn.offset))
         sample = parse_sample(key, files, path)
+        rng = Random(f"{self.mixture.seed}-{self.lane}-{drawn.number}")
         try:
-            return self._render_sample(sample, drawn)
+            return self._render_sample(sample, drawn, rng)
         except _RENDER_ERRORS as error:
             raise OmniError(f"sample '{key}' of '{path}': {fold_text(str(error))}") from error
 
-    def _render_sample(self, sample: Sample, drawn: DrawnSample) -> list[Indexed]:
+    def _render_sample(self, sample: Sample, drawn: DrawnSample, rng: Random) -> list[Indexed]:
         if drawn.task in self.mixture.transcribe_first:
             sample = with_transcript(sample)
-        rng = Random(f"{self.mixture.seed}-{self.lane}-{drawn.number}")
         is_dropped = rng.random() < self.mixture.condition_dropout
         drop = _request_modalities(sample) if is_dropped else ()
         sequence = self.template.render(sample, rng=rng, drop=drop)

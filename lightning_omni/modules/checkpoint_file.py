@@ -121,7 +121,7 @@ def refuse_damaged_file(checkpoint: Path) -> None:
 
 
 def load_checkpoint_file(checkpoint: Path, **options: Any) -> dict[str, Any]:
-    """Return what a checkpoint file holds.
+    """Return what a file holds that torch has saved: a checkpoint, or weights alone.
 
     Args:
         checkpoint: File.
@@ -131,7 +131,7 @@ def load_checkpoint_file(checkpoint: Path, **options: Any) -> dict[str, Any]:
         OmniError: If it cannot be read, or holds other objects than tensors and plain values.
     """
     try:
-        found = torch.load(checkpoint, **options)
+        found: dict[str, Any] = torch.load(checkpoint, **options)
     except pickle.UnpicklingError as error:
         raise OmniError(
             f"'{checkpoint}' holds more than tensors and plain values, which is not loaded; give a "
@@ -141,9 +141,17 @@ def load_checkpoint_file(checkpoint: Path, **options: Any) -> dict[str, Any]:
         raise OmniError(
             f"the checkpoint '{checkpoint}' is damaged ({error}); give another one"
         ) from error
-    if not isinstance(found, dict) or "state_dict" not in found:
-        raise OmniError(f"'{checkpoint}' holds no weights of a run; give a checkpoint of a run")
     return found
+
+
+def refuse_other_contents(path: Any, contents: Any) -> None:
+    """Refuse what is no checkpoint of a run.
+
+    Raises:
+        OmniError: If so.
+    """
+    if not isinstance(contents, dict) or "state_dict" not in contents:
+        raise OmniError(f"'{path}' holds no weights of a run; give a checkpoint of a run")
 
 
 class CheckpointFileIO(TorchCheckpointIO):

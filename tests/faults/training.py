@@ -316,9 +316,9 @@ def leave_out(rank: int) -> None:
     """Leave out the update of a step by hand, as the truth of what is skipped."""
 
     def on_before_optimizer_step(guard: Any, trainer: Any, module: Any, optimizer: Any) -> None:
-        guard.skips = torch.tensor(float(trainer.global_step == SPOILT_AT))
+        guard.skips = [torch.tensor(float(trainer.global_step == SPOILT_AT))]
         guard._of_loss = [torch.zeros(())] * 2
-        if guard.skips:
+        if guard.skips[-1]:
             optimizer.zero_grad(set_to_none=True)
 
     SkipNonFinite.on_before_optimizer_step = on_before_optimizer_step
@@ -390,9 +390,9 @@ def leave_out_media(rank: int, *, recipe: str) -> None:
     _, at, _ = TOKENIZERS[recipe]
 
     def on_before_optimizer_step(guard: Any, trainer: Any, module: Any, optimizer: Any) -> None:
-        guard.skips = torch.tensor(float(module.updates == at))
+        guard.skips = [torch.tensor(float(module.updates == at))]
         guard._of_loss = [torch.zeros(())] * 2
-        if guard.skips:
+        if guard.skips[-1]:
             optimizer.zero_grad(set_to_none=True)
 
     SkipNonFinite.on_before_optimizer_step = on_before_optimizer_step

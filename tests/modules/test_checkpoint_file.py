@@ -17,6 +17,7 @@ from lightning_omni.modules.checkpoint_file import (
     load_checkpoint_file,
     read_saves,
     refuse_damaged_file,
+    refuse_other_contents,
     write_checkpoint_file,
 )
 
@@ -104,7 +105,9 @@ def test_a_link_has_the_checksum_of_its_file(last):
 def test_what_is_no_checkpoint_is_refused(last, tmp_path):
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(OmniError, match="holds no weights"):
-        load_checkpoint_file(tmp_path / "list.ckpt")
+        refuse_other_contents("list.ckpt", load_checkpoint_file(tmp_path / "list.ckpt"))
+    torch.save({"weight": torch.ones(2)}, tmp_path / "weights.ckpt")  # as launchers hand them over
+    assert list(CheckpointFileIO().load_checkpoint(tmp_path / "weights.ckpt")) == ["weight"]
     torch.save({"state_dict": {}, "object": shutil.copy}, tmp_path / "object.ckpt")
     with pytest.raises(OmniError, match="holds more than tensors and plain values"):
         CheckpointFileIO().load_checkpoint(tmp_path / "object.ckpt")

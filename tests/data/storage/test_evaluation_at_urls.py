@@ -157,6 +157,7 @@ def test_a_stage_trained_on_a_url_is_evaluated_on_it(tmp_path):
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
             loggers=[SimpleNamespace(log_metrics=lambda values, step: logged.append(values))],
             global_step=1,
+            fast_dev_run=False,
         )
         stage.on_fit_start(trainer, None)
         stage.on_fit_end(trainer, None)

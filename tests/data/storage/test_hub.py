@@ -6,7 +6,7 @@ import pytest
 from folders import batches, numbers, write_folder
 from hub_server import hub_server
 
-from lightning_omni.data.shards import read_manifest
+from lightning_omni.data.manifest import read_manifest
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.errors import OmniError
 

@@ -215,7 +215,9 @@ def test_a_time_says_where_it_is_from(options, seconds, said):
     assert said in time.source
 
 
-@pytest.mark.parametrize(XX)
+@pytest.mark.parametrize(
+    ("name", "share"), [("stage1", 0.35), ("image_tokenizer", 0.1), ("speech_tokenizer", 0.01)]
+)
 def test_a_plan_s_time_is_told_with_its_source_and_a_measured_one_counts(
     name, share, tmp_path, caplog
 ):
