@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from fault import Fault, Outcome
-from runs import (
+from small_runs import (
     LAST,
     PATIENCE_S,
     STRATEGIES,
