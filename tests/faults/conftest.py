@@ -3,11 +3,10 @@
 import os
 
 import pytest
-
-import runs
+import small_runs
 
 
 @pytest.fixture(autouse=True)
 def made_data(request, monkeypatch):
-    if "training: " in request.node.name and runs.TRAINED not in os.environ:
-        monkeypatch.setenv(runs.TRAINED, str(request.getfixturevalue("trained")))
+    if "training: " in request.node.name and small_runs.TRAINED not in os.environ:
+        monkeypatch.setenv(small_runs.TRAINED, str(request.getfixturevalue("trained")))
