@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import fsspec
@@ -103,10 +104,13 @@ def _make_file_system(scheme: str, policy: RetryPolicy) -> Any:
     if scheme in ("s3", "s3a"):
         limits = {"connect_timeout": policy.connect_s, "read_timeout": policy.read_s}
         options["config_kwargs"] = {**limits, "retries": {"total_max_attempts": 1}}
-    if scheme in ("gs", "gcs"):  # else every bucket's layout is looked up, over gRPC, before a read
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
-        files = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+        if scheme in ("gs", "gcs") and not os.environ.get("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"):
+            # gcsfs's own choice looks up the bucket's layout, over gRPC, before every read
+            kind: Any = import_module("gcsfs.core").GCSFileSystem
+            files = kind(skip_instance_cache=True, **options)
+        else:
+            files = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
     except ImportError as error:
         raise OmniError(
             f"{scheme}:// needs a package that is not installed ({error}); pip install "

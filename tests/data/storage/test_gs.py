@@ -1,5 +1,6 @@
 """An object store over Google's protocol: an emulator on loopback."""
 
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
@@ -34,6 +35,7 @@ def address(folder):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_those_of_the_local_folder(folder, workers, caplog):
+    import_module("gcsfs")  # as other packages may have done before
     url = parse_location("gs://data")
     assert url.is_dir()  # with workers: a file system that must not be used after the fork
     assert numbers(batches(url, count=32, workers=workers)) == numbers(batches(folder, count=32))
