@@ -252,6 +252,12 @@ def replace_file(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Have the names of a folder's files on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from lightning_omni.errors import OmniError
+from lightning_omni.files import sync_to_disk
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,7 +47,7 @@ def replace_when_complete(*paths: Path) -> Iterator[list[Path]]:
     try:
         yield partials
         for partial in partials:
-            _sync(partial)
+            sync_to_disk(partial)
         for partial, path in zip(partials, paths, strict=True):
             partial.replace(path)
     except (OSError, SafetensorError) as error:
@@ -79,7 +80,7 @@ def replace_folder_when_complete(folder: Path) -> Iterator[Path]:
         yield partial
         for path in partial.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync_to_disk(path)
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
@@ -109,8 +110,3 @@ def _first_unwritten(partials: list[Path], paths: tuple[Path, ...]) -> Path:
     """Return the last file that was begun: those before it were written."""
     begun = [path for partial, path in zip(partials, paths, strict=True) if partial.exists()]
     return begun[-1] if begun else paths[0]
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_omni.data.shard_index import index_path, write_index
-from lightning_omni.jobs.work_folder import partial_path, sync_to_disk
+from lightning_omni.files import sync_to_disk
+from lightning_omni.jobs.work_folder import partial_path
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning_omni.files import sync_to_disk
+
 
 @contextmanager
 def write_when_complete(path: Path, work: Path) -> Iterator[Path]:
@@ -37,9 +39,3 @@ def partial_path(name: str, work: Path) -> Path:
     home = work / "partial"
     home.mkdir(exist_ok=True)
     return home / f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-
-
-def sync_to_disk(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
