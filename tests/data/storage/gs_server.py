@@ -1,44 +1,19 @@
 """An emulator of Google's store in a process of its own."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
+
+from server_process import server_process
 
 
-@contextmanager
 def gs_server(bucket):
     """Yield the address of an empty bucket on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    options = ["--host=127.0.0.1", f"--port={port}", "--in-memory", f"--default-bucket={bucket}"]
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", *options]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=dict(os.environ), **quiet)
-    try:
-        _wait_for(f"{address}/storage/v1/b/{bucket}", process)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(10)
 
+    def options(port):
+        place = ["--host=127.0.0.1", f"--port={port}"]
+        return ["start", *place, "--in-memory", f"--default-bucket={bucket}"]
 
-def _wait_for(url, process):
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            assert process.poll() is None, "the emulator ended"
-            time.sleep(0.1)
-    raise AssertionError("the emulator does not answer")
+    return server_process("gcp_storage_emulator", options, ready=f"/storage/v1/b/{bucket}")
 
 
 def upload(folder, bucket, address):

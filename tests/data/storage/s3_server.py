@@ -1,12 +1,6 @@
 """moto's S3 server in a process of its own, and a proxy of faults in front of it."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
+from server_process import server_process
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -15,32 +9,13 @@ KEYS = {
 }
 
 
-@contextmanager
 def s3_server():
     """Yield the address of an empty store on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, **KEYS}, **quiet)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/moto-api/", process)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
+    def options(port):
+        return ["-H", "127.0.0.1", "-p", str(port)]
 
-def _wait_for(url, process):
-    for _ in range(300):
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except OSError:
-            assert process.poll() is None, "moto's server ended"
-            time.sleep(0.1)
-    raise AssertionError("moto's server does not answer")
+    return server_process("moto.server", options, ready="/moto-api/", env=KEYS)
 
 
 def upload(folder, bucket, endpoint):
