@@ -1,6 +1,7 @@
 """Paths and URLs: told apart, joined, shown without credentials."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,11 @@ def test_an_unknown_scheme_is_refused():
         parse_location("httpd://host/x").is_file()
 
 
-def test_a_missing_package_names_the_extra(monkeypatch):
-    import fsspec
-
-    def absent(*_, **__):
-        raise ImportError("install gcsfs")
-
-    monkeypatch.setattr(fsspec, "filesystem", absent)
-    with pytest.raises(OmniError, match=r"gs:// needs .*lightning-omni\[remote\]"):
-        parse_location("gs://bucket/x").is_file()
+@pytest.mark.parametrize(("scheme", "module"), [("gs", "gcsfs.core"), ("s3", "s3fs")])
+def test_a_missing_package_names_the_extra(scheme, module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # what `import` then raises is an ImportError
+    with pytest.raises(OmniError, match=rf"{scheme}:// needs .*lightning-omni\[remote\]"):
+        parse_location(f"{scheme}://bucket/x").is_file()
 
 
 def test_any_file_system_of_fsspec_is_read():
