@@ -194,10 +194,16 @@ def read_model_folder(folder: Path) -> ModelFolder:
         request_image_columns=_read_request_columns(folder),
     )
     weights = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    backbone = Transformer.from_pretrained(folder)
+    if backbone.is_causal:
+        raise OmniError(
+            f"'{folder}' holds a next-token model, which cannot fill in masks; train it as a "
+            "masked diffusion model first: init_from with is_causal: false"
+        )
     if (folder / "length_head").is_dir():
         log.info("'%s' holds a length head, which is no longer used", folder)
     return ModelFolder(
-        Transformer.from_pretrained(folder),
+        backbone,
         template,
         image,
         speech,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +12,6 @@ from lightning_omni.errors import OmniError
 from lightning_omni.interop.checkpoint import load_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
 from lightning_omni.interop.native import build_meta_module_from_folder
-from lightning_omni.nn.segments import SegmentLayout
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
 from lightning_omni.types import ContinuousFeatures
@@ -71,7 +69,9 @@ class Backbone(Pretrained):
         starts_here[:, 0] = True
         starts = starts_here.flatten().nonzero().squeeze(1)
         ends = torch.cat((starts[1:], starts.new_tensor([rows * length])))
-        layout = SegmentLayout.from_lengths((ends - starts).tolist(), device=input_ids.device)
+        layout = self.transformer.segment_layout(
+            (ends - starts).tolist(), torch.ones_like(input_ids.flatten(), dtype=torch.bool)
+        )
         index = position_ids.flatten()
         positions = torch.stack((index, torch.zeros_like(index), torch.zeros_like(index)), dim=1)
         hidden = self.transformer(input_ids.flatten(), positions, layout, continuous=continuous)
@@ -87,9 +87,10 @@ def _check_token_ids(input_ids: Tensor, vocab_size: int) -> None:
 
 
 def load_backbone(path: str | Path) -> Backbone:
-    """Load a backbone: an export of this package, or a Dream, Omni-Diffusion or Qwen2 checkpoint.
+    """Load a backbone: an export of this package, or a published Dream, Omni-Diffusion or Qwen.
 
-    Weights keep their stored format; call `.float()` to compute in float32.
+    Next-token models attend causally; row i of their logits scores token i, and row 0 is the state
+    of token 0 itself. Weights keep their stored format; call `.float()` to compute in float32.
 
     Args:
         path: folder with `config.json` and safetensors, in one file or in shards with an index.
@@ -101,26 +102,8 @@ def load_backbone(path: str | Path) -> Backbone:
     config = read_config(folder)
     if "class_path" in config:
         return _load_native_backbone(folder)
-    return Backbone(load_dream(folder), right_shift_logits=is_right_shifted(config, folder)).eval()
-
-
-def is_right_shifted(config: dict[str, Any], folder: Path) -> bool:
-    """Tell whether a published network's output at position i - 1 scores token i.
-
-    Raises:
-        OmniError: If the network is of an unsupported kind.
-    """
-    kind = str(config.get("model_type", "")).lower()
-    names = config.get("architectures")
-    names = [str(name) for name in names] if isinstance(names, list) else []
-    if kind == "dream" or any(name.startswith("Dream") for name in names):
-        return True
-    if kind == "qwen2":
-        return False
-    raise OmniError(
-        f"'{folder}' holds a model of type '{config.get('model_type')}'; Dream, qwen2 and our own "
-        "exports can be read"
-    )
+    transformer = load_dream(folder)
+    return Backbone(transformer, right_shift_logits=transformer.right_shift_logits).eval()
 
 
 def _load_native_backbone(folder: Path) -> Backbone:

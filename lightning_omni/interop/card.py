@@ -12,7 +12,9 @@ from lightning_omni.recipe import find_config
 
 CARD_FILE = "README.md"
 RECIPE_FILE = "recipe.yaml"
-_HEAD = "---\nlibrary_name: lightning_omni\ntags: [masked-diffusion]\n---\n\n"
+LIBRARY_LINE = "library_name: lightning_omni"
+"""Line of every card of this package."""
+_HEAD = f"---\n{LIBRARY_LINE}\ntags: [masked-diffusion]\n---\n\n"
 _SECTION = "\n## This export\n"
 
 

@@ -22,6 +22,7 @@ Rename = Callable[[str], str | None]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".th")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_POINTER = b"version https://git-lfs"
 FLOATS = ("F64", "F32", "F16", "BF16")
 _NAMED = 12
 _ROWS = 1024
@@ -158,12 +159,27 @@ def _open_safetensors(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
+        refuse_pointer(file)
         if _is_pickle(file):
             raise OmniError(
                 f"'{file}' is a pickle, which may run code when it is read, and not "
                 "safetensors; convert it first"
             ) from error
         raise OmniError(f"'{file}' is damaged ({error}); copy it again") from error
+
+
+def refuse_pointer(file: Path) -> None:
+    """Refuse a file of Git LFS that says where the content is and does not hold it.
+
+    Raises:
+        OmniError: If it is one.
+    """
+    with file.open("rb") as raw:
+        if raw.read(len(_POINTER)) == _POINTER:
+            raise OmniError(
+                f"'{file}' is a pointer of Git LFS of {file.stat().st_size} bytes and not the file "
+                "itself; run git lfs pull in that folder, or download it"
+            )
 
 
 def _is_pickle(file: Path) -> bool:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_folder_is_free, is_json_integer, write_folder_atomically
+from lightning_omni.generation.model_folder import RANKS_FILE
 from lightning_omni.interop import encodec, magvitv2
-from lightning_omni.interop.backbone import Backbone, is_right_shifted
+from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import CARD_FILE, read_card
 from lightning_omni.interop.checkpoint import (
     Rename,
@@ -30,16 +31,18 @@ from lightning_omni.interop.dream import (
     published_name,
     read_config,
 )
+from lightning_omni.interop.family import read_family
 from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
+from lightning_omni.interop.qwen_tokenizer import QwenTokenizer, read_qwen_tokenizer
 from lightning_omni.interop.shards_writer import copy_weights
-from lightning_omni.modules.initial_weights import KNOWN_IDS
+from lightning_omni.modules.initial_weights import KNOWN_IDS, NUM_KNOWN
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["dream", "omni-diffusion", "qwen2", "magvitv2", "encodec", "lightning_omni"]
+Kind = Literal["dream", "omni-diffusion", "qwen2", "qwen3", "magvitv2", "encodec", "lightning_omni"]
 FULL_RATE = 24.0
 _HUB = "hub:"
 
@@ -54,6 +57,7 @@ class _Network:
         published: map from our names to published ones.
         config: text of the `config.json` to write.
         metadata: header entries of the written weights: token ids that the checkpoint names.
+        tokenizer: tokenizer to write beside them, None for a checkpoint that has none.
     """
 
     module: Pretrained
@@ -61,16 +65,20 @@ class _Network:
     published: Callable[[str], str]
     config: str
     metadata: dict[str, str] = field(default_factory=dict)
+    tokenizer: QwenTokenizer | None = None
 
 
 def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
     """Read a checkpoint in the hub's layout and write it in our own format.
 
     Weights are copied bit by bit, one at a time, and the output appears when it is complete. The
-    speech encoder of Omni-Diffusion is skipped with a message; its projector is kept.
+    speech encoder of Omni-Diffusion is skipped with a message; its projector is kept. With a
+    next-token model (qwen2, qwen3) its text ids are written, too, as a file for `data.text_ranks`.
 
     Args:
         kind: Kind of checkpoint, also given as `--from`; `lightning_omni` joins an export's shards.
+            `qwen2` and `qwen3` are dense next-token models, also Qwen2.5; with `is_causal: false`
+            in their config.json they are bidirectional networks.
         input: Folder with safetensors and, except for magvitv2 and encodec, `config.json`; or
             `hub:owner/name`, which is downloaded first.
         output: Folder to write; must not exist or must be empty.
@@ -97,6 +105,8 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     with write_folder_atomically(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config, encoding="utf-8")
         copy_weights(files, names, partial, metadata=network.metadata)
+        if network.tokenizer is not None:
+            network.tokenizer.write_ranks(partial / RANKS_FILE)
         if kind == "lightning_omni":
             copy_model_files(input, partial)
             (partial / CARD_FILE).write_text(read_card(input), encoding="utf-8")
@@ -123,10 +133,19 @@ def _describe_network(
         return _Network(build_meta_module_from_folder(folder), str, str, text, metadata)
     if "class_path" in config:
         raise OmniError(f"'{folder}' is in our own format; give --from lightning_omni")
-    shifts = is_right_shifted(config, folder)
-    if shifts == (kind == "qwen2"):
+    return _describe_published_backbone(kind, folder, config, stored)
+
+
+def _describe_published_backbone(
+    kind: Kind, folder: Path, config: dict[str, Any], stored: Mapping[str, StoredTensor]
+) -> _Network:
+    family = read_family(config, folder)
+    if family.name != ("dream" if kind == "omni-diffusion" else kind):
         found = config.get("model_type")
-        raise OmniError(f"'{folder}' holds a model of type '{found}', but --from is {kind}")
+        raise OmniError(
+            f"'{folder}' holds a model of type '{found}', but --from is {kind}; give "
+            f"--from {family.name}"
+        )
     transformer = build_dream_on_meta(folder, stored)
     inner = make_renaming(transformer)
 
@@ -137,10 +156,18 @@ def _describe_network(
     def published_without_prefix(ours: str) -> str:
         return published_name(ours.removeprefix("transformer."))
 
-    module = Backbone(transformer, right_shift_logits=shifts)
+    module = Backbone(transformer, right_shift_logits=family.right_shift_logits)
+    tokenizer = None
+    if family.is_causal:
+        tokenizer = read_qwen_tokenizer(folder, rows=config["vocab_size"])
+        ids = {"pad_token_id": tokenizer.pad_token_id, NUM_KNOWN: tokenizer.num_known}
+        metadata = {key: str(value) for key, value in ids.items()}
+    else:
+        metadata = _token_ids_as_text(config, folder)
     return replace(
         _describe_new_network(module, rename_with_prefix, published_without_prefix),
-        metadata=_token_ids_as_text(config, folder),
+        metadata=metadata,
+        tokenizer=tokenizer,
     )
 
 

@@ -1,4 +1,4 @@
-"""Read Dream and Qwen2 checkpoint folders into our transformer."""
+"""Read Dream, Qwen2 and Qwen3 checkpoint folders into our transformer."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lightning_omni.interop.checkpoint import (
     read_headers,
     weight_files,
 )
+from lightning_omni.interop.family import Family, read_family
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.nn.transformer import Transformer
 
@@ -50,6 +51,7 @@ _SIZES = {
     "num_attention_heads": 2**12,
 }
 """Sizes that a `config.json` must state, and the largest that are accepted."""
+_MOST_HEAD_DIM = 2**12
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -65,9 +67,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_dream(folder: str | Path) -> Transformer:
-    """Load the backbone in a Hugging Face style folder of `model_type` Dream or qwen2.
+    """Load the backbone in a Hugging Face style folder of `model_type` Dream, qwen2 or qwen3.
 
-    Logits of Dream networks at position i - 1 score token i. A speech encoder among the weights is
+    Its own setting of the shift is that of `read_family`. A speech encoder among the weights is
     skipped, which is logged; its projector is kept. Weights keep their stored format.
 
     Raises:
@@ -89,15 +91,29 @@ def build_dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Tra
     """Build the network that a folder's `config.json` describes on the meta device.
 
     It has a projector of continuous features if the weights hold one, as the file does not say.
+    Without a head among the weights the tables are tied, as some copies of tied models deny.
 
     Raises:
         OmniError: If the file is missing or damaged, or a setting is not supported.
     """
     config = read_config(folder)
-    args = transformer_args(config, about=str(folder / "config.json"))
+    family = read_family(config, folder)
+    args = transformer_args(config, family, about=str(folder / "config.json"))
+    if family.is_causal and "lm_head.weight" not in stored and not args["tie_embeddings"]:
+        log.info("'%s' has no head, so it is tied to the embeddings", folder)
+        args["tie_embeddings"] = True
+    if family.is_causal:
+        log.info(
+            "'%s' holds next-token weights: causal attention, logits of the next token", folder
+        )
     with MetaInit():
         return Transformer(
-            config["vocab_size"], [], **args, continuous_dim=_read_feature_dim(stored)
+            config["vocab_size"],
+            [],
+            **args,
+            right_shift_logits=family.right_shift_logits,
+            continuous_dim=_read_feature_dim(stored),
+            is_causal=family.is_causal,
         )
 
 
@@ -206,8 +222,8 @@ def published_name(ours: str) -> str:
     return ours
 
 
-def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
-    """Return the arguments of our transformer for a Qwen2-shaped `config.json`.
+def transformer_args(config: dict[str, Any], family: Family, *, about: str) -> dict[str, Any]:
+    """Return the arguments of our transformer for a Qwen-shaped `config.json`.
 
     Raises:
         OmniError: If a setting is missing or not supported.
@@ -215,14 +231,9 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     for name, most in _SIZES.items():
         _check_size(config, name, most, about)
     _check_booleans(config, about)
-    heads = config["num_attention_heads"]
+    heads, head_dim = config["num_attention_heads"], _read_head_dim(config, about)
     kv_heads = config.get("num_key_value_heads")
     kv_heads = heads if kv_heads is None else kv_heads
-    if config["hidden_size"] % (2 * heads):
-        raise OmniError(
-            f"'{about}' has hidden_size {config['hidden_size']}, wanted an even multiple of its "
-            f"num_attention_heads {heads}"
-        )
     if not is_json_integer(kv_heads) or kv_heads < 1 or heads % kv_heads:
         raise OmniError(
             f"'{about}' has num_key_value_heads {kv_heads!r}, wanted a divisor of its "
@@ -232,11 +243,16 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
     if not isinstance(rope, dict):
         raise OmniError(f"'{about}' has rope_parameters {rope!r}, wanted an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
+    bias = config.get("attention_bias", not family.qk_norm)
+    layers = config.get("layer_types") or []
+    others = [layer for layer in layers if layer != "full_attention"]
     unsupported = {
         "rope scaling": kind if kind != "default" else None,
         "hidden_act": config.get("hidden_act", "silu") if _has_other_activation(config) else None,
-        "head_dim": config.get("head_dim") if _has_other_head_dim(config) else None,
         "use_sliding_window": config.get("use_sliding_window") or None,
+        "layer_types": others[0] if others else None,
+        # its output projection has biases, too
+        "attention_bias": bias if bias and family.qk_norm else None,
     }
     for name, value in unsupported.items():
         if value is not None:
@@ -251,11 +267,30 @@ def transformer_args(config: dict[str, Any], *, about: str) -> dict[str, Any]:
         "ffn_dim": config["intermediate_size"],
         "rope_theta": _read_positive("rope_theta", theta, about),
         "rope_sections": None,
-        "qkv_bias": config.get("attention_bias", True),
-        "qk_norm": False,
+        "qkv_bias": bias,
+        "qk_norm": family.qk_norm,
         "tie_embeddings": config.get("tie_word_embeddings", False),
         "norm_eps": _read_positive("rms_norm_eps", config.get("rms_norm_eps", 1e-6), about),
+        "head_dim": head_dim,
     }
+
+
+def _read_head_dim(config: dict[str, Any], about: str) -> int | None:
+    """Return the size of a head, None if it is the usual one."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    size = config.get("head_dim")
+    if size is None:
+        if hidden % (2 * heads):
+            raise OmniError(
+                f"'{about}' has hidden_size {hidden}, wanted an even multiple of its "
+                f"num_attention_heads {heads}"
+            )
+        return None
+    if not is_json_integer(size) or not 1 <= size <= _MOST_HEAD_DIM or size % 2:
+        raise OmniError(
+            f"'{about}' has head_dim {size!r}, wanted an even number up to {_MOST_HEAD_DIM}"
+        )
+    return None if size * heads == hidden else int(size)
 
 
 def _check_booleans(config: dict[str, Any], about: str) -> None:
@@ -283,9 +318,3 @@ def _read_positive(name: str, value: Any, about: str) -> float:
 
 def _has_other_activation(config: dict[str, Any]) -> bool:
     return config.get("hidden_act", "silu") not in ("silu", "swish")
-
-
-def _has_other_head_dim(config: dict[str, Any]) -> bool:
-    size = config.get("head_dim")
-    own = config["hidden_size"] // config["num_attention_heads"]
-    return size is not None and not (is_json_integer(size) and size == own)

@@ -152,7 +152,7 @@ def _qwen2_layout(
             "backbone; give --format safetensors"
         )
     check_qwen2_shape(transformer, about=str(folder))
-    is_right_shifted = transformer.right_shift_logits
+    is_right_shifted, is_causal = transformer.right_shift_logits, transformer.is_causal
     is_tied = bool(transformer.init_args["tie_embeddings"])
 
     def rename(own: str) -> str | None:
@@ -160,9 +160,11 @@ def _qwen2_layout(
         return None if is_tied and name.startswith("lm_head.") else name
 
     position = "i - 1 scores token i" if is_right_shifted else "i scores token i"
+    name = "Dream" if is_right_shifted and not is_causal else "Qwen2"
+    seen = "Attention is causal" if is_causal else "Attention sees both directions"
     notes = [
-        f"The backbone alone, its weights named as in {'Dream' if is_right_shifted else 'Qwen2'}. "
-        f"Attention sees both directions, and the output at position {position}."
+        f"The backbone alone, its weights named as in {name}. {seen}, and the output at position "
+        f"{position}."
     ]
     config = qwen2_config(transformer, formats, right_shift_logits=is_right_shifted) | token_ids
     return _Layout(json.dumps(config, indent=2) + "\n", rename, {"format": "pt"}, notes)

@@ -27,6 +27,8 @@ def check_qwen2_shape(transformer: Transformer, *, about: str) -> None:
             (sections or [])[1:]
         ),
         "query-key norm (qk_norm)": args["qk_norm"],
+        "heads of another size (head_dim)": args["head_dim"]
+        not in (None, args["dim"] // args["num_heads"]),
         "codebook embeddings (code_spans)": bool(args["code_spans"]),
         "queries, keys and values without biases (qkv_bias)": not args["qkv_bias"],
         "prompt that does not attend to the response (isolate_prompt)": args["isolate_prompt"],
@@ -49,13 +51,15 @@ def qwen2_config(
     Args:
         transformer: Qwen2-shaped backbone.
         formats: number formats of its weights, as safetensors names them.
-        right_shift_logits: whether its output at position i - 1 scores token i (Dream).
+        right_shift_logits: whether its output at position i - 1 scores token i (Dream, or a Qwen2
+            if attention is causal).
     """
     args = transformer.init_args
+    is_dream = right_shift_logits and not transformer.is_causal
     theta = args["rope_theta"]
     config = {
-        "architectures": ["DreamModel" if right_shift_logits else "Qwen2ForCausalLM"],
-        "model_type": "Dream" if right_shift_logits else "qwen2",
+        "architectures": ["DreamModel" if is_dream else "Qwen2ForCausalLM"],
+        "model_type": "Dream" if is_dream else "qwen2",
         "vocab_size": args["vocab_size"],
         "hidden_size": args["dim"],
         "intermediate_size": args["ffn_dim"],
@@ -71,6 +75,8 @@ def qwen2_config(
         "tie_word_embeddings": args["tie_embeddings"],
         "use_sliding_window": False,
     }
+    if not is_dream:
+        config["is_causal"] = transformer.is_causal  # `transformers` honours it, too
     if len(formats) == 1:
         config["torch_dtype"] = _DTYPES[formats.pop()]
     return config

@@ -27,11 +27,14 @@ log = logging.getLogger(__name__)
 
 KNOWN_IDS = {"mask_token_id": "<|mask|>", "pad_token_id": "<|endoftext|>"}
 """Ids of a published `config.json`, which `import` keeps in the header of the weights."""
+NUM_KNOWN = "num_known_ids"
+"""Entry of that header: how many leading ids the checkpoint's own tokenizer has, too."""
 _IMPORTED = "lightning_omni.interop.backbone.Backbone"
 _PREFIX = "transformer."
 _TABLES = ("embedding.tokens.weight", "embedding.head.weight")
 _PROJECTOR = "feature_projector."
 _LENGTH_HEAD = "length_head."
+_LOGITS = ("right_shift_logits", "is_causal")
 _OF_VOCAB = ("vocab_size", "code_spans")
 _CHUNK = 4096
 _T = TypeVar("_T")
@@ -57,6 +60,21 @@ class _Start:
         return _PREFIX if self.is_imported else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Resize:
+    """What becomes of the rows of a table.
+
+    Attributes:
+        known: Number of leading rows that are kept, and whose statistics new ones have.
+        rows: Number of rows of the result.
+        mask: Row that becomes the mean of the known ones, None for no row.
+    """
+
+    known: int
+    rows: int
+    mask: int | None
+
+
 @torch.no_grad()
 def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, seed: int) -> None:
     """Copy a folder's weights into a backbone, one at a time.
@@ -66,6 +84,9 @@ def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, s
     The embedding tables of an imported text model are resized to the vocabulary: rows of known ids
     are kept by id. Rows of new ids are drawn from a normal distribution with the mean and standard
     deviation of each column of the known rows. Padding rows beyond the known ids are dropped.
+
+    From a next-token model, which knows no mask, the mask's rows are the mean of the known ones:
+    at the output it then begins with less than its even share of the probability.
 
     A projector of continuous features that the folder lacks keeps its random weights; one that an
     imported folder has and the backbone lacks is dropped.
@@ -83,7 +104,8 @@ def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, s
     _require_same_settings(backbone, start)
     own = _pieces_by_name(backbone)
     with _open_weights(folder) as weights:
-        _require_known_ids(weights.metadata() or {}, vocab, folder)
+        header = weights.metadata() or {}
+        _require_known_ids(header, vocab, folder)
         names = {name.removeprefix(start.prefix): name for name in weights.keys()}  # noqa: SIM118
         shapes = {n: tuple(weights.get_slice(full).get_shape()) for n, full in names.items()}
     if not _has_projector(names):
@@ -94,17 +116,30 @@ def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, s
     rows = shapes.get(_TABLES[0], (vocab.size,))[0]
     is_resized = start.is_imported and rows != vocab.size
     _require_same_weights(own, shapes, folder, resized=_TABLES if is_resized else ())
+    known = vocab.num_inherited if is_resized else vocab.span("special").stop
+    known = min(known, int(header.get(NUM_KNOWN, known)))
     if is_resized:
-        _require_rows_of_text_model(rows, vocab, folder)
+        _require_rows_of_text_model(rows, known, vocab, folder)
+    is_converted = bool(start.args.get("is_causal")) and not backbone.is_causal
+    resize = _Resize(
+        known, vocab.size if is_resized else rows, vocab.mask_token_id if is_converted else None
+    )
     for name, full in names.items():
         read = partial(_read_weight, folder, full)
-        write = partial(_write_weight, name, vocab=vocab, is_resized=is_resized, seed=seed)
+        write = partial(_write_weight, name, resize=resize, seed=seed)
         if own[name][0].is_meta:
             set_initial_value(own[name][0], partial(_read_and_write, read, write))
         else:
             write(own[name], read())
     if is_resized:
-        _log_resized_tables(rows, vocab, folder)
+        _log_resized_tables(rows, known, vocab, folder)
+    if is_converted:
+        log.info(
+            "'%s' holds a next-token model: it attends in both directions from now on, and the "
+            "mask's rows are the mean of %s known ones",
+            folder,
+            f"{known:,}",
+        )
 
 
 @contextlib.contextmanager
@@ -142,10 +177,12 @@ def _read_start(folder: Path) -> _Start:
 
 
 def _require_same_settings(backbone: Transformer, start: _Start) -> None:
-    """Refuse other settings that no shape reveals; of our own stages only the logits' shift."""
+    """Refuse other settings that no shape reveals; of our own stages only those of the logits."""
     own = {k: v for k, v in backbone.init_args.items() if k not in _OF_VOCAB}
-    compared = own if start.is_imported else {"right_shift_logits": own["right_shift_logits"]}
-    theirs = {"right_shift_logits": False, **start.args}
+    compared = own if start.is_imported else {k: own[k] for k in _LOGITS}
+    theirs = {"right_shift_logits": False, "is_causal": False, **start.args}
+    if not own["is_causal"]:  # a next-token model may become a bidirectional one
+        theirs["is_causal"] = False
     if None in (theirs.get("continuous_dim"), own["continuous_dim"]):  # one has no projector
         theirs["continuous_dim"] = own["continuous_dim"]
     differ = {name: value for name, value in compared.items() if theirs.get(name, value) != value}
@@ -206,8 +243,7 @@ def _require_same_weights(
         )
 
 
-def _require_rows_of_text_model(rows: int, vocab: Vocab, folder: Path) -> None:
-    known = vocab.num_inherited
+def _require_rows_of_text_model(rows: int, known: int, vocab: Vocab, folder: Path) -> None:
     if not known:
         raise OmniError(
             f"'{folder}' has {rows} rows, those of Qwen's text ids and special tokens, but the "
@@ -234,14 +270,19 @@ def _read_and_write(
 
 
 def _write_weight(
-    name: str, pieces: list[Tensor], value: Tensor, *, vocab: Vocab, is_resized: bool, seed: int
+    name: str, pieces: list[Tensor], value: Tensor, *, resize: _Resize, seed: int
 ) -> None:
     """Write a weight into its pieces, with new rows for a resized table."""
     blocks = [value]
-    if is_resized and name in _TABLES:
-        known = value[: vocab.num_inherited]
-        rng = torch.Generator().manual_seed(seed + _TABLES.index(name))
-        blocks = [known, _draw_new_rows(known, vocab.size - len(known), rng)]
+    if name in _TABLES:
+        known = value[: resize.known]
+        if resize.rows != len(value):
+            rng = torch.Generator().manual_seed(seed + _TABLES.index(name))
+            blocks = [known, _draw_new_rows(known, resize.rows - len(known), rng)]
+        if resize.mask is not None:
+            mean, _ = _column_statistics(known)
+            first = 0 if len(blocks) == 1 or resize.mask < len(known) else len(known)
+            blocks[-1 if first else 0][resize.mask - first] = mean.to(value.dtype)
     start = 0
     for piece in pieces:
         first = 0
@@ -256,6 +297,13 @@ def _write_weight(
 
 def _draw_new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Return rows with the mean and deviation of each column of the known ones, Float[count D]."""
+    mean, deviation = _column_statistics(known)
+    noise = torch.randn(count, len(mean), generator=rng)
+    return noise.mul_(deviation.float()).add_(mean.float())
+
+
+def _column_statistics(known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each column, Float64[D], in bounded memory."""
     total = torch.zeros(known.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
     for start in range(0, len(known), _CHUNK):
@@ -263,13 +311,10 @@ def _draw_new_rows(known: Tensor, count: int, rng: torch.Generator) -> Tensor:
         total += chunk.sum(0)
         squares += chunk.square().sum(0)
     mean = total / len(known)
-    spread = (squares / len(known) - mean.square()).clamp_min(0).sqrt()
-    noise = torch.randn(count, len(mean), generator=rng)
-    return noise.mul_(spread.float()).add_(mean.float())
+    return mean, (squares / len(known) - mean.square()).clamp_min(0).sqrt()
 
 
-def _log_resized_tables(rows: int, vocab: Vocab, folder: Path) -> None:
-    known = vocab.num_inherited
+def _log_resized_tables(rows: int, known: int, vocab: Vocab, folder: Path) -> None:
     log.info(
         "'%s' has rows for %s ids: %s are kept, %s have no counterpart and are dropped, and %s new "
         "rows are drawn with the mean and deviation of the known ones",

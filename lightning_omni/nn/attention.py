@@ -57,6 +57,7 @@ class GroupedQueryAttention(nn.Module):
         qkv_bias: Add biases to the query, key and value projections.
         qk_norm: Apply RMSNorm to queries and keys per head.
         norm_eps: Epsilon of these norms.
+        head_dim: Size of a head; None for `dim / num_heads`.
 
     Source: GQA, arXiv:2305.13245; query-key norm, arXiv:2302.05442 section 3.
     """
@@ -70,15 +71,16 @@ class GroupedQueryAttention(nn.Module):
         qkv_bias: bool,
         qk_norm: bool,
         norm_eps: float,
+        head_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.head_dim = dim // num_heads
+        self.head_dim = dim // num_heads if head_dim is None else head_dim
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        kv_dim = num_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        query_dim, kv_dim = num_heads * self.head_dim, num_kv_heads * self.head_dim
+        self.q_proj = nn.Linear(dim, query_dim, bias=qkv_bias)
         self.k_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
         self.v_proj = nn.Linear(dim, kv_dim, bias=qkv_bias)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.o_proj = nn.Linear(query_dim, dim, bias=False)
         self.q_norm = RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(self.head_dim, eps=norm_eps) if qk_norm else None
 

@@ -57,4 +57,5 @@ def block_flops(network: Transformer, lengths: Iterable[int], num_masked: int) -
     products = tokens * (num_full * weights + key_value) + num_masked * (weights - key_value)
     pairs = sum(n * n for n in lengths)
     attended = num_full * pairs + pairs * num_masked // tokens
-    return 6 * products + 12 * attended * network.norm.weight.numel()
+    channels = block.attention.num_heads * block.attention.head_dim
+    return 6 * products + 12 * attended * channels

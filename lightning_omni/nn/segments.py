@@ -1,4 +1,4 @@
-"""Bidirectional attention over packed segments, without a dense L x L mask.
+"""Attention over packed segments; if it is bidirectional, without a dense L x L mask.
 
 Tokens of all segments are concatenated, and `SegmentLayout` says where segments end.
 `attention_backend` picks the kernel: flash-attn, else torch's varlen kernel on GPUs that have them;
@@ -11,8 +11,9 @@ import functools
 import importlib.util
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_omni.nn.attention_mask import AttentionMask
 from lightning_omni.nn.cpu import MAX_BF16_LENGTH, bf16_attention
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,14 @@ class SegmentLayout:
         num_segments: Number of segments, N.
         isolation: Split into fixed and maskable tokens if fixed ones must not attend to maskable
             ones; None if all tokens of a segment attend to each other.
+        mask: Which tokens of a segment attend to which; None if all do.
     """
 
     cu_seqlens: Tensor
     max_length: int
     num_segments: int
     isolation: PromptIsolation | None = None
+    mask: AttentionMask | None = None
     _lengths: list[tuple[int, ...]] = field(default_factory=list)
 
     @classmethod
@@ -86,7 +90,8 @@ class SegmentLayout:
         counts = torch.zeros_like(self.cu_seqlens)
         counts.scatter_add_(0, segment + 1, torch.ones_like(segment, dtype=counts.dtype))
         ends = counts.cumsum(0, dtype=counts.dtype)
-        return SegmentLayout(ends, self.max_length, self.num_segments)
+        mask = self.mask and self.mask.at(positions - self.cu_seqlens[segment])
+        return SegmentLayout(ends, self.max_length, self.num_segments, mask=mask)
 
     def previous_positions(self, num_tokens: int) -> Int[Tensor, " T"]:
         """Return the position before each of T tokens; for the first of a segment, its own."""
@@ -199,6 +204,8 @@ def segment_attention(
         key_layout: Segments of the T tokens; None if they are the same tokens.
     """
     key_layout = key_layout or layout
+    if layout.mask is not None:
+        return _attend_with_sdpa(query, key, value, layout, key_layout)
     if layout.isolation is not None:
         return _attend_with_isolated_prompt(query, key, value, layout.isolation, key_layout)
     return _attend(query, key, value, layout, key_layout)
@@ -254,13 +261,18 @@ def _attend_per_segment(
 ) -> Tensor:
     """Attend segment by segment."""
     key, value = _repeat_key_value_heads(query, key, value)
-    if len(set(layout.lengths)) == len(set(key_layout.lengths)) == 1:
+    lengths, key_lengths = layout.lengths, key_layout.lengths
+    if layout.mask is None and len(set(lengths)) == len(set(key_lengths)) == 1:
         return _attend_equal_segments(query, key, value, layout, key_layout)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-    q_parts = torch.split(q, list(layout.lengths), 2)
-    k_parts, v_parts = (torch.split(x, list(key_layout.lengths), 2) for x in (k, v))
+    q_parts = torch.split(q, list(lengths), 2)
+    k_parts, v_parts = (torch.split(x, list(key_lengths), 2) for x in (k, v))
+    masks: Iterable[Tensor | None] = repeat(None)
+    if layout.mask is not None:
+        masks = layout.mask.of_segments(lengths, key_lengths)
     parts = [
-        F.scaled_dot_product_attention(*qkv) for qkv in zip(q_parts, k_parts, v_parts, strict=True)
+        F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        for q, k, v, visible in zip(q_parts, k_parts, v_parts, masks, strict=False)
     ]
     return torch.cat(parts, dim=2).squeeze(0).transpose(0, 1)
 

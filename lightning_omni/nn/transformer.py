@@ -1,6 +1,8 @@
-"""The backbone: a bidirectional transformer over packed segments of joint-vocabulary ids."""
+"""The backbone: a transformer over packed segments of joint-vocabulary ids."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_omni.errors import OmniError
 from lightning_omni.nn.attention import GroupedQueryAttention, LayerKVCache, Queries
+from lightning_omni.nn.attention_mask import causal_mask
 from lightning_omni.nn.cpu import to_autocast_dtype
 from lightning_omni.nn.embedding import OmniEmbedding
 from lightning_omni.nn.feature_projector import FeatureProjector
@@ -92,7 +95,7 @@ class Transformer(Pretrained):
         vocab_size: Number of ids in the joint vocabulary.
         code_spans: `[start, num_codes, feature_dim]` of each span of codes with codebook
             embeddings; may be empty.
-        dim: Width D, divisible by `num_heads`.
+        dim: Width D, divisible by `num_heads` unless `head_dim` is given.
         num_layers: Number of blocks.
         num_heads: Number of query heads.
         num_kv_heads: Number of key-value heads, a divisor of `num_heads`.
@@ -111,10 +114,13 @@ class Transformer(Pretrained):
             scored at its own position.
         continuous_dim: Width of continuous features that may replace embeddings; None builds no
             projector.
+        head_dim: Size of an attention head; None for `dim / num_heads`.
+        is_causal: Tokens attend to themselves and to those before them only, as next-token models
+            do. For their evaluation and training; needs `right_shift_logits`.
 
     Raises:
-        OmniError: If `isolate_prompt` and `right_shift_logits` are both set, or widths and heads
-            do not divide.
+        OmniError: If `right_shift_logits` is set with `isolate_prompt` or missing with `is_causal`,
+            or widths and heads do not divide.
     """
 
     def __init__(
@@ -136,25 +142,25 @@ class Transformer(Pretrained):
         isolate_prompt: bool = False,
         right_shift_logits: bool = False,
         continuous_dim: int | None = None,
+        head_dim: int | None = None,
+        is_causal: bool = False,
     ) -> None:
         super().__init__()
-        if isolate_prompt and right_shift_logits:
-            raise OmniError(
-                "isolate_prompt and right_shift_logits are both set, but the last token of an "
-                "isolated prompt cannot score the first token of the response; set only one"
-            )
+        _check_attention(isolate_prompt, right_shift_logits, is_causal)
         self.isolate_prompt, self.right_shift_logits = isolate_prompt, right_shift_logits
+        self.is_causal = is_causal
         self.recomputation: Recomputation = "none"
         self.compiles_blocks = False
-        if dim % num_heads or num_heads % num_kv_heads:
+        if (head_dim is None and dim % num_heads) or num_heads % num_kv_heads:
             raise OmniError(
                 f"dim {dim} must be divisible by num_heads {num_heads}, and that by "
                 f"num_kv_heads {num_kv_heads}"
             )
+        head_dim = dim // num_heads if head_dim is None else head_dim
         self.embedding = OmniEmbedding(
             vocab_size, dim, code_spans=code_spans, tie_embeddings=tie_embeddings
         )
-        self.rotary = RotaryEmbedding(dim // num_heads, theta=rope_theta, sections=rope_sections)
+        self.rotary = RotaryEmbedding(head_dim, theta=rope_theta, sections=rope_sections)
         self.blocks = nn.ModuleList()
         for _ in range(num_layers):
             attention = GroupedQueryAttention(
@@ -164,6 +170,7 @@ class Transformer(Pretrained):
                 qkv_bias=qkv_bias,
                 qk_norm=qk_norm,
                 norm_eps=norm_eps,
+                head_dim=head_dim,
             )
             self.blocks.append(Block(dim, ffn_dim, attention, norm_eps))
         self.norm = RMSNorm(dim, eps=norm_eps)
@@ -221,17 +228,22 @@ class Transformer(Pretrained):
             is_maskable: True for response tokens that may be masked, False for the prompt and
                 other fixed tokens.
         """
-        layout = SegmentLayout.from_lengths(lengths, device=is_maskable.device)
+        layout = self._mask_layout(SegmentLayout.from_lengths(lengths, device=is_maskable.device))
         return layout.with_isolated_prompt(is_maskable) if self.isolate_prompt else layout
 
     def batch_layout(self, batch: Batch) -> SegmentLayout:
         """Build the layout of a packed batch, without waiting for a GPU that holds it."""
-        layout = SegmentLayout.of_batch(
-            batch.cu_seqlens, batch.lengths, max_length=batch.row_length
+        layout = self._mask_layout(
+            SegmentLayout.of_batch(batch.cu_seqlens, batch.lengths, max_length=batch.row_length)
         )
         if not self.isolate_prompt:
             return layout
         return layout.with_isolated_prompt(batch.maskable, batch.num_maskable)
+
+    def _mask_layout(self, layout: SegmentLayout) -> SegmentLayout:
+        if not self.is_causal:
+            return layout
+        return replace(layout, mask=causal_mask(layout.max_length, layout.cu_seqlens.device))
 
     def forward(
         self,
@@ -295,3 +307,17 @@ class Transformer(Pretrained):
     ) -> Float[Tensor, "M G"]:
         """Score `ids`, or the whole vocabulary if None; column j belongs to `ids[j]`."""
         return self.embedding.logits(hidden, ids)
+
+
+def _check_attention(isolate_prompt: bool, right_shift_logits: bool, is_causal: bool) -> None:
+    """Refuse settings of which one makes the other wrong."""
+    if isolate_prompt and right_shift_logits:
+        raise OmniError(
+            "isolate_prompt and right_shift_logits are both set, but the last token of an "
+            "isolated prompt cannot score the first token of the response; set only one"
+        )
+    if is_causal and not right_shift_logits:
+        raise OmniError(
+            "is_causal is set without right_shift_logits, but a token that sees itself cannot "
+            "be predicted at its own position; set both"
+        )

@@ -19,6 +19,8 @@ PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 )
+QWEN_PATTERN_LINE = "# pattern: qwen"
+"""First line of ranks for text that is split as by Qwen, as `import` writes them."""
 _NAMED = (re.escape(name) for name in (*NATIVE.names, *RELEASED.names))
 # all of them begin with <
 _SPECIAL = re.compile("|".join((r"<\|[^|<>]{1,64}\|>", *_NAMED)))
@@ -31,8 +33,8 @@ class TextTokenizer:
     mask.
 
     Args:
-        ranks: File with one `base64(bytes) rank` per line; the word `qwen` stands for the file of
-            the package `dashscope`.
+        ranks: File with one `base64(bytes) rank` per line, after a line with `#` if text is split
+            as by Qwen; the word `qwen` stands for the file of the package `dashscope`.
 
     Attributes:
         ranks: The argument.
@@ -41,11 +43,13 @@ class TextTokenizer:
 
     def __init__(self, ranks: str | Path = DEFAULT_RANKS) -> None:
         self.ranks = ranks
-        is_qwen = ranks == qwen.QWEN
-        path = qwen.find_qwen_ranks() if is_qwen else Path(ranks)
+        is_named = ranks == qwen.QWEN
+        path = qwen.find_qwen_ranks() if is_named else Path(ranks)
         if not path.is_file():
             raise OmniError(f"no text ranks at '{path}'; give a .tiktoken file")
-        pairs = (line.split() for line in path.read_bytes().splitlines() if line)
+        lines = path.read_bytes().splitlines()
+        is_qwen = is_named or lines[:1] == [QWEN_PATTERN_LINE.encode()]
+        pairs = (line.split() for line in lines if line and not line.startswith(b"#"))
         try:
             table = {base64.b64decode(token): int(rank) for token, rank in pairs}
         except ValueError as error:

@@ -19,7 +19,7 @@ needs_reference = pytest.mark.skipif(not FOLDER.is_dir(), reason="reference numb
 
 
 def qwen2(folder, *, tied=False, heads=4, kv_heads=2, seed=0, **more):
-    """A random Qwen2 of `transformers`, saved as the hub lays it out."""
+    """A random Qwen2 of `transformers` that attends in both directions, as the hub lays it out."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(seed)
     config = transformers.Qwen2Config(
@@ -31,6 +31,7 @@ def qwen2(folder, *, tied=False, heads=4, kv_heads=2, seed=0, **more):
         num_key_value_heads=kv_heads,
         tie_word_embeddings=tied,
         rope_parameters={"rope_type": "default", "rope_theta": 5e4},
+        is_causal=False,
         **more,
     )
     model = transformers.Qwen2ForCausalLM(config).eval()
@@ -49,8 +50,7 @@ def test_qwen2_with_attention_in_both_directions_agrees_with_transformers(
 ):
     theirs = qwen2(tmp_path, heads=heads, kv_heads=kv_heads, tied=tied)
     ids = torch.randint(0, 97, (2, 13))
-    mask = {"full_attention": torch.ones(2, 1, 13, 13, dtype=torch.bool)}
-    expected = theirs(input_ids=ids, attention_mask=mask).logits
+    expected = theirs(input_ids=ids).logits
     torch.testing.assert_close(load_backbone(tmp_path)(ids), expected, atol=1e-4, rtol=0)
 
 

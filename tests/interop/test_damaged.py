@@ -23,6 +23,7 @@ CONFIG = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "rope_theta": 1e4,
+    "is_causal": False,
 }
 
 
@@ -277,8 +278,8 @@ DAMAGES = {
     "groups that do not divide": (config(num_key_value_heads=3), "num_key_value_heads 3, wanted"),
     "groups that are none": (config(num_key_value_heads=0), "num_key_value_heads 0, wanted"),
     "groups that are no number": (config(num_key_value_heads=True), "num_key_value_heads True"),
-    "heads of another width": (config(head_dim=8), "head_dim 8, which our transformer does not"),
-    "heads of no width": (config(head_dim={"a": 1}), "head_dim {'a': 1}, which our transformer"),
+    "heads of another width": (config(head_dim=8), "q_proj.weight is (16, 16), wanted (32, 16)"),
+    "heads of no width": (config(head_dim={"a": 1}), "head_dim {'a': 1}, wanted an even number"),
     "tied by a word": (config(tie_word_embeddings="false"), "tie_word_embeddings 'false', wanted"),
     "biases by a word": (config(attention_bias="no"), "attention_bias 'no', wanted true or false"),
     "tied, with another head": (config(tie_word_embeddings=True), "differs from its model.embed_"),

@@ -18,6 +18,7 @@ needs_proc = pytest.mark.skipif(
 SHARD = 50_000_000
 CONFIG = {
     "model_type": "qwen2",
+    "is_causal": False,
     "vocab_size": 3000,
     "hidden_size": 1024,
     "intermediate_size": 4096,

@@ -25,6 +25,7 @@ from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
 from lightning_omni.interop.dream import read_config, transformer_args
 from lightning_omni.interop.export import export_model
+from lightning_omni.interop.family import read_family
 from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.nn.segments import SegmentLayout
@@ -125,7 +126,8 @@ def reference(tmp_path):
     (tmp_path / "dream" / "config.json").write_text(json.dumps(plain))
     import_checkpoint("dream", tmp_path / "dream", tmp_path / "imported")
     sizes = {"text": 502 - 128, "speech": 64, "image": 64}
-    model = module(sizes, "native", **transformer_args(config, about="the reference"))
+    family = read_family(config, tmp_path / "dream")
+    model = module(sizes, "native", **transformer_args(config, family, about="the reference"))
     started_from(tmp_path / "imported", model)
     case = {k: v[0] for k, v in load_file(DREAM / "forward.safetensors").items() if v.ndim > 1}
     loss = load_file(DREAM / "forward.safetensors")["packed.loss"].squeeze()
