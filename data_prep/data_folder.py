@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.collection import Collection
 from data_prep.media_file import MediaFile
 from data_prep.shard_stream import ShardEntry, ShardStream
-from lightning_omni.data.manifest import MANIFEST, read_manifest
+from lightning_omni.data.manifest import MANIFEST, add_checksum, read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.files import make_folder
 from lightning_omni.types import Sample
@@ -134,7 +134,7 @@ def write_manifest(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
     written = out / f"{MANIFEST}{_PARTIAL}"
-    written.write_text(text + "\n", encoding="utf-8")
+    written.write_text(add_checksum(text + "\n"), encoding="utf-8")
     written.replace(out / MANIFEST)
     return manifest
 

@@ -29,6 +29,7 @@ from lightning_omni.callbacks.resume import verify_checkpoints
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
 from lightning_omni.callbacks.start_config import StartConfig
 from lightning_omni.callbacks.watchdog import Watchdog
+from lightning_omni.cli_devices import check_devices
 from lightning_omni.cli_lightning_messages import hide_inapplicable_messages
 from lightning_omni.cli_messages import add_suggestion, fold_message
 from lightning_omni.cli_precision import precision_plugin_of_run, take_precision_rule
@@ -132,6 +133,8 @@ class OmniCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         if isinstance(given.trainer.accelerator, str):
             given.trainer.accelerator = training_accelerator(given.trainer.accelerator)
+        if self.with_trainer:
+            check_devices(given.trainer)
         plugin = precision_plugin_of_run(given.trainer, has_rule=self.has_auto_precision)
         if plugin is not None:
             rule = {"precision": None, "plugins": [plugin]}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,10 +14,15 @@ from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
 from lightning_omni.files import is_json_integer, read_json_object
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 SHARD_FOLDERS = ("media", "tasks")
 """Folders of a prepared data folder whose shards its manifest lists; codes have their own."""
+CHECKSUM = "checksum"
+"""Entry of a manifest: the SHA-256 of the file without this entry's line."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKSUM_LINE = re.compile(rb'^ *"checksum": "[0-9a-f]{64}",\r?\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +40,16 @@ class ListedShard:
     sha256: str | None = None
 
 
+def add_checksum(text: str) -> str:
+    """Return the text of a manifest, one entry a line, with its checksum as the first one."""
+    first, rest = text.split("\n", 1)
+    indent = rest[: len(rest) - len(rest.lstrip(" "))]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{first}\n{indent}"{CHECKSUM}": "{digest}",\n{rest}'
+
+
 def read_manifest(folder: Location) -> dict[str, Any]:
-    """Load `manifest.json`.
+    """Load `manifest.json` and compare it with its checksum, which is left out.
 
     Raises:
         OmniError: If the folder was never prepared, or its manifest is damaged.
@@ -42,12 +57,37 @@ def read_manifest(folder: Location) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
-    return read_json_object(path, remedy="prepare the folder again")
+    manifest = read_json_object(path, remedy="prepare the folder again")
+    stated = manifest.pop(CHECKSUM, None)
+    if stated is None:
+        warn_once(
+            f"'{path}' has no checksum of its own, as those of earlier versions, so a change in it "
+            "is not noticed; the next corpus that is added, or encoding again, writes one"
+        )
+    elif stated != manifest_sha256(folder):
+        raise OmniError(
+            f"'{path}' differs from the checksum in it, so it was changed or damaged; copy it "
+            f"again, or prepare the data or encode again (or delete its line '{CHECKSUM}', if you "
+            "changed it on purpose)"
+        )
+    return manifest
+
+
+@lru_cache
+def warn_once(message: str) -> None:
+    """Log a warning, once per process."""
+    log.warning(message)
+
+
+def manifest_sha256(folder: Location) -> str:
+    """Return the SHA-256 of a manifest without its own checksum, which changes with its shards."""
+    content = (folder / MANIFEST).read_bytes()
+    return hashlib.sha256(_CHECKSUM_LINE.sub(b"", content, count=1)).hexdigest()
 
 
 def manifest_digest(folder: Location) -> str:
-    """Return a checksum of a folder's manifest, which changes with its shards."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()[:12]
+    """Return the first digits of `manifest_sha256`."""
+    return manifest_sha256(folder)[:12]
 
 
 def read_shard_list(folder: Location) -> dict[str, ListedShard] | None:

@@ -7,18 +7,15 @@ contents are read by `verify-data`, and when a sample is needed.
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 
-from lightning_omni.data.manifest import SHARD_FOLDERS, ListedShard, read_shard_list
+from lightning_omni.data.manifest import SHARD_FOLDERS, ListedShard, read_shard_list, warn_once
 from lightning_omni.data.shard_index import SUFFIX, StoredIndex, check_is_file
 from lightning_omni.data.shards import check_sample_count, check_shard_names, shard_names
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
-
-log = logging.getLogger(__name__)
 
 _AT_ONCE = 16
 
@@ -44,14 +41,14 @@ def check_shards(folder: Location) -> None:
     """
     listed = read_shard_list(folder)
     if listed is None:
-        _warn_once(
+        warn_once(
             f"the manifest of '{folder}' is of an earlier version and lists no shards, so one that "
             "is missing or changed is not noticed; prepare the data again, or delete a folder of "
             "codes and encode again"
         )
         return
     if any(shard.size is None for shard in listed.values()):
-        _warn_once(
+        warn_once(
             f"the manifest of '{folder}' lists shards without sizes, so one that is cut is noticed "
             "when it is read; `lightning_omni verify-data` reads all of them"
         )
@@ -89,9 +86,3 @@ def check_listed_shard(folder: Location, name: str, listed: ListedShard) -> None
     if not isinstance(path, Url) and index.is_file():
         stored = StoredIndex(path, tar_bytes=size, sha256=listed.sha256)
         check_sample_count(path, len(stored), listed.samples)
-
-
-@lru_cache
-def _warn_once(message: str) -> None:
-    """Log a warning, once per process."""
-    log.warning(message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lightning_omni.data.manifest import MANIFEST
+from lightning_omni.data.manifest import manifest_sha256
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.devices import device_facts
 
@@ -40,7 +39,7 @@ def provenance(device: torch.device | None = None) -> dict[str, Any]:
 
 def manifest_hash(data: Location) -> str:
     """Identify a prepared data folder by its manifest, which hashes every shard."""
-    return hashlib.sha256((data / MANIFEST).read_bytes()).hexdigest()
+    return manifest_sha256(data)
 
 
 def git_commit() -> str | None:

@@ -21,7 +21,9 @@ from lightning_omni.files import file_sha256, partial_file, replace_file, sync_f
 RUN = "run"
 """Entry of a checkpoint about its run: when it was begun, its settings and its processes."""
 _SUFFIX = ".sha256"
-_SAVE = re.compile(r"# run begun (\S+), step (\d+), saved ([^\s,]+)(, weights alone)?")
+_SAVE = re.compile(
+    r"(# run begun (\S+), step (\d+), saved ([^\s,]+)(, weights alone)?)(?:, sum ([0-9a-f]{16}))?"
+)
 _SUM = re.compile(r"([0-9a-f]{64})  \S")
 
 
@@ -49,28 +51,52 @@ def now() -> str:
 
 
 def describe_save(checkpoint: dict[str, Any]) -> str:
-    """Return a comment of a list of checksums: the run, the step and the time of a checkpoint."""
+    """Return a comment of a list of checksums: the run, the step and the time of a checkpoint.
+
+    A checksum of the comment itself ends it.
+    """
     begun = checkpoint.get(RUN, {}).get("begun") or "-"
     alone = "" if "optimizer_states" in checkpoint else ", weights alone"
-    step = checkpoint.get("global_step", 0)
-    return f"# run begun {begun}, step {step}, saved {now()}{alone}\n"
+    return _sealed(f"# run begun {begun}, step {checkpoint.get('global_step', 0)}", now(), alone)
+
+
+def _sealed(about: str, saved: str, alone: str = "") -> str:
+    """Return a comment with its checksum."""
+    comment = f"{about}, saved {saved}{alone}"
+    return f"{comment}, sum {_sum_of_comment(comment)}\n"
+
+
+def _sum_of_comment(comment: str) -> str:
+    return hashlib.sha256(comment.encode()).hexdigest()[:16]
+
+
+def parse_comment(line: str) -> Save | None:
+    """Return what a comment says; None if it is not one of ours, or differs from its checksum.
+
+    Comments of earlier versions have none.
+    """
+    found = _SAVE.fullmatch(line)
+    if found is None:
+        return None
+    comment, begun, step, saved, alone, stated = found.groups()
+    if stated is not None and stated != _sum_of_comment(comment):
+        return None
+    try:
+        saved_s = datetime.fromisoformat(saved).timestamp()
+    except ValueError:
+        return None
+    return Save("" if begun == "-" else begun, int(step), saved_s, is_whole=not alone)
 
 
 def parse_saves(text: str) -> list[Save]:
     """Return what a list of checksums says, newest first; nothing if it is not one of ours."""
-    found: list[Save] = []
+    found: list[Save | None] = []
     for line in text.splitlines():
-        if comment := _SAVE.match(line):
-            begun, step, saved, alone = comment.groups()
-            try:
-                saved_s = datetime.fromisoformat(saved).timestamp()
-            except ValueError:
-                continue
-            begun = "" if begun == "-" else begun
-            found.append(Save(begun, int(step), saved_s, is_whole=not alone))
-        elif (checksum := _SUM.match(line)) and found:
+        if line.startswith("#"):
+            found.append(parse_comment(line))
+        elif (checksum := _SUM.match(line)) and found and found[-1] is not None:
             found[-1] = found[-1]._replace(sha256=checksum[1])
-    return found
+    return [one for one in found if one is not None]
 
 
 def checksum_file(checkpoint: Path) -> Path:
@@ -96,14 +122,20 @@ def find_damage(checkpoint: Path) -> tuple[str, Save | None]:
         if checksum_file(checkpoint.resolve()).is_file():
             digest = file_sha256(checkpoint)
             one = next((s for s in read_saves(checkpoint) if s.sha256 == digest), None)
-            return (
-                "" if one else f"it differs from its checksum in {checkpoint.name}{_SUFFIX}"
-            ), one
+            return ("" if one else _explain_difference(checkpoint, digest)), one
         with zipfile.ZipFile(checkpoint) as archive:
             entry = archive.testzip()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         return f"it cannot be read: {getattr(error, 'strerror', None) or error}", None
     return (f"the entry {entry} differs from its checksum" if entry else ""), None
+
+
+def _explain_difference(checkpoint: Path, digest: str) -> str:
+    """Return how a checkpoint and what is written beside it differ."""
+    beside = checksum_file(checkpoint.resolve())
+    if digest in beside.read_text("utf-8", errors="replace"):
+        return f"what {beside.name} says of its run and step was changed"
+    return f"it differs from its checksum in {checkpoint.name}{_SUFFIX}"
 
 
 def refuse_damaged_file(checkpoint: Path) -> None:
@@ -259,7 +291,8 @@ def _checksums_of_earlier_file(path: Path) -> str:
     if beside.is_file():
         return beside.read_text("utf-8", errors="replace")
     saved = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
-    return f"# run begun -, step 0, saved {saved}\n{file_sha256(path)}  {path.name}\n"
+    about = _sealed("# run begun -, step 0", saved)
+    return f"{about}{file_sha256(path)}  {path.name}\n"
 
 
 def _write_hashed(checkpoint: dict[str, Any], path: Path) -> str:

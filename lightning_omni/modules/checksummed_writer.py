@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from lightning_omni.files import SUMS_FILE, file_sha256, replace_file
+from lightning_omni.modules.checkpoint_file import parse_comment
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def describe_damaged_files(folder: Path, *, share: tuple[int, int] = (0, 1)) -> 
     listed = [line.partition("  ")[::2] for line in lines if not line.startswith("#")]
     there = {path.name for path in folder.iterdir()} - {SUMS_FILE}
     found = dict.fromkeys(there - {name for _, name in listed}, f"is not listed in {SUMS_FILE}")
+    if any(line.startswith("#") and parse_comment(line) is None for line in lines):
+        found[SUMS_FILE] = "was changed where it says run and step"
     for digest, name in listed[number::count]:
         try:
             if file_sha256(folder / name) != digest:

@@ -10,7 +10,7 @@ from data_prep.data_folder import write_manifest
 from lightning_omni import cli
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.image_data import ImageData
-from lightning_omni.data.manifest import read_manifest
+from lightning_omni.data.manifest import manifest_sha256, read_manifest
 from lightning_omni.data.shard_checks import check_prepared_shards, check_shards
 from lightning_omni.data.shard_index import index_path, write_index
 from lightning_omni.data.shards import find_medium_file, read_samples, read_shard
@@ -130,6 +130,36 @@ def test_verify_data_lists_everything_that_is_damaged(data, caplog, capsys):
         assert name in caplog.text
     assert "image-train-000001.tar.idx' is not the index of its shard" in caplog.text
     assert "4 files of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("of", ["data", "codes"])
+def test_a_changed_manifest_that_still_parses_is_refused_where_it_is_opened(data, of, capsys):
+    folder = data if of == "data" else codes_of(data)
+    path = folder / "manifest.json"
+    whole = path.read_bytes()
+    digits = [at for at, byte in enumerate(whole) if chr(byte) in "0123456789"]
+    for at in [*digits[::37], *digits[-3:]]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])  # another digit
+        with pytest.raises(OmniError, match=r"differs from the checksum in it|is not JSON"):
+            read_manifest(folder)
+    with pytest.raises(OmniError, match="differs from the checksum"):
+        check_shards(folder / "media" if of == "data" else folder)
+    assert cli.main(["verify-data", str(folder)]) == 2
+    assert "differs from the checksum" in capsys.readouterr().err
+
+
+def test_a_manifest_without_checksum_is_read_with_one_warning_and_gets_one(data, caplog):
+    path = data / "manifest.json"
+    text = path.read_text()
+    plain = "".join(x for x in text.splitlines(True) if '"checksum"' not in x)
+    digest = manifest_sha256(data)
+    path.write_text(plain)  # as earlier versions wrote it
+    assert digest == manifest_sha256(data) == file_sha256(path)
+    found = [read_manifest(data), read_manifest(data)]
+    assert caplog.text.count("has no checksum of its own") == 1
+    write_manifest(data, found[0])
+    assert path.read_text() == text
+    assert read_manifest(data) == found[1]
 
 
 def test_a_list_of_an_earlier_version_is_said(data, caplog):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 
@@ -64,6 +65,30 @@ def test_any_damage_of_a_file_is_found(last, has_checksum):
 
 def flipped(data, at):
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_each_flipped_bit_beside_a_file_is_found(last):
+    beside = checksum_file(last)
+    whole = beside.read_bytes()
+    for at in set(range(whole.index(b"  last.ckpt"))) - {whole.index(b"\n")}:
+        beside.write_bytes(flipped(whole, at))
+        assert find_damage(last)[0], beside.read_bytes()
+    beside.write_bytes(whole.replace(b"step 4", b"step 9"))
+    with pytest.raises(OmniError, match=r"last\.ckpt\.sha256 says of its run and step was changed"):
+        refuse_damaged_file(last)
+    beside.write_bytes(re.sub(rb", sum \w+", b"", whole))  # of an earlier version
+    assert read_saves(last)[0].step == 4
+    assert not find_damage(last)[0]
+
+
+def test_a_changed_line_about_the_file_before_leaves_the_other_valid(last):
+    digest = read_saves(last)[0].sha256
+    lines = checksum_file(last).read_text()
+    checksum_file(last).write_text(
+        lines + lines.replace("step 4", "step 9").replace(digest, "0" * 64)
+    )
+    assert [(save.step, save.sha256) for save in read_saves(last)] == [(4, digest)]
+    assert not find_damage(last)[0]
 
 
 @pytest.mark.parametrize("fails_at", ["fsync", "replace", "write"])

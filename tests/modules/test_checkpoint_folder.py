@@ -22,6 +22,7 @@ from lightning_omni.modules.checkpoint_folder import (
     is_checkpoint_folder,
     read_checkpoint_folder,
 )
+from lightning_omni.modules.checksummed_writer import describe_damaged_files
 
 WEIGHT = torch.arange(6.0).view(2, 3)
 CHECKPOINT = {
@@ -100,6 +101,17 @@ def test_the_list_of_checksums_is_that_of_sha256sum(folder):
         path.name for path in folder.iterdir() if path.name != SUMS_FILE
     }
     subprocess.run(["sha256sum", "--check", "--quiet", SUMS_FILE], cwd=folder, check=True)
+
+
+def test_the_line_about_run_and_step_has_a_checksum_of_its_own(folder):
+    path = folder / SUMS_FILE
+    whole = path.read_bytes()
+    for at in range(whole.index(b"\n")):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert describe_damaged_files(folder), path.read_bytes()
+    path.write_bytes(whole.replace(b"step 7", b"step 9"))
+    with pytest.raises(OmniError, match="SHA256SUMS was changed where it says run and step"):
+        read_checkpoint_folder(folder, has_processes=False)
 
 
 def test_a_folder_of_an_earlier_version_has_no_list_and_is_read_with_a_warning(folder, caplog):

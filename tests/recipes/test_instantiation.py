@@ -8,6 +8,8 @@ import torch
 import yaml
 
 from lightning_omni.cli import build_cli, parse_options
+from lightning_omni.cli_trainer import OmniCLI
+from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import config_from_dict, config_to_dict
 from lightning_omni.recipe import read_recipe
 from lightning_omni.studies.experiments.variants import resolve_recipes
@@ -52,6 +54,20 @@ def test_a_recipe_opens_with_what_source_cost_and_run(path):
     head = path.read_text().split("trainer:")[0]
     assert all(word in head for word in ("# Source:", "# Cost:", "Expected:", "# Run:"))
     assert str(path.relative_to(RECIPES.parent)) in head
+
+
+@pytest.mark.parametrize(
+    "option", ["devices 0", "devices many", "devices -3", "num_nodes 0", "num_nodes -1"]
+)
+def test_devices_that_cannot_be_are_refused_before_a_large_model_is_built(
+    option, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(OmniCLI, "instantiate_classes")
+    monkeypatch.setattr(OmniCLI.__base__, "instantiate_classes", lambda _: pytest.fail("built"))
+    name, value = option.split()
+    with pytest.raises(OmniError, match=rf"trainer\.{name} '?{value}.*: .*{name}"):
+        build_cli(["--config", str(PAPER[0]), f"--trainer.{name}", value], run=False)
 
 
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)

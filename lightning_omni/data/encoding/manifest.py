@@ -15,7 +15,7 @@ from lightning_omni.data.encoding.loaded_tokenizers import LoadedTokenizers
 from lightning_omni.data.encoding.plan import TASKS, Plan
 from lightning_omni.data.encoding.settings import EncodingSettings
 from lightning_omni.data.encoding.work_folder import WORK, remove_work_folder
-from lightning_omni.data.manifest import MANIFEST
+from lightning_omni.data.manifest import MANIFEST, add_checksum
 from lightning_omni.errors import OmniError
 from lightning_omni.files import file_sha256
 from lightning_omni.jobs.step_records import StepRecord, StepRecords
@@ -38,7 +38,7 @@ def write_manifest(
     with write_when_complete(folder / MANIFEST, folder / WORK) as partial:
         facts = _make_manifest(tokenizers, plan, shards, file_sha256(folder / FEATURES_FILE))
         text = json.dumps(facts, indent=2)
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(add_checksum(text + "\n"), encoding="utf-8")
     remove_work_folder(folder)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from lightning_omni.data.manifest import MANIFEST, read_manifest
+from lightning_omni.data.manifest import MANIFEST, manifest_sha256, read_manifest
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -47,7 +47,7 @@ class EncodingSettings:
         """
         read_manifest(self.data)
         hashes = {
-            "data": hashlib.sha256((self.data / MANIFEST).read_bytes()).hexdigest(),
+            "data": manifest_sha256(self.data),
             "image": _tokenizer_fingerprint(self.image_tokenizer, "image"),
             "speech": _tokenizer_fingerprint(self.speech_tokenizer, "speech"),
         }

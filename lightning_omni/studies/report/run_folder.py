@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.errors import OmniError
 from lightning_omni.recipe import find_config
 from lightning_omni.studies.report.curves import (
@@ -159,8 +160,5 @@ def _read_tables(folder: Path) -> list[list[list[str]]]:
 def _read_manifest(evaluation: Evaluation | None) -> dict[str, Any] | None:
     if evaluation is None:
         return None
-    path = Path(evaluation.results.get("arguments", {}).get("data", "")) / "manifest.json"
-    if not path.is_file():
-        return None
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return manifest
+    folder = Path(evaluation.results.get("arguments", {}).get("data", ""))
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
