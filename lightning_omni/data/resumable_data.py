@@ -166,9 +166,9 @@ class ResumableData(L.LightningDataModule):
             used[lane] = known.get(lane, drawn)
             check_counts(lane, used[lane], drawn)
             total.update(used[lane])
-        lines = describe_epochs(total, self.samples_per_epoch(), known=self.epochs_logged)
-        for line in lines if self.rank == 0 else ():
-            log.info(line)
+        epochs = describe_epochs(total, self.samples_per_epoch(), known=self.epochs_logged)
+        if epochs and self.rank == 0:
+            log.info(epochs)
         return used
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -112,18 +112,18 @@ def check_counts(lane: int, used: Counts, drawn: Counts) -> None:
             )
 
 
-def describe_epochs(used: Counts, sizes: Counts, *, known: dict[str, int]) -> list[str]:
-    """Return a sentence for each kind whose samples were all seen once more.
+def describe_epochs(used: Counts, sizes: Counts, *, known: dict[str, int]) -> str | None:
+    """Return a sentence on the kinds whose epochs became 1, 2, 4, 8 and so on; None without any.
 
     Args:
         used: Number of samples by kind that were used in all.
         sizes: Number of samples by kind that the manifest lists, times how often each is shown.
-        known: Number of passes by kind that were described before; is brought up to date.
+        known: Number of epochs by kind that were described before; is brought up to date.
     """
-    lines = []
+    described = []
     for kind, size in sizes.items():
-        passes = used.get(kind, 0) // size if size else 0
-        if passes > known.get(kind, 0):
-            lines.append(f"{kind}: {used[kind]:,} samples used, {size:,} make up an epoch")
-        known[kind] = passes
-    return lines
+        epochs = used.get(kind, 0) // size if size else 0
+        if epochs.bit_length() > known.get(kind, 0).bit_length():
+            described.append(f"{kind} {epochs} ({used[kind]:,} samples)")
+        known[kind] = max(epochs, known.get(kind, 0))
+    return f"epochs that are over: {', '.join(described)}" if described else None

@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from lightning_omni.evaluation.predictions import (
 from lightning_omni.evaluation.random_baseline import random_baseline_predictions
 from lightning_omni.evaluation.responses import ModelAdapter, OmniAdapter, generate_responses
 from lightning_omni.evaluation.scorers import score_prediction
+from lightning_omni.evaluation.scoring_queue import ScoringQueue
 from lightning_omni.evaluation.statistics import Score
 from lightning_omni.evaluation.table import ResultRow, TaskScores, build_rows, results_table
 from lightning_omni.generation.config import GenerationConfig
@@ -115,51 +117,43 @@ class Suite:
     def evaluate_model(self, model: ModelAdapter, plan: Plan, out: Path) -> dict[str, Any]:
         """Evaluate a model and write `results.md` after every task, and the gallery.
 
+        Answers are scored in a thread while the model generates those to the next tasks.
+
         Returns:
             Rows, records of samples, missing splits and accuracy of the scene classifier.
 
         Raises:
             OmniError: If the data have no such tasks and splits, or all responses to a task fail.
         """
-        rows: list[ResultRow] = []
-        samples: list[dict[str, Any]] = []
-        missing: list[dict[str, str]] = []
-        entries: list[dict[str, Any]] = []
-        for task in plan.tasks:
-            items: list[GalleryItem] = []
-            for split in plan.splits:
-                examples, pool = self.draw_examples(task, split, plan)
-                if not examples:
-                    missing.append({"task": task, "split": split})
-                    continue
-                log.info("evaluating %s on %s: %d of %d", task, split, len(examples), len(pool))
-                responses = generate_responses(
-                    model,
-                    examples,
-                    batch_size=plan.batch_size,
-                    seed=plan.seed,
-                    name=f"{task} on {split}",
-                )
-                scores = self.score_with_baselines(
-                    task, split, examples, responses, pool, seed=plan.seed
-                )
-                rows.extend(build_rows(scores, seed=plan.seed))
-                samples.extend(_sample_records(scores))
-                items.extend(self._gallery_items(scores, responses, limit=plan.gallery))
-            shown = interleave_splits(items, plan.splits, plan.gallery)
-            entries.extend(save_gallery(out, task, shown))
-            if rows:  # also if a later task is interrupted
-                write_text(out / TABLE, results_table(rows, notes=self._classifier_notes()))
-        if not rows:
+        results = _Results(self, plan, out)
+        with ScoringQueue() as scoring:
+            for task in plan.tasks:
+                answered = []
+                for split in plan.splits:
+                    examples, pool = self.draw_examples(task, split, plan)
+                    if not examples:
+                        results.missing.append({"task": task, "split": split})
+                        continue
+                    log.info("evaluating %s on %s: %d of %d", task, split, len(examples), len(pool))
+                    responses = generate_responses(
+                        model,
+                        examples,
+                        batch_size=plan.batch_size,
+                        seed=plan.seed,
+                        name=f"{task} on {split}",
+                    )
+                    answered.append(_Answered(split, examples, responses, pool))
+                scoring.submit(partial(results.add_task, task, answered))
+        if not results.rows:
             raise OmniError(
                 f"no test samples of tasks {list(plan.tasks)}, splits {list(plan.splits)} in "
                 f"'{self.codes}'; name tasks and splits that the data has"
             )
-        write_gallery_index(out, entries)
+        write_gallery_index(out, results.entries)
         return {
-            "rows": [row.to_json() for row in rows],
-            "missing": missing,
-            "samples": samples,
+            "rows": [row.to_json() for row in results.rows],
+            "missing": results.missing,
+            "samples": results.samples,
             "scene_classifier": self.classifier.accuracy_report() if self.classifier else None,
         }
 
@@ -235,9 +229,10 @@ class Suite:
             return transcribe_prompts(decoded, self.parser)
         return self.parser.parse(task, decoded)
 
-    def _gallery_items(
+    def gallery_items(
         self, scores: TaskScores, responses: Sequence[Response], *, limit: int
     ) -> list[GalleryItem]:
+        """Return the first examples with their responses, for the gallery."""
         decode = self.reconstructor.decode if self.reconstructor else None
         rows = zip(scores.examples, responses, scores.model, strict=True)
         return [
@@ -252,8 +247,52 @@ class Suite:
             for example, response, found in list(rows)[:limit]
         ]
 
-    def _classifier_notes(self) -> list[str]:
+    def classifier_notes(self) -> list[str]:
+        """Return what a table of results says of the scene classifier."""
         return [self.classifier.accuracy_note()] if self.classifier else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """Examples of one split with the responses to them, and all samples they were drawn from."""
+
+    split: str
+    examples: Sequence[Example]
+    responses: Sequence[Response]
+    pool: Sequence[Sample]
+
+
+class _Results:
+    """What an evaluation has found so far.
+
+    Args:
+        suite: What scores responses.
+        plan: Plan of the evaluation.
+        out: Folder for the table and the gallery.
+    """
+
+    def __init__(self, suite: Suite, plan: Plan, out: Path) -> None:
+        self.suite, self.plan, self.out = suite, plan, out
+        self.rows: list[ResultRow] = []
+        self.samples: list[dict[str, Any]] = []
+        self.missing: list[dict[str, str]] = []
+        self.entries: list[dict[str, Any]] = []
+
+    def add_task(self, task: str, answered: Sequence[_Answered]) -> None:
+        """Score the responses to a task; write the table, as a later task may be interrupted."""
+        items: list[GalleryItem] = []
+        for one in answered:
+            scores = self.suite.score_with_baselines(
+                task, one.split, one.examples, one.responses, one.pool, seed=self.plan.seed
+            )
+            self.rows.extend(build_rows(scores, seed=self.plan.seed))
+            self.samples.extend(_sample_records(scores))
+            items.extend(self.suite.gallery_items(scores, one.responses, limit=self.plan.gallery))
+        shown = interleave_splits(items, self.plan.splits, self.plan.gallery)
+        self.entries.extend(save_gallery(self.out, task, shown))
+        if self.rows:
+            table = results_table(self.rows, notes=self.suite.classifier_notes())
+            write_text(self.out / TABLE, table)
 
 
 def load_suite(

@@ -116,8 +116,7 @@ def test_all_samples_of_an_epoch_are_used_on_any_layout_and_after_resuming(
     assert total["tqa"] > 3 * sum(SIZES["tqa"])
     assert {key[:3] for key, n in held.items() if n} == set(SIZES)
     assert len(held) == sum(map(sum, SIZES.values()))
-    assert "tqa" in caplog.text
-    assert f"{32 * (1 + complementary)} make up an epoch" in caplog.text
+    assert "epochs that are over: tqa 1 (" in caplog.text
 
 
 def test_processes_count_their_own_lanes(folder):
@@ -156,10 +155,14 @@ def test_a_checkpoint_that_did_not_count_is_taken_on(folder):
     use(later, mixture, 7)
 
 
-def test_epochs_are_described_once():
+def test_epochs_are_described_when_their_number_has_doubled():
     known = {}
-    assert describe_epochs({"a": 5}, {"a": 10}, known=known) == []
-    assert describe_epochs({"a": 25}, {"a": 10}, known=known) == [
-        "a: 25 samples used, 10 make up an epoch"
-    ]
-    assert describe_epochs({"a": 29}, {"a": 10}, known=known) == []
+    counts = range(0, 100, 5)
+    described = [describe_epochs({"a": n}, {"a": 10}, known=known) for n in counts]
+    found = {n: text for n, text in zip(counts, described, strict=True) if text}
+    assert list(found) == [10, 20, 40, 80]
+    assert found[80] == "epochs that are over: a 8 (80 samples)"
+
+
+def test_kinds_without_samples_have_no_epochs():
+    assert describe_epochs({"a": 39}, {"a": 10, "b": 0}, known={"a": 3}) is None

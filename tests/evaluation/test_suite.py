@@ -190,3 +190,21 @@ def test_a_verdict_describes_where_the_interval_lies(interval, metric, said):
     estimate = Estimate(value, low, high, 50)
     got = describe_verdict(estimate, random_baseline=baseline, ground_truth=truth, metric=metric)
     assert got == said
+
+
+class Interrupted(TableModel):
+    """Is interrupted at the second task."""
+
+    def answer(self, samples, *, seed):
+        if samples[0].key.startswith("vqa"):
+            raise KeyboardInterrupt
+        return super().answer(samples, seed=seed)
+
+
+def test_tasks_answered_before_an_interruption_are_in_the_table(suite, truths, tmp_path):
+    plan = Plan(("tqa", "vqa"), ("test_iid",), 4, 4, 3)
+    with pytest.raises(KeyboardInterrupt):
+        suite.evaluate_model(Interrupted(truths), plan, tmp_path)
+    table = (tmp_path / "results.md").read_text()
+    assert "| tqa |" in table
+    assert "| vqa |" not in table
