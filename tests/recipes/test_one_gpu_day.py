@@ -1,0 +1,217 @@
+"""The page of one GPU's day: every command, on small corpora in the published layouts."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from published_corpora import write_corpora, write_encodec, write_qwen, write_recordings
+from small_models import QWEN_SHAPE
+
+from data_prep.__main__ import _make_parser
+from lightning_omni.cli import build_cli, main
+from lightning_omni.cli_help import VERBS
+from lightning_omni.recipe import read_recipe
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/one_gpu_one_day.md"
+RECIPES = ROOT / "recipes/one_gpu"
+SCRIPT = "CORPORA=/data/corpora bash recipes/one_gpu/data.sh"
+STAGES = ("stage1", "stage1_from_nothing", "stage2", "stage3", "finetune")
+
+
+def page_commands():
+    """Every line of every block of commands."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    assert {language for language, _ in blocks} == {"bash"}
+    return [line for _, block in blocks for line in block.splitlines() if line.strip()]
+
+
+def script_commands(folder, corpora):
+    """The commands of the script, run with a program that prints its arguments."""
+    program = folder / "lightning_omni"
+    program.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\t" "$word"; done; echo\n')
+    program.chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "CORPORA": str(corpora)}
+    command = ["bash", str(RECIPES / "data.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line.rstrip("\t").split("\t") for line in done.stdout.splitlines()]
+
+
+def option(args, name):
+    """The value behind an option."""
+    return args[args.index(name) + 1]
+
+
+def test_every_command_is_ours_and_every_file_of_the_page_is_there():
+    commands = page_commands()
+    assert commands.count(SCRIPT) == 1
+    for command in commands:
+        if command == SCRIPT:
+            continue
+        program, verb, *args = shlex.split(command)
+        assert (program, verb in VERBS) == ("lightning_omni", True), command
+        if "--config" in args:
+            assert (ROOT / option(args, "--config")).is_file(), command
+    fitted = {option(shlex.split(c), "--config") for c in commands if " fit " in c}
+    assert fitted == {str(path.relative_to(ROOT)) for path in RECIPES.glob("*.yaml")}
+
+
+def test_the_script_prepares_every_task_of_the_stages_in_every_split(tmp_path):
+    corpora = write_corpora(tmp_path / "corpora")
+    made = {}
+    *commands, speak = script_commands(tmp_path, corpora)
+    for verb, *words in commands:
+        assert verb == "prep-data"
+        args = _make_parser().parse_args(words)
+        for source in args.source:
+            expanded = re.sub(r"\{(\d+)\.\.\d+\}", r"\1", source)
+            assert Path(expanded).exists(), source
+            assert made.setdefault(source, args.split) == args.split, "a file is in one split"
+    assert {args for args in made.values()} == {"train", "val", "test_iid"}
+    assert speak[:3] == ["prep-data", "--speak", "data/one_gpu"]
+
+
+def test_the_script_names_what_it_lacks(tmp_path):
+    command = ["bash", str(RECIPES / "data.sh")]
+    path = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "set it to the folder of the downloads" in done.stderr
+
+
+def test_each_stage_reads_what_the_one_before_makes_and_the_vocabulary_is_the_tokenizers():
+    roots = {p.stem: read_recipe(p)["trainer"]["default_root_dir"] for p in RECIPES.glob("*.yaml")}
+    made = {name: f"{root}/export" for name, root in roots.items()}
+    model = {name: read_recipe(RECIPES / f"{name}.yaml")["model"]["init_args"] for name in STAGES}
+    data = {name: read_recipe(RECIPES / f"{name}.yaml")["data"]["init_args"] for name in STAGES}
+    assert model["stage1"]["init_from"] == "checkpoints/qwen2.5-0.5b"
+    assert model["stage1_from_nothing"]["init_from"] is None
+    assert model["stage2"]["init_from"] == [made["stage1"], made["stage1_from_nothing"]]
+    assert model["stage3"]["init_from"] == made["stage2"]
+    assert model["finetune"]["init_from"] == made["stage3"]
+    for name in STAGES:
+        assert model[name]["total_steps"] == read_recipe(RECIPES / f"{name}.yaml")["trainer"]["max_steps"]
+        tokenizers = [data[name][f"{kind}_tokenizer"] for kind in ("image", "speech")]
+        assert tokenizers == [made["image_tokenizer"], made["speech_tokenizer"]]
+    sizes = {}
+    for kind in ("image", "speech"):
+        with torch.device("meta"):
+            args = ["--config", str(RECIPES / f"{kind}_tokenizer.yaml")]
+            tokenizer = build_cli(args, run=False, with_trainer=False).model.tokenizer
+        sizes[kind] = tokenizer.num_codes
+        if kind == "speech":
+            assert tokenizer.frame_rate * tokenizer.num_codebooks == 50
+        else:
+            assert (tokenizer.image_size, tokenizer.columns) == (256, 16)
+    assert data["stage1"]["vocab"] == {"text": 151_643, **sizes}
+
+
+SHORT = {
+    "trainer.max_steps": 2,
+    "trainer.val_check_interval": 1,
+    "trainer.log_every_n_steps": 1,
+    "data.num_workers": 0,
+    "model.warmup_steps": 1,
+    "model.total_steps": 2,
+}
+BACKBONE = {k: v for k, v in QWEN_SHAPE.items() if k in ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim")}
+NARROW = {
+    "stage": {
+        **SHORT,
+        **{f"model.backbone.init_args.{name}": size for name, size in BACKBONE.items()},
+        "data.rows": 1,
+        "data.row_length": 1024,
+        "data.val_samples": 1,
+    },
+    "image_tokenizer": {
+        **SHORT,
+        "trainer.max_steps": 4,
+        "data.batch_size": 2,
+        "model.tokenizer.channels": 8,
+        "model.tokenizer.groups": 2,
+        "model.tokenizer.encoder_blocks": [1, 1, 1, 1],
+        "model.tokenizer.decoder_blocks": [1, 1, 1, 1],
+        "model.discriminator.channels": 4,
+        "model.adversarial_start": 0,
+    },
+    "speech_tokenizer": {
+        **SHORT,
+        "trainer.max_steps": 4,
+        "data.crop_s": 0.64,
+        "data.batch_size": 4,
+        "data.val_batches": 1,
+        "model.tokenizer.encoder.width": 32,
+        "model.tokenizer.encoder.blocks": [1, 1, 1],
+        "model.tokenizer.decoder.width": 32,
+        "model.tokenizer.decoder.blocks": [1, 1, 1, 1],
+        "model.continuous_steps": 1,
+        "model.kmeans_vectors": 64,
+    },
+}
+"""Options that make the networks of a recipe narrow and its run short; the vocabulary stays."""
+FEW = {"limit": 2, "speech_limit": 1}
+SMALLER = {
+    "encode": {"processes": 1},
+    "prep-data": {"processes": 1},
+    "evaluate": {**FEW, "gallery": 1, "sampling.num_steps": 2},
+    "evaluate-tokenizers": FEW,
+    "generate": {"num_steps": 2},
+}
+"""Options of verbs without a network of their own."""
+
+
+def smaller(verb, args):
+    """The arguments of a command, and options that make it small."""
+    recipe = Path(option(args, "--config")) if "--config" in args else None
+    changes = dict(SMALLER.get(verb, {}))
+    if verb in ("fit", "test") and recipe is not None:
+        changes |= NARROW.get(recipe.stem, NARROW["stage"])
+    if verb == "generate" and option(args, "--task") in ("tts", "svqa"):
+        changes["response_length"] = 40
+    given = [x for name, value in changes.items() for x in (f"--{name}", json.dumps(value))]
+    if "--config" in args:
+        place = args.index("--config") + 1
+        args = [*args[:place], str(ROOT / args[place]), *args[place + 1 :]]
+    # what the page says comes last, but for the numbers that are made small
+    kept = [x for x in args]
+    for name in FEW if verb == "evaluate-tokenizers" else ():
+        at = kept.index(f"--{name}")
+        del kept[at : at + 2]
+    return [verb, *kept, *given]
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory):
+    """A folder with all that is downloaded."""
+    folder = tmp_path_factory.mktemp("day")
+    write_corpora(folder / "corpora")
+    write_recordings(folder / "recordings")
+    write_qwen(folder / "checkpoints/Qwen2.5-0.5B")
+    write_encodec(folder / "checkpoints/encodec_24khz")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(day, monkeypatch):
+    pytest.importorskip("dashscope")
+    monkeypatch.chdir(day)
+    done = []
+    for command in page_commands():
+        if command == SCRIPT:
+            for verb, *args in script_commands(day, day / "corpora"):
+                assert main(smaller(verb, args)) == 0, (verb, args)
+        else:
+            _, verb, *args = shlex.split(command)
+            assert main(smaller(verb, args)) == 0, command
+        done.append(command)
+    assert done == page_commands()
+    for name in ("image_tokenizer", "speech_tokenizer", *STAGES):
+        assert (day / "runs/one_gpu" / name / "export/model.safetensors").is_file()
+    for name in ("bicycle.png", "question.wav", "heard.txt", "answer.wav", "answer.txt"):
+        assert (day / name).is_file()
