@@ -1,4 +1,4 @@
-"""Small corpora and checkpoints, of noise, in the published layouts that the page of one GPU's day names."""
+"""Small corpora and checkpoints of noise, in the published layouts that one GPU's day reads."""
 
 import io
 import json
@@ -114,7 +114,10 @@ def write_dialogues(root, files, per_file=2):
             number = file * per_file + i
             talk = [
                 {"role": "user", "content": f"What comes after {WORDS[number]}?"},
-                {"role": "assistant", "content": f"After {WORDS[number]} comes {WORDS[number + 1]}."},
+                {
+                    "role": "assistant",
+                    "content": f"After {WORDS[number]} comes {WORDS[number + 1]}.",
+                },
             ]
             rows.append({"id": f"{number}", "messages": talk, "source": "w"})
         write_parquet(root / f"data/train-{file:05d}-of-{files:05d}.parquet", rows)
@@ -141,51 +144,6 @@ def write_recordings(root: Path) -> Path:
             soundfile.write(folder / f"{number}.wav", wave(number, 16_000), 16_000)
             (folder / f"{number}.txt").write_text(f"my own number {number}")
     return root
-
-
-def write_qwen(folder, *, rows=151_936, hidden=32, layers=2, heads=4, kv_heads=2, ffn=48):
-    """A random next-token model in the published layout of Qwen2.5-0.5B: tied, with biases."""
-    rng = torch.Generator().manual_seed(0)
-    size = hidden // heads
-
-    def drawn(*shape):
-        return torch.randn(shape, generator=rng) * 0.02
-
-    weights = {"model.embed_tokens.weight": drawn(rows, hidden), "model.norm.weight": torch.ones(hidden)}
-    for i in range(layers):
-        at = f"model.layers.{i}."
-        for name, out in (("q", hidden), ("k", kv_heads * size), ("v", kv_heads * size)):
-            weights[f"{at}self_attn.{name}_proj.weight"] = drawn(out, hidden)
-            weights[f"{at}self_attn.{name}_proj.bias"] = drawn(out)
-        weights[f"{at}self_attn.o_proj.weight"] = drawn(hidden, hidden)
-        for name in ("gate", "up"):
-            weights[f"{at}mlp.{name}_proj.weight"] = drawn(ffn, hidden)
-        weights[f"{at}mlp.down_proj.weight"] = drawn(hidden, ffn)
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{at}{name}.weight"] = torch.ones(hidden)
-    config = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "vocab_size": rows,
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 32_768,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1_000_000.0,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "bos_token_id": 151_643,
-        "eos_token_id": 151_643,
-        "torch_dtype": "float32",
-    }
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def write_encodec(folder):

@@ -42,3 +42,12 @@ def test_other_plugins_stay():
     kept, found = take_precision_rule(["--config=" + json.dumps(recipe)])
     assert found
     assert json.loads(kept[0].removeprefix("--config="))["trainer"]["plugins"] == [other]
+
+
+def test_the_settings_of_a_run_in_bf16_mixed_ask_for_it_again():
+    plugin = {"class_path": PRECISION_RULE, "init_args": {"always": True}}
+    written = {"trainer": {"precision": None, "plugins": [plugin]}}
+    kept, found = take_precision_rule(["--config=" + json.dumps(written)])
+    assert not found
+    again = json.loads(kept[0].removeprefix("--config="))["trainer"]
+    assert again == {"precision": "bf16-mixed", "plugins": None}

@@ -72,6 +72,8 @@ def take_rule_from_recipe(trainer: Any) -> bool | None:
     has_rule = len(others) < len(listed)
     if has_rule:
         trainer["plugins"] = others or None
+    if precision is None and any(map(_is_always_used, listed)):
+        precision = trainer["precision"] = "bf16-mixed"  # as the settings of such a run are written
     if precision == AUTO:
         del trainer["precision"]
     if has_rule or precision == AUTO:
@@ -82,3 +84,8 @@ def take_rule_from_recipe(trainer: Any) -> bool | None:
 def _is_precision_rule(plugin: Any) -> bool:
     path = plugin.get("class_path") if isinstance(plugin, dict) else plugin
     return isinstance(path, str) and path.endswith(PRECISION_RULE.rpartition(".")[2])
+
+
+def _is_always_used(plugin: Any) -> bool:
+    arguments = plugin.get("init_args") if isinstance(plugin, dict) else None
+    return _is_precision_rule(plugin) and bool((arguments or {}).get("always"))

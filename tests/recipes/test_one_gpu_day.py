@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from published_corpora import write_corpora, write_encodec, write_qwen, write_recordings
-from small_models import QWEN_SHAPE
+from published_corpora import write_corpora, write_encodec, write_recordings
+from published_qwen import TEXT, write_qwen
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data_prep.__main__ import _make_parser
 from lightning_omni.cli import build_cli, main
@@ -73,7 +74,7 @@ def test_the_script_prepares_every_task_of_the_stages_in_every_split(tmp_path):
             expanded = re.sub(r"\{(\d+)\.\.\d+\}", r"\1", source)
             assert Path(expanded).exists(), source
             assert made.setdefault(source, args.split) == args.split, "a file is in one split"
-    assert {args for args in made.values()} == {"train", "val", "test_iid"}
+    assert set(made.values()) == {"train", "val", "test_iid"}
     assert speak[:3] == ["prep-data", "--speak", "data/one_gpu"]
 
 
@@ -96,7 +97,10 @@ def test_each_stage_reads_what_the_one_before_makes_and_the_vocabulary_is_the_to
     assert model["stage3"]["init_from"] == made["stage2"]
     assert model["finetune"]["init_from"] == made["stage3"]
     for name in STAGES:
-        assert model[name]["total_steps"] == read_recipe(RECIPES / f"{name}.yaml")["trainer"]["max_steps"]
+        assert (
+            model[name]["total_steps"]
+            == read_recipe(RECIPES / f"{name}.yaml")["trainer"]["max_steps"]
+        )
         tokenizers = [data[name][f"{kind}_tokenizer"] for kind in ("image", "speech")]
         assert tokenizers == [made["image_tokenizer"], made["speech_tokenizer"]]
     sizes = {}
@@ -120,11 +124,18 @@ SHORT = {
     "model.warmup_steps": 1,
     "model.total_steps": 2,
 }
-BACKBONE = {k: v for k, v in QWEN_SHAPE.items() if k in ("dim", "num_layers", "num_heads", "num_kv_heads", "ffn_dim")}
+BACKBONE = {"dim": 64, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "ffn_dim": 48}
+TEXT_IDS = {
+    "data.text_ranks": "checkpoints/qwen2.5-0.5b/text.tiktoken",
+    "data.vocab": {"text": TEXT, "speech": 2048, "image": 8192},
+}
+"""The ids of a small tokenizer, in place of Qwen's 151,643."""
 NARROW = {
     "stage": {
         **SHORT,
+        **TEXT_IDS,
         **{f"model.backbone.init_args.{name}": size for name, size in BACKBONE.items()},
+        "model.backbone.init_args.rope_theta": 5e4,
         "data.rows": 1,
         "data.row_length": 1024,
         "data.val_samples": 1,
@@ -154,10 +165,10 @@ NARROW = {
         "model.kmeans_vectors": 64,
     },
 }
-"""Options that make the networks of a recipe narrow and its run short; the vocabulary stays."""
+"""Options that make the networks of a recipe narrow and its run short; codes stay."""
 FEW = {"limit": 2, "speech_limit": 1}
 SMALLER = {
-    "encode": {"processes": 1},
+    "encode": {"processes": 1, **TEXT_IDS},
     "prep-data": {"processes": 1},
     "evaluate": {**FEW, "gallery": 1, "sampling.num_steps": 2},
     "evaluate-tokenizers": FEW,
@@ -174,12 +185,12 @@ def smaller(verb, args):
         changes |= NARROW.get(recipe.stem, NARROW["stage"])
     if verb == "generate" and option(args, "--task") in ("tts", "svqa"):
         changes["response_length"] = 40
-    given = [x for name, value in changes.items() for x in (f"--{name}", json.dumps(value))]
+    plain = {n: v if isinstance(v, str) else json.dumps(v) for n, v in changes.items()}
+    given = [word for name, value in plain.items() for word in (f"--{name}", value)]
     if "--config" in args:
         place = args.index("--config") + 1
         args = [*args[:place], str(ROOT / args[place]), *args[place + 1 :]]
-    # what the page says comes last, but for the numbers that are made small
-    kept = [x for x in args]
+    kept = list(args)
     for name in FEW if verb == "evaluate-tokenizers" else ():
         at = kept.index(f"--{name}")
         del kept[at : at + 2]
@@ -192,14 +203,14 @@ def day(tmp_path_factory):
     folder = tmp_path_factory.mktemp("day")
     write_corpora(folder / "corpora")
     write_recordings(folder / "recordings")
-    write_qwen(folder / "checkpoints/Qwen2.5-0.5B")
+    (folder / "checkpoints/Qwen2.5-0.5B").mkdir(parents=True)
+    write_qwen(folder / "checkpoints/Qwen2.5-0.5B", "qwen2")
     write_encodec(folder / "checkpoints/encodec_24khz")
     return folder
 
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(day, monkeypatch):
-    pytest.importorskip("dashscope")
     monkeypatch.chdir(day)
     done = []
     for command in page_commands():
@@ -215,3 +226,20 @@ def test_every_command_of_the_page_runs(day, monkeypatch):
         assert (day / "runs/one_gpu" / name / "export/model.safetensors").is_file()
     for name in ("bicycle.png", "question.wav", "heard.txt", "answer.wav", "answer.txt"):
         assert (day / name).is_file()
+    assert named_tags() - logged_tags(day / "runs/one_gpu") == {"perf/mfu"}, "a CPU has no peak"
+
+
+def named_tags():
+    """Tags of TensorBoard that the page names; a star stands for any task."""
+    families = "train|val|tokenizer|perf|optim|samples"
+    return set(re.findall(rf"`((?:{families})(?:_\w+)?/[\w/]+)`", PAGE.read_text()))
+
+
+def logged_tags(folder):
+    """Tags of all runs below a folder."""
+    tags = set()
+    for path in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(path), size_guidance={"tensors": 1, "images": 1, "audio": 1})
+        for kind in ("scalars", "tensors", "images", "audio"):
+            tags.update(events.Reload().Tags()[kind])
+    return {tag.removesuffix("/text_summary") for tag in tags}
