@@ -25,7 +25,7 @@ from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.sharding import is_sharded
 from lightning_omni.samplers.loop import StepEvent
 from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.speech import SpeechCodec
 from lightning_omni.types import Part, Sample
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class Samples(L.Callback):
             seen = [data.samples(task, "train", limit=LENGTH_SAMPLES) for task in data.tasks]
             self._parts = {
                 "image": ImageTokenizer.from_pretrained(data.image_tokenizer),
-                "speech": SpeechTokenizer.from_pretrained(data.speech_tokenizer),
+                "speech": SpeechCodec.from_pretrained(data.speech_tokenizer),
                 "files": load_file_tokenizers(data.file_tokenizers),
                 "lengths": fit_length_rules((s for task in seen for s in task), data.template),
                 "template": data.template.without_tail_pads(),
@@ -176,7 +176,7 @@ def _log_speech(
     media: MediaLog, omni: Omni, prompts: list[Sample], answers: list[Answer], *, with_given: bool
 ) -> None:
     """Log all speech as spectrograms and the answers', with `with_given` the rest too, as sound."""
-    rate = omni.speech_tokenizer.sample_rate
+    rate = omni.speech_tokenizer.decoded_rate
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         tag = f"samples/{prompt.task}/{i}"
         waves: list[Wave] = []

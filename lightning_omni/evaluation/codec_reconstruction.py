@@ -22,7 +22,7 @@ class CodecReconstructor:
     def decode(self, sample: Sample, role: Role) -> Response:
         """Decode image and speech of the turns of a role; text is returned as it is."""
         text = first_part(sample, role, "text")
-        media: dict[str, Any] = {"sample_rate": self.decoder.speech.sample_rate}
+        media: dict[str, Any] = {"sample_rate": self.decoder.speech.decoded_rate}
         for modality in ("image", "speech"):
             part = first_part(sample, role, modality)
             if part is not None and part.codes:

@@ -10,7 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_omni.data.media import center_crop_and_resize, flatten_transparency, tensor_to_image
+from lightning_omni.data.media import (
+    center_crop_and_resize,
+    flatten_transparency,
+    resample,
+    tensor_to_image,
+)
 from lightning_omni.data.template import Template
 from lightning_omni.generation.blending import blend_image, blend_speech
 from lightning_omni.generation.history import TokenChange
@@ -156,11 +161,15 @@ class MediaDecoder:
             )
             return blend_image(content, pixels, masked, self.columns)
         if isinstance(content, np.ndarray) and isinstance(own, np.ndarray):
+            speech = self.speech
+            wave = np.ascontiguousarray(own, dtype=np.float32)
+            if speech.decoded_rate != speech.sample_rate:
+                wave = resample(wave, speech.sample_rate, speech.decoded_rate)
             return blend_speech(
                 content,
-                np.ascontiguousarray(own, dtype=np.float32),
-                {position // self.speech.num_codebooks for position in masked},
-                hop_length=self.speech.hop_length,
-                rate=self.speech.sample_rate,
+                wave,
+                {position // speech.num_codebooks for position in masked},
+                hop_length=speech.decoded_hop_length,
+                rate=speech.decoded_rate,
             )
         return content

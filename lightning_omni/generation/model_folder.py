@@ -26,7 +26,7 @@ from lightning_omni.pretrained import CONFIG_FILE, WEIGHTS_FILE
 from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.qwen import QWEN
-from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.speech import SpeechCodec
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import VOCAB_FILE, Vocab, read_vocab
 from lightning_omni.whole_files import replace_folder_when_complete
@@ -49,7 +49,7 @@ class ModelFolder:
     backbone: Transformer
     template: Template
     image: ImageTokenizer
-    speech: SpeechTokenizer
+    speech: SpeechCodec
     lengths: dict[str, LengthRule]
     fingerprint: str
     voices: tuple[str, ...] = ()
@@ -176,7 +176,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
             )
     vocab = read_vocab(folder / VOCAB_FILE)
     image = ImageTokenizer.from_pretrained(folder / "image_tokenizer")
-    speech = SpeechTokenizer.from_pretrained(folder / "speech_tokenizer")
+    speech = SpeechCodec.from_pretrained(folder / "speech_tokenizer")
     files = load_file_tokenizers(file_tokenizer_folders(folder, vocab))
     for tokenizer in (image, speech, *files.values()):
         size = vocab.span(tokenizer.name).size

@@ -317,7 +317,7 @@ class Omni:
             ),
             "parts": {name: one.to_json() for name, one in generated.items()},
         }
-        rate = self.speech_tokenizer.sample_rate
+        rate = self.speech_tokenizer.decoded_rate
         text, image, speech = (last.get(name) for name in ("text", "image", "speech"))
         media = {name: content for name, content in last.items() if isinstance(content, bytes)}
         parts = tuple(contents)

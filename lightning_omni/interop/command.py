@@ -32,6 +32,7 @@ from lightning_omni.interop.dream import (
     read_config,
 )
 from lightning_omni.interop.family import read_family
+from lightning_omni.interop.glm4_voice import load_glm4_voice
 from lightning_omni.interop.hub import check_repo, fetch_folder, open_hub
 from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
@@ -42,7 +43,16 @@ from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["dream", "omni-diffusion", "qwen2", "qwen3", "magvitv2", "encodec", "lightning_omni"]
+Kind = Literal[
+    "dream",
+    "omni-diffusion",
+    "qwen2",
+    "qwen3",
+    "magvitv2",
+    "encodec",
+    "glm-4-voice",
+    "lightning_omni",
+]
 FULL_RATE = 24.0
 _HUB = "hub:"
 
@@ -68,7 +78,9 @@ class _Network:
     tokenizer: QwenTokenizer | None = None
 
 
-def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE) -> None:
+def import_checkpoint(
+    kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE, decoder: Path | None = None
+) -> None:
     """Read a checkpoint in the hub's layout and write it in our own format.
 
     Weights are copied bit by bit, one at a time, and the output appears when it is complete. The
@@ -80,16 +92,22 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
             `qwen2` and `qwen3` are dense next-token models, also Qwen2.5; with `is_causal: false`
             in their config.json they are bidirectional networks.
         input: Folder with safetensors and, except for magvitv2 and encodec, `config.json`; or
-            `hub:owner/name`, which is downloaded first.
+            `hub:owner/name`, which is downloaded first, except for glm-4-voice.
         output: Folder to write; must not exist or must be empty.
         kbps: Bit rate of encodec in kbit/s; `num_codebooks` of the tokenizer changes it later.
+        decoder: Folder of glm-4-voice's decoder; without it codes cannot be turned into speech.
 
     Raises:
         OmniError: If something is missing, damaged or does not fit.
     """
     if kbps != FULL_RATE and kind != "encodec":
         raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
+    if decoder is not None and kind != "glm-4-voice":
+        raise OmniError(f"--decoder is a part of glm-4-voice, but --from is {kind}; leave it out")
     check_folder_is_free(output)
+    if kind == "glm-4-voice":
+        _import_glm4_voice(input, decoder, output)
+        return
     if str(input).startswith(_HUB):
         repo = str(input).removeprefix(_HUB)
         check_repo(repo, f"--input {_HUB}")
@@ -113,6 +131,17 @@ def import_checkpoint(kind: Kind, input: Path, output: Path, kbps: float = FULL_
     log_skipped_encoder(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
+
+
+def _import_glm4_voice(input: Path, decoder: Path | None, output: Path) -> None:
+    """Write GLM-4-Voice's speech tokenizer; its decoder is pickled, so it is read whole."""
+    tokenizer = load_glm4_voice(input, decoder)
+    with write_folder_atomically(output) as partial:
+        tokenizer.save_pretrained(partial)
+    count = sum(p.numel() for p in tokenizer.parameters())
+    log.info("wrote %s: %s parameters", output, f"{count:,}")
+    if decoder is None:
+        log.warning("%s can encode speech but not decode it: no --decoder was given", output)
 
 
 def _describe_network(

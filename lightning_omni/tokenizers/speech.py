@@ -1,6 +1,8 @@
-"""Speech <-> codes: an encoder, a residual quantizer and a decoder."""
+"""Speech <-> codes: the interface, and an encoder, a residual quantizer and a decoder."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,81 @@ from lightning_omni.pretrained import Pretrained
 from lightning_omni.tokenizers.base import Tokenizer
 
 
-class SpeechTokenizer(Tokenizer):
-    """Residual-quantized speech codec; encoder and decoder are chosen by the recipe.
+class SpeechCodec(Tokenizer):
+    """Speech <-> codes, whatever the network: what encoding and generation use of it.
 
     A frame's codes follow each other, coarse level first: the code c of level q is
     `q * codebook_size + c`, so every level has its own range of codes.
+    """
+
+    name = "speech"
+    sample_rate: int
+    """Samples per second of speech that is encoded."""
+    num_codebooks: int
+    """Codes of a frame."""
+    hop_length: int
+    """Samples of a frame of speech that is encoded."""
+
+    @property
+    @abstractmethod
+    def codebook_size(self) -> int:
+        """Number of codes of one level."""
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes of all levels used."""
+        return self.num_codebooks * self.codebook_size
+
+    @property
+    def decoded_rate(self) -> int:
+        """Samples per second of decoded speech."""
+        return self.sample_rate
+
+    @property
+    def decoded_hop_length(self) -> int:
+        """Samples of a frame of decoded speech."""
+        return self.hop_length * self.decoded_rate // self.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @abstractmethod
+    def pad_last_frame(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B U"]:
+        """Append silence up to a whole frame, unless `encode` pads by itself."""
+
+    @abstractmethod
+    def encode(self, wave: Float[Tensor, "B T"], *, sample_rate: int) -> Int[Tensor, "B N"]:
+        """Turn mono speech into codes.
+
+        Args:
+            wave: Samples in [-1, 1]; the last frame is padded.
+            sample_rate: Sample rate of `wave` in Hz.
+
+        Raises:
+            OmniError: If `sample_rate` is not `self.sample_rate`; this method never resamples.
+        """
+
+    @abstractmethod
+    def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T"]:
+        """Turn codes into samples in [-1, 1], `decoded_hop_length` of each frame."""
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse speech of another rate.
+
+        Raises:
+            OmniError: If it is not `self.sample_rate`.
+        """
+        if sample_rate != self.sample_rate:
+            raise OmniError(
+                f"the speech tokenizer works at {self.sample_rate} Hz but got {sample_rate} Hz; "
+                "read the file with data.media.read_audio, which resamples"
+            )
+
+
+class SpeechTokenizer(SpeechCodec):
+    """Residual-quantized speech codec; encoder and decoder are chosen by the recipe.
 
     Args:
         encoder: Maps waveforms Float[B T] to latents Float[B N D]; has `hop_length` in samples.
@@ -29,8 +101,6 @@ class SpeechTokenizer(Tokenizer):
 
     Source: EnCodec, arXiv:2210.13438.
     """
-
-    name = "speech"
 
     def __init__(
         self,
@@ -57,16 +127,6 @@ class SpeechTokenizer(Tokenizer):
         return self.quantizer.codebook_size
 
     @property
-    def num_codes(self) -> int:
-        """Number of codes of all levels used."""
-        return self.num_codebooks * self.codebook_size
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.hop_length
-
-    @property
     def code_features(self) -> Float[Tensor, "N F"]:
         """Codebook vectors of every code."""
         return self.quantizer.codebooks[: self.num_codebooks].flatten(0, 1)
@@ -83,20 +143,8 @@ class SpeechTokenizer(Tokenizer):
         )
 
     def encode(self, wave: Float[Tensor, "B T"], *, sample_rate: int) -> Int[Tensor, "B N"]:
-        """Turn mono speech into codes.
-
-        Args:
-            wave: Samples in [-1, 1]; the last frame is padded.
-            sample_rate: Sample rate of `wave` in Hz.
-
-        Raises:
-            OmniError: If `sample_rate` is not `self.sample_rate`; this method never resamples.
-        """
-        if sample_rate != self.sample_rate:
-            raise OmniError(
-                f"the speech tokenizer works at {self.sample_rate} Hz but got {sample_rate} Hz; "
-                "read the file with data.media.read_audio, which resamples"
-            )
+        """Turn mono speech into codes; see `SpeechCodec`."""
+        self.check_rate(sample_rate)
         latents = self.encoder(self.pad_last_frame(wave))
         codes = self.quantizer.encode(latents, num_codebooks=self.num_codebooks)
         level = torch.arange(self.num_codebooks, device=codes.device) * self.codebook_size

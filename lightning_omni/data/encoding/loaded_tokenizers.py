@@ -16,7 +16,7 @@ from lightning_omni.nn.computation import computation_facts
 from lightning_omni.nn.cpu import matmul_dtype
 from lightning_omni.tokenizers.base import FileTokenizer, Tokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
-from lightning_omni.tokenizers.speech import SpeechTokenizer
+from lightning_omni.tokenizers.speech import SpeechCodec
 
 
 class LoadedTokenizers:
@@ -37,7 +37,7 @@ class LoadedTokenizers:
         if settings.request_image_size is not None:
             # a size without whole codes is refused here
             self.image.columns_for_size(self.request_size)
-        self.speech = SpeechTokenizer.from_pretrained(settings.speech_tokenizer).to(device)
+        self.speech = SpeechCodec.from_pretrained(settings.speech_tokenizer).to(device)
         self.files = load_file_tokenizers(settings.file_tokenizers)
         self.continuous_speech = settings.continuous_speech
         if self.continuous_speech is not None:
