@@ -99,7 +99,7 @@ def configured_response_length(sample: Sample, part: int, config: GenerationConf
 def _length_by_rule(rules: Mapping[str, LengthRule], sample: Sample, part: int) -> int:
     rule = rules.get(length_rule_name(sample, part))
     if rule is None:
-        known = ", ".join(sorted({name.split("/")[0] for name in rules}))
+        known = ", ".join(sorted({name.split("/")[0] for name in rules})) or "no task's lengths"
         raise OmniError(
             f"this model was not trained on task '{sample.task}', so the length of part {part} "
             f"({sample.turns[-1].parts[part].modality}) is not known; it knows {known}, and takes "

@@ -38,7 +38,9 @@ from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
 from lightning_omni.interop.qwen_tokenizer import QwenTokenizer, read_qwen_tokenizer
 from lightning_omni.interop.shards_writer import copy_weights
+from lightning_omni.interop.whole_model import write_whole_model
 from lightning_omni.modules.initial_weights import KNOWN_IDS, NUM_KNOWN
+from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,13 @@ class _Network:
 
 
 def import_checkpoint(
-    kind: Kind, input: Path, output: Path, kbps: float = FULL_RATE, decoder: Path | None = None
+    kind: Kind,
+    input: Path,
+    output: Path,
+    kbps: float = FULL_RATE,
+    decoder: Path | None = None,
+    image_tokenizer: Path | None = None,
+    speech_tokenizer: Path | None = None,
 ) -> None:
     """Read a checkpoint in the hub's layout and write it in our own format.
 
@@ -96,14 +104,14 @@ def import_checkpoint(
         output: Folder to write; must not exist or must be empty.
         kbps: Bit rate of encodec in kbit/s; `num_codebooks` of the tokenizer changes it later.
         decoder: Folder of glm-4-voice's decoder; without it codes cannot be turned into speech.
+        image_tokenizer: Folder of an imported magvitv2; with it and `speech_tokenizer`,
+            omni-diffusion becomes a whole model, which generates.
+        speech_tokenizer: Folder of an imported glm-4-voice.
 
     Raises:
         OmniError: If something is missing, damaged or does not fit.
     """
-    if kbps != FULL_RATE and kind != "encodec":
-        raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
-    if decoder is not None and kind != "glm-4-voice":
-        raise OmniError(f"--decoder is a part of glm-4-voice, but --from is {kind}; leave it out")
+    _check_options(kind, kbps, decoder, image_tokenizer, speech_tokenizer)
     check_folder_is_free(output)
     if kind == "glm-4-voice":
         _import_glm4_voice(input, decoder, output)
@@ -120,9 +128,13 @@ def import_checkpoint(
     )
     if isinstance(network.module, Backbone) and kind != "lightning_omni":
         check_dream_weights(network.module.transformer, stored, about=f"'{input}'")
+    if image_tokenizer is not None:
+        network, names = _unwrap_transformer(network, names)
     with write_folder_atomically(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config, encoding="utf-8")
         copy_weights(files, names, partial, metadata=network.metadata)
+        if isinstance(network.module, Transformer) and image_tokenizer and speech_tokenizer:
+            write_whole_model(partial, network.module, image_tokenizer, speech_tokenizer)
         if network.tokenizer is not None:
             network.tokenizer.write_ranks(partial / RANKS_FILE)
         if kind == "lightning_omni":
@@ -131,6 +143,40 @@ def import_checkpoint(
     log_skipped_encoder(stored, about=f"'{input}'")
     count = sum(p.numel() for p in network.module.parameters())
     log.info("wrote %s: %s parameters", output, f"{count:,}")
+
+
+def _check_options(
+    kind: Kind,
+    kbps: float,
+    decoder: Path | None,
+    image_tokenizer: Path | None,
+    speech_tokenizer: Path | None,
+) -> None:
+    if kbps != FULL_RATE and kind != "encodec":
+        raise OmniError(f"--kbps is a rate of encodec, but --from is {kind}; leave it out")
+    if decoder is not None and kind != "glm-4-voice":
+        raise OmniError(f"--decoder is a part of glm-4-voice, but --from is {kind}; leave it out")
+    given = [part is not None for part in (image_tokenizer, speech_tokenizer)]
+    if any(given) and kind != "omni-diffusion":
+        raise OmniError(
+            f"tokenizers make omni-diffusion a whole model, but --from is {kind}; leave them out"
+        )
+    if any(given) and not all(given):
+        raise OmniError("a whole model needs --image_tokenizer and --speech_tokenizer; give both")
+
+
+def _unwrap_transformer(
+    network: _Network, names: dict[str, list[str]]
+) -> tuple[_Network, dict[str, list[str]]]:
+    """Return the network and its weights' names as in a model's folder, without `Backbone`."""
+    transformer = network.module.get_submodule("transformer")
+    assert isinstance(transformer, Transformer)  # noqa: S101 - a Backbone's
+    config = json.dumps(transformer.config(), indent=2) + "\n"
+    bare = {
+        theirs: [name.removeprefix("transformer.") for name in ours]
+        for theirs, ours in names.items()
+    }
+    return replace(network, module=transformer, config=config), bare
 
 
 def _import_glm4_voice(input: Path, decoder: Path | None, output: Path) -> None:
