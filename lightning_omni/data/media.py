@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_omni.data.picture_metadata import turn_upright, without_png_text
-from lightning_omni.data.sound_headers import complete_header, missing_share
+from lightning_omni.data.sound_headers import complete_header, ends_within_page, missing_share
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_file_size, read_regular_file
 
@@ -232,8 +232,10 @@ def read_audio(
             f"'{name}' is not readable audio ({_error_text_without_buffer(error)}); give WAV, "
             "FLAC, OGG or MP3"
         ) from error
-    if share := missing_share(raw, promised, len(wave)):
+    if share := missing_share(raw, 0 if is_open else promised, len(wave)):
         raise OmniError(f"'{name}' is cut: {share:.0%} of its sound is missing; copy it again")
+    if ends_within_page(raw):
+        raise OmniError(f"'{name}' is cut: its last part is not whole; copy it again")
     check_waveform(wave, rate, name)
     _check_channels(power, wave, name)
     resampled = resample(wave, rate, sample_rate)

@@ -23,10 +23,32 @@ export OMP_NUM_THREADS=$((${SLURM_CPUS_PER_TASK:-8} / gpus > 0 ? ${SLURM_CPUS_PE
 # SIGUSR1, 5 minutes before the time is over: a checkpoint, and the job is put into the queue again;
 # torchrun, which gets it too, passes it on and waits (that of torch 2.11 for 30 s, whatever is set)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240
+mkdir -p "$root"
+touch "$root/job-begun"
+code=0
 srun --kill-on-bad-exit=1 torchrun \
   --nnodes "$SLURM_NNODES" --nproc_per_node "$gpus" \
   --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$first:${MASTER_PORT:-29500}" \
   -m lightning_omni fit --config "$recipe" --config recipes/strategy/fsdp2.yaml \
   --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$gpus" \
-  --trainer.default_root_dir "$root" --ckpt_path last
+  --trainer.default_root_dir "$root" --ckpt_path last || code=$?
+
+# a step that hung ended the run (code 77, which torchrun makes 1) and left the stacks of its threads:
+# the job is put into the queue again, up to 3 times in a row without a new checkpoint
+hangs="$root/hangs"
+is_new() { [ -n "$(find "$@" -newer "$root/job-begun" -print -quit 2>/dev/null)" ]; }
+if [ "$code" = 0 ]; then
+  rm -f "$hangs"
+elif is_new "$root" -maxdepth 1 -name 'hung-rank*.txt'; then
+  count=$(cat "$hangs" 2>/dev/null || echo 0)
+  if is_new "$root/checkpoints"; then count=0; fi
+  echo $((count + 1)) >"$hangs"
+  if [ "$count" -lt 3 ]; then
+    echo "a step hung, see $root/hung-rank*.txt; the job is requeued" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo "steps hung $((count + 1)) times in a row without a new checkpoint; the job is not requeued" >&2
+  fi
+fi
+exit "$code"

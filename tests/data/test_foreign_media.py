@@ -55,6 +55,45 @@ def test_a_recording_that_was_cut_is_refused(kind, subtype):
         hear(raw[: len(raw) // 2])
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [
+        ("AU", "ULAW"),
+        ("CAF", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("NIST", "PCM_16"),
+        ("OGG", "OPUS"),
+        ("OGG", "VORBIS"),
+        ("RF64", "PCM_16"),
+        ("W64", "PCM_16"),
+    ],
+)
+@pytest.mark.parametrize("share", [0.97, 0.6, 0.3])
+def test_sound_of_each_format_that_states_its_length_is_refused_if_cut(kind, subtype, share):
+    raw = sound(np.tile(TONE, 3), kind=kind, subtype=subtype)
+    assert len(hear(raw)) == 3 * RATE
+    assert len(hear(raw + b"TAG" + bytes(125))) - 3 * RATE in (0, 64)  # some read it as sound
+    with pytest.raises(OmniError, match=r"is cut: |is not readable audio|lasts 0\.000 s"):
+        hear(raw[: int(len(raw) * share)])
+
+
+@pytest.mark.parametrize(("kind", "at"), [("AU", 8), ("CAF", None)])
+def test_a_length_that_is_left_open_is_not_missed(kind, at):
+    raw = bytearray(sound(kind=kind))
+    at = at or raw.index(b"data") + 4
+    raw[at : at + (4 if kind == "AU" else 8)] = b"\xff" * (4 if kind == "AU" else 8)
+    assert len(hear(bytes(raw))) == RATE
+
+
+def test_an_ogg_stream_that_stops_between_pages_is_taken():
+    raw = sound(np.tile(TONE, 3), kind="OGG", subtype="OPUS")
+    last = raw.rindex(b"OggS")
+    assert RATE < len(hear(raw[:last])) < 3 * RATE
+    for cut in range(last + 1, last + 40):
+        with pytest.raises(OmniError, match="its last part is not whole"):
+            hear(raw[:cut])
+
+
 @pytest.mark.parametrize("rate", [RATE, 44_100])
 def test_float_sound_beyond_1_is_clipped_and_on_the_scale_of_integers_refused(rate):
     assert np.abs(hear(sound(TONE * 3, subtype="FLOAT", rate=rate))).max() <= 1

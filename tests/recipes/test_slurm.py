@@ -60,6 +60,47 @@ def test_each_node_starts_its_processes_and_a_requeued_job_is_resumed(tmp_path):
     assert submit(tmp_path) == lines
 
 
+HANGS = """
+mkdir -p runs/one/checkpoints
+[ -z "$SAVES" ] || touch runs/one/checkpoints/last.ckpt
+[ -z "$HUNG" ] || touch runs/one/hung-rank0.txt
+exit $CODE
+"""
+
+
+def end_job(folder, code, *, hung=False, saves=False):
+    """Submit a job whose run ends so; whether it was requeued, and the last thing it said."""
+    requeued = folder / "requeued"
+    requeued.unlink(missing_ok=True)
+    said = {"CODE": str(code), "HUNG": "1" * hung, "SAVES": "1" * saves}
+    job = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node07", **said}
+    environment = {**os.environ, **job, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", str(SCRIPT), "recipe.yaml", "runs/one"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return requeued.exists() and requeued.read_text() == "requeue 17\n", done.stderr
+
+
+def test_a_job_that_hung_is_requeued_three_times_without_a_new_checkpoint(tmp_path):
+    write_stubs(tmp_path, {**ONE_NODE, "torchrun": HANGS})
+    assert not end_job(tmp_path, 1)[0]  # another error
+    for _ in range(3):
+        assert end_job(tmp_path, 1, hung=True) == (
+            True,
+            "a step hung, see runs/one/hung-rank*.txt; the job is requeued\n",
+        )
+    is_requeued, said = end_job(tmp_path, 1, hung=True)
+    assert not is_requeued
+    assert "hung 4 times in a row without a new checkpoint; the job is not requeued" in said
+    assert end_job(tmp_path, 1, hung=True, saves=True)[0]
+    assert [end_job(tmp_path, 1, hung=True)[0] for _ in range(3)] == [True, True, False]
+    assert not end_job(tmp_path, 1)[0]  # the stacks are of an earlier start
+    assert not end_job(tmp_path, 0)[0]
+    assert end_job(tmp_path, 77, hung=True)[0]
+
+
 ONE_NODE = {  # of this machine, whose srun starts the real torchrun
     "scontrol": 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> requeued; fi',
     "srun": 'shift; exec "$@"',
