@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import defaultdict, deque
 from statistics import median
 from typing import Any
 
@@ -33,6 +33,8 @@ _SPIKE = 5.0
 _USUAL = 100  # losses of which the median is taken
 _ENOUGH = 20  # losses before a spike is called one
 _MAX_NAMED = 20
+_LEAST_USUAL = {"adversarial": 0.2, "critic": 0.2}
+"""Hinge losses, of the scale 1, are often near zero: they count as usual up to five times this."""
 
 
 class SkipNonFinite(L.Callback):
@@ -41,8 +43,9 @@ class SkipNonFinite(L.Callback):
     Weights, optimizers and codebooks stay as they are; so do those of a critic in a step whose
     tokenizer is skipped, and of a critic alone if only its loss is not finite. The samples of a
     skipped step are logged, and those of a loss of more than five times the median of the last
-    hundred, which is not skipped. Weights that are not finite are not saved. With `16-mixed` only
-    losses are looked at: its scaler skips gradients by itself, as it finds its scale.
+    hundred, of a tokenizer of each of its losses; such a step is not skipped. Weights that are not
+    finite are not saved. With `16-mixed` only losses are looked at: its scaler skips gradients by
+    itself, as it finds its scale.
 
     On GPUs nothing is waited for: the update is skipped on the device, and what was skipped is read
     at logged steps. Optimizers that cannot (all but MuonAdamW and fused ones) are waited for.
@@ -68,8 +71,8 @@ class SkipNonFinite(L.Callback):
         self._loss: Tensor | None = None
         self._of_loss: list[Tensor] = []
         self._used: list[str] = []
-        self._unread: list[tuple[int, list[str], Tensor]] = []
-        self._usual: deque[float] = deque(maxlen=_USUAL)
+        self._unread: list[tuple[int, list[str], list[str], Tensor]] = []
+        self._usual: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_USUAL))
         self._has_scaler = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -107,7 +110,7 @@ class SkipNonFinite(L.Callback):
         gradients = has_non_finite(p.grad for p in weights if p.grad is not None)
         if gradients is None or has_scaler:
             gradients = torch.zeros((), device=pl_module.device)
-        loss = self._loss if self._loss is not None else torch.zeros_like(gradients)
+        loss = self._total_loss(pl_module, torch.zeros_like(gradients))
         own = torch.stack([(~loss.isfinite()).float(), gradients])
         seen = own.clone()
         if world_size() > 1:
@@ -138,9 +141,10 @@ class SkipNonFinite(L.Callback):
             return  # gradients are accumulated
         if isinstance(pl_module, TokenizerTraining):
             pl_module.restore_buffers(self.skips)
-        loss = torch.zeros_like(self.skips[-1]) if self._loss is None else self._loss
-        found = torch.stack([loss, *self._of_loss, self.skips[-1]])
-        self._unread.append((logged_step(trainer), self._used, found))
+        loss = self._total_loss(pl_module, torch.zeros_like(self.skips[-1]))
+        named = _step_losses(pl_module) or {"loss": loss}
+        found = torch.stack([loss, *self._of_loss, self.skips[-1], *named.values()])
+        self._unread.append((logged_step(trainer), self._used, list(named), found))
         self._loss, self._used = None, []
         is_logged = logged_step(trainer) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         if is_logged or not found.is_cuda:
@@ -159,10 +163,14 @@ class SkipNonFinite(L.Callback):
         """Count and log what was skipped since the last call; on GPUs the host waits once."""
         if not self._unread:
             return
-        values = torch.stack([found for _, _, found in self._unread]).tolist()
+        values = torch.cat([found for *_, found in self._unread]).tolist()
         steps, self._unread = self._unread, []
         before = self.skipped
-        for (step, used, _), (loss, is_own, is_any, is_skipped) in zip(steps, values, strict=True):
+        for step, used, names, found in steps:
+            (loss, is_own, is_any, is_skipped, *losses), values = (
+                values[: len(found)],
+                values[len(found) :],
+            )
             if is_skipped:
                 self.skipped += 1
                 self.in_a_row += 1
@@ -171,7 +179,7 @@ class SkipNonFinite(L.Callback):
             else:
                 self.in_a_row = 0
                 if not self._has_scaler:  # which multiplies losses
-                    self._log_spike(step, used, loss)
+                    self._log_spikes(step, used, dict(zip(names, losses, strict=True)))
         if self.skipped > before:
             for logger in trainer.loggers:
                 logger.log_metrics({"optim/skipped_steps": float(self.skipped)}, steps[-1][0])
@@ -184,13 +192,30 @@ class SkipNonFinite(L.Callback):
         self.in_a_row = 0  # a resumed run has as many attempts
         raise OmniError(_explain_stop(in_a_row, save_last_checkpoint(trainer)))
 
-    def _log_spike(self, step: int, used: list[str], loss: float) -> None:
-        """Log the samples of a loss that is far above the usual one."""
-        usual = median(self._usual) if len(self._usual) >= _ENOUGH else math.inf
-        if loss > _SPIKE * usual > 0:
-            told = "; ".join(used)
-            log.warning("step %d: loss %.3g, usually %.3g; samples: %s", step, loss, usual, told)
-        self._usual.append(loss)
+    def _total_loss(self, module: L.LightningModule, zero: Tensor) -> Tensor:
+        """Return the sum of what is backpropagated and of losses that a tokenizer has noted."""
+        own = zero if self._loss is None else self._loss
+        return torch.stack([own, *_step_losses(module).values()]).sum()
+
+    def _log_spikes(self, step: int, used: list[str], losses: dict[str, float]) -> None:
+        """Log the samples of losses that are far above the usual ones."""
+        for name, loss in losses.items():
+            known = self._usual[name]
+            usual = math.inf
+            if len(known) >= _ENOUGH:
+                usual = max(median(known), _LEAST_USUAL.get(name, 0.0))
+            if abs(loss) > _SPIKE * usual > 0:
+                what = "loss" if name == "loss" else f"{name} loss"
+                about = f"step {step}: {what} {loss:.3g}, usually {usual:.3g}"
+                log.warning("%s; samples: %s", about, "; ".join(used))
+            known.append(abs(loss))
+
+
+def _step_losses(module: L.LightningModule) -> dict[str, Tensor]:
+    """Return the losses that a tokenizer has noted in this step, by name."""
+    if not isinstance(module, TokenizerTraining):
+        return {}
+    return {name: value.float() for name, value in module.step_losses.items()}
 
 
 def name_samples(batch: Any, data: Any) -> str:

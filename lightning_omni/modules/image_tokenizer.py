@@ -79,7 +79,7 @@ class ImageTokenizerModule(TokenizerTraining):
 
     def _update(self, images: Tensor) -> None:
         optimizers, schedules = self.optimizers_and_schedules()
-        self.keep_buffers()
+        self.begin_step()
         quantized = self.tokenizer.quantize(images)
         rebuilt = self.tokenizer.reconstruct(quantized.latents)
         terms = self._loss_terms(images, rebuilt, quantized)
@@ -88,12 +88,13 @@ class ImageTokenizerModule(TokenizerTraining):
             terms["adversarial"] = self.adversarial_weight * hinge_generator(
                 self.discriminator(rebuilt)
             )
+        self.note_losses(terms, len(images))
         self._optimizer_step(optimizers[0], schedules[0], torch.stack(list(terms.values())).sum())
         if is_adversarial and self.discriminator is not None:
             real, fake = self.discriminator(images), self.discriminator(rebuilt.detach())
             critic = hinge_discriminator(real, fake)
+            self.note_losses({"critic": critic}, len(images))
             self._optimizer_step(optimizers[1], schedules[1], critic)
-            self.log("train_loss/critic", critic.detach(), batch_size=len(images))
         self.updates += 1
         self.train_use.update(quantized.codes)
         self._log_training(terms, quantized, len(images))
@@ -144,8 +145,6 @@ class ImageTokenizerModule(TokenizerTraining):
         self.finish_step(optimizer, schedule)
 
     def _log_training(self, terms: dict[str, Tensor], quantized: Any, size: int) -> None:
-        for name, value in terms.items():
-            self.log(f"train_loss/{name}", value.detach(), batch_size=size)
         self.log("tokenizer/image/sample_entropy", quantized.sample_entropy, batch_size=size)
         self.log("tokenizer/image/batch_entropy", quantized.batch_entropy, batch_size=size)
         self.log("train/l1", terms["l1"].detach(), batch_size=size)

@@ -95,7 +95,7 @@ class SpeechTokenizerModule(TokenizerTraining):
         optimizers, schedules = self.optimizers_and_schedules()
         if self.updates == self.continuous_steps:
             self._fit_codebooks()
-        self.keep_buffers()
+        self.begin_step()
         latents, commitment = self._latents(self.tokenizer.encoder(wave))
         rebuilt, mel = self.tokenizer.decoder(latents)
         spectral = self.spectral(rebuilt, wave, rng=self.rng)
@@ -103,7 +103,8 @@ class SpeechTokenizerModule(TokenizerTraining):
         if mel is not None:
             mel_l1 = F.l1_loss(mel, self.log_mel(wave))
             inner = inner + self.mel_weight * mel_l1
-            self.log("train_loss/mel", mel_l1.detach(), batch_size=len(wave))
+            self.note_losses({"mel": mel_l1}, len(wave))
+        self.note_losses({"spectral": spectral, "commitment": commitment}, len(wave))
         self.toggle_optimizer(optimizers[0])
         optimizers[0].zero_grad()
         self._backward(wave, rebuilt, spectral, inner)
@@ -111,8 +112,6 @@ class SpeechTokenizerModule(TokenizerTraining):
         if self.discriminator is not None:
             self._train_discriminator(optimizers[1], schedules[1], wave, rebuilt.detach())
         self.updates += 1
-        self.log("train_loss/spectral", spectral.detach(), batch_size=len(wave))
-        self.log("train_loss/commitment", commitment.detach(), batch_size=len(wave))
 
     def _latents(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the decoder's input, and the commitment loss."""
@@ -137,8 +136,7 @@ class SpeechTokenizerModule(TokenizerTraining):
             "adversarial": torch.stack([hinge_generator(s) for s in scores]).mean(),
             "features": feature_matching(real, fake),
         }
-        for name in ("adversarial", "features"):
-            self.log(f"train_loss/{name}", losses[name].detach(), batch_size=len(wave))
+        self.note_losses({name: losses[name] for name in ("adversarial", "features")}, len(wave))
         balanced = self.balancer.gradient(losses, rebuilt)
         if inner.requires_grad:
             self.manual_backward(inner, retain_graph=True)
@@ -152,9 +150,9 @@ class SpeechTokenizerModule(TokenizerTraining):
         optimizer.zero_grad()
         pairs = zip(self.discriminator(wave)[0], self.discriminator(fake)[0], strict=True)
         loss = torch.stack([hinge_discriminator(real, made) for real, made in pairs]).mean()
+        self.note_losses({"critic": loss}, len(wave))
         self.manual_backward(loss)
         self.finish_step(optimizer, schedule)
-        self.log("train_loss/critic", loss.detach(), batch_size=len(wave))
 
     def validation_step(self, wave: Tensor, batch_idx: int) -> None:
         """Measure the log-mel distance and the use of each codebook."""

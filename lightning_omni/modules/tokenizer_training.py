@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -30,6 +30,7 @@ class TokenizerTraining(L.LightningModule):
 
     Attributes:
         updates: Number of updates; with a discriminator `global_step` counts both optimizers.
+        step_losses: Losses of the step by name, those of the discriminator too.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TokenizerTraining(L.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
         self.final_lr_share = final_lr_share
         self.updates = 0
+        self.step_losses: dict[str, Tensor] = {}
         self._kept: list[list[tuple[Tensor, Tensor]]] = []
 
     def configure_model(self) -> None:
@@ -80,8 +82,15 @@ class TokenizerTraining(L.LightningModule):
         self.untoggle_optimizer(optimizer)
         schedule.step()
 
-    def keep_buffers(self) -> None:
+    def note_losses(self, losses: Mapping[str, Tensor], batch_size: int) -> None:
+        """Log losses as `train_loss/NAME`, and keep them for who looks for spikes."""
+        for name, value in losses.items():
+            self.step_losses[name] = value.detach()
+            self.log(f"train_loss/{name}", self.step_losses[name], batch_size=batch_size)
+
+    def begin_step(self) -> None:
         """Keep codebooks and statistics of each network, which a forward pass changes."""
+        self.step_losses = {}
         self._kept = [[(b, b.clone()) for b in network.buffers()] for network in self._networks()]
 
     def restore_buffers(self, skips: Sequence[Tensor]) -> None:

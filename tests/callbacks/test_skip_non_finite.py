@@ -17,6 +17,7 @@ from lightning_omni.callbacks.ema import EMA
 from lightning_omni.callbacks.export import AveragesWhenSkipped
 from lightning_omni.callbacks.export_checkpoint import export_checkpoint
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
+from lightning_omni.cli import build_cli
 from lightning_omni.errors import OmniError
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.optimizer import decay_groups
@@ -109,6 +110,41 @@ def test_a_spike_is_logged_and_trained_on(tmp_path, caplog):
     assert guard.skipped == 0
     (line,) = [one for one in caplog.messages if "usually" in one]
     assert line.startswith("step 31: loss ")
+
+
+CRITICS = {  # recipe, one batch, losses
+    "image": ("image_tokenizer", (2, 3, 32, 32), ("l1", "adversarial", "critic")),
+    "speech": ("speech_tokenizer_seanet", (2, 9600), ("spectral", "features", "critic")),
+}
+
+
+@pytest.mark.parametrize("kind", CRITICS)
+def test_a_spike_of_each_loss_of_a_tokenizer_with_a_critic_is_logged(
+    kind, tmp_path, monkeypatch, caplog
+):
+    recipe, shape, names = CRITICS[kind]
+    path = Path(__file__).parents[2] / f"recipes/debug/{recipe}.yaml"
+    module = build_cli(["--config", str(path)], run=False, with_trainer=False).model
+    monkeypatch.setattr("lightning_omni.callbacks.skip_non_finite._ENOUGH", 3)
+    module.adversarial_start, note = 0, module.note_losses
+
+    def note_spikes(losses, size):
+        step = len(guard._usual["critic"]) + 1
+        spikes = {name: 100 * (1 + at) for at, name in enumerate(names) if step == 6 + at}
+        note({name: spikes.get(name, value) + 0 * value for name, value in losses.items()}, size)
+
+    guard = SkipNonFinite()
+    monkeypatch.setattr(module, "note_losses", note_spikes)
+    batches = 0.1 * torch.randn(10, *shape, generator=torch.Generator().manual_seed(0))
+    trainer = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    trainer |= {"enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 1}
+    trainer |= {"limit_val_batches": 0, "default_root_dir": tmp_path}
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    L.Trainer(callbacks=[guard], **trainer).fit(module, loader, loader)
+    said = [line.partition(", usually")[0] for line in caplog.messages if "usually" in line]
+    wanted = [f"step {6 + at}: {name} loss {100 * (1 + at)}" for at, name in enumerate(names)]
+    assert said == wanted
+    assert set(names) < set(guard._usual)
 
 
 @pytest.mark.parametrize("spoilt", ["weight", "average"])
