@@ -37,11 +37,29 @@ def read_json_object(path: TextFile, *, remedy: str) -> dict[str, Any]:
         OmniError: If it is not JSON, or holds something else than an object.
     """
     try:
-        plain = json.loads(path.read_text("utf-8-sig"))  # editors may begin with a mark
-    except (ValueError, RecursionError) as error:
+        text = path.read_text("utf-8")
+    except ValueError as error:
         raise OmniError(f"'{path}' is not JSON ({error}); {remedy}") from error
+    return parse_json_object(text.encode(), name=f"'{path}'", remedy=f"; {remedy}")
+
+
+def parse_json_object(content: bytes, *, name: str, remedy: str = "") -> dict[str, Any]:
+    """Parse JSON that is an object, as UTF-8 with or without the mark that editors begin with.
+
+    Args:
+        content: The JSON.
+        name: What it is, in errors.
+        remedy: What the user can do, the end of the sentence.
+
+    Raises:
+        OmniError: If it is not JSON, or something else than an object.
+    """
+    try:
+        plain = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise OmniError(f"{name} is not JSON ({error}){remedy}") from error
     if not isinstance(plain, dict):
-        raise OmniError(f"'{path}' holds a JSON {type(plain).__name__}, not an object; {remedy}")
+        raise OmniError(f"{name} holds a JSON {type(plain).__name__}, not an object{remedy}")
     return plain
 
 

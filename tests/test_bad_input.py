@@ -319,6 +319,7 @@ def test_shards_without_media_or_samples_are_named(files, capsys, tmp_path):
         data = tmp_path / kind
         shutil.copytree("data/smoke", data, ignore=shutil.ignore_patterns("codes"))
         manifest = json.loads((data / "manifest.json").read_text())
+        del manifest["checksum"]
         for entry in manifest["shards"]:  # with counts alone, as a manifest by hand may be
             del entry["bytes"], entry["sha256"]
         (data / "manifest.json").write_text(json.dumps(manifest))

@@ -22,6 +22,7 @@ from data_prep.conversion.publication import holds_corpus, publish_corpus
 from data_prep.conversion.shard_table import ShardTable, write_shard_table
 from data_prep.corpora import load_layout
 from data_prep.corpora.corpus_builder import CorpusBuilder
+from data_prep.corpora.passed_over import log_passed_over
 from data_prep.corpora.source_files import expand_sources
 from data_prep.key_set import KeySet
 from data_prep.shard_stream import ShardEntry, tar_end
@@ -296,6 +297,7 @@ class CorpusJob:
 
 def _find_pieces(request: CorpusRequest, layout: ModuleType) -> list[Piece]:
     sources = expand_sources(request.sources)
+    log_passed_over(layout, sources)
     return list(divide_into_pieces(layout, sources, split=request.split))
 
 

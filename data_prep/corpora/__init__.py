@@ -12,6 +12,7 @@ _HELPERS = (
     "file_parts",
     "json_list",
     "parquet",
+    "passed_over",
     "source_files",
     "tars",
     "text_files",

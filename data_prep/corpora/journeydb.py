@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from data_prep.corpora.entries import CaptionedImage, DeferredEntry, Entry
-from data_prep.corpora.text_files import parse_json_object, read_json_lines
+from data_prep.corpora.text_files import read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
+from lightning_omni.files import parse_json_object
 
 ANNOTATIONS = "train_anno_realease_repath.jsonl"  # the spelling of the release
 

@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from data_prep.corpora.entries import ContentPart, Conversation, DeferredEntry, Entry
-from data_prep.corpora.text_files import parse_json_object, read_json_lines
+from data_prep.corpora.text_files import read_json_lines
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
+from lightning_omni.files import parse_json_object
 from lightning_omni.modalities import MODALITIES
 from lightning_omni.tasks import TASKS
 

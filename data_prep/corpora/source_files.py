@@ -69,7 +69,8 @@ def find_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[Location
     yield from _walk_folder(folder, suffixes, (folder.resolve(),))
 
 
-def _is_passed_over(name: str) -> bool:
+def is_passed_over(name: str) -> bool:
+    """Whether a name is hidden, or of what macOS and network drives leave."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
@@ -77,7 +78,7 @@ def _walk_folder(
     folder: Path, suffixes: tuple[str, ...], above: tuple[Path, ...]
 ) -> Iterator[Path]:
     for name in sorted(os.listdir(folder)):
-        if _is_passed_over(name):
+        if is_passed_over(name):
             continue
         path = folder / name
         if path.is_dir():
@@ -90,7 +91,7 @@ def _walk_folder(
 
 def _walk_url(folder: Url, suffixes: tuple[str, ...]) -> Iterator[Url]:
     for url in folder.iterdir():
-        if _is_passed_over(url.address.rstrip("/").rpartition("/")[2]):
+        if is_passed_over(url.address.rstrip("/").rpartition("/")[2]):
             continue
         if url.address.endswith("/"):
             yield from _walk_url(url, suffixes)

@@ -15,10 +15,10 @@ from data_prep.corpora.entries import Entry, TranscribedSpeech
 from data_prep.corpora.file_parts import FilePart
 from data_prep.corpora.source_files import AUDIO_SUFFIXES
 from data_prep.corpora.tars import TAR_SUFFIXES, Files, decode_text, find_required_file, tar_entries
-from data_prep.corpora.text_files import parse_json_object
 from data_prep.corpora.transcripts import SPEAKERS, TEXTS, clean_transcript, speaker_voice_name
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
+from lightning_omni.files import parse_json_object
 
 SUFFIXES = TAR_SUFFIXES
 _SOUNDS = tuple(suffix.removeprefix(".") for suffix in AUDIO_SUFFIXES)

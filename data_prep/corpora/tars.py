@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, Self
 
 from data_prep.corpora.entries import (
     Entry,
@@ -25,6 +26,11 @@ from lightning_omni.errors import OmniError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _BLOCK = 512
+_MAX_HEADER = 1 << 20
+"""Most bytes of a long name and the like, which tarfile reads at once."""
+_MAX_EXPANSION = 100
+_LEAST_LIMIT = 1 << 30
+"""A compressed tar is read up to a hundred times its size, and up to so many bytes at least."""
 
 Files = dict[str, bytes]
 
@@ -86,6 +92,31 @@ def tar_parts(path: Location, bytes_per_part: int) -> list[FilePart]:
         return []
 
 
+class _BoundedHeader(tarfile.TarInfo):
+    """Header of a tar that takes no memory that another file would fill."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header.
+
+        Raises:
+            ReadError: If it says that a name or another fact is longer than any is.
+        """
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _HEADERS and found.size > _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {found.size:,} bytes")
+        return found
+
+
+_HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
 class _GlobalHeaderError(Exception):
     """A header of a tar applies to all that follow it."""
 
@@ -94,7 +125,7 @@ def _iter_sample_starts(path: Path) -> Iterator[int]:
     """Yield the first byte of each sample of a tar, up to where it is damaged."""
     current: str | None = None
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with path.open("rb") as file, _open_plain(file) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # as in `_read_samples`
                 if tar.pax_headers:
@@ -137,9 +168,15 @@ def _read_samples(path: Location, part: FilePart | None) -> Iterator[tuple[str, 
     """Yield key, files by extension and the byte behind them."""
     start, stop = (part.start, part.stop) if part else (0, None)
     current, files, end = "", Files(), start
+    size = path.stat().st_size
+    limit = max(_MAX_EXPANSION * size, _LEAST_LIMIT)
     with _open_tar(path, start) as tar:
         while (member := tar.next()) is not None and (stop is None or member.offset < stop):
             tar.members.clear()  # type: ignore[attr-defined]  # headers that were read, which tarfile would keep
+            if member.offset_data + member.size > limit:
+                raise tarfile.ReadError(
+                    f"'{member.name}' ends behind byte {limit:,}, but the file has {size:,}"
+                )
             name = _split_member_name(member)
             content = tar.extractfile(member) if name else None
             if name and content is not None:
@@ -155,12 +192,16 @@ def _read_samples(path: Location, part: FilePart | None) -> Iterator[tuple[str, 
             _check_archive_end(tar, end)
 
 
+def _open_plain(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="r:", tarinfo=_BoundedHeader)
+
+
 @contextmanager
 def _open_tar(path: Location, start: int) -> Iterator[tarfile.TarFile]:
     """Open a tar at a header."""
     with path.open("rb") as file:
         file.seek(start)
-        with tarfile.open(fileobj=file, mode="r:*") as tar:
+        with tarfile.open(fileobj=file, mode="r:*", tarinfo=_BoundedHeader) as tar:
             yield tar
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import zip_longest
-from typing import Any
 
 from lightning_omni.argument_checks import is_blank
 from lightning_omni.data.media import MAX_FILE_BYTES
@@ -49,34 +47,29 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_json_lines(path: Location) -> Iterator[tuple[int, bytes]]:
-    """Yield `(line number, line)` of a JSON Lines file; see `parse_json_object`. Empty lines go.
+    """Yield `(line number, line)` of a JSON Lines file, without empty lines.
 
     Raises:
         OmniError: If the file does not exist.
     """
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
+    for number, line in _read_lines(path):
+        if line.strip():
+            yield number, line
+
+
+def _read_lines(path: Location) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers.
+
+    Raises:
+        OmniError: If one is larger than a file may be.
+    """
     with path.open("rb") as lines:
         read_line = partial(lines.readline, MAX_FILE_BYTES + 1)
         for number, line in enumerate(iter(read_line, b""), 1):
             check_file_size(len(line), MAX_FILE_BYTES, f"{path}:{number}")
-            if line.strip():
-                yield number, line
-
-
-def parse_json_object(line: bytes, *, name: str) -> dict[str, Any]:
-    """Parse a line of a JSON Lines file.
-
-    Raises:
-        OmniError: If it is not a JSON object.
-    """
-    try:
-        plain = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise OmniError(f"{name} is not JSON ({error})") from error
-    if not isinstance(plain, dict):
-        raise OmniError(f"{name} is not a JSON object")
-    return plain
+            yield number, line
 
 
 def read_tsv(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -88,14 +81,14 @@ def read_tsv(path: Location, columns: tuple[str, ...]) -> Iterator[tuple[int, di
     if not path.is_file():
         raise OmniError(f"no file '{path}'; check --source")
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:
-            names = next(lines, "").rstrip("\r\n").split("\t")
-            missing = [c for c in columns if c not in names]
-            if missing:
-                raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {names}")
-            for number, line in enumerate(lines, 2):
-                values = line.rstrip("\r\n").split("\t")
-                yield number, dict(zip_longest(names, values[: len(names)], fillvalue=""))
+        lines = _read_lines(path)
+        names = next(lines, (1, b""))[1].decode("utf-8-sig").rstrip("\r\n").split("\t")
+        missing = [c for c in columns if c not in names]
+        if missing:
+            raise OmniError(f"'{path}' has no column '{missing[0]}'; it has {names}")
+        for number, line in lines:
+            values = line.decode().rstrip("\r\n").split("\t")
+            yield number, dict(zip_longest(names, values[: len(names)], fillvalue=""))
     except UnicodeDecodeError as error:
         raise OmniError(f"'{path}' is not UTF-8 text ({error}); convert it") from error
 

@@ -241,6 +241,7 @@ def _change_list(at: Damage, change: Callable[[dict[str, object], Damage], None]
     """Change the manifest that lists the shard."""
     manifest = json.loads(at.manifest.read_text())
     change(manifest, at)
+    manifest.pop("checksum", None)  # which would tell of any change
     at.manifest.write_text(json.dumps(manifest))
 
 

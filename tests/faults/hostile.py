@@ -24,7 +24,7 @@ from tar_files import write_tar
 from data_prep.__main__ import main as prep_data
 from data_prep.corpora.corpus_builder import CorpusBuilder
 from data_prep.corpora.entries import CaptionedImage, ContentPart, Conversation
-from data_prep.corpora.text_files import parse_json_object, read_text
+from data_prep.corpora.text_files import read_text
 from lightning_omni import cli
 from lightning_omni.data.manifest import MANIFEST, read_manifest, read_shard_list
 from lightning_omni.data.media import read_audio, read_image
@@ -33,6 +33,7 @@ from lightning_omni.data.shard_index import build_index
 from lightning_omni.data.shards import parse_sample, read_shard
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.errors import OmniError
+from lightning_omni.files import parse_json_object
 from lightning_omni.recipe import read_recipe, read_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "debug"

@@ -21,12 +21,13 @@ from PIL import Image
 from tar_files import write_tar
 
 from data_prep.corpora.tars import tar_entries
-from data_prep.corpora.text_files import parse_json_object, read_text
+from data_prep.corpora.text_files import read_text
 from lightning_omni.data.manifest import MANIFEST, read_shard_list
 from lightning_omni.data.media import MAX_SECONDS, MIN_SECONDS, read_audio, read_image
 from lightning_omni.data.shard_index import build_index
 from lightning_omni.data.shards import parse_sample, read_shard
 from lightning_omni.data.template import Template
+from lightning_omni.files import parse_json_object
 from lightning_omni.recipe import read_recipe
 from lightning_omni.tokenizers.text import TextTokenizer
 from lightning_omni.vocab import Vocab
