@@ -61,13 +61,13 @@ def missing_share(raw: bytes, frames: int, read: int) -> float:
         read: Frames that were read to the end of the file.
     """
     share = 0.0
-    is_counted = raw[:4] == b"fLaC" or any(tag in raw[:_MP3_HEAD] for tag in _MP3_TAGS)
+    states_frames = raw[:4] == b"fLaC" or any(tag in raw[:_MP3_HEAD] for tag in _MP3_TAGS)
     if stated := _stated_bytes(raw):
         start, size = stated
         share = 1 - (len(raw) - start) / size
     elif raw[:7] == b"NIST_1A" and (count := _NIST_COUNT.search(raw[:_NIST_HEAD])):
         share = 1 - read / max(1, int(count[1]))
-    elif frames and is_counted:
+    elif frames and states_frames:
         share = 1 - read / frames
     return share if share > _MAX_MISSING else 0.0
 
@@ -99,10 +99,10 @@ def _stated_bytes(raw: bytes) -> tuple[int, int] | None:
         start, size = struct.unpack_from(">II", raw, 4)
         return (start, size) if 0 < size < _UNKNOWN else None
     if kind in (b"caff", b"riff"):
-        head, counted = (_CAF, 0) if kind == b"caff" else (_W64, struct.calcsize(_W64[1]))
+        head, extra = (_CAF, 0) if kind == b"caff" else (_W64, struct.calcsize(_W64[1]))
         for name, start, size in _iter_long_chunks(raw, *head):
             if name == b"data":
-                return (start, size - counted) if size > counted else None
+                return (start, size - extra) if size > extra else None
     return None
 
 
