@@ -19,7 +19,6 @@ from data_prep.corpora.source_files import (
 )
 from data_prep.corpora.tars import TAR_SUFFIXES
 from lightning_omni.data.storage.locations import Location
-from lightning_omni.data.storage.urls import Url
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def log_passed_over(layout: ModuleType, sources: Sequence[Location]) -> list[str
     examples: dict[str, Location] = {}
     kinds = _kinds_passed_over(layout)
     for source in sources:
-        if isinstance(source, Url) or source.is_dir():
+        if source.is_dir():
             for kind, path in _iter_passed_over(layout, source, kinds):
                 counts[kind] += 1
                 examples.setdefault(kind, path)

@@ -12,7 +12,12 @@ from functools import partial
 
 from lightning_omni.data.manifest import SHARD_FOLDERS, ListedShard, read_shard_list, warn_once
 from lightning_omni.data.shard_index import SUFFIX, StoredIndex, check_is_file
-from lightning_omni.data.shards import check_sample_count, check_shard_names, shard_names
+from lightning_omni.data.shards import (
+    SHARDS,
+    check_sample_count,
+    check_shard_names,
+    shard_names,
+)
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -59,10 +64,22 @@ def check_shards(folder: Location) -> None:
 
 
 def find_shard_names(folder: Location, listed: dict[str, ListedShard]) -> list[str]:
-    """Return the shards that are there; at a URL, those that are listed."""
-    if isinstance(folder, Url):
+    """Return the shards that are there; at a web server, which lists nothing, those that should.
+
+    Who may read a bucket and not list it is warned.
+    """
+    if not isinstance(folder, Url):
+        return shard_names(folder)
+    if not folder.can_be_listed:
         return list(listed)
-    return shard_names(folder)
+    try:
+        return [url.name for url in folder.glob(SHARDS)]
+    except OmniError as error:
+        warn_once(
+            f"'{folder}' cannot be listed ({error}), so a shard in it that its manifest does not "
+            "list is not noticed"
+        )
+        return list(listed)
 
 
 def check_listed_shard(folder: Location, name: str, listed: ListedShard) -> None:

@@ -65,12 +65,15 @@ def shard_paths(folder: Location, kind: str, split: str) -> Sequence[Location]:
     return sorted(folder.glob(f"{kind}-{split}-[0-9]*.tar"))
 
 
+SHARDS = "*-*-[0-9]*.tar"
+"""Pattern of the names of shards."""
+
+
 def shard_names(folder: Location) -> list[str]:
     """Return the names of the shards in a folder, sorted; those of a URL as its manifest says."""
-    pattern = "*-*-[0-9]*.tar"
     if isinstance(folder, Url):
-        return _list_names_at_url(folder, pattern)
-    return sorted(path.name for path in folder.glob(pattern))
+        return _list_names_at_url(folder, SHARDS)
+    return sorted(path.name for path in folder.glob(SHARDS))
 
 
 def holds_shards(folder: Location) -> bool:

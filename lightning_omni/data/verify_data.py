@@ -97,14 +97,27 @@ def _shard_folders(data: Location) -> Iterator[Location]:
     """Yield the folders of shards of a data folder, those of codes last."""
     for name in SHARD_FOLDERS:
         yield data / name
-    if isinstance(data, Url):
-        log.info("codes at a URL are verified by giving their folder: '%s'", data / "codes/HASH")
-        return
-    for codes in sorted(path for path in (data / "codes").glob("*") if path.is_dir()):
+    for codes in _codes_folders(data):
         if (codes / MANIFEST).is_file():
             yield codes
         else:
             log.warning("'%s' is not finished and not verified; `encode` goes on there", codes)
+
+
+def _codes_folders(data: Location) -> list[Location]:
+    """Return the folders of codes of a data folder; none where the server cannot list them."""
+    if not isinstance(data, Url):
+        return sorted(path for path in (data / "codes").glob("*") if path.is_dir())
+    if not data.can_be_listed:
+        log.warning(
+            "a web server cannot list the codes of '%s'; give their folder too: '%s'",
+            data,
+            data / "codes/HASH",
+        )
+        return []
+    if not (data / "codes").is_dir():
+        return []
+    return [url for url in (data / "codes").iterdir() if url.address.endswith("/")]
 
 
 def _list_shards(folder: Location) -> tuple[list[_ShardFile], list[str]]:

@@ -83,6 +83,11 @@ class Url:
         """Return the file of the same stem with another suffix."""
         return self.with_name(self.stem + suffix)
 
+    @property
+    def can_be_listed(self) -> bool:
+        """Whether its server tells what is in a folder, as object stores do and web servers not."""
+        return url_scheme(self.address) not in WEB
+
     def is_file(self) -> bool:
         """Tell whether there is such a file, as the server says now."""
         if self.address.endswith("/"):
