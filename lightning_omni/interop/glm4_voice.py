@@ -52,8 +52,6 @@ _TOKENIZER_SOURCE, _DECODER_SOURCE = "GLM-4-Voice's tokenizer", "GLM-4-Voice's d
 _PREFIX = re.compile(r"^(?:model\.)?(?:encoder\.)?")
 _NOT_USED = re.compile(r"^(?:layer_norm\.|ema_count$|ema_weight$|embed_positions2\.)")
 """What only training and the decoder of Whisper use: averages, and what is behind the codebook."""
-_DEFAULT_BLOCK = 10
-"""Codes of a block where the settings name none, as in the published class."""
 _ENCODER = {
     "pooling_type": "avg",
     "encoder_causal_convolution": True,
@@ -225,7 +223,7 @@ def _build_flow(found: Mapping[str, Any], frame_rate: float, about: str) -> Spee
             size("encoder", "attention_heads"),
             size("encoder", "linear_units"),
             size("encoder", "num_blocks"),
-            encoder.get("block_size", _DEFAULT_BLOCK),
+            size("encoder", "block_size"),
         ),
         ConditionalFlow(
             FlowUnet(

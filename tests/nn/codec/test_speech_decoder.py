@@ -166,6 +166,9 @@ def test_networks_at_full_size_have_the_published_numbers_of_weights():
         unet = FlowUnet(320, 80, [256, 256], 4, 12, 8, 64)
         flow = SpeechFlow(16_384, 512, 80, 192, 12.5, conformer, ConditionalFlow(unet, 0.7))
         vocoder = Hift(80, 512, 8, 512)
-    assert sum(p.numel() for p in flow.parameters()) == 111_166_208  # "111 M" in public reports
+    count = sum(p.numel() for p in flow.parameters())
+    assert count == 111_166_208
+    tensors = len(flow.state_dict())
+    assert 0 < 445_171_500 - 4 * count < 1000 * tensors  # bytes of `flow.pt`: values and headers
     assert sum(p.numel() for p in vocoder.parameters()) == 20_447_517
     assert [flow.num_spectra(n) for n in (1, 2, 64, 375)] == [6, 13, 441, 2583]
