@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_omni.argument_checks import check_within
 from lightning_omni.diffusion.forward_process import ForwardProcess, mask_tokens
 from lightning_omni.diffusion.nelbo import nelbo_mask, nelbo_per_segment, stratified_mask_ratios
+from lightning_omni.diffusion.next_token import next_token_batch
 from lightning_omni.diffusion.objective import MaskedDiffusionObjective, rows_at_once
 from lightning_omni.errors import OmniError
 from lightning_omni.metrics.nelbo import NelboPerToken
@@ -26,6 +27,7 @@ from lightning_omni.modules.sharding import (
     shard_transformer,
 )
 from lightning_omni.nn.adapters import Lora
+from lightning_omni.nn.attention_mask import annealed_mask
 from lightning_omni.nn.embedding import CodebookEmbedding
 from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.segments import SegmentLayout
@@ -48,6 +50,9 @@ BackboneFactory = Callable[[int, list[list[int]]], Transformer]
 
 class MaskedDiffusionModule(L.LightningModule):
     """Trains one bidirectional transformer to predict masked answer tokens.
+
+    A backbone with `is_causal` predicts the next token of answers instead, and nothing is masked:
+    a next-token model to start from.
 
     Args:
         vocab: Ids per span in order (linked from the data).
@@ -73,6 +78,9 @@ class MaskedDiffusionModule(L.LightningModule):
         nelbo_draws: Masks drawn of each test sample to estimate its NELBO.
         lora: Adapters that are trained in place of the backbone's own weights.
         special_tokens: Set of special tokens (linked from the data).
+        anneal_attention_steps: Steps over which attention goes from causal to bidirectional, for a
+            start from a next-token model; 0 for bidirectional at once. Until then it takes a dense
+            mask, which no kernel for packed segments has.
 
     Source: MDLM, arXiv:2406.07524, algorithm 1; Omni-Diffusion, arXiv:2603.06577, section 3.2.
     """
@@ -97,9 +105,11 @@ class MaskedDiffusionModule(L.LightningModule):
         nelbo_draws: int = 16,
         lora: Lora | None = None,
         special_tokens: SpecialTokensName = "native",
+        anneal_attention_steps: int = 0,
     ) -> None:
         super().__init__()
         check_within("model.nelbo_draws", nelbo_draws, 1)
+        check_within("model.anneal_attention_steps", anneal_attention_steps, 0)
         check_schedule(warmup_steps, total_steps, final_lr_share, weight_decay)
         for name, weight in modality_weight.items():
             check_within(f"model.modality_weight.{name}", weight, 0)
@@ -126,6 +136,8 @@ class MaskedDiffusionModule(L.LightningModule):
         if compile_pointwise:
             self.backbone.compile_pointwise()
         self.compile_blocks = compile_blocks
+        self.anneal_attention_steps = anneal_attention_steps
+        self._check_annealing()
         self.forward_process = forward_process
         self.objective = MaskedDiffusionObjective(self.vocab, modality_weight)
         self.optimizer_factory, self.weight_decay = optimizer, weight_decay
@@ -192,12 +204,14 @@ class MaskedDiffusionModule(L.LightningModule):
         if batch.noisy is not None:
             return batch.noisy
         multiple = LOSS_POSITIONS["cuda" if self.device.type == "cuda" else "cpu"]
+        if self.backbone.is_causal:
+            return next_token_batch(batch, multiple=multiple)
         return self.forward_process(batch, self.vocab, seed=self.noise_seed, multiple=multiple)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict the batch's masked tokens, and return the weighted loss."""
         noisy = self._noisy_batch(batch)
-        hidden = self._final_states(batch, noisy)
+        hidden = self._final_states(batch, noisy, self._annealed_segments(batch))
         loss: Tensor
         loss, nll = self.objective(hidden, self.backbone.embedding.output_embedding(), batch, noisy)
         self.log("train/loss", loss.detach(), batch_size=batch.num_rows)
@@ -226,12 +240,40 @@ class MaskedDiffusionModule(L.LightningModule):
         """Return which tokens of a batch attend to each other."""
         return self.backbone.batch_layout(batch)
 
-    def _final_states(self, batch: Batch, noisy: NoisyBatch) -> Tensor:
+    def _annealed_segments(self, batch: Batch) -> SegmentLayout:
+        """Return the same in a training step, where attention may still be partly causal."""
+        layout, steps = self.segments(batch), self.anneal_attention_steps
+        if self.global_step >= steps:
+            return layout
+        rng = torch.Generator().manual_seed(self.noise_seed + self.global_step)
+        share = self.global_step / steps
+        mask = annealed_mask(layout.max_length, share, rng, layout.cu_seqlens.device)
+        return replace(layout, mask=mask)
+
+    def _check_annealing(self) -> None:
+        """Refuse to anneal what stays as it is, or what takes no mask."""
+        if not self.anneal_attention_steps:
+            return
+        obstacles = {
+            "backbone.is_causal": self.backbone.is_causal,
+            "backbone.isolate_prompt": self.backbone.isolate_prompt,
+            "compile_blocks": self.compile_blocks,
+        }
+        for name, is_set in obstacles.items():
+            if is_set:
+                raise OmniError(
+                    f"anneal_attention_steps is {self.anneal_attention_steps} and {name} is set, "
+                    "which do not go together; set only one"
+                )
+
+    def _final_states(
+        self, batch: Batch, noisy: NoisyBatch, layout: SegmentLayout | None = None
+    ) -> Tensor:
         """Return final states at the positions with a loss, Float[M D]."""
         states: Tensor = self.backbone(
             noisy.x_t,
             batch.position_ids,
-            self.segments(batch),
+            layout or self.segments(batch),
             positions=noisy.positions,
             continuous=batch.continuous,
         )
@@ -241,13 +283,19 @@ class MaskedDiffusionModule(L.LightningModule):
         """Return the NELBO of each segment's answer in nats, its tokens and its modality.
 
         Float64[N], Int[N] and Int[N]; the modality is -1 where nothing is answered. Tail pads stay
-        visible, so this is the likelihood of an answer of given length.
+        visible, so this is the likelihood of an answer of given length. A causal network has the
+        likelihood itself.
         """
         index, segment, is_answer = batch.sample_index, batch.segment_ids, batch.is_answer
         total = torch.zeros(batch.num_segments, dtype=torch.float64, device=is_answer.device)
         table = self.backbone.embedding.output_embedding()
-        ratios = stratified_mask_ratios(self.noise_seed, index, draws=self.nelbo_draws)
-        for draw, ratio in enumerate(ratios):
+        draws = self.nelbo_draws
+        if self.backbone.is_causal:
+            noisy, draws = next_token_batch(batch), 1
+            _, nll = self.objective(self._final_states(batch, noisy), table, batch, noisy)
+            total += nelbo_per_segment(nll, segment[noisy.positions], torch.ones_like(total))
+        ratios = stratified_mask_ratios(self.noise_seed, index, draws=draws)
+        for draw, ratio in enumerate([] if self.backbone.is_causal else ratios):
             is_masked, factor = nelbo_mask(
                 self.noise_seed, index, ratio, is_answer, segment, batch.positions, draw=draw
             )
@@ -257,7 +305,7 @@ class MaskedDiffusionModule(L.LightningModule):
         modality = torch.full_like(index, -1)
         modality[segment[is_answer]] = batch.modality[is_answer]  # a segment has one response
         tokens = torch.bincount(segment[is_answer], minlength=batch.num_segments)
-        return total / self.nelbo_draws, tokens, modality
+        return total / draws, tokens, modality
 
     def on_test_epoch_end(self) -> None:
         """Log the NELBO of each modality, per token and in its own units, with standard errors."""

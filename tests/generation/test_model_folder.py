@@ -9,6 +9,7 @@ import torch
 
 from lightning_omni.data.make_template import make_template
 from lightning_omni.data.released_template import ReleasedTemplate
+from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import GenerationConfig
 from lightning_omni.generation.model_folder import read_model_folder, write_model_folder
 from lightning_omni.generation.presets import save_presets
@@ -106,3 +107,12 @@ def test_presets_are_read_with_the_model_also_under_the_old_name(tmp_path):
     assert read_model_folder(folder).presets == {"fast": {"t2i": GenerationConfig(num_steps=3)}}
     save_presets({"fast": {"t2i": GenerationConfig(num_steps=5)}}, folder)
     assert read_model_folder(folder).presets == {"fast": {"t2i": GenerationConfig(num_steps=5)}}
+
+
+def test_a_next_token_model_cannot_fill_in_masks(tmp_path):
+    folder = written(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["init_args"] |= {"is_causal": True, "right_shift_logits": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(OmniError, match="a next-token model, which cannot fill in masks"):
+        read_model_folder(folder)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_omni.nn.attention_mask import annealed_mask
 from lightning_omni.nn.cpu import MAX_BF16_LENGTH
 from lightning_omni.nn.rotary import rotate
 from lightning_omni.nn.segments import SegmentLayout, segment_attention
@@ -24,6 +27,30 @@ def test_segment_attention_equals_dense_attention_under_a_block_mask(lengths, kv
     dense = F.scaled_dot_product_attention(q.transpose(0, 1), *wide, attn_mask=mask).transpose(0, 1)
     layout = SegmentLayout.from_lengths(lengths, device="cpu")
     torch.testing.assert_close(segment_attention(q, k, v, layout), dense, atol=1e-5, rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths_strategy, st.sampled_from([torch.float32, torch.bfloat16]), st.booleans())
+def test_a_mask_by_index_is_that_of_dense_attention_for_all_tokens_and_for_some(
+    lengths, dtype, is_partial
+):
+    rng = torch.Generator().manual_seed(1)
+    total = sum(lengths)
+    q, k, v = (torch.randn(total, 4, 8, generator=rng).to(dtype) for _ in range(3))
+    segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    index = torch.cat([torch.arange(n) for n in lengths])
+    mask = annealed_mask(max(lengths), 0.3, rng, "cpu")
+    allowed = (segment[:, None] == segment[None]) & mask.visible[index][:, index]
+    dense = F.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1) for x in (q, k, v)), attn_mask=allowed
+    ).transpose(0, 1)
+    keys = replace(SegmentLayout.from_lengths(lengths, device="cpu"), mask=mask)
+    chosen = torch.arange(0, total, 2) if is_partial else torch.arange(total)
+    layout = keys.select(chosen) if is_partial else keys
+    mixed = segment_attention(q[chosen], k, v, layout, keys)
+    assert mixed.dtype is dtype
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    torch.testing.assert_close(mixed.float(), dense[chosen], atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("query_lengths", [None, [3, 0, 5]])

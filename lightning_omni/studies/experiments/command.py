@@ -22,6 +22,12 @@ from lightning_omni.studies.experiments.comparison import (
     comparison_table,
     draw_differences,
 )
+from lightning_omni.studies.experiments.curves import (
+    ScalarCurve,
+    curve_table,
+    draw_curves,
+    read_scalar_curve,
+)
 from lightning_omni.studies.experiments.measurements import Measurement, measure_model
 from lightning_omni.studies.experiments.training import Training, plan_trainings, run_training
 from lightning_omni.studies.experiments.variants import (
@@ -52,6 +58,8 @@ def experiment(
     speech_limit: int = 40,
     evaluation_seed: int = 956,
     nelbo: bool = True,
+    answers: bool = True,
+    curve: str | None = None,
     batch_size: int = 16,
     device: str = AUTO,
 ) -> dict[str, Any]:
@@ -74,6 +82,9 @@ def experiment(
         speech_limit: Examples per task for tasks that need the speech recognizer, which is slow.
         evaluation_seed: Seed of example choice, sampling, NELBO masks and bootstrap intervals.
         nelbo: Also measure the NELBO of answers, per modality.
+        answers: Generate answers and score them; without, the NELBO alone is measured.
+        curve: Scalar that validation logs, such as `val_nelbo/text`, to draw against training
+            tokens in `<name>_curves.png`; None for no curves.
         batch_size: Examples per batch.
         device: Device of trainings and measurements: auto, cpu, cuda or cuda:N.
 
@@ -91,6 +102,8 @@ def experiment(
     sampling = {key: variant.sampling or GenerationConfig() for key, variant in variants.items()}
     stages = {key: plan_stages(key, variant, shared) for key, variant in variants.items()}
     check_same_data(stages)
+    if not (nelbo or answers):
+        raise OmniError("nelbo and answers are both false, so nothing would be measured; set one")
     home, folder = make_folder(out / TRAININGS), make_folder(out / name)
     plan = Plan(tasks, [split], limit, speech_limit, evaluation_seed, batch_size)
     results: dict[str, Any] = {
@@ -108,9 +121,11 @@ def experiment(
         },
         "plan": asdict(plan),
         "nelbo": nelbo,
+        "answers": answers,
         **provenance(used),
     }
     runs: dict[str, dict[int, dict[str, Measurement]]] = {key: {} for key in variants}
+    curves: dict[str, dict[int, ScalarCurve]] = {key: {} for key in variants}
     for seed in seeds:
         for key in variants:
             trainings = plan_trainings(stages[key], seed, home)
@@ -120,10 +135,19 @@ def experiment(
                 _training_record(each) for each in trainings
             ]
             runs[key][seed] = measure_model(
-                trainings[-1], sampling[key], plan, with_nelbo=nelbo, device=used
+                trainings[-1],
+                sampling[key],
+                plan,
+                with_nelbo=nelbo,
+                with_answers=answers,
+                device=used,
             )
+            if curve is not None:
+                curves[key][seed] = read_scalar_curve(trainings[-1], curve)
         results["seeds"].append(seed)
         _write_results(folder, results, runs)
+        if curve is not None:
+            _write_curves(folder, results, curves, curve)
     log.info("wrote %s", folder / TABLE)
     return results
 
@@ -138,6 +162,23 @@ def _write_results(
     text = comparison_table(results["name"], results["claim"], rows, seeds=results["seeds"])
     write_text(folder / TABLE, text)
     draw_differences(rows, folder / f"{results['name']}.png")
+
+
+def _write_curves(
+    folder: Path, results: dict[str, Any], curves: dict[str, dict[int, ScalarCurve]], name: str
+) -> None:
+    """Add the curves to the JSON and their table to the Markdown, and draw them."""
+    results["curve"] = {
+        "name": name,
+        "variants": {
+            key: {seed: asdict(curve) for seed, curve in each.items()}
+            for key, each in curves.items()
+        },
+    }
+    write_text(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    table = (folder / TABLE).read_text("utf-8")
+    write_text(folder / TABLE, f"{table}\n{curve_table(curves, name)}")
+    draw_curves(curves, name, folder / f"{results['name']}_curves.png")
 
 
 def _training_record(training: Training) -> dict[str, Any]:

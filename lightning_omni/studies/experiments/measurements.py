@@ -64,6 +64,7 @@ def measure_model(
     plan: Plan,
     *,
     with_nelbo: bool,
+    with_answers: bool = True,
     device: torch.device,
 ) -> dict[str, Measurement]:
     """Measure a trained model on all tests; measurements that are already stored are read.
@@ -73,6 +74,7 @@ def measure_model(
         sampling: Sampling config.
         plan: Tasks, one split, limits and seed, equal for all models.
         with_nelbo: Also measure the NELBO of the first `plan.limit` samples of each task.
+        with_answers: Generate answers to the tasks and score them.
         device: Device to measure on.
 
     Returns:
@@ -118,7 +120,7 @@ def measure_model(
     folder = training.folder / "measured"
     config = {"sampling": config_to_dict(sampling), "batch_size": plan.batch_size}
     found = {}
-    for task in plan.tasks:
+    for task in plan.tasks if with_answers else ():
         settings = {**inputs, **config, "task": task, "limit": plan.limit_of_task(task)}
         found[task] = read_or_measure(
             folder, task, settings, functools.partial(measure_task, task), device=device
