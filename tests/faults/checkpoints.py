@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from fault import Fault, Outcome
 from killed_saves import (
@@ -37,33 +38,55 @@ SHARED_MEMORY = Path("/dev/shm")  # a file system that is not the run's
 KINDS = {"file": "one-file", "folder": "sharded", "later": "sharded, asynchronous"}
 
 
-def fit_and_count(folder: Path, kind: str, at: int, when: str) -> None:
+class Moment(NamedTuple):
+    """An operation of a save in one of its processes, and where in it the process dies."""
+
+    rank: int = 0
+    at: int = -1
+    when: str = BEFORE
+
+
+class Unbroken(NamedTuple):
+    """What a run that nobody kills does.
+
+    Attributes:
+        moments: Each operation of a save with each moment at which it can be killed.
+        digests: Digest of the weights and states by step.
+        files: Files that it leaves.
+    """
+
+    moments: tuple[Moment, ...]
+    digests: dict[int, str]
+    files: frozenset[str]
+
+
+NEVER = Moment()
+
+
+def fit_and_count(folder: Path, kind: str, killed: Moment) -> None:
     """Train, and leave the number of operations and which of them write."""
-    watch = FileOperations(folder / "checkpoints", at, when)
+    rank = int(os.environ.get("RANK", "0"))
+    at = killed.at if rank == killed.rank else -1
+    watch = FileOperations(folder / "checkpoints", at, killed.when)
     fit(folder, watch, kind=kind)
-    (folder / "count.json").write_text(json.dumps([watch.count, watch.writes]))
+    (folder / f"count{rank}.json").write_text(json.dumps([watch.count, watch.writes]))
 
 
 @functools.cache
-def unbroken(kind: str, ranks: int) -> tuple[int, tuple[int, ...], dict[int, str], frozenset[str]]:
-    """Return what a run that nobody kills does: operations, which write, digests, files."""
+def unbroken(kind: str, ranks: int) -> Unbroken:
+    """Return what a run that nobody kills does."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "run"
         folder.mkdir()
-        codes = in_process(partial(fit_and_count, folder, kind, -1, BEFORE), folder / "log", ranks)
+        codes = in_process(partial(fit_and_count, folder, kind, NEVER), folder / "log", ranks)
         assert not any(codes), (folder / "log.0").read_text()
-        count, writes = json.loads((folder / "count.json").read_text())
-        return count, tuple(writes), dict(read_trace(folder)), frozenset(files_of(folder))
-
-
-def moments(kind: str, ranks: int) -> list[tuple[int, str]]:
-    """Return each operation of a save with each moment at which it can be killed."""
-    count, writes, _, _ = unbroken(kind, ranks)
-    return [
-        (number, when)
-        for number in range(count)
-        for when in ((BEFORE, HALF, AFTER) if number in writes else (BEFORE, AFTER))
-    ]
+        moments: list[Moment] = []
+        for rank in range(ranks):
+            count, writes = json.loads((folder / f"count{rank}.json").read_text())
+            for at in range(count):
+                whens = (BEFORE, HALF, AFTER) if at in writes else (BEFORE, AFTER)
+                moments += [Moment(rank, at, when) for when in whens]
+        return Unbroken(tuple(moments), dict(read_trace(folder)), frozenset(files_of(folder)))
 
 
 @contextmanager
@@ -83,18 +106,18 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 def killed_save(kind: str, ranks: int, same: bool, number: int, folder: Path) -> Iterator[Outcome]:
     """Kill a run at an operation of its second save, and start it again until its end."""
-    all_moments = moments(kind, ranks)
-    at, when = all_moments[number * STRIDE % len(all_moments)]
-    _, _, truth, files = unbroken(kind, ranks)
+    all_moments, truth, files = unbroken(kind, ranks)
+    assert len(all_moments) <= CALLS[kind, ranks], "not every operation has a call"
+    killed = all_moments[number * STRIDE % len(all_moments)]
     run = folder / "run"
     run.mkdir()
     with tempfile.TemporaryDirectory(dir=folder if same else SHARED_MEMORY) as temporary:
         with temporary_files_in(Path(temporary)):
-            codes = in_process(partial(fit_and_count, run, kind, at, when), run / "log", ranks)
+            codes = in_process(partial(fit_and_count, run, kind, killed), run / "log", ranks)
             before = len(read_trace(run))
-            again = in_process(partial(fit_and_count, run, kind, -1, BEFORE), run / "log", ranks)
+            again = in_process(partial(fit_and_count, run, kind, NEVER), run / "log", ranks)
         left = [path.name for path in Path(temporary).iterdir()]
-    where = f"{when} operation {at}, {ranks} processes"
+    where = f"{killed.when} operation {killed.at} of process {killed.rank} of {ranks}"
     if -9 not in codes and kind != "later":  # whose threads do not always do as much
         yield Outcome(False, "it was not killed", f"{where}: {codes}")
         return
@@ -157,7 +180,7 @@ DAMAGES = ("cut", "one bit", "200 bits", "deleted", "no checksum", "no checksum 
 def damaged_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome]:
     """Damage `last`, the file of the step beside it, or both, and go on with `last`."""
     rng = Random(number)
-    _, _, truth, files = unbroken(kind, 1)
+    _, truth, files = unbroken(kind, 1)
     stopped, run = stopped_run(kind), folder / "run"
     shutil.copytree(stopped, run)
     last, step = run / "checkpoints/last.ckpt", run / f"checkpoints/epoch=0-step={2 * EVERY}.ckpt"
@@ -165,7 +188,7 @@ def damaged_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome
     victims = rng.choice([(last,), (last,), (step,), (last, step)])
     names = [damage(victim, what, rng) for victim in victims]
     before = len(read_trace(run))
-    codes = in_process(partial(fit_and_count, run, kind, -1, BEFORE), run / "log")
+    codes = in_process(partial(fit_and_count, run, kind, NEVER), run / "log")
     said = (run / "log.0").read_text()
     where = f"{what} of {', '.join(victim.name for victim in victims)}: {names}"
     # of the list, a bit may be one of the comment, which says when the checkpoint was saved
@@ -212,19 +235,20 @@ def foreign_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome
         if path.exists():
             (shutil.copytree if path.is_dir() else shutil.copy2)(path, last / path.name)
     before = len(read_trace(run))
-    codes = in_process(partial(fit_and_count, run, kind, -1, BEFORE), run / "log")
+    codes = in_process(partial(fit_and_count, run, kind, NEVER), run / "log")
     said = (run / "log.0").read_text().strip().splitlines()[-1]
     is_told = "OmniError: " in said and f"(checkpoint: {12 + number} x 8)" in said
     ok = codes == [1] and is_told and len(read_trace(run)) == before
     yield Outcome(ok, "refused with the difference" if ok else "something else", said)
 
 
-def _kills(kind: str, *, same: bool, fast_calls: int = 0) -> Fault:
+def _kills(kind: str, ranks: int = 1, *, same: bool = True, fast_calls: int = 0) -> Fault:
+    who = "killed" if ranks == 1 else f"one of {ranks} processes killed"
     place = "the same" if same else "another"
     return Fault(
-        f"killed at each file operation of a save ({KINDS[kind]}, TMPDIR on {place} file system)",
-        CALLS[kind],
-        partial(killed_save, kind, 1, same),
+        f"{who} at each file operation of a save ({KINDS[kind]}, TMPDIR on {place} file system)",
+        CALLS[kind, ranks],
+        partial(killed_save, kind, ranks, same),
         fast_calls,
     )
 
@@ -244,21 +268,18 @@ def _damages(kind: str, fast_calls: int = 0) -> Iterator[Fault]:
     )
 
 
-CALLS = {"file": 79, "folder": 256, "later": 221}
-"""Operations of a save times the moments of each, once each."""
+CALLS = {("file", 1): 79, ("folder", 1): 256, ("later", 1): 256, ("folder", 2): 368}
+CALLS["later", 2] = CALLS["folder", 2]
+"""Operations of a save times the moments of each, once each, by kind and processes."""
 FAULTS: tuple[Fault, ...] = (
-    _kills("file", same=True, fast_calls=2),
+    _kills("file", fast_calls=2),
     _kills("file", same=False),
     *_damages("file", fast_calls=1),
     *_damages("folder"),
-    _kills("folder", same=True, fast_calls=1),
+    _kills("folder", fast_calls=1),
     _kills("folder", same=False),
-    _kills("later", same=True),
+    _kills("later"),
     _kills("later", same=False),
-    Fault(
-        "one of two processes killed at each file operation of a save (sharded)",
-        256,
-        partial(killed_save, "folder", 2, True),
-        fast_calls=0,
-    ),
+    _kills("folder", 2),
+    _kills("later", 2),
 )

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import warmed  # noqa: F401
 from lightning.pytorch.callbacks import ModelCheckpoint
 from several_processes import free_port
 from torch import nn
@@ -45,6 +47,7 @@ class FileOperations:
         self.folder, self.at, self.when = str(folder), at, when
         self.count, self.writes, self.is_armed = 0, [], False
         self._descriptors: set[int] = set()
+        self._lock = threading.Lock()
 
     def install(self) -> None:
         """Watch from here on."""
@@ -67,9 +70,10 @@ class FileOperations:
         """Do an operation, unless this is where the process dies."""
         if not self.is_armed:
             return do()
-        number, self.count = self.count, self.count + 1
-        if half is not None:
-            self.writes.append(number)
+        with self._lock:  # an asynchronous save has threads
+            number, self.count = self.count, self.count + 1
+            if half is not None:
+                self.writes.append(number)
         if number != self.at:
             return do()
         try:
@@ -166,21 +170,30 @@ class Trace(L.Callback):
         self.path, self.watch, self.armed_after = path, watch, armed_after
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Watch from the step before the save on."""
-        self.watch.is_armed = self.armed_after < trainer.global_step + 1 <= self.armed_after + EVERY
+        """Watch from the step before the save on, when the one before is complete."""
+        if trainer.global_step == self.armed_after:
+            finish_save(trainer)
+            self.watch.is_armed = True
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
-        """Note the step."""
-        self.watch.is_armed = False
+        """Note the step; watch until the one behind the save, or its end if it is asynchronous."""
         digest = digest_of(trainer, module)
         if trainer.is_global_zero:
             with self.path.open("a") as file:
                 file.write(json.dumps([trainer.global_step, digest]) + "\n")
-        self.watch.is_armed = trainer.global_step == self.armed_after + EVERY
+        if trainer.global_step == self.armed_after + EVERY + 1:
+            finish_save(trainer)
+            self.watch.is_armed = False
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Watch no longer."""
         self.watch.is_armed = False
+
+
+def finish_save(trainer: L.Trainer) -> None:
+    """Wait until an asynchronous save is complete."""
+    if isinstance(trainer.strategy, ShardedStrategy):
+        trainer.strategy.finish_checkpoint()
 
 
 def digest_of(trainer: L.Trainer, module: L.LightningModule) -> str:

@@ -8,6 +8,7 @@ Outcomes are kept in the folder as they come, so the same command goes on where 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import math
@@ -39,6 +40,13 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+@functools.cache
+def commit() -> str:
+    """Return the commit of the working tree when this is first asked."""
+    asked = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def faults_of(area: str) -> tuple[Fault, ...]:
     """Return the faults of an area."""
     found: tuple[Fault, ...] = importlib.import_module(area).FAULTS
@@ -55,6 +63,7 @@ def run_fault(fault: Fault, calls: int, journal: Path) -> None:
         line = {
             "fault": fault.name,
             "seconds": round(time.monotonic() - began, 2),
+            "commit": commit(),
             "outcomes": outcomes,
         }
         with journal.open("a") as file:
@@ -83,21 +92,19 @@ def write_page(out: Path) -> None:
     """Write the table of all journals."""
     cpu = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
     model = next((x.split(":")[1].strip() for x in cpu.splitlines() if "Model name" in x), "?")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     rows = ["| fault | calls | count | right | what followed | time |", "|---|---|---|---|---|---|"]
-    times = []
+    times, commits = [], set[str]()
     for area in AREAS:
         for number, fault in enumerate(faults_of(area)):
             journal = out / f"{area}-{number:02d}.jsonl"
             if journal.exists():
                 rows.append(table_row(fault, journal))
                 times.append(journal.stat().st_mtime)
+                commits |= {json.loads(x).get("commit", "?") for x in journal.open()}
     ended = datetime.fromtimestamp(max(times, default=0), UTC)
     when = (
-        f"Written at commit {commit}, on {model}. The last outcome is of {ended:%Y-%m-%d %H:%M} "
-        "UTC; earlier ones may be of earlier commits: `make fault-report` goes on where it ended."
+        f"On {model}, by code of commit {', '.join(sorted(commits))}; the last outcome is of "
+        f"{ended:%Y-%m-%d %H:%M} UTC. `make fault-report` goes on where it ended."
     )
     PAGE.write_text("\n".join([_HEAD, when, "", *rows]) + "\n", encoding="utf-8")
 

@@ -16,23 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
 import torch
-from lightning.fabric.utilities.cloud_io import _is_object_storage, get_filesystem
+import warmed  # noqa: F401
 from several_processes import free_port
 
-import lightning_omni.callbacks.defaults
-import lightning_omni.callbacks.export_omni
-import lightning_omni.cli_trainer
-import lightning_omni.modules.sharding  # noqa: F401
 from lightning_omni.cli import main
 from lightning_omni.modules.checkpoint_folder import read_checkpoint_folder
 
 DEBUG = Path(__file__).parents[2] / "recipes" / "debug"
 STRATEGIES = Path(__file__).parents[2] / "recipes" / "strategy"
-_is_object_storage(get_filesystem("."))  # imports what every save would import anew
 TRAINED = "FAULTS_TRAINED"
 """Variable of a folder with smoke data and tokenizers; where it is not set they are made."""
 LAST = Path("checkpoints/last.ckpt")
