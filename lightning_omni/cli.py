@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import io
 import logging
@@ -68,6 +70,7 @@ _EXTRAS = {
 _MAX_SENTENCE = 4000  # messages of our own are cut later than a parser's
 _HELP = ("-h", "--help")
 _FOREIGN_CLASS = re.compile(r"GLOBAL (\S+)")
+atexit.register(gc.freeze)  # the search for cycles in all of torch takes seconds at the end
 
 
 def main(argv: Sequence[str] | None = None) -> int:

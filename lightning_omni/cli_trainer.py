@@ -8,7 +8,6 @@ import zipfile
 from collections.abc import Collection
 from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +35,7 @@ from lightning_omni.cli_precision import precision_plugin_of_run, take_precision
 from lightning_omni.deferred_init import deferred_weights
 from lightning_omni.devices import training_accelerator
 from lightning_omni.errors import OmniError
+from lightning_omni.launched_processes import watch_launched_processes
 from lightning_omni.modules.checkpoint_file import folder_without_shards
 from lightning_omni.modules.checkpoint_folder import finish_publication, is_checkpoint_folder
 from lightning_omni.stop_signals import before_end
@@ -186,7 +186,8 @@ class OmniCLI(LightningCLI):
         callbacks.append(Preemption())  # behind what saves
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
-            before_end.append(partial(launcher.kill, signal.SIGTERM))
+            before_end.append(lambda: launcher.kill(signal.SIGTERM))
+            watch_launched_processes(launcher)
         return trainer
 
 

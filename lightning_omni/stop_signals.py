@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -24,6 +25,9 @@ _WORKER_S = 240
 
 before_end: list[Callable[[], object]] = []
 """What is called before a process ends that is stuck: it stops those that it has started."""
+_is_inside = False
+"""Whether a command runs that `Stopped` is to end."""
+_raised: weakref.ref[BaseException] | None = None
 
 
 class Stopped(BaseException):
@@ -50,7 +54,8 @@ def handle_stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in EXIT_CODES}
+    global _is_inside
+    previous, _is_inside = {number: signal.getsignal(number) for number in EXIT_CODES}, True
     for number in EXIT_CODES:
         if number != signal.SIGINT:
             signal.signal(number, handler)
@@ -58,6 +63,7 @@ def handle_stop_signals(handler: Callable[[int, Any], Any]) -> Iterator[None]:
         with _end_if_stuck():
             yield
     finally:
+        _is_inside = False
         for number, one in previous.items():
             signal.signal(number, one)
 
@@ -88,12 +94,15 @@ def _end_when_stuck(read_end: int, left: threading.Event) -> None:
     while numbers := os.read(read_end, 64):
         stuck = [number for number in numbers if _is_to_stop(number)]  # not what training notes
         if stuck and not left.wait(_STUCK_S) and _is_to_stop(stuck[0]):
-            name, code = signal.Signals(stuck[0]).name, EXIT_CODES[signal.Signals(stuck[0])]
-            os.write(2, f"stopped by {name} while waiting\n".encode())
-            for call in before_end:
-                call()
-            os._exit(code)
+            _end_here(signal.Signals(stuck[0]), "while waiting")
     os.close(read_end)
+
+
+def _end_here(number: signal.Signals, when: str) -> None:
+    os.write(2, f"stopped by {number.name} {when}\n".encode())
+    for call in before_end:
+        call()
+    os._exit(EXIT_CODES[number])
 
 
 def _is_to_stop(number: int) -> bool:
@@ -109,13 +118,26 @@ def _forget_pipe_in_children() -> None:
 def raise_stopped(number: int, frame: Any) -> None:
     """Handle a signal: end the command here, and ignore further signals meanwhile.
 
+    The process is ended if the exception is dropped on its way, as C code does that imports.
+
     Raises:
         Stopped: Always.
     """
+    global _raised
     for one in EXIT_CODES:
         signal.signal(one, signal.SIG_IGN)
-    name = signal.Signals(number).name
-    raise Stopped(EXIT_CODES[signal.Signals(number)], f"stopped by {name}")
+    received = signal.Signals(number)
+    stopped = Stopped(EXIT_CODES[received], f"stopped by {received.name}")
+    _raised = weakref.ref(stopped, partial(_end_if_dropped, received))
+    try:
+        raise stopped
+    finally:
+        del stopped  # which this frame, and so the traceback, would keep
+
+
+def _end_if_dropped(number: signal.Signals, dropped: object) -> None:
+    if _is_inside:
+        _end_here(number, "while starting")
 
 
 @contextmanager

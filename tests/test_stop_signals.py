@@ -1,5 +1,6 @@
 """A signal ends a command with a sentence and its code; helpers of a command outlive it."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,11 @@ import pytest
 
 from lightning_omni.cli import main
 from lightning_omni.data.lanes import LaneLoader, LaneStream
-from lightning_omni.stop_signals import children_ignore_interrupts
+from lightning_omni.stop_signals import (
+    children_ignore_interrupts,
+    handle_stop_signals,
+    raise_stopped,
+)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -189,3 +194,16 @@ def test_what_ends_in_order_after_a_signal_is_left_alone():
         [sys.executable, "-c", LEAVES_IN_ORDER], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "left in order\n"), done.stderr
+
+
+def test_a_stop_that_is_dropped_on_its_way_ends_the_process(capfd):
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException), handle_stop_signals(raise_stopped):
+            with contextlib.suppress(BaseException):  # as C code that imports
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            os._exit(98)
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    assert "stopped by SIGTERM while starting" in capfd.readouterr().err

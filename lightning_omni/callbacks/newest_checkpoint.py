@@ -78,12 +78,22 @@ def find_newest_valid(
             claims[path] = found.age
             whole.add(path)
         else:
-            lost = "".join(f"{one}; " for one in damaged)
+            lost = "".join(f"{one}; " for one in [*damaged, *_describe_undated(found.age, claims)])
             return Path(path), f"{lost}the newest valid checkpoint is '{path}'"
     raise OmniError(
         f"there are checkpoints but none is valid: {'; '.join(damaged)}; copy one again, or delete "
         "them to begin at step 0"
     )
+
+
+def _describe_undated(age: Age, others: dict[str, Age]) -> list[str]:
+    """Return a phrase about each other checkpoint that may be newer than the one of an age."""
+    return [
+        f"'{path}' has no readable checksum, so it counts as older (give it as --ckpt_path to go "
+        "on from it)"
+        for path, (is_known, changed_s) in sorted(others.items())
+        if age[0] and not is_known and changed_s > age[1]
+    ]
 
 
 def look_at_checkpoint(path: Path, group: Any) -> Look:

@@ -112,6 +112,7 @@ class Preemption(L.Callback):
         launcher = trainer.strategy.launcher
         if isinstance(exception, Stopped) and isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGTERM)
+            launcher.procs.clear()  # this process leaves by itself
 
     def _can_stop_validation(self, trainer: L.Trainer) -> bool:
         """Whether this is validation in training, and no gradients wait that a stop would lose."""

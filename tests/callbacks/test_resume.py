@@ -115,6 +115,17 @@ def test_a_damaged_last_is_said_and_the_step_before_goes_on(tmp_path, caplog):
     assert names(tmp_path) == ["epoch=0-step=6.ckpt", "last.ckpt"]
 
 
+def test_a_newer_last_without_its_checksum_is_said_to_count_as_older(tmp_path, caplog):
+    fit(tmp_path, 4)
+    last = tmp_path / "checkpoints/last.ckpt"
+    checksum_file(last).unlink()
+    assert len(fit(tmp_path, 6).noted) == 2
+    assert f"{last}' has no readable checksum, so it counts as older (give it as" in caplog.text
+    caplog.clear()
+    fit(tmp_path, 8)
+    assert "no readable checksum" not in caplog.text
+
+
 def test_no_valid_checkpoint_is_an_error_and_none_at_all_is_said(tmp_path, caplog):
     assert len(fit(tmp_path, 2).noted) == 2
     assert "so the run begins at step 0" in caplog.text

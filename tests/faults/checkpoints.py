@@ -174,6 +174,11 @@ def damage(checkpoint: Path, what: str, rng: Random) -> str:
     return path.name
 
 
+def is_told(damaged: Path, said: str) -> bool:
+    """Whether a run said that it went on from another checkpoint than this one, and why."""
+    return any(f"{damaged}' {why}" in said for why in ("is damaged", "has no readable checksum"))
+
+
 DAMAGES = ("cut", "one bit", "200 bits", "deleted", "no checksum", "no checksum and cut")
 
 
@@ -196,7 +201,7 @@ def damaged_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome
     resumed = read_trace(run)[before:]
     if any(codes):
         is_sentence = "lightning_omni.errors.OmniError: " in said
-        has_none = len(victims) == 2 and not is_harmless
+        has_none = len(victims) == 2 and what != "no checksum"
         yield Outcome(
             is_sentence and has_none, "refused with a sentence", f"{where}: {said[-300:]}"
         )
@@ -205,7 +210,7 @@ def damaged_checkpoint(kind: str, number: int, folder: Path) -> Iterator[Outcome
         yield Outcome(is_gone, f"began at step {resumed[0][0] - 1}", where)
     elif any(truth[number] != digest for number, digest in resumed):
         yield Outcome(False, "other weights", where)
-    elif not is_harmless and what != "deleted" and last in victims and "is damaged" not in said:
+    elif not is_harmless and what != "deleted" and last in victims and not is_told(last, said):
         yield Outcome(False, "nothing said", f"{where}: {said[-300:]}")
     elif sorted(files_of(run) ^ files):
         yield Outcome(False, "files left over", f"{where}: {sorted(files_of(run) ^ files)}")
