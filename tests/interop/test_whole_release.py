@@ -6,6 +6,7 @@ import numpy as np
 import published_speech
 import pytest
 import soundfile
+import soxr
 import torch
 from safetensors.torch import load_file
 from small_models import QWEN_SHAPE
@@ -82,6 +83,27 @@ def test_it_transcribes_a_recording_and_speaks_a_sentence(current, tmp_path, cap
     options = ["--model", str(tmp_path / "omni"), *ENCODER]
     assert main(["generate", "--task", "asr", *recording, *options]) == 2
     assert "it knows no task's lengths, and takes a length from resp" in capsys.readouterr().err
+
+
+def test_infilled_speech_is_the_user_s_own_at_the_decoder_s_rate_but_for_an_interval(
+    current, tmp_path
+):
+    assert import_release(tmp_path / "omni", *WHOLE) == 0
+    own = np.random.default_rng(0).normal(0, 0.1, 10 * 1280 + 7).astype(np.float32)
+    soundfile.write(tmp_path / "own.wav", own, 16000, subtype="FLOAT")
+    given = ["--text", "hello", "--audio", str(tmp_path / "own.wav"), "--intervals", "0.2-0.3"]
+    options = ["--num_steps", "2", "--model", str(tmp_path / "omni"), *ENCODER]
+    assert (
+        main(["generate", "--task", "tts", *given, "--out", str(tmp_path / "new"), *options]) == 0
+    )
+    wave, rate = soundfile.read(tmp_path / "new.wav")
+    expected = soxr.resample(own, 16_000, 22_050)
+    assert rate == 22_050
+    assert len(wave) == len(expected)
+    begin, end = 2 * 1764, 4 * 1764  # codes 2 and 3, of 80 ms each
+    np.testing.assert_allclose(wave[:begin], expected[:begin], atol=1e-4)
+    np.testing.assert_allclose(wave[end:], expected[end:], atol=1e-4)
+    assert np.abs(wave[begin:end] - expected[begin:end]).max() > 0.01
 
 
 def test_its_weights_and_ids_are_the_release_s(current, tmp_path):
