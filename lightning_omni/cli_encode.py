@@ -25,6 +25,9 @@ class _RecipeData(OmniCLI):
 
     datamodule: L.LightningDataModule
 
+    def _set_seed(self) -> None:
+        """Set none, in no process: nothing is drawn."""
+
     def instantiate_classes(self) -> None:
         """Build the data module."""
         parser = ArgumentParser(exit_on_error=False)

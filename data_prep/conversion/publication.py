@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,20 @@ def holds_corpus(out: Path, entry: dict[str, str]) -> bool:
 
 
 def _lists_corpus(manifest: dict[str, Any], entry: dict[str, str]) -> bool:
-    name, how, split = entry["name"], entry["how"], entry["split"]
+    name, how, split = entry["name"], _absolute(entry["how"]), entry["split"]
     splits = {shard["split"] for shard in manifest["shards"]}
     return split in splits and any(
-        source["name"] == name and source["how"] == how and source.get("split", split) == split
+        source["name"] == name and _absolute(source["how"]) == how and source.get("split", split) == split
         for source in manifest.get("sources", [])
     )
+
+
+def _absolute(how: str) -> tuple[str, ...]:
+    """Return the sources of an entry, paths from the root, so that a folder has one name.
+
+    A relative path of the manifest counts from the folder that this command is called in.
+    """
+    return tuple(one if "://" in one else os.path.realpath(one) for one in how.split(" "))
 
 
 def _add_corpus_to_manifest(

@@ -28,6 +28,7 @@ def test_the_codes_are_those_that_training_finds(data, tmp_path, caplog):
     caplog.set_level("INFO")
     assert encode("stage2.yaml", "--processes", "1") == 0
     assert "14 samples in 6 shards, in data/codes/" in caplog.text
+    assert "Seed set" not in caplog.text
     assert encode("stage2.yaml", "--processes", "2") == 0
     assert "the media of data are encoded, in data/codes/" in caplog.text
     codes = ensure_codes(settings_of(data))
