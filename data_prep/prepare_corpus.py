@@ -14,6 +14,7 @@ from typing import Any
 from data_prep.conversion.corpus_job import PARTIAL, CorpusJob, CorpusRequest
 from data_prep.conversion.pieces import Piece
 from data_prep.conversion.publication import holds_corpus
+from data_prep.corpora.source_files import check_source_text
 from data_prep.tally import MAX_UNUSABLE_SHARE
 from lightning_omni.data.manifest import MANIFEST, read_manifest
 from lightning_omni.data.storage.read_counts import log_read_counts
@@ -102,6 +103,7 @@ def _normalize_source(source: str) -> str:
 
     Behind a link `..` does change it, and so do single slashes in URLs within braces.
     """
+    check_source_text(source)
     normal = os.path.normpath(source)
     is_same = "://" not in source and os.path.realpath(normal) == os.path.realpath(source)
     return normal if is_same else source

@@ -171,6 +171,8 @@ def explain_error(error: Exception) -> str | None:
             "trainer.precision 16-mixed cannot clip gradients of a fused optimizer; take "
             "bf16-mixed, or set model.optimizer.fused to false"
         )
+    if isinstance(error, ValueError) and "embedded null byte" in str(error):
+        return "the name of a file or folder holds a NUL character, which none can; remove it"
     if isinstance(error, OSError):
         about = f"'{os.fsdecode(error.filename)}'" if error.filename else type(error).__name__
         return f"cannot use {about} ({error.strerror or fold_message(str(error))})"

@@ -52,6 +52,16 @@ def test_a_mistake_is_one_line_and_exit_code_two(args, words, capsys):
     assert words in error
 
 
+def test_a_path_with_a_nul_character_is_refused_by_a_sentence(tmp_path, capsys):
+    assert main(["generate", "--task", "tqa", "--text", "a", "--out", "x\0y"]) == 2
+    assert "holds a NUL character" in capsys.readouterr().err
+    recipe = tmp_path / "x.yaml"
+    base = RECIPES / "debug/stage3.yaml"
+    recipe.write_text(f'base: {base}\ntrainer: {{default_root_dir: "a\\0b"}}\n')
+    assert main(["fit", "--config", str(recipe)]) == 2
+    assert "error: the name of a file or folder holds a NUL" in capsys.readouterr().err
+
+
 def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt

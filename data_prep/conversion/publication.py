@@ -61,7 +61,9 @@ def _lists_corpus(manifest: dict[str, Any], entry: dict[str, str]) -> bool:
     name, how, split = entry["name"], _absolute(entry["how"]), entry["split"]
     splits = {shard["split"] for shard in manifest["shards"]}
     return split in splits and any(
-        source["name"] == name and _absolute(source["how"]) == how and source.get("split", split) == split
+        source["name"] == name
+        and _absolute(source["how"]) == how
+        and source.get("split", split) == split
         for source in manifest.get("sources", [])
     )
 

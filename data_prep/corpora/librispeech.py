@@ -20,8 +20,8 @@ def read(source: Location, *, split: str) -> Iterator[Entry]:
         for number, line in enumerate(split_lines(read_text(transcript)), 1):
             origin = f"{transcript}:{number}"
             name, _, words = line.partition(" ")
-            if is_blank(words):
-                yield UnusableEntry(origin, "no words; wanted 'ID WORDS'")
+            if is_blank(words) or is_blank(name) or "/" in name:
+                yield UnusableEntry(origin, "no name or no words; wanted 'ID WORDS'")
                 continue
             sound = transcript.with_name(f"{name}.flac")
             yield TranscribedSpeech(origin, sound, words.lower(), f"speaker-{speaker}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,10 @@ UNREAD_IMAGES = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".j
 UNREAD_AUDIO = (".m4a", ".mp4", ".aac", ".wma", ".webm", ".amr", ".sph", ".3gp")
 """The same of recordings."""
 _CHECKS_AT_ONCE = 8
+MAX_SOURCES = 1_000_000
+"""Most files that the braces of a source may name."""
+_DIGITS = 20  # of longer numbers these, which are too many files too
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?\}")
 
 
 def expand_sources(sources: Sequence[str | Path]) -> list[Location]:
@@ -32,6 +37,7 @@ def expand_sources(sources: Sequence[str | Path]) -> list[Location]:
     paths: list[Location] = []
     for source in map(str, sources):
         try:
+            check_source_text(source)
             is_path = not is_url(source) and Path(source).exists()
             names = [source] if is_path else list(braceexpand(source))
         except (OSError, ValueError) as error:
@@ -46,6 +52,25 @@ def expand_sources(sources: Sequence[str | Path]) -> list[Location]:
             if not exists:
                 raise OmniError(f"no file or folder '{path}'; check --source")
     return paths
+
+
+def check_source_text(source: str) -> None:
+    """Refuse a source that names nothing, or more files than any corpus has.
+
+    Raises:
+        OmniError: If so.
+    """
+    if not source.strip() or "\0" in source:
+        raise OmniError(f"--source is {source!r}, wanted a file, a folder or a URL")
+    count = 1
+    for numbers in _RANGE.findall(source):
+        first, last, step = (int(number[:_DIGITS] or 1) for number in numbers)
+        count *= 1 + abs(last - first) // max(1, abs(step))
+    if count > MAX_SOURCES:
+        raise OmniError(
+            f"--source '{redact_url(source)}' names {count:,} files, at most {MAX_SOURCES:,} are "
+            "taken; check its braces"
+        )
 
 
 def _path_exists(path: Location) -> bool:

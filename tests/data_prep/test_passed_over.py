@@ -83,6 +83,35 @@ def test_prep_data_says_it_and_refuses_a_folder_of_nothing_else(tmp_path, caplog
     assert "passed over 1 .zip files" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("", "--source is '', wanted a file, a folder or a URL"),
+        ("a\0b", "wanted a file"),
+        ("{0..99999999}.tar", "names 100,000,000 files, at most 1,000,000"),
+        ("{0..9999}/{-999..0}/{00..20..2}.tar", "names 110,000,000 files"),
+        (f"{{0..1{'0' * 5000}}}.tar", "names 10,000,000,000,000,000,001 files"),
+    ],
+)
+def test_a_source_that_names_nothing_or_too_much_is_refused_at_once(
+    source, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    args = ["--corpus", "image_folder", "--source", source, "--out", "o"]
+    assert cli.main(["prep-data", *args]) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "LIGHTNING_OMNI_TRACEBACK" not in said
+
+
+def test_a_line_of_librispeech_whose_name_is_a_path_is_left_out(tmp_path):
+    (tmp_path / "1-2.trans.txt").write_text("../../x HELLO\n1-2-0 HELLO\n HELLO\n")
+    one, two, three = load_layout("librispeech").read(tmp_path, split="train")
+    assert isinstance(one, UnusableEntry)
+    assert two.words == "hello"
+    assert isinstance(three, UnusableEntry)
+
+
 def bomb(path, size, kind=tarfile.REGTYPE):
     """Write a compressed tar with a sample and a member of zeros."""
     names = ("1.png", "1.txt", "2.png", "2.txt")
