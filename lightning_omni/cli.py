@@ -164,15 +164,9 @@ def explain_error(error: Exception) -> str | None:
     for kind, explain in _EXPLAINED.items():
         if isinstance(error, kind):
             return explain(error)
-    if isinstance(error, RuntimeError) and "loading state_dict" in str(error):
-        return fold_message(f"the checkpoint is of another model than the recipe's: {error}")
-    if isinstance(error, RuntimeError) and "unscaling of gradients internally" in str(error):
-        return (
-            "trainer.precision 16-mixed cannot clip gradients of a fused optimizer; take "
-            "bf16-mixed, or set model.optimizer.fused to false"
-        )
-    if isinstance(error, ValueError) and "embedded null byte" in str(error):
-        return "the name of a file or folder holds a NUL character, which none can; remove it"
+    for kind, phrase, sentence in _EXPLAINED_PHRASES:
+        if isinstance(error, kind) and phrase in str(error):
+            return fold_message(sentence.format(error=error))
     if isinstance(error, OSError):
         about = f"'{os.fsdecode(error.filename)}'" if error.filename else type(error).__name__
         return f"cannot use {about} ({error.strerror or fold_message(str(error))})"
@@ -194,6 +188,25 @@ def _explain_missing_package(error: Exception) -> str:
     return f"the package '{package}' is not installed; run pip install '{what}'"
 
 
+_EXPLAINED_PHRASES: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        RuntimeError,
+        "loading state_dict",
+        "the checkpoint is of another model than the recipe's: {error}",
+    ),
+    (
+        RuntimeError,
+        "unscaling of gradients internally",
+        "trainer.precision 16-mixed cannot clip gradients of a fused optimizer; take bf16-mixed, "
+        "or set model.optimizer.fused to false",
+    ),
+    (
+        ValueError,
+        "embedded null byte",
+        "the name of a file or folder holds a NUL character, which none can; remove it",
+    ),
+)
+"""Kind of an error, words in its message, and what is said."""
 _EXPLAINED: dict[type[Exception], Callable[[Exception], str]] = {
     ModuleNotFoundError: _explain_missing_package,
     UnicodeDecodeError: lambda error: f"a file that should be text is not UTF-8 ({error})",
