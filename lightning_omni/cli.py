@@ -164,9 +164,9 @@ def explain_error(error: Exception) -> str | None:
     for kind, explain in _EXPLAINED.items():
         if isinstance(error, kind):
             return explain(error)
-    for kind, phrase, sentence in _EXPLAINED_PHRASES:
-        if isinstance(error, kind) and phrase in str(error):
-            return fold_message(sentence.format(error=error))
+    for expected, phrase, words in _EXPLAINED_PHRASES:
+        if isinstance(error, expected) and phrase in str(error):
+            return fold_message(words.format(error=error))
     if isinstance(error, OSError):
         about = f"'{os.fsdecode(error.filename)}'" if error.filename else type(error).__name__
         return f"cannot use {about} ({error.strerror or fold_message(str(error))})"
