@@ -16,7 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data_prep.__main__ import _make_parser
 from lightning_omni.cli import build_cli, main
 from lightning_omni.cli_help import VERBS
+from lightning_omni.errors import OmniError
+from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.recipe import read_recipe
+from lightning_omni.tokenizers.text import TextTokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/one_gpu_one_day.md"
@@ -195,6 +198,47 @@ def smaller(verb, args):
         at = kept.index(f"--{name}")
         del kept[at : at + 2]
     return [verb, *kept, *given]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A published next-token model, and what it is imported to."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    published = folder / "published"
+    published.mkdir()
+    write_qwen(published, "qwen2")
+    given = ["--input", str(published), "--output", str(folder / "imported")]
+    assert main(["import", "--from", "qwen2", *given]) == 0
+    return folder
+
+
+OTHER_IDS = json.dumps({"text": TEXT + 1, "speech": 2048, "image": 8192})
+MISTAKES = {
+    "gone": ([], r"no weights of the stage before in '.*gone'"),
+    "published": ([], "holds a published checkpoint; run lightning_omni import"),
+    "imported": (["--model.backbone.init_args.qkv_bias", "false"], "holds another architecture"),
+    "imported/": (["--data.vocab", OTHER_IDS], f"pad_token_id {TEXT}"),
+}
+"""Folder that stage 1 is told to start from, options, and what is said."""
+
+
+@pytest.mark.parametrize("folder", MISTAKES)
+def test_a_start_that_cannot_be_is_named(folder, checkpoints):
+    changes, said = MISTAKES[folder]
+    options = dict(NARROW["stage"])
+    ranks = str(checkpoints / "imported/text.tiktoken")
+    options |= {"data.text_ranks": ranks, "model.init_from": str(checkpoints / folder)}
+    plain = {n: v if isinstance(v, str) else json.dumps(v) for n, v in options.items()}
+    words = [word for name, value in plain.items() for word in (f"--{name}", value)]
+    recipe = ["--config", str(RECIPES / "stage1.yaml")]
+    module = build_cli([*recipe, *words, *changes], run=False, with_trainer=False).model
+    with pytest.raises(OmniError, match=said):
+        load_initial_weights(module.backbone, Path(module.init_from), module.vocab, seed=1)
+
+
+def test_a_file_of_text_ids_that_is_not_there_is_named(checkpoints):
+    with pytest.raises(OmniError, match=r"no text ranks at '.*gone\.tiktoken'"):
+        TextTokenizer(checkpoints / "gone.tiktoken")
 
 
 @pytest.fixture(scope="module")

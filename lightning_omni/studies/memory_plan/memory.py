@@ -4,79 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import torch
 
-from lightning_omni.argument_checks import check_within
 from lightning_omni.diffusion.objective import rows_at_once, scores_at_once
-from lightning_omni.nn.recomputation import Recomputation
-from lightning_omni.nn.transformer import Block, Transformer
+from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import AT_ONCE
 from lightning_omni.optim.optimizer import decay_groups
+from lightning_omni.studies.memory_plan.activations import activation_bytes
+from lightning_omni.studies.memory_plan.device_load import DeviceLoad
 from lightning_omni.studies.memory_plan.parameters import count_parameters
 
-OptimizerKind = Literal["adamw", "fused_adamw", "muon"]
 _FLOAT32 = 4  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLoad:
-    """Work of one device between two updates, and how its numbers are stored.
-
-    Attributes:
-        tokens: Tokens per batch, B * L.
-        segment_length: Tokens per sample.
-        masked_share: Share of tokens with a loss.
-        weights: Format of weights, gradients and optimizer states.
-        products: Format of matrix products.
-        device: Device type; CPUs keep one state more for each norm.
-        recomputation: What the backward pass recomputes: nothing, all but products, or blocks.
-        accumulates: Gradients of earlier batches are in memory.
-        optimizer: Optimizer.
-        has_ema: Keep averaged weights.
-        devices: Number of devices.
-        is_sharded: Share weights, gradients and states among devices (FSDP).
-    """
-
-    tokens: int
-    segment_length: int
-    masked_share: float
-    weights: torch.dtype = torch.float32
-    products: torch.dtype = torch.float32
-    device: Literal["cuda", "cpu"] = "cuda"
-    recomputation: Recomputation = "none"
-    accumulates: bool = False
-    optimizer: OptimizerKind = "fused_adamw"
-    has_ema: bool = False
-    devices: int = 1
-    is_sharded: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the numbers that users set."""
-        check_within("segment_length", self.segment_length, 1, self.tokens)
-        check_within("masked_share", self.masked_share, 0, 1)
-
-    @property
-    def segment_lengths(self) -> list[int]:
-        """Tokens of each segment."""
-        whole, rest = divmod(self.tokens, self.segment_length)
-        return [self.segment_length] * whole + [rest] * (rest > 0)
-
-    @property
-    def num_masked(self) -> int:
-        """Number of positions with a loss."""
-        return round(self.tokens * self.masked_share)
-
-    @property
-    def num_shards(self) -> int:
-        """Number of devices that share one copy of the model."""
-        return self.devices if self.is_sharded else 1
-
-    @property
-    def stream_dtype(self) -> torch.dtype:
-        """Format of the residual stream and of the weights a pass reads."""
-        return self.products if self.is_sharded else self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,41 +51,50 @@ class DeviceMemory:
 def estimate_device_memory(network: Transformer, load: DeviceLoad) -> DeviceMemory:
     """Add up the memory of one device.
 
-    The peak is at the loss, in the first block of the backward pass, or in the optimizer update.
+    The peak is at the loss, as its gradients are handed on, in the first block of the backward
+    pass, at its end, or in the optimizer update. Frozen weights, as those beside adapters, have
+    neither gradients nor states.
     FSDP shares by block: the weights outside blocks stay gathered during a pass, and of the blocks
     the current and the next one; gradients of both kinds are whole before they are shared out.
     """
+    trained = _count_trained(network) * load.weights.itemsize // load.num_shards
     weights = count_parameters(network) * load.weights.itemsize // load.num_shards
     optimizer = optimizer_bytes(network, load) // load.num_shards
     ema = weights if load.has_ema else 0
     block = count_parameters(network.blocks[0])
     root = count_parameters(network) - block * len(network.blocks)
+    head = _head_gradient_bytes(network, load)
     if load.is_sharded:
         gathered = (root + 2 * block) * load.products.itemsize
         early_gradients = (root + block) * load.products.itemsize
         exchange = gathered + (early_gradients if load.devices > 1 else 0)
     else:
         gathered = exchange = weights if load.devices > 1 else 0
-        head = network.embedding.head.weight.numel() * load.weights.itemsize
         early_gradients = 0 if load.accumulates else head
     activations, backward = activation_bytes(network, load)
-    loss = loss_bytes(network, load)
-    during_pass = weights + optimizer + ema + gathered + (weights if load.accumulates else 0)
+    loss, its_gradients = loss_bytes(network, load)
+    states = weights + optimizer + ema
+    accumulated = trained if load.accumulates else 0
+    kept = trained if load.accumulates or load.keeps_gradients else 0
     peak = max(
-        during_pass + activations + loss,
-        during_pass + activations + early_gradients + backward,
-        2 * weights + optimizer + ema + update_bytes(network, load),
+        states + gathered + kept + activations + loss,
+        states + gathered + accumulated + activations + its_gradients,
+        states + gathered + accumulated + activations + early_gradients + backward,
+        # a tied table's two gradients are added at the end of the backward pass
+        states + trained + (head if _is_tied(network) else 0),
+        states + trained + update_bytes(network, load),
     )
-    return DeviceMemory(weights, weights, optimizer, ema, exchange, activations, loss, peak)
+    largest = max(loss, its_gradients)
+    return DeviceMemory(weights, trained, optimizer, ema, exchange, activations, largest, peak)
 
 
 def optimizer_bytes(network: Transformer, load: DeviceLoad) -> int:
-    """Return the optimizer states of the whole model: two numbers per parameter.
+    """Return the optimizer states of the whole model: two numbers per trained parameter.
 
     Muon keeps one number per element of a matrix.
     """
     num_muon = sum(p.numel() for p in _muon_matrices(network)) if load.optimizer == "muon" else 0
-    return (2 * count_parameters(network) - num_muon) * load.weights.itemsize
+    return (2 * _count_trained(network) - num_muon) * load.weights.itemsize
 
 
 def update_bytes(network: Transformer, load: DeviceLoad) -> int:
@@ -158,7 +106,7 @@ def update_bytes(network: Transformer, load: DeviceLoad) -> int:
     if load.optimizer == "fused_adamw":
         return 0
     if load.optimizer == "adamw":
-        return count_parameters(network) * load.weights.itemsize // load.num_shards
+        return _count_trained(network) * load.weights.itemsize // load.num_shards
     stacks = Counter(p.shape for p in _muon_matrices(network))
     return max(
         (
@@ -173,39 +121,12 @@ def update_bytes(network: Transformer, load: DeviceLoad) -> int:
     )
 
 
-def activation_bytes(network: Transformer, load: DeviceLoad) -> tuple[int, int]:
-    """Return the bytes kept for the backward pass, and those that its first block adds.
+def loss_bytes(network: Transformer, load: DeviceLoad) -> tuple[int, int]:
+    """Return the temporary memory of the loss in its forward and in its backward pass.
 
-    A block keeps its input, its norms' inputs (F4 or the residual stream's format), six products
-    of the model's width (norms' outputs, query, repeated key and value, output) and four of the
-    feed-forward width, and casts of its matrices under autocast. Selective recomputation keeps the
-    input and the results of products: query, key, value, attention, its output and the
-    feed-forward layer's three. The first block of the backward pass adds what it recomputes.
+    Forward it forms the gradients of its inputs, with a chunk of logits at a time; backward they
+    are handed on, in the formats of the inputs.
     """
-    block = network.blocks[0]
-    assert isinstance(block, Block)  # noqa: S101
-    width, ffn = network.norm.weight.numel(), block.ffn.gate_proj.out_features
-    stream, product = load.stream_dtype.itemsize, load.products.itemsize
-    per_norm = 2 if load.device == "cpu" else 1  # norms on CPUs are several operations
-    inputs = (len(network.blocks) + per_norm) * load.tokens * width * stream
-    norms = (2 * per_norm - 1) * width * stream  # the first norm's input is the block's
-    inside = load.tokens * (norms + (6 * width + 4 * ffn) * product)
-    if load.products != load.stream_dtype:
-        inside += sum(p.numel() for p in block.parameters() if p.ndim > 1) * product
-    backward = load.tokens * (2 * ffn * product + 4 * width * stream)
-    if load.recomputation == "full":
-        return inputs, backward + inside
-    num_blocks = len(network.blocks) - 1 + load.masked_share  # the last one: masked positions only
-    if load.recomputation == "selective":
-        keys = block.attention.k_proj.out_features
-        kept = load.tokens * (4 * width + 2 * keys + 2 * ffn) * product
-        again = inside - load.tokens * (width + 2 * ffn) * product
-        return inputs + int(num_blocks * kept), backward + again
-    return inputs + int(num_blocks * inside), backward
-
-
-def loss_bytes(network: Transformer, load: DeviceLoad) -> int:
-    """Return the temporary memory of the loss: gradients of its inputs and a chunk of logits."""
     width, num_ids = network.norm.weight.numel(), network.embedding.tokens.num_embeddings
     stream, product = load.stream_dtype.itemsize, load.products.itemsize
     exact = max(_FLOAT32, product)
@@ -215,8 +136,27 @@ def loss_bytes(network: Transformer, load: DeviceLoad) -> int:
     logits = chunk * product + 2 * min(chunk, scores_at_once(load.device)) * exact
     head = num_ids * width
     has_features = len(network.embedding.spans) > 0  # codebook embeddings are added to a copy
-    temporary = max(is_cast * head * product + logits, head * stream)
-    return states + head * exact + has_features * head * stream + temporary
+    given = _head_gradient_bytes(network, load)
+    formed = states + (head * exact if given else 0) + has_features * head * stream
+    return formed + is_cast * head * product + logits, formed + given
+
+
+def _head_gradient_bytes(network: Transformer, load: DeviceLoad) -> int:
+    """Return the bytes of the output table's gradient; a frozen table has none."""
+    table = network.embedding.head.weight
+    has_one = table.requires_grad or len(network.embedding.spans) > 0
+    return table.numel() * load.stream_dtype.itemsize if has_one else 0
+
+
+def _count_trained(network: Transformer) -> int:
+    """Return the number of parameters that are trained."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _is_tied(network: Transformer) -> bool:
+    """Tell whether input and output share a table that is trained."""
+    embedding = network.embedding
+    return embedding.head.weight is embedding.tokens.weight and embedding.head.weight.requires_grad
 
 
 def _muon_matrices(network: Transformer) -> list[torch.Tensor]:

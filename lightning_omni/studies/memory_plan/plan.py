@@ -12,12 +12,8 @@ from lightning_omni.nn.recomputation import Recomputation
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.optimizer import build_optimizer, decay_groups
-from lightning_omni.studies.memory_plan.memory import (
-    DeviceLoad,
-    OptimizerKind,
-    estimate_device_memory,
-    optimizer_bytes,
-)
+from lightning_omni.studies.memory_plan.device_load import DeviceLoad, OptimizerKind
+from lightning_omni.studies.memory_plan.memory import estimate_device_memory, optimizer_bytes
 from lightning_omni.studies.memory_plan.parameters import count_parameters_by_part
 from lightning_omni.studies.memory_plan.settings import USABLE, PlanOptions, TrainerSettings
 from lightning_omni.studies.memory_plan.step_time import TRANSFORMER, step_time

@@ -20,8 +20,8 @@ from lightning_omni.studies.bench.workload import (
     make_position_ids,
     make_samples,
 )
+from lightning_omni.studies.memory_plan.device_load import DeviceLoad
 from lightning_omni.studies.memory_plan.memory import (
-    DeviceLoad,
     estimate_device_memory,
     optimizer_bytes,
     update_bytes,
@@ -325,6 +325,7 @@ def test_the_predicted_peak_is_that_of_real_steps(name, dtype, recomputes, monke
         products=getattr(torch, dtype),
         device="cpu",
         recomputation="full" if recomputes else "none",
+        keeps_gradients=False,
     )
     with torch.device("meta"):
         net = make_network(replace(shape, device="meta"), seed=0)
