@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +11,10 @@ from typing import Self
 
 import torch
 
+log = logging.getLogger(__name__)
+
 MAX_WAITING = 3
-"""Tasks whose answers are kept until they are scored."""
+"""Tasks whose answers, in the host's memory, are kept until they are scored."""
 
 
 class ScoringQueue:
@@ -45,6 +48,8 @@ class ScoringQueue:
         traceback: TracebackType | None,
     ) -> None:
         self._thread.shutdown()
-        if error is None:
-            for call in self._waiting:
+        for call in self._waiting:
+            if error is None:
                 call.result()
+            elif failure := call.exception():
+                log.error("scoring failed, too: %s: %s", type(failure).__name__, failure)

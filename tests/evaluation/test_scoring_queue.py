@@ -80,3 +80,14 @@ def test_what_was_answered_is_scored_when_the_caller_is_interrupted():
     with pytest.raises(KeyboardInterrupt):
         use()
     assert done == [1]
+
+
+def test_a_failure_to_score_is_told_beside_the_error_that_ended_the_evaluation(caplog):
+    def use():
+        with ScoringQueue() as scoring:
+            scoring.submit(fail)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert "scoring failed, too: ValueError: no score" in caplog.text
