@@ -55,6 +55,8 @@ _BYTES_PER_PIXEL = {"1": 5, "L": 5, "P": 5, "RGB": 4, "CMYK": 8, "YCbCr": 8, "LA
 """Memory of decoding and converting a pixel by mode; of all other modes 9, and of WebP 8 more."""
 _ROWS = 256
 _FRAMES = 1 << 16
+SOUND_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF", "NIST", "OGG", "MP3")
+"""Formats of libsndfile that tell whether a file was cut, but for MP3 without a count of frames."""
 _BUFFER = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")
 
 
@@ -217,6 +219,10 @@ def read_audio(
     try:
         with _Sound(io.BytesIO(raw)) as sound:
             rate, promised = sound.samplerate, sound.frames
+            if sound.format not in SOUND_FORMATS:
+                raise OmniError(
+                    f"'{name}' is {sound.format}, which is not read; give WAV, FLAC, OGG or MP3"
+                )
             if rate < MIN_RATE:
                 raise OmniError(
                     f"'{name}' has {rate} samples per second, wanted {MIN_RATE} or more"

@@ -77,6 +77,12 @@ def test_sound_of_each_format_that_states_its_length_is_refused_if_cut(kind, sub
         hear(raw[: int(len(raw) * share)])
 
 
+@pytest.mark.parametrize("kind", ["SVX", "VOC", "IRCAM", "PAF", "MAT5", "AVR"])
+def test_sound_of_formats_that_do_not_tell_of_a_cut_is_refused_by_name(kind):
+    with pytest.raises(OmniError, match=rf"'x' is {kind}, which is not read; give WAV"):
+        hear(sound(kind=kind))
+
+
 @pytest.mark.parametrize(("kind", "at"), [("AU", 8), ("CAF", None)])
 def test_a_length_that_is_left_open_is_not_missed(kind, at):
     raw = bytearray(sound(kind=kind))
