@@ -247,7 +247,8 @@ class MaskedDiffusionModule(L.LightningModule):
             return layout
         rng = torch.Generator().manual_seed(self.noise_seed + self.global_step)
         share = self.global_step / steps
-        mask = annealed_mask(layout.max_length, share, rng, layout.cu_seqlens.device)
+        longest = max(layout.lengths, default=0)
+        mask = annealed_mask(longest, share, rng, layout.cu_seqlens.device)
         return replace(layout, mask=mask)
 
     def _check_annealing(self) -> None:

@@ -243,7 +243,8 @@ class Transformer(Pretrained):
     def _mask_layout(self, layout: SegmentLayout) -> SegmentLayout:
         if not self.is_causal:
             return layout
-        return replace(layout, mask=causal_mask(layout.max_length, layout.cu_seqlens.device))
+        longest = max(layout.lengths, default=0)
+        return replace(layout, mask=causal_mask(longest, layout.cu_seqlens.device))
 
     def forward(
         self,

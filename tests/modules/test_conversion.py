@@ -103,7 +103,7 @@ def visible_at(model, batch, step, monkeypatch):
 
 
 def test_attention_goes_from_causal_to_bidirectional_in_so_many_steps(batch, monkeypatch):
-    model, length = module(anneal=20), batch.row_length
+    model, length = module(anneal=20), max(batch.lengths)
     causal = torch.ones(length, length).tril().bool()
     assert torch.equal(visible_at(model, batch, 0, monkeypatch), causal)
     above = causal.logical_not()
