@@ -70,23 +70,28 @@ def curve_table(curves: Curves, name: str) -> str:
     lines = [
         f"## {name} during training",
         "",
-        f"Means over seeds, brackets hold their range. The third column has the step at which a "
-        f"variant is where `{first}` is at its end, by seed and interpolated.",
+        f"Means over seeds, brackets hold their range. The fourth column is the step at which "
+        f"`{first}` of the same seed is first where the variant is at its end, interpolated; the "
+        "last one is how many steps more those are than the variant's own.",
         "",
-        f"| variant | steps | {name} at the end | steps to the end of `{first}` | steps saved |",
+        f"| variant | steps | {name} at the end | steps of `{first}` to there | steps saved |",
         "|---|---|---|---|---|",
     ]
     for variant, by_seed in curves.items():
-        pairs = [(curve, curves[first][seed]) for seed, curve in by_seed.items()]
-        reached = [curve.steps_to_reach(other.values[-1]) for curve, other in pairs]
+        own = list(by_seed.values())
+        needed = [curves[first][seed].steps_to_reach(c.values[-1]) for seed, c in by_seed.items()]
         saved = [
-            None if step is None else other.steps[-1] - step
-            for step, (_, other) in zip(reached, pairs, strict=True)
+            None if steps is None else steps - curve.steps[-1]
+            for steps, curve in zip(needed, own, strict=True)
         ]
         lines.append(
-            f"| {variant} | {pairs[0][0].steps[-1]:,} | "
-            f"{_mean_and_range([c.values[-1] for c, _ in pairs], '.3f')} | "
-            f"{_mean_and_range(reached, '.0f')} | {_mean_and_range(saved, '.0f')} |"
+            f"| {variant} | {own[0].steps[-1]:,} | "
+            f"{_mean_and_range([curve.values[-1] for curve in own], '.3f')} | "
+            + (
+                "– | – |"
+                if variant == first
+                else f"{_mean_and_range(needed, '.0f')} | {_mean_and_range(saved, '.0f')} |"
+            )
         )
     return "\n".join(lines) + "\n"
 

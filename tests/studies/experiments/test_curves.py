@@ -31,14 +31,14 @@ def test_the_table_has_means_ranges_and_seeds_that_did_not_get_there(tmp_path):
     curves = {
         "slow": {1: CURVE, 2: CURVE},
         "fast": {
-            1: ScalarCurve((10, 20), (3.5, 2.5), 100),
-            2: ScalarCurve((10, 20), (3.5, 3.1), 100),
+            1: ScalarCurve((5, 10), (4.5, 3.5), 100),
+            2: ScalarCurve((5, 10), (3.5, 2.5), 100),
         },
     }
     lines = curve_table(curves, "val/loss").splitlines()
     assert lines[-2:] == [
-        "| slow | 30 | 3.000 (3.000 to 3.000) | 30 (30 to 30) | 0 (0 to 0) |",
-        "| fast | 20 | 2.800 (2.500 to 3.100) | 15 (15 to 15), 1 of 2 seeds not | "
+        "| slow | 30 | 3.000 (3.000 to 3.000) | – | – |",
+        "| fast | 10 | 3.000 (2.500 to 3.500) | 25 (25 to 25), 1 of 2 seeds not | "
         "15 (15 to 15), 1 of 2 seeds not |",
     ]
     draw_curves(curves, "val/loss", tmp_path / "curves.png")
