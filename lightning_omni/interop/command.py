@@ -99,8 +99,9 @@ def import_checkpoint(
         kind: Kind of checkpoint, also given as `--from`; `lightning_omni` joins an export's shards.
             `qwen2` and `qwen3` are dense next-token models, also Qwen2.5; with `is_causal: false`
             in their config.json they are bidirectional networks.
-        input: Folder with safetensors and, except for magvitv2 and encodec, `config.json`; or
-            `hub:owner/name`, which is downloaded first, except for glm-4-voice.
+        input: Folder with safetensors and, except for magvitv2 and encodec, `config.json`, for
+            next-token models with their tokenizer's files; or `hub:owner/name`, which is
+            downloaded first, except for glm-4-voice.
         output: Folder to write; must not exist or must be empty.
         kbps: Bit rate of encodec in kbit/s; `num_codebooks` of the tokenizer changes it later.
         decoder: Folder of glm-4-voice's decoder; without it codes cannot be turned into speech.
