@@ -38,17 +38,18 @@ srun --kill-on-bad-exit=1 torchrun \
 # the job is put into the queue again, up to 3 times in a row without a new checkpoint
 hangs="$root/hangs"
 is_new() { [ -n "$(find "$@" -newer "$root/job-begun" -print -quit 2>/dev/null)" ]; }
-if [ "$code" = 0 ]; then
+# whole checkpoints only: the times of folders change too when unfinished files are deleted
+if [ "$code" = 0 ] || is_new "$root/checkpoints" \( -type f -name '*.ckpt' -o -path '*.ckpt/SHA256SUMS' \); then
   rm -f "$hangs"
-elif is_new "$root" -maxdepth 1 -name 'hung-rank*.txt'; then
-  count=$(cat "$hangs" 2>/dev/null || echo 0)
-  if is_new "$root/checkpoints"; then count=0; fi
-  echo $((count + 1)) >"$hangs"
-  if [ "$count" -lt 3 ]; then
+fi
+if [ "$code" != 0 ] && is_new "$root" -maxdepth 1 -name 'hung-rank*.txt'; then
+  count=$(($(cat "$hangs" 2>/dev/null || echo 0) + 1))
+  echo "$count" >"$hangs"
+  if [ "$count" -le 3 ]; then
     echo "a step hung, see $root/hung-rank*.txt; the job is requeued" >&2
     scontrol requeue "$SLURM_JOB_ID"
   else
-    echo "steps hung $((count + 1)) times in a row without a new checkpoint; the job is not requeued" >&2
+    echo "steps hung $count times in a row without a new checkpoint; the job is not requeued" >&2
   fi
 fi
 exit "$code"

@@ -62,17 +62,29 @@ def test_each_node_starts_its_processes_and_a_requeued_job_is_resumed(tmp_path):
 
 HANGS = """
 mkdir -p runs/one/checkpoints
-[ -z "$SAVES" ] || touch runs/one/checkpoints/last.ckpt
+eval "$SAVES"
 [ -z "$HUNG" ] || touch runs/one/hung-rank0.txt
 exit $CODE
 """
+KEPT = "runs/one/checkpoints"
+SAVES = {
+    "file": f"touch {KEPT}/last.ckpt",
+    "folder": f"mkdir -p {KEPT}/last.ckpt; touch {KEPT}/last.ckpt/SHA256SUMS",
+}
+SWEEPS = {
+    "unfinished file": f"touch {KEPT}/.last.ckpt.partial; rm {KEPT}/.last.ckpt.partial",
+    "killed file": f"touch {KEPT}/.last.ckpt.partial",
+    "killed folder": f"mkdir -p {KEPT}/.last.ckpt.partial; touch {KEPT}/.last.ckpt.partial/SHA256SUMS",
+    "checksum of no file": f"touch {KEPT}/last.ckpt.sha256",
+}
+"""What a job does to its checkpoints that is no new one."""
 
 
-def end_job(folder, code, *, hung=False, saves=False):
+def end_job(folder, code, *, hung=False, saves=""):
     """Submit a job whose run ends so; whether it was requeued, and the last thing it said."""
     requeued = folder / "requeued"
     requeued.unlink(missing_ok=True)
-    said = {"CODE": str(code), "HUNG": "1" * hung, "SAVES": "1" * saves}
+    said = {"CODE": str(code), "HUNG": "1" * hung, "SAVES": saves}
     job = {"SLURM_NNODES": "1", "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node07", **said}
     environment = {**os.environ, **job, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     command = ["bash", str(SCRIPT), "recipe.yaml", "runs/one"]
@@ -94,11 +106,28 @@ def test_a_job_that_hung_is_requeued_three_times_without_a_new_checkpoint(tmp_pa
     is_requeued, said = end_job(tmp_path, 1, hung=True)
     assert not is_requeued
     assert "hung 4 times in a row without a new checkpoint; the job is not requeued" in said
-    assert end_job(tmp_path, 1, hung=True, saves=True)[0]
+    assert end_job(tmp_path, 1, hung=True, saves=SAVES["file"])[0]
     assert [end_job(tmp_path, 1, hung=True)[0] for _ in range(3)] == [True, True, False]
     assert not end_job(tmp_path, 1)[0]  # the stacks are of an earlier start
     assert not end_job(tmp_path, 0)[0]
     assert end_job(tmp_path, 77, hung=True)[0]
+
+
+@pytest.mark.parametrize("what", SWEEPS)
+def test_a_job_that_hangs_and_writes_no_whole_checkpoint_is_not_requeued_for_ever(tmp_path, what):
+    write_stubs(tmp_path, {**ONE_NODE, "torchrun": HANGS})
+    ends = [end_job(tmp_path, 1, hung=True, saves=SWEEPS[what])[0] for _ in range(4)]
+    assert ends == [True, True, True, False]
+
+
+@pytest.mark.parametrize("what", SAVES)
+def test_hangs_are_in_a_row_only_without_a_new_checkpoint_between_them(tmp_path, what):
+    write_stubs(tmp_path, {**ONE_NODE, "torchrun": HANGS})
+    for _ in range(3):
+        assert end_job(tmp_path, 1, hung=True)[0]
+    assert not end_job(tmp_path, 143, saves=SAVES[what])[0]  # preempted, say: requeued by the run
+    ends = [end_job(tmp_path, 1, hung=True)[0] for _ in range(4)]
+    assert ends == [True, True, True, False]
 
 
 ONE_NODE = {  # of this machine, whose srun starts the real torchrun
