@@ -132,9 +132,9 @@ def write_manifest(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     shards = sorted(facts["shards"], key=lambda s: str(s["path"]))
     manifest = {"layout": _LAYOUT, **facts, "shards": shards}
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(add_checksum(manifest), indent=1, sort_keys=True, ensure_ascii=False)
     written = out / f"{MANIFEST}{_PARTIAL}"
-    written.write_text(add_checksum(text + "\n"), encoding="utf-8")
+    written.write_text(text + "\n", encoding="utf-8")
     written.replace(out / MANIFEST)
     return manifest
 

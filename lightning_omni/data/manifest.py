@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.errors import OmniError
-from lightning_omni.files import is_json_integer, read_json_object
+from lightning_omni.files import is_json_integer, parse_json_object
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +21,8 @@ MANIFEST = "manifest.json"
 SHARD_FOLDERS = ("media", "tasks")
 """Folders of a prepared data folder whose shards its manifest lists; codes have their own."""
 CHECKSUM = "checksum"
-"""Entry of a manifest: the SHA-256 of the file without this entry's line."""
+"""Entry of a manifest: the SHA-256 of its other entries, however the file is laid out."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_CHECKSUM_LINE = re.compile(rb'^ *"checksum": "[0-9a-f]{64}",\r?\n', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,16 @@ class ListedShard:
     sha256: str | None = None
 
 
-def add_checksum(text: str) -> str:
-    """Return the text of a manifest, one entry a line, with its checksum as the first one."""
-    first, rest = text.split("\n", 1)
-    indent = rest[: len(rest) - len(rest.lstrip(" "))]
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f'{first}\n{indent}"{CHECKSUM}": "{digest}",\n{rest}'
+def add_checksum(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a manifest with their checksum as the first one."""
+    rest = {name: value for name, value in facts.items() if name != CHECKSUM}
+    return {CHECKSUM: _sha256_of_entries(json.loads(json.dumps(rest))), **rest}
+
+
+def _sha256_of_entries(entries: dict[str, Any]) -> str:
+    """Return the SHA-256 of entries in the layout of data folders, on which names of codes rest."""
+    text = json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_manifest(folder: Location) -> dict[str, Any]:
@@ -54,23 +58,31 @@ def read_manifest(folder: Location) -> dict[str, Any]:
     Raises:
         OmniError: If the folder was never prepared, or its manifest is damaged.
     """
+    return _read_once(folder)[0]
+
+
+def _read_once(folder: Location) -> tuple[dict[str, Any], str]:
+    """Return the entries of a manifest and their SHA-256, both of one reading of the file."""
     path = folder / MANIFEST
     if not path.is_file():
         raise OmniError(f"no {MANIFEST} in '{folder}'; run `make prep-data` or give another folder")
-    manifest = read_json_object(path, remedy="prepare the folder again")
+    content = path.read_bytes()
+    manifest = parse_json_object(content, name=f"'{path}'", remedy="; prepare the folder again")
     stated = manifest.pop(CHECKSUM, None)
     if stated is None:
         warn_once(
             f"'{path}' has no checksum of its own, as those of earlier versions, so a change in it "
             "is not noticed; the next corpus that is added, or encoding again, writes one"
         )
-    elif stated != manifest_sha256(folder):
+        return manifest, hashlib.sha256(content).hexdigest()
+    digest = _sha256_of_entries(manifest)
+    if stated != digest:
         raise OmniError(
             f"'{path}' differs from the checksum in it, so it was changed or damaged; copy it "
-            f"again, or prepare the data or encode again (or delete its line '{CHECKSUM}', if you "
+            f"again, or prepare the data or encode again (or delete its entry '{CHECKSUM}', if you "
             "changed it on purpose)"
         )
-    return manifest
+    return manifest, digest
 
 
 @lru_cache
@@ -80,9 +92,12 @@ def warn_once(message: str) -> None:
 
 
 def manifest_sha256(folder: Location) -> str:
-    """Return the SHA-256 of a manifest without its own checksum, which changes with its shards."""
-    content = (folder / MANIFEST).read_bytes()
-    return hashlib.sha256(_CHECKSUM_LINE.sub(b"", content, count=1)).hexdigest()
+    """Return the SHA-256 of a manifest without its own checksum, which changes with its shards.
+
+    Raises:
+        OmniError: As `read_manifest`.
+    """
+    return _read_once(folder)[1]
 
 
 def manifest_digest(folder: Location) -> str:

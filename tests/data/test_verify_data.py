@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from encoding_data import CPU, make_data, settings_of
@@ -10,7 +11,7 @@ from data_prep.data_folder import write_manifest
 from lightning_omni import cli
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
 from lightning_omni.data.image_data import ImageData
-from lightning_omni.data.manifest import manifest_sha256, read_manifest
+from lightning_omni.data.manifest import add_checksum, manifest_sha256, read_manifest
 from lightning_omni.data.shard_checks import check_prepared_shards, check_shards
 from lightning_omni.data.shard_index import index_path, write_index
 from lightning_omni.data.shards import find_medium_file, read_samples, read_shard
@@ -160,6 +161,53 @@ def test_a_manifest_without_checksum_is_read_with_one_warning_and_gets_one(data,
     write_manifest(data, found[0])
     assert path.read_text() == text
     assert read_manifest(data) == found[1]
+
+
+LAYOUTS = {
+    "one line": {},
+    "wide": {"indent": 8, "sort_keys": True},
+    "dense": {"separators": (",", ":"), "ensure_ascii": False},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("of", ["data", "codes"])
+def test_a_manifest_that_is_laid_out_anew_is_the_same(data, of, layout):
+    folder = data if of == "data" else codes_of(data)
+    path, found, digest = folder / "manifest.json", read_manifest(folder), manifest_sha256(folder)
+    path.write_text(json.dumps(json.loads(path.read_text()), **LAYOUTS[layout]))
+    assert (read_manifest(folder), manifest_sha256(folder)) == (found, digest)
+    assert settings_of(data).folder_name == codes_of(data).name
+    path.write_text(path.read_text().replace('"samples"', '"sample"', 1))
+    for read in (read_manifest, manifest_sha256):
+        with pytest.raises(OmniError, match="delete its entry 'checksum'"):
+            read(folder)
+    changed = json.loads(path.read_text())
+    del changed["checksum"]
+    path.write_text(json.dumps(changed, **LAYOUTS[layout]))
+    assert read_manifest(folder) == changed  # as the sentence says
+
+
+@pytest.mark.parametrize("facts", [{}, {"é": "\ud800", "n": [1.5e-7, {3: (1, 2), 20: None}]}])
+def test_any_entries_have_a_checksum(facts, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(add_checksum(add_checksum(facts))))
+    assert read_manifest(tmp_path) == json.loads(json.dumps(facts))
+
+
+def test_a_manifest_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(data, monkeypatch):
+    path, read = data / "manifest.json", Path.read_bytes
+    old, reads = read_manifest(data), []
+
+    def replace_behind(self):
+        content = read(self)
+        reads.append(self)
+        write_manifest(data, {**old, "preset": f"another {len(reads)}"})
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", replace_behind)
+    assert read_manifest(data) == old
+    assert read_manifest(data)["preset"] == "another 1"
+    assert reads == [path, path]
 
 
 def test_a_list_of_an_earlier_version_is_said(data, caplog):

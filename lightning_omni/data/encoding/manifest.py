@@ -37,8 +37,8 @@ def write_manifest(
     save_code_features(folder, features)
     with write_when_complete(folder / MANIFEST, folder / WORK) as partial:
         facts = _make_manifest(tokenizers, plan, shards, file_sha256(folder / FEATURES_FILE))
-        text = json.dumps(facts, indent=2)
-        partial.write_text(add_checksum(text + "\n"), encoding="utf-8")
+        text = json.dumps(add_checksum(facts), indent=2)
+        partial.write_text(text + "\n", encoding="utf-8")
     remove_work_folder(folder)
 
 

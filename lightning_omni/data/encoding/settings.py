@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from lightning_omni.data.manifest import MANIFEST, manifest_sha256, read_manifest
+from lightning_omni.data.manifest import MANIFEST, manifest_sha256
 from lightning_omni.data.storage.locations import Location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -45,7 +45,6 @@ class EncodingSettings:
         Raises:
             OmniError: If the data or a tokenizer is missing.
         """
-        read_manifest(self.data)
         hashes = {
             "data": manifest_sha256(self.data),
             "image": _tokenizer_fingerprint(self.image_tokenizer, "image"),
