@@ -67,14 +67,15 @@ eval "$SAVES"
 exit $CODE
 """
 KEPT = "runs/one/checkpoints"
+PARTIAL = f"{KEPT}/.last.ckpt.partial"
 SAVES = {
     "file": f"touch {KEPT}/last.ckpt",
     "folder": f"mkdir -p {KEPT}/last.ckpt; touch {KEPT}/last.ckpt/SHA256SUMS",
 }
 SWEEPS = {
-    "unfinished file": f"touch {KEPT}/.last.ckpt.partial; rm {KEPT}/.last.ckpt.partial",
-    "killed file": f"touch {KEPT}/.last.ckpt.partial",
-    "killed folder": f"mkdir -p {KEPT}/.last.ckpt.partial; touch {KEPT}/.last.ckpt.partial/SHA256SUMS",
+    "unfinished file": f"touch {PARTIAL}; rm {PARTIAL}",
+    "killed file": f"touch {PARTIAL}",
+    "killed folder": f"mkdir -p {PARTIAL}; touch {PARTIAL}/SHA256SUMS",
     "checksum of no file": f"touch {KEPT}/last.ckpt.sha256",
 }
 """What a job does to its checkpoints that is no new one."""
