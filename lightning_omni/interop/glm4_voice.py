@@ -17,16 +17,16 @@ from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.published_files import (
     TAG,
     assign_weights,
-    check_file_is_whole,
     check_published_files,
     check_settings,
+    check_weights_are_finite,
     read_part,
     read_pickled_weights,
     read_plain_settings,
     read_size,
 )
 from lightning_omni.nn.codec.block_conformer import BlockConformer
-from lightning_omni.nn.codec.flow_unet import FlowUnet
+from lightning_omni.nn.codec.flow_unet import NUM_GROUPS, FlowUnet
 from lightning_omni.nn.codec.hift import (
     DECODED_RATE,
     DILATIONS,
@@ -49,6 +49,7 @@ from lightning_omni.tokenizers.glm4_voice import Glm4VoiceTokenizer
 _SETTINGS, _FEATURES = "config.json", "preprocessor_config.json"
 _DECODER_SETTINGS, _FLOW, _HIFT = "config.yaml", "flow.pt", "hift.pt"
 _TOKENIZER_SOURCE, _DECODER_SOURCE = "GLM-4-Voice's tokenizer", "GLM-4-Voice's decoder"
+_MAX_GUIDANCE, _MAX_LEVELS = 100, 16
 _PREFIX = re.compile(r"^(?:model\.)?(?:encoder\.)?")
 _NOT_USED = re.compile(r"^(?:layer_norm\.|ema_count$|ema_weight$|embed_positions2\.)")
 """What only training and the decoder of Whisper use: averages, and what is behind the codebook."""
@@ -145,9 +146,8 @@ def load_encoder(folder: Path) -> WhisperVqEncoder:
             size("pooling_kernel_size"),
             size("quantize_vocab_size"),
         )
-    files = weight_files(folder)
-    for file in files:
-        check_file_is_whole(file)
+    _check_multiple(found, "d_model", size("encoder_attention_heads"), about=about)
+    _check_multiple(found, "max_source_positions", size("pooling_kernel_size"), about=about)
 
     def rename(name: str) -> str | None:
         bare = _PREFIX.sub("", name)
@@ -155,7 +155,7 @@ def load_encoder(folder: Path) -> WhisperVqEncoder:
         is_behind = layer is not None and int(layer[1]) >= layers
         return None if is_behind or _NOT_USED.match(bare) else bare
 
-    load_module(encoder, files, rename, str, about=f"'{folder}'")
+    load_module(encoder, weight_files(folder), rename, str, about=f"'{folder}'")
     return encoder.float()
 
 
@@ -181,6 +181,7 @@ def load_decoder(folder: Path, codebook_size: int, frame_rate: float) -> tuple[S
         flow, vocoder = _build_flow(found, frame_rate, about), _build_vocoder(settings, about)
     assign_weights(flow, read_pickled_weights(folder / _FLOW), folder / _FLOW)
     weights = fold_weight_norms(read_pickled_weights(folder / _HIFT))
+    check_weights_are_finite(weights, folder / _HIFT)  # a direction of length zero has none
     assign_weights(vocoder, weights, folder / _HIFT)
     return flow.float(), vocoder.float()
 
@@ -201,11 +202,6 @@ def _build_flow(found: Mapping[str, Any], frame_rate: float, about: str) -> Spee
     )
     wanted = {"in_channels": 4 * num_mels, "out_channels": num_mels, "act_fn": "gelu"}
     check_settings(unet, wanted, about=about, part="estimator")
-    guidance, channels = params.get("inference_cfg_rate"), unet.get("channels")
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float):
-        raise OmniError(f"'{about}' has inference_cfg_rate {guidance!r}, wanted a number")
-    if not isinstance(channels, list) or not channels:
-        raise OmniError(f"'{about}' has estimator.channels {channels!r}, wanted a list of sizes")
 
     def size(part: str, name: str) -> int:
         parts = {"flow": found, "encoder": encoder, "estimator": unet}
@@ -229,15 +225,66 @@ def _build_flow(found: Mapping[str, Any], frame_rate: float, about: str) -> Spee
             FlowUnet(
                 size("estimator", "in_channels"),
                 num_mels,
-                channels,
+                _read_channels(unet, about=about),
                 size("estimator", "n_blocks"),
                 size("estimator", "num_mid_blocks"),
                 size("estimator", "num_heads"),
                 size("estimator", "attention_head_dim"),
             ),
-            guidance,
+            _read_guidance(params, about=about),
         ),
     )
+
+
+def _read_guidance(params: Mapping[str, Any], *, about: str) -> float:
+    """Return the weight of guidance.
+
+    Raises:
+        OmniError: If it is missing, or no number from 0 to 100.
+    """
+    value = params.get("inference_cfg_rate")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _MAX_GUIDANCE:
+        raise OmniError(
+            f"'{about}' has cfm_params.inference_cfg_rate {value!r}, wanted a number from 0 to "
+            f"{_MAX_GUIDANCE}; give the published folder"
+        )
+    return float(value)
+
+
+def _read_channels(unet: Mapping[str, Any], *, about: str) -> list[int]:
+    """Return the channels of each level of the flow's network.
+
+    Raises:
+        OmniError: If they are no list of sizes that its norms can group.
+    """
+    channels = unet.get("channels")
+    if not isinstance(channels, list) or not 1 <= len(channels) <= _MAX_LEVELS:
+        raise OmniError(
+            f"'{about}' has estimator.channels {channels!r}, wanted a list of 1 to {_MAX_LEVELS} "
+            "sizes; give the published folder"
+        )
+    levels = {f"channels[{level}]": size for level, size in enumerate(channels)}
+    for name in levels:
+        _check_multiple(levels, name, NUM_GROUPS, about=about, part="estimator")
+    return channels
+
+
+def _check_multiple(
+    found: Mapping[str, Any], name: str, of: int, *, about: str, part: str = ""
+) -> None:
+    """Refuse a size that does not divide into equal parts; see `read_size`.
+
+    Raises:
+        OmniError: If it is no multiple.
+    """
+    value = read_size(found, name, about=about, part=part)
+    if value % of:
+        full_name = f"{part}.{name}" if part else name
+        raise OmniError(
+            f"'{about}' has {full_name} {value}, wanted a multiple of {of}; give the published "
+            "folder"
+        )
 
 
 def _build_vocoder(settings: Mapping[str, Any], about: str) -> Hift:

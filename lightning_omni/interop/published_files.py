@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError, fold_text
 from lightning_omni.files import read_regular_file
-from lightning_omni.interop.checkpoint import StoredTensor, match_weights
+from lightning_omni.interop.checkpoint import StoredTensor, match_weights, refuse_pointer
 
 _FORMATS = {
     torch.float64: "F64",
@@ -25,7 +25,6 @@ _FORMATS = {
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts put the weights."""
 _MAX_SETTINGS_BYTES, _MAX_SIZE = 1_000_000, 2**20
-_POINTER = b"version https://git-lfs"
 
 
 def check_published_files(folder: Path, names: tuple[str, ...], *, source: str) -> None:
@@ -57,15 +56,9 @@ def check_file_is_whole(file: Path) -> None:
     Raises:
         OmniError: If it is.
     """
-    with file.open("rb") as raw:
-        start = raw.read(len(_POINTER))
-    if not start:
+    if not file.stat().st_size:
         raise OmniError(f"'{file}' is empty; download it again")
-    if start == _POINTER:
-        raise OmniError(
-            f"'{file}' is a pointer of Git LFS of {file.stat().st_size} bytes and not the file; "
-            "fetch the files with `git lfs pull`, or download them one by one"
-        )
+    refuse_pointer(file)
 
 
 def read_pickled_weights(file: Path) -> dict[str, Tensor]:
@@ -94,10 +87,23 @@ def read_pickled_weights(file: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()
     ):
         raise OmniError(f"'{file}' holds a {type(found).__name__}, wanted weights by their names")
-    for name, value in found.items():
+    check_weights_are_finite(found, file)
+    return dict(found)
+
+
+def check_weights_are_finite(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse weights that are infinite or no numbers.
+
+    Args:
+        weights: Weights by name.
+        file: File that they are from, for errors.
+
+    Raises:
+        OmniError: Naming the first.
+    """
+    for name, value in weights.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise OmniError(f"{name} in '{file}' holds values that are not finite; copy it again")
-    return dict(found)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """GLM-4-Voice's tokenizer and decoder open from folders as they are published."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -231,6 +232,16 @@ def repickle(name, change):
     return write
 
 
+def resave(name, value):
+    def write(folder):
+        file = folder / "model.safetensors"
+        weights = load_file(file)
+        weights[name].view(-1)[-1] = value
+        save_file(weights, file)
+
+    return write
+
+
 def truncate(name):
     def write(folder):
         content = (folder / name).read_bytes()
@@ -269,6 +280,40 @@ def point(name):
         ("decoder", replace("frame_rate: 12.5", "frame_rate: 50"), "has flow.input_frame_rate 50"),
         ("decoder", replace("[8, 8]", "[8, 5, 3]"), r"has hift.upsample_rates \[8, 5, 3\], but"),
         ("decoder", replace("'euler'", "'midpoint'"), "has cfm_params.solver 'midpoint', but"),
+        ("tokenizer", rewrite("config.json", encoder_attention_heads=5), "d_model 16, wanted a mu"),
+        ("tokenizer", rewrite("config.json", pooling_kernel_size=7), "positions 1500, wanted a mu"),
+        ("tokenizer", resave("codebook.weight", math.nan), "codebook.weight in .* not finite"),
+        ("decoder", replace("block_size: 3", "block_size: 'x'"), "encoder.block_size 'x', wanted"),
+        ("decoder", replace("block_size: 3", "block_size:"), "encoder.block_size None, wanted an"),
+        ("decoder", replace("block_size: 3", "block_size: 0"), "encoder.block_size 0, wanted an"),
+        ("decoder", replace("block_size: 3", "block_size: 2.5"), "encoder.block_size 2.5, wanted"),
+        ("decoder", replace("[16, 24]", "16"), "has estimator.channels 16, wanted a list of 1 to"),
+        ("decoder", replace("[16, 24]", "[]"), r"has estimator.channels \[\], wanted a list of 1"),
+        ("decoder", replace("[16, 24]", "['x']"), r"channels\[0\] 'x', wanted an integer"),
+        ("decoder", replace("[16, 24]", "[-8]"), r"channels\[0\] -8, wanted an integer"),
+        ("decoder", replace("[16, 24]", "[16, True]"), r"channels\[1\] True, wanted an integer"),
+        (
+            "decoder",
+            replace("[16, 24]", "[100, 100]"),
+            r"channels\[0\] 100, wanted a multiple of 8",
+        ),
+        (
+            "decoder",
+            replace("cfg_rate: 0.7", "cfg_rate: .nan"),
+            "cfm_params.inference_cfg_rate nan",
+        ),
+        (
+            "decoder",
+            replace("cfg_rate: 0.7", "cfg_rate: yes"),
+            "cfm_params.inference_cfg_rate True",
+        ),
+        ("decoder", replace("cfg_rate: 0.7", "cfg_rate: .inf"), "rate inf, wanted a number from 0"),
+        (
+            "decoder",
+            repickle("hift.pt", lambda w: w["conv_pre.weight_v"][0].zero_()),
+            "conv_pre.weight in .*hift.pt' holds values that are not finite",
+        ),
+        ("decoder", lambda f: (f / "flow.pt").write_bytes(b""), "flow.pt' is empty; download it"),
         ("decoder", replace("<sample_rate>", "<none>"), "has hift.sampling_rate None, but"),
     ],
 )

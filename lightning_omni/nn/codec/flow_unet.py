@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lightning_omni.pretrained import Pretrained
 
-_GROUPS = 8
+NUM_GROUPS = 8
+"""Groups of channels of a norm, which divide all channels."""
 _TIME_SCALE = 1000.0
 
 
@@ -52,7 +53,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv1d(channels, out_channels, 3, padding=1),
-            nn.GroupNorm(_GROUPS, out_channels),
+            nn.GroupNorm(NUM_GROUPS, out_channels),
             nn.Mish(),
         )
 
