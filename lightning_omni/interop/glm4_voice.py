@@ -243,8 +243,11 @@ def _read_guidance(params: Mapping[str, Any], *, about: str) -> float:
         OmniError: If it is missing, or no number from 0 to 100.
     """
     value = params.get("inference_cfg_rate")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= _MAX_GUIDANCE:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= _MAX_GUIDANCE
+    ):
         raise OmniError(
             f"'{about}' has cfm_params.inference_cfg_rate {value!r}, wanted a number from 0 to "
             f"{_MAX_GUIDANCE}; give the published folder"
