@@ -38,7 +38,7 @@ from lightning_omni.generation.request import (
     RequestEncoder,
     check_has_answer_to_generate,
 )
-from lightning_omni.modalities import MODALITIES
+from lightning_omni.modalities import MODALITIES, SPEECH
 from lightning_omni.nn.computation import computation_facts
 from lightning_omni.pretrained import BUNDLED, resolve_pretrained
 from lightning_omni.samplers.loop import StepHook
@@ -227,12 +227,15 @@ class Omni:
             on_step: called after each denoising step of a batch.
 
         Raises:
-            OmniError: If an answer leaves nothing to generate, or the length of a part is unknown.
+            OmniError: If an answer leaves nothing to generate, the length of a part is unknown, or
+                speech is wanted of a tokenizer that cannot decode it.
         """
         check_seed(seed, runs=max(1, len(samples)))
         for sample in samples:
             check_has_answer_to_generate(sample)
             self.encoder.check_speech_form(sample)
+            if any(part.modality == SPEECH for part in sample.turns[-1].parts):
+                self.speech_tokenizer.check_can_decode()
         samples = [self._add_empty_transcript(sample) for sample in samples]
         config = GenerationConfig() if config is None else config
         answers: list[Answer] = []

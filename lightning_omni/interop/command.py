@@ -38,7 +38,7 @@ from lightning_omni.interop.meta_init import MetaInit
 from lightning_omni.interop.native import build_meta_module_from_folder, copy_model_files
 from lightning_omni.interop.qwen_tokenizer import QwenTokenizer, read_qwen_tokenizer
 from lightning_omni.interop.shards_writer import copy_weights
-from lightning_omni.interop.whole_model import write_whole_model
+from lightning_omni.interop.whole_model import check_whole_model
 from lightning_omni.modules.initial_weights import KNOWN_IDS, NUM_KNOWN
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
@@ -129,13 +129,17 @@ def import_checkpoint(
     )
     if isinstance(network.module, Backbone) and kind != "lightning_omni":
         check_dream_weights(network.module.transformer, stored, about=f"'{input}'")
-    if image_tokenizer is not None:
+    whole = None
+    if image_tokenizer is not None and speech_tokenizer is not None:
+        whole = check_whole_model(
+            _transformer_of(network.module), image_tokenizer, speech_tokenizer
+        )
         network, names = _unwrap_transformer(network, names)
     with write_folder_atomically(output) as partial:
         (partial / CONFIG_FILE).write_text(network.config, encoding="utf-8")
         copy_weights(files, names, partial, metadata=network.metadata)
-        if isinstance(network.module, Transformer) and image_tokenizer and speech_tokenizer:
-            write_whole_model(partial, network.module, image_tokenizer, speech_tokenizer)
+        if whole is not None:
+            whole.write(partial)
         if network.tokenizer is not None:
             network.tokenizer.write_ranks(partial / RANKS_FILE)
         if kind == "lightning_omni":
@@ -170,14 +174,19 @@ def _unwrap_transformer(
     network: _Network, names: dict[str, list[str]]
 ) -> tuple[_Network, dict[str, list[str]]]:
     """Return the network and its weights' names as in a model's folder, without `Backbone`."""
-    transformer = network.module.get_submodule("transformer")
-    assert isinstance(transformer, Transformer)  # noqa: S101 - a Backbone's
+    transformer = _transformer_of(network.module)
     config = json.dumps(transformer.config(), indent=2) + "\n"
     bare = {
         theirs: [name.removeprefix("transformer.") for name in ours]
         for theirs, ours in names.items()
     }
     return replace(network, module=transformer, config=config), bare
+
+
+def _transformer_of(backbone: Pretrained) -> Transformer:
+    transformer = backbone.get_submodule("transformer")
+    assert isinstance(transformer, Transformer)  # noqa: S101 - a Backbone's
+    return transformer
 
 
 def _import_glm4_voice(input: Path, decoder: Path | None, output: Path) -> None:

@@ -11,6 +11,7 @@ from lightning_omni.errors import OmniError
 from lightning_omni.nn.codec.hift import DECODED_RATE, Hift
 from lightning_omni.nn.codec.speech_flow import SpeechFlow
 from lightning_omni.nn.codec.whisper_vq import SAMPLE_RATE, WhisperVqEncoder
+from lightning_omni.nn.cpu import without_autocast
 from lightning_omni.tokenizers.speech import SpeechCodec
 
 NUM_STEPS, NOISE_SEED = 10, 42
@@ -22,7 +23,8 @@ class Glm4VoiceTokenizer(SpeechCodec):
 
     Speech is encoded in windows of 30 s that know nothing of each other, one code per 1,280 samples
     begun. It is frozen. Decoding draws the same noise each time, so that equal codes sound equal,
-    in a batch and alone, and torch's own generators are left as they are.
+    in a batch and alone, and torch's own generators are left as they are. Both compute in float32,
+    also under autocast.
 
     Args:
         encoder: Samples to codes.
@@ -74,9 +76,18 @@ class Glm4VoiceTokenizer(SpeechCodec):
         self.check_rate(sample_rate)
         size = self.encoder.window_length
         starts = range(0, wave.shape[1], size)
-        codes = [self.encoder(wave[:, start : start + size]) for start in starts]
+        with without_autocast(wave.device.type):
+            codes = [self.encoder(wave[:, start : start + size].float()) for start in starts]
         none = torch.zeros(len(wave), 0, dtype=torch.long, device=wave.device)
         return torch.cat([none, *codes], dim=1)
+
+    def check_can_decode(self) -> None:
+        """Refuse to speak without a decoder; see `SpeechCodec`."""
+        if self.flow is None or self.vocoder is None:
+            raise OmniError(
+                "the speech tokenizer has no decoder, so nothing can be spoken; import it again "
+                "with --decoder and the folder of GLM-4-Voice's decoder"
+            )
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T"]:
@@ -87,14 +98,13 @@ class Glm4VoiceTokenizer(SpeechCodec):
         Raises:
             OmniError: If the tokenizer was imported without a decoder.
         """
-        if self.flow is None or self.vocoder is None:
-            raise OmniError(
-                "the speech tokenizer has no decoder, so nothing can be spoken; import it again "
-                "with --decoder and the folder of GLM-4-Voice's decoder"
-            )
+        self.check_can_decode()
+        assert self.flow is not None  # noqa: S101 - just checked
+        assert self.vocoder is not None  # noqa: S101
         if not codes.shape[1]:
             return torch.zeros(len(codes), 0, device=codes.device)
         rng = torch.Generator().manual_seed(self.noise_seed)
-        spectra = self.flow(codes, num_steps=self.num_steps, rng=rng)
-        wave: Tensor = self.vocoder(spectra, rng)
+        with without_autocast(codes.device.type):
+            spectra = self.flow(codes, num_steps=self.num_steps, rng=rng)
+            wave: Tensor = self.vocoder(spectra, rng)
         return F.pad(wave, (0, codes.shape[1] * self.decoded_hop_length - wave.shape[1]))

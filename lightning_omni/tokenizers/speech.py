@@ -71,6 +71,13 @@ class SpeechCodec(Tokenizer):
             OmniError: If `sample_rate` is not `self.sample_rate`; this method never resamples.
         """
 
+    def check_can_decode(self) -> None:
+        """Refuse to speak, before anything is generated, where only speech can be encoded.
+
+        Raises:
+            OmniError: If there is no decoder.
+        """
+
     @abstractmethod
     def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T"]:
         """Turn codes into samples in [-1, 1], `decoded_hop_length` of each frame."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lightning_omni.errors import OmniError
 from lightning_omni.modalities import SAMPLE_RATE
+from lightning_omni.nn.cpu import without_autocast
 
 NUM_MELS = 80
 STACKED = 7
@@ -60,7 +61,7 @@ class LfrFilterBank(nn.Module):
                 f"a recording of {wave.shape[1]} samples is shorter than a window of {_WINDOW}; "
                 f"give at least {_WINDOW / SAMPLE_RATE} s"
             )
-        with torch.autocast(wave.device.type, enabled=False):
+        with without_autocast(wave.device.type):
             return _stack_windows(self._log_mels(wave.float() * _FULL_SCALE))
 
     def _log_mels(self, wave: Float[Tensor, "B T"]) -> Float[Tensor, "B W 80"]:
@@ -138,7 +139,8 @@ class SpeechFeatureEncoder(nn.Module):
                 float16.
         """
         frames = self.filter_bank(wave[None].to(self.shift.device))
-        features = self.encoder((frames + self.shift) * self.scale)
+        with without_autocast(frames.device.type):
+            features = self.encoder((frames + self.shift) * self.scale)
         encoder = type(self.encoder).__name__
         if not isinstance(features, Tensor) or features.ndim != 3 or len(features) != 1:
             shape = tuple(getattr(features, "shape", ())) or type(features).__name__

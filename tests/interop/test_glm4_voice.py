@@ -153,6 +153,19 @@ def test_decoding_is_the_same_alone_in_a_batch_and_later_and_draws_nothing_from_
     assert float((both[0] - both[1]).abs().max()) > 5e-5  # a random vocoder adds little to noise
 
 
+def test_codes_and_speech_are_the_same_under_autocast(tokenizer):
+    wave = noise(RATE)
+    codes = encode(tokenizer, wave)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encode(tokenizer, wave), codes)
+        assert torch.equal(
+            encode(tokenizer, wave.bfloat16().float()), encode(tokenizer, wave.bfloat16())
+        )
+        spoken = tokenizer.decode(codes)
+    assert spoken.dtype == torch.float32
+    assert torch.equal(spoken, tokenizer.decode(codes))
+
+
 def test_it_is_frozen_and_its_codebook_vectors_are_the_published_ones(tokenizer, folders):
     assert not tokenizer.training
     assert not any(p.requires_grad for p in tokenizer.parameters())

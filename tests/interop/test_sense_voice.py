@@ -82,6 +82,13 @@ def test_features_are_those_of_the_published_formulas(folder):
     np.testing.assert_array_equal(features, encoder.encode(WAVE, name="it"))
 
 
+def test_features_are_the_same_under_autocast(folder):
+    encoder = SenseVoice(str(folder))
+    with torch.autocast("cpu", torch.bfloat16):
+        features = encoder.encode(WAVE, name="it")
+    np.testing.assert_array_equal(features, encoder.encode(WAVE, name="it"))
+
+
 def test_it_is_frozen_and_its_fingerprint_is_of_its_weights(folder):
     one, two = SenseVoice(str(folder)), SenseVoice(str(folder))
     assert not one.encoder.training
@@ -152,7 +159,7 @@ class Runs:
         (lambda folder: (folder / "am.mvn").unlink(), "has no am.mvn, of model.pt, config.yaml"),
         (lambda folder: (folder / "model.pt").unlink(), "give the folder of a whole copy of Sense"),
         (lambda folder: (folder / "model.pt").write_bytes(b""), "model.pt' is empty; download"),
-        (point, r"model.pt' is a pointer of Git LFS of 13\d bytes and not the file; fetch"),
+        (point, r"model.pt' is a pointer of Git LFS of 13\d bytes and not the file itself"),
         (cut, "model.pt' is damaged or was not downloaded to its end"),
         (lambda folder: torch.save(Runs(), folder / "model.pt"), "holds more than weights, which"),
         (lambda folder: torch.save([1], folder / "model.pt"), "holds a list, wanted weights by"),

@@ -1,6 +1,7 @@
 """The released joint model, its tokenizers and its speech encoder become a model that generates."""
 
 import json
+import shutil
 
 import numpy as np
 import published_speech
@@ -8,11 +9,12 @@ import pytest
 import soundfile
 import soxr
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_models import QWEN_SHAPE
 
 from lightning_omni.cli import main
-from lightning_omni.interop import Backbone
+from lightning_omni.generation.generator import PartGenerator
+from lightning_omni.interop import Backbone, command
 from lightning_omni.interop.export import export_model
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.tokenizers.image import ImageTokenizer
@@ -130,6 +132,51 @@ def test_parts_that_do_not_fit_are_refused(current, tmp_path, capsys, more, word
     assert import_release(tmp_path / "omni", *more) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "omni").exists()
+
+
+def no_copy(*args, **kwargs):
+    pytest.fail("the backbone was copied first")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            lambda file: file.unlink(),
+            "--speech_tokenizer '{}' has no model.safetensors; import the",
+        ),
+        (lambda file: file.write_bytes(file.read_bytes()[:999]), "model.safetensors' is damaged"),
+        (
+            lambda file: save_file({"a": torch.ones(1)}, file),
+            "the weights do not fit '{}': 1 unexpected (a)",
+        ),
+    ],
+)
+def test_weights_of_tokenizers_are_looked_at_before_the_backbone_is_copied(
+    current, tmp_path, capsys, monkeypatch, damage, words
+):
+    shutil.copytree("speech", tmp_path / "speech")
+    damage(tmp_path / "speech" / "model.safetensors")
+    monkeypatch.setattr(command, "copy_weights", no_copy)
+    whole = [*WHOLE[:3], str(tmp_path / "speech")]
+    assert import_release(tmp_path / "omni", *whole) == 2
+    assert words.format(tmp_path / "speech") in capsys.readouterr().err
+
+
+def test_without_a_decoder_it_says_at_import_and_before_it_generates_that_it_cannot_speak(
+    current, tmp_path, capsys, caplog, monkeypatch
+):
+    args = ["--input", "glm-4-voice-tokenizer", "--output", str(tmp_path / "speech")]
+    assert main(["import", "--from", "glm-4-voice", *args]) == 0
+    caplog.clear()
+    assert import_release(tmp_path / "omni", *WHOLE[:3], str(tmp_path / "speech")) == 0
+    assert (
+        "the model will read speech but not speak: the speech tokenizer has no dec" in caplog.text
+    )
+    monkeypatch.setattr(PartGenerator, "generate", no_copy)
+    spoken = ["--text", "hello", "--out", str(tmp_path / "said")]
+    assert generate(tmp_path / "omni", "tts", *spoken) == 2
+    assert "nothing can be spoken; import it again with --decoder" in capsys.readouterr().err
 
 
 def test_other_ids_and_other_kinds_are_refused(current, tmp_path, capsys):
