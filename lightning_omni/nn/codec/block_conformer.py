@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from lightning_omni.pretrained import Pretrained
 
 
+MAX_QUERIES = 512
+"""Frames whose scores are held at once: 41 s of speech at 12.5 frames per second."""
+
+
 class RelativeAttention(nn.Module):
     """Self-attention whose scores depend on the distance of two frames too.
+
+    Scores are computed for `MAX_QUERIES` frames at a time, so that memory does not grow with the
+    square of the length.
 
     Args:
         dim: Width D.
@@ -53,17 +60,31 @@ class RelativeAttention(nn.Module):
             for projection in (self.linear_q, self.linear_k, self.linear_v)
         )
         encoded = self.linear_pos(distances).unflatten(-1, (self.num_heads, -1))
+        num_frames, mixed = x.shape[1], []
+        for start in range(0, num_frames, MAX_QUERIES):
+            stop = min(start + MAX_QUERIES, num_frames)
+            # the last of these queries has the first distance to the first key
+            near = encoded[num_frames - stop : 2 * num_frames - 1 - start]
+            scores = self._score(query[:, start:stop], key, near)
+            weights = scores.masked_fill(~allowed[start:stop], -math.inf).softmax(-1)
+            mixed.append(torch.einsum("bhqk,bkhd->bqhd", weights, value))
+        out: Tensor = self.linear_out(torch.cat(mixed, dim=1).flatten(2))
+        return out
+
+    def _score(
+        self,
+        query: Float[Tensor, "B Q H E"],
+        key: Float[Tensor, "B N H E"],
+        encoded: Float[Tensor, "P H E"],
+    ) -> Float[Tensor, "B H Q N"]:
+        """Return scores of neighbouring queries; P = Q + N - 1 distances, the longest first."""
         by_content = torch.einsum("bqhd,bkhd->bhqk", query + self.pos_bias_u, key)
         by_distance = torch.einsum("bqhd,phd->bhqp", query + self.pos_bias_v, encoded)
-        num_frames = x.shape[1]
-        frame = torch.arange(num_frames, device=x.device)
-        column = num_frames - 1 - (frame[:, None] - frame)
+        num_queries, num_keys = query.shape[1], key.shape[1]
+        behind = torch.arange(num_queries - 1, -1, -1, device=query.device)
+        column = behind[:, None] + torch.arange(num_keys, device=query.device)
         by_distance = by_distance.gather(-1, column.expand(*by_distance.shape[:2], -1, -1))
-        scores = (by_content + by_distance) / math.sqrt(key.shape[-1])
-        weights = scores.masked_fill(~allowed, -math.inf).softmax(-1)
-        mixed = torch.einsum("bhqk,bkhd->bqhd", weights, value)
-        out: Tensor = self.linear_out(mixed.flatten(2))
-        return out
+        return (by_content + by_distance) / math.sqrt(key.shape[-1])
 
 
 class ConformerFeedForward(nn.Module):

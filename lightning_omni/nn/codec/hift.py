@@ -112,9 +112,14 @@ class HarmonicSource(nn.Module):
         self.l_linear = nn.Linear(num_harmonics + 1, 1)
 
     def forward(self, pitch: Float[Tensor, "B T"], rng: Generator) -> Float[Tensor, "B T"]:
-        """Return the sound of a pitch in Hz at every sample; `rng` is on the CPU.
+        """Return the sound of a pitch in Hz at every sample.
 
-        All sounds of a batch have the same noise.
+        All sounds of a batch have the same noise. It is drawn on the CPU and copied to the pitch's
+        device, so that a seed gives the same noise on every device; that copy waits for the device.
+
+        Args:
+            pitch: Fundamental frequency at every sample.
+            rng: Generator on the CPU.
         """
         count = self.l_linear.in_features
         multiple = torch.arange(1, count + 1, dtype=pitch.dtype, device=pitch.device)

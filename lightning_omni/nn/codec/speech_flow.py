@@ -119,7 +119,8 @@ class SpeechFlow(Pretrained):
         Args:
             codes: Codes in [0, codebook_size).
             num_steps: Euler steps.
-            rng: Generator on the CPU that draws the noise.
+            rng: Generator on the CPU that draws the noise, so that a seed gives the same one on
+                every device.
         """
         frames = self.encoder_proj(self.encoder(self.input_embedding(codes)))
         content = self.length_regulator(frames, self.num_spectra(codes.shape[1]))

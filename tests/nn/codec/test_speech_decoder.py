@@ -10,6 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_omni.interop.glm4_voice import fold_weight_norms
 from lightning_omni.interop.meta_init import MetaInit
+from lightning_omni.nn.codec import block_conformer
 from lightning_omni.nn.codec.block_conformer import (
     BlockConformer,
     RelativeAttention,
@@ -20,7 +21,9 @@ from lightning_omni.nn.codec.hift import HarmonicSource, Hift, Snake
 from lightning_omni.nn.codec.speech_flow import ConditionalFlow, LengthRegulator, SpeechFlow
 
 
-def test_scores_of_relative_attention_are_content_and_distance(rng):
+@pytest.mark.parametrize("queries_at_once", [512, 2])
+def test_scores_of_relative_attention_are_content_and_distance(rng, monkeypatch, queries_at_once):
+    monkeypatch.setattr(block_conformer, "MAX_QUERIES", queries_at_once)
     attention = RelativeAttention(8, 2)
     x = torch.randn(1, 5, 8, generator=rng)
     allowed = torch.ones(5, 5).tril().bool()
