@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lightning_omni.pretrained import Pretrained
 
-
 MAX_QUERIES = 512
 """Frames whose scores are held at once: 41 s of speech at 12.5 frames per second."""
 
