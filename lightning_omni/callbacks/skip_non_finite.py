@@ -68,7 +68,7 @@ class SkipNonFinite(L.Callback):
         self.stop_after = stop_after
         self.skipped = self.in_a_row = 0
         self.skips: list[Tensor] = []
-        self._loss: Tensor | None = None
+        self._losses: list[Tensor] = []
         self._of_loss: list[Tensor] = []
         self._used: list[str] = []
         self._unread: list[tuple[int, list[str], list[str], Tensor]] = []
@@ -98,8 +98,7 @@ class SkipNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
     ) -> None:
         """Add the loss to those of this step."""
-        value = loss.detach().float()
-        self._loss = value if self._loss is None else self._loss + value
+        self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -110,7 +109,7 @@ class SkipNonFinite(L.Callback):
         gradients = has_non_finite(p.grad for p in weights if p.grad is not None)
         if gradients is None or has_scaler:
             gradients = torch.zeros((), device=pl_module.device)
-        loss = self._total_loss(pl_module, torch.zeros_like(gradients))
+        loss = self._step_loss(pl_module, torch.zeros_like(gradients))
         own = torch.stack([(~loss.isfinite()).float(), gradients])
         seen = own.clone()
         if world_size() > 1:
@@ -141,11 +140,11 @@ class SkipNonFinite(L.Callback):
             return  # gradients are accumulated
         if isinstance(pl_module, TokenizerTraining):
             pl_module.restore_buffers(self.skips)
-        loss = self._total_loss(pl_module, torch.zeros_like(self.skips[-1]))
+        loss = self._step_loss(pl_module, torch.zeros_like(self.skips[-1]))
         named = _step_losses(pl_module) or {"loss": loss}
         found = torch.stack([loss, *self._of_loss, self.skips[-1], *named.values()])
         self._unread.append((logged_step(trainer), self._used, list(named), found))
-        self._loss, self._used = None, []
+        self._losses, self._used = [], []
         is_logged = logged_step(trainer) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
         if is_logged or not found.is_cuda:
             self._read_steps(trainer)
@@ -192,10 +191,17 @@ class SkipNonFinite(L.Callback):
         self.in_a_row = 0  # a resumed run has as many attempts
         raise OmniError(_explain_stop(in_a_row, save_last_checkpoint(trainer)))
 
-    def _total_loss(self, module: L.LightningModule, zero: Tensor) -> Tensor:
-        """Return the sum of what is backpropagated and of losses that a tokenizer has noted."""
-        own = zero if self._loss is None else self._loss
-        return torch.stack([own, *_step_losses(module).values()]).sum()
+    def _step_loss(self, module: L.LightningModule, zero: Tensor) -> Tensor:
+        """Return the sum of what is backpropagated, which is finite if each loss is.
+
+        If a loss is not, also one that a tokenizer has noted, it is the sum of such losses.
+        """
+        own = torch.stack(self._losses or [zero])
+        losses = torch.cat([own, *(value.reshape(1) for value in _step_losses(module).values())])
+        is_finite = losses.isfinite()
+        return torch.where(
+            is_finite.all(), own.sum().nan_to_num(), losses.masked_fill(is_finite, 0.0).sum()
+        )
 
     def _log_spikes(self, step: int, used: list[str], losses: dict[str, float]) -> None:
         """Log the samples of losses that are far above the usual ones."""

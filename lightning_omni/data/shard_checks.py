@@ -19,6 +19,7 @@ from lightning_omni.data.shards import (
     shard_names,
 )
 from lightning_omni.data.storage.locations import Location
+from lightning_omni.data.storage.request_errors import AccessDeniedError, MissingFolderError
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
 
@@ -66,7 +67,10 @@ def check_shards(folder: Location) -> None:
 def find_shard_names(folder: Location, listed: dict[str, ListedShard]) -> list[str]:
     """Return the shards that are there; at a web server, which lists nothing, those that should.
 
-    Who may read a bucket and not list it is warned.
+    Who may read a bucket and not list it is warned. A store has no folder without files.
+
+    Raises:
+        OmniError: If the folder cannot be listed for another reason, which may pass.
     """
     if not isinstance(folder, Url):
         return shard_names(folder)
@@ -74,7 +78,9 @@ def find_shard_names(folder: Location, listed: dict[str, ListedShard]) -> list[s
         return list(listed)
     try:
         return [url.name for url in folder.glob(SHARDS)]
-    except OmniError as error:
+    except MissingFolderError:
+        return []
+    except AccessDeniedError as error:
         warn_once(
             f"'{folder}' cannot be listed ({error}), so a shard in it that its manifest does not "
             "list is not noticed"

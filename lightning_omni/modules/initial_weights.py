@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_omni.deferred_init import set_initial_value
-from lightning_omni.errors import OmniError
+from lightning_omni.errors import OmniError, fold_text
 from lightning_omni.files import read_json_object
 from lightning_omni.nn.adapters import base_name
 from lightning_omni.nn.transformer import Transformer
@@ -117,7 +118,7 @@ def load_initial_weights(backbone: Transformer, folder: Path, vocab: Vocab, *, s
     is_resized = start.is_imported and rows != vocab.size
     _require_same_weights(own, shapes, folder, resized=_TABLES if is_resized else ())
     known = vocab.num_inherited if is_resized else vocab.span("special").stop
-    known = min(known, int(header.get(NUM_KNOWN, known)))
+    known = min(known, _read_num_known(header, rows, folder) or known)
     if is_resized:
         _require_rows_of_text_model(rows, known, vocab, folder)
     is_converted = bool(start.args.get("is_causal")) and not backbone.is_causal
@@ -211,6 +212,23 @@ def _require_known_ids(header: dict[str, str], vocab: Vocab, folder: Path) -> No
                 "Omni-Diffusion set data.special_tokens: released, data.text_ranks: qwen and text: "
                 "151643 in data.vocab"
             )
+
+
+def _read_num_known(header: dict[str, str], rows: int, folder: Path) -> int | None:
+    """Return how many leading ids the header says are known; None if it says nothing.
+
+    Raises:
+        OmniError: If that is no number of rows.
+    """
+    stated = header.get(NUM_KNOWN)
+    if stated is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", stated) or not 1 <= int(stated) <= rows:
+        raise OmniError(
+            f"'{folder / WEIGHTS_FILE}' has {NUM_KNOWN} {fold_text(stated)!r} in its header, "
+            f"wanted a number from 1 to its {rows} rows; import the model again"
+        )
+    return int(stated)
 
 
 def _pieces_by_name(backbone: Transformer) -> dict[str, list[Tensor]]:

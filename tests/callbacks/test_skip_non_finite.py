@@ -19,6 +19,7 @@ from lightning_omni.callbacks.export_checkpoint import export_checkpoint
 from lightning_omni.callbacks.skip_non_finite import SkipNonFinite
 from lightning_omni.cli import build_cli
 from lightning_omni.errors import OmniError
+from lightning_omni.modules.tokenizer_training import TokenizerTraining
 from lightning_omni.optim.muon import MuonAdamW
 from lightning_omni.optim.optimizer import decay_groups
 
@@ -297,6 +298,28 @@ def test_the_losses_of_a_scaler_are_looked_at_and_its_gradients_are_not(caplog):
         guard.on_train_batch_end(trainer, net, None, None, 0)
         assert guard.skipped == skipped
         assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backpropagated", "noted", "wanted"),
+    [
+        ([1.0, 2.0], [0.25, 0.75], 3.0),  # noted losses are parts of these
+        ([3e38, 3e38], [3e38], torch.finfo(torch.float32).max),
+        ([3e38, -3e38], [], 0.0),
+        ([1.0], [2.0, NAN], NAN),
+        ([1.0, -INF], [2.0], -INF),
+        ([INF, -INF], [], NAN),
+        ([], [], 0.0),
+    ],
+)
+def test_a_step_is_judged_by_each_loss_and_not_by_a_sum(backpropagated, noted, wanted):
+    guard, module = SkipNonFinite(), TokenizerTraining.__new__(TokenizerTraining)
+    L.LightningModule.__init__(module)
+    module.step_losses = {str(n): torch.tensor(value) for n, value in enumerate(noted)}
+    for value in backpropagated:
+        guard.on_before_backward(None, module, torch.tensor(value))
+    found = guard._step_loss(module, torch.zeros(()))
+    assert found.equal(torch.tensor(wanted)) or (found.isnan() and wanted != wanted)
 
 
 def test_weights_that_are_not_finite_are_not_exported(tmp_path):

@@ -5,11 +5,12 @@ import logging
 import pytest
 import torch
 from published_qwen import QWEN25_TOKENS, TEXT, write_qwen, write_tokenizer
+from safetensors.torch import load_file, save_file
 
 from lightning_omni.errors import OmniError
 from lightning_omni.interop import load_backbone
 from lightning_omni.interop.command import import_checkpoint
-from lightning_omni.modules.initial_weights import load_initial_weights
+from lightning_omni.modules.initial_weights import NUM_KNOWN, load_initial_weights
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.vocab import Vocab
 
@@ -92,6 +93,16 @@ def test_new_rows_follow_the_seed(imported):
     folder, tied = imported
     one, two = (start(folder, tied=tied).embedding.tokens.weight for _ in range(2))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("stated", ["abc", "", "0", "-3", "1.5", "337", "9" * 5000])
+def test_a_number_of_known_ids_that_cannot_be_is_named(tmp_path, stated):
+    write_qwen(tmp_path / "in")
+    import_checkpoint("qwen3", tmp_path / "in", tmp_path / "out")
+    path = tmp_path / "out/model.safetensors"
+    save_file(load_file(path), path, metadata={NUM_KNOWN: stated})
+    with pytest.raises(OmniError, match=r"has num_known_ids '.*from 1 to its 336 rows"):
+        start(tmp_path / "out", tied=True)
 
 
 @pytest.mark.parametrize(

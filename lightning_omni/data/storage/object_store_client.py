@@ -22,6 +22,7 @@ from lightning_omni.data.storage.request_errors import (
     TransientError,
     access_denied_error,
     file_changed_error,
+    no_credentials_error,
 )
 from lightning_omni.data.storage.retries import RetryPolicy
 from lightning_omni.data.storage.url_text import redact_url, url_path, url_scheme
@@ -128,7 +129,10 @@ def _translate_errors(url: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise MissingFileError from None
-    except PermissionError:
+    except PermissionError as error:
+        code = _error_code(error.__cause__)
+        if code and code.startswith("Expired"):  # s3fs has one class for both
+            raise no_credentials_error(url, code) from None
         raise access_denied_error(url, "access denied") from None
     except ValueError as error:
         raise OmniError(
@@ -142,7 +146,7 @@ def _translate_errors(url: str) -> Iterator[None]:
         if status in (401, 403):
             raise access_denied_error(url, f"the store answers {status}") from None
         if name.startswith(_CREDENTIALS):
-            raise access_denied_error(url, f"no credentials: {name}") from None
+            raise no_credentials_error(url, name) from None
         is_unreachable = isinstance(error, ConnectionRefusedError) or name.startswith(_UNREACHABLE)
         raise TransientError(_describe_error(error), is_unreachable=is_unreachable) from None
 
@@ -156,11 +160,16 @@ def _http_status(error: BaseException) -> int | None:
 
 def _describe_error(error: BaseException) -> str:
     """Return an error's name and, if it has one, the store's code."""
+    number = getattr(error, "errno", None)
+    found = [str(part) for part in (type(error).__name__, _error_code(error), number) if part]
+    return " ".join(found)
+
+
+def _error_code(error: BaseException | None) -> str | None:
+    """Return the code that S3 and its like name an error by."""
     answer = getattr(error, "response", None)
     code = answer.get("Error", {}).get("Code") if isinstance(answer, dict) else None
-    number = getattr(error, "errno", None)
-    found = [str(part) for part in (type(error).__name__, code, number) if part]
-    return " ".join(found)
+    return None if code is None else str(code)
 
 
 def _library_error_classes() -> tuple[type[Exception], ...]:

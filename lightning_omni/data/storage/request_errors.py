@@ -10,6 +10,14 @@ class MissingFileError(Exception):
     """There is no such file."""
 
 
+class AccessDeniedError(OmniError):
+    """The server refuses a request to who asks."""
+
+
+class MissingFolderError(OmniError):
+    """There is no such folder."""
+
+
 class TransientError(Exception):
     """A request failed in a manner that may pass.
 
@@ -39,11 +47,19 @@ def missing_file_error(url: str) -> OmniError:
     )
 
 
-def access_denied_error(url: str, came: str) -> OmniError:
+def access_denied_error(url: str, came: str) -> AccessDeniedError:
     """Return the error for a file that may not be read."""
-    return OmniError(
+    return AccessDeniedError(
         f"'{redact_url(url)}' may not be read ({came}); give credentials as its client expects "
         "them: ~/.netrc for web servers, the environment for s3, gs and hf"
+    )
+
+
+def no_credentials_error(url: str, came: str) -> OmniError:
+    """Return the error where credentials are missing or have expired."""
+    return OmniError(
+        f"'{redact_url(url)}' may not be read without valid credentials ({came}); give them as "
+        "its client expects them: in the environment for s3, gs and hf"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from lightning_omni.data.storage.remote_file import RemoteFile
-from lightning_omni.data.storage.request_errors import MissingFileError
+from lightning_omni.data.storage.request_errors import MissingFileError, MissingFolderError
 from lightning_omni.data.storage.url_reader import shared_url_reader
 from lightning_omni.data.storage.url_text import (
     WEB,
@@ -163,7 +163,7 @@ class Url:
         try:
             names = shared_url_reader().list_names(self.address)
         except (MissingFileError, NotADirectoryError):
-            raise OmniError(f"no folder '{self}'; check its spelling") from None
+            raise MissingFolderError(f"no folder '{self}'; check its spelling") from None
         for name in sorted(names):
             if not (name == self.name and len(names) == 1):
                 yield self / name

@@ -1,16 +1,20 @@
 """Shards in a store that a manifest does not list are refused where the store can be listed."""
 
 import logging
+from typing import ClassVar
 
 import fsspec
 import pytest
 from encoding_data import CPU, make_data, settings_of
+from fsspec.implementations.memory import MemoryFileSystem
 
 from data_prep.data_folder import write_manifest
 from lightning_omni import cli
 from lightning_omni.data.encoding.ensure_codes import ensure_codes
-from lightning_omni.data.shard_checks import check_prepared_shards, check_shards
+from lightning_omni.data.manifest import ListedShard
+from lightning_omni.data.shard_checks import check_prepared_shards, check_shards, find_shard_names
 from lightning_omni.data.shard_index import write_index
+from lightning_omni.data.shards import check_shard_names
 from lightning_omni.data.storage.locations import parse_location
 from lightning_omni.data.storage.urls import Url
 from lightning_omni.errors import OmniError
@@ -78,11 +82,49 @@ def test_verify_data_finds_the_codes_beside_data_in_a_store(url, is_damaged, cap
     assert (damage if is_damaged else "are as listed") in caplog.text
 
 
-def test_who_may_not_list_a_store_is_warned_and_reads_what_is_listed(url, monkeypatch, caplog):
-    def refuse(self):
-        raise OmniError("may not be read")
+class AccessDenied(Exception):
+    response: ClassVar = {"Error": {"Code": "AccessDenied"}}
 
-    monkeypatch.setattr(Url, "iterdir", refuse)
+
+class ExpiredToken(Exception):
+    response: ClassVar = {"Error": {"Code": "ExpiredToken"}}
+
+
+def fail_to_list(monkeypatch, error, cause=None):
+    """Let the store answer requests for listings, and those alone, with an error."""
+
+    def refuse(self, path, **options):
+        raise error from cause
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+
+
+def test_who_may_not_list_a_store_is_warned_and_reads_what_is_listed(url, monkeypatch, caplog):
+    fail_to_list(monkeypatch, PermissionError("no"), AccessDenied())
     check_prepared_shards(url)
-    assert "cannot be listed (may not be read)" in caplog.text
+    assert "cannot be listed" in caplog.text
+    assert "may not be read (access denied)" in caplog.text
     assert not Url("https://host/data").can_be_listed
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "said"),
+    [
+        (TimeoutError("late"), None, "after 10 attempts.*TimeoutError"),
+        (PermissionError("no"), ExpiredToken(), "valid credentials .ExpiredToken"),
+    ],
+)
+def test_a_listing_that_fails_turns_off_no_check(url, monkeypatch, caplog, error, cause, said):
+    monkeypatch.setattr("lightning_omni.data.storage.retries.time.sleep", lambda _: None)
+    fail_to_list(monkeypatch, error, cause)
+    with pytest.raises(OmniError, match=said):
+        check_prepared_shards(url)
+    assert "cannot be listed" not in caplog.text
+
+
+def test_a_folder_without_shards_is_none_in_a_store(url, caplog):
+    empty = url.parent / "other" / "tasks"
+    assert find_shard_names(empty, {}) == []
+    assert "cannot be listed" not in caplog.text
+    with pytest.raises(OmniError, match="lacks the shard 'a'"):
+        check_shard_names(empty, {"a"}, set(find_shard_names(empty, {"a": ListedShard(1)})))
