@@ -130,10 +130,7 @@ def _translate_errors(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise MissingFileError from None
     except PermissionError as error:
-        code = _error_code(error.__cause__)
-        if code and code.startswith("Expired"):  # s3fs has one class for both
-            raise no_credentials_error(url, code) from None
-        raise access_denied_error(url, "access denied") from None
+        raise _explain_denial(url, error) from None
     except ValueError as error:
         raise OmniError(
             f"'{redact_url(url)}' is no address of a file ({type(error).__name__}); check its "
@@ -149,6 +146,14 @@ def _translate_errors(url: str) -> Iterator[None]:
             raise no_credentials_error(url, name) from None
         is_unreachable = isinstance(error, ConnectionRefusedError) or name.startswith(_UNREACHABLE)
         raise TransientError(_describe_error(error), is_unreachable=is_unreachable) from None
+
+
+def _explain_denial(url: str, error: PermissionError) -> OmniError:
+    """Return our error for a refusal, for which s3fs has one class whatever its cause."""
+    code = _error_code(error.__cause__) or ""
+    if code.startswith("Expired"):
+        return no_credentials_error(url, code)
+    return access_denied_error(url, "access denied")
 
 
 def _http_status(error: BaseException) -> int | None:
