@@ -21,9 +21,11 @@ from lightning_omni.data.omni_data import OmniData
 from lightning_omni.generation.lengths import fit_length_rules
 from lightning_omni.generation.model_folder import ModelFolder
 from lightning_omni.generation.omni import Answer, Omni
+from lightning_omni.modalities import SPEECH
 from lightning_omni.modules.masked_diffusion import MaskedDiffusionModule
 from lightning_omni.modules.sharding import is_sharded
 from lightning_omni.samplers.loop import StepEvent
+from lightning_omni.tasks import task_named
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech import SpeechCodec
 from lightning_omni.types import Part, Sample
@@ -95,10 +97,7 @@ class Samples(L.Callback):
         start, media = time.perf_counter(), MediaLog(trainer)
         is_first = not self._parts
         omni = self._build_omni(data, pl_module)
-        tasks = [task for task in data.tasks if self._parts["prompts"][task]]
-        if is_first and len(tasks) < len(data.tasks):
-            without = ", ".join(task for task in data.tasks if task not in tasks)
-            log.warning("no answers to %s are logged: the data have no samples in val", without)
+        tasks = self._tasks_to_answer(data, omni.speech_tokenizer, log_reasons=is_first)
         for task in tasks:
             prompts = self._parts["prompts"][task]
             answers = omni.answer([p.unanswered() for p in prompts], seed=self.seed)
@@ -114,6 +113,26 @@ class Samples(L.Callback):
         for logger in trainer.loggers:
             values = {"monitor/samples_s": seconds, "monitor/failures": float(media.failures)}
             logger.log_metrics(values, step=trainer.global_step)
+
+    def _tasks_to_answer(
+        self, data: OmniData, speech: SpeechCodec, *, log_reasons: bool
+    ) -> list[str]:
+        """Return the tasks that have prompts and whose answers can be decoded."""
+        prompted = [task for task in data.tasks if self._parts["prompts"][task]]
+        answered = [
+            task for task in prompted if speech.can_decode or SPEECH not in task_named(task).outputs
+        ]
+        without = ", ".join(task for task in data.tasks if task not in prompted)
+        if log_reasons and without:
+            log.warning("no answers to %s are logged: the data have no samples in val", without)
+        if log_reasons and not speech.can_decode:
+            silent = ", ".join(task for task in prompted if task not in answered) or "any task"
+            log.warning(
+                "no speech and no answers to %s are logged: '%s' has no decoder",
+                silent,
+                data.speech_tokenizer,
+            )
+        return answered
 
     def _build_omni(self, data: OmniData, module: MaskedDiffusionModule) -> Omni:
         """Return the model in training as an `Omni`; its other parts are loaded once."""
@@ -176,6 +195,8 @@ def _log_speech(
     media: MediaLog, omni: Omni, prompts: list[Sample], answers: list[Answer], *, with_given: bool
 ) -> None:
     """Log all speech as spectrograms and the answers', with `with_given` the rest too, as sound."""
+    if not omni.speech_tokenizer.can_decode:
+        return
     rate = omni.speech_tokenizer.decoded_rate
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         tag = f"samples/{prompt.task}/{i}"

@@ -87,10 +87,12 @@ def check_whole_model(
         )
     image: ImageTokenizer = _read_tokenizer(image_tokenizer, ImageTokenizer, "image")
     speech: SpeechCodec = _read_tokenizer(speech_tokenizer, SpeechCodec, "speech")
-    try:
-        speech.check_can_decode()
-    except OmniError as error:
-        log.warning("the model will read speech but not speak: %s", error)
+    if not speech.can_decode:
+        log.warning(
+            "'%s' has no decoder, so the model will not speak; to let it, import glm-4-voice again "
+            "with --decoder",
+            speech_tokenizer,
+        )
     columns = image.columns_for_size(REQUEST_IMAGE_SIZE)
     return WholeModel(
         image_tokenizer, speech_tokenizer, None if columns == image.columns else columns

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_omni.errors import OmniError
 from lightning_omni.nn.codec.hift import DECODED_RATE, Hift
 from lightning_omni.nn.codec.speech_flow import SpeechFlow
 from lightning_omni.nn.codec.whisper_vq import SAMPLE_RATE, WhisperVqEncoder
@@ -57,6 +56,11 @@ class Glm4VoiceTokenizer(SpeechCodec):
         return self.encoder.codebook.num_embeddings
 
     @property
+    def can_decode(self) -> bool:
+        """Whether flow and vocoder are there."""
+        return self.flow is not None and self.vocoder is not None
+
+    @property
     def decoded_rate(self) -> int:
         """Samples per second of decoded speech, 22,050."""
         return DECODED_RATE
@@ -80,14 +84,6 @@ class Glm4VoiceTokenizer(SpeechCodec):
             codes = [self.encoder(wave[:, start : start + size].float()) for start in starts]
         none = torch.zeros(len(wave), 0, dtype=torch.long, device=wave.device)
         return torch.cat([none, *codes], dim=1)
-
-    def check_can_decode(self) -> None:
-        """Refuse to speak without a decoder; see `SpeechCodec`."""
-        if self.flow is None or self.vocoder is None:
-            raise OmniError(
-                "the speech tokenizer has no decoder, so nothing can be spoken; import it again "
-                "with --decoder and the folder of GLM-4-Voice's decoder"
-            )
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T"]:

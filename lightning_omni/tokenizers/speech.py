@@ -71,12 +71,22 @@ class SpeechCodec(Tokenizer):
             OmniError: If `sample_rate` is not `self.sample_rate`; this method never resamples.
         """
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether there is a decoder."""
+        return True
+
     def check_can_decode(self) -> None:
         """Refuse to speak, before anything is generated, where only speech can be encoded.
 
         Raises:
             OmniError: If there is no decoder.
         """
+        if not self.can_decode:
+            raise OmniError(
+                "the speech tokenizer has no decoder, so nothing can be spoken; import it again "
+                "with --decoder and the folder of its decoder"
+            )
 
     @abstractmethod
     def decode(self, codes: Int[Tensor, "B N"]) -> Float[Tensor, "B T"]:
