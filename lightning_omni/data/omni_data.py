@@ -36,7 +36,12 @@ from lightning_omni.pretrained import resolve_pretrained
 from lightning_omni.tasks import TASK_NAMES, task_named
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.speech_features import SpeechFeatureEncoder
-from lightning_omni.tokenizers.text import DEFAULT_RANKS, TextTokenizer
+from lightning_omni.tokenizers.text import (
+    DEFAULT_RANKS,
+    RANKS_FILE,
+    TextTokenizer,
+    check_same_text_ids,
+)
 from lightning_omni.types import SPLITS, Batch, Sample, TokenSequence
 from lightning_omni.vocab import SpecialTokensName, Vocab, canonical_special_tokens
 
@@ -191,6 +196,15 @@ class OmniData(ResumableData):
                 f"the backbone has a projector of continuous speech, but the speech of {spoken[0]} "
                 "is given as codes; give data.continuous_speech, or leave continuous_dim out"
             )
+
+    def check_text_ids(self, folder: Path) -> None:
+        """Refuse text ids other than those of initial weights, where their folder holds them.
+
+        Raises:
+            OmniError: If they differ.
+        """
+        if (folder / RANKS_FILE).is_file():
+            check_same_text_ids(self.template.text, folder / RANKS_FILE)
 
     def code_features(self) -> dict[str, Tensor]:
         """Return the features of each modality's codes, for `Transformer`'s embeddings."""

@@ -27,13 +27,12 @@ from lightning_omni.tokenizers.base import FileTokenizer
 from lightning_omni.tokenizers.image import ImageTokenizer
 from lightning_omni.tokenizers.qwen import QWEN
 from lightning_omni.tokenizers.speech import SpeechCodec
-from lightning_omni.tokenizers.text import TextTokenizer
+from lightning_omni.tokenizers.text import RANKS_FILE, TextTokenizer
 from lightning_omni.vocab import VOCAB_FILE, Vocab, read_vocab
 from lightning_omni.whole_files import replace_folder_when_complete
 
 log = logging.getLogger(__name__)
 
-RANKS_FILE = "text.tiktoken"
 RANKS = "text_ranks"
 REQUEST_COLUMNS = "request_image_columns"
 VOICES_FILE = "voices.json"

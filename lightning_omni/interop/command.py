@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from lightning_omni.errors import OmniError
 from lightning_omni.files import check_folder_is_free, is_json_integer, write_folder_atomically
-from lightning_omni.generation.model_folder import RANKS_FILE
 from lightning_omni.interop import encodec, magvitv2
 from lightning_omni.interop.backbone import Backbone
 from lightning_omni.interop.card import CARD_FILE, read_card
@@ -42,6 +41,7 @@ from lightning_omni.interop.whole_model import check_whole_model
 from lightning_omni.modules.initial_weights import KNOWN_IDS, NUM_KNOWN
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import CONFIG_FILE, Pretrained
+from lightning_omni.tokenizers.text import RANKS_FILE
 
 log = logging.getLogger(__name__)
 

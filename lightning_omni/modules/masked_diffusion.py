@@ -155,12 +155,15 @@ class MaskedDiffusionModule(L.LightningModule):
             return
         if self.compile_blocks and self.trainer.strategy.root_device.type == "cuda":
             self.backbone.compile_blocks()
+        folder = None
         if self.init_from is not None:
             folder = resolve_pretrained(self.init_from)
             load_initial_weights(self.backbone, folder, self.vocab, seed=self.noise_seed)
         datamodule = getattr(self.trainer, "datamodule", None)
         features = datamodule.code_features() if datamodule is not None else {}
         if datamodule is not None:
+            if folder is not None:
+                datamodule.check_text_ids(folder)
             datamodule.check_feature_projector(
                 has_projector=self.backbone.feature_projector is not None
             )

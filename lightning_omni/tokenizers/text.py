@@ -13,6 +13,8 @@ from lightning_omni.errors import OmniError
 from lightning_omni.tokenizers import qwen
 from lightning_omni.vocab import NATIVE, RELEASED
 
+RANKS_FILE = "text.tiktoken"
+"""Text ranks beside weights that have rows for them, as `import` and exports write them."""
 DEFAULT_RANKS = Path(__file__).parent.parent / "assets" / "text_1k.tiktoken"
 MAX_BYTES = 16_384
 PATTERN = (
@@ -39,6 +41,7 @@ class TextTokenizer:
     Attributes:
         ranks: The argument.
         size: Number of ids.
+        ids: Id of each token's bytes.
     """
 
     def __init__(self, ranks: str | Path = DEFAULT_RANKS) -> None:
@@ -56,7 +59,7 @@ class TextTokenizer:
             raise OmniError(
                 f"'{path}' holds no text ranks ({error}); wanted lines of base64 bytes and a rank"
             ) from error
-        self.size = len(table)
+        self.size, self.ids = len(table), table
         self._encoding = tiktoken.Encoding(
             path.stem,
             pat_str=qwen.PATTERN if is_qwen else PATTERN,
@@ -104,3 +107,21 @@ class TextTokenizer:
     def decode(self, ids: list[int]) -> str:
         """Turn ids into text; bytes that are not UTF-8 become replacement characters."""
         return self._encoding.decode(ids, errors="replace")
+
+
+def check_same_text_ids(text: TextTokenizer, path: Path) -> None:
+    """Refuse text ids other than those of a file of ranks beside initial weights.
+
+    Raises:
+        OmniError: If they differ, naming both files.
+    """
+    theirs = TextTokenizer(path).ids
+    differ = sorted(text.ids.items() ^ theirs.items(), key=lambda pair: pair[1])
+    if differ:
+        token = differ[0][0]
+        raise OmniError(
+            f"the text ids of data.text_ranks '{text.ranks}' are not those of the initial weights "
+            f"in '{path}': of {len(differ)} differences the first is {token!r}, id "
+            f"{text.ids.get(token)} here and {theirs.get(token)} there; set data.text_ranks to "
+            f"'{path}'"
+        )

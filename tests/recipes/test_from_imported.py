@@ -15,6 +15,7 @@ from lightning_omni.modules.initial_weights import load_initial_weights
 from lightning_omni.nn.adapters import TARGET_MODULES
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.studies.experiments.recipe import load_recipe, write_recipe
+from lightning_omni.tokenizers.text import DEFAULT_RANKS, RANKS_FILE
 from lightning_omni.vocab import Vocab
 
 pytestmark = pytest.mark.xdist_group("workplace")
@@ -68,6 +69,18 @@ def test_two_steps_from_dream_resume_export_and_sample(imported):
     assert Path("answer.txt").is_file()
     assert generate("t2i", "--text", "a cat") == 0
     assert Path("answer.png").is_file()
+
+
+def test_text_ids_other_than_those_of_the_weights_are_refused(imported, capsys):
+    lines = DEFAULT_RANKS.read_text().splitlines()
+    (one, low), (two, high) = lines[300].split(), lines[301].split()
+    ranks = imported / RANKS_FILE
+    ranks.write_text("\n".join([*lines[:300], f"{two} {low}", f"{one} {high}", *lines[302:]]))
+    assert fit() == 2
+    said = capsys.readouterr().err
+    assert f"not those of the initial weights in '{ranks}'" in said
+    assert f"data.text_ranks '{DEFAULT_RANKS}'" in said
+    assert fit("--data.text_ranks", str(ranks)) == 0
 
 
 def test_a_resumed_run_is_an_unbroken_one(imported):

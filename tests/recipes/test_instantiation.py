@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from published_speech import write_sense_voice
 
 from lightning_omni.cli import build_cli, parse_options
+from lightning_omni.cli_devices import check_devices
 from lightning_omni.cli_trainer import OmniCLI
 from lightning_omni.errors import OmniError
 from lightning_omni.generation.config import config_from_dict, config_to_dict
@@ -71,6 +73,21 @@ def test_devices_that_cannot_be_are_refused_before_a_large_model_is_built(
     name, value = option.split()
     with pytest.raises(OmniError, match=rf"trainer\.{name} '?{value}.*: .*{name}"):
         build_cli(["--config", str(PAPER[0]), f"--trainer.{name}", value], run=False)
+
+
+def check_strategy(**settings):
+    trainer = {"accelerator": "cpu", "devices": 2, "num_nodes": 1, "strategy": Namespace(settings)}
+    check_devices(Namespace(trainer))
+
+
+def test_a_strategy_of_a_class_is_asked_before_the_model_is_built():
+    check_strategy(class_path="lightning_omni.modules.sharding.ShardedStrategy")
+    fsdp = "lightning.pytorch.strategies.FSDPStrategy"
+    said = rf"trainer.devices 2, .*trainer.strategy '{fsdp}': .*GPU"
+    with pytest.raises(OmniError, match=said):
+        check_strategy(class_path=fsdp, init_args=Namespace(cpu_offload=True))
+    parts = Namespace(mixed_precision=Namespace(class_path="a.b"))
+    check_strategy(class_path=fsdp, init_args=parts)  # left to the trainer
 
 
 @pytest.mark.parametrize("path", STRATEGIES, ids=lambda p: p.stem)
