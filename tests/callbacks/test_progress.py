@@ -77,6 +77,9 @@ def test_training_steps_log_nothing_to_the_bar_and_what_it_shows_without():
         for call in ast.walk(ast.parse(path.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
                 names = [a.value for a in call.args[:1] if isinstance(a, ast.Constant)]
+                if call.func.attr == "note_losses" and isinstance(call.args[0], ast.Dict):
+                    keys = (k for k in call.args[0].keys if isinstance(k, ast.Constant))
+                    logged |= {f"train_loss/{key.value}" for key in keys}
                 if call.func.attr == "log" and names:
                     logged |= set(names)
                     told += [n for n in names if any(k.arg == "prog_bar" for k in call.keywords)]
