@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_omni.errors import OmniError
 from lightning_omni.interop.checkpoint import load_module, weight_files
 from lightning_omni.interop.dream import load_dream, read_config
+from lightning_omni.interop.family import read_family
 from lightning_omni.interop.native import build_meta_module_from_folder
 from lightning_omni.nn.transformer import Transformer
 from lightning_omni.pretrained import Pretrained
@@ -102,8 +103,8 @@ def load_backbone(path: str | Path) -> Backbone:
     config = read_config(folder)
     if "class_path" in config:
         return _load_native_backbone(folder)
-    transformer = load_dream(folder)
-    return Backbone(transformer, right_shift_logits=transformer.right_shift_logits).eval()
+    shifts = read_family(config, folder).right_shift_logits
+    return Backbone(load_dream(folder), right_shift_logits=shifts).eval()
 
 
 def _load_native_backbone(folder: Path) -> Backbone:

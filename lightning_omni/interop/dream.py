@@ -69,7 +69,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def load_dream(folder: str | Path) -> Transformer:
     """Load the backbone in a Hugging Face style folder of `model_type` Dream, qwen2 or qwen3.
 
-    Its own setting of the shift is that of `read_family`. A speech encoder among the weights is
+    The output of Dream networks at position i - 1 scores token i, and is returned so; that of
+    next-token models is shifted by `right_shift_logits`. A speech encoder among the weights is
     skipped, which is logged; its projector is kept. Weights keep their stored format.
 
     Raises:
@@ -111,7 +112,7 @@ def build_dream_on_meta(folder: Path, stored: Mapping[str, StoredTensor]) -> Tra
             config["vocab_size"],
             [],
             **args,
-            right_shift_logits=family.right_shift_logits,
+            right_shift_logits=family.is_causal,
             continuous_dim=_read_feature_dim(stored),
             is_causal=family.is_causal,
         )
