@@ -17,6 +17,7 @@ from lightning_omni.pretrained import fingerprint
 from lightning_omni.types import Sample
 
 STEPS = 120  # of the scene classifier
+pytestmark = pytest.mark.xdist_group("suite")  # one process trains the scene classifier
 PLAN = Plan(NINE, ("test_iid",), limit=40, speech_limit=40, seed=3, batch_size=7, gallery=2)
 
 
