@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lightning_omni.nn.codec.feed_forward import FrameFeedForward
 from lightning_omni.pretrained import Pretrained
 
 MAX_QUERIES = 512
@@ -86,25 +87,6 @@ class RelativeAttention(nn.Module):
         return (by_content + by_distance) / math.sqrt(key.shape[-1])
 
 
-class ConformerFeedForward(nn.Module):
-    """Two linear layers with a SiLU between them.
-
-    Args:
-        dim: Size of a frame.
-        hidden_dim: Size between the layers.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(dim, hidden_dim)
-        self.w_2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Transform each frame."""
-        out: Tensor = self.w_2(F.silu(self.w_1(x)))
-        return out
-
-
 class ConformerLayer(nn.Module):
     """Attention and feed-forward, each behind a layer norm; without convolutions.
 
@@ -117,7 +99,7 @@ class ConformerLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int, hidden_dim: int) -> None:
         super().__init__()
         self.self_attn = RelativeAttention(dim, num_heads)
-        self.feed_forward = ConformerFeedForward(dim, hidden_dim)
+        self.feed_forward = FrameFeedForward(dim, hidden_dim, activation=F.silu)
         self.norm_ff = nn.LayerNorm(dim)
         self.norm_mha = nn.LayerNorm(dim)
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_omni.nn.codec.feed_forward import FrameFeedForward
+
 
 class SanmAttention(nn.Module):
     """Self-attention, plus a filter over the values of near frames.
@@ -43,25 +45,6 @@ class SanmAttention(nn.Module):
         return out
 
 
-class SanmFeedForward(nn.Module):
-    """Two linear layers with a ReLU between them.
-
-    Args:
-        dim: Size of a frame.
-        hidden_dim: Size between the layers.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(dim, hidden_dim)
-        self.w_2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        """Transform each frame."""
-        out: Tensor = self.w_2(F.relu(self.w_1(x)))
-        return out
-
-
 class SanmLayer(nn.Module):
     """Attention and feed-forward, each behind a layer norm; a change of size has no residual.
 
@@ -69,7 +52,7 @@ class SanmLayer(nn.Module):
         input_dim: Size of a frame that comes in.
         dim: Size of a frame that goes out.
         num_heads: See `SanmAttention`.
-        hidden_dim: See `SanmFeedForward`.
+        hidden_dim: See `FrameFeedForward`.
         kernel_size: See `SanmAttention`.
     """
 
@@ -81,7 +64,7 @@ class SanmLayer(nn.Module):
         self.norm1 = nn.LayerNorm(input_dim)
         self.self_attn = SanmAttention(input_dim, dim, num_heads, kernel_size)
         self.norm2 = nn.LayerNorm(dim)
-        self.feed_forward = SanmFeedForward(dim, hidden_dim)
+        self.feed_forward = FrameFeedForward(dim, hidden_dim, activation=F.relu)
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N D"]:
         """Transform a sequence of frames."""
